@@ -1,0 +1,26 @@
+# For trying and developing dynofa_ros where no ROS 2 is installed. A robot uses colcon: see README.md.
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint clean
+
+# An interpreter (3.10 to 3.12); without it the first of python3, python3.12, python3.11, python3.10 that fits.
+PYTHON ?=
+# Arguments of `dynofa demo` or pytest, e.g. make demo ARGS="--seconds 30 --apps 2"
+ARGS ?=
+
+help: ## this text
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: ## create or update .venv with everything (PYTHON=... chooses the interpreter)
+	@PYTHON="$(PYTHON)" tools/install.sh
+
+demo: install ## install, then `dynofa demo` (ARGS=...)
+	@.venv/bin/dynofa demo $(ARGS)
+
+test: install ## install, then pytest (ARGS=...)
+	@.venv/bin/python -m pytest $(ARGS)
+
+lint: install ## install, then ruff and mypy
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+clean: ## remove what was built; .venv stays
+	rm -rf build install log dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,34 @@
+"""Where the package's own data files (config/, launch/) are, installed or in the source tree."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+PACKAGE = "dynofa_ros"
+
+
+def share_directories() -> list[Path]:
+    """Candidate share folders, best first: the source tree, the ament prefixes, this Python's prefix."""
+    source = Path(__file__).resolve().parent.parent
+    prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    # <prefix>/lib/pythonX.Y/site-packages/dynofa_ros/paths.py
+    installed = [p for p in Path(__file__).resolve().parents if (p / "share" / PACKAGE).is_dir()]
+    candidates = [source] if (source / "package.xml").is_file() else []
+    candidates += [p / "share" / PACKAGE for p in [*prefixes, *installed, Path(sys.prefix)]]
+    return [c for c in candidates if c.is_dir()]
+
+
+def share_file(*parts: str) -> Path:
+    """Path of a file of the package's share folder, e.g. ``share_file("config", "dynofa.yaml")``.
+
+    Raises FileNotFoundError naming the file and the folders that were searched.
+    """
+    searched = share_directories()
+    for directory in searched:
+        path = directory.joinpath(*parts)
+        if path.exists():
+            return path
+    folders = ", ".join(str(d) for d in searched) or "none found: is the package installed?"
+    raise FileNotFoundError(f"{'/'.join(parts)} is not part of {PACKAGE} (searched: {folders})")
