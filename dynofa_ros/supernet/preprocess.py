@@ -1,0 +1,31 @@
+"""From a decoded camera image to the network's input, the same for camera frames, training and calibration."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+# ImageNet statistics, RGB, of images scaled to 0..1: what the official once-for-all weights expect.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_SCALE = (1 / (255 * np.array(STD, np.float32))).reshape(3, 1, 1)
+_OFFSET = (np.array(MEAN, np.float32) / np.array(STD, np.float32)).reshape(3, 1, 1)
+
+
+def preprocess(bgr: NDArray[np.uint8], resolution: int) -> NDArray[np.float32]:
+    """Largest centre square, resized by area, normalised.
+
+    Takes BGR uint8 (H, W, 3) of any size, as ros/images.py decodes it; returns RGB planes,
+    float32 (1, 3, resolution, resolution).
+    """
+    height, width = bgr.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = bgr[top : top + side, left : left + side]
+    if side != resolution:
+        interpolation = cv2.INTER_AREA if side > resolution else cv2.INTER_LINEAR
+        square = cv2.resize(square, (resolution, resolution), interpolation=interpolation)
+    planes = square[..., ::-1].transpose(2, 0, 1).astype(np.float32)
+    planes *= _SCALE
+    planes -= _OFFSET
+    return planes[None]

@@ -1,0 +1,165 @@
+"""Switching between sub-networks: prepared in the background, swapped in between two frames."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from dynofa_ros.supernet.engines import Runner
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Prepared(Generic[Key]):
+    """A sub-network ready to run."""
+
+    key: Key
+    run: Runner
+    resolution: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Switched(Generic[Key]):
+    """Outcome of a request. error: None, or the reason why the old sub-network keeps running."""
+
+    key: Key
+    duration_ms: float
+    error: str | None = None
+
+
+Report = Callable[[Switched[Key]], None]
+
+
+class Switcher(Generic[Key]):
+    """Holds the sub-network in use and a cache of prepared ones, bounded in bytes of their weights.
+
+    ``current`` may be read from any thread at any time; it changes only to a sub-network that is ready.
+    A cached sub-network is swapped in at once, any other is prepared by one background thread. Of several
+    requests only the newest counts. Least recently used ones leave the cache first, never the current one.
+    """
+
+    def __init__(self, prepare: Callable[[Key], Prepared[Key]], capacity_bytes: int) -> None:
+        self._prepare = prepare
+        self._capacity_bytes = capacity_bytes
+        self._cache: OrderedDict[Key, Prepared[Key]] = OrderedDict()
+        self._lock = threading.Condition()
+        self._wanted: tuple[Key, int, Report[Key]] | None = None
+        self._hints: list[Key] = []
+        self._closed = False
+        self.current: Prepared[Key] | None = None
+        self._thread = threading.Thread(target=self._work, name="subnet-preparation", daemon=True)
+        self._thread.start()
+
+    @property
+    def cached_bytes(self) -> int:
+        with self._lock:
+            return sum(p.nbytes for p in self._cache.values())
+
+    def activate(self, key: Key) -> Prepared[Key]:
+        """Prepare and swap in, in this thread. Raises what the preparation raises."""
+        prepared = self._prepare(key)
+        with self._lock:
+            self._adopt(prepared)
+        return prepared
+
+    def request(self, key: Key, report: Report[Key]) -> bool:
+        """Ask for a sub-network; ``report`` tells the outcome, here or in the background thread.
+
+        Returns whether it was swapped in at once. A request that a newer one overtakes is not reported.
+        """
+        start = time.perf_counter_ns()
+        with self._lock:
+            prepared = self._cache.get(key)
+            if prepared is None:
+                self._wanted = (key, start, report)
+                self._lock.notify()
+                return False
+            self._wanted = None
+            self._adopt(prepared)
+        report(Switched(key, (time.perf_counter_ns() - start) / 1e6))
+        return True
+
+    def prefetch(self, keys: Iterable[Key]) -> None:
+        """Replace the list of sub-networks worth preparing while nothing else is asked for."""
+        with self._lock:
+            self._hints = list(keys)
+            self._lock.notify()
+
+    def close(self) -> None:
+        """End the background thread and drop everything."""
+        with self._lock:
+            self._closed = True
+            self._lock.notify()
+        self._thread.join()
+        self._cache.clear()
+        self.current = None
+
+    def _adopt(self, prepared: Prepared[Key]) -> None:
+        self.current = prepared
+        self._store(prepared)
+
+    def _store(self, prepared: Prepared[Key]) -> None:
+        self._cache[prepared.key] = prepared
+        self._cache.move_to_end(prepared.key)
+        size = sum(p.nbytes for p in self._cache.values())
+        for key in list(self._cache):
+            if size <= self._capacity_bytes:
+                break
+            if self.current is None or key != self.current.key:
+                size -= self._cache.pop(key).nbytes
+
+    def _next_hint(self) -> Key | None:
+        while self._hints:
+            key = self._hints.pop(0)
+            if key not in self._cache:
+                return key
+        return None
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                hint: Key | None = None
+                while not self._closed and self._wanted is None:
+                    hint = self._next_hint()
+                    if hint is not None:
+                        break
+                    self._lock.wait()
+                if self._closed:
+                    return
+                wanted = self._wanted
+            if wanted is None:
+                self._prefetch(hint)  # type: ignore[arg-type]
+            else:
+                self._switch(*wanted)
+
+    def _prefetch(self, key: Key) -> None:
+        try:
+            prepared = self._prepare(key)
+        except Exception:  # noqa: BLE001 - a hint that fails will fail again, and be reported, when it is asked for
+            return
+        with self._lock:
+            # room for a guess is made only by other guesses: never beyond the bound
+            if sum(p.nbytes for p in self._cache.values()) + prepared.nbytes <= self._capacity_bytes:
+                self._store(prepared)
+
+    def _switch(self, key: Key, start: int, report: Report[Key]) -> None:
+        error = None
+        try:
+            prepared = self._prepare(key)
+        except Exception as reason:  # noqa: BLE001 - whatever it is, the old sub-network keeps running
+            error = " ".join(str(reason).split()) or type(reason).__name__
+        with self._lock:
+            if self._wanted is None or self._wanted[1] != start:  # a newer request came meanwhile
+                if error is None:
+                    self._store(prepared)
+                return
+            self._wanted = None
+            if error is None:
+                self._adopt(prepared)
+        report(Switched(key, (time.perf_counter_ns() - start) / 1e6, error))
