@@ -1,0 +1,371 @@
+"""Base of every node: lifecycle with autostart, validated parameters, diagnostics, clean end.
+
+A subclass writes four plain hooks - `configure`, `activate`, `deactivate`, `cleanup` - that return
+nothing and raise to fail. Subscriptions and timers are made in `activate` with `subscribe` and `every`
+and vanish on deactivation, because rclpy mutes only the publishers of an inactive node.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import State
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
+from rclpy.timer import Timer
+
+from dynofa_ros.ros import names, parameters, qos
+from dynofa_ros.ros.diagnostics import PERIOD_S, Diagnostics, Level, Status
+from dynofa_ros.ros.parameters import ParameterError, ParameterSpec
+
+AUTOSTART = ParameterSpec("autostart", True, "configure and activate by itself at start", dynamic=False)
+
+_SUCCESS = TransitionCallbackReturn.SUCCESS
+_FAILURE = TransitionCallbackReturn.FAILURE
+_ERROR = TransitionCallbackReturn.ERROR
+_STOP_POLL_S = 0.1  # how late a signal is seen by a node that has nothing to do
+_LIFECYCLE_TASK = "lifecycle"
+_INACTIVE = LifecycleState("inactive", State.PRIMARY_STATE_INACTIVE)
+_EXPLAINED = (ParameterError, ParameterException, ValueError, OSError, RuntimeError)  # the text says enough
+
+
+class ManagedNode(LifecycleNode):
+    """A lifecycle node with a parameter table.
+
+    Private names have two underscores, so that no subclass can hide one by accident.
+    Raises ParameterError if a parameter given at start-up is not allowed.
+    """
+
+    def __init__(self, name: str, specs: Iterable[ParameterSpec], **node_arguments: Any) -> None:
+        super().__init__(name, **node_arguments)
+        self.specs = {spec.name: spec for spec in (*specs, AUTOSTART)}
+        self.start_error: str | None = None  # why autostart did not reach `active`
+        self.active = False
+        self.__held = False  # whether `cleanup` is due
+        self.__speaking = False  # whether the lifecycle publishers are on
+        self.__phase = "unconfigured"
+        self.__failure = ""
+        self.__callback_failure = ""
+        self.__steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self.__active_subscriptions: list[Subscription] = []
+        self.__active_timers: list[Timer] = []
+        self.__configured_publishers: list[LifecyclePublisher] = []
+        self.__declare_parameters()
+        self.diagnostics = Diagnostics(self.get_fully_qualified_name(), platform.node())
+        self.diagnostics.add(_LIFECYCLE_TASK, self.__lifecycle_status)
+        self.__diagnostics_publisher = self.create_publisher(
+            DiagnosticArray, names.DIAGNOSTICS, qos.DIAGNOSTICS
+        )
+        self.__autostart_timer: Timer | None = None
+        if self.value("autostart"):
+            self.__autostart_timer = self.create_timer(0.0, self.__autostart, clock=self.__steady_clock)
+
+    # --- hooks of the subclass ---------------------------------------------------------------
+
+    def configure(self) -> None:
+        """Acquire what is slow or can fail (files, models, hardware) and create the publishers."""
+
+    def activate(self) -> None:
+        """Subscribe, start timers and workers, publish latched states. Publishers work already."""
+
+    def deactivate(self) -> None:
+        """Stop workers, give clocks back. Publishers still work. Must bear a half-done `activate`."""
+
+    def cleanup(self) -> None:
+        """Release what `configure` acquired. Must bear a half-done `configure`."""
+
+    def check_parameters(self, pending: dict[str, Any]) -> str | None:
+        """Why parameter values, each allowed alone, are refused together; None = allowed.
+
+        Called at start-up too, before the constructor of the subclass ends: judge `pending` alone.
+        pending: the value of every parameter of the table as it would be after the set.
+        """
+        return None
+
+    def on_parameters_changed(self, changed: set[str]) -> None:
+        """Called after a successful set with the names that were set."""
+
+    # --- for the subclass --------------------------------------------------------------------
+
+    def value(self, name: str) -> Any:
+        """Value of a parameter of the table, of the type of its default."""
+        return self.get_parameter(name).value
+
+    def topic(self, relative: str) -> str:
+        """Full name of a topic given relative to the user's namespace: "dynofa/device/telemetry"."""
+        return names.topic(self.get_namespace(), relative)
+
+    def advertise(self, message_type: Any, relative: str, profile: QoSProfile) -> LifecyclePublisher:
+        """Publisher that is mute unless the node is active; it lives until `cleanup`."""
+        publisher = self.create_lifecycle_publisher(message_type, self.topic(relative), profile)
+        if self.__speaking:
+            publisher.on_activate(_INACTIVE)
+        self.__configured_publishers.append(publisher)
+        return publisher
+
+    def withdraw(self, publisher: LifecyclePublisher) -> None:
+        """End a publisher made by `advertise` before `cleanup` does."""
+        if publisher in self.__configured_publishers:
+            self.__configured_publishers.remove(publisher)
+        self.destroy_lifecycle_publisher(publisher)
+
+    def subscribe(
+        self, message_type: Any, relative: str, callback: Callable[[Any], None], profile: QoSProfile
+    ) -> Subscription:
+        """Subscription that lives until deactivation; call it in or after `activate`."""
+        subscription = self.create_subscription(
+            message_type, self.topic(relative), self.__guarded(callback), profile
+        )
+        self.__active_subscriptions.append(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription made by `subscribe` before deactivation does."""
+        if subscription in self.__active_subscriptions:
+            self.__active_subscriptions.remove(subscription)
+        self.destroy_subscription(subscription)
+
+    def every(self, period_s: float, callback: Callable[[], None], *, steady: bool = True) -> Timer:
+        """Timer that lives until deactivation. steady: steady clock; otherwise the node clock (sim time)."""
+        clock = self.__steady_clock if steady else self.get_clock()
+        timer = self.create_timer(period_s, self.__guarded(callback), clock=clock)
+        self.__active_timers.append(timer)
+        return timer
+
+    def cancel(self, timer: Timer) -> None:
+        """End a timer made by `every` before deactivation does."""
+        if timer in self.__active_timers:
+            self.__active_timers.remove(timer)
+        self.destroy_timer(timer)
+
+    # --- parameters --------------------------------------------------------------------------
+
+    def set_parameters(self, parameter_list: list[Parameter]) -> list[SetParametersResult]:
+        """Set one by one, as `ros2 param set` does; each gets our reason if it is refused."""
+        return [self.set_parameters_atomically([parameter]) for parameter in parameter_list]
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """Set all or none, with ints taken for doubles, which rclpy refuses on every distribution."""
+        unknown = [p.name for p in parameter_list if not self.has_parameter(p.name)]
+        ours = {p.name: p.value for p in parameter_list if p.name in self.specs}
+        reason = f"{', '.join(unknown)}: no such parameter" if unknown else None
+        reason = reason or parameters.refusal(self.specs, ours) or self.__joint_refusal(ours)
+        if reason:
+            return SetParametersResult(successful=False, reason=reason)
+        result = super().set_parameters_atomically([self.__coerced(p) for p in parameter_list])
+        if result.successful and ours:
+            self.__guarded(self.on_parameters_changed, only_active=False)(set(ours))
+        return result
+
+    def __joint_refusal(self, changes: dict[str, Any]) -> str | None:
+        pending = {name: self.value(name) for name in self.specs}
+        pending |= {name: parameters.coerce(self.specs[name], value) for name, value in changes.items()}
+        return self.check_parameters(pending)
+
+    def __coerced(self, parameter: Parameter) -> Parameter:
+        if parameter.name not in self.specs:
+            return parameter
+        return Parameter(parameter.name, value=parameters.coerce(self.specs[parameter.name], parameter.value))
+
+    def __declare_parameters(self) -> None:
+        try:
+            parameters.declare(self, self.specs.values())
+            reason = self.__joint_refusal({})
+            if reason is not None:
+                raise ParameterError(reason)
+        except BaseException:
+            self.destroy_node()
+            raise
+        given = getattr(self, "_parameter_overrides", {})  # rclpy has no public list of them
+        unknown = sorted(name for name in given if not self.has_parameter(name))
+        if unknown:
+            self.get_logger().warning(f"parameters without meaning here: {', '.join(unknown)}")
+
+    # --- lifecycle ---------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.__held = True
+        if not self.__succeeds("configure", self.configure):
+            self.__release()
+            return _FAILURE
+        return self.__reached("inactive")
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        super().on_activate(state)
+        self.__speaking = True
+        if not self.__succeeds("activate", self.activate):
+            self.__stop(state)
+            return _FAILURE
+        self.active = True
+        self.every(PERIOD_S, self.publish_diagnostics)
+        return self.__reached("active")
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        # Not FAILURE: that would go back to `active` with everything stopped.
+        return self.__reached("inactive") if self.__stop(state) else _ERROR
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self.__reached("unconfigured") if self.__release() else _ERROR
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        stopped = not self.active or self.__stop(state)
+        released = self.__release()
+        self.__phase = "finalized"
+        return self.__reached("finalized") if stopped and released else _FAILURE
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.__release()
+        self.__phase = "unconfigured"
+        return _SUCCESS  # everything is released: the node can be configured again
+
+    def end(self) -> None:
+        """Deactivate, shut down and destroy the node, from whatever state it is in."""
+        if self.active:
+            self.trigger_deactivate()
+        if self.__phase != "finalized":
+            self.trigger_shutdown()
+        self.destroy_node()
+
+    def publish_diagnostics(self, *tasks: str) -> None:
+        """Publish the status of the named tasks, or all; an active node does so once a second by itself."""
+        message = self.diagnostics.collect(self.get_clock().now().to_msg(), tasks)
+        self.__diagnostics_publisher.publish(message)
+
+    def __stop(self, state: LifecycleState) -> bool:
+        self.active = False
+        succeeded = self.__succeeds("deactivate", self.deactivate)
+        for subscription in list(self.__active_subscriptions):
+            self.unsubscribe(subscription)
+        for timer in list(self.__active_timers):
+            self.cancel(timer)
+        super().on_deactivate(state)
+        self.__speaking = False
+        return succeeded
+
+    def __release(self) -> bool:
+        if not self.__held:
+            return True
+        self.__held = False
+        succeeded = self.__succeeds("cleanup", self.cleanup)
+        for publisher in list(self.__configured_publishers):
+            self.withdraw(publisher)
+        return succeeded
+
+    def __succeeds(self, phase: str, hook: Callable[[], None]) -> bool:
+        try:
+            hook()
+        except Exception as error:  # whatever goes wrong, the node must reach a defined state
+            self.__failure = f"{phase} failed: {one_line(error)}"
+            self.get_logger().error(self.__failure)
+            self.publish_diagnostics(_LIFECYCLE_TASK)
+            return False
+        return True
+
+    def __reached(self, phase: str) -> TransitionCallbackReturn:
+        self.__phase = phase
+        self.__failure = ""
+        self.get_logger().info(phase)
+        self.publish_diagnostics(_LIFECYCLE_TASK)
+        return _SUCCESS
+
+    def __autostart(self) -> None:
+        if self.__autostart_timer is not None:
+            self.destroy_timer(self.__autostart_timer)
+            self.__autostart_timer = None
+        if self.__phase != "unconfigured":
+            return  # a manager was faster
+        if self.trigger_configure() != _SUCCESS or self.trigger_activate() != _SUCCESS:
+            self.start_error = self.__failure
+
+    def __lifecycle_status(self) -> Status:
+        failure, self.__callback_failure = self.__failure or self.__callback_failure, ""
+        return Status(Level.ERROR if failure else Level.OK, failure or self.__phase, {"state": self.__phase})
+
+    def __guarded(self, callback: Callable[..., None], *, only_active: bool = True) -> Callable[..., None]:
+        """`callback`, but quiet while inactive, and an exception is reported instead of ending the node."""
+
+        @functools.wraps(callback)
+        def guarded(*arguments: Any) -> None:
+            if only_active and not self.active:
+                return
+            try:
+                callback(*arguments)
+            except Exception as error:  # one bad message must not end the node
+                name = getattr(callback, "__name__", "callback")
+                self.__callback_failure = f"{name} failed: {one_line(error)}"
+                self.get_logger().error(self.__callback_failure, throttle_duration_sec=1.0)
+
+        return guarded
+
+
+def one_line(error: BaseException) -> str:
+    """An exception for a user: its text; the type and place too where it is a fault of the program."""
+    text = " ".join(str(error).split())
+    if text and isinstance(error, _EXPLAINED):
+        return text
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f" ({Path(frame[0].filename).name}:{frame[0].lineno})" if frame else ""
+    return f"{type(error).__name__}: {text}{place}"
+
+
+def run(node_factory: Callable[[], ManagedNode], args: Sequence[str] | None = None) -> int:
+    """Run one node until SIGINT or SIGTERM; returns the exit code.
+
+    0 = ended on request, 1 = it could not start (one line on stderr or in the log says why). The signals
+    are handled here and not by rclpy, which would close the context before the node could give back what
+    it holds, the clocks of the device above all.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda *_: stop.set())
+    try:
+        rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
+        node = node_factory()
+    except Exception as error:  # bad arguments, parameters, names: a line, no traceback
+        print(f"{Path(sys.argv[0]).name} cannot start: {one_line(error)}", file=sys.stderr)
+        _shutdown()
+        return 1
+    try:
+        _spin(node, stop)
+    finally:
+        if rclpy.ok():
+            node.end()
+        _shutdown()
+    return 0 if node.start_error is None else 1
+
+
+def _spin(node: ManagedNode, stop: threading.Event) -> None:
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while not stop.is_set() and node.start_error is None and rclpy.ok():
+        try:
+            executor.spin_once(timeout_sec=_STOP_POLL_S)
+        except ExternalShutdownException:
+            break
+        except Exception as error:  # e.g. RCLError on Humble, for a transition that the state does not have
+            node.get_logger().error(one_line(error))
+            stop.wait(_STOP_POLL_S)
+    executor.shutdown()
+
+
+def _shutdown() -> None:
+    if rclpy.ok():
+        rclpy.shutdown()

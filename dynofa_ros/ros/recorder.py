@@ -1,0 +1,188 @@
+"""Records all topics but images into a rosbag2, as `ros2 bag record` would on a robot.
+
+Messages stay serialised from DDS to disk. Time of a message = its receipt here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.rosbag2 import WriterError
+
+from dynofa_ros.ros.bag_writer import BagWriter
+
+IMAGE_TYPES = frozenset({"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"})
+DISCOVERY_PERIOD_S = 0.5
+FLUSH_PERIOD_S = 2.0
+QUEUE_DEPTH = 1000  # a burst must not lose messages while the executor is busy
+
+Listener = Callable[[str, str, int, bytes], None]
+
+
+@dataclass(frozen=True)
+class ExpectedTopic:
+    """A topic known before it is published, so that not even its first message is lost."""
+
+    topic: str
+    message_type: str  # "std_msgs/msg/String"
+    qos: QoSProfile
+
+
+class Recorder(Node):
+    """A node that records until `close`. Spin it like any node.
+
+    bag: folder of the new bag, must not exist. expected: subscribed at once; all other topics are found
+    by discovery. listener: called with (topic, type, time_ns, serialised message) of all that is recorded.
+    `failure` is None, or one line on why recording stopped.
+    """
+
+    def __init__(
+        self,
+        bag: Path,
+        expected: Iterable[ExpectedTopic] = (),
+        listener: Listener | None = None,
+        **node_arguments: Any,
+    ) -> None:
+        super().__init__("recorder", start_parameter_services=False, **node_arguments)
+        self._listener = listener
+        self.failure: str | None = None
+        self._writer: BagWriter | None = BagWriter(bag)
+        self._lock = threading.Lock()
+        self._known: dict[str, ExpectedTopic] = {}
+        self._refused: set[str] = set()
+        for topic in expected:
+            self._subscribe(topic)
+        self.create_timer(DISCOVERY_PERIOD_S, self._discover)
+        self.create_timer(FLUSH_PERIOD_S, self._flush)
+        self._discover()
+
+    def close(self) -> None:
+        """Stop recording and write the bag's index and metadata. Safe to call from another thread."""
+        with self._lock:
+            writer, self._writer = self._writer, None
+            if writer is None:
+                return
+            try:
+                writer.close()
+            except (OSError, WriterError) as error:
+                self._fail(writer, error)
+
+    def _discover(self) -> None:
+        for topic, types in self.get_topic_names_and_types():
+            if topic in self._known or topic in self._refused or not self.get_publishers_info_by_topic(topic):
+                continue
+            if len(types) == 1 and types[0] in IMAGE_TYPES:
+                self._refused.add(topic)
+            elif len(types) != 1:
+                self._refuse(topic, f"has several types: {', '.join(types)}")
+            elif not BagWriter.knows(types[0]):
+                self._refuse(topic, f"the definition of {types[0]} is not known here")
+            else:
+                self._subscribe(ExpectedTopic(topic, types[0], self._matching_qos(topic)))
+
+    def _refuse(self, topic: str, reason: str) -> None:
+        self._refused.add(topic)
+        self.get_logger().warning(f"{topic} is not recorded: {reason}")
+
+    def _subscribe(self, topic: ExpectedTopic) -> None:
+        try:
+            message_class = load_message_class(topic.message_type)
+        except ImportError as error:
+            self._refuse(topic.topic, str(error))
+            return
+        self._known[topic.topic] = topic
+        qos = QoSProfile(
+            history=HistoryPolicy.KEEP_LAST,
+            depth=QUEUE_DEPTH,
+            reliability=topic.qos.reliability,
+            durability=topic.qos.durability,
+        )
+        self.create_subscription(message_class, topic.topic, partial(self._on_message, topic), qos, raw=True)
+
+    def _matching_qos(self, topic: str) -> QoSProfile:
+        """The strictest QoS that every publisher of the topic offers; discovery does not tell its queue."""
+        offered = [info.qos_profile for info in self.get_publishers_info_by_topic(topic)]
+        reliable = all(qos.reliability == ReliabilityPolicy.RELIABLE for qos in offered)
+        latched = all(qos.durability == DurabilityPolicy.TRANSIENT_LOCAL for qos in offered)
+        return QoSProfile(
+            history=HistoryPolicy.UNKNOWN,
+            depth=0,
+            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+        )
+
+    def _offered_qos(self, topic: ExpectedTopic) -> list[Qos]:
+        infos = self.get_publishers_info_by_topic(topic.topic)
+        return [bag_qos(info.qos_profile, topic.qos) for info in infos] or [bag_qos(topic.qos, topic.qos)]
+
+    def _on_message(self, topic: ExpectedTopic, data: bytes) -> None:
+        time_ns = time.time_ns()
+        with self._lock:
+            writer = self._writer
+            if writer is None:
+                return
+            try:
+                if not writer.has_topic(topic.topic):
+                    writer.add_topic(topic.topic, topic.message_type, self._offered_qos(topic))
+                writer.write(topic.topic, time_ns, data)
+            except (OSError, WriterError) as error:
+                self._fail(writer, error)
+        if self._listener is not None:
+            self._listener(topic.topic, topic.message_type, time_ns, data)
+
+    def _flush(self) -> None:
+        with self._lock:
+            if self._writer is None:
+                return
+            try:
+                self._writer.flush()
+            except OSError as error:
+                self._fail(self._writer, error)
+
+    def _fail(self, writer: BagWriter, error: Exception) -> None:
+        self._writer = None
+        writer.abort()
+        self.failure = f"recording stopped: {error}"
+        self.get_logger().error(self.failure)
+
+
+def load_message_class(message_type: str) -> Any:
+    """The Python class of "std_msgs/msg/String". Raises ImportError in one line if it is not installed."""
+    package, kind, name = message_type.split("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.{kind}"), name)
+    except (ImportError, AttributeError):
+        raise ImportError(f"the Python messages of {message_type} are not installed") from None
+
+
+def bag_qos(offered: QoSProfile, known: QoSProfile) -> Qos:
+    """QoS as a bag stores it. DDS discovery does not tell history and depth: those come from `known`."""
+    history, depth = offered.history, offered.depth
+    if history not in (HistoryPolicy.KEEP_LAST, HistoryPolicy.KEEP_ALL):
+        history, depth = known.history, known.depth
+    return Qos(
+        QosHistory(int(history)),
+        int(depth),
+        QosReliability(int(offered.reliability)),
+        QosDurability(int(offered.durability)),
+        _bag_time(offered.deadline),
+        _bag_time(offered.lifespan),
+        QosLiveliness(int(offered.liveliness)),
+        _bag_time(offered.liveliness_lease_duration),
+        bool(offered.avoid_ros_namespace_conventions),
+    )
+
+
+def _bag_time(duration: Duration) -> QosTime:
+    return QosTime(*divmod(duration.nanoseconds, 1_000_000_000))
