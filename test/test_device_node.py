@@ -1,0 +1,326 @@
+"""The device node as a real process over DDS."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from dynofa_ros.msg import (
+    DeviceCapabilities,
+    DeviceTelemetry,
+    DomainState,
+    DvfsCommand,
+    DvfsState,
+    FrequencyBand,
+    InferenceMonitor,
+    SimulatedLoad,
+)
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.parameter_client import AsyncParameterClient
+
+from dynofa_ros.ros import names, qos
+
+ROOT = Path(__file__).resolve().parent.parent
+DOMAIN_ID = 50 + os.getpid() % 50
+NAMESPACE = "/robot1/dynofa"  # everything must work below a namespace of the user
+CPU_TABLE = [115_200_000 + k * 76_800_000 for k in range(24)] + [1_907_200_000]
+TIMEOUT_S = 10.0
+RESET_IDS = itertools.count(2**40)
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    environment = {
+        **os.environ,
+        "ROS_DOMAIN_ID": str(DOMAIN_ID),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    command = [sys.executable, str(ROOT / "scripts" / "device_node"), "--ros-args", *arguments]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+class Client:
+    """The other side of the node's topics."""
+
+    def __init__(self) -> None:
+        self._context = Context()
+        rclpy.init(context=self._context, domain_id=DOMAIN_ID)
+        self.node = rclpy.create_node("client", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self.telemetry: list[tuple[float, DeviceTelemetry]] = []
+        self.states: list[DvfsState] = []
+        self.capabilities: list[DeviceCapabilities] = []
+        self.diagnostics: dict[str, tuple[int, str]] = {}
+        self.commands = self.publisher(DvfsCommand, names.DVFS_COMMAND, qos.DVFS_COMMAND)
+        self.load = self.publisher(SimulatedLoad, names.SIMULATED_LOAD, qos.SIMULATED_LOAD)
+        self.monitor = self.publisher(InferenceMonitor, names.app_topic("front", "monitor"), qos.MONITOR)
+        self._subscribe(
+            DeviceTelemetry,
+            names.TELEMETRY,
+            qos.TELEMETRY,
+            lambda m: self.telemetry.append((time.monotonic(), m)),
+        )
+        self._subscribe(DvfsState, names.DVFS_STATE, qos.DEVICE_STATE, self.states.append)
+        self._subscribe(DeviceCapabilities, names.CAPABILITIES, qos.DEVICE_STATE, self.capabilities.append)
+        self._subscribe(DiagnosticArray, names.DIAGNOSTICS, 10, self._on_diagnostics)
+
+    def publisher(self, kind, relative, profile):
+        return self.node.create_publisher(kind, names.topic(NAMESPACE, relative), profile)
+
+    def _subscribe(self, kind, relative, profile, callback) -> None:
+        self.node.create_subscription(kind, names.topic(NAMESPACE, relative), callback, profile)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self.diagnostics[status.name.rpartition(": ")[2]] = (ord(status.level), status.message)
+
+    def spin(self, seconds: float) -> None:
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            self._executor.spin_once(timeout_sec=0.01)
+
+    def wait(self, condition: Callable[[], object], what: str) -> None:
+        end_s = time.monotonic() + TIMEOUT_S
+        while not condition():
+            assert time.monotonic() < end_s, f"not seen within {TIMEOUT_S} s: {what}"
+            self._executor.spin_once(timeout_sec=0.01)
+
+    def state(self, domain: str) -> DomainState:
+        return next(entry for entry in self.states[-1].domains if entry.domain == domain)
+
+    def command(self, decision_id: int, valid_for_s: float = 0.0, **pins: int) -> None:
+        bands = [FrequencyBand(domain=name, min_hz=hz, max_hz=hz) for name, hz in pins.items()]
+        self.commands.publish(DvfsCommand(decision_id=decision_id, valid_for_s=valid_for_s, bands=bands))
+
+    def mean_power_w(self, seconds: float) -> float:
+        self.telemetry.clear()
+        self.spin(seconds)
+        return sum(m.total_power_w for _, m in self.telemetry) / len(self.telemetry)
+
+    def set_parameter(self, name: str, value: object) -> str:
+        """Reason of the refusal, empty if it was accepted."""
+        client = AsyncParameterClient(self.node, f"{NAMESPACE}/device")
+        assert client.wait_for_services(timeout_sec=TIMEOUT_S)
+        future = client.set_parameters([Parameter(name, value=value)])
+        self.wait(future.done, f"answer to setting {name}")
+        (result,) = future.result().results
+        return "" if result.successful else result.reason
+
+    def change_state(self, transition: int) -> bool:
+        service = self.node.create_client(ChangeState, f"{NAMESPACE}/device/change_state")
+        assert service.wait_for_service(timeout_sec=TIMEOUT_S)
+        future = service.call_async(ChangeState.Request(transition=Transition(id=transition)))
+        self.wait(future.done, f"answer to transition {transition}")
+        return future.result().success
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[subprocess.Popen]:
+    node = start("-r", f"__ns:={NAMESPACE}")
+    yield node
+    if node.poll() is None:
+        node.kill()
+    node.communicate()
+
+
+@pytest.fixture(scope="module")
+def client(process) -> Iterator[Client]:
+    client = Client()
+    client.wait(lambda: client.states and client.telemetry, "first messages of the node")
+    client.wait(lambda: client.commands.get_subscription_count(), "the node's subscriptions")
+    yield client
+    client.close()
+
+
+@pytest.fixture(autouse=True)
+def fresh_ids(request) -> Iterator[None]:
+    """After each test the clocks of the start are back and any decision_id is taken again."""
+    yield
+    if "client" not in request.fixturenames or request.getfixturevalue("process").poll() is not None:
+        return
+    client = request.getfixturevalue("client")
+    last_id = next(RESET_IDS)
+    client.command(last_id, valid_for_s=0.05, npu=1_100_800_000)
+    client.wait(lambda: client.states[-1].decision_id == last_id, "the reset command")
+    client.wait(lambda: client.state("npu").status == DomainState.FALLBACK, "fallback")
+
+
+def test_latched_capabilities_and_state_reach_a_late_subscriber(client):
+    (capabilities,) = client.capabilities
+    assert (capabilities.board, capabilities.source) == ("xavier_nx", "simulated")
+    assert capabilities.processors == ["cpu", "gpu", "npu"]
+    domains = {domain.domain: domain for domain in capabilities.domains}
+    assert list(domains) == ["cpu0", "cpu2", "cpu4", "gpu", "npu", "emc"]
+    assert list(domains["cpu4"].frequencies_hz) == CPU_TABLE
+    assert all(domain.can_read and domain.can_write for domain in domains.values())
+    assert client.state("cpu0").status == DomainState.DISABLED
+    assert client.states[-1].source == "simulated"
+
+
+def test_telemetry_comes_at_its_rate_and_is_plausible(client):
+    client.telemetry.clear()
+    client.spin(2.0)
+    times = [received for received, _ in client.telemetry]
+    assert (len(times) - 1) / (times[-1] - times[0]) == pytest.approx(10.0, rel=0.1)
+    first, last = client.telemetry[0][1], client.telemetry[-1][1]
+    assert 2.5 < last.total_power_w < 4.0
+    assert [rail.name for rail in last.rails] == ["VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"]
+    assert all(25.0 < reading.temperature_c < 40.0 for reading in last.temperatures)
+    stamps = [m.header.stamp.sec + 1e-9 * m.header.stamp.nanosec for m in (first, last)]
+    power_w = (last.energy_j - first.energy_j) / (stamps[1] - stamps[0])
+    assert power_w == pytest.approx(last.total_power_w, rel=0.1)
+
+
+def test_auto_says_that_it_simulates(client):
+    client.wait(lambda: "backend" in client.diagnostics, "diagnostics")
+    level, message = client.diagnostics["backend"]
+    assert level == 1 and "simulating a xavier_nx" in message
+
+
+def test_load_raises_power_and_a_lower_clock_saves_it(client):
+    cpus = ("cpu0", "cpu2", "cpu4")
+    for domain in cpus:
+        client.load.publish(SimulatedLoad(domain=domain, utilization_percent=80.0, slowdown=0.4))
+    client.wait(lambda: client.state("cpu4").external_slowdown > 0.39, "the slowdown in the state")
+    client.command(1, **dict.fromkeys(cpus, CPU_TABLE[-1]))
+    client.wait(lambda: all(client.state(d).status == DomainState.APPLIED for d in cpus), "clocks at the top")
+    assert {client.state(domain).actual_hz for domain in cpus} == {1_907_200_000.0}
+    client.spin(0.3)
+    high_w = client.mean_power_w(0.6)
+    utilization = {d.domain: d.utilization_percent for d in client.telemetry[-1][1].domains}
+    assert utilization["cpu0"] == pytest.approx(80.0, abs=1.0) and utilization["gpu"] == 0.0
+    client.command(2, **dict.fromkeys(cpus, CPU_TABLE[5]))
+    client.wait(lambda: client.state("cpu0").actual_hz == CPU_TABLE[5], "the lower clock")
+    assert client.states[-1].decision_id == 2
+    client.spin(0.3)
+    low_w = client.mean_power_w(0.6)
+    # 0.71 W/(GHz V2) * 0.8 * 6 cores * (1.9072 * 0.949^2 - 0.4992 * 0.70^2) * 1.34 = 6.7 W
+    assert high_w - low_w == pytest.approx(6.7, abs=0.4)
+    for domain in cpus:
+        client.load.publish(SimulatedLoad(domain=domain))
+    client.wait(lambda: client.state("cpu4").external_slowdown == 0.0, "the end of the load")
+
+
+def test_wrong_requests_are_refused_by_name_and_the_rest_is_applied(client):
+    client.command(1, dsp=1, gpu=5_000_000_000, cpu2=CPU_TABLE[-1])
+    client.wait(lambda: "dsp" in client.states[-1].message, "the refusal")
+    client.wait(lambda: client.state("cpu2").status == DomainState.APPLIED, "the good band")
+    assert client.state("dsp").status == client.state("gpu").status == DomainState.REJECTED
+    assert "unknown clock domain 'dsp'" in client.states[-1].message
+    assert "gpu: min_hz 5000000000 is outside the table" in client.states[-1].message
+    client.wait(lambda: "refused: " in client.diagnostics["commands"][1], "the refusal in diagnostics")
+    assert client.diagnostics["commands"][0] == 1
+
+
+def test_old_ids_are_ignored_and_the_dead_man_gives_the_clocks_back(client):
+    client.command(9, valid_for_s=0.6, gpu=1_109_250_000)
+    client.wait(lambda: client.state("gpu").status == DomainState.APPLIED, "the GPU at its top clock")
+    client.command(8, gpu=510_000_000)
+    client.spin(0.3)
+    assert client.state("gpu").actual_hz == 1_109_250_000.0
+    client.wait(lambda: client.state("gpu").status == DomainState.FALLBACK, "fallback")
+    client.wait(lambda: client.state("gpu").actual_hz == 114_750_000.0, "the clock of the start")
+    assert "command 9 was not renewed within 0.6 s (valid_for_s)" in client.states[-1].message
+    client.wait(lambda: "not renewed" in client.diagnostics["commands"][1], "fallback in diagnostics")
+    client.command(1, gpu=510_000_000)  # a restarted manager
+    client.wait(lambda: client.state("gpu").actual_hz == 510_000_000.0, "the new manager's clock")
+
+
+def test_command_timeout_is_a_parameter_that_acts_at_once(client):
+    assert client.set_parameter("command_timeout_s", 1) == ""
+    client.command(1, gpu=510_000_000)
+    client.wait(lambda: client.state("gpu").actual_hz == 510_000_000.0, "the command")
+    client.wait(lambda: "command_timeout_s" in client.states[-1].message, "fallback")
+    assert client.set_parameter("command_timeout_s", 5.0) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("telemetry_rate_hz", 0.0, "from 1.0 to 50.0 Hz"),
+        ("telemetry_rate_hz", float("nan"), "from 1.0 to 50.0 Hz"),
+        ("command_timeout_s", -1.0, "from 0.0 to 3600.0 s"),
+        ("board", "orin", "only be set at start-up"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_with_what_is_allowed(client, name, value, allowed):
+    assert allowed in client.set_parameter(name, value)
+
+
+def test_telemetry_rate_acts_at_once(client):
+    assert client.set_parameter("telemetry_rate_hz", 40) == ""
+    client.telemetry.clear()
+    client.spin(1.0)
+    assert len(client.telemetry) > 25
+    assert client.set_parameter("telemetry_rate_hz", 10.0) == ""
+
+
+def test_frames_of_an_app_become_utilization(client):
+    client.wait(lambda: client.monitor.get_subscription_count(), "the app being discovered")
+    for _ in range(20):
+        client.monitor.publish(InferenceMonitor(app="front", processor="gpu", inference_ms=20.0))
+        client.spin(0.05)
+    utilization = {d.domain: d.utilization_percent for d in client.telemetry[-1][1].domains}
+    assert utilization["gpu"] == pytest.approx(40.0, abs=8.0)
+    assert utilization["cpu0"] == 0.0
+    client.monitor.publish(InferenceMonitor(app="front", processor="tpu", inference_ms=20.0))
+    client.wait(lambda: "no processor 'tpu'" in client.diagnostics["sensors"][1], "diagnostic")
+
+
+def test_inactive_is_silent_and_gives_the_clocks_back(client):
+    client.command(1, gpu=1_109_250_000)
+    client.wait(lambda: client.state("gpu").actual_hz == 1_109_250_000.0, "the command")
+    assert client.change_state(Transition.TRANSITION_DEACTIVATE)
+    client.wait(lambda: client.state("gpu").status == DomainState.DISABLED, "the clocks released")
+    client.spin(0.2)
+    client.telemetry.clear()
+    client.spin(0.5)
+    assert client.telemetry == []
+    assert client.change_state(Transition.TRANSITION_ACTIVATE)
+    client.wait(lambda: client.telemetry, "telemetry after activation")
+    assert client.telemetry[0][1].energy_j == 0.0
+    # The command is latched and its sender still there: it is in force again.
+    client.wait(lambda: client.state("gpu").actual_hz == 1_109_250_000.0, "the latched command")
+
+
+def test_sigterm_gives_the_clocks_back_and_ends_cleanly(process, client):
+    client.command(1, gpu=1_109_250_000)
+    client.wait(lambda: client.state("gpu").actual_hz == 1_109_250_000.0, "the command")
+    process.send_signal(signal.SIGTERM)
+    client.wait(lambda: client.state("gpu").status == DomainState.DISABLED, "the clocks released")
+    assert client.state("gpu").actual_hz < 1_109_250_000.0  # the governor rules again
+    assert process.wait(TIMEOUT_S) == 0
+
+
+@pytest.mark.parametrize(
+    ("parameter", "reason"),
+    [
+        ("backend:=sysfs", "backend 'sysfs' is not available in this version"),
+        ("backend:=fpga", "backend must be one of"),
+        ("board:=nano", "board 'nano' is unknown; known: "),
+    ],
+)
+def test_what_cannot_work_ends_with_one_line(parameter, reason):
+    node = start("-p", parameter)
+    _, error = node.communicate(timeout=30)
+    assert node.returncode == 1
+    assert reason in error and "Traceback" not in error
