@@ -1,0 +1,422 @@
+"""Perception node: answers camera frames with the sub-network that fits right now."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sensor_msgs.msg import CompressedImage, Image
+
+from dynofa_ros.msg import (
+    AppTargets,
+    Classification,
+    DvfsState,
+    InferenceMonitor,
+    SubnetCommand,
+    SubnetLibrary,
+    SubnetState,
+)
+from dynofa_ros.nodes import perception_messages as messages
+from dynofa_ros.nodes.emulation import DomainClock, domains_of, stretch_factor
+from dynofa_ros.nodes.frame_worker import Counters, FrameWorker, LatestSlot, RateGate, Timing, sleep_until
+from dynofa_ros.nodes.perception_model import Networks, SubnetKey, top_classes
+from dynofa_ros.nodes.perception_parameters import PARAMETERS, TARGETS
+from dynofa_ros.ros import names, qos
+from dynofa_ros.ros.diagnostics import Level, Status
+from dynofa_ros.ros.images import MalformedImage, decode
+from dynofa_ros.ros.lifecycle import ManagedNode, run
+from dynofa_ros.supernet.preprocess import preprocess
+from dynofa_ros.supernet.switching import Prepared, Switched, Switcher
+
+CACHE_BYTES = 256 * 2**20
+WATCH_PERIOD_S = 0.2
+RECENT_FRAMES = 150  # over which the diagnostics count misses
+MISS_WARN, MISS_ERROR = 0.05, 0.20
+DEFAULT_MARGIN = 1.25  # between library latency and target when nobody manages
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A received image message and when it came, steady clock."""
+
+    message: Any
+    received_ns: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the node follows now: a command of the manager, the user's pin, or the node's own default."""
+
+    key: SubnetKey
+    decision_id: int = 0
+    rate_hz: float = 0.0  # 0 or NaN = the application's own
+    expires_ns: int | None = None
+
+
+class PerceptionNode(ManagedNode):
+    """One application: its topics are `perception/<node name>/...`."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__("front", PARAMETERS, **arguments)
+        self.app = self.get_name()
+        self._worker: FrameWorker | None = None
+        self._switcher: Switcher[SubnetKey] | None = None
+        self._clocks: tuple[DomainClock, ...] = ()
+        self._state_lock = threading.Lock()
+        self._last_decision_id = 0
+        self._malformed_reason = ""
+        for name, task in (
+            ("input", self._input_status),
+            ("deadline", self._deadline_status),
+            ("sub-network", self._subnet_status),
+        ):
+            self.diagnostics.add(name, task)
+
+    # --- lifecycle ---------------------------------------------------------------------------
+
+    def configure(self) -> None:
+        self.networks = Networks.load(self.value("weights"), self.value("library"), self.value("engine"))
+        processor = self.value("processor")
+        if processor not in self.networks.libraries:
+            known = ", ".join(self.networks.libraries)
+            raise ValueError(f"processor {processor!r} has no library: there is one for {known}")
+        self._check_pin(self.value("subnet_id"))
+        publish = {
+            "classification": (Classification, qos.CLASSIFICATION),
+            "monitor": (InferenceMonitor, qos.MONITOR),
+            "targets": (AppTargets, qos.APP_STATE),
+            "library": (SubnetLibrary, qos.APP_STATE),
+            "subnet_state": (SubnetState, qos.APP_STATE),
+        }
+        if messages.VisionClassification is not None:
+            publish["vision_classification"] = (messages.VisionClassification, qos.CLASSIFICATION)
+        self._publish = {
+            name: self.advertise(kind, names.app_topic(self.app, name), profile).publish
+            for name, (kind, profile) in publish.items()
+        }
+        self._switcher = Switcher(self.networks.prepare, CACHE_BYTES)
+        self._order = self._default_order()
+        self._status, self._message = SubnetState.APPLIED, ""
+        self._switcher.activate(self._order.key)
+
+    def activate(self) -> None:
+        self._counters = Counters()
+        self._slot: LatestSlot[Frame] = LatestSlot()
+        self._recent_misses: deque[bool] = deque(maxlen=RECENT_FRAMES)
+        self._last_image_ns: int | None = None
+        self._due_gate = RateGate(self.value("rate_hz"))
+        self._managed_gate: RateGate | None = None
+        self._managed_order: Order | None = None
+        self._affinity: frozenset[int] = frozenset()
+        self._affinity_in_force = self._affinity
+        self._worker = FrameWorker(self._slot, self._answer_or_report)
+        self._order = self._default_order()
+        self._publish_targets()
+        self._publish_library()
+        self._follow(self._order)
+        compressed = self.value("image_transport") == "compressed"
+        self.subscribe(
+            CompressedImage if compressed else Image,
+            names.app_topic(self.app, "image/compressed" if compressed else "image"),
+            self._on_image,
+            qos.IMAGE,
+        )
+        self.subscribe(
+            SubnetCommand, names.app_topic(self.app, "subnet_command"), self._on_command, qos.SUBNET_COMMAND
+        )
+        if self.value("emulate_dvfs"):
+            self.subscribe(DvfsState, names.DVFS_STATE, self._on_dvfs_state, qos.DEVICE_STATE)
+        self.every(WATCH_PERIOD_S, self._watch)
+
+    def deactivate(self) -> None:
+        if self._worker is not None and not self._worker.stop():
+            self.get_logger().error("the frame being answered did not end within 1 s")
+        self._worker = None
+        self._publish_state(SubnetState.DISABLED, "the node is inactive")
+
+    def cleanup(self) -> None:
+        if self._switcher is not None:
+            self._switcher.close()
+        self._switcher = None
+
+    # --- parameters --------------------------------------------------------------------------
+
+    def check_parameters(self, pending: dict[str, Any]) -> str | None:
+        if pending["accuracy_floor"] > pending["accuracy_target"]:
+            return (
+                f"accuracy_floor must be at most accuracy_target: "
+                f"{pending['accuracy_floor']} > {pending['accuracy_target']}"
+            )
+        try:
+            self._check_pin(pending["subnet_id"])
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def _check_pin(self, subnet_id: str) -> None:
+        networks = getattr(self, "networks", None)
+        if subnet_id and networks is not None and not networks.processors_of(subnet_id):
+            known = ", ".join(e.id for library in networks.libraries.values() for e in library)
+            raise ValueError(f"subnet_id must be empty or one of {known}, got {subnet_id!r}")
+
+    def on_parameters_changed(self, changed: set[str]) -> None:
+        if not self.active:
+            return
+        if changed & set(TARGETS):
+            self._due_gate.rate_hz = self.value("rate_hz")
+            self._publish_targets()
+        unmanaged = self._order.decision_id == 0
+        if "subnet_id" in changed or (unmanaged and "latency_target_ms" in changed):
+            self._follow(self._standing_order())
+        if "paused" in changed:
+            paused = self.value("paused")
+            self._publish_state(SubnetState.DISABLED if paused else SubnetState.APPLIED, "paused" if paused else "")
+
+    # --- knobs -------------------------------------------------------------------------------
+
+    def _default_order(self) -> Order:
+        """The pinned sub-network, else the most accurate one that should hold the target by itself."""
+        processor = self.value("processor")
+        if pinned := self.value("subnet_id"):
+            processors = self.networks.processors_of(pinned)
+            return Order(SubnetKey(processor if processor in processors else processors[0], pinned))
+        budget = self.value("latency_target_ms") / DEFAULT_MARGIN / self._slowdown
+        return Order(SubnetKey(processor, self.networks.libraries[processor].best_within(budget).id))
+
+    def _standing_order(self) -> Order:
+        """What to follow when the user's wishes change: the pin, else the manager's last command, else the default."""
+        return self._managed_order or self._default_order() if not self.value("subnet_id") else self._default_order()
+
+    @property
+    def _slowdown(self) -> float:
+        return self.value("emulated_slowdown") if self.value("emulate_dvfs") else 1.0
+
+    def _on_command(self, command: SubnetCommand) -> None:
+        if command.decision_id <= self._last_decision_id:
+            return
+        self._last_decision_id = int(command.decision_id)
+        processor = command.processor or self._order.key.processor
+        threads = int(command.threads) or self._order.key.threads
+        key = SubnetKey(processor, command.subnet_id, threads)
+        reason = self._refusal(key, command)
+        if reason:
+            self.get_logger().warning(f"command {command.decision_id} refused: {reason}")
+            self._publish_state(SubnetState.REJECTED, reason, command.decision_id)
+            return
+        now = time.perf_counter_ns()
+        expires = now + int(command.valid_for_s * 1e9) if command.valid_for_s > 0 else None
+        self._managed_order = Order(key, int(command.decision_id), float(command.rate_hz), expires)
+        if self.value("subnet_id"):
+            self._publish_state(SubnetState.PINNED, "pinned by the parameter subnet_id", command.decision_id)
+            return
+        self._affinity = frozenset(command.cpu_affinity)
+        self._follow(self._managed_order)
+        if command.prefetch_subnet_ids and self._switcher is not None:
+            keys = (SubnetKey(key.processor, i, key.threads) for i in command.prefetch_subnet_ids)
+            self._switcher.prefetch(k for k in keys if self.networks.entry(k.processor, k.subnet_id))
+
+    def _refusal(self, key: SubnetKey, command: SubnetCommand) -> str:
+        if self.networks.entry(key.processor, key.subnet_id) is None:
+            return f"sub-network {key.subnet_id!r} is not in the library of processor {key.processor!r}"
+        if command.rate_hz < 0 or math.isinf(command.rate_hz):
+            return f"rate_hz = {command.rate_hz} must be positive, or 0 for the application's own"
+        if math.isnan(command.valid_for_s) or command.valid_for_s < 0:
+            return f"valid_for_s = {command.valid_for_s} must be positive, or 0 for no end"
+        cpus, allowed = set(command.cpu_affinity), os.sched_getaffinity(0)
+        if not cpus <= allowed:
+            return f"cpu_affinity {sorted(cpus)} must be among {sorted(allowed)}"
+        return ""
+
+    def _follow(self, order: Order) -> None:
+        """Make ``order`` the one in force; its sub-network answers as soon as it is ready."""
+        self._order = order
+        managed = 0 < order.rate_hz < self.value("rate_hz")
+        self._managed_gate = RateGate(order.rate_hz) if managed else None
+        assert self._switcher is not None
+        if not self._switcher.request(order.key, self._on_switched):
+            self._publish_state(SubnetState.PENDING, f"preparing {order.key.subnet_id}")
+
+    def _on_switched(self, outcome: Switched[SubnetKey]) -> None:
+        """Runs in the preparation thread, or in the executor when the sub-network was ready."""
+        if outcome.error is not None:
+            self.get_logger().error(f"{outcome.key.subnet_id} could not be prepared: {outcome.error}")
+            self._publish_state(SubnetState.REJECTED, outcome.error)
+            return
+        status = SubnetState.PINNED if self.value("subnet_id") else SubnetState.APPLIED
+        self._publish_state(status, "", duration_ms=outcome.duration_ms)
+
+    def _watch(self) -> None:
+        """Fall back to the default when the manager has been silent for longer than its command is valid."""
+        expires = self._order.expires_ns
+        if expires is not None and time.perf_counter_ns() > expires:
+            self.get_logger().warning("the manager is silent: back to the default sub-network")
+            self._last_decision_id = 0  # a manager that starts again may count anew
+            self._managed_order = None
+            self._follow(self._default_order())
+
+    def _on_dvfs_state(self, state: DvfsState) -> None:
+        self._clocks = tuple(DomainClock(d.domain, d.actual_hz, d.external_slowdown) for d in state.domains)
+
+    # --- frames ------------------------------------------------------------------------------
+
+    def _on_image(self, message: Any) -> None:
+        now = time.perf_counter_ns()
+        self._last_image_ns = now
+        if self.value("paused") or not self._due_gate.accepts(now):
+            return
+        if self._managed_gate is not None and not self._managed_gate.accepts(now):
+            self._counters.drop()
+        elif self._slot.put(Frame(message, now)):
+            self._counters.drop()
+
+    def _answer_or_report(self, frame: Frame) -> None:
+        try:
+            self._answer(frame)
+        except MalformedImage as error:
+            self._counters.malformed()
+            self._malformed_reason = str(error)
+            self.get_logger().warning(f"image dropped: {error}", throttle_duration_sec=5.0)
+        except Exception as error:  # noqa: BLE001 - one frame that fails must not end the stream
+            self._counters.drop()
+            self.get_logger().error(f"frame failed: {type(error).__name__}: {error}", throttle_duration_sec=5.0)
+
+    def _answer(self, frame: Frame) -> None:
+        started = time.perf_counter_ns()
+        if self._affinity != self._affinity_in_force:  # affinity belongs to the thread that runs the network
+            self._affinity_in_force = self._affinity
+            os.sched_setaffinity(0, self._affinity or os.sched_getaffinity(os.getpid()))
+        assert self._switcher is not None and self._switcher.current is not None
+        network, order = self._switcher.current, self._order
+        target_ms = self.value("latency_target_ms")
+        images = preprocess(decode(frame.message), network.resolution)
+        prepared = time.perf_counter_ns()
+        logits = self._infer(network, images)
+        inferred = time.perf_counter_ns()
+        results = [(self.networks.label(i), p) for i, p in top_classes(logits[0], self.value("top_k"))]
+        header = frame.message.header
+        self._publish["classification"](messages.classification(header, results))
+        if "vision_classification" in self._publish:
+            self._publish["vision_classification"](messages.vision_classification(header, results))
+        timing = Timing(frame.received_ns, started, prepared, inferred, time.perf_counter_ns())
+        sequence, dropped, malformed = self._counters.answered()
+        monitor = messages.monitor(
+            app=self.app,
+            header=header,
+            timing=timing,
+            key=network.key,
+            decision_id=order.decision_id if order.key == network.key else 0,
+            latency_target_ms=target_ms,
+            end_to_end_ms=messages.end_to_end_ms(header.stamp, self.get_clock().now().nanoseconds),
+            counts=(sequence, dropped, malformed),
+            top1_score=results[0][1],
+        )
+        self._recent_misses.extend([True] * (dropped + malformed) + [monitor.deadline_missed])
+        self._publish["monitor"](monitor)
+
+    def _infer(self, network: Prepared[SubnetKey], images: np.ndarray) -> np.ndarray:
+        """Logits; with emulate_dvfs the call takes as long as it would on the simulated device."""
+        if not self.value("emulate_dvfs"):
+            return network.run(images)
+        start, cpu_start = time.perf_counter_ns(), time.thread_time_ns()
+        logits = network.run(images)
+        # The work is stretched, not the time the kernel gave this core to somebody else.
+        work = time.thread_time_ns() - cpu_start if network.key.threads == 1 else time.perf_counter_ns() - start
+        key = network.key
+        entry = self.networks.entry(key.processor, key.subnet_id)
+        assert entry is not None
+        factor = stretch_factor(
+            domains_of(key.processor, self._clocks),
+            entry.alpha_ms,
+            entry.beta_ms,
+            self.networks.reference_hz(key.processor),
+            self._slowdown,
+        )
+        sleep_until(time.perf_counter_ns() + int(work * max(0.0, factor - 1)))
+        return logits
+
+    # --- monitors ----------------------------------------------------------------------------
+
+    def _publish_targets(self) -> None:
+        stamp = self.get_clock().now().to_msg()
+        self._publish["targets"](messages.targets(stamp, self.app, {name: self.value(name) for name in TARGETS}))
+
+    def _publish_library(self) -> None:
+        stamp = self.get_clock().now().to_msg()
+        self._publish["library"](messages.library(stamp, self.app, self.networks.libraries, self._slowdown))
+
+    def _publish_state(
+        self, status: int, message: str, decision_id: int | None = None, duration_ms: float = math.nan
+    ) -> None:
+        with self._state_lock:
+            self._status, self._message = status, message
+            current = self._switcher.current if self._switcher is not None else None
+            key = current.key if current is not None else self._order.key
+            entry = self.networks.entry(key.processor, key.subnet_id)
+            self._publish["subnet_state"](
+                messages.subnet_state(
+                    self.get_clock().now().to_msg(),
+                    self._order.decision_id if decision_id is None else int(decision_id),
+                    key,
+                    status,
+                    message,
+                    duration_ms,
+                    entry.accuracy if entry else math.nan,
+                )
+            )
+
+    # --- diagnostics -------------------------------------------------------------------------
+
+    def _input_status(self) -> Status:
+        if not self.active:
+            return Status(Level.OK, "inactive")
+        counters = self._counters
+        age_s = math.nan if self._last_image_ns is None else (time.perf_counter_ns() - self._last_image_ns) / 1e9
+        facts = {
+            "age of the last image, s": age_s,
+            "answered": counters.total_answered,
+            "dropped": counters.total_dropped,
+            "malformed": counters.total_malformed,
+            "last malformed": self._malformed_reason or "none",
+        }
+        if not age_s < 2.0:
+            return Status(Level.WARN, "no images: check the topic and its QoS", facts)
+        if counters.total_malformed:
+            text = f"{counters.total_malformed} malformed images dropped, last: {self._malformed_reason}"
+            return Status(Level.WARN, text, facts)
+        return Status(Level.OK, "images arrive", facts)
+
+    def _deadline_status(self) -> Status:
+        misses = list(self._recent_misses) if self.active else []
+        if not misses:
+            return Status(Level.OK, "no frames yet")
+        share = sum(misses) / len(misses)
+        level = Level.ERROR if share > MISS_ERROR else Level.WARN if share > MISS_WARN else Level.OK
+        return Status(level, f"{share:.1%} of the last {len(misses)} due frames missed the target")
+
+    def _subnet_status(self) -> Status:
+        if not self.active or self._switcher is None or self._switcher.current is None:
+            return Status(Level.OK, "inactive")
+        facts = {
+            "sub-network": self._switcher.current.key.subnet_id,
+            "processor": self._switcher.current.key.processor,
+            "decision": self._order.decision_id,
+            "cached, MB": self._switcher.cached_bytes / 1e6,
+            "emulated": self.value("emulate_dvfs"),
+        }
+        if self._status == SubnetState.REJECTED:
+            return Status(Level.ERROR, self._message, facts)
+        return Status(Level.OK, self._message or "as commanded", facts)
+
+
+def main() -> int:
+    return run(PerceptionNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
