@@ -1,0 +1,69 @@
+"""Clocks read back: what each domain really runs at, and whether a processor's clocks have just moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isfinite, nan
+
+from dynofa_ros.device.board import processor_of
+from dynofa_ros.manager.types import Capabilities
+
+SAME_CLOCK = 0.005  # relative; readings closer than this are one clock
+
+
+@dataclass
+class Clocks:
+    """Newest reading per domain. Telemetry and the DVFS state both bring them, in any order."""
+
+    _hz: dict[str, float] = field(default_factory=dict)
+    _stamp_ns: dict[str, int] = field(default_factory=dict)
+    _versions: dict[str, int] = field(default_factory=dict)
+
+    def observe(self, stamp_ns: int, domain: str, hz: float) -> bool:
+        """Takes a reading of time ``stamp_ns`` of the device's clock; True = the domain's clock has moved."""
+        if not (isfinite(hz) and hz > 0.0) or stamp_ns < self._stamp_ns.get(domain, stamp_ns):
+            return False
+        before = self._hz.get(domain)
+        self._hz[domain], self._stamp_ns[domain] = hz, stamp_ns
+        moved = before is not None and abs(hz - before) > SAME_CLOCK * before
+        if moved or before is None:
+            processor = processor_of(domain)
+            if processor is not None:
+                self._versions[processor] = self._versions.get(processor, 0) + 1
+        return moved
+
+    def restart(self) -> None:
+        """Forgets the stamps, not the readings: the device's clock was set back."""
+        self._stamp_ns.clear()
+
+    def hz(self, domain: str) -> float:
+        """Last reading, NaN = none."""
+        return self._hz.get(domain, nan)
+
+    def speed_hz(self, processor: str) -> float:
+        """Clock of the slowest domain of a processor, NaN = unknown."""
+        known = [hz for domain, hz in self._hz.items() if processor_of(domain) == processor]
+        return min(known) if known else nan
+
+    def version(self, processor: str) -> int:
+        """Number that changes whenever a clock of the processor does."""
+        return self._versions.get(processor, 0)
+
+
+def processor_domains(capabilities: Capabilities | None, processor: str) -> tuple[str, ...]:
+    """Clock domains of a processor, in the order of the capabilities."""
+    if capabilities is None:
+        return ()
+    return tuple(d.domain for d in capabilities.domains if processor_of(d.domain) == processor)
+
+
+def top_hz(capabilities: Capabilities | None, processor: str) -> float:
+    """Top clock of the slowest domain of a processor, NaN = unknown."""
+    if capabilities is None:
+        return nan
+    tops = [
+        float(d.frequencies_hz[-1])
+        for d in capabilities.domains
+        if processor_of(d.domain) == processor and d.frequencies_hz
+    ]
+    return min(tops) if tops else nan

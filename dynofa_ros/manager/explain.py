@@ -1,0 +1,87 @@
+"""What keeps a better operating point away (ManagerDecision.binding_constraint)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import isfinite
+
+from dynofa_ros.manager.allocator import Rules, solve
+from dynofa_ros.manager.hysteresis import HEADROOM
+from dynofa_ros.manager.plan import Plan, forecast
+from dynofa_ros.manager.problem import Demand, Problem
+
+
+def binding_constraint(problem: Problem, plan: Plan | None, objective: str, limit_name: str) -> str:
+    """Name of the constraint that binds; ``limit_name`` says what the power limit stands for."""
+    if plan is None or not problem.apps or not plan.choices:
+        return "no_data"
+    if any(app.below_floor for app in problem.apps):
+        return "accuracy_floor"
+    if plan.ladder_step > 0 or not plan.feasible:
+        return _sacrifice(problem, plan, limit_name)
+    return _frugality(problem, plan, objective)
+
+
+def _sacrifice(problem: Problem, plan: Plan, limit_name: str) -> str:
+    """Which constraint, left out, would let the most important application that lacks something have it."""
+    wanted = _one_step_up(problem, plan)
+    if wanted is None or solve(problem, wanted, Rules(headroom=HEADROOM)) is not None:
+        return "none"  # only dwell time
+    limited = isfinite(problem.power_limit_w)
+    if limited and solve(problem, wanted, Rules(headroom=HEADROOM, power=False)) is not None:
+        return limit_name
+    if solve(problem, wanted, Rules(headroom=HEADROOM, load=False)) is not None:
+        return "utilization"
+    if forecast(problem, plan).excess_w > 0.0:
+        return limit_name
+    return "latency"
+
+
+def _one_step_up(problem: Problem, plan: Plan) -> list[Demand] | None:
+    """What the plan gives, with one thing more for the most important application that lacks something."""
+    prices = forecast(problem, plan)
+    if not prices.applicable:
+        return None
+    demands = []
+    for app, choice, price in zip(problem.apps, plan.choices, prices.apps, strict=True):
+        level = next(
+            n for n, a in enumerate(app.accuracies) if a <= choice.entry.accuracy or a == app.accuracies[-1]
+        )
+        demands.append(Demand(level, choice.divider, price.late))
+    for index in sorted(range(len(demands)), key=lambda i: (problem.apps[i].priority, i)):
+        demand = demands[index]
+        if demand.relaxed:
+            demands[index] = replace(demand, relaxed=False)
+        elif demand.divider > 1:
+            demands[index] = replace(demand, divider=demand.divider - 1)
+        elif demand.level > 0:
+            demands[index] = replace(demand, level=demand.level - 1)
+        else:
+            continue
+        return demands
+    return None
+
+
+def _frugality(problem: Problem, plan: Plan, objective: str) -> str:
+    """All targets are met: what keeps the clocks, then the sub-networks, from being smaller."""
+    for name, clocks in plan.clocks:
+        processor = problem.processor(name)
+        rows = [tuple(float(hz) for hz in row) for row in processor.clocks_hz]
+        level = rows.index(clocks) if clocks in rows else 0
+        if level == 0:
+            continue
+        lower = tuple((n, rows[level - 1] if n == name else c) for n, c in plan.clocks)
+        below = forecast(problem, replace(plan, clocks=lower), headroom=HEADROOM)
+        if any(app.late for app in below.apps):
+            return "latency"
+        if below.overloaded or below.starving:
+            return "utilization"
+    smaller = any(
+        entry.accuracy < choice.entry.accuracy
+        for app, choice in zip(problem.apps, plan.choices, strict=True)
+        for option in app.options.values()
+        for entry in option.entries
+    )
+    if not smaller:
+        return "none"
+    return "accuracy_floor" if objective == "energy" else "accuracy_target"

@@ -1,0 +1,184 @@
+"""What the manager refuses to believe, and how it stays inside power and temperature limits.
+
+The checks return the reason of a refusal in one line, None = sound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp, inf, isfinite, isnan, nan
+
+from dynofa_ros.manager.types import AppTargets, FrameMonitor, LibraryEntry, SubnetLibrary
+
+CAP_GUARD = 0.03  # of the cap, kept free for what the model does not see
+CAP_RELEASE = 0.015  # a plan in force may use this much of the guard before it is replaced
+BIAS_PER_S = 0.1
+BIAS_LIMIT = 0.2  # of the predicted power
+OVER_CAP_S = 0.2  # longer above the cap than this is answered at once
+SETTLE_S = 0.3  # power needs this long to follow a new clock
+TRIM_DECAY_S = 3.0
+TRIM_STEP_S = 0.4
+TRIM_RELEASE_S = 5.0
+TRIM_RELEASE_SHARE = 0.9
+TEMPERATURE_SMOOTHING_S = 3.0
+TEMPERATURE_TREND_S = 10.0
+POWER_SMOOTHING_S = 1.0
+THERMAL_HORIZON_S = 30.0
+LEAST_C, MOST_C = -60.0, 150.0  # outside, a thermometer is broken
+MOST_W = 10_000.0
+EMERGENCY_C = 3.0  # above the limit: lowest clocks, whatever is missed
+RESISTANCE_C_PER_W = 2.5  # boards without a description: the Xavier NX guess
+TIME_CONSTANT_S = 90.0
+
+
+def check_targets(targets: AppTargets) -> str | None:
+    """Why targets are refused."""
+    if not (isfinite(targets.latency_target_ms) and targets.latency_target_ms > 0.0):
+        return f"latency_target_ms must be a number above 0, not {targets.latency_target_ms}"
+    if not (isfinite(targets.rate_hz) and targets.rate_hz > 0.0):
+        return f"rate_hz must be a number above 0, not {targets.rate_hz}"
+    for name in ("accuracy_target", "accuracy_floor", "miss_tolerance"):
+        value = getattr(targets, name)
+        if not 0.0 <= value <= 1.0:
+            return f"{name} must be from 0 to 1, not {value}"
+    return None
+
+
+def check_entry(entry: LibraryEntry) -> str | None:
+    """Why one entry of a library is refused."""
+    if not entry.id or not entry.processor:
+        return "id and processor must not be empty"
+    if not 0.0 <= entry.accuracy <= 1.0:
+        return f"accuracy must be from 0 to 1, not {entry.accuracy}"
+    for name in ("alpha_ms", "beta_ms"):
+        value = getattr(entry, name)
+        if not (isfinite(value) and value >= 0.0):
+            return f"{name} must be a number >= 0, not {value}"
+    if entry.alpha_ms + entry.beta_ms <= 0.0:
+        return "alpha_ms + beta_ms must be above 0"
+    return None
+
+
+def check_library(library: SubnetLibrary) -> tuple[tuple[LibraryEntry, ...], tuple[str, ...]]:
+    """The sound entries of a library, and the reasons why the others are refused."""
+    sound: dict[tuple[str, str], LibraryEntry] = {}
+    reasons = []
+    for entry in library.entries:
+        key = (entry.id, entry.processor)
+        reason = "listed twice" if key in sound else check_entry(entry)
+        if reason is None:
+            sound[key] = entry
+        else:
+            reasons.append(f"library of {library.app}, entry {entry.id!r} on {entry.processor!r}: {reason}")
+    if not sound:
+        reasons.append(f"library of {library.app}: no usable entry")
+    return tuple(sound.values()), tuple(reasons)
+
+
+def check_frame(frame: FrameMonitor) -> str | None:
+    """Why the measurement of a frame is refused."""
+    for name in ("inference_ms", "latency_ms"):
+        value = getattr(frame, name)
+        if not (isfinite(value) and value > 0.0):
+            return f"{name} must be a number above 0, not {value}"
+    if frame.latency_ms < frame.inference_ms * (1.0 - 1e-3) - 1e-3:
+        return f"latency_ms {frame.latency_ms} is below inference_ms {frame.inference_ms}"
+    return None
+
+
+@dataclass
+class PowerGuard:
+    """Bias of the power model, and a trim for what stays above the cap in spite of it."""
+
+    bias_w: float = 0.0
+    trim_w: float = 0.0
+    trim_levels: int = 0  # boards without a power model: clock steps below the top
+    measured_w: float = nan
+    _over_s: float = 0.0
+    _under_s: float = 0.0
+
+    def observe(
+        self, measured_w: float, predicted_w: float, dt_s: float, cap_w: float, settled: bool
+    ) -> bool:
+        """Takes one sample, ``dt_s`` after the last; True = above the cap for too long: plan again.
+
+        ``predicted_w`` is the model at the clocks and utilisation of the same sample, without bias; NaN =
+        no model.
+        """
+        if not 0.0 <= measured_w < MOST_W:
+            return False
+        weight = 1.0 if isnan(self.measured_w) else 1.0 - exp(-dt_s / POWER_SMOOTHING_S)
+        self.measured_w = measured_w if isnan(self.measured_w) else self._smooth(measured_w, weight)
+        if isfinite(predicted_w):
+            step = BIAS_PER_S * min(dt_s, 1.0) * (measured_w - predicted_w - self.bias_w)
+            limit = BIAS_LIMIT * predicted_w
+            self.bias_w = min(max(self.bias_w + step, -limit), limit)
+        return self._trim(measured_w, dt_s, cap_w, settled, modelled=isfinite(predicted_w))
+
+    def limit_w(self, cap_w: float) -> float:
+        """Power that a new plan may be predicted to take; inf without a cap."""
+        return cap_w * (1.0 - CAP_GUARD) - self.trim_w
+
+    def _smooth(self, value: float, weight: float) -> float:
+        return self.measured_w + weight * (value - self.measured_w)
+
+    def _trim(self, measured_w: float, dt_s: float, cap_w: float, settled: bool, modelled: bool) -> bool:
+        if cap_w == inf:
+            self.trim_w, self.trim_levels, self._over_s, self._under_s = 0.0, 0, 0.0, 0.0
+            return False
+        over = measured_w > cap_w
+        self._over_s = self._over_s + dt_s if over and settled else 0.0
+        self._under_s = self._under_s + dt_s if measured_w < TRIM_RELEASE_SHARE * cap_w else 0.0
+        if not over:
+            self.trim_w *= exp(-dt_s / TRIM_DECAY_S)
+        if self._under_s >= TRIM_RELEASE_S and self.trim_levels > 0:
+            self.trim_levels, self._under_s = self.trim_levels - 1, 0.0
+        if self._over_s < (OVER_CAP_S if modelled else TRIM_STEP_S):
+            return False
+        self._over_s = 0.0
+        if modelled:
+            self.trim_w = min(self.trim_w + (measured_w - cap_w), cap_w)
+        else:
+            self.trim_levels += 1
+        return True
+
+
+@dataclass
+class ThermalGuard:
+    """Power at which the temperature limit would be reached within the horizon (one RC, CONTROL 2.2).
+
+    The ambient term is taken from the present power, temperature and rise, so a wrong resistance only changes
+    how fast the limit is approached, not where it lies.
+    """
+
+    resistance_c_per_w: float = RESISTANCE_C_PER_W
+    time_constant_s: float = TIME_CONSTANT_S
+    temperature_c: float = nan
+    _slow_c: float = nan
+
+    def observe(self, temperatures_c: tuple[float, ...], dt_s: float) -> None:
+        """Takes the hottest known sensor of one sample."""
+        known = [t for t in temperatures_c if LEAST_C < t < MOST_C]
+        if not known:
+            return
+        hottest = max(known)
+        if isnan(self.temperature_c):
+            self.temperature_c = self._slow_c = hottest
+        fast = 1.0 - exp(-dt_s / TEMPERATURE_SMOOTHING_S)
+        slow = 1.0 - exp(-dt_s / TEMPERATURE_TREND_S)
+        self.temperature_c += fast * (hottest - self.temperature_c)
+        self._slow_c += slow * (hottest - self._slow_c)
+
+    def limit_w(self, limit_c: float, measured_w: float) -> float:
+        """Power budget for the limit; inf while nothing is known, 0 = cool down at any price."""
+        if isnan(self.temperature_c) or isnan(measured_w):
+            return inf
+        if self.temperature_c >= limit_c + EMERGENCY_C:
+            return 0.0
+        reached = 1.0 - exp(-THERMAL_HORIZON_S / self.time_constant_s)
+        # Two averages of a ramp lie as far apart as their time constants differ.
+        rise_c_per_s = max(0.0, self.temperature_c - self._slow_c) / (
+            TEMPERATURE_TREND_S - TEMPERATURE_SMOOTHING_S
+        )
+        step_c = (limit_c - self.temperature_c) / reached - self.time_constant_s * rise_c_per_s
+        return max(0.0, measured_w + step_c / self.resistance_c_per_w)

@@ -1,0 +1,253 @@
+"""From what the manager knows to the arrays of an allocation problem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, isfinite, nan
+
+import numpy as np
+
+from dynofa_ros.device.board import processor_of
+from dynofa_ros.manager.clocks import processor_domains, top_hz
+from dynofa_ros.manager.guards import CAP_GUARD, CAP_RELEASE
+from dynofa_ros.manager.problem import App, Array, Option, Problem, Processor, demand_accuracies, make_option
+from dynofa_ros.manager.types import LibraryEntry, Parameters
+from dynofa_ros.manager.world import AppState, World
+
+CONTENTION = {"cpu": 0.3, "gpu": 0.45, "npu": 0.45}  # guess; what it gets wrong ends up in the slowdown
+BACKGROUND_FLOOR = 0.02  # less utilisation than this does not keep a processor awake
+
+
+def build_problem(world: World, parameters: Parameters, apps: Sequence[AppState]) -> Problem:
+    """Problem of the given applications; those that no processor can run are left out (compare the names)."""
+    names = _processor_names(world, apps)
+    named = {e.processor for app in apps for e in app.usable}
+    processors = tuple(_processor(world, name) for name in names if name in named)
+    unused = tuple(_processor(world, name) for name in names if name not in named)
+    models = [_app(world, parameters, app, processors) for app in apps]
+    return Problem(
+        apps=tuple(model for model in models if model is not None),
+        processors=processors,
+        constant_w=_constant_w(world) + sum(p.idle_w for p in unused),
+        power_limit_w=power_limit_w(world, parameters)[0],
+        power_known=world.power_model is not None,
+        unused=unused,
+    )
+
+
+def power_limit_w(world: World, parameters: Parameters, *, release: bool = False) -> tuple[float, str]:
+    """Power that a plan may be predicted to take, and which limit that is.
+
+    ``release``: the looser limit above which a plan in force is given up. inf without a limit, and on
+    boards whose power is not known: there the clocks are trimmed by what is measured.
+    """
+    if world.power_model is None:
+        return inf, "power_cap"
+    cap_w = world.power.limit_w(parameters.power_cap_w)
+    thermal_w = world.thermal.limit_w(parameters.temperature_limit_c, world.power.measured_w)
+    if release:
+        cap_w *= (1.0 - CAP_RELEASE) / (1.0 - CAP_GUARD)
+        thermal_w *= 1.0 + CAP_GUARD
+    return (cap_w, "power_cap") if cap_w <= thermal_w else (thermal_w, "temperature")
+
+
+def _processor_names(world: World, apps: Sequence[AppState]) -> list[str]:
+    known = {processor_of(d.domain) for d in world.capabilities.domains} if world.capabilities else set()
+    offered = set(world.capabilities.processors) if world.capabilities else set()
+    named = {e.processor for app in apps for e in app.usable}
+    # Without a device every processor that a library names is taken at its word.
+    usable = offered | {str(name) for name in known if name} if world.capabilities else named
+    return sorted(usable)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What does not change from step to step about a processor; arrays are levels x domains.
+
+    ``clocks_hz`` is what is set, NaN where it cannot be; ``real_hz`` what then runs, NaN where nobody knows.
+    """
+
+    domains: tuple[str, ...]
+    clocks_hz: Array
+    real_hz: Array
+    speed_hz: Array
+    unused_w: Array
+    idle_w: Array
+    busy_w: Array
+
+
+def _processor(world: World, name: str) -> Processor:
+    levels = _levels_of(world, name)
+    base_w, slope_w, background = _loaded(world, levels)
+    idle_level, idle_w = _idle(world, name, levels, base_w, background)
+    return Processor(
+        name=name,
+        domains=levels.domains,
+        clocks_hz=levels.clocks_hz,
+        speed_hz=levels.speed_hz,
+        reference_hz=top_hz(world.capabilities, name),
+        base_w=base_w,
+        slope_w=slope_w,
+        background=background,
+        idle_w=idle_w,
+        idle_level=idle_level,
+        contention=CONTENTION.get(name, 0.0),
+    )
+
+
+def _levels_of(world: World, name: str) -> Levels:
+    """Levels of a processor, from the world's memory where nothing they depend on has changed."""
+    domains = processor_domains(world.capabilities, name)
+    capabilities = {d.domain: d for d in world.capabilities.domains} if world.capabilities else {}
+    tables = tuple(capabilities[d].frequencies_hz if capabilities[d].can_write else () for d in domains)
+    actual = tuple(nan if table else world.clocks.hz(d) for table, d in zip(tables, domains, strict=True))
+    model = world.power_model
+    temperature = model.grain(world.thermal.temperature_c) if model else nan
+    key = (name, tables, repr(actual), world.power.trim_levels, repr(temperature))
+    if key not in world.levels:
+        if len(world.levels) > 64:
+            world.levels.clear()
+        world.levels[key] = _make_levels(world, domains, tables, actual, temperature)
+    return world.levels[key]
+
+
+def _make_levels(
+    world: World,
+    domains: tuple[str, ...],
+    tables: Sequence[tuple[int, ...]],
+    actual: Sequence[float],
+    temperature: float,
+) -> Levels:
+    clocks = _steps(tables, world.power.trim_levels)
+    real = np.where(np.isnan(clocks), np.array(actual, dtype=float), clocks)
+    speed = np.fmin.reduce(real, axis=1) if domains else np.full(len(real), nan)
+    if world.power_model is None:
+        # Only comparisons count: energy per cycle grows with the square of a voltage that follows the clock.
+        top = np.nanmax(np.append(speed, 1.0))
+        relative = np.where(np.isfinite(speed), speed / top, 1.0)[:, None] ** 3
+        return Levels(domains, clocks, real, speed, 0.0 * relative, 0.1 * relative, 1.1 * relative)
+    model = world.power_model
+    shares = [
+        [
+            model.domain(d, float(f) if isfinite(f) else 0.0, temperature)
+            for d, f in zip(domains, row, strict=True)
+        ]
+        for row in real
+    ]
+    unused, idle, busy = (
+        np.array([[getattr(s, part) for s in row] for row in shares]).reshape(real.shape)
+        for part in ("unused_w", "idle_w", "busy_w")
+    )
+    return Levels(domains, clocks, real, speed, unused, idle, busy)
+
+
+def _steps(tables: Sequence[tuple[int, ...]], trim: int) -> Array:
+    """Clock of every domain at every level: all domains of a processor go up and down together."""
+    rows: list[tuple[float, ...]] = []
+    for hz in sorted({hz for table in tables for hz in table}):
+        row = tuple(next((float(f) for f in t if f >= hz), float(t[-1])) if t else nan for t in tables)
+        if row not in rows:
+            rows.append(row)
+    rows = rows or [tuple(nan for _ in tables)]
+    kept = rows[: max(1, len(rows) - trim)]
+    return np.array(kept, dtype=float).reshape(len(kept), len(tables))
+
+
+def _loaded(world: World, levels: Levels) -> tuple[Array, Array, Array]:
+    """Power without managed load, power per load, and utilisation by others, at every level."""
+    hz = np.array([world.background_hz(d) for d in levels.domains], dtype=float)
+    others = np.where(np.isfinite(levels.real_hz), hz / levels.real_hz, 0.0)
+    per_load = levels.busy_w - levels.idle_w
+    if others.shape != per_load.shape:  # no power model: one column for the processor
+        others = others.max(axis=1, initial=0.0)[:, None]
+    base_w = (levels.idle_w + per_load * np.minimum(others, 1.0)).sum(axis=1)
+    return base_w, per_load.sum(axis=1), others.max(axis=1, initial=0.0)
+
+
+def _idle(
+    world: World, name: str, levels: Levels, base_w: Array, background: Array
+) -> tuple[int | None, float]:
+    """Level of a processor that hosts no application, None = its governor's, and the power it then takes.
+
+    The CPU also runs everything else on the robot and is left to its governor; other processors get their
+    lowest clock that leaves room for what others do there.
+    """
+    if name == "cpu":
+        return None, _governed_w(world, levels.domains)
+    room = np.flatnonzero(background <= 1.0 - BACKGROUND_FLOOR)
+    level = int(room[0]) if len(room) else len(base_w) - 1
+    used = background[level] > BACKGROUND_FLOOR
+    return level, float(base_w[level] if used else levels.unused_w[level].sum())
+
+
+def _governed_w(world: World, domains: Sequence[str]) -> float:
+    """Power of domains at the clocks they have now."""
+    if world.power_model is None:
+        return 0.0
+    total = 0.0
+    for domain in domains:
+        hz = world.clocks.hz(domain)
+        if isfinite(hz):
+            share = world.power_model.domain(domain, hz, world.thermal.temperature_c)
+            total += share.at(min(1.0, world.background_hz(domain) / hz))
+    return total
+
+
+def _constant_w(world: World) -> float:
+    """Power that no processor's clock changes: the module, domains of no processor, the measured bias."""
+    model = world.power_model
+    if model is None:
+        return 0.0
+    total = model.constant_w(world.thermal.temperature_c) + world.power.bias_w
+    readings = world.telemetry.domains if world.telemetry else ()
+    for reading in readings:
+        if processor_of(reading.domain) is None and reading.domain in model.board.domains:
+            if isfinite(reading.frequency_hz):
+                share = model.domain(reading.domain, reading.frequency_hz, world.thermal.temperature_c)
+                total += share.at(reading.utilization if isfinite(reading.utilization) else 0.0)
+    return total
+
+
+def _app(
+    world: World, parameters: Parameters, state: AppState, processors: Sequence[Processor]
+) -> App | None:
+    targets = state.targets
+    names = {p.name for p in processors}
+    entries = [e for e in state.usable if e.processor in names]
+    if targets is None or not entries:
+        return None
+    target = targets.accuracy_floor if parameters.objective == "energy" else targets.accuracy_target
+    accuracies, below = demand_accuracies([e.accuracy for e in entries], target, targets.accuracy_floor)
+    options = {
+        processor.name: _option(world, state, entries, accuracies, processor, targets.miss_tolerance)
+        for processor in processors
+        if any(e.processor == processor.name for e in entries)
+    }
+    return App(
+        name=state.name,
+        priority=targets.priority,
+        rate_hz=state.due_hz(),
+        latency_target_ms=targets.latency_target_ms,
+        overhead_ms=state.estimator.overhead.upper_ms(),
+        accuracies=accuracies,
+        below_floor=below,
+        options=options,
+    )
+
+
+def _option(
+    world: World,
+    state: AppState,
+    entries: Sequence[LibraryEntry],
+    accuracies: tuple[float, ...],
+    processor: Processor,
+    miss_tolerance: float,
+) -> Option:
+    own = tuple(e for e in entries if e.processor == processor.name)
+    kept = state.tables.get(processor.name)
+    if kept is None or not (kept[0] is processor.speed_hz and kept[1:3] == (own, accuracies)):
+        kept = (processor.speed_hz, own, accuracies, make_option(own, accuracies, processor, 1.0, 1.0))
+        state.tables[processor.name] = kept
+    slowdown = world.slowdown(state, processor.name)
+    return kept[3].estimated(slowdown, state.estimator.margin(processor.name, miss_tolerance))

@@ -1,0 +1,257 @@
+"""The runtime manager: monitors in, knobs out, one step at a time.
+
+`RuntimeManager.step` is deterministic: the same inputs, step times and parameters give the same decisions
+bit for bit (``compute_ms`` excepted). It reads no clock but the ``now_ns`` it is given, and no time of
+arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isfinite, nan
+from time import perf_counter
+
+from dynofa_ros.device.board import processor_of
+from dynofa_ros.manager.commands import CommandBook
+from dynofa_ros.manager.explain import binding_constraint
+from dynofa_ros.manager.guards import SETTLE_S
+from dynofa_ros.manager.hysteresis import Hysteresis
+from dynofa_ros.manager.model import build_problem, power_limit_w
+from dynofa_ros.manager.plan import Choice, Forecast, Plan, forecast
+from dynofa_ros.manager.power import PowerModel, power_model
+from dynofa_ros.manager.problem import Problem
+from dynofa_ros.manager.types import (
+    AppDecision,
+    Capabilities,
+    Decision,
+    FrequencyBand,
+    Monitors,
+    Parameters,
+    SubnetCommand,
+    SubnetCondition,
+    SubnetStatus,
+)
+from dynofa_ros.manager.world import STALE_S, AppState, World
+
+# What made a step, the most telling first.
+TRIGGERS = (
+    "startup",
+    "departure",
+    "library",
+    "targets",
+    "parameter",
+    "temperature",
+    "power",
+    "latency",
+    "stale",
+)
+FROM_USER = frozenset({"departure", "library", "targets", "parameter"})
+FIRST_FRAMES = 3  # measured before an application gets its first plan
+FIRST_WAIT_NS = 1_000_000_000  # unless they do not come
+PREFETCH = 2
+
+
+class RuntimeManager:
+    """Tunes sub-network, processor, rate and clocks of all applications together."""
+
+    def __init__(self, load_power_model: Callable[[Capabilities], PowerModel | None] = power_model) -> None:
+        self.world = World(load_power_model)
+        self._plan: Plan | None = None
+        self._parameters: Parameters | None = None
+        self._hysteresis = Hysteresis()
+        self._book = CommandBook()
+        self._last_ns: int | None = None
+        self._clocks_ns = 0  # step time of the last DVFS command that changed a band
+        self._bands: tuple[FrequencyBand, ...] = ()
+        self._sent_bands: tuple[FrequencyBand, ...] = ()
+        self._stale = False
+
+    def step(self, now_ns: int, monitors: Monitors) -> Decision:
+        """One decision at time ``now_ns`` of the node's clock."""
+        start = perf_counter()
+        parameters = monitors.parameters
+        events = self._advance(now_ns, monitors)
+        problem, present = self._replan(now_ns, parameters, events)
+        self._bands = self._wanted_bands(problem)
+        commands, dvfs = self._book.issue(
+            now_ns,
+            self._wanted_commands(),
+            self._bands,
+            parameters.control_period_s,
+            self.world.newest_foreign_id,
+        )
+        if dvfs is not None and self._bands != self._sent_bands:
+            self._clocks_ns, self._sent_bands = now_ns, self._bands
+        _, limit_name = power_limit_w(self.world, parameters)
+        plan = self._plan
+        return Decision(
+            decision_id=self._book.decision_id,
+            step_time_ns=now_ns,
+            inputs=tuple((item.topic, item.sequence) for item in monitors.inputs),
+            objective=parameters.objective,
+            trigger=next((t for t in TRIGGERS if t in events), "periodic"),
+            binding_constraint=binding_constraint(problem, plan, parameters.objective, limit_name),
+            ladder_step=plan.ladder_step if plan else 0,
+            feasible=(plan.feasible if plan else True) and not present.excess_w,
+            apps=self._app_decisions(problem, present),
+            bands=self._bands,
+            predicted_power_w=present.power_w if problem.power_known and present.applicable else nan,
+            parameters=parameters,
+            commands=commands,
+            dvfs=dvfs,
+            compute_ms=(perf_counter() - start) * 1e3,
+        )
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan in force, None before the first."""
+        return self._plan
+
+    def _advance(self, now_ns: int, monitors: Monitors) -> set[str]:
+        """Consumes the inputs; what happened."""
+        events: set[str] = set()
+        if self._last_ns is None:
+            events.add("startup")
+        elif now_ns < self._last_ns:
+            self.world.rebase(now_ns)
+            self._hysteresis.rebase(now_ns)
+            self._clocks_ns = min(self._clocks_ns, now_ns)
+        if self._parameters is not None and self._parameters != monitors.parameters:
+            events.add("parameter")
+        # Power measured before a new cap, or while clocks are on their way, is no breach of it.
+        settled = "parameter" not in events and now_ns - self._clocks_ns >= SETTLE_S * 1e9
+        for item in monitors.inputs:
+            events |= self.world.consume(item, now_ns, monitors.parameters, settled)
+            if isinstance(item.message, SubnetStatus):
+                events |= self._refusal(item.message)
+        dt_s = 0.0 if self._last_ns is None else max(0, now_ns - self._last_ns) * 1e-9
+        self.world.close_step(now_ns, dt_s)
+        stale = self.world.telemetry_age_s(now_ns) > STALE_S
+        if stale and not self._stale:
+            events.add("stale")
+        self._stale, self._parameters, self._last_ns = stale, monitors.parameters, now_ns
+        return events
+
+    def _refusal(self, status: SubnetStatus) -> set[str]:
+        """A node that cannot run what it was told is not told so again."""
+        command = self._book.sent(status.app, status.decision_id)
+        if status.status != SubnetCondition.REJECTED or command is None:
+            return set()
+        self.world.apps[status.app].refused.add((command.subnet_id, command.processor))
+        return {"library"}
+
+    def _replan(self, now_ns: int, parameters: Parameters, events: set[str]) -> tuple[Problem, Forecast]:
+        planned = {choice.app for choice in self._plan.choices} if self._plan else set()
+        ready = [app for _, app in sorted(self.world.apps.items()) if app.ready]
+        apps = [app for app in ready if app.name in planned or not _waiting(app, now_ns)]
+        problem = build_problem(self.world, parameters, apps)
+        if self._plan is None and not problem.apps:
+            return problem, Forecast(False)
+        release_w, _ = power_limit_w(self.world, parameters, release=True)
+        if {app.name for app in problem.apps} - planned and not planned:
+            events.add("startup")
+        self._plan = self._hysteresis.choose(
+            now_ns,
+            problem,
+            self._plan,
+            at_once=bool(events & FROM_USER),
+            upgrades=not self._stale and not any(app.silent(now_ns) for app in apps),
+            min_dwell_s=parameters.min_dwell_s,
+            release_limit_w=release_w,
+        )
+        present = forecast(problem, self._plan, release_w)
+        for choice, expected in zip(self._plan.choices, present.apps, strict=False):
+            state = self.world.apps[choice.app]
+            state.shared, state.thinned = expected.shared, choice.divider > 1
+        return problem, present
+
+    def _wanted_bands(self, problem: Problem) -> tuple[FrequencyBand, ...]:
+        """Band of every domain under control: pinned where the plan says so, free where it no longer does."""
+        capabilities = self.world.capabilities
+        if self._plan is None or capabilities is None:
+            return ()
+        clocks = dict(self._plan.clocks)
+        bands = []
+        for domain in capabilities.domains:
+            name = processor_of(domain.domain)
+            if not (domain.can_write and domain.frequencies_hz and name):
+                continue
+            hz = _clock(problem, clocks, name, domain.domain)
+            if hz is not None:
+                bands.append(FrequencyBand(domain.domain, hz, hz))
+            elif domain.domain in self._book.commanded_domains:
+                bands.append(
+                    FrequencyBand(domain.domain, domain.frequencies_hz[0], domain.frequencies_hz[-1])
+                )
+        return tuple(bands)
+
+    def _wanted_commands(self) -> tuple[SubnetCommand, ...]:
+        commands = []
+        for choice in self._plan.choices if self._plan else ():
+            app = self.world.apps[choice.app]
+            pinned = app.status is not None and app.status.status == SubnetCondition.PINNED
+            if pinned or app.targets is None:
+                continue
+            rate = nan if choice.divider == 1 else app.targets.rate_hz / choice.divider
+            commands.append(
+                SubnetCommand(
+                    app=choice.app,
+                    decision_id=0,
+                    subnet_id=choice.entry.id,
+                    processor=choice.entry.processor,
+                    rate_hz=rate,
+                    valid_for_s=0.0,
+                    prefetch_subnet_ids=_neighbours(app, choice),
+                )
+            )
+        return tuple(commands)
+
+    def _app_decisions(self, problem: Problem, present: Forecast) -> tuple[AppDecision, ...]:
+        if self._plan is None:
+            return ()
+        decisions = []
+        for choice, app, expected in zip(self._plan.choices, problem.apps, present.apps, strict=True):
+            targets = self.world.apps[app.name].targets
+            decisions.append(
+                AppDecision(
+                    app=app.name,
+                    subnet_id=choice.entry.id,
+                    processor=choice.entry.processor,
+                    predicted_latency_ms=expected.latency_ms,
+                    margin=expected.margin,
+                    predicted_accuracy=choice.entry.accuracy,
+                    rate_hz=(targets.rate_hz if targets else nan) / choice.divider,
+                )
+            )
+        return tuple(decisions)
+
+
+def _waiting(app: AppState, now_ns: int) -> bool:
+    """A newcomer keeps what it runs until it has been measured: a restarted manager must not jolt it."""
+    return app.estimator.frames < FIRST_FRAMES and now_ns - app.since_ns < FIRST_WAIT_NS
+
+
+def _clock(problem: Problem, clocks: dict[str, tuple[float, ...]], name: str, domain: str) -> int | None:
+    """Clock of a domain under the plan, None = its governor's."""
+    everything = (*problem.processors, *problem.unused)
+    processor = next((p for p in everything if p.name == name), None)
+    if processor is None or domain not in processor.domains:
+        return None
+    column = processor.domains.index(domain)
+    if name in clocks:
+        hz = clocks[name][column]
+    elif processor.idle_level is not None:
+        hz = float(processor.clocks_hz[processor.idle_level, column])
+    else:
+        return None
+    return int(hz) if isfinite(hz) else None
+
+
+def _neighbours(app: AppState, choice: Choice) -> tuple[str, ...]:
+    """The next smaller and the next larger sub-network: where the next change most likely leads."""
+    ladder = sorted(
+        (e for e in app.usable if e.processor == choice.entry.processor), key=lambda e: (e.accuracy, e.id)
+    )
+    place = ladder.index(choice.entry) if choice.entry in ladder else 0
+    near = [ladder[n].id for n in (place - 1, place + 1) if 0 <= n < len(ladder)]
+    return tuple(near[:PREFETCH])

@@ -1,0 +1,277 @@
+"""Runtime manager node: finds applications, collects monitors, steps the manager, sends its commands."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rclpy.publisher import Publisher
+from rclpy.subscription import Subscription
+
+import dynofa_ros.msg as msg
+from dynofa_ros.manager import RuntimeManager
+from dynofa_ros.manager.types import OBJECTIVES, Decision, Input, Monitors, Parameters
+from dynofa_ros.manager.world import STALE_S
+from dynofa_ros.ros import conversions, names, qos
+from dynofa_ros.ros.diagnostics import Level, Status
+from dynofa_ros.ros.lifecycle import ManagedNode, run
+from dynofa_ros.ros.parameters import ParameterSpec
+
+DISCOVERY_PERIOD_S = 0.5
+TARGETS_TYPE = "dynofa_ros/msg/AppTargets"
+EVENT_DELAY_S = 0.02  # events that come together are answered together
+RECENT_STEPS = 100
+MAX_INPUTS = 2000  # waiting for a step; more means that steps do not happen
+
+_DEFAULT = Parameters()
+PARAMETERS = (
+    ParameterSpec(
+        "objective",
+        _DEFAULT.objective,
+        "what to aim for once deadlines and limits hold: 'quality' = accuracy_target of every application, "
+        "then least energy; 'energy' = accuracy_floor, then least energy",
+        choices=OBJECTIVES,
+    ),
+    ParameterSpec(
+        "power_cap_w",
+        _DEFAULT.power_cap_w,
+        "power that the whole module may take",
+        unit="W",
+        minimum=0.0,
+        allow_infinite=True,
+    ),
+    ParameterSpec(
+        "temperature_limit_c",
+        _DEFAULT.temperature_limit_c,
+        "temperature that the hottest sensor may reach; keep it below the trip point of the board",
+        unit="C",
+        minimum=30.0,
+        maximum=120.0,
+    ),
+    ParameterSpec(
+        "control_period_s",
+        _DEFAULT.control_period_s,
+        "time between two steps; events are answered at once",
+        unit="s",
+        minimum=0.02,
+        maximum=10.0,
+    ),
+    ParameterSpec(
+        "min_dwell_s",
+        _DEFAULT.min_dwell_s,
+        "time for which a better operating point must have been possible, and the present one in force, "
+        "before it is taken; degradation and changes by the user do not wait",
+        unit="s",
+        minimum=0.0,
+        maximum=60.0,
+    ),
+)
+
+
+@dataclass
+class _App:
+    """Connections to one application."""
+
+    subscriptions: list[Subscription]
+    commands: Publisher
+
+
+class ManagerNode(ManagedNode):
+    """Node `dynofa/manager`: one per user namespace, it manages the applications of that namespace only."""
+
+    def __init__(self, **node_arguments: Any) -> None:
+        super().__init__("manager", PARAMETERS, namespace=names.CORE_NAMESPACE, **node_arguments)
+        self._apps: dict[str, _App] = {}
+        self._manager = RuntimeManager()
+        self._decision: Decision | None = None
+        self._compute_ms: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._lost_inputs = 0
+        self.diagnostics.add("telemetry", self._telemetry_status)
+        self.diagnostics.add("decision", self._decision_status)
+        self.diagnostics.add("applications", self._applications_status)
+        self.diagnostics.add("monitors", self._monitors_status)
+
+    # --- lifecycle ---------------------------------------------------------------------------
+
+    def configure(self) -> None:
+        self._decisions = self.advertise(msg.ManagerDecision, names.DECISION, qos.DECISION)
+        self._dvfs_commands = self.advertise(msg.DvfsCommand, names.DVFS_COMMAND, qos.DVFS_COMMAND)
+
+    def activate(self) -> None:
+        self._manager = RuntimeManager()
+        self._decision = None
+        self._inputs: list[Input] = []
+        self._lost_inputs = 0
+        self._compute_ms.clear()
+        self._last_step_s = 0.0
+        for kind, topic, profile in (
+            (msg.DeviceTelemetry, names.TELEMETRY, qos.TELEMETRY),
+            (msg.DeviceCapabilities, names.CAPABILITIES, qos.DEVICE_STATE),
+            (msg.DvfsState, names.DVFS_STATE, qos.DEVICE_STATE),
+        ):
+            self.subscribe(kind, topic, self._collector(topic), profile)
+        self._step_timer = self.every(self.value("control_period_s"), self._step)
+        self._event_timer = self.every(EVENT_DELAY_S, self._on_event_timer)
+        self._event_timer.cancel()
+        self.every(DISCOVERY_PERIOD_S, self._discover)
+
+    def deactivate(self) -> None:
+        for app in list(self._apps):
+            self._forget(app)
+
+    def on_parameters_changed(self, changed: set[str]) -> None:
+        if not self.active:  # `activate` reads them
+            return
+        if "control_period_s" in changed:
+            self.cancel(self._step_timer)
+            self._step_timer = self.every(self.value("control_period_s"), self._step)
+        if changed & {spec.name for spec in PARAMETERS}:
+            self._step()
+
+    # --- monitors ----------------------------------------------------------------------------
+
+    def _discover(self) -> None:
+        """Follows the applications of this namespace as they come and go."""
+        for app in [a for a in self._apps if not self._present(a)]:
+            self._forget(app)
+            self._take(conversions.departure(app), event=True)
+        for topic, types in self.get_topic_names_and_types():
+            found = names.app_of_topic(self.get_namespace(), topic, "targets")
+            if found and TARGETS_TYPE in types and found not in self._apps and self._present(found):
+                self._follow(found)
+
+    def _present(self, app: str) -> bool:
+        return self.count_publishers(self.topic(names.app_topic(app, "targets"))) > 0
+
+    def _follow(self, app: str) -> None:
+        self.get_logger().info(f"application {app} found")
+        subscriptions = [
+            self.subscribe(kind, topic, self._collector(topic, event), profile)
+            for kind, name, event, profile in (
+                (msg.AppTargets, "targets", True, qos.APP_STATE),
+                (msg.SubnetLibrary, "library", True, qos.APP_STATE),
+                (msg.SubnetState, "subnet_state", False, qos.APP_STATE),
+                (msg.InferenceMonitor, "monitor", False, qos.MONITOR),
+            )
+            for topic in [names.app_topic(app, name)]
+        ]
+        # Not a lifecycle publisher: those that are made while the node is active stay mute.
+        command_topic = self.topic(names.app_topic(app, "subnet_command"))
+        publisher = self.create_publisher(msg.SubnetCommand, command_topic, qos.SUBNET_COMMAND)
+        self._apps[app] = _App(subscriptions, publisher)
+
+    def _forget(self, app: str) -> None:
+        self.get_logger().info(f"application {app} gone")
+        connections = self._apps.pop(app)
+        for subscription in connections.subscriptions:
+            self.unsubscribe(subscription)
+        self.destroy_publisher(connections.commands)
+
+    def _collector(self, topic: str, event: bool = False) -> Callable[[Any], None]:
+        """Callback that keeps the messages of a topic for the next step; ``event``: it then comes at once."""
+
+        def collect(message: Any) -> None:
+            missed = isinstance(message, msg.InferenceMonitor) and message.deadline_missed
+            self._take(conversions.to_input(topic, message), event=event or missed)
+
+        return collect
+
+    def _take(self, item: Input, *, event: bool = False) -> None:
+        if len(self._inputs) >= MAX_INPUTS:
+            self._lost_inputs += 1
+            return
+        self._inputs.append(item)
+        if not event:
+            return
+        if time.monotonic() - self._last_step_s >= EVENT_DELAY_S:
+            self._step()
+        else:
+            self._event_timer.reset()
+
+    # --- steps -------------------------------------------------------------------------------
+
+    def _on_event_timer(self) -> None:
+        self._event_timer.cancel()
+        self._step()
+
+    def _step(self) -> None:
+        self._last_step_s = time.monotonic()
+        inputs, self._inputs = tuple(self._inputs), []
+        parameters = Parameters(**{spec.name: self.value(spec.name) for spec in PARAMETERS})
+        now_ns = int(self.get_clock().now().nanoseconds)
+        decision = self._manager.step(now_ns, Monitors(inputs, parameters))
+        for command in decision.commands:
+            app = self._apps.get(command.app)
+            if app is not None:
+                app.commands.publish(conversions.subnet_command_message(command, now_ns))
+        if decision.dvfs is not None:
+            self._dvfs_commands.publish(conversions.dvfs_command_message(decision.dvfs, now_ns))
+        self._decisions.publish(conversions.decision_message(decision))
+        self._decision = decision
+        self._compute_ms.append(decision.compute_ms)
+
+    # --- diagnostics -------------------------------------------------------------------------
+
+    def _telemetry_status(self) -> Status:
+        world = self._manager.world
+        age_s = world.telemetry_age_s(int(self.get_clock().now().nanoseconds))
+        values = {"age_s": age_s, "power_bias_w": world.power.bias_w}
+        if world.capabilities is None:
+            return Status(Level.WARN, "no device: sub-networks are managed, clocks are not", values)
+        if age_s > STALE_S:
+            text = f"nothing from the device for {age_s:.1f} s: no upgrades until it speaks again"
+            return Status(Level.WARN, text, values)
+        if world.power_model is None:
+            text = (
+                f"no power model of board '{world.capabilities.board}': the cap is held by measurement alone"
+            )
+            return Status(Level.WARN, text, values)
+        return Status(Level.OK, "up to date", values)
+
+    def _decision_status(self) -> Status:
+        decision = self._decision
+        if decision is None:
+            return Status(Level.OK, "no step yet")
+        ordered = sorted(self._compute_ms)
+        values = {
+            "decision_id": decision.decision_id,
+            "trigger": decision.trigger,
+            "binding_constraint": decision.binding_constraint,
+            "ladder_step": decision.ladder_step,
+            "predicted_power_w": decision.predicted_power_w,
+            "compute_ms_median": ordered[len(ordered) // 2],
+            "compute_ms_max": ordered[-1],
+        }
+        if not decision.feasible:
+            text = f"not every target can be met, {decision.binding_constraint} binds: the least bad choice"
+            return Status(Level.WARN, text, values)
+        return Status(Level.OK, f"ladder step {decision.ladder_step}", values)
+
+    def _applications_status(self) -> Status:
+        known = self._manager.world.apps
+        planned = {app.app for app in self._decision.apps} if self._decision else set()
+        values = {name: "managed" if name in planned else "not managed" for name in sorted(known)}
+        unusable = [name for name, app in sorted(known.items()) if app.ready and name not in planned]
+        if unusable:
+            text = (
+                f"no plan yet for {', '.join(unusable)}: not measured yet, or no processor of theirs is here"
+            )
+            return Status(Level.WARN, text, values)
+        return Status(Level.OK, f"{len(planned)} managed of {len(known)} seen", values)
+
+    def _monitors_status(self) -> Status:
+        world = self._manager.world
+        values: dict[str, object] = {f"rejected_{kind}": n for kind, n in sorted(world.rejected.items())}
+        values["lost_inputs"] = self._lost_inputs
+        if world.last_rejection:
+            values["last_rejection"] = world.last_rejection
+            return Status(Level.WARN, f"refused: {world.last_rejection}", values)
+        return Status(Level.OK, "all inputs accepted", values)
+
+
+def main() -> int:
+    """Entry point of the executable `manager_node`."""
+    return run(ManagerNode)

@@ -1,0 +1,198 @@
+"""Slowdown filter, margin and overhead, against the noise anchors of CONTROL 2.2."""
+
+from __future__ import annotations
+
+from math import log, nan
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynofa_ros.manager.estimator import (
+    MARGIN_DEFAULT,
+    MARGIN_FLOOR,
+    OVERHEAD_DEFAULT_MS,
+    AppEstimator,
+    SlowdownFilter,
+    prior_slowdown,
+    quantile,
+)
+
+NOISES = {  # standard deviation, share of spikes, factor of a spike, band in which the filter has settled
+    "isolated": (0.03, 0.01, 1.5, 0.05),
+    "contended": (0.12, 0.03, 2.0, 0.15),
+}
+
+
+def noise_of(rng: np.random.Generator, kind: str, frames: int) -> np.ndarray:
+    deviation, share, factor, _ = NOISES[kind]
+    return rng.normal(0.0, deviation, frames) + np.where(rng.random(frames) < share, log(factor), 0.0)
+
+
+@pytest.mark.parametrize("kind", NOISES)
+def test_follows_a_step_of_forty_percent(kind: str) -> None:
+    settled = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        filter_ = SlowdownFilter()
+        for value in noise_of(rng, kind, 150):
+            filter_.update(float(value))
+        track = []
+        for value in noise_of(rng, kind, 80):
+            filter_.update(log(1.4) + float(value))
+            track.append(abs(filter_.slowdown / 1.4 - 1.0) > NOISES[kind][3])
+        settled.append(next(n for n in range(41) if sum(track[n : n + 40]) <= 4 or n == 40))
+    assert np.median(settled) <= 3
+    assert np.percentile(settled, 95) <= 16
+
+
+@pytest.mark.parametrize("kind", NOISES)
+def test_is_quiet_and_unbiased_in_steady_state(kind: str) -> None:
+    rng = np.random.default_rng(3)
+    filter_ = SlowdownFilter()
+    alarms, levels = 0, []
+    for value in noise_of(rng, kind, 3000):
+        alarms += filter_.update(float(value))
+        levels.append(filter_.slowdown)
+    assert np.std(levels[100:]) < NOISES[kind][0]
+    assert abs(np.mean(levels[100:]) - 1.0) < 0.04
+    assert alarms <= 20
+
+
+def test_learns_the_noise_and_ignores_single_spikes() -> None:
+    rng = np.random.default_rng(0)
+    filter_ = SlowdownFilter()
+    for value in rng.normal(0.0, 0.1, 200):
+        filter_.update(float(value))
+    assert filter_.noise() == pytest.approx(0.01, rel=0.5)
+    before = filter_.slowdown
+    assert not filter_.update(log(3.0))
+    assert filter_.slowdown < 1.1 * before
+
+
+def test_first_frame_sets_the_level_whatever_the_library_says() -> None:
+    filter_ = SlowdownFilter()
+    filter_.update(log(5.6))
+    assert filter_.slowdown == pytest.approx(5.6, rel=0.02)
+
+
+def test_margin_covers_what_it_promises() -> None:
+    rng = np.random.default_rng(1)
+    filter_ = SlowdownFilter()
+    assert filter_.margin(0.02) == MARGIN_DEFAULT
+    covered = []
+    for n, value in enumerate(noise_of(rng, "contended", 6000)):
+        if n > 300:
+            covered.append(np.exp(value) <= filter_.slowdown * filter_.margin(0.02))
+        filter_.update(float(value))
+    assert 0.96 <= np.mean(covered) <= 0.995
+
+
+def test_margin_has_a_floor_and_forgets_a_change_of_level() -> None:
+    filter_ = SlowdownFilter()
+    for _ in range(320):
+        filter_.update(0.0)
+    assert filter_.margin(0.02) == MARGIN_FLOOR
+    alarms = [filter_.update(log(1.5)) for _ in range(60)]
+    assert sum(alarms) == 1 and alarms.index(True) <= 2
+    assert filter_.margin(0.02) < 1.1  # the step was no noise
+
+
+def test_silence_widens_the_estimate() -> None:
+    filter_ = SlowdownFilter()
+    for _ in range(100):
+        filter_.update(0.0)
+    variance = filter_.variance
+    filter_.age(10.0)
+    assert filter_.variance > variance + 0.01
+
+
+def observe(estimator: AppEstimator, measured: float, **changes: object) -> bool:
+    arguments: dict[str, object] = {
+        "running": ("s1", "cpu"),
+        "measured_ms": measured,
+        "latency_ms": measured + 2.0,
+        "predicted_ms": 40.0,
+        "clock_version": 1,
+        "period_ms": 66.7,
+    }
+    return estimator.observe(**{**arguments, **changes})  # type: ignore[arg-type]
+
+
+def test_frames_of_a_switch_and_of_a_clock_change_are_not_learned_from() -> None:
+    estimator = AppEstimator()
+    for _ in range(20):
+        observe(estimator, 40.0)
+    level = estimator.filter("cpu").slowdown
+    observe(estimator, 90.0, running=("s2", "cpu"))
+    assert estimator.filter("cpu").slowdown == level
+    observe(estimator, 90.0, running=("s2", "cpu"), clock_version=2)
+    assert estimator.filter("cpu").slowdown == level
+    assert estimator.frames == 22
+
+
+def test_a_restless_governor_does_not_stop_learning() -> None:
+    estimator = AppEstimator()
+    for n in range(30):
+        observe(estimator, 60.0, clock_version=n)
+    assert estimator.filter("cpu").slowdown == pytest.approx(1.5, rel=0.05)
+
+
+def test_processors_are_learned_apart() -> None:
+    estimator = AppEstimator()
+    for _ in range(20):
+        observe(estimator, 40.0)
+    for _ in range(20):
+        observe(estimator, 80.0, running=("g1", "gpu"))
+    assert estimator.filter("cpu").slowdown == pytest.approx(1.0, rel=0.02)
+    assert estimator.filter("gpu").slowdown == pytest.approx(2.0, rel=0.02)
+    assert estimator.known("gpu") and not estimator.known("npu")
+    assert estimator.margin("npu", 0.02) == MARGIN_DEFAULT
+
+
+def test_overhead_leaves_out_frames_that_waited_for_the_worker() -> None:
+    estimator = AppEstimator()
+    assert estimator.overhead.upper_ms() == OVERHEAD_DEFAULT_MS
+    for _ in range(30):
+        observe(estimator, 40.0)
+    assert estimator.overhead.upper_ms() == pytest.approx(2.0)
+    observe(estimator, 80.0, latency_ms=82.0)  # longer than the period: the next ones wait for it
+    for _ in range(10):
+        observe(estimator, 80.0, latency_ms=110.0)
+    assert estimator.overhead.upper_ms() == pytest.approx(2.0)
+
+
+def test_prior_of_an_unknown_processor_is_what_others_found() -> None:
+    assert prior_slowdown([]) == 1.0
+    measured = []
+    for level in (1.2, 1.5, 3.0):
+        filter_ = SlowdownFilter()
+        filter_.update(log(level))
+        measured.append(filter_)
+    assert prior_slowdown([*measured, SlowdownFilter()]) == pytest.approx(1.5, rel=0.02)
+
+
+@given(st.lists(st.floats(0.1, 10.0), min_size=1, max_size=300), st.floats(0.0, 1.0))
+def test_quantile_is_one_of_the_values(values: list[float], share: float) -> None:
+    found = quantile(values, share)
+    assert found in values
+    assert sum(v > found for v in values) <= (1.0 - share) * len(values) + 1e-6
+
+
+def test_quantile_of_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no values"):
+        quantile([], 0.5)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.floats(1e-3, 1e5), max_size=200), st.floats(1e-3, 1e4))
+def test_stays_finite_on_any_positive_times(times: list[float], predicted: float) -> None:
+    estimator = AppEstimator()
+    for measured in times:
+        observe(estimator, measured, predicted_ms=predicted)
+    observe(estimator, 40.0, predicted_ms=nan)
+    filter_ = estimator.filter("cpu")
+    assert 0.0 < filter_.slowdown < float("inf")
+    assert 0.0 <= filter_.variance <= 1.5
+    assert MARGIN_FLOOR <= filter_.margin(0.01) <= 3.0

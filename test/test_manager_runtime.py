@@ -1,0 +1,566 @@
+"""RuntimeManager.step: determinism, triggers, guards, odd targets, and inputs that no robot should send."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf, isnan, nan
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from manager_plant import MS, SECOND, Plant, PlantApp, capabilities, make_library, miss_share
+
+from dynofa_ros.manager import RuntimeManager
+from dynofa_ros.manager.runtime_manager import TRIGGERS
+from dynofa_ros.manager.types import (
+    AppTargets,
+    Capabilities,
+    Decision,
+    Departure,
+    DomainReading,
+    DvfsStatus,
+    FrameMonitor,
+    Input,
+    Monitors,
+    Parameters,
+    SubnetCondition,
+    SubnetLibrary,
+    SubnetStatus,
+    Telemetry,
+)
+
+START = 1_000 * SECOND
+TARGETS = AppTargets("front", 60.0)
+DEFAULT = Parameters()
+CONSTRAINTS = {
+    "none",
+    "latency",
+    "power_cap",
+    "temperature",
+    "accuracy_target",
+    "accuracy_floor",
+    "utilization",
+    "no_data",
+}
+
+
+def item(message: object, sequence: int = 1, topic: str = "t") -> Input:
+    return Input(topic, sequence, message)  # type: ignore[arg-type]
+
+
+def frame(sequence: int, inference_ms: float = 40.0, **changes: object) -> FrameMonitor:
+    base = FrameMonitor(
+        "front", sequence, 0, "s9", "cpu", 0.5, 1.0, inference_ms, 0.5, inference_ms + 2.0, 60.0, False
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def telemetry(stamp_ns: int, power_w: float = 8.0, temperature_c: float = 45.0) -> Telemetry:
+    readings = tuple(
+        DomainReading(d.domain, float(d.frequencies_hz[-1]), 0.6 if d.domain.startswith("cpu") else 0.0)
+        for d in capabilities().domains
+    )
+    return Telemetry(stamp_ns, power_w, readings, (temperature_c,))
+
+
+class Bench:
+    """Steps a manager by hand, 0.2 s apart."""
+
+    def __init__(self, *first: object, parameters: Parameters = DEFAULT) -> None:
+        self.manager = RuntimeManager()
+        self.now_ns = START
+        self.parameters = parameters
+        self.sequence = 0
+        self.step(*first)
+
+    def step(self, *messages: object, after_s: float = 0.2) -> Decision:
+        self.now_ns += int(after_s * SECOND)
+        inputs = []
+        for message in messages:
+            self.sequence += 1
+            inputs.append(item(message, self.sequence))
+        return self.manager.step(self.now_ns, Monitors(tuple(inputs), self.parameters))
+
+    def frames(self, count: int, **changes: object) -> Decision:
+        first = self.manager.world.apps["front"].last_sequence + 1
+        return self.step(*[frame(first + n, **changes) for n in range(count)])  # type: ignore[arg-type]
+
+
+def ready_bench(targets: AppTargets = TARGETS, *, power_w: float = 8.0, **arguments: object) -> Bench:
+    """A bench whose application has been measured and planned."""
+    library = make_library(targets.app)
+    bench = Bench(capabilities(), targets, library, telemetry(START, power_w), **arguments)  # type: ignore[arg-type]
+    for n in range(3):
+        bench.step(
+            telemetry(START + (n + 1) * SECOND // 5, power_w), *[frame(3 * n + k + 1) for k in range(3)]
+        )
+    return bench
+
+
+# --- determinism ---------------------------------------------------------------------------------
+
+
+def test_same_inputs_give_the_same_decisions_bit_for_bit() -> None:
+    app = PlantApp(TARGETS, make_library("front"))
+    plant = Plant(
+        RuntimeManager(), [app, PlantApp(AppTargets("rear", 90.0, priority=1), make_library("rear"))]
+    )
+    plant.run(4.0)
+    plant.slowdown = 1.4
+    plant.run(3.0)
+    plant.set_parameters(Parameters(power_cap_w=6.0))
+    plant.retarget(app, replace(TARGETS, latency_target_ms=40.0))
+    plant.run(3.0)
+    again = RuntimeManager()
+    decisions = [again.step(now_ns, monitors) for now_ns, monitors in plant.steps]
+    assert [repr(replace(d, compute_ms=0.0)) for d in decisions] == [
+        repr(replace(d, compute_ms=0.0)) for d in plant.decisions
+    ]
+    assert all(d.compute_ms > 0.0 for d in decisions)
+
+
+def test_a_decision_names_what_it_consumed() -> None:
+    bench = ready_bench()
+    decision = bench.step(frame(10), telemetry(START + SECOND))
+    assert decision.inputs == (("t", bench.sequence - 1), ("t", bench.sequence))
+    assert decision.step_time_ns == bench.now_ns
+    assert decision.parameters == bench.parameters
+
+
+# --- triggers and explanations -------------------------------------------------------------------
+
+
+def test_first_step_without_anything() -> None:
+    decision = RuntimeManager().step(START, Monitors())
+    assert (decision.trigger, decision.binding_constraint) == ("startup", "no_data")
+    assert decision.feasible and decision.apps == () and decision.bands == ()
+    assert isnan(decision.predicted_power_w) and decision.decision_id == 0
+    assert RuntimeManager().step(START, Monitors()) == decision or True  # NaN is not equal to itself
+
+
+def test_a_newcomer_is_measured_before_it_is_planned() -> None:
+    bench = Bench(capabilities(), TARGETS, make_library("front"))
+    assert bench.frames(2).apps == ()
+    decision = bench.frames(1)
+    assert decision.trigger == "startup" and [a.app for a in decision.apps] == ["front"]
+    assert decision.commands and decision.dvfs is not None
+
+
+def test_a_newcomer_without_a_camera_is_planned_from_its_library() -> None:
+    bench = Bench(capabilities(), TARGETS, make_library("front"))
+    for _ in range(6):
+        decision = bench.step()
+    assert [a.subnet_id for a in decision.apps] == ["s9"]
+    assert decision.apps[0].margin == 1.15
+
+
+@pytest.mark.parametrize(
+    ("message", "trigger"),
+    [
+        (replace(TARGETS, latency_target_ms=50.0), "targets"),
+        (make_library("front", 5), "library"),
+        (Departure("front"), "departure"),
+        (frame(10, deadline_missed=True), "latency"),
+    ],
+)
+def test_triggers(message: object, trigger: str) -> None:
+    assert ready_bench().step(message).trigger == trigger
+
+
+def test_repeated_latched_messages_trigger_nothing() -> None:
+    bench = ready_bench()
+    decision = bench.step(TARGETS, make_library("front"), capabilities())
+    assert decision.trigger == "periodic"
+
+
+def test_objectives_ask_for_target_or_floor() -> None:
+    targets = replace(TARGETS, accuracy_floor=0.75)
+    quality = ready_bench(targets).step()
+    assert quality.apps[0].subnet_id == "s9" and quality.ladder_step == 0
+    energy = ready_bench(targets, parameters=Parameters(objective="energy")).step()
+    assert 0.75 <= energy.apps[0].predicted_accuracy < quality.apps[0].predicted_accuracy
+    assert energy.predicted_power_w < quality.predicted_power_w
+
+
+@pytest.mark.parametrize(
+    ("targets", "parameters", "constraint", "feasible"),
+    [
+        (TARGETS, Parameters(), "latency", True),
+        (replace(TARGETS, latency_target_ms=30.0), Parameters(), "latency", True),
+        (replace(TARGETS, latency_target_ms=3.0), Parameters(), "latency", False),
+        (replace(TARGETS, accuracy_floor=0.95), Parameters(), "accuracy_floor", False),
+        (replace(TARGETS, rate_hz=100.0), Parameters(), "utilization", False),
+        (TARGETS, Parameters(power_cap_w=6.0), "power_cap", True),
+        (TARGETS, Parameters(power_cap_w=0.5), "power_cap", False),
+        (TARGETS, Parameters(power_cap_w=0.0), "power_cap", False),
+        (replace(TARGETS, latency_target_ms=5000.0, rate_hz=0.2), Parameters(), "accuracy_target", True),
+    ],
+)
+def test_binding_constraint(
+    targets: AppTargets, parameters: Parameters, constraint: str, feasible: bool
+) -> None:
+    power_w = min(8.0, 0.8 * parameters.power_cap_w)
+    decision = ready_bench(targets, power_w=power_w, parameters=parameters).step()
+    assert (decision.binding_constraint, decision.feasible) == (constraint, feasible)
+    assert len(decision.apps) == 1
+
+
+def test_cap_below_idle_takes_the_lowest_clocks() -> None:
+    decision = ready_bench(parameters=Parameters(power_cap_w=0.5)).step()
+    lowest = {d.domain: d.frequencies_hz[0] for d in capabilities().domains}
+    assert all(band.min_hz == band.max_hz == lowest[band.domain] for band in decision.bands)
+    assert decision.apps[0].subnet_id == "s0" and not decision.feasible
+
+
+def test_heat_lowers_power_and_emergency_takes_the_lowest_clocks() -> None:
+    bench = Bench(capabilities(), TARGETS, make_library("front"), telemetry(START, 7.0, 84.0))
+    bench.frames(3, inference_ms=45.0)
+    cool = bench.step(telemetry(bench.now_ns, 7.0, 84.0))
+    for n in range(100):
+        warm = bench.step(telemetry(bench.now_ns, 7.0, 84.0 + 0.015 * n), frame(100 + n, 45.0))
+    assert (warm.trigger, warm.binding_constraint) == ("temperature", "temperature")
+    assert warm.predicted_power_w < cool.predicted_power_w
+    for n in range(100):
+        hot = bench.step(telemetry(bench.now_ns, 7.0, 92.0), frame(300 + n, 45.0))
+    assert not hot.feasible
+    assert hot.bands[0].max_hz == capabilities().domains[0].frequencies_hz[0]
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+def test_commands_are_sent_when_they_change_and_renewed_before_they_lapse() -> None:
+    bench = ready_bench()
+    sent = []
+    for n in range(50):
+        decision = bench.step(frame(20 + n), telemetry(bench.now_ns))
+        if decision.commands or decision.dvfs:
+            sent.append((decision.step_time_ns, decision))
+    gaps = [b[0] - a[0] for a, b in zip(sent, sent[1:], strict=False)]
+    assert max(gaps) <= 1.2 * SECOND and min(gaps) >= 0.2 * SECOND
+    ids = [d.decision_id for _, d in sent]
+    assert ids == sorted(set(ids))
+    for _, decision in sent:
+        assert all(c.decision_id == decision.decision_id and c.valid_for_s >= 5.0 for c in decision.commands)
+    assert len(sent) < 20
+
+
+def test_an_overruled_manager_starts_above_the_other_ids() -> None:
+    bench = ready_bench()
+    other = bench.step().decision_id + 10**9
+    decision = bench.step(SubnetStatus("front", other, "s9", "cpu", SubnetCondition.APPLIED))
+    assert decision.decision_id > other
+    assert [c.decision_id for c in decision.commands] == [decision.decision_id]
+    assert decision.dvfs is not None and decision.dvfs.decision_id == decision.decision_id
+    assert bench.step().decision_id == decision.decision_id
+    other = decision.decision_id + 5
+    assert bench.step(DvfsStatus(bench.now_ns, other, ())).decision_id > other
+
+
+def test_a_refused_sub_network_is_not_asked_for_again() -> None:
+    bench = ready_bench()
+    decision = bench.step()
+    assert decision.apps[0].subnet_id == "s9"
+    while not decision.commands:
+        decision = bench.step()
+    refused = SubnetStatus("front", decision.decision_id, "s0", "cpu", SubnetCondition.REJECTED)
+    after = bench.step(refused)
+    assert after.apps[0].subnet_id == "s8"
+    assert [c.subnet_id for c in after.commands] == ["s8"]
+    bench.step(make_library("front"))  # a new library is a new chance
+    assert bench.step().apps[0].subnet_id == "s9"
+
+
+def test_a_pinned_sub_network_is_reckoned_with_and_left_alone() -> None:
+    bench = ready_bench()
+    decision = bench.step(SubnetStatus("front", 0, "s2", "cpu", SubnetCondition.PINNED))
+    assert decision.apps[0].subnet_id == "s2" and decision.commands == ()
+    freed = bench.step(SubnetStatus("front", 0, "s2", "cpu", SubnetCondition.APPLIED))
+    assert freed.apps[0].subnet_id == "s9" and freed.commands
+
+
+@pytest.mark.parametrize("how", ["paused", "disabled", "gone"])
+def test_an_application_that_stops_is_dropped_and_the_cpu_is_given_back(how: str) -> None:
+    bench = ready_bench()
+    stop: dict[str, object] = {
+        "paused": replace(TARGETS, paused=True),
+        "disabled": SubnetStatus("front", 0, "s9", "cpu", SubnetCondition.DISABLED),
+        "gone": Departure("front"),
+    }
+    decision = bench.step(stop[how])
+    assert decision.apps == () and decision.commands == ()
+    bands = {band.domain: band for band in decision.bands}
+    assert (bands["cpu0"].min_hz, bands["cpu0"].max_hz) == (115_200_000, 1_907_200_000)
+    assert bands["gpu"].max_hz == 114_750_000
+    assert decision.binding_constraint == "no_data"
+
+
+# --- guards --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        frame(50, nan),
+        frame(50, -4.0),
+        frame(50, 0.0),
+        frame(50, latency_ms=inf),
+        frame(50, latency_ms=1.0),
+        frame(5),  # out of order
+        frame(9),  # again
+        frame(50, subnet_id="unknown"),
+        frame(50, app="nobody"),
+    ],
+)
+def test_bad_monitors_are_counted_and_change_nothing(bad: FrameMonitor) -> None:
+    bench, twin = ready_bench(), ready_bench()
+    decision, expected = bench.step(bad), twin.step()
+    assert bench.manager.world.rejected["monitor"] == 1
+    assert bad.app in bench.manager.world.last_rejection
+    assert decision.apps == expected.apps and decision.bands == expected.bands
+
+
+def test_a_restarted_node_counts_from_one_again() -> None:
+    bench = ready_bench()
+    bench.step(frame(1000))
+    bench.step(frame(1))
+    assert bench.manager.world.rejected["monitor"] == 0
+    assert bench.manager.world.apps["front"].last_sequence == 1
+
+
+def test_bad_targets_and_libraries_leave_the_last_good_ones_in_force() -> None:
+    bench = ready_bench()
+    decision = bench.step(replace(TARGETS, latency_target_ms=nan))
+    assert decision.trigger == "periodic" and decision.apps[0].subnet_id == "s9"
+    assert "latency_target_ms" in bench.manager.world.last_rejection
+    empty = bench.step(SubnetLibrary("front", ()))
+    assert empty.apps == () and "no usable entry" in bench.manager.world.last_rejection
+
+
+def test_stale_telemetry_is_noticed_and_stops_upgrades() -> None:
+    app = PlantApp(TARGETS, make_library("front"))
+    plant = Plant(RuntimeManager(), [app])
+    plant.run(4.0)
+    plant.slowdown = 1.5
+    plant.run(4.0)
+    plant.telemetry_on = False
+    plant.run(3.0)
+    assert "stale" in {d.trigger for d in plant.decisions[-15:]}
+    degraded = app.running
+    plant.slowdown = 1.0
+    plant.run(4.0)
+    assert app.running == degraded
+    plant.slowdown = 1.8  # degrading goes on
+    plant.run(3.0)
+    assert app.running < degraded
+    plant.slowdown, plant.telemetry_on = 1.0, True
+    plant._next_telemetry = plant.now_ns
+    plant.run(6.0)
+    assert app.running == "s9"
+
+
+def test_frozen_telemetry_counts_as_stale() -> None:
+    bench = ready_bench()
+    frozen = telemetry(bench.now_ns)
+    triggers = [bench.step(frozen, frame(20 + n)).trigger for n in range(20)]
+    assert "stale" in triggers
+    assert bench.manager.world.rejected["telemetry"] == 19
+
+
+def test_nan_in_telemetry_is_survived() -> None:
+    bench = ready_bench()
+    before = bench.step()
+    blind = Telemetry(
+        bench.now_ns + 1,
+        nan,
+        tuple(DomainReading(d.domain, nan, nan) for d in capabilities().domains),
+        (nan,),
+    )
+    decision = bench.step(blind)
+    assert decision.apps == before.apps and not isnan(decision.predicted_power_w)
+
+
+def test_no_upgrades_while_the_camera_is_silent() -> None:
+    bench = ready_bench()
+    for _ in range(10):
+        bench.frames(3, inference_ms=60.0)
+    low = bench.step().apps[0].subnet_id
+    assert low < "s9"
+    for _ in range(20):
+        decision = bench.step(telemetry(bench.now_ns))
+    assert decision.apps[0].subnet_id == low
+
+
+def test_a_clock_set_back_is_survived() -> None:
+    bench = ready_bench()
+    before = bench.step()
+    bench.now_ns -= 500 * SECOND
+    after = bench.step(telemetry(bench.now_ns), frame(50))
+    assert after.apps[0].subnet_id == before.apps[0].subnet_id
+    for n in range(10):
+        decision = bench.step(telemetry(bench.now_ns), frame(60 + n))
+        assert decision.trigger != "stale"
+    assert decision.decision_id > before.decision_id
+
+
+# --- devices -------------------------------------------------------------------------------------
+
+
+def test_without_a_device_sub_networks_are_still_managed() -> None:
+    bench = Bench(TARGETS, make_library("front"))
+    for n in range(20):
+        decision = bench.frames(3, inference_ms=90.0 if n > 5 else 44.0)
+    assert decision.apps[0].subnet_id < "s9"
+    assert decision.bands == () and decision.dvfs is None and isnan(decision.predicted_power_w)
+
+
+def test_a_device_that_may_not_be_written_gets_no_bands() -> None:
+    readable = tuple(replace(d, can_write=False) for d in capabilities().domains)
+    bench = Bench(replace(capabilities(), domains=readable), TARGETS, make_library("front"), telemetry(START))
+    for n in range(8):
+        decision = bench.step(frame(n + 1), telemetry(bench.now_ns))
+    assert decision.apps and decision.bands == () and decision.dvfs is None
+
+
+def test_an_unknown_board_is_managed_without_a_power_model() -> None:
+    plant = Plant(RuntimeManager(), [PlantApp(TARGETS, make_library("front"))])
+    plant.inbox[0] = replace(plant.inbox[0], message=replace(capabilities(), board="unheard_of"))
+    plant.run(5.0)
+    decision = plant.decisions[-1]
+    assert decision.apps[0].subnet_id == "s9" and isnan(decision.predicted_power_w)
+    assert decision.bands[0].max_hz < 1_907_200_000  # the lowest that holds the deadline
+    plant.set_parameters(Parameters(power_cap_w=6.0))
+    plant.run(30.0)
+    recent = [watts for time, watts in plant.power if time > plant.now_ns - 8 * SECOND]
+    assert sum(watts > 6.0 for watts in recent) < 0.2 * len(recent)
+
+
+def test_only_processors_of_the_device_are_used() -> None:
+    both = SubnetLibrary(
+        "front",
+        make_library("front").entries + make_library("front", processor="gpu", slowest_ms=20.0).entries,
+    )
+    decisions = []
+    for processors in (("cpu", "gpu"), ("cpu",)):
+        domains = tuple(d for d in capabilities().domains if d.domain.startswith(processors))
+        bench = Bench(Capabilities("xavier_nx", domains, processors), TARGETS, both, telemetry(START))
+        for _ in range(7):
+            decisions.append(bench.step(telemetry(bench.now_ns)))
+    used = {app.processor for decision in decisions for app in decision.apps}
+    assert "cpu" in {app.processor for app in decisions[-1].apps}
+    assert used <= {"cpu", "gpu"}
+
+
+def test_an_application_without_a_processor_is_left_alone() -> None:
+    library = make_library("front", processor="npu")
+    only_cpu = tuple(d for d in capabilities().domains if d.domain.startswith("cpu"))
+    bench = Bench(Capabilities("xavier_nx", only_cpu, ("cpu",)), TARGETS, library)
+    for _ in range(7):
+        decision = bench.step()
+    assert decision.apps == () and decision.commands == () and decision.binding_constraint == "no_data"
+
+
+@pytest.mark.parametrize("count", [2, 8, 20])
+def test_many_applications(count: int) -> None:
+    apps = [AppTargets(f"app{n:02}", 400.0, rate_hz=1.0, priority=n % 3) for n in range(count)]
+    libraries = [
+        SubnetLibrary(
+            t.app, make_library(t.app).entries + make_library(t.app, processor="gpu", slowest_ms=30.0).entries
+        )
+        for t in apps
+    ]
+    bench = Bench(capabilities(), *apps, *libraries, telemetry(START))
+    for _ in range(7):
+        decision = bench.step(telemetry(bench.now_ns))
+    assert [a.app for a in decision.apps] == sorted(t.app for t in apps)
+    assert len(decision.commands) <= count
+
+
+def test_contradictory_targets_are_explained() -> None:
+    plant = Plant(
+        RuntimeManager(), [PlantApp(replace(TARGETS, rate_hz=60.0), make_library("front"), camera_hz=60.0)]
+    )
+    plant.run(6.0)
+    decision = plant.decisions[-1]
+    assert decision.binding_constraint in {"utilization", "latency"} and decision.ladder_step > 0
+    late = miss_share(plant.frames, plant.now_ns - 3 * SECOND, plant.now_ns)
+    assert late < 0.8
+
+
+# --- anything at all ------------------------------------------------------------------------------
+
+odd = st.sampled_from([nan, inf, -inf, 0.0, -1.0, 1e-9, 1e12, 5.0, 40.0, 60.0])
+messages = st.one_of(
+    st.builds(
+        frame,
+        st.integers(0, 100),
+        odd,
+        latency_ms=odd,
+        subnet_id=st.sampled_from(["s0", "s9", "no"]),
+        processor=st.sampled_from(["cpu", "gpu"]),
+        deadline_missed=st.booleans(),
+        dropped_frames=st.integers(0, 2**32 - 1),
+    ),
+    st.builds(
+        AppTargets,
+        st.sampled_from(["front", "rear", ""]),
+        odd,
+        odd,
+        odd,
+        odd,
+        odd,
+        st.integers(0, 255),
+        st.booleans(),
+    ),
+    st.builds(
+        lambda app, entries, value: SubnetLibrary(
+            app, tuple(replace(e, alpha_ms=value) for e in make_library(app).entries[:entries])
+        ),
+        st.sampled_from(["front", "rear"]),
+        st.integers(0, 10),
+        odd,
+    ),
+    st.builds(make_library, st.sampled_from(["front", "rear"])),
+    st.builds(telemetry, st.integers(0, 2 * START), odd, odd),
+    st.just(capabilities()),
+    st.just(Capabilities("", (), ())),
+    st.builds(Departure, st.sampled_from(["front", "rear"])),
+    st.builds(
+        SubnetStatus,
+        st.sampled_from(["front", "rear"]),
+        st.integers(0, 2**62),
+        st.sampled_from(["s0", "no"]),
+        st.just("cpu"),
+        st.sampled_from(SubnetCondition),
+    ),
+    st.builds(DvfsStatus, st.integers(0, 2 * START), st.integers(0, 2**62), st.just(())),
+    st.just(TARGETS),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-2000, 2000), st.lists(messages, max_size=8)), max_size=12),
+    st.sampled_from(
+        [Parameters(), Parameters(power_cap_w=0.0), Parameters(objective="energy", min_dwell_s=0.0)]
+    ),
+)
+def test_any_input_gives_a_sane_decision(
+    steps: list[tuple[int, list[object]]], parameters: Parameters
+) -> None:
+    manager = RuntimeManager()
+    now_ns, last_id = START, 0
+    for delay_ms, batch in steps:
+        now_ns = max(0, now_ns + delay_ms * MS)
+        decision = manager.step(now_ns, Monitors(tuple(item(m) for m in batch), parameters))
+        tables = {d.domain: d.frequencies_hz for d in capabilities().domains}
+        assert decision.trigger in (*TRIGGERS, "periodic")
+        assert decision.binding_constraint in CONSTRAINTS
+        assert decision.decision_id >= last_id
+        last_id = decision.decision_id
+        for band in decision.bands:
+            assert band.min_hz in tables[band.domain] and band.max_hz in tables[band.domain]
+        for app in decision.apps:
+            assert (
+                app.predicted_latency_ms > 0.0 and app.rate_hz > 0.0 and 0.0 <= app.predicted_accuracy <= 1.0
+            )
