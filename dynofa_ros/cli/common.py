@@ -1,0 +1,49 @@
+"""What the subcommands share: errors, exit codes, JSON files."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynofa_ros.evaluation.records import Run
+
+OK, FAILED, BAD_USAGE = 0, 1, 2
+
+
+class CliError(Exception):
+    """Ends the command with exit code 1; the text is one line for the user."""
+
+
+class UsageError(CliError):
+    """Ends the command with exit code 2: an argument is wrong."""
+
+
+def to_json(value: Any) -> Any:
+    """`value` with NaN and infinite numbers as None, for json.dumps."""
+    if isinstance(value, dict):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def save_plot(run: Run, path: Path) -> None:
+    """Draw the timeline of a run as a PNG. Raises CliError if the file cannot be written."""
+    from dynofa_ros.evaluation.plots import plot_timeline  # matplotlib takes a second to load
+
+    try:
+        plot_timeline(run, path)
+    except OSError as error:
+        raise CliError(f"cannot write {path}: {error.strerror}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write machine-readable results; NaN becomes null. Raises CliError if the file cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(to_json(value), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CliError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,126 @@
+"""What the demo needs before it starts: options checked, an empty output folder, the nodes to run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynofa_ros.cli.common import CliError, UsageError
+from dynofa_ros.cli.processes import NodeSpec
+from dynofa_ros.cli.timeline import LATENCY_TARGET_MS
+from dynofa_ros.evaluation.bagfile import BagError
+from dynofa_ros.paths import share_file
+
+if TYPE_CHECKING:
+    from dynofa_ros.nodes.camera_bag import CameraTopic
+
+CAMERA, MANAGER = "demo/camera", "dynofa/manager"
+SHM_DIRECTORY = Path("/dev/shm")
+SHM_NEEDED_BYTES = 48 * 2**20  # the camera's segment of config/fastdds_camera.xml, and some
+OWN_OUTPUTS = frozenset({"bag", "logs", "summary.json", "timeline.png"})
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the user asked for. bag: play this one instead of a timeline."""
+
+    out: Path
+    seconds: float = 60.0
+    headless: bool = False
+    apps: int = 1
+    images: Path | None = None
+    bag: Path | None = None
+    topic: str = ""
+    rate_hz: float = 15.0
+    seed: int = 0
+    json: Path | None = None
+
+
+def check_options(options: DemoOptions) -> CameraTopic | None:
+    """The camera topic of --bag, None without one. Raises UsageError where options cannot work."""
+    for path in (options.bag, options.images):
+        if path is not None and options.out.resolve() in (path.resolve(), *path.resolve().parents):
+            raise UsageError(
+                f"{path} lies in --out {options.out}, which the demo empties; choose another --out"
+            )
+    if options.images is not None and not options.images.is_dir():
+        raise UsageError(f"--images {options.images} is not a folder")
+    if options.bag is None:
+        return None
+    from dynofa_ros.nodes.camera_bag import find_camera
+
+    try:
+        return find_camera(options.bag, options.topic)
+    except BagError as error:
+        raise UsageError(str(error)) from error
+
+
+def prepare_output(out: Path) -> None:
+    """An empty output folder. An earlier demo's results in it are removed, anything else is not touched."""
+    try:
+        entries = {entry.name for entry in out.iterdir()} if out.exists() else set()
+        foreign = entries - OWN_OUTPUTS
+        if foreign or (entries and "logs" not in entries):
+            name = min(foreign or entries)
+            raise UsageError(
+                f"{out} holds files that are not of an earlier demo ({name}); choose another --out"
+            )
+        for name in entries:
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        (out / "logs").mkdir(parents=True)
+    except OSError as error:
+        raise CliError(f"cannot write to {out}: {error.strerror}") from error
+
+
+def node_specs(
+    options: DemoOptions,
+    apps: Sequence[str],
+    camera: CameraTopic | None,
+    library: Path,
+    emulated_slowdown: float,
+) -> list[NodeSpec]:
+    """All nodes of the demo. library: of this machine. camera: the topic of --bag."""
+    perception = {
+        "latency_target_ms": LATENCY_TARGET_MS,
+        "rate_hz": options.rate_hz,
+        "processor": "cpu",
+        "library": str(library.resolve()),
+        "image_transport": camera.transport if camera else "raw",
+        "emulate_dvfs": True,
+        "emulated_slowdown": emulated_slowdown,
+    }
+    return [
+        NodeSpec("device_node", "dynofa", "device", {"backend": "simulated"}),
+        NodeSpec("manager_node", "dynofa", "manager", {}),
+        *(NodeSpec("perception_node", "perception", app, perception) for app in apps),
+        NodeSpec("camera_node", "demo", "camera", camera_parameters(options, apps), camera_environment()),
+    ]
+
+
+def camera_parameters(options: DemoOptions, apps: Sequence[str]) -> dict[str, Any]:
+    """Parameters of the camera; it waits to be activated."""
+    return {
+        "autostart": False,
+        "apps": ",".join(apps),
+        "rate_hz": options.rate_hz,
+        "seed": options.seed,
+        "images": str(options.images.resolve()) if options.images else "",
+        "bag": str(options.bag.resolve()) if options.bag else "",
+        "bag_topic": options.topic,
+    }
+
+
+def camera_environment() -> dict[str, str]:
+    """Fast DDS settings with which images fit in shared memory; none if the user chose some or room lacks."""
+    names = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+    if any(name in os.environ for name in names):
+        return {}
+    if not SHM_DIRECTORY.is_dir() or shutil.disk_usage(SHM_DIRECTORY).free < SHM_NEEDED_BYTES:
+        return {}
+    profile = str(share_file("config", "fastdds_camera.xml"))
+    return {name: profile for name in names}
