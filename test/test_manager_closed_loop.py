@@ -124,6 +124,20 @@ def test_recovers_within_seconds_after_load_has_gone_without_oscillating() -> No
     assert reversals(plant.frames, start) == 0
 
 
+def test_an_upgrade_waits_for_the_dwell_time_and_a_degradation_does_not() -> None:
+    plant, app = make_plant(5, parameters=Parameters(min_dwell_s=4.0))
+    plant.run(6.0)
+    plant.slowdown = 1.5
+    start = plant.now_ns
+    plant.run(8.0)
+    assert next(f.time_ns for f in plant.frames if f.time_ns > start and f.subnet_id < "s9") - start < SECOND
+    plant.slowdown = 1.0
+    start = plant.now_ns
+    plant.run(10.0)
+    back = next(f.time_ns for f in plant.frames if f.time_ns > start and f.subnet_id == "s9")
+    assert 4 * SECOND <= back - start < 7 * SECOND
+
+
 @pytest.mark.parametrize("period_s", [0.05, 1.0])
 def test_other_control_periods_hold_the_deadline_too(period_s: float) -> None:
     plant, _ = make_plant(1, parameters=Parameters(control_period_s=period_s))

@@ -434,6 +434,17 @@ def test_bad_monitors_show_in_diagnostics(robot: Robot, front: FakeApp) -> None:
     assert robot.diagnostics["applications"] == (0, "1 managed of 1 seen")
 
 
+def test_messages_in_the_name_of_another_are_ignored(robot: Robot, front: FakeApp) -> None:
+    robot.spin(0.3)
+    robot.decisions.clear()
+    front.publishers["targets"].publish(
+        AppTargets(app="rear", latency_target_ms=1.0, rate_hz=15.0, miss_tolerance=0.01)
+    )
+    robot.spin(0.7)
+    assert {app.app for decision in robot.decisions for app in decision.apps} == {"front"}
+    assert "targets" not in {decision.trigger for decision in robot.decisions}
+
+
 def test_hopeless_targets_show_in_diagnostics(robot: Robot, front: FakeApp) -> None:
     front.set_target(3.0)
     robot.wait(lambda: not latest(robot).feasible, "infeasible decision")

@@ -135,12 +135,11 @@ def test_first_step_without_anything() -> None:
     assert (decision.trigger, decision.binding_constraint) == ("startup", "no_data")
     assert decision.feasible and decision.apps == () and decision.bands == ()
     assert isnan(decision.predicted_power_w) and decision.decision_id == 0
-    assert RuntimeManager().step(START, Monitors()) == decision or True  # NaN is not equal to itself
 
 
 def test_a_newcomer_is_measured_before_it_is_planned() -> None:
     bench = Bench(capabilities(), TARGETS, make_library("front"))
-    assert bench.frames(2).apps == ()
+    assert bench.frames(3).apps == ()
     decision = bench.frames(1)
     assert decision.trigger == "startup" and [a.app for a in decision.apps] == ["front"]
     assert decision.commands and decision.dvfs is not None
@@ -214,7 +213,7 @@ def test_cap_below_idle_takes_the_lowest_clocks() -> None:
 
 def test_heat_lowers_power_and_emergency_takes_the_lowest_clocks() -> None:
     bench = Bench(capabilities(), TARGETS, make_library("front"), telemetry(START, 7.0, 84.0))
-    bench.frames(3, inference_ms=45.0)
+    bench.frames(4, inference_ms=45.0)
     cool = bench.step(telemetry(bench.now_ns, 7.0, 84.0))
     for n in range(100):
         warm = bench.step(telemetry(bench.now_ns, 7.0, 84.0 + 0.015 * n), frame(100 + n, 45.0))

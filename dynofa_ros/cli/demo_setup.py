@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CAMERA, MANAGER = "demo/camera", "dynofa/manager"
 SHM_DIRECTORY = Path("/dev/shm")
 SHM_NEEDED_BYTES = 48 * 2**20  # the camera's segment of config/fastdds_camera.xml, and some
+CAMERA_NICENESS = 10  # drawing pictures is not the robot's work: it must not take the cores from perception
 OWN_OUTPUTS = frozenset({"bag", "logs", "summary.json", "timeline.png"})
 
 
@@ -98,7 +99,14 @@ def node_specs(
         NodeSpec("device_node", "dynofa", "device", {"backend": "simulated"}),
         NodeSpec("manager_node", "dynofa", "manager", {}),
         *(NodeSpec("perception_node", "perception", app, perception) for app in apps),
-        NodeSpec("camera_node", "demo", "camera", camera_parameters(options, apps), camera_environment()),
+        NodeSpec(
+            "camera_node",
+            "demo",
+            "camera",
+            camera_parameters(options, apps),
+            camera_environment(),
+            CAMERA_NICENESS,
+        ),
     ]
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import psutil
+
 END_S = 2.0  # time to end by itself before a process is killed
 POLL_S = 0.02
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -29,6 +31,7 @@ class NodeSpec:
     name: str
     parameters: Mapping[str, Any]
     environment: Mapping[str, str] = field(default_factory=dict)
+    niceness: int = 0
 
     @property
     def label(self) -> str:
@@ -64,6 +67,7 @@ class NodeProcess:
             },
             start_new_session=True,
         )
+        psutil.Process(self._process.pid).nice(psutil.Process().nice() + spec.niceness)
 
     @property
     def pid(self) -> int:

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from dynofa_ros.supernet.space import SearchSpace, SubnetConfig, load_space
 from dynofa_ros.supernet.weights import Weights
@@ -182,11 +182,9 @@ def save_statistics(path: Path, statistics: Mapping[str, Mapping[str, np.ndarray
         for subnet, own in statistics.items()
         for key, array in own.items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(arrays, temporary)
-    temporary.replace(path)
-    return StatisticsFile(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+    data = save(arrays)
+    write_atomically(path, data)
+    return StatisticsFile(path.name, hashlib.sha256(data).hexdigest())
 
 
 def load_statistics(library_path: str | Path, library: Library) -> dict[str, dict[str, np.ndarray]]:

@@ -16,7 +16,8 @@ NOISE_FLOOR = 9e-4  # (3 %)^2: what a pinned, idle machine shows
 NOISE_START = 4e-3  # (6 %)^2 until enough residuals are seen
 PROCESS_RATIO = 1.0 / 200.0  # q / r
 CLIP_SIGMAS = 3.0
-VARIANCE_START = 1.0  # nothing known: the first frame sets the level
+VARIANCE_START = 1.0  # nothing known
+START_FRAMES = 3
 VARIANCE_ALARM = 0.05
 VARIANCE_PER_S = 0.002  # growth while nothing is measured
 CUSUM_DRIFT = 1.0
@@ -61,6 +62,7 @@ class SlowdownFilter:
     frames: int = 0
     _residuals: deque[float] = field(default_factory=lambda: deque(maxlen=RESIDUALS))
     _ratios: deque[float] = field(default_factory=lambda: deque(maxlen=RATIOS))
+    _first: list[float] = field(default_factory=list)
     _cusum_up: float = 0.0
     _cusum_down: float = 0.0
     _suspects: int = 0  # newest ratios that belong to a level change under suspicion
@@ -81,14 +83,16 @@ class SlowdownFilter:
 
     def update(self, log_ratio: float) -> bool:
         """Takes one frame; True = CUSUM alarm: the level has moved and the filter was re-opened."""
+        if self.frames < START_FRAMES:
+            return self._start(log_ratio)
         noise = self.noise()
         self.variance += PROCESS_RATIO * noise
         innovation = log_ratio - self.log_level
-        alarm = self.frames > 0 and self._cusum(innovation / sqrt(self.variance + noise))
+        alarm = self._cusum(innovation / sqrt(self.variance + noise))
         if alarm:
             self._forget_suspects()
             self.variance = max(self.variance, VARIANCE_ALARM)
-        elif self.frames > 0:
+        else:
             self._residuals.append(innovation)
             self._ratios.append(exp(innovation))
         limit = CLIP_SIGMAS * sqrt(self.variance + noise)
@@ -118,6 +122,14 @@ class SlowdownFilter:
             trust = (count - MIN_RATIOS) / (RATIOS - MIN_RATIOS)
             value = trust * value + (1.0 - trust) * MARGIN_DEFAULT
         return min(MARGIN_CEILING, max(MARGIN_FLOOR, value))
+
+    def _start(self, log_ratio: float) -> bool:
+        """The first frames: their median, because a process that has just begun stumbles."""
+        self._first.append(log_ratio)
+        self.log_level = _median(self._first)
+        self.variance = NOISE_START
+        self.frames += 1
+        return False
 
     def _cusum(self, normalised: float) -> bool:
         step = min(max(normalised, -CUSUM_CLIP), CUSUM_CLIP)
@@ -186,12 +198,11 @@ class AppEstimator:
         # A frame that came while the worker was still busy waited for it: that is load, not overhead.
         if self._last_latency_ms < BUSY_SHARE * period_ms:
             self.overhead.update(max(0.0, latency_ms - measured_ms))
-        first = self._running is None
         switched = running != self._running
         moved = clock_version != self._clock_version and self._skipped < MAX_SKIPPED
         self._running, self._clock_version, self._last_latency_ms = running, clock_version, latency_ms
         self.frames += 1
-        if not first and (switched or moved):
+        if switched or moved:
             self._skipped += 1
             return False
         self._skipped = 0

@@ -41,25 +41,30 @@ class Hysteresis:
         current: Plan | None,
         *,
         at_once: bool,
+        alarm: bool,
         upgrades: bool,
         min_dwell_s: float,
         release_limit_w: float,
     ) -> Plan:
         """The plan to be in force from now on.
 
-        ``at_once``: something changed that no hysteresis must delay. ``upgrades``: the monitors can be
+        ``at_once``: something changed that no hysteresis must delay. ``alarm``: the load has changed, so that
+        a plan that fails now was no mistake. ``upgrades``: the monitors can be
         trusted enough to do more than hold on. ``release_limit_w``: power above which a plan in force is
         given up.
         """
         patient = make_plan(problem, allocate(problem, HEADROOM))
         present = forecast(problem, current, release_limit_w) if current else Forecast(False)
         if current is None or at_once or not present.applicable:
+            self._forgive()
             return self._change(now_ns, current, _boldest(problem, patient))
         if not present.sound:
             bold = _boldest(problem, patient)
             if forecast(problem, bold, release_limit_w).violations < present.violations:
-                self._note_failure(now_ns)
+                self._note_failure(now_ns, alarm)
                 return self._change(now_ns, current, bold)
+        elif present.thinned and _better(problem, forecast(problem, patient), present):
+            return self._change(now_ns, current, patient)  # every frame left out is a frame missed
         if upgrades and _better(problem, forecast(problem, patient), present):
             self.better_since_ns = now_ns if self.better_since_ns is None else self.better_since_ns
             if self._dwelt(now_ns, min_dwell_s):
@@ -80,15 +85,20 @@ class Hysteresis:
             self.better_since_ns = None
         return plan
 
-    def _note_failure(self, now_ns: int) -> None:
-        if self.upgraded_ns is not None and now_ns - self.upgraded_ns < FAILED_WITHIN_S * 1e9:
+    def _forgive(self) -> None:
+        self.upgraded_ns = self.failed_ns = None
+        self.backoff = 1.0
+
+    def _note_failure(self, now_ns: int, alarm: bool) -> None:
+        recent = self.upgraded_ns is not None and now_ns - self.upgraded_ns < FAILED_WITHIN_S * 1e9
+        if recent and not alarm:
             self.backoff = min(BACKOFF_MAX, 2.0 * self.backoff)
             self.failed_ns = now_ns
         self.upgraded_ns = None
 
     def _dwelt(self, now_ns: int, min_dwell_s: float) -> bool:
         if self.failed_ns is not None and now_ns - self.failed_ns > FORGIVEN_AFTER_S * 1e9:
-            self.failed_ns, self.backoff = None, 1.0
+            self._forgive()
         dwell_ns = max(min_dwell_s, min(min_dwell_s * self.backoff, DWELL_MAX_S)) * 1e9
         since_change = self.changed_ns is None or now_ns - self.changed_ns >= dwell_ns
         better = self.better_since_ns is not None and now_ns - self.better_since_ns >= dwell_ns

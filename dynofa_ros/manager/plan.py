@@ -66,6 +66,7 @@ class Forecast:
     excess_w: float = 0.0  # predicted power above the limit
     overloaded: bool = False  # a processor's managed load is above its ceiling
     starving: bool = False  # others do not get what they need, and a higher clock exists
+    thinned: bool = False  # some application answers fewer frames than asked for
     quality: tuple[float, ...] = ()
 
     @property
@@ -125,6 +126,7 @@ def forecast(
         excess_w=excess_w,
         overloaded=any(load > LOAD_CEILING * 1.02 for load in total.values()),
         starving=any(_starves(p, levels, total[p.name]) for p in problem.processors),
+        thinned=any(choice.divider > 1 for choice in plan.choices),
         quality=_quality(problem, plan, apps, excess_w),
     )
 

@@ -46,7 +46,7 @@ TRIGGERS = (
     "stale",
 )
 FROM_USER = frozenset({"departure", "library", "targets", "parameter"})
-FIRST_FRAMES = 3  # measured before an application gets its first plan
+FIRST_FRAMES = 4  # answered before an application gets its first plan; the first one is not learned from
 FIRST_WAIT_NS = 1_000_000_000  # unless they do not come
 PREFETCH = 2
 
@@ -155,6 +155,7 @@ class RuntimeManager:
             problem,
             self._plan,
             at_once=bool(events & FROM_USER),
+            alarm="alarm" in events,
             upgrades=not self._stale and not any(app.silent(now_ns) for app in apps),
             min_dwell_s=parameters.min_dwell_s,
             release_limit_w=release_w,

@@ -128,7 +128,6 @@ class World:
     thermal: ThermalGuard = field(default_factory=ThermalGuard)
     telemetry: Telemetry | None = None
     telemetry_ns: int = 0  # time of the step that consumed it
-    dvfs: DvfsStatus | None = None
     rejected: Counter[str] = field(default_factory=Counter)
     last_rejection: str = ""
     newest_foreign_id: int = 0  # highest decision_id that a receiver has taken
@@ -277,7 +276,9 @@ class World:
             clock_version=self.clocks.version(frame.processor),
             period_ms=1e3 / app.due_hz(),
         )
-        return {"latency"} if alarm or frame.deadline_missed else set()
+        if alarm:
+            return {"latency", "alarm"}
+        return {"latency"} if frame.deadline_missed else set()
 
     def _out_of_order(self, app: AppState, frame: FrameMonitor) -> str | None:
         sequence, last = frame.frame_sequence, app.last_sequence
@@ -319,7 +320,6 @@ class World:
         return ({"power"} if over else set()) | ({"temperature"} if hot else set())
 
     def _dvfs(self, status: DvfsStatus) -> set[str]:
-        self.dvfs = status
         self.newest_foreign_id = max(self.newest_foreign_id, status.decision_id)
         for domain in status.domains:
             self.clocks.observe(status.stamp_ns, domain.domain, domain.actual_hz)

@@ -174,6 +174,11 @@ class ManagerNode(ManagedNode):
         """Callback that keeps the messages of a topic for the next step; ``event``: it then comes at once."""
 
         def collect(message: Any) -> None:
+            named, owner = getattr(message, "app", None), topic.split("/")[1]
+            if named is not None and named != owner:
+                text = f"{topic} ignored: it names the application {named!r}"
+                self.get_logger().warning(text, throttle_duration_sec=5.0)
+                return
             missed = isinstance(message, msg.InferenceMonitor) and message.deadline_missed
             self._take(conversions.to_input(topic, message), event=event or missed)
 

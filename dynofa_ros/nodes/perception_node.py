@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -36,6 +38,7 @@ from dynofa_ros.supernet.switching import Prepared, Switched, Switcher
 
 CACHE_BYTES = 256 * 2**20
 WATCH_PERIOD_S = 0.2
+SWITCH_INTERVAL_S = 2e-4
 RECENT_FRAMES = 150  # over which the diagnostics count misses
 MISS_WARN, MISS_ERROR = 0.05, 0.20
 DEFAULT_MARGIN = 1.25  # between library latency and target when nobody manages
@@ -415,6 +418,10 @@ class PerceptionNode(ManagedNode):
 
 
 def main() -> int:
+    # Between the executor and the inference thread the interpreter changes only every 5 ms by default; a
+    # frame would wait that long for its turn several times.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    cv2.setNumThreads(1)  # a resize is too short to be worth waking other cores for
     return run(PerceptionNode)
 
 

@@ -22,6 +22,10 @@ def preprocess(bgr: NDArray[np.uint8], resolution: int) -> NDArray[np.float32]:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = bgr[top : top + side, left : left + side]
+    # Halving is vectorised, resizing by area to an odd ratio is not: together they take half the time.
+    while side % 2 == 0 and side >= 4 * resolution:
+        side //= 2
+        square = cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
     if side != resolution:
         interpolation = cv2.INTER_AREA if side > resolution else cv2.INTER_LINEAR
         square = cv2.resize(square, (resolution, resolution), interpolation=interpolation)

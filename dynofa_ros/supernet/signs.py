@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 SIGN_PX = 160  # side of the flat pictogram before it is warped into the scene
-TRAIN_SEED, HELD_OUT_SEED, CAMERA_SEED = 1, 2, 3
+TRAIN_SEED, HELD_OUT_SEED = 1, 2
+# Of the seeds 3 to 17 the one whose first 450 and 900 pictures are of the most average difficulty: a run of
+# a minute then measures about the accuracy of the held-out set and not the luck of its draw.
+CAMERA_SEED = 11
 
 RED, BLUE, YELLOW = (190, 25, 35), (25, 70, 165), (240, 195, 30)
 WHITE, BLACK, GREY = (245, 245, 245), (20, 20, 20), (110, 110, 110)
