@@ -18,7 +18,9 @@ def accepted(rate_hz: float, arrivals_s: list[float]) -> int:
     return sum(gate.accepts(int(t * 1e9)) for t in arrivals_s)
 
 
-@pytest.mark.parametrize(("camera_hz", "rate_hz", "expected"), [(30, 15, 150), (15, 15, 150), (10, 15, 100), (60, 15, 150)])
+@pytest.mark.parametrize(
+    ("camera_hz", "rate_hz", "expected"), [(30, 15, 150), (15, 15, 150), (10, 15, 100), (60, 15, 150)]
+)
 def test_the_gate_thins_to_its_rate(camera_hz, rate_hz, expected):
     assert abs(accepted(rate_hz, [i / camera_hz for i in range(10 * camera_hz)]) - expected) <= 1
 
@@ -63,7 +65,9 @@ def clock(hz: float, slowdown: float = 0.0, domain: str = "cpu0") -> DomainClock
 
 def test_the_factor_of_the_contract():
     """latency = real x emulated_slowdown x (1 + external) x (alpha + beta * f_ref / f)"""
-    factor = stretch_factor([clock(1e9, 0.5)], alpha_ms=0.2, beta_ms=0.8, reference_hz=2e9, emulated_slowdown=10)
+    factor = stretch_factor(
+        [clock(1e9, 0.5)], alpha_ms=0.2, beta_ms=0.8, reference_hz=2e9, emulated_slowdown=10
+    )
     assert factor == pytest.approx(10 * 1.5 * (0.2 + 0.8 * 2))
 
 

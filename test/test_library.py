@@ -82,7 +82,10 @@ def edit(path: list, value):
         (edit(["space"], "alexnet"), ["alexnet", "ofa_mbv3"]),
         (edit(["processor"], "tpu"), ["processor", "tpu"]),
         (edit(["entries"], []), ["entries is empty"]),
-        (edit(["entries", 0, "config", "resolution"], 66), ["entries[0] (a)", "resolution = 66", "multiple of 4"]),
+        (
+            edit(["entries", 0, "config", "resolution"], 66),
+            ["entries[0] (a)", "resolution = 66", "multiple of 4"],
+        ),
         (edit(["entries", 0, "config", "depths"], [2, 2]), ["entries[0] (a)", "depths has 2 entries"]),
         (edit(["entries", 0, "config", "resolution"], "big"), ["entries[0].config.resolution"]),
         (edit(["entries", 1, "accuracy"], 80.0), ["entries[1] (b).accuracy", "0..1"]),
@@ -124,7 +127,9 @@ def test_a_library_for_other_weights_is_refused(tmp_path):
 
 
 def test_damaged_statistics_are_refused(tmp_path):
-    own = save_statistics(tmp_path / "s.safetensors", {"a": {"first_conv.bn.running_mean": np.zeros(8, np.float32)}})
+    own = save_statistics(
+        tmp_path / "s.safetensors", {"a": {"first_conv.bn.running_mean": np.zeros(8, np.float32)}}
+    )
     with_statistics = msgspec.structs.replace(library(), bn_statistics=own)
     read = load_statistics(tmp_path / "l.yaml", with_statistics)
     assert read["a"]["first_conv.bn.running_mean"].shape == (8,)

@@ -18,14 +18,6 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy")
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
-from lifecycle_msgs.msg import Transition  # noqa: E402
-from lifecycle_msgs.srv import ChangeState  # noqa: E402
-from rclpy.context import Context  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
-from rclpy.parameter_client import AsyncParameterClient  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
-
 from dynofa_ros.msg import (  # noqa: E402
     AppTargets,
     Classification,
@@ -36,6 +28,14 @@ from dynofa_ros.msg import (  # noqa: E402
     SubnetLibrary,
     SubnetState,
 )
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
+from rclpy.context import Context  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.parameter_client import AsyncParameterClient  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+
 from dynofa_ros.nodes.camera_sources import compose  # noqa: E402
 from dynofa_ros.nodes.perception_model import Networks, SubnetKey  # noqa: E402
 from dynofa_ros.ros import names, qos  # noqa: E402
@@ -50,7 +50,11 @@ SMALLEST, LARGEST = LIBRARY.entries[0], LIBRARY.entries[-1]
 
 
 def start(*arguments: str) -> subprocess.Popen:
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN_ID), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    environment = {
+        **os.environ,
+        "ROS_DOMAIN_ID": str(DOMAIN_ID),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    }
     command = [sys.executable, "-m", "dynofa_ros.nodes.perception_node", "--ros-args"]
     command += ["-r", f"__node:={APP}", "-r", f"__ns:={NAMESPACE}", *arguments]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -76,11 +80,15 @@ class Client:
         self.received: dict[str, list[Any]] = {name: [] for name in self.RECEIVED}
         self.diagnostics: dict[str, tuple[int, str]] = {}
         for name, (kind, profile) in self.RECEIVED.items():
-            self.node.create_subscription(kind, self.topic(names.app_topic(APP, name)), self.received[name].append, profile)
+            self.node.create_subscription(
+                kind, self.topic(names.app_topic(APP, name)), self.received[name].append, profile
+            )
         self.node.create_subscription(DiagnosticArray, names.DIAGNOSTICS, self._on_diagnostics, 10)
         self.image = self._publisher(Image, names.app_topic(APP, "image"), 1)
         self.compressed = self._publisher(CompressedImage, names.app_topic(APP, "image/compressed"), 1)
-        self.command = self._publisher(SubnetCommand, names.app_topic(APP, "subnet_command"), qos.SUBNET_COMMAND)
+        self.command = self._publisher(
+            SubnetCommand, names.app_topic(APP, "subnet_command"), qos.SUBNET_COMMAND
+        )
         self.dvfs = self._publisher(DvfsState, names.DVFS_STATE, qos.DEVICE_STATE)
         self.parameters = AsyncParameterClient(self.node, f"{NAMESPACE}/{APP}")
 
@@ -100,7 +108,9 @@ class Client:
             if result := condition():
                 return result
             self._executor.spin_once(timeout_sec=0.02)
-        raise AssertionError(f"{what}: not within {timeout_s} s; received {({k: len(v) for k, v in self.received.items()})}")
+        raise AssertionError(
+            f"{what}: not within {timeout_s} s; received { ({k: len(v) for k, v in self.received.items()}) }"
+        )
 
     def spin(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -162,8 +172,14 @@ def process() -> Iterator[subprocess.Popen]:
 @pytest.fixture(scope="module")
 def node(process) -> Iterator[Client]:
     client = Client()
-    client.wait(lambda: client.received["library"] and client.received["subnet_state"], "the node's latched topics", 40)
-    client.wait(lambda: client.image.get_subscription_count() and client.command.get_subscription_count(), "discovery")
+    client.wait(
+        lambda: client.received["library"] and client.received["subnet_state"],
+        "the node's latched topics",
+        40,
+    )
+    client.wait(
+        lambda: client.image.get_subscription_count() and client.command.get_subscription_count(), "discovery"
+    )
     yield client
     client.close()
 
@@ -238,7 +254,9 @@ def test_a_malformed_image_is_dropped_counted_and_named(node, fields, words):
 def test_a_command_switches_and_is_tied_to_the_frames(node):
     node.forget()
     for number, entry in enumerate((SMALLEST, LARGEST, SMALLEST), start=100):
-        node.command.publish(SubnetCommand(decision_id=number, subnet_id=entry.id, processor="cpu", rate_hz=math.nan))
+        node.command.publish(
+            SubnetCommand(decision_id=number, subnet_id=entry.id, processor="cpu", rate_hz=math.nan)
+        )
         state = node.state(SubnetState.APPLIED, entry.id)
         assert state.decision_id == number and state.expected_accuracy == pytest.approx(entry.accuracy)
         node.answer(image())
@@ -261,10 +279,14 @@ def test_an_old_or_impossible_command_changes_nothing(node):
 
 def test_a_command_that_is_not_renewed_lapses(node):
     node.forget("subnet_state")
-    node.command.publish(SubnetCommand(decision_id=300, subnet_id=SMALLEST.id, processor="cpu", valid_for_s=0.5))
+    node.command.publish(
+        SubnetCommand(decision_id=300, subnet_id=SMALLEST.id, processor="cpu", valid_for_s=0.5)
+    )
     node.state(SubnetState.APPLIED, SMALLEST.id)
     node.forget("subnet_state")
-    assert node.state(SubnetState.APPLIED, LARGEST.id).decision_id == 0  # with 1 s to spare the best is the default
+    assert (
+        node.state(SubnetState.APPLIED, LARGEST.id).decision_id == 0
+    )  # with 1 s to spare the best is the default
 
 
 def test_parameters_act_or_are_refused_with_the_range(node):
@@ -327,7 +349,10 @@ def test_compressed_images_and_emulated_clocks():
     client = Client()
     try:
         client.wait(lambda: client.received["library"] and client.received["subnet_state"], "the node", 40)
-        client.wait(lambda: client.compressed.get_subscription_count() and client.dvfs.get_subscription_count(), "discovery")
+        client.wait(
+            lambda: client.compressed.get_subscription_count() and client.dvfs.get_subscription_count(),
+            "discovery",
+        )
         library = {e.id: e for e in client.received["library"][-1].entries}
         assert library[LARGEST.id].latency_ms == pytest.approx(8 * LARGEST.latency_ms.median, rel=1e-4)
         reference = LIBRARY.reference_frequencies_hz["cpu0"]

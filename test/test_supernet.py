@@ -13,7 +13,14 @@ from dynofa_ros.supernet import load_supernet
 from dynofa_ros.supernet.engines import EngineError, load_engine
 from dynofa_ros.supernet.materialise import materialise
 from dynofa_ros.supernet.plan import count, make_plan, parameter_shapes
-from dynofa_ros.supernet.space import DEMO_SPACE, DEPTHS, EXPAND_RATIOS, KERNEL_SIZES, load_space, make_divisible
+from dynofa_ros.supernet.space import (
+    DEMO_SPACE,
+    DEPTHS,
+    EXPAND_RATIOS,
+    KERNEL_SIZES,
+    load_space,
+    make_divisible,
+)
 from dynofa_ros.supernet.weights import WeightsError, load_weights
 
 torch = pytest.importorskip("torch")
@@ -124,7 +131,9 @@ def test_engines_equal_the_masked_supernet(state, supernet, engine, config):
     images = torch.randn(1, 3, config.resolution, config.resolution)
     plan = make_plan(SPACE, config)
     with torch.inference_mode():
-        expected = masked.masked_forward(plan, state, images, masked.stored_statistics(state, SPACE.bn_epsilon))
+        expected = masked.masked_forward(
+            plan, state, images, masked.stored_statistics(state, SPACE.bn_epsilon)
+        )
     logits = supernet.activate(config, engine=engine)(images)
     assert logits.shape == (1, CLASSES)
     torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
@@ -137,7 +146,9 @@ def test_own_statistics_are_used(state, supernet):
     with torch.inference_mode():
         weights = {k: v.clone() for k, v in state.items()}
         plan = make_plan(SPACE, config)
-        by_batch = masked.masked_forward(plan, weights, batch, masked.batch_statistics(weights, SPACE.bn_epsilon, None))
+        by_batch = masked.masked_forward(
+            plan, weights, batch, masked.batch_statistics(weights, SPACE.bn_epsilon, None)
+        )
     ours = supernet.activate(config, statistics=own)(batch)
     torch.testing.assert_close(ours, by_batch, rtol=1e-2, atol=1e-2 * float(by_batch.abs().max()))
     assert not torch.allclose(ours, supernet.activate(config)(batch), rtol=1e-2)
@@ -179,9 +190,15 @@ def test_official_files_load_nested_and_flat(tmp_path, state, supernet):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: s.pop("blocks.3.conv.point_linear.conv.conv.weight"), ["blocks.3.conv.point_linear.conv.conv.weight", "missing"]),
+        (
+            lambda s: s.pop("blocks.3.conv.point_linear.conv.conv.weight"),
+            ["blocks.3.conv.point_linear.conv.conv.weight", "missing"],
+        ),
         (lambda s: s.update(surprise=torch.zeros(2)), ["surprise", "unknown"]),
-        (lambda s: s.update({"first_conv.conv.weight": torch.zeros(16, 3, 3, 3)}), ["first_conv.conv.weight", "(16, 3, 3, 3)", "(8, 3, 3, 3)"]),
+        (
+            lambda s: s.update({"first_conv.conv.weight": torch.zeros(16, 3, 3, 3)}),
+            ["first_conv.conv.weight", "(16, 3, 3, 3)", "(8, 3, 3, 3)"],
+        ),
         (lambda s: s["classifier.linear.bias"].fill_(float("nan")), ["classifier.linear.bias", "not finite"]),
         (lambda s: s.clear(), ["expected a mapping"]),
     ],

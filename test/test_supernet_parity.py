@@ -9,7 +9,9 @@ from dynofa_ros.supernet import Supernet, load_supernet
 from dynofa_ros.supernet.space import DEPTHS, EXPAND_RATIOS, KERNEL_SIZES, SearchSpace, SubnetConfig
 
 torch = pytest.importorskip("torch")
-networks = pytest.importorskip("ofa.imagenet_classification.elastic_nn.networks", reason="needs the package ofa")
+networks = pytest.importorskip(
+    "ofa.imagenet_classification.elastic_nn.networks", reason="needs the package ofa"
+)
 
 WIDTHS = (1.0, 1.2)
 CONFIGS_PER_SPACE = 6
@@ -23,7 +25,11 @@ def official(request: pytest.FixtureRequest):
     """
     torch.manual_seed(0)
     net = networks.OFAMobileNetV3(
-        dropout_rate=0, width_mult=request.param, ks_list=[3, 5, 7], expand_ratio_list=[3, 4, 6], depth_list=[2, 3, 4]
+        dropout_rate=0,
+        width_mult=request.param,
+        ks_list=[3, 5, 7],
+        expand_ratio_list=[3, 4, 6],
+        depth_list=[2, 3, 4],
     )
     net.set_max_net()
     for name, parameter in net.named_parameters():
@@ -49,14 +55,14 @@ def random_config(space: SearchSpace, rng: np.random.Generator) -> SubnetConfig:
 
 
 def official_logits(net, config: SubnetConfig, images):
-    net.set_active_subnet(
-        ks=list(config.kernel_sizes), e=list(config.expand_ratios), d=list(config.depths)
-    )
+    net.set_active_subnet(ks=list(config.kernel_sizes), e=list(config.expand_ratios), d=list(config.depths))
     with torch.inference_mode():
         return net(images)
 
 
-def error_share(supernet: Supernet, net, engine: str, config: SubnetConfig, seed: int, run_config=None) -> float:
+def error_share(
+    supernet: Supernet, net, engine: str, config: SubnetConfig, seed: int, run_config=None
+) -> float:
     """max|ours - official| as a share of what another image changes in the official output."""
     generator = torch.Generator().manual_seed(seed)
     image, other = torch.randn(2, 1, 3, config.resolution, config.resolution, generator=generator)
@@ -90,9 +96,15 @@ def test_every_style_of_official_state_dict_loads(official, style):
     name, net = official
     state = dict(net.state_dict())
     if style == "old block names":
-        state = {k.replace(".conv.", ".mobile_inverted_conv.", 1) if k.startswith("blocks.") else k: v for k, v in state.items()}
+        state = {
+            k.replace(".conv.", ".mobile_inverted_conv.", 1) if k.startswith("blocks.") else k: v
+            for k, v in state.items()
+        }
     elif style == "single names":
-        state = {k.replace(".bn.bn.", ".bn.").replace(".conv.conv.weight", ".conv.weight"): v for k, v in state.items()}
+        state = {
+            k.replace(".bn.bn.", ".bn.").replace(".conv.conv.weight", ".conv.weight"): v
+            for k, v in state.items()
+        }
     elif style == "nested":
         state = {"state_dict": state}
     assert load_supernet(name, state).weights.digest == load_supernet(name, net.state_dict()).weights.digest

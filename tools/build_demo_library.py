@@ -34,7 +34,14 @@ from dynofa_ros.library.profiling import measure
 from dynofa_ros.supernet.masked import calibrate
 from dynofa_ros.supernet.plan import count, make_plan
 from dynofa_ros.supernet.signs import HELD_OUT_SEED, TRAIN_SEED
-from dynofa_ros.supernet.space import DEMO_SPACE, DEPTHS, EXPAND_RATIOS, KERNEL_SIZES, SearchSpace, SubnetConfig
+from dynofa_ros.supernet.space import (
+    DEMO_SPACE,
+    DEPTHS,
+    EXPAND_RATIOS,
+    KERNEL_SIZES,
+    SearchSpace,
+    SubnetConfig,
+)
 from dynofa_ros.supernet.supernet import Supernet, load_supernet
 
 VALIDATION_SEED = 4
@@ -78,7 +85,11 @@ def accuracy(run, images: np.ndarray, labels: np.ndarray) -> float:
 
 def subnet_statistics(supernet: Supernet, weights: dict, config: SubnetConfig, pictures: Pictures) -> dict:
     images = torch.from_numpy(pictures.at(config.resolution))
-    return calibrate(make_plan(supernet.space, config), weights, [b.contiguous(memory_format=torch.channels_last) for b in images.split(128)])
+    return calibrate(
+        make_plan(supernet.space, config),
+        weights,
+        [b.contiguous(memory_format=torch.channels_last) for b in images.split(128)],
+    )
 
 
 def thin(entries: Iterable[Entry], number: int) -> tuple[Entry, ...]:
@@ -93,7 +104,9 @@ def thin(entries: Iterable[Entry], number: int) -> tuple[Entry, ...]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--weights", type=Path, default=Path("data/demo.safetensors"))
     parser.add_argument("--out", type=Path, default=Path("config"), help="gets weights/ and libraries/demo/")
     parser.add_argument("--candidates", type=int, default=60)
@@ -109,7 +122,8 @@ def main() -> None:
     calibration, validation = Pictures(TRAIN_SEED, 512), Pictures(VALIDATION_SEED, args.validation)
     ids = [f"s{i:02d}_r{c.resolution}" for i, c in enumerate(configs)]
     statistics = {
-        i: subnet_statistics(supernet, tensors, c, calibration) for i, c in track(list(zip(ids, configs)), "calibrating")
+        i: subnet_statistics(supernet, tensors, c, calibration)
+        for i, c in track(list(zip(ids, configs)), "calibrating")
     }
     runners = {i: supernet.prepare(c, statistics=statistics[i], threads=1) for i, c in zip(ids, configs)}
     scores = {
@@ -123,7 +137,9 @@ def main() -> None:
         macs, params = count(make_plan(supernet.space, config), supernet.weights.classes)
         return Entry(
             id=key,
-            config=ConfigRecord(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.to_dict().items()}),
+            config=ConfigRecord(
+                **{k: tuple(v) if isinstance(v, list) else v for k, v in config.to_dict().items()}
+            ),
             accuracy=scores[key],
             accuracy_source="measured",
             latency_ms=Latency(median, p95),

@@ -27,21 +27,35 @@ from dynofa_ros.supernet.masked import BUFFERS, batch_statistics, initial_weight
 from dynofa_ros.supernet.plan import make_plan
 from dynofa_ros.supernet.preprocess import MEAN, STD
 from dynofa_ros.supernet.signs import CLASS_NAMES, TRAIN_SEED, render_sample
-from dynofa_ros.supernet.space import DEMO_SPACE, DEPTHS, EXPAND_RATIOS, KERNEL_SIZES, SearchSpace, SubnetConfig, load_space
+from dynofa_ros.supernet.space import (
+    DEMO_SPACE,
+    DEPTHS,
+    EXPAND_RATIOS,
+    KERNEL_SIZES,
+    SearchSpace,
+    SubnetConfig,
+    load_space,
+)
 
 SOURCE_PX = 128
 LABEL_SMOOTHING = 0.05
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the rendered images and checkpoints")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="folder of the rendered images and checkpoints"
+    )
     parser.add_argument("--out", type=Path, default=Path("data/demo.safetensors"))
     parser.add_argument("--images", type=int, default=48_000, help="rendered training images")
     parser.add_argument("--steps", type=int, default=3_600)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--largest-only", type=float, default=0.3, help="first share of the steps")
-    parser.add_argument("--random-subnets", type=int, default=1, help="per step, beside the largest and the smallest")
+    parser.add_argument(
+        "--random-subnets", type=int, default=1, help="per step, beside the largest and the smallest"
+    )
     parser.add_argument("--learning-rate", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -89,7 +103,9 @@ def augment(images: np.ndarray, rng: np.random.Generator, device: torch.device) 
 
 def resized(images: Tensor, side: int) -> Tensor:
     if images.shape[-1] != side:
-        images = functional.interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)
+        images = functional.interpolate(
+            images, (side, side), mode="bilinear", antialias=True, align_corners=False
+        )
     return images.contiguous(memory_format=torch.channels_last)
 
 
@@ -101,13 +117,20 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def train_step(
-    space: SearchSpace, weights: dict[str, Tensor], images: Tensor, labels: Tensor, students: list[SubnetConfig], side: int
+    space: SearchSpace,
+    weights: dict[str, Tensor],
+    images: Tensor,
+    labels: Tensor,
+    students: list[SubnetConfig],
+    side: int,
 ) -> float:
     """Accumulate the gradients of the largest sub-network (on labels) and of its students (on its prediction)."""
 
     def forward(config: SubnetConfig) -> Tensor:
         normalise = batch_statistics(weights, space.bn_epsilon, 0.1)
-        return masked_forward(make_plan(space, config), weights, resized(images, config.resolution), normalise)
+        return masked_forward(
+            make_plan(space, config), weights, resized(images, config.resolution), normalise
+        )
 
     logits = forward(space.config(resolution=side))
     loss = functional.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING)
@@ -128,7 +151,8 @@ def main() -> None:
     decayed = [v for v in trained.values() if v.ndim > 1]
     others = [v for v in trained.values() if v.ndim <= 1]
     optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}], lr=args.learning_rate
+        [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}],
+        lr=args.learning_rate,
     )
     checkpoint, first = args.out.with_suffix(".checkpoint.pt"), 0
     if checkpoint.exists():
@@ -150,14 +174,19 @@ def main() -> None:
             students: list[SubnetConfig] = []
             if step >= args.largest_only * args.steps:
                 small = space.config(
-                    kernel_sizes=3, expand_ratios=3, depths=2, resolution=int(rng.choice(space.resolutions[:5]))
+                    kernel_sizes=3,
+                    expand_ratios=3,
+                    depths=2,
+                    resolution=int(rng.choice(space.resolutions[:5])),
                 )
                 students = [small] + [random_config(space, rng) for _ in range(args.random_subnets)]
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, args.steps, args.learning_rate)
             optimiser.zero_grad(set_to_none=True)
             side = int(rng.choice(space.resolutions[len(space.resolutions) // 2 :]))
-            loss = train_step(space, weights, batch, torch.from_numpy(labels[chosen]).to(device), students, side)
+            loss = train_step(
+                space, weights, batch, torch.from_numpy(labels[chosen]).to(device), students, side
+            )
             torch.nn.utils.clip_grad_norm_(trained.values(), 5.0)
             optimiser.step()
             average = loss if math.isnan(average) else 0.98 * average + 0.02 * loss
@@ -167,7 +196,11 @@ def main() -> None:
                 torch.save(state, checkpoint.with_suffix(".tmp"))
                 checkpoint.with_suffix(".tmp").replace(checkpoint)
                 progress.console.print(f"step {step + 1}: loss {average:.3f}")
-    arrays = {k: v.detach().float().contiguous().cpu() for k, v in weights.items() if not k.endswith("batches_tracked")}
+    arrays = {
+        k: v.detach().float().contiguous().cpu()
+        for k, v in weights.items()
+        if not k.endswith("batches_tracked")
+    }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     save_file(arrays, args.out, metadata={"space": DEMO_SPACE, "labels": ",".join(CLASS_NAMES)})
     print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:.1f} MB)")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 APPS = ("front", "rear", "left", "right", "up", "down")
 READY_TIMEOUT_S = 60.0
+WARM_UP_S = 3.0
 DRAIN_S = 0.2  # for the last frames to be answered and recorded
 MARK_DRAIN_S = 0.2
 BAG_MARGIN_S = 30.0  # a replayed bag may take so much longer than it lasts
@@ -104,12 +105,21 @@ class Demo:
         self._start_nodes(emulated_slowdown)
         link.wait_until_ready(READY_TIMEOUT_S)
         link.configure(CAMERA)
+        if self._camera is None:
+            self._warm_up(link)
         link.record(options.out / "bag")
         with self._live():
             if self._camera is None:
                 self._play_timeline(link)
             else:
                 self._play_bag(link, self._camera)
+
+    def _warm_up(self, link: Link) -> None:
+        """Frames before the recording begins: the first ones after a start find cold caches."""
+        link.activate(CAMERA)
+        self._wait(WARM_UP_S)
+        link.activate(CAMERA, active=False)
+        self._wait(DRAIN_S)
 
     def _play_timeline(self, link: Link) -> None:
         length_s = self._options.seconds / len(PHASES)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.cli.common import CliError, UsageError
 from dynofa_ros.cli.processes import NodeSpec
-from dynofa_ros.cli.timeline import LATENCY_TARGET_MS
+from dynofa_ros.cli.timeline import LATENCY_TARGET_MS, MISS_TOLERANCE
 from dynofa_ros.evaluation.bagfile import BagError
 from dynofa_ros.paths import share_file
 
@@ -88,6 +88,7 @@ def node_specs(
     """All nodes of the demo. library: of this machine. camera: the topic of --bag."""
     perception = {
         "latency_target_ms": LATENCY_TARGET_MS,
+        "miss_tolerance": MISS_TOLERANCE,
         "rate_hz": options.rate_hz,
         "processor": "cpu",
         "library": str(library.resolve()),

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from dynofa_ros.supernet.space import SearchSpace, SubnetConfig, load_space
+from dynofa_ros.supernet.space import SubnetConfig, load_space
 from dynofa_ros.supernet.weights import Weights
 
 SCHEMA_VERSION = 1
@@ -198,7 +198,9 @@ def load_statistics(library_path: str | Path, library: Library) -> dict[str, dic
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest != library.bn_statistics.sha256:
-            raise LibraryError(f"{path}: sha256 is {digest[:12]}, the library names {library.bn_statistics.sha256[:12]}")
+            raise LibraryError(
+                f"{path}: sha256 is {digest[:12]}, the library names {library.bn_statistics.sha256[:12]}"
+            )
         arrays = load_file(path)
     except OSError as error:
         raise LibraryError(f"{path}: BN statistics cannot be read: {error.strerror}") from None
@@ -215,6 +217,8 @@ def pareto_front(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     """The entries that no other beats in latency and accuracy, ascending in both."""
     front: list[Entry] = []
     for entry in sorted(entries, key=lambda e: (e.latency_ms.median, -e.accuracy)):
-        if not front or (entry.accuracy > front[-1].accuracy and entry.latency_ms.median > front[-1].latency_ms.median):
+        if not front or (
+            entry.accuracy > front[-1].accuracy and entry.latency_ms.median > front[-1].latency_ms.median
+        ):
             front.append(entry)
     return tuple(front)

@@ -22,7 +22,11 @@ def domains_of(processor: str, clocks: Iterable[DomainClock]) -> list[DomainCloc
 
 
 def stretch_factor(
-    clocks: Iterable[DomainClock], alpha_ms: float, beta_ms: float, reference_hz: float, emulated_slowdown: float
+    clocks: Iterable[DomainClock],
+    alpha_ms: float,
+    beta_ms: float,
+    reference_hz: float,
+    emulated_slowdown: float,
 ) -> float:
     """Factor on a real inference time: slowdown x (1 + external) x (alpha + beta * f_ref / f) / (alpha + beta).
 
@@ -36,4 +40,9 @@ def stretch_factor(
         if math.isfinite(clock.external_slowdown) and clock.external_slowdown > 0:
             slowdowns.append(clock.external_slowdown)
     ratio = reference_hz / min(frequencies) if frequencies and reference_hz > 0 else 1.0
-    return emulated_slowdown * (1 + max(slowdowns, default=0.0)) * (alpha_ms + beta_ms * ratio) / (alpha_ms + beta_ms)
+    return (
+        emulated_slowdown
+        * (1 + max(slowdowns, default=0.0))
+        * (alpha_ms + beta_ms * ratio)
+        / (alpha_ms + beta_ms)
+    )

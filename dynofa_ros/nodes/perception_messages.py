@@ -101,7 +101,8 @@ def library(stamp: Time, app: str, libraries: Mapping[str, Library], slowdown: f
             beta_ms=float(entry.beta_ms * slowdown),
             energy_j=math.nan if entry.energy_j is None else float(entry.energy_j),
             reference_frequencies=[
-                DomainFrequency(domain=d, frequency_hz=int(f)) for d, f in own.reference_frequencies_hz.items()
+                DomainFrequency(domain=d, frequency_hz=int(f))
+                for d, f in own.reference_frequencies_hz.items()
             ],
         )
         for processor, own in libraries.items()

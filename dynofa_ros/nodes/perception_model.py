@@ -52,11 +52,15 @@ class Networks:
         libraries: one path per processor, separated by commas, all of one space.
         Raises LibraryError, WeightsError or EngineError, in one line that names file and reason.
         """
-        paths = [Path(p.strip()).expanduser() for p in libraries.split(",") if p.strip()] or [share_file(*DEMO_LIBRARY)]
+        paths = [Path(p.strip()).expanduser() for p in libraries.split(",") if p.strip()] or [
+            share_file(*DEMO_LIBRARY)
+        ]
         read = {path: load_library(path) for path in paths}
         spaces = {library.space for library in read.values()}
         if len(spaces) > 1:
-            raise LibraryError(f"library: the files are of several spaces ({', '.join(sorted(spaces))}), expected one")
+            raise LibraryError(
+                f"library: the files are of several spaces ({', '.join(sorted(spaces))}), expected one"
+            )
         by_processor: dict[str, tuple[Path, Library]] = {}
         for path, library in read.items():
             if library.processor in by_processor:
@@ -65,7 +69,9 @@ class Networks:
         space = spaces.pop()
         if not weights and space != DEMO_SPACE:
             raise WeightsError(f"weights is empty: give the path of a checkpoint of {space}")
-        loaded = load_weights(load_space(space), Path(weights).expanduser() if weights else share_file(*DEMO_WEIGHTS))
+        loaded = load_weights(
+            load_space(space), Path(weights).expanduser() if weights else share_file(*DEMO_WEIGHTS)
+        )
         for path, _ in by_processor.values():
             load_library(path, loaded)  # now that the weights are known: were they made for each other?
         statistics = {p: load_statistics(path, library) for p, (path, library) in by_processor.items()}

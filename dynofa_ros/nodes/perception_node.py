@@ -39,6 +39,7 @@ from dynofa_ros.supernet.switching import Prepared, Switched, Switcher
 CACHE_BYTES = 256 * 2**20
 WATCH_PERIOD_S = 0.2
 SWITCH_INTERVAL_S = 2e-4
+YIELD_S = 1e-4
 RECENT_FRAMES = 150  # over which the diagnostics count misses
 MISS_WARN, MISS_ERROR = 0.05, 0.20
 DEFAULT_MARGIN = 1.25  # between library latency and target when nobody manages
@@ -179,7 +180,9 @@ class PerceptionNode(ManagedNode):
             self._follow(self._standing_order())
         if "paused" in changed:
             paused = self.value("paused")
-            self._publish_state(SubnetState.DISABLED if paused else SubnetState.APPLIED, "paused" if paused else "")
+            self._publish_state(
+                SubnetState.DISABLED if paused else SubnetState.APPLIED, "paused" if paused else ""
+            )
 
     # --- knobs -------------------------------------------------------------------------------
 
@@ -194,7 +197,11 @@ class PerceptionNode(ManagedNode):
 
     def _standing_order(self) -> Order:
         """What to follow when the user's wishes change: the pin, else the manager's last command, else the default."""
-        return self._managed_order or self._default_order() if not self.value("subnet_id") else self._default_order()
+        return (
+            self._managed_order or self._default_order()
+            if not self.value("subnet_id")
+            else self._default_order()
+        )
 
     @property
     def _slowdown(self) -> float:
@@ -275,8 +282,12 @@ class PerceptionNode(ManagedNode):
             return
         if self._managed_gate is not None and not self._managed_gate.accepts(now):
             self._counters.drop()
-        elif self._slot.put(Frame(message, now)):
-            self._counters.drop()
+        else:
+            if self._slot.put(Frame(message, now)):
+                self._counters.drop()
+            time.sleep(
+                YIELD_S
+            )  # let go of the interpreter, so that the worker starts now and not at the next switch
 
     def _answer_or_report(self, frame: Frame) -> None:
         try:
@@ -287,7 +298,9 @@ class PerceptionNode(ManagedNode):
             self.get_logger().warning(f"image dropped: {error}", throttle_duration_sec=5.0)
         except Exception as error:  # noqa: BLE001 - one frame that fails must not end the stream
             self._counters.drop()
-            self.get_logger().error(f"frame failed: {type(error).__name__}: {error}", throttle_duration_sec=5.0)
+            self.get_logger().error(
+                f"frame failed: {type(error).__name__}: {error}", throttle_duration_sec=5.0
+            )
 
     def _answer(self, frame: Frame) -> None:
         started = time.perf_counter_ns()
@@ -329,7 +342,9 @@ class PerceptionNode(ManagedNode):
         start, cpu_start = time.perf_counter_ns(), time.thread_time_ns()
         logits = network.run(images)
         # The work is stretched, not the time the kernel gave this core to somebody else.
-        work = time.thread_time_ns() - cpu_start if network.key.threads == 1 else time.perf_counter_ns() - start
+        work = (
+            time.thread_time_ns() - cpu_start if network.key.threads == 1 else time.perf_counter_ns() - start
+        )
         key = network.key
         entry = self.networks.entry(key.processor, key.subnet_id)
         assert entry is not None
@@ -347,7 +362,9 @@ class PerceptionNode(ManagedNode):
 
     def _publish_targets(self) -> None:
         stamp = self.get_clock().now().to_msg()
-        self._publish["targets"](messages.targets(stamp, self.app, {name: self.value(name) for name in TARGETS}))
+        self._publish["targets"](
+            messages.targets(stamp, self.app, {name: self.value(name) for name in TARGETS})
+        )
 
     def _publish_library(self) -> None:
         stamp = self.get_clock().now().to_msg()
@@ -379,7 +396,9 @@ class PerceptionNode(ManagedNode):
         if not self.active:
             return Status(Level.OK, "inactive")
         counters = self._counters
-        age_s = math.nan if self._last_image_ns is None else (time.perf_counter_ns() - self._last_image_ns) / 1e9
+        age_s = (
+            math.nan if self._last_image_ns is None else (time.perf_counter_ns() - self._last_image_ns) / 1e9
+        )
         facts = {
             "age of the last image, s": age_s,
             "answered": counters.total_answered,

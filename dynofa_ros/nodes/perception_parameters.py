@@ -15,12 +15,20 @@ TARGET_SPECS = (
         maximum=10000.0,
     ),
     ParameterSpec(
-        "accuracy_target", 1.0, "accuracy wanted, a share; 1.0 = the best of the library", minimum=0.0, maximum=1.0
+        "accuracy_target",
+        1.0,
+        "accuracy wanted, a share; 1.0 = the best of the library",
+        minimum=0.0,
+        maximum=1.0,
     ),
     ParameterSpec("accuracy_floor", 0.0, "accuracy never to go below, a share", minimum=0.0, maximum=1.0),
     ParameterSpec("rate_hz", 15.0, "frames to answer per second", unit="Hz", minimum=0.1, maximum=240.0),
-    ParameterSpec("miss_tolerance", 0.01, "share of due frames that may miss the target", minimum=0.0001, maximum=0.5),
-    ParameterSpec("priority", 0, "0 = most important; less important applications give way first", minimum=0, maximum=10),
+    ParameterSpec(
+        "miss_tolerance", 0.01, "share of due frames that may miss the target", minimum=0.0001, maximum=0.5
+    ),
+    ParameterSpec(
+        "priority", 0, "0 = most important; less important applications give way first", minimum=0, maximum=10
+    ),
     ParameterSpec("paused", False, "answer no frames"),
 )
 TARGETS = tuple(spec.name for spec in TARGET_SPECS)
@@ -30,16 +38,24 @@ PARAMETERS = (
     ParameterSpec("subnet_id", "", "pin one sub-network of the library; empty = managed"),
     ParameterSpec("top_k", 5, "classes per result", minimum=1, maximum=100),
     ParameterSpec(
-        "weights", "", "checkpoint (.safetensors or torch); empty = the demo supernet of the package", dynamic=False
+        "weights",
+        "",
+        "checkpoint (.safetensors or torch); empty = the demo supernet of the package",
+        dynamic=False,
     ),
     ParameterSpec(
         "library", "", "library files, one per processor, comma-separated; empty = the demo's", dynamic=False
     ),
     ParameterSpec("processor", "cpu", "processor to start on", choices=("cpu", "gpu", "npu"), dynamic=False),
     ParameterSpec("engine", "onnxruntime", "what executes the network", choices=ENGINES, dynamic=False),
-    ParameterSpec("image_transport", "raw", "kind of image to subscribe", choices=("raw", "compressed"), dynamic=False),
     ParameterSpec(
-        "emulate_dvfs", False, "stretch inference to what it would take on the simulated device", dynamic=False
+        "image_transport", "raw", "kind of image to subscribe", choices=("raw", "compressed"), dynamic=False
+    ),
+    ParameterSpec(
+        "emulate_dvfs",
+        False,
+        "stretch inference to what it would take on the simulated device",
+        dynamic=False,
     ),
     ParameterSpec(
         "emulated_slowdown",

@@ -8,7 +8,15 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from dynofa_ros.supernet.engines import EngineError, Runner
-from dynofa_ros.supernet.materialise import ConvOp, GlobalPoolOp, LinearOp, Op, ResidualOp, SqueezeExciteOp, Subnet
+from dynofa_ros.supernet.materialise import (
+    ConvOp,
+    GlobalPoolOp,
+    LinearOp,
+    Op,
+    ResidualOp,
+    SqueezeExciteOp,
+    Subnet,
+)
 
 OPSET, IR_VERSION = 17, 8  # HardSwish is an operator since 14; both are known to ONNX Runtime 1.12 and later
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -36,10 +44,17 @@ class _Graph:
             return self.node("HardSwish", x)
         return self.node("Relu", x) if name == "relu" else x
 
-    def conv(self, x: str, weight: np.ndarray, bias: np.ndarray | None, stride: int = 1, groups: int = 1) -> str:
+    def conv(
+        self, x: str, weight: np.ndarray, bias: np.ndarray | None, stride: int = 1, groups: int = 1
+    ) -> str:
         kernel = weight.shape[-1]
         inputs = [x, self.constant(weight)] + ([] if bias is None else [self.constant(bias)])
-        shape = {"kernel_shape": [kernel] * 2, "pads": [kernel // 2] * 4, "strides": [stride] * 2, "group": groups}
+        shape = {
+            "kernel_shape": [kernel] * 2,
+            "pads": [kernel // 2] * 4,
+            "strides": [stride] * 2,
+            "group": groups,
+        }
         return self.node("Conv", *inputs, **shape)
 
     def append(self, x: str, op: Op) -> str:
@@ -91,7 +106,9 @@ def prepare(subnet: Subnet, threads: int = 0) -> Runner:
     available = onnxruntime.get_available_providers()
     providers = [p for p in PROVIDERS if p in available]
     try:
-        session = onnxruntime.InferenceSession(build_model(subnet).SerializeToString(), options, providers=providers)
+        session = onnxruntime.InferenceSession(
+            build_model(subnet).SerializeToString(), options, providers=providers
+        )
     except Exception as error:  # the runtime raises its own unrelated exception types
         raise EngineError(f"onnxruntime refused the sub-network: {error}") from error
     return lambda images: session.run(["logits"], {"images": images})[0]

@@ -10,7 +10,11 @@ from torch import Tensor
 from dynofa_ros.supernet.engines import Runner
 from dynofa_ros.supernet.materialise import ConvOp, GlobalPoolOp, LinearOp, Op, ResidualOp, Subnet
 
-ACTIVATIONS = {"": lambda x: x, "relu": functional.relu_, "h_swish": lambda x: functional.hardswish(x, inplace=True)}
+ACTIVATIONS = {
+    "": lambda x: x,
+    "relu": functional.relu_,
+    "h_swish": lambda x: functional.hardswish(x, inplace=True),
+}
 
 
 def _tensor(array: np.ndarray | None, device: torch.device) -> Tensor | None:
@@ -29,12 +33,16 @@ class _Op(torch.nn.Module):
         for name, value in vars(op).items():
             if isinstance(value, np.ndarray) or value is None:
                 self.register_buffer(name, _tensor(value, device))
-        self.inner = torch.nn.ModuleList(_Op(o, device) for o in op.ops) if isinstance(op, ResidualOp) else None
+        self.inner = (
+            torch.nn.ModuleList(_Op(o, device) for o in op.ops) if isinstance(op, ResidualOp) else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         op = self.op
         if isinstance(op, ConvOp):
-            y = functional.conv2d(x, self.weight, self.bias, op.stride, op.weight.shape[-1] // 2, 1, op.groups)
+            y = functional.conv2d(
+                x, self.weight, self.bias, op.stride, op.weight.shape[-1] // 2, 1, op.groups
+            )
             return ACTIVATIONS[op.activation](y)
         if isinstance(op, ResidualOp):
             y = x

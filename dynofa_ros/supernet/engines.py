@@ -45,5 +45,7 @@ def as_images(images: Any, resolution: int) -> np.ndarray:
     """Contiguous float32 NCHW of a tensor or array. Raises ValueError naming the shape that is expected."""
     array = images.detach().cpu().numpy() if hasattr(images, "detach") else np.asarray(images)
     if array.ndim != 4 or array.shape[1:] != (3, resolution, resolution):
-        raise ValueError(f"images have shape {array.shape}: expected (N, 3, {resolution}, {resolution}) float32")
+        raise ValueError(
+            f"images have shape {array.shape}: expected (N, 3, {resolution}, {resolution}) float32"
+        )
     return np.ascontiguousarray(array, np.float32)

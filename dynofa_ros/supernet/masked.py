@@ -13,7 +13,16 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from dynofa_ros.supernet.plan import Classifier, Conv, GlobalPool, Layer, Plan, Residual, SqueezeExcite, parameter_shapes
+from dynofa_ros.supernet.plan import (
+    Classifier,
+    Conv,
+    GlobalPool,
+    Layer,
+    Plan,
+    Residual,
+    SqueezeExcite,
+    parameter_shapes,
+)
 from dynofa_ros.supernet.space import SearchSpace
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -58,7 +67,10 @@ def active_kernel(weights: Mapping[str, Tensor], layer: Conv) -> Tensor:
 
 
 def batch_statistics(
-    weights: MutableMapping[str, Tensor], epsilon: float, momentum: float | None, sink: dict[str, list[Tensor]] | None = None
+    weights: MutableMapping[str, Tensor],
+    epsilon: float,
+    momentum: float | None,
+    sink: dict[str, list[Tensor]] | None = None,
 ) -> Normalise:
     """Normalisation of train mode: by the batch. The shared running statistics follow by ``momentum``
     (None leaves them), and ``sink`` collects every layer's (mean, variance) for a calibration."""
@@ -126,7 +138,9 @@ def masked_forward(plan: Plan, weights: Mapping[str, Tensor], images: Tensor, no
     return x
 
 
-def calibrate(plan: Plan, weights: MutableMapping[str, Tensor], batches: list[Tensor]) -> dict[str, np.ndarray]:
+def calibrate(
+    plan: Plan, weights: MutableMapping[str, Tensor], batches: list[Tensor]
+) -> dict[str, np.ndarray]:
     """A sub-network's own BN statistics: batch means averaged over ``batches`` (Cai et al., section 3.3).
 
     Returns running_mean and running_var by official name, each of the active width.

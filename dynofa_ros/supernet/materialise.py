@@ -72,7 +72,9 @@ def active_kernel(weights: Mapping[str, Array], layer: Conv) -> Array:
     weight = weights[layer.weight_key][: layer.out_channels, : layer.in_channels // layer.groups]
     for key, size, target in layer.transforms:
         margin = (size - target) // 2
-        centre = weight[:, :, margin : size - margin, margin : size - margin].reshape(*weight.shape[:2], target**2)
+        centre = weight[:, :, margin : size - margin, margin : size - margin].reshape(
+            *weight.shape[:2], target**2
+        )
         weight = (centre @ weights[key].T).reshape(*weight.shape[:2], target, target)
     return weight
 
@@ -83,12 +85,15 @@ def _conv(layer: Conv, weights: Mapping[str, Array], statistics: Statistics, eps
     if layer.normalised:
         key, n = layer.bn_key, layer.out_channels
         mean, variance = (
-            statistics.get(f"{key}.{leaf}", weights[f"{key}.{leaf}"])[:n] for leaf in ("running_mean", "running_var")
+            statistics.get(f"{key}.{leaf}", weights[f"{key}.{leaf}"])[:n]
+            for leaf in ("running_mean", "running_var")
         )
         scale = weights[f"{key}.weight"][:n] / np.sqrt(variance + epsilon)
         kernel = kernel * scale[:, None, None, None]
         bias = np.ascontiguousarray(weights[f"{key}.bias"][:n] - mean * scale, np.float32)
-    return ConvOp(np.ascontiguousarray(kernel, np.float32), bias, layer.stride, layer.groups, layer.activation)
+    return ConvOp(
+        np.ascontiguousarray(kernel, np.float32), bias, layer.stride, layer.groups, layer.activation
+    )
 
 
 def _squeeze_excite(layer: SqueezeExcite, weights: Mapping[str, Array]) -> SqueezeExciteOp:

@@ -100,7 +100,9 @@ class Plan:
                 yield layer
 
 
-def _elastic_block(key: str, inputs: int, stage: Stage, kernel: int, expand: int, stride: int) -> tuple[Layer, ...]:
+def _elastic_block(
+    key: str, inputs: int, stage: Stage, kernel: int, expand: int, stride: int
+) -> tuple[Layer, ...]:
     middle = make_divisible(round(inputs * expand))
     expansion = Conv(f"{key}.inverted_bottleneck", inputs, middle, activation=stage.activation, elastic=True)
     depthwise = Conv(
@@ -145,7 +147,13 @@ def make_plan(space: SearchSpace, config: SubnetConfig) -> Plan:
     layers += [
         Conv("final_expand_layer", inputs, space.final_width, activation="h_swish"),
         GlobalPool(),
-        Conv("feature_mix_layer", space.final_width, space.feature_width, activation="h_swish", normalised=False),
+        Conv(
+            "feature_mix_layer",
+            space.final_width,
+            space.feature_width,
+            activation="h_swish",
+            normalised=False,
+        ),
         Classifier("classifier.linear", space.feature_width),
     ]
     return Plan(tuple(layers), config.resolution, space.bn_epsilon)

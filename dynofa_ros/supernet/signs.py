@@ -6,7 +6,7 @@ seeds of one generator, and nobody needs a data set.
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -36,7 +36,9 @@ def _line(image: Image, colour: tuple[int, int, int], width: int, *xy: tuple[flo
     cv2.polylines(image, [_points(*xy)], False, colour, width, cv2.LINE_AA)
 
 
-def _arc(cx: float, cy: float, rx: float, ry: float, start: float, end: float) -> tuple[tuple[float, float], ...]:
+def _arc(
+    cx: float, cy: float, rx: float, ry: float, start: float, end: float
+) -> tuple[tuple[float, float], ...]:
     angles = np.deg2rad(np.linspace(start, end, 15))
     return tuple((cx + rx * float(np.cos(a)), cy + ry * float(np.sin(a))) for a in angles)
 
@@ -206,13 +208,23 @@ def _background(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
     image = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
     palette = (RED, BLUE, YELLOW, WHITE, BLACK, GREY)
     for _ in range(int(rng.integers(2, 9))):
-        colour = np.clip(np.array(palette[rng.integers(len(palette))]) + rng.normal(0, 30, 3), 0, 255).tolist()
+        colour = np.clip(
+            np.array(palette[rng.integers(len(palette))]) + rng.normal(0, 30, 3), 0, 255
+        ).tolist()
         x, y, w, h = (int(v) for v in rng.uniform(0, size, 4))
         if rng.random() < 0.5:
             cv2.rectangle(image, (x, y), (x + w // 3, y + h // 3), colour, -1, cv2.LINE_AA)
         else:
             cv2.ellipse(
-                image, (x, y), (1 + w // 6, 1 + h // 6), float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA
+                image,
+                (x, y),
+                (1 + w // 6, 1 + h // 6),
+                float(rng.uniform(0, 180)),
+                0,
+                360,
+                colour,
+                -1,
+                cv2.LINE_AA,
             )
     return image
 
@@ -230,7 +242,9 @@ def _warp(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
     return cv2.getPerspectiveTransform(source.astype(np.float32), target.astype(np.float32))
 
 
-def _occlude(rng: np.random.Generator, image: NDArray[np.float32], centre: NDArray[np.float32], size: int) -> None:
+def _occlude(
+    rng: np.random.Generator, image: NDArray[np.float32], centre: NDArray[np.float32], size: int
+) -> None:
     """A bar (twig, pole, strap) or blob over part of the sign."""
     colour = rng.uniform(10, 200, 3).tolist()
     at = centre + rng.normal(0, 0.16 * size, 2)

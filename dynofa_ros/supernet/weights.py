@@ -104,7 +104,9 @@ def _fit(space: SearchSpace, arrays: dict[str, Array], source: str) -> dict[str,
     """Arrays under their current official names; raises WeightsError naming the first key that does not fit."""
     head = next((arrays[n] for n in _aliases("classifier.linear.weight") if n in arrays), None)
     if head is None or head.ndim != 2:
-        raise WeightsError(f"{source}: classifier.linear.weight is missing, so this is no checkpoint of {space.name}")
+        raise WeightsError(
+            f"{source}: classifier.linear.weight is missing, so this is no checkpoint of {space.name}"
+        )
     shapes = parameter_shapes(space, head.shape[0])
     fitted: dict[str, Array] = {}
     used: set[str] = set()
@@ -125,7 +127,9 @@ def _fit(space: SearchSpace, arrays: dict[str, Array], source: str) -> dict[str,
         fitted[key] = array
     unknown = sorted(set(arrays) - used)
     if unknown:
-        raise WeightsError(f"{source}: {unknown[0]} is unknown to {space.name} ({len(unknown)} unknown keys in all)")
+        raise WeightsError(
+            f"{source}: {unknown[0]} is unknown to {space.name} ({len(unknown)} unknown keys in all)"
+        )
     return fitted
 
 
@@ -141,7 +145,9 @@ def load_weights(space: SearchSpace, source: str | Path | Mapping[str, Any]) -> 
     path = Path(source)
     labels: tuple[str, ...] = ()
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file: give the path of a .safetensors or torch checkpoint of {space.name}")
+        raise WeightsError(
+            f"{path}: no such file: give the path of a .safetensors or torch checkpoint of {space.name}"
+        )
     try:
         if path.suffix == ".safetensors":
             arrays, labels = _read_safetensors(path)
