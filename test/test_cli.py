@@ -167,8 +167,15 @@ def test_output_folder_of_an_earlier_demo_is_reused(tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir()] == ["logs"]
 
 
-@pytest.mark.parametrize("name", ["thesis.txt", "bag", "summary.json"])
-def test_output_folder_with_other_files_is_not_touched(name: str, tmp_path: Path) -> None:
+def test_other_files_in_the_output_folder_stay(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    prepare_output(tmp_path)
+    prepare_output(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["timeline.png", "bag", "summary.json"])
+def test_what_an_earlier_demo_did_not_write_is_not_replaced(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("precious")
     with pytest.raises(UsageError, match=name):
         prepare_output(tmp_path)
@@ -177,7 +184,7 @@ def test_output_folder_with_other_files_is_not_touched(name: str, tmp_path: Path
 
 def test_inputs_inside_the_output_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "out" / "bag").mkdir(parents=True)
-    with pytest.raises(UsageError, match="which the demo empties"):
+    with pytest.raises(UsageError, match="would be overwritten"):
         demo_setup.check_options(
             demo_setup.DemoOptions(out=tmp_path / "out", images=tmp_path / "out" / "bag")
         )

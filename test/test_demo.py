@@ -61,8 +61,9 @@ class Running:
         self.shared_memory = {path for pid in pids for path in mapped_shared_memory(pid)} - self._before
 
     def _camera_is_active(self) -> bool:
+        """For the second time: the first is the warm-up, which is not recorded."""
         log = self.out / "logs" / "demo_camera.log"
-        return log.is_file() and ": active" in log.read_text()
+        return log.is_file() and log.read_text().count(": active") == 2
 
     def node(self, name: str) -> psutil.Process:
         """The process of a node, by the name that it was given."""
@@ -155,8 +156,8 @@ def test_frames_are_answered_in_time_and_correctly(timeline: Timeline) -> None:
     summary = timeline[3]
     assert summary["frames_published"] > 12 * SECONDS
     # Loose, for a busy machine and phases of 3 s; the goals of `make demo` are for a minute on an idle one.
-    assert summary["results"] > 0.7 * summary["frames_published"]
-    assert summary["deadline_miss_percent_settled"] < 35.0
+    assert summary["results"] > 0.85 * summary["frames_published"]
+    assert summary["deadline_miss_percent_settled"] < 25.0
     accuracy = summary["accuracy"]
     assert accuracy["frames_scored"] > 100
     # Three standard deviations of an accuracy of 0.8 over 200 frames; 0.03 holds for the full minute.

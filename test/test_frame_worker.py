@@ -25,11 +25,11 @@ def test_the_gate_thins_to_its_rate(camera_hz, rate_hz, expected):
     assert abs(accepted(rate_hz, [i / camera_hz for i in range(10 * camera_hz)]) - expected) <= 1
 
 
-@given(st.lists(st.floats(-0.2, 0.2), min_size=100, max_size=100))
+@given(st.lists(st.floats(-0.12, 0.12), min_size=100, max_size=100))
 def test_jitter_of_the_camera_loses_no_frame_of_its_own_rate(jitter):
-    arrivals = sorted((i + j) / 15 for i, j in enumerate(jitter, start=1))
-    # two neighbours may come closer than the gate allows, but what one gains the next one pays back
-    assert accepted(15, arrivals) >= 97 - sum(b - a < 0.7 / 15 for a, b in zip(arrivals, arrivals[1:]))
+    """The first frame sets the phase: with 12 % of jitter on either side no frame comes 30 % early."""
+    arrivals = [(i + j) / 15 for i, j in enumerate(jitter, start=1)]
+    assert accepted(15, arrivals) == 100
 
 
 def test_a_stream_that_paused_is_not_caught_up_with():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import numpy as np
 import pytest
@@ -148,7 +150,7 @@ points = st.lists(st.tuples(st.floats(0.1, 100), st.floats(0, 1)), min_size=1, m
 def test_pareto_front_is_what_no_point_dominates(values):
     entries = [entry(str(i), *value) for i, value in enumerate(values)]
     front = pareto_front(entries)
-    for before, after in zip(front, front[1:]):
+    for before, after in pairwise(front):
         assert after.latency_ms.median > before.latency_ms.median and after.accuracy > before.accuracy
     for e in entries:
         assert any(f.latency_ms.median <= e.latency_ms.median and f.accuracy >= e.accuracy for f in front)
@@ -196,7 +198,7 @@ def test_the_demo_library_keeps_its_promises():
 
 
 def test_measured_accuracy_is_what_the_file_says():
-    """A few hundred fresh pictures: within sampling error of the figure in the file, and far from another net's."""
+    """A few hundred fresh pictures: within sampling error of the file's figure, far from another net's."""
     from dynofa_ros.evaluation.pictures import Pictures
     from dynofa_ros.nodes.perception_model import SubnetKey
 

@@ -1,4 +1,4 @@
-"""Sub-networks against the official once-for-all implementation (PyPI package ``ofa``, needed by tests only)."""
+"""Sub-networks against the official once-for-all implementation (PyPI package ``ofa``, for tests only)."""
 
 from __future__ import annotations
 

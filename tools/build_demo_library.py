@@ -48,8 +48,14 @@ VALIDATION_SEED = 4
 BETA_SHARE = 0.9
 REFERENCE_HZ = 1_907_200_000
 NOTES = (
-    "accuracy: measured on {held_out} held-out pictures of the sign generator, through the camera's crop and resize",
-    "latency: measured, onnxruntime, 1 thread, on the machine that built this file; `dynofa demo` measures it again",
+    (
+        "accuracy: measured on {held_out} held-out pictures of the sign generator, "
+        "through the camera's crop and resize"
+    ),
+    (
+        "latency: measured, onnxruntime, 1 thread, on the machine that built this file; "
+        "`dynofa demo` measures it again"
+    ),
     "alpha and beta: the share of beta (0.9) is a guess; one clock frequency cannot tell them apart",
     "reference frequencies: the top CPU clock of the simulated Jetson Xavier NX that the demo runs on",
 )
@@ -123,14 +129,16 @@ def main() -> None:
     ids = [f"s{i:02d}_r{c.resolution}" for i, c in enumerate(configs)]
     statistics = {
         i: subnet_statistics(supernet, tensors, c, calibration)
-        for i, c in track(list(zip(ids, configs)), "calibrating")
+        for i, c in track(list(zip(ids, configs, strict=True)), "calibrating")
     }
-    runners = {i: supernet.prepare(c, statistics=statistics[i], threads=1) for i, c in zip(ids, configs)}
+    runners = {
+        i: supernet.prepare(c, statistics=statistics[i], threads=1) for i, c in zip(ids, configs, strict=True)
+    }
     scores = {
         i: accuracy(runners[i], validation.at(c.resolution), validation.labels)
-        for i, c in track(list(zip(ids, configs)), "validating")
+        for i, c in track(list(zip(ids, configs, strict=True)), "validating")
     }
-    times = measure(runners, {i: c.resolution for i, c in zip(ids, configs)}, args.rounds)
+    times = measure(runners, {i: c.resolution for i, c in zip(ids, configs, strict=True)}, args.rounds)
 
     def entry(key: str, config: SubnetConfig) -> Entry:
         median, p95 = (round(float(v), 4) for v in np.percentile(times[key], (50, 95)))
@@ -150,8 +158,8 @@ def main() -> None:
             params=params,
         )
 
-    front = thin(pareto_front([entry(i, c) for i, c in zip(ids, configs)]), args.entries)
-    held_out, by_id = Pictures(HELD_OUT_SEED, args.held_out), dict(zip(ids, configs))
+    front = thin(pareto_front([entry(i, c) for i, c in zip(ids, configs, strict=True)]), args.entries)
+    held_out, by_id = Pictures(HELD_OUT_SEED, args.held_out), dict(zip(ids, configs, strict=True))
     scores = {
         e.id: round(accuracy(runners[e.id], held_out.at(by_id[e.id].resolution), held_out.labels), 4)
         for e in track(front, "held-out accuracy")

@@ -43,11 +43,10 @@ class DemoOptions:
 
 def check_options(options: DemoOptions) -> CameraTopic | None:
     """The camera topic of --bag, None without one. Raises UsageError where options cannot work."""
+    written = {options.out.resolve() / name for name in OWN_OUTPUTS}
     for path in (options.bag, options.images):
-        if path is not None and options.out.resolve() in (path.resolve(), *path.resolve().parents):
-            raise UsageError(
-                f"{path} lies in --out {options.out}, which the demo empties; choose another --out"
-            )
+        if path is not None and written & {path.resolve(), *path.resolve().parents}:
+            raise UsageError(f"{path} would be overwritten by the demo's output; choose another --out")
     if options.images is not None and not options.images.is_dir():
         raise UsageError(f"--images {options.images} is not a folder")
     if options.bag is None:
@@ -61,15 +60,14 @@ def check_options(options: DemoOptions) -> CameraTopic | None:
 
 
 def prepare_output(out: Path) -> None:
-    """An empty output folder. An earlier demo's results in it are removed, anything else is not touched."""
+    """Room for the results: those of an earlier demo in the folder are removed, nothing else is.
+
+    Raises UsageError where something of the same name is not an earlier demo's.
+    """
     try:
-        entries = {entry.name for entry in out.iterdir()} if out.exists() else set()
-        foreign = entries - OWN_OUTPUTS
-        if foreign or (entries and "logs" not in entries):
-            name = min(foreign or entries)
-            raise UsageError(
-                f"{out} holds files that are not of an earlier demo ({name}); choose another --out"
-            )
+        entries = {entry.name for entry in out.iterdir()} & OWN_OUTPUTS if out.exists() else set()
+        if entries and "logs" not in entries:
+            raise UsageError(f"{out / min(entries)} is not of an earlier demo; choose another --out")
         for name in entries:
             path = out / name
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

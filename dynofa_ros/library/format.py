@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -41,7 +42,10 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One sub-network. accuracy: 0..1; latency = alpha_ms + beta_ms * f_reference / f; energy_j: None = unknown."""
+    """One sub-network.
+
+    accuracy: 0..1; latency = alpha_ms + beta_ms * f_reference / f; energy_j: None = unknown.
+    """
 
     id: str
     config: ConfigRecord
@@ -76,7 +80,7 @@ class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     entries: tuple[Entry, ...]
     bn_statistics: StatisticsFile | None = None
 
-    def __iter__(self) -> Iterator[Entry]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
 
     def config(self, entry: Entry) -> SubnetConfig:
@@ -127,13 +131,13 @@ def check_library(library: Library) -> None:
     for name, frequency in library.reference_frequencies_hz.items():
         _finite(f"reference_frequencies_hz.{name}", frequency, 1)
     ids = [e.id for e in library.entries]
-    for index, (before, after) in enumerate(zip(library.entries, library.entries[1:]), start=1):
+    for index, (before, after) in enumerate(pairwise(library.entries), start=1):
         if after.id in ids[:index]:
             raise LibraryError(f"entries[{index}].id = {after.id!r} is not unique")
         if not (after.latency_ms.median > before.latency_ms.median and after.accuracy > before.accuracy):
             raise LibraryError(
-                f"entries[{index}] ({after.id}) breaks the Pareto front: it must be slower and more accurate than "
-                f"{before.id}"
+                f"entries[{index}] ({after.id}) breaks the Pareto front: "
+                f"it must be slower and more accurate than {before.id}"
             )
 
 

@@ -1,4 +1,4 @@
-"""Emulated DVFS: stretch a real inference to what it would take on the simulated device (DESIGN, section 7)."""
+"""Emulated DVFS: stretch a real inference to what it would take on the simulated device."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def stretch_factor(
     reference_hz: float,
     emulated_slowdown: float,
 ) -> float:
-    """Factor on a real inference time: slowdown x (1 + external) x (alpha + beta * f_ref / f) / (alpha + beta).
+    """Factor on a real inference: slowdown x (1 + external) x (alpha + beta * f_ref / f) / (alpha + beta).
 
     The slowest clock and the heaviest load of the processor's domains count. Unknown ones count as the
     reference clock and no load, so that perception also runs while no device node is there.

@@ -86,7 +86,7 @@ class Networks:
         return [p for p, library in self.libraries.items() if library.find(subnet_id)]
 
     def prepare(self, key: SubnetKey) -> Prepared[SubnetKey]:
-        """Materialise an entry and warm it up. Raises KeyError for an unknown entry, EngineError, ValueError."""
+        """Materialise an entry and warm it up. Raises KeyError (unknown entry), EngineError or ValueError."""
         entry = self.entry(key.processor, key.subnet_id)
         if entry is None:
             raise KeyError(f"{key.subnet_id} is not in the library of {key.processor}")

@@ -196,12 +196,10 @@ class PerceptionNode(ManagedNode):
         return Order(SubnetKey(processor, self.networks.libraries[processor].best_within(budget).id))
 
     def _standing_order(self) -> Order:
-        """What to follow when the user's wishes change: the pin, else the manager's last command, else the default."""
-        return (
-            self._managed_order or self._default_order()
-            if not self.value("subnet_id")
-            else self._default_order()
-        )
+        """What to follow when the user's wishes change: the pin, else the last command, else the default."""
+        if self.value("subnet_id") or self._managed_order is None:
+            return self._default_order()
+        return self._managed_order
 
     @property
     def _slowdown(self) -> float:

@@ -27,6 +27,14 @@ def _tensor(array: np.ndarray | None, device: torch.device) -> Tensor | None:
 class _Op(torch.nn.Module):
     """One operation with its weights on the device."""
 
+    # buffers; an operation registers those that it has
+    weight: Tensor
+    bias: Tensor | None
+    reduce_weight: Tensor
+    reduce_bias: Tensor
+    expand_weight: Tensor
+    expand_bias: Tensor
+
     def __init__(self, op: Op, device: torch.device) -> None:
         super().__init__()
         self.op = op

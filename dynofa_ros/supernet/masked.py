@@ -92,7 +92,7 @@ def batch_statistics(
 def stored_statistics(
     weights: Mapping[str, Tensor], epsilon: float, own: Mapping[str, Tensor] | None = None
 ) -> Normalise:
-    """Normalisation of inference: by the sub-network's own statistics where there are any, else the shared ones."""
+    """Normalisation of inference: by the sub-network's own statistics if it has any, else the shared ones."""
 
     def normalise(x: Tensor, key: str) -> Tensor:
         n = x.shape[1]

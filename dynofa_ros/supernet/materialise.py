@@ -68,7 +68,7 @@ class Subnet:
 
 
 def active_kernel(weights: Mapping[str, Array], layer: Conv) -> Array:
-    """The active prefix of a convolution's weights, transformed to the active kernel size (Cai et al., 3.2)."""
+    """The active prefix of a convolution's weights, at the active kernel size (Cai et al., 3.2)."""
     weight = weights[layer.weight_key][: layer.out_channels, : layer.in_channels // layer.groups]
     for key, size, target in layer.transforms:
         margin = (size - target) // 2
@@ -137,7 +137,8 @@ def materialise(plan: Plan, weights: Mapping[str, Array], statistics: Statistics
                 own = statistics.get(f"{layer.bn_key}.{leaf}")
                 if own is not None and own.shape != (layer.out_channels,):
                     raise ValueError(
-                        f"BN statistics {layer.bn_key}.{leaf} have shape {own.shape}: expected ({layer.out_channels},)"
+                        f"BN statistics {layer.bn_key}.{leaf} have shape {own.shape}: "
+                        f"expected ({layer.out_channels},)"
                     )
     ops = tuple(_op(layer, weights, statistics or {}, plan.bn_epsilon) for layer in plan.layers)
     return Subnet(ops, plan.resolution, sum(map(_nbytes, ops)))

@@ -134,7 +134,7 @@ def make_plan(space: SearchSpace, config: SubnetConfig) -> Plan:
         ),
     ]
     inputs, block = stem, 0
-    for stage, depth in zip(space.stages, config.depths):
+    for stage, depth in zip(space.stages, config.depths, strict=True):
         for position in range(stage.max_depth):
             kernel, expand = config.kernel_sizes[block], config.expand_ratios[block]
             block += 1

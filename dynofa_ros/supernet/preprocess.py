@@ -1,18 +1,21 @@
-"""From a decoded camera image to the network's input, the same for camera frames, training and calibration."""
+"""From a decoded camera image to the network's input: one way for camera, training and calibration."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+Image = NDArray[Any]  # uint8 here, but OpenCV's stubs promise no element type
 # ImageNet statistics, RGB, of images scaled to 0..1: what the official once-for-all weights expect.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SCALE = (1 / (255 * np.array(STD, np.float32))).reshape(3, 1, 1)
 _OFFSET = (np.array(MEAN, np.float32) / np.array(STD, np.float32)).reshape(3, 1, 1)
 
 
-def preprocess(bgr: NDArray[np.uint8], resolution: int) -> NDArray[np.float32]:
+def preprocess(bgr: Image, resolution: int) -> NDArray[np.float32]:
     """Largest centre square, resized by area, normalised.
 
     Takes BGR uint8 (H, W, 3) of any size, as ros/images.py decodes it; returns RGB planes,

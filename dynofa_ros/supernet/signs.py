@@ -7,12 +7,15 @@ seeds of one generator, and nobody needs a data set.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]
+Image = NDArray[Any]  # OpenCV's stubs promise no element type, and it draws on uint8 and float32 alike
+Plate = Callable[[Image, Image], None]  # draws on the picture and on its opacity
+Glyph = Callable[[Image], None]
 SIGN_PX = 160  # side of the flat pictogram before it is warped into the scene
 TRAIN_SEED, HELD_OUT_SEED = 1, 2
 # Of the seeds 3 to 17 the one whose first 450 and 900 pictures are of the most average difficulty: a run of
@@ -76,7 +79,9 @@ def _disc(image: Image, mask: Image, fill: tuple[int, int, int], border: tuple[i
     cv2.circle(image, (CENTRE, CENTRE), 58, fill, -1, cv2.LINE_AA)
 
 
-def _plate(corners: list[tuple[float, float]], border: tuple[int, int, int], fill: tuple[int, int, int]):
+def _plate(
+    corners: list[tuple[float, float]], border: tuple[int, int, int], fill: tuple[int, int, int]
+) -> Plate:
     def draw(image: Image, mask: Image) -> None:
         outer = _points(*corners)
         inner = np.int32(np.round(outer.mean(0) + (outer - outer.mean(0)) * 0.76))
@@ -86,7 +91,7 @@ def _plate(corners: list[tuple[float, float]], border: tuple[int, int, int], fil
     return draw
 
 
-def _round(fill: tuple[int, int, int], border: tuple[int, int, int]):
+def _round(fill: tuple[int, int, int], border: tuple[int, int, int]) -> Plate:
     return lambda image, mask: _disc(image, mask, fill, border)
 
 
@@ -101,7 +106,6 @@ YIELD = _plate([(0.03, 0.12), (0.97, 0.12), (0.5, 0.96)], RED, WHITE)
 DIAMOND = _plate([(0.5, 0.03), (0.97, 0.5), (0.5, 0.97), (0.03, 0.5)], WHITE, YELLOW)
 SQUARE = _plate([(0.06, 0.06), (0.94, 0.06), (0.94, 0.94), (0.06, 0.94)], BLUE, BLUE)
 STOP = _plate(_octagon(), RED, RED)
-Glyph = Callable[[Image], None]
 
 
 def _limit(text: str) -> Glyph:
@@ -118,7 +122,7 @@ def _arrow(colour: tuple[int, int, int], *paths: tuple[tuple[float, float], ...]
             ahead = np.array([x1 - x0, y1 - y0]) / np.hypot(x1 - x0, y1 - y0) * 0.13
             side = np.array([-ahead[1], ahead[0]])
             tip, base = np.array([x1, y1]) + ahead, np.array([x1, y1])
-            _polygon(image, colour, *(tuple(map(float, p)) for p in (tip, base + side, base - side)))
+            _polygon(image, colour, *((float(x), float(y)) for x, y in (tip, base + side, base - side)))
 
     return draw
 
@@ -144,10 +148,10 @@ def _roundabout(image: Image) -> None:
         base = 0.5 + 0.225 * np.array([np.cos(angle), np.sin(angle)])
         along, out = np.array([-np.sin(angle), np.cos(angle)]), np.array([np.cos(angle), np.sin(angle)])
         corners = (base + 0.12 * along, base + 0.09 * out, base - 0.09 * out)
-        _polygon(image, WHITE, *(tuple(map(float, p)) for p in corners))
+        _polygon(image, WHITE, *((float(x), float(y)) for x, y in corners))
 
 
-SIGNS: dict[str, tuple[Callable[[Image, Image], None], Glyph]] = {
+SIGNS: dict[str, tuple[Plate, Glyph]] = {
     "stop": (STOP, lambda image: _text(image, "STOP", WHITE, 0.24)),
     "yield": (YIELD, lambda image: None),
     "no_entry": (_round(RED, RED), _lines(WHITE, 20, ((0.24, 0.5), (0.76, 0.5)))),
@@ -202,8 +206,8 @@ def _pictogram(name: str) -> tuple[Image, Image]:
 PICTOGRAMS = tuple(_pictogram(name) for name in CLASS_NAMES)
 
 
-def _background(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
-    """Smooth random colours with clutter whose colours are those of signs, so that colour alone says little."""
+def _background(rng: np.random.Generator, size: int) -> Image:
+    """Smooth random colours with clutter in the colours of signs, so that colour alone says little."""
     coarse = rng.uniform(20, 220, (int(rng.integers(2, 6)), int(rng.integers(2, 6)), 3)).astype(np.float32)
     image = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
     palette = (RED, BLUE, YELLOW, WHITE, BLACK, GREY)
@@ -229,7 +233,7 @@ def _background(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
     return image
 
 
-def _warp(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
+def _warp(rng: np.random.Generator, size: int) -> NDArray[Any]:
     """Homography from the flat sign into the scene: scale, rotation, shift and perspective."""
     side = size * rng.uniform(0.36, 0.82)
     angle = np.deg2rad(rng.normal(0, 9))
@@ -242,9 +246,7 @@ def _warp(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
     return cv2.getPerspectiveTransform(source.astype(np.float32), target.astype(np.float32))
 
 
-def _occlude(
-    rng: np.random.Generator, image: NDArray[np.float32], centre: NDArray[np.float32], size: int
-) -> None:
+def _occlude(rng: np.random.Generator, image: Image, centre: NDArray[Any], size: int) -> None:
     """A bar (twig, pole, strap) or blob over part of the sign."""
     colour = rng.uniform(10, 200, 3).tolist()
     at = centre + rng.normal(0, 0.16 * size, 2)
@@ -258,7 +260,7 @@ def _occlude(
         cv2.ellipse(image, tuple(int(v) for v in at), radii, 0, 0, 360, colour, -1, cv2.LINE_AA)
 
 
-def _expose(rng: np.random.Generator, image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def _expose(rng: np.random.Generator, image: Image, size: int) -> Image:
     """Light gradient, contrast, defocus or motion blur, sensor noise."""
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     gain = rng.uniform(0.45, 1.25)
@@ -272,13 +274,13 @@ def _expose(rng: np.random.Generator, image: NDArray[np.float32], size: int) -> 
         kernel = np.zeros((length, length), np.float32)
         kernel[length // 2] = 1 / length
         turn = cv2.getRotationMatrix2D((length / 2, length / 2), float(rng.uniform(0, 180)), 1.0)
-        kernel = cv2.warpAffine(kernel, turn, (length, length))
-        image = cv2.filter2D(image, -1, kernel / max(float(kernel.sum()), 1e-3))
+        turned: Image = cv2.warpAffine(kernel, turn, (length, length))
+        image = cv2.filter2D(image, -1, turned / max(float(turned.sum()), 1e-3))
     noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(2, 20))
     return image + noise
 
 
-def render_sample(seed: int, index: int, size: int = 128) -> tuple[Image, int]:
+def render_sample(seed: int, index: int, size: int = 128) -> tuple[NDArray[np.uint8], int]:
     """One scene with one sign.
 
     Returns an RGB image, uint8, (size, size, 3), and its label, an index into CLASS_NAMES.

@@ -1,4 +1,4 @@
-"""Checkpoint I/O: official once-for-all state_dicts and safetensors, checked against the space by name and shape."""
+"""Checkpoint I/O: official once-for-all state_dicts and safetensors, checked against the space."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class Weights(Mapping[str, Array]):
-    """The one set of weights of a supernet, by official name; arrays may be memory-mapped views of the file."""
+    """The one set of weights of a supernet, by official name; arrays may be memory-mapped from the file."""
 
     arrays: Mapping[str, Array]
     labels: tuple[str, ...] = ()
@@ -101,7 +101,7 @@ def _aliases(key: str) -> Iterator[str]:
 
 
 def _fit(space: SearchSpace, arrays: dict[str, Array], source: str) -> dict[str, Array]:
-    """Arrays under their current official names; raises WeightsError naming the first key that does not fit."""
+    """Arrays under their current official names; raises WeightsError naming the first that does not fit."""
     head = next((arrays[n] for n in _aliases("classifier.linear.weight") if n in arrays), None)
     if head is None or head.ndim != 2:
         raise WeightsError(
