@@ -49,10 +49,10 @@ LIBRARY = Networks.load("", "", "onnxruntime").libraries["cpu"]
 SMALLEST, LARGEST = LIBRARY.entries[0], LIBRARY.entries[-1]
 
 
-def start(*arguments: str) -> subprocess.Popen:
+def start(*arguments: str, domain_id: int = DOMAIN_ID) -> subprocess.Popen:
     environment = {
         **os.environ,
-        "ROS_DOMAIN_ID": str(DOMAIN_ID),
+        "ROS_DOMAIN_ID": str(domain_id),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
     command = [sys.executable, "-m", "dynofa_ros.nodes.perception_node", "--ros-args"]
@@ -71,9 +71,9 @@ class Client:
         "subnet_state": (SubnetState, qos.APP_STATE),
     }
 
-    def __init__(self) -> None:
+    def __init__(self, domain_id: int = DOMAIN_ID) -> None:
         self._context = Context()
-        rclpy.init(context=self._context, domain_id=DOMAIN_ID)
+        rclpy.init(context=self._context, domain_id=domain_id)
         self.node = rclpy.create_node("client", context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
@@ -345,8 +345,9 @@ def test_compressed_images_and_emulated_clocks():
     process = start(
         *("-p", "image_transport:=compressed", "-p", "emulate_dvfs:=true", "-p", "emulated_slowdown:=8"),
         *("-p", "latency_target_ms:=1000.0", "-p", f"subnet_id:={LARGEST.id}"),
+        domain_id=DOMAIN_ID + 1,  # the other node has the same name
     )
-    client = Client()
+    client = Client(DOMAIN_ID + 1)
     try:
         client.wait(lambda: client.received["library"] and client.received["subnet_state"], "the node", 40)
         client.wait(
