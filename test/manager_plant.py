@@ -1,7 +1,7 @@
 """A small simulated robot for the manager's tests: applications, clocks, power; time in nanoseconds.
 
-latency = slowdown * (alpha + beta * f_ref / f) * noise, with the noise anchors of CONTROL 2.2; power from the
-committed board description. It shares no code with the manager's own model but the board file.
+latency = slowdown * (alpha + beta * f_ref / f) * noise, with noise like that of published board logs;
+power from the committed board description. It shares no code with the manager's own model but the board file.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from dynofa_ros.nodes.camera_sources import ENCODERS, SignSource, compose
 pytestmark = pytest.mark.timeout(180)
 
 START_TIMEOUT_S = 90.0
-END_S = 5.0  # DESIGN and issue: how long an interrupted demo may take to end
+END_S = 5.0  # how long an interrupted demo may take to end
 SECONDS = 15.0
 SHARED_MEMORY = Path("/dev/shm")
 

@@ -1,4 +1,4 @@
-"""Slowdown filter, margin and overhead, against the noise anchors of CONTROL 2.2."""
+"""Slowdown filter, margin and overhead, against noise like that of published board logs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Figures of a recorded run: pure functions from records to the keys of summary.json.
 
-Definitions (DESIGN section 3): frames_due = results + dropped + malformed; a miss is a due frame answered
+Definitions: frames_due = results + dropped + malformed; a miss is a due frame answered
 later than its target or not at all. A frame belongs to the phase in which its monitor was received.
 Percentiles interpolate linearly. Unknown is NaN here and null in JSON.
 """

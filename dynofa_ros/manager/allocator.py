@@ -2,8 +2,7 @@
 
 Power and latency of a processor depend only on which applications it hosts, so the least power of each
 processor is tabulated over all subsets of applications and the best partition is found by a min-plus sweep
-over subsets (CONTROL 2.4, Lemmas 1 and 2). All sums are element-wise, so results do not depend on the BLAS
-in use.
+over subsets. All sums are element-wise, so results do not depend on the BLAS in use.
 """
 
 from __future__ import annotations

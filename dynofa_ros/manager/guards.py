@@ -145,7 +145,7 @@ class PowerGuard:
 
 @dataclass
 class ThermalGuard:
-    """Power at which the temperature limit would be reached within the horizon (one RC, CONTROL 2.2).
+    """Power at which the temperature limit would be reached within the horizon (one RC).
 
     The ambient term is taken from the present power, temperature and rise, so a wrong resistance only changes
     how fast the limit is approached, not where it lies.

@@ -70,7 +70,7 @@ def demands_after(problem: Problem, rungs: Sequence[Rung]) -> tuple[Demand, ...]
 
 
 def allocate(problem: Problem, headroom: float = 1.0) -> Outcome:
-    """Best operating point of a problem by the objective of DESIGN section 3; always returns one.
+    """Best operating point of a problem by the objective; always returns one.
 
     Raises ValueError if there are applications but no processor for them.
     """

@@ -1,6 +1,6 @@
 """The allocation problem as arrays: what one processor costs, what one application needs on it.
 
-Latency of a frame of application i on processor k at clock level f (CONTROL 2.2):
+Latency of a frame of application i on processor k at clock level f:
 
     time_i(f)    = slowdown_ik * (alpha + beta * f_reference / f)        the network alone
     latency_i(f) = time_i(f) * (1 + contention_k * load of the others on k) + overhead_i
@@ -143,7 +143,7 @@ def make_option(
     """Tables of one application on one processor; a demand that no entry meets takes infinite time.
 
     The cheapest entry at or above an accuracy is taken at each level, which is exact: less time is less
-    latency, less load and less power at once (CONTROL 2.4, Lemma 1).
+    latency, less load and less power at once.
     """
     ordered = tuple(sorted(entries, key=lambda e: (e.accuracy, e.id)))
     entry_ms = np.stack([entry_times_ms(e, processor, slowdown) for e in ordered])

@@ -15,7 +15,7 @@ OBJECTIVES = ("quality", "energy")
 
 @dataclass(frozen=True)
 class Parameters:
-    """Parameters in force for one step (DESIGN section 7)."""
+    """Parameters in force for one step."""
 
     objective: str = "quality"
     power_cap_w: float = inf  # of the whole module, inf = no cap

@@ -25,12 +25,13 @@ from dynofa_ros.msg import (
     SubnetState,
 )
 from dynofa_ros.nodes import perception_messages as messages
+from dynofa_ros.nodes import perception_status as health
 from dynofa_ros.nodes.emulation import DomainClock, domains_of, stretch_factor
 from dynofa_ros.nodes.frame_worker import Counters, FrameWorker, LatestSlot, RateGate, Timing, sleep_until
 from dynofa_ros.nodes.perception_model import Networks, SubnetKey, top_classes
 from dynofa_ros.nodes.perception_parameters import PARAMETERS, TARGETS
 from dynofa_ros.ros import names, qos
-from dynofa_ros.ros.diagnostics import Level, Status
+from dynofa_ros.ros.diagnostics import Status
 from dynofa_ros.ros.images import MalformedImage, decode
 from dynofa_ros.ros.lifecycle import ManagedNode, run
 from dynofa_ros.supernet.preprocess import preprocess
@@ -41,7 +42,6 @@ WATCH_PERIOD_S = 0.2
 SWITCH_INTERVAL_S = 2e-4
 YIELD_S = 1e-4
 RECENT_FRAMES = 150  # over which the diagnostics count misses
-MISS_WARN, MISS_ERROR = 0.05, 0.20
 DEFAULT_MARGIN = 1.25  # between library latency and target when nobody manages
 
 
@@ -392,46 +392,25 @@ class PerceptionNode(ManagedNode):
 
     def _input_status(self) -> Status:
         if not self.active:
-            return Status(Level.OK, "inactive")
-        counters = self._counters
-        age_s = (
-            math.nan if self._last_image_ns is None else (time.perf_counter_ns() - self._last_image_ns) / 1e9
-        )
-        facts = {
-            "age of the last image, s": age_s,
-            "answered": counters.total_answered,
-            "dropped": counters.total_dropped,
-            "malformed": counters.total_malformed,
-            "last malformed": self._malformed_reason or "none",
-        }
-        if not age_s < 2.0:
-            return Status(Level.WARN, "no images: check the topic and its QoS", facts)
-        if counters.total_malformed:
-            text = f"{counters.total_malformed} malformed images dropped, last: {self._malformed_reason}"
-            return Status(Level.WARN, text, facts)
-        return Status(Level.OK, "images arrive", facts)
+            return health.INACTIVE
+        last = self._last_image_ns
+        age_s = math.nan if last is None else (time.perf_counter_ns() - last) / 1e9
+        return health.images(age_s, self._counters, self._malformed_reason)
 
     def _deadline_status(self) -> Status:
-        misses = list(self._recent_misses) if self.active else []
-        if not misses:
-            return Status(Level.OK, "no frames yet")
-        share = sum(misses) / len(misses)
-        level = Level.ERROR if share > MISS_ERROR else Level.WARN if share > MISS_WARN else Level.OK
-        return Status(level, f"{share:.1%} of the last {len(misses)} due frames missed the target")
+        return health.deadlines(list(self._recent_misses)) if self.active else health.INACTIVE
 
     def _subnet_status(self) -> Status:
         if not self.active or self._switcher is None or self._switcher.current is None:
-            return Status(Level.OK, "inactive")
-        facts = {
-            "sub-network": self._switcher.current.key.subnet_id,
-            "processor": self._switcher.current.key.processor,
-            "decision": self._order.decision_id,
-            "cached, MB": self._switcher.cached_bytes / 1e6,
-            "emulated": self.value("emulate_dvfs"),
-        }
-        if self._status == SubnetState.REJECTED:
-            return Status(Level.ERROR, self._message, facts)
-        return Status(Level.OK, self._message or "as commanded", facts)
+            return health.INACTIVE
+        rejected = self._status == SubnetState.REJECTED
+        return health.subnet(
+            self._switcher.current.key,
+            self._order.decision_id,
+            self._switcher.cached_bytes,
+            self._message,
+            rejected=rejected,
+        )
 
 
 def main() -> int:
