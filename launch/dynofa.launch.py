@@ -42,13 +42,13 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "use_sim_time",
         default_value="false",
-        choices=["true", "false"],
+        choices=["true", "false", "True", "False"],
         description="Take the time from /clock; false = as in params_file",
     ),
     DeclareLaunchArgument(
         "autostart",
         default_value="true",
-        choices=["true", "false"],
+        choices=["true", "false", "True", "False"],
         description="The nodes become active by themselves; true = as in params_file",
     ),
     DeclareLaunchArgument(
@@ -72,9 +72,9 @@ def launch_nodes(context):
     if not os.path.isfile(given["params_file"]):  # launch_ros would go on with the defaults
         raise ValueError(f"params_file:={given['params_file']}: there is no such file")
     common = {}
-    if given["use_sim_time"] == "true":
+    if given["use_sim_time"].lower() == "true":
         common["use_sim_time"] = True
-    if given["autostart"] == "false":
+    if given["autostart"].lower() == "false":
         common["autostart"] = False
     device = {} if given["device_backend"] == "auto" else {"backend": given["device_backend"]}
     template = given["image_topic_template"]

@@ -167,6 +167,14 @@ def test_output_folder_of_an_earlier_demo_is_reused(tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir()] == ["logs"]
 
 
+def test_logs_of_something_else_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "precious.log").write_text("precious")
+    with pytest.raises(UsageError, match="logs"):
+        prepare_output(tmp_path)
+    assert (tmp_path / "logs" / "precious.log").read_text() == "precious"
+
+
 def test_other_files_in_the_output_folder_stay(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     prepare_output(tmp_path)

@@ -94,6 +94,15 @@ def test_only_the_newest_request_counts(bench):
     assert bench.current == "c" and [r.key for r in bench.reports] == ["c"]
 
 
+def test_a_repeated_request_is_prepared_once(bench):
+    bench.gates["b"] = threading.Event()
+    bench.request("b")
+    bench.request("b")
+    bench.gates["b"].set()
+    bench.wait_for_reports(1)
+    assert bench.current == "b" and bench.prepared == ["a", "b"] and len(bench.reports) == 1
+
+
 def test_a_cached_request_overtakes_one_in_preparation(bench):
     bench.gates["b"] = threading.Event()
     bench.request("b")

@@ -299,6 +299,11 @@ class Demo:
             if not self._errors:
                 self._errors.append(str(error))
         summary = metrics.summary(recorded)
+        if not self._errors and summary["frames_published"] and not summary["results"]:
+            self._errors.append(
+                f"{summary['frames_published']} images were published and none was answered; "
+                f"{self._options.out / 'logs'} has the perception node's reasons"
+            )
         summary["errors"] += [error for error in self._errors if error not in summary["errors"]]
         write_json(out / "summary.json", summary)
         if self._options.json is not None:
@@ -317,9 +322,10 @@ class Demo:
 
 
 def steady_power_w(live: Run) -> float:
-    """Mean power of the steady phase without its first second. Raises CliError if there is no telemetry."""
-    start_ns, end_ns = live.marks[0].time_ns + metrics.SETTLING_NS, live.marks[1].time_ns
-    power_w = metrics.mean(t.power_w for t in live.telemetry if start_ns <= t.time_ns < end_ns)
+    """Mean power of the second half of the steady phase. Raises CliError if there is no telemetry."""
+    begin_ns, end_ns = live.marks[0].time_ns, live.marks[1].time_ns
+    middle_ns = (begin_ns + end_ns) // 2
+    power_w = metrics.mean(t.power_w for t in live.telemetry if middle_ns <= t.time_ns < end_ns)
     if power_w != power_w:
         raise CliError("no power_cap phase: dynofa/device told no power in the steady phase")
     return power_w

@@ -23,6 +23,7 @@ SHM_DIRECTORY = Path("/dev/shm")
 SHM_NEEDED_BYTES = 48 * 2**20  # the camera's segment of config/fastdds_camera.xml, and some
 CAMERA_NICENESS = 10  # drawing pictures is not the robot's work: it must not take the cores from perception
 OWN_OUTPUTS = frozenset({"bag", "logs", "summary.json", "timeline.png"})
+MARKER = Path("logs", ".dynofa_demo")  # tells an earlier demo's folders from the user's own
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,13 @@ def prepare_output(out: Path) -> None:
     """
     try:
         entries = {entry.name for entry in out.iterdir()} & OWN_OUTPUTS if out.exists() else set()
-        if entries and "logs" not in entries:
+        if entries and not (out / MARKER).is_file():
             raise UsageError(f"{out / min(entries)} is not of an earlier demo; choose another --out")
         for name in entries:
             path = out / name
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         (out / "logs").mkdir(parents=True)
+        (out / MARKER).touch()
     except OSError as error:
         raise CliError(f"cannot write to {out}: {error.strerror}") from error
 

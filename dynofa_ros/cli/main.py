@@ -11,7 +11,7 @@ from pathlib import Path
 from dynofa_ros import __version__
 from dynofa_ros.cli.common import BAD_USAGE, FAILED, CliError, UsageError
 
-DEFAULT_OUT = Path("out/demo")
+DEFAULT_OUT = Path("out")
 MAX_APPS = 6
 
 
@@ -83,7 +83,7 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="recompute the figures of a recorded run from its bag",
         description="Recomputes the figures of a run from its bag: of `dynofa demo`, or recorded on a robot "
         "with `ros2 bag record`.",
-        epilog="example: dynofa report out/demo --json figures.json",
+        epilog="example: dynofa report out --json figures.json",
     )
     parser.add_argument(
         "path", type=Path, metavar="BAG|DIR", help="a rosbag2, or a folder that `dynofa demo` wrote"

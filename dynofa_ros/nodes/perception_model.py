@@ -94,7 +94,7 @@ class Networks:
         space, config = load_space(library.space), library.config(entry)
         own = self._statistics[key.processor].get(entry.id)
         subnet = materialise(make_plan(space, config), self.weights, own)
-        run = self._prepare_for_engine(subnet, key.threads)
+        run = self._prepare_for_engine(subnet, key.threads, key.processor)
         run(np.zeros((1, 3, config.resolution, config.resolution), np.float32))
         return Prepared(key, run, config.resolution, subnet.nbytes)
 

@@ -42,6 +42,7 @@ WATCH_PERIOD_S = 0.2
 SWITCH_INTERVAL_S = 2e-4
 YIELD_S = 1e-4
 RECENT_FRAMES = 150  # over which the diagnostics count misses
+LONGEST_VALIDITY_S = 86400.0
 DEFAULT_MARGIN = 1.25  # between library latency and target when nobody manages
 
 
@@ -61,6 +62,7 @@ class Order:
     decision_id: int = 0
     rate_hz: float = 0.0  # 0 or NaN = the application's own
     expires_ns: int | None = None
+    affinity: frozenset[int] = frozenset()  # CPU numbers of the inference thread; empty = all allowed
 
 
 class PerceptionNode(ManagedNode):
@@ -117,8 +119,7 @@ class PerceptionNode(ManagedNode):
         self._due_gate = RateGate(self.value("rate_hz"))
         self._managed_gate: RateGate | None = None
         self._managed_order: Order | None = None
-        self._affinity: frozenset[int] = frozenset()
-        self._affinity_in_force = self._affinity
+        self._affinity: frozenset[int] = frozenset()  # of the inference thread, as it is
         self._worker = FrameWorker(self._slot, self._answer_or_report)
         self._order = self._default_order()
         self._publish_targets()
@@ -179,10 +180,7 @@ class PerceptionNode(ManagedNode):
         if "subnet_id" in changed or (unmanaged and "latency_target_ms" in changed):
             self._follow(self._standing_order())
         if "paused" in changed:
-            paused = self.value("paused")
-            self._publish_state(
-                SubnetState.DISABLED if paused else SubnetState.APPLIED, "paused" if paused else ""
-            )
+            self._publish_state(*self._standing_status())
 
     # --- knobs -------------------------------------------------------------------------------
 
@@ -219,11 +217,11 @@ class PerceptionNode(ManagedNode):
             return
         now = time.perf_counter_ns()
         expires = now + int(command.valid_for_s * 1e9) if command.valid_for_s > 0 else None
-        self._managed_order = Order(key, int(command.decision_id), float(command.rate_hz), expires)
+        affinity = frozenset(int(cpu) for cpu in command.cpu_affinity)
+        self._managed_order = Order(key, int(command.decision_id), float(command.rate_hz), expires, affinity)
         if self.value("subnet_id"):
-            self._publish_state(SubnetState.PINNED, "pinned by the parameter subnet_id", command.decision_id)
+            self._publish_state(*self._standing_status(), decision_id=command.decision_id)
             return
-        self._affinity = frozenset(command.cpu_affinity)
         self._follow(self._managed_order)
         if command.prefetch_subnet_ids and self._switcher is not None:
             keys = (SubnetKey(key.processor, i, key.threads) for i in command.prefetch_subnet_ids)
@@ -234,8 +232,8 @@ class PerceptionNode(ManagedNode):
             return f"sub-network {key.subnet_id!r} is not in the library of processor {key.processor!r}"
         if command.rate_hz < 0 or math.isinf(command.rate_hz):
             return f"rate_hz = {command.rate_hz} must be positive, or 0 for the application's own"
-        if math.isnan(command.valid_for_s) or command.valid_for_s < 0:
-            return f"valid_for_s = {command.valid_for_s} must be positive, or 0 for no end"
+        if not 0 <= command.valid_for_s <= LONGEST_VALIDITY_S:
+            return f"valid_for_s = {command.valid_for_s} must be 0 (no end) to {LONGEST_VALIDITY_S}"
         cpus, allowed = set(command.cpu_affinity), os.sched_getaffinity(0)
         if not cpus <= allowed:
             return f"cpu_affinity {sorted(cpus)} must be among {sorted(allowed)}"
@@ -247,8 +245,17 @@ class PerceptionNode(ManagedNode):
         managed = 0 < order.rate_hz < self.value("rate_hz")
         self._managed_gate = RateGate(order.rate_hz) if managed else None
         assert self._switcher is not None
-        if not self._switcher.request(order.key, self._on_switched):
+        if not self._switcher.holds(order.key):
             self._publish_state(SubnetState.PENDING, f"preparing {order.key.subnet_id}")
+        self._switcher.request(order.key, self._on_switched)
+
+    def _standing_status(self) -> tuple[int, str]:
+        """Status and message while nothing is being changed."""
+        if self.value("paused"):
+            return SubnetState.DISABLED, "paused"
+        if self.value("subnet_id"):
+            return SubnetState.PINNED, "pinned by the parameter subnet_id"
+        return SubnetState.APPLIED, ""
 
     def _on_switched(self, outcome: Switched[SubnetKey]) -> None:
         """Runs in the preparation thread, or in the executor when the sub-network was ready."""
@@ -256,8 +263,7 @@ class PerceptionNode(ManagedNode):
             self.get_logger().error(f"{outcome.key.subnet_id} could not be prepared: {outcome.error}")
             self._publish_state(SubnetState.REJECTED, outcome.error)
             return
-        status = SubnetState.PINNED if self.value("subnet_id") else SubnetState.APPLIED
-        self._publish_state(status, "", duration_ms=outcome.duration_ms)
+        self._publish_state(*self._standing_status(), duration_ms=outcome.duration_ms)
 
     def _watch(self) -> None:
         """Fall back to the default when the manager has been silent for longer than its command is valid."""
@@ -302,8 +308,8 @@ class PerceptionNode(ManagedNode):
 
     def _answer(self, frame: Frame) -> None:
         started = time.perf_counter_ns()
-        if self._affinity != self._affinity_in_force:  # affinity belongs to the thread that runs the network
-            self._affinity_in_force = self._affinity
+        if self._order.affinity != self._affinity:  # affinity belongs to the thread that runs the network
+            self._affinity = self._order.affinity
             os.sched_setaffinity(0, self._affinity or os.sched_getaffinity(os.getpid()))
         assert self._switcher is not None and self._switcher.current is not None
         network, order = self._switcher.current, self._order

@@ -21,7 +21,10 @@ from dynofa_ros.supernet.materialise import (
 )
 
 OPSET, IR_VERSION = 17, 8  # HardSwish is an operator since 14; both are known to ONNX Runtime 1.12 and later
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+PROVIDERS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("CUDAExecutionProvider", {"use_tf32": "0"}),  # TF32 rounds products to 10 bits
+    ("CPUExecutionProvider", {}),
+)
 
 
 class _Graph:
@@ -94,8 +97,10 @@ def build_model(subnet: Subnet) -> onnx.ModelProto:
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 
-def prepare(subnet: Subnet, threads: int = 0) -> Runner:
-    """An inference session with ``threads`` intra-op threads (0 = 1), on the best provider present.
+def prepare(subnet: Subnet, threads: int = 0, processor: str | None = None) -> Runner:
+    """An inference session with ``threads`` intra-op threads (0 = 1).
+
+    On the CPU for processor "cpu", else on the best provider present.
 
     Raises EngineError with ONNX Runtime's reason.
     """
@@ -106,7 +111,7 @@ def prepare(subnet: Subnet, threads: int = 0) -> Runner:
     # waiting threads would spin on cores that the robot's other nodes need
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     available = onnxruntime.get_available_providers()
-    providers = [p for p in PROVIDERS if p in available]
+    providers = [p for p in PROVIDERS[-1 if processor == "cpu" else 0 :] if p[0] in available]
     try:
         session = onnxruntime.InferenceSession(
             build_model(subnet).SerializeToString(), options, providers=providers

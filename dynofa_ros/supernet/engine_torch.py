@@ -66,18 +66,19 @@ class _Op(torch.nn.Module):
         return x * functional.hardsigmoid(y)
 
 
-def prepare(subnet: Subnet, threads: int = 0) -> Runner:
-    """Put the sub-network on the CUDA device where there is one, else on the CPU.
+def prepare(subnet: Subnet, threads: int = 0, processor: str | None = None) -> Runner:
+    """Put the sub-network on the CPU for processor "cpu", else on the CUDA device where there is one.
 
     ``threads`` > 0 sets torch's intra-op threads, which are one setting per process.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if processor != "cpu" and torch.cuda.is_available() else "cpu")
     if threads > 0:
         torch.set_num_threads(threads)
     network = torch.nn.Sequential(*(_Op(op, device) for op in subnet.ops)).eval()
 
     def run(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
+        # TensorFloat-32 would round the products to 10 bits: another network than on the CPU
+        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
             x = torch.from_numpy(images).to(device).contiguous(memory_format=torch.channels_last)
             return network(x).cpu().numpy()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +22,10 @@ class Runner(Protocol):
     def __call__(self, images: np.ndarray) -> np.ndarray: ...
 
 
-Prepare = Callable[[Subnet, int], Runner]
+class Prepare(Protocol):
+    """``prepare(subnet, threads, processor)``; processor None = the fastest that the engine finds."""
+
+    def __call__(self, subnet: Subnet, threads: int = 0, processor: str | None = None) -> Runner: ...
 
 
 def load_engine(name: str) -> Prepare:

@@ -61,6 +61,11 @@ class Switcher(Generic[Key]):
         with self._lock:
             return sum(p.nbytes for p in self._cache.values())
 
+    def holds(self, key: Key) -> bool:
+        """Whether a request for ``key`` would be swapped in at once."""
+        with self._lock:
+            return key in self._cache
+
     def activate(self, key: Key) -> Prepared[Key]:
         """Prepare and swap in, in this thread. Raises what the preparation raises."""
         prepared = self._prepare(key)
@@ -77,6 +82,8 @@ class Switcher(Generic[Key]):
         with self._lock:
             prepared = self._cache.get(key)
             if prepared is None:
+                if self._wanted is not None and self._wanted[0] == key:
+                    start = self._wanted[1]  # the one in preparation will do
                 self._wanted = (key, start, report)
                 self._lock.notify()
                 return False
@@ -151,7 +158,9 @@ class Switcher(Generic[Key]):
     def _switch(self, key: Key, start: int, report: Report[Key]) -> None:
         error = None
         try:
-            prepared = self._prepare(key)
+            with self._lock:
+                cached = self._cache.get(key)  # a hint may have been faster
+            prepared = cached or self._prepare(key)
         except Exception as reason:  # noqa: BLE001 - whatever it is, the old sub-network keeps running
             error = " ".join(str(reason).split()) or type(reason).__name__
         with self._lock:
@@ -159,6 +168,7 @@ class Switcher(Generic[Key]):
                 if error is None:
                     self._store(prepared)
                 return
+            report = self._wanted[2]
             self._wanted = None
             if error is None:
                 self._adopt(prepared)
