@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 APPS = ("front", "rear", "left", "right", "up", "down")
 READY_TIMEOUT_S = 60.0
-WARM_UP_S = 3.0
+WARM_UP_S = 6.0  # also the time in which the manager learns what margin this machine needs
 DRAIN_S = 0.2  # for the last frames to be answered and recorded
 MARK_DRAIN_S = 0.2
 BAG_MARGIN_S = 30.0  # a replayed bag may take so much longer than it lasts
 POLL_S = 0.05
-VIEW_PERIOD_S = 0.5
+VIEW_PERIOD_S = 1.0
 CPU_PERIOD_S = 1.0
 
 
