@@ -156,10 +156,10 @@ class Demo:
         cap_w = no_cap
         if phase.power_cap_share is not None:
             cap_w = phase.power_cap_share * steady_power_w(link.live)
+        for app in self._apps:  # first: a cap that goes must not open the way to what the target then forbids
+            link.set_parameter(f"perception/{app}", "latency_target_ms", phase.latency_target_ms)
         link.set_load(phase.load)
         link.set_parameter(MANAGER, "power_cap_w", cap_w)
-        for app in self._apps:
-            link.set_parameter(f"perception/{app}", "latency_target_ms", phase.latency_target_ms)
 
     def _report_phase(self, link: Link) -> None:
         if self._options.headless and self._phase is not None:
