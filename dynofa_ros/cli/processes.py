@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -86,10 +87,8 @@ class NodeProcess:
     def signal(self, number: int) -> None:
         """Send a signal to the process and everything it started."""
         if self.exit_code is None:
-            try:
+            with suppress(ProcessLookupError):  # it ended just now
                 os.killpg(self._process.pid, number)
-            except ProcessLookupError:
-                pass  # it ended just now
 
     def last_log_line(self) -> str:
         """The last line that the node wrote, without colours."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-CAMERA_NAMESPACE = "demo"
 GROUND_TRUTH = "demo/camera/ground_truth"  # dynofa_ros/Classification, one per published frame
 PHASE = "demo/phase"  # std_msgs/String, the name of a phase at its start
 PHASE_END = "end"  # closes the last phase

@@ -18,7 +18,6 @@ from safetensors.numpy import load_file, save
 from dynofa_ros.supernet.space import SubnetConfig, load_space
 from dynofa_ros.supernet.weights import Weights
 
-SCHEMA_VERSION = 1
 Processor = Literal["cpu", "gpu", "npu"]
 
 
@@ -154,12 +153,18 @@ def load_library(path: str | Path, weights: Weights | None = None) -> Library:
         raise LibraryError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, msgspec.DecodeError) as error:  # ValidationError is a DecodeError
         raise LibraryError(f"{path}: {' '.join(str(error).split())}") from None
-    if weights is not None and library.weights_sha256 != weights.digest:
+    if weights is not None:
+        check_weights(library, weights, path)
+    return library
+
+
+def check_weights(library: Library, weights: Weights, path: Path) -> None:
+    """Raises LibraryError naming the file if the library was made for other weights."""
+    if library.weights_sha256 != weights.digest:
         raise LibraryError(
             f"{path}: weights_sha256 {library.weights_sha256[:12]} is not that of {weights.source} "
             f"({weights.digest[:12]}): the library was made for other weights"
         )
-    return library
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -45,11 +45,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class AppForecast:
-    """What is expected of one application. ``guarded_ms`` includes the margin."""
+    """What is expected of one application; ``latency_ms`` is without the margin."""
 
     latency_ms: float
     shared: float  # factor by which others on the processor slow it
-    guarded_ms: float
     margin: float
     load: float
     late: bool
@@ -178,7 +177,6 @@ def _app_forecast(
     return AppForecast(
         latency_ms=time_ms * shared + app.overhead_ms,
         shared=shared,
-        guarded_ms=guarded,
         margin=margin,
         load=load,
         late=guarded > headroom * app.latency_target_ms * (1.0 + 1e-9),

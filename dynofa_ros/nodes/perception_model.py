@@ -8,7 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dynofa_ros.library.format import Entry, Library, LibraryError, load_library, load_statistics
+from dynofa_ros.library.format import (
+    Entry,
+    Library,
+    LibraryError,
+    check_weights,
+    load_library,
+    load_statistics,
+)
 from dynofa_ros.paths import share_file
 from dynofa_ros.supernet.engines import load_engine
 from dynofa_ros.supernet.materialise import materialise
@@ -72,8 +79,8 @@ class Networks:
         loaded = load_weights(
             load_space(space), Path(weights).expanduser() if weights else share_file(*DEMO_WEIGHTS)
         )
-        for path, _ in by_processor.values():
-            load_library(path, loaded)  # now that the weights are known: were they made for each other?
+        for path, library in by_processor.values():
+            check_weights(library, loaded, path)
         statistics = {p: load_statistics(path, library) for p, (path, library) in by_processor.items()}
         return cls(loaded, {p: library for p, (_, library) in by_processor.items()}, statistics, engine)
 

@@ -242,12 +242,18 @@ class PerceptionNode(ManagedNode):
     def _follow(self, order: Order) -> None:
         """Make ``order`` the one in force; its sub-network answers as soon as it is ready."""
         self._order = order
-        managed = 0 < order.rate_hz < self.value("rate_hz")
-        self._managed_gate = RateGate(order.rate_hz) if managed else None
+        self._thin(order.rate_hz)
         assert self._switcher is not None
         if not self._switcher.holds(order.key):
             self._publish_state(SubnetState.PENDING, f"preparing {order.key.subnet_id}")
         self._switcher.request(order.key, self._on_switched)
+
+    def _thin(self, rate_hz: float) -> None:
+        """Answer at most rate_hz frames per second; a renewed command must not begin a new phase."""
+        if not 0 < rate_hz < self.value("rate_hz"):
+            self._managed_gate = None
+        elif self._managed_gate is None or self._managed_gate.rate_hz != rate_hz:
+            self._managed_gate = RateGate(rate_hz)
 
     def _standing_status(self) -> tuple[int, str]:
         """Status and message while nothing is being changed."""
@@ -289,9 +295,8 @@ class PerceptionNode(ManagedNode):
         else:
             if self._slot.put(Frame(message, now)):
                 self._counters.drop()
-            time.sleep(
-                YIELD_S
-            )  # let go of the interpreter, so that the worker starts now and not at the next switch
+            # Let go of the interpreter, so that the worker starts now and not at the next switch.
+            time.sleep(YIELD_S)
 
     def _answer_or_report(self, frame: Frame) -> None:
         try:
