@@ -32,3 +32,12 @@ def share_file(*parts: str) -> Path:
             return path
     folders = ", ".join(str(d) for d in searched) or "none found: is the package installed?"
     raise FileNotFoundError(f"{'/'.join(parts)} is not part of {PACKAGE} (searched: {folders})")
+
+
+def cache_folder(*parts: str) -> Path:
+    """Folder for what can be made again (converted weights, compiled engines), e.g. ``~/.cache/dynofa_ros``.
+
+    It is not created. ``XDG_CACHE_HOME`` moves it.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base, PACKAGE, *parts)

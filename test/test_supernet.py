@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -15,9 +16,6 @@ from dynofa_ros.supernet.materialise import materialise
 from dynofa_ros.supernet.plan import count, make_plan, parameter_shapes
 from dynofa_ros.supernet.space import (
     DEMO_SPACE,
-    DEPTHS,
-    EXPAND_RATIOS,
-    KERNEL_SIZES,
     load_space,
     make_divisible,
 )
@@ -32,14 +30,8 @@ CLASSES = 7
 
 
 def configs(space=SPACE):
-    entries = lambda allowed, n: st.lists(st.sampled_from(allowed), min_size=n, max_size=n)  # noqa: E731
-    return st.builds(
-        lambda k, e, d, r: space.config(kernel_sizes=k, expand_ratios=e, depths=d, resolution=r),
-        entries(KERNEL_SIZES, len(space.blocks)),
-        entries(EXPAND_RATIOS, len(space.blocks)),
-        entries(DEPTHS, len(space.stages)),
-        st.sampled_from(space.resolutions),
-    )
+    drawn = {name: st.tuples(*map(st.sampled_from, allowed)) for name, allowed in space.choices.items()}
+    return st.builds(space.config, resolution=st.sampled_from(space.resolutions), **drawn)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +59,8 @@ def supernet(state):
     [
         ("ofa_mbv3_w1.0", 475, 7_678_880, (566.2, 7.665), (121.3, 3.411)),
         ("ofa_mbv3_w1.2", 475, 10_715_752, (843.1, 10.702), (193.1, 4.602)),
+        ("ofa_proxyless_w1.3", 446, 7_956_882, (1004.9, 7.942), (265.5, 3.719)),
+        ("ofa_resnet50", 368, 48_105_992, (7491.6, 48.106), (962.2, 6.539)),
     ],
 )
 def test_official_sizes(name, keys, parameters, largest, smallest):
@@ -76,7 +70,7 @@ def test_official_sizes(name, keys, parameters, largest, smallest):
     assert len(shapes) == keys
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     assert sum(int(np.prod(s)) for k, s in shapes.items() if not k.endswith(buffers)) == parameters
-    small = space.config(kernel_sizes=3, expand_ratios=3, depths=2)
+    small = dataclasses.replace(space.smallest, resolution=224)
     for config, expected in ((space.largest, largest), (small, smallest)):
         macs, params = count(make_plan(space, config), 1000)
         assert (round(macs / 1e6, 1), round(params / 1e6, 3)) == expected

@@ -33,9 +33,6 @@ from dynofa_ros.supernet.preprocess import MEAN, STD
 from dynofa_ros.supernet.signs import CLASS_NAMES, TRAIN_SEED, render_sample
 from dynofa_ros.supernet.space import (
     DEMO_SPACE,
-    DEPTHS,
-    EXPAND_RATIOS,
-    KERNEL_SIZES,
     SearchSpace,
     SubnetConfig,
     load_space,
@@ -83,16 +80,6 @@ def training_images(folder: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
         images.flush()
         np.save(labels_file, labels)  # last, so that a cut rendering starts again
     return np.load(images_file, mmap_mode="r"), np.load(labels_file)
-
-
-def random_config(space: SearchSpace, rng: np.random.Generator) -> SubnetConfig:
-    blocks = len(space.blocks)
-    return space.config(
-        kernel_sizes=rng.choice(KERNEL_SIZES, blocks).tolist(),
-        expand_ratios=rng.choice(EXPAND_RATIOS, blocks).tolist(),
-        depths=rng.choice(DEPTHS, len(space.stages)).tolist(),
-        resolution=int(rng.choice(space.resolutions)),
-    )
 
 
 def augment(images: np.ndarray, rng: np.random.Generator, device: torch.device) -> Tensor:
@@ -183,7 +170,7 @@ def main() -> None:
                     depths=2,
                     resolution=int(rng.choice(space.resolutions[:5])),
                 )
-                students = [small] + [random_config(space, rng) for _ in range(args.random_subnets)]
+                students = [small] + [space.random(rng) for _ in range(args.random_subnets)]
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, args.steps, args.learning_rate)
             optimiser.zero_grad(set_to_none=True)

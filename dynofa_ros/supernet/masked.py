@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from dynofa_ros.supernet.plan import (
-    Classifier,
+from dynofa_ros.supernet.layers import (
+    AveragePool,
     Conv,
     GlobalPool,
     Layer,
-    Plan,
+    MaxPool,
     Residual,
     SqueezeExcite,
-    parameter_shapes,
 )
+from dynofa_ros.supernet.plan import Plan, parameter_shapes
 from dynofa_ros.supernet.space import SearchSpace
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -53,6 +53,8 @@ def initial_weights(space: SearchSpace, classes: int, seed: int = 0) -> dict[str
 def _activate(x: Tensor, name: str) -> Tensor:
     if name == "relu":
         return functional.relu(x)
+    if name == "relu6":
+        return functional.relu6(x)
     return functional.hardswish(x) if name == "h_swish" else x
 
 
@@ -120,14 +122,20 @@ def _layer(x: Tensor, layer: Layer, weights: Mapping[str, Tensor], normalise: No
         )
         return x * functional.hardsigmoid(y)
     if isinstance(layer, Residual):
-        y = x
+        y, shortcut = x, x
         for inner in layer.layers:
             y = _layer(y, inner, weights, normalise)
-        return x + y
+        for inner in layer.shortcut:
+            shortcut = _layer(shortcut, inner, weights, normalise)
+        return _activate(shortcut + y, layer.activation)
+    if isinstance(layer, MaxPool):
+        return functional.max_pool2d(x, layer.kernel, layer.stride, layer.kernel // 2)
+    if isinstance(layer, AveragePool):
+        return functional.avg_pool2d(x, layer.stride, ceil_mode=True)
     if isinstance(layer, GlobalPool):
         return x.mean((2, 3), keepdim=True)
-    assert isinstance(layer, Classifier)
-    return functional.linear(x.flatten(1), weights[f"{layer.key}.weight"], weights[f"{layer.key}.bias"])
+    weight = weights[f"{layer.key}.weight"][:, : layer.in_features]
+    return functional.linear(x.flatten(1), weight, weights[f"{layer.key}.bias"])
 
 
 def masked_forward(plan: Plan, weights: Mapping[str, Tensor], images: Tensor, normalise: Normalise) -> Tensor:

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dynofa_ros.supernet.plan import Classifier, Conv, GlobalPool, Layer, Plan, Residual, SqueezeExcite
+from dynofa_ros.supernet.layers import (
+    AveragePool,
+    Conv,
+    GlobalPool,
+    Layer,
+    MaxPool,
+    Residual,
+    SqueezeExcite,
+)
+from dynofa_ros.supernet.plan import Plan
 
 Array = np.ndarray
 Statistics = Mapping[str, Array]
@@ -39,12 +48,11 @@ class SqueezeExciteOp:
 
 @dataclass(frozen=True)
 class ResidualOp:
+    """y = activation(ops(x) + shortcut(x)); an empty shortcut is the identity."""
+
     ops: tuple[Op, ...]
-
-
-@dataclass(frozen=True)
-class GlobalPoolOp:
-    """Mean over height and width, kept as 1x1."""
+    shortcut: tuple[Op, ...]
+    activation: str
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,8 @@ class LinearOp:
     bias: Array
 
 
-Op = ConvOp | SqueezeExciteOp | ResidualOp | GlobalPoolOp | LinearOp
+Pool = MaxPool | AveragePool | GlobalPool  # have no weights: the layer is its own operation
+Op = ConvOp | SqueezeExciteOp | ResidualOp | Pool | LinearOp
 
 
 @dataclass(frozen=True)
@@ -113,16 +122,20 @@ def _op(layer: Layer, weights: Mapping[str, Array], statistics: Statistics, epsi
     if isinstance(layer, SqueezeExcite):
         return _squeeze_excite(layer, weights)
     if isinstance(layer, Residual):
-        return ResidualOp(tuple(_op(inner, weights, statistics, epsilon) for inner in layer.layers))
-    if isinstance(layer, GlobalPool):
-        return GlobalPoolOp()
-    assert isinstance(layer, Classifier)
-    return LinearOp(weights[f"{layer.key}.weight"], weights[f"{layer.key}.bias"])
+        ops, shortcut = (
+            tuple(_op(inner, weights, statistics, epsilon) for inner in branch)
+            for branch in (layer.layers, layer.shortcut)
+        )
+        return ResidualOp(ops, shortcut, layer.activation)
+    if isinstance(layer, Pool):
+        return layer
+    weight = weights[f"{layer.key}.weight"][:, : layer.in_features]
+    return LinearOp(np.ascontiguousarray(weight), weights[f"{layer.key}.bias"])
 
 
 def _nbytes(op: Op) -> int:
     if isinstance(op, ResidualOp):
-        return sum(map(_nbytes, op.ops))
+        return sum(map(_nbytes, op.ops + op.shortcut))
     return sum(v.nbytes for v in vars(op).values() if isinstance(v, np.ndarray))
 
 

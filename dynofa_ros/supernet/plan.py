@@ -6,79 +6,22 @@ checkpoint must have and the operation counts are all walks over it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dynofa_ros.supernet.space import SearchSpace, Stage, SubnetConfig, make_divisible
-
-
-@dataclass(frozen=True)
-class Conv:
-    """Convolution, batch normalisation, activation; padding is kernel // 2.
-
-    ``elastic`` layers carry a doubled name in a checkpoint ("conv.conv.weight"), because the official
-    implementation wraps them; ``stored_kernel`` is the kernel size of the stored weights.
-    """
-
-    key: str
-    in_channels: int
-    out_channels: int
-    kernel: int = 1
-    stride: int = 1
-    groups: int = 1
-    activation: str = ""  # "", "relu" or "h_swish"
-    normalised: bool = True
-    elastic: bool = False
-    stored_kernel: int = 0
-
-    @property
-    def weight_key(self) -> str:
-        return f"{self.key}.conv.conv.weight" if self.elastic else f"{self.key}.conv.weight"
-
-    @property
-    def bn_key(self) -> str:
-        return f"{self.key}.bn.bn" if self.elastic else f"{self.key}.bn"
-
-    @property
-    def transforms(self) -> tuple[tuple[str, int, int], ...]:
-        """(key, from, to) of the kernel matrices that lead from the stored to the active kernel size."""
-        steps = tuple((f"{self.key}.conv.{k}to{k - 2}_matrix", k, k - 2) for k in (7, 5))
-        return tuple(s for s in steps if s[1] <= self.stored_kernel and s[1] > self.kernel)
-
-
-@dataclass(frozen=True)
-class SqueezeExcite:
-    """Channel attention: mean, reduce, ReLU, expand, hard sigmoid, multiply."""
-
-    key: str
-    channels: int
-
-    @property
-    def reduced(self) -> int:
-        return make_divisible(self.channels // 4)
-
-
-@dataclass(frozen=True)
-class Residual:
-    """``layers(x) + x``."""
-
-    layers: tuple[Layer, ...]
-
-
-@dataclass(frozen=True)
-class GlobalPool:
-    """Mean over height and width, kept as 1x1."""
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """Linear layer on the flattened features."""
-
-    key: str
-    in_features: int
-
-
-Layer = Conv | SqueezeExcite | Residual | GlobalPool | Classifier
+from dynofa_ros.supernet.layers import (
+    AveragePool,
+    Classifier,
+    Conv,
+    GlobalPool,
+    Layer,
+    MaxPool,
+    Residual,
+    Simple,
+    SqueezeExcite,
+    flat,
+)
+from dynofa_ros.supernet.space import MobileNet, ResNet, SearchSpace, Stage, SubnetConfig, make_divisible
 
 
 @dataclass(frozen=True)
@@ -89,22 +32,23 @@ class Plan:
     resolution: int
     bn_epsilon: float
 
-    def flat(self) -> Iterator[Conv | SqueezeExcite | GlobalPool | Classifier]:
+    def flat(self) -> Iterator[Simple]:
         """Every layer in execution order, residual blocks opened."""
-        for layer in self.layers:
-            if isinstance(layer, Residual):
-                for inner in layer.layers:
-                    assert not isinstance(inner, Residual)
-                    yield inner
-            else:
-                yield layer
+        return flat(self.layers)
 
 
-def _elastic_block(
-    key: str, inputs: int, stage: Stage, kernel: int, expand: int, stride: int
+def make_plan(space: SearchSpace, config: SubnetConfig) -> Plan:
+    """The layers of one sub-network of ``space``."""
+    net = space.architecture
+    layers = _mobilenet(net, config) if isinstance(net, MobileNet) else _resnet(net, config)
+    return Plan(tuple(layers), config.resolution, net.bn_epsilon)
+
+
+def _inverted_bottleneck(
+    key: str, inputs: int, stage: Stage, kernel: int, expand: float, stride: int
 ) -> tuple[Layer, ...]:
-    middle = make_divisible(round(inputs * expand))
-    expansion = Conv(f"{key}.inverted_bottleneck", inputs, middle, activation=stage.activation, elastic=True)
+    middle, act = make_divisible(round(inputs * expand)), stage.activation
+    expansion = Conv(f"{key}.inverted_bottleneck", inputs, middle, activation=act, elastic=True)
     depthwise = Conv(
         f"{key}.depth_conv",
         middle,
@@ -112,7 +56,7 @@ def _elastic_block(
         kernel,
         stride,
         groups=middle,
-        activation=stage.activation,
+        activation=act,
         elastic=True,
         stored_kernel=7,
     )
@@ -121,42 +65,73 @@ def _elastic_block(
     return (expansion, depthwise, *attention, projection)
 
 
-def make_plan(space: SearchSpace, config: SubnetConfig) -> Plan:
-    """The layers of one sub-network of ``space``."""
-    stem = space.stem_width
-    layers: list[Layer] = [
-        Conv("first_conv", 3, stem, kernel=3, stride=2, activation="h_swish"),
-        Residual(
-            (
-                Conv("blocks.0.conv.depth_conv", stem, stem, kernel=3, groups=stem, activation="relu"),
-                Conv("blocks.0.conv.point_linear", stem, stem),
-            )
-        ),
-    ]
-    inputs, block = stem, 0
-    for stage, depth in zip(space.stages, config.depths, strict=True):
-        for position in range(stage.max_depth):
+def _mobilenet(net: MobileNet, config: SubnetConfig) -> list[Layer]:
+    stem, first, act = net.stem_width, "blocks.0.conv", net.activation
+    first_block = (
+        Conv(f"{first}.depth_conv", stem, stem, kernel=3, groups=stem, activation=net.first_activation),
+        Conv(f"{first}.point_linear", stem, net.first_width),
+    )
+    layers: list[Layer] = [Conv("first_conv", 3, stem, kernel=3, stride=2, activation=act)]
+    layers += [Residual(first_block)] if net.first_residual else first_block
+    inputs, block = net.first_width, 0
+    for stage, depth in zip(net.stages, config.depths, strict=True):
+        for position in range(stage.depths[-1]):
             kernel, expand = config.kernel_sizes[block], config.expand_ratios[block]
             block += 1
             if position >= depth:
                 continue
-            key, stride = f"blocks.{block}.conv", stage.stride if position == 0 else 1
-            body = _elastic_block(key, inputs, stage, kernel, expand, stride)
+            stride = stage.stride if position == 0 else 1
+            body = _inverted_bottleneck(f"blocks.{block}.conv", inputs, stage, kernel, expand, stride)
             layers += [Residual(body)] if position else body
             inputs = stage.width
-    layers += [
-        Conv("final_expand_layer", inputs, space.final_width, activation="h_swish"),
-        GlobalPool(),
-        Conv(
-            "feature_mix_layer",
-            space.final_width,
-            space.feature_width,
-            activation="h_swish",
-            normalised=False,
-        ),
-        Classifier("classifier.linear", space.feature_width),
-    ]
-    return Plan(tuple(layers), config.resolution, space.bn_epsilon)
+    mixed = net.feature_width
+    if net.final_width is None:
+        layers += [Conv("feature_mix_layer", inputs, mixed, activation=act), GlobalPool()]
+    else:
+        layers += [Conv("final_expand_layer", inputs, net.final_width, activation=act), GlobalPool()]
+        layers += [Conv("feature_mix_layer", net.final_width, mixed, activation=act, normalised=False)]
+    return [*layers, Classifier("classifier.linear", mixed)]
+
+
+def _bottleneck(key: str, inputs: int, outputs: int, expand: float, stride: int, first: bool) -> Residual:
+    middle = make_divisible(round(outputs * expand))
+    body = (
+        Conv(f"{key}.conv1", inputs, middle, activation="relu", elastic=True),
+        Conv(f"{key}.conv2", middle, middle, 3, stride, activation="relu", elastic=True),
+        Conv(f"{key}.conv3", middle, outputs, elastic=True),
+    )
+    pool = (AveragePool(stride),) if stride > 1 else ()
+    shortcut = (*pool, Conv(f"{key}.downsample", inputs, outputs, elastic=True)) if first else ()
+    return Residual(body, shortcut, "relu")
+
+
+def _resnet(net: ResNet, config: SubnetConfig) -> list[Layer]:
+    stem, inputs = net.stem_widths[config.widths[0]], net.stem_outputs[config.widths[1]]
+    layers: list[Layer] = [Conv("input_stem.0", 3, stem, 3, 2, activation="relu", elastic=True)]
+    if config.depths[0] == net.extra_depths[-1]:
+        layers += [Residual((Conv("input_stem.1.conv", stem, stem, 3, activation="relu", elastic=True),))]
+    layers += [Conv("input_stem.2", stem, inputs, 3, activation="relu", elastic=True), MaxPool(3, 2)]
+    stored = (
+        (stage, position, config.widths[2 + number])
+        for number, stage in enumerate(net.stages)
+        for position in range(stage.base_depth + net.extra_depths[-1])
+    )
+    for block, ((stage, position, width), active) in enumerate(
+        zip(stored, net.active_blocks(config.depths), strict=True)
+    ):
+        if active:
+            outputs, first = stage.widths[width], position == 0
+            expand, stride = config.expand_ratios[block], stage.stride if first else 1
+            layers.append(_bottleneck(f"blocks.{block}", inputs, outputs, expand, stride, first))
+            inputs = outputs
+    return [*layers, GlobalPool(), Classifier("classifier.linear.linear", inputs)]
+
+
+def classifier_key(space: SearchSpace) -> str:
+    """Name of the classifier in a checkpoint of ``space``."""
+    return next(
+        layer.key for layer in make_plan(space, space.largest).flat() if isinstance(layer, Classifier)
+    )
 
 
 def parameter_shapes(space: SearchSpace, classes: int) -> dict[str, tuple[int, ...]]:
@@ -187,9 +162,20 @@ def parameter_shapes(space: SearchSpace, classes: int) -> dict[str, tuple[int, .
 
 def count(plan: Plan, classes: int) -> tuple[int, int]:
     """(multiply-accumulates, parameters) of convolutions and linear layers, and BN folded away."""
-    side, macs, parameters = plan.resolution, 0, 0
-    for layer in plan.flat():
-        if isinstance(layer, Conv):
+    macs, parameters, _ = _count(plan.layers, plan.resolution, classes)
+    return macs, parameters
+
+
+def _count(layers: Sequence[Layer], side: int, classes: int) -> tuple[int, int, int]:
+    """(multiply-accumulates, parameters, side of the result)."""
+    macs = parameters = 0
+    for layer in layers:
+        if isinstance(layer, Residual):
+            for branch in (layer.shortcut, layer.layers):
+                more_macs, more_parameters, after = _count(branch, side, classes)
+                macs, parameters = macs + more_macs, parameters + more_parameters
+            side = after
+        elif isinstance(layer, Conv):
             side = (side - 1) // layer.stride + 1
             weights = layer.out_channels * layer.in_channels // layer.groups * layer.kernel**2
             macs += weights * side * side
@@ -197,9 +183,11 @@ def count(plan: Plan, classes: int) -> tuple[int, int]:
         elif isinstance(layer, SqueezeExcite):
             macs += 2 * layer.channels * layer.reduced
             parameters += 2 * layer.channels * layer.reduced + layer.channels + layer.reduced
+        elif isinstance(layer, MaxPool | AveragePool):
+            side = (side - 1) // layer.stride + 1
         elif isinstance(layer, GlobalPool):
             side = 1
-        elif isinstance(layer, Classifier):
+        else:
             macs += layer.in_features * classes
             parameters += layer.in_features * classes + classes
-    return macs, parameters
+    return macs, parameters, side

@@ -6,12 +6,16 @@ to a multiple of 8 as in MobileNet.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-KERNEL_SIZES, EXPAND_RATIOS, DEPTHS = (3, 5, 7), (3, 4, 6), (2, 3, 4)
+import numpy as np
+
+Allowed = tuple[int, ...] | tuple[float, ...]
+ELASTIC = ("kernel_sizes", "expand_ratios", "depths", "widths")
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
@@ -26,19 +30,29 @@ class SubnetConfig:
 
     resolution: int
     kernel_sizes: tuple[int, ...]
-    expand_ratios: tuple[int, ...]
+    expand_ratios: tuple[float, ...]  # whole numbers where the space has whole ones
     depths: tuple[int, ...]
     widths: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The ``config`` mapping of a library file."""
-        return {
-            "resolution": self.resolution,
-            "kernel_sizes": list(self.kernel_sizes),
-            "expand_ratios": list(self.expand_ratios),
-            "depths": list(self.depths),
-            "widths": list(self.widths),
-        }
+        elastic = {name: list(getattr(self, name)) for name in ELASTIC}
+        return {"resolution": self.resolution, **elastic}
+
+
+class Architecture(Protocol):
+    """The declaration of a family of networks."""
+
+    bn_epsilon: float
+
+    @property
+    def choices(self) -> dict[str, tuple[Allowed, ...]]:
+        """Allowed values, ascending, of every entry of every elastic dimension that it has."""
+        ...
+
+    def active_blocks(self, depths: Sequence[int]) -> tuple[bool, ...]:
+        """Which of the stored blocks run."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -48,49 +62,140 @@ class Stage:
     width: int
     stride: int
     activation: str
-    squeeze_excite: bool
-    max_depth: int = 4
+    squeeze_excite: bool = False
+    depths: tuple[int, ...] = (2, 3, 4)
+
+
+@dataclass(frozen=True)
+class MobileNet:
+    """Inverted bottlenecks with elastic kernel, expansion and depth: MobileNetV3 and ProxylessNAS.
+
+    The head is expansion, pooling, feature mix; without a ``final_width`` feature mix, pooling.
+    """
+
+    stem_width: int
+    first_width: int
+    first_activation: str
+    first_residual: bool
+    stages: tuple[Stage, ...]
+    final_width: int | None
+    feature_width: int
+    activation: str  # of stem and head
+    bn_epsilon: float
+
+    @property
+    def choices(self) -> dict[str, tuple[Allowed, ...]]:
+        blocks = sum(stage.depths[-1] for stage in self.stages)
+        return {
+            "kernel_sizes": ((3, 5, 7),) * blocks,
+            "expand_ratios": ((3, 4, 6),) * blocks,
+            "depths": tuple(stage.depths for stage in self.stages),
+        }
+
+    def active_blocks(self, depths: Sequence[int]) -> tuple[bool, ...]:
+        stages = zip(self.stages, depths, strict=True)
+        return tuple(i < depth for stage, depth in stages for i in range(stage.depths[-1]))
+
+
+@dataclass(frozen=True)
+class BottleneckStage:
+    """A run of bottleneck blocks; ``widths`` are the output widths to choose from."""
+
+    widths: tuple[int, ...]
+    stride: int
+    base_depth: int
+
+
+@dataclass(frozen=True)
+class ResNet:
+    """ResNet-D with elastic width, expansion (share of the output width) and depth.
+
+    The first depth keeps the residual convolution of the stem (2) or skips it; the others are blocks beyond
+    the base depth of a stage. Widths are indices: stem, stem output, one per stage.
+    """
+
+    stem_widths: tuple[int, ...]
+    stem_outputs: tuple[int, ...]
+    stages: tuple[BottleneckStage, ...]
+    expand_ratios: tuple[float, ...]
+    bn_epsilon: float
+    extra_depths: tuple[int, ...] = (0, 1, 2)
+
+    @property
+    def choices(self) -> dict[str, tuple[Allowed, ...]]:
+        blocks = sum(stage.base_depth + self.extra_depths[-1] for stage in self.stages)
+        return {
+            "expand_ratios": (self.expand_ratios,) * blocks,
+            "depths": (self.extra_depths,) * (1 + len(self.stages)),
+            "widths": (tuple(range(len(self.stem_widths))),) * (2 + len(self.stages)),
+        }
+
+    def active_blocks(self, depths: Sequence[int]) -> tuple[bool, ...]:
+        return tuple(
+            i < stage.base_depth + extra
+            for stage, extra in zip(self.stages, depths[1:], strict=True)
+            for i in range(stage.base_depth + self.extra_depths[-1])
+        )
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """An elastic inverted-bottleneck network (kernel, expansion, depth, resolution)."""
+    """A named architecture with the input resolutions it was trained for."""
 
     name: str
-    stem_width: int
-    stages: tuple[Stage, ...]
-    final_width: int
-    feature_width: int
+    architecture: MobileNet | ResNet
     resolutions: range
-    bn_epsilon: float
 
     @property
-    def blocks(self) -> tuple[Stage, ...]:
-        """The stage of every elastic block, in order."""
-        return tuple(stage for stage in self.stages for _ in range(stage.max_depth))
+    def bn_epsilon(self) -> float:
+        return self.architecture.bn_epsilon
+
+    @property
+    def choices(self) -> dict[str, tuple[Allowed, ...]]:
+        """Allowed values of every entry of the four elastic dimensions; one that it lacks has no entries."""
+        return dict.fromkeys(ELASTIC, ()) | self.architecture.choices
+
+    def active_blocks(self, config: SubnetConfig) -> tuple[bool, ...]:
+        """Per entry of ``expand_ratios``: does the block run, or is it skipped by its stage's depth."""
+        return self.architecture.active_blocks(config.depths)
 
     def config(
         self,
         *,
         kernel_sizes: int | Sequence[int] | None = None,
-        expand_ratios: int | Sequence[int] | None = None,
+        expand_ratios: float | Sequence[float] | None = None,
         depths: int | Sequence[int] | None = None,
         widths: int | Sequence[int] | None = None,
         resolution: int | None = None,
     ) -> SubnetConfig:
-        """A checked sub-network. A scalar holds for every entry; None means the largest.
+        """A checked sub-network. A scalar holds for every entry that has a choice; None means the largest.
 
         Raises ValueError naming the entry, its value and the allowed values.
         """
-        if widths is not None and not (isinstance(widths, Sequence) and len(widths) == 0):
-            raise ValueError(f"widths: {self.name} has no elastic width, so it takes none (got {widths!r})")
-        blocks = len(self.blocks)
+        choices = self.choices
         return SubnetConfig(
             _one("resolution", self.resolutions[-1] if resolution is None else resolution, self.resolutions),
-            _entries("kernel_sizes", kernel_sizes, blocks, KERNEL_SIZES),
-            _entries("expand_ratios", expand_ratios, blocks, EXPAND_RATIOS),
-            _entries("depths", depths, len(self.stages), DEPTHS),
+            self._entries("kernel_sizes", kernel_sizes, choices),
+            self._entries("expand_ratios", expand_ratios, choices),
+            self._entries("depths", depths, choices),
+            self._entries("widths", widths, choices),
         )
+
+    def _entries(self, name: str, value: Any, choices: dict[str, tuple[Allowed, ...]]) -> tuple[Any, ...]:
+        allowed = choices[name]
+        if value is None:
+            return tuple(a[-1] for a in allowed)
+        scalar = isinstance(value, str | bytes) or not hasattr(value, "__len__")
+        if not allowed and (scalar or len(value)):
+            raise ValueError(f"{name} = {value!r} is not allowed: {self.name} has none, leave it out")
+        if scalar:
+            elastic = [a for a in allowed if len(a) > 1]
+            return tuple(_one(name, value, elastic[0]) if len(a) > 1 else a[0] for a in allowed)
+        if len(value) != len(allowed):
+            raise ValueError(
+                f"{name} has {len(value)} entries: it must be one number or {len(allowed)} of them"
+            )
+        return tuple(_one(f"{name}[{i}]", v, a) for i, (v, a) in enumerate(zip(value, allowed, strict=True)))
 
     @property
     def largest(self) -> SubnetConfig:
@@ -99,51 +204,87 @@ class SearchSpace:
 
     @property
     def smallest(self) -> SubnetConfig:
-        return self.config(
-            kernel_sizes=KERNEL_SIZES[0],
-            expand_ratios=EXPAND_RATIOS[0],
-            depths=DEPTHS[0],
-            resolution=self.resolutions[0],
-        )
+        lowest: dict[str, Any] = {name: [a[0] for a in allowed] for name, allowed in self.choices.items()}
+        return self.config(**lowest, resolution=self.resolutions[0])
+
+    def random(self, rng: np.random.Generator) -> SubnetConfig:
+        """Every entry and the resolution drawn uniformly."""
+        drawn: dict[str, Any] = {
+            name: [rng.choice(a).item() for a in allowed] for name, allowed in self.choices.items()
+        }
+        return self.config(**drawn, resolution=int(rng.choice(self.resolutions)))
 
 
-def _allowed_text(allowed: Sequence[int]) -> str:
+def _one(name: str, value: Any, allowed: Sequence[Any]) -> Any:
+    # bool is an int to Python, NumPy numbers are not: accept what equals an allowed value
+    if not isinstance(value, bool | np.bool_ | str | bytes):
+        if isinstance(allowed[0], float):
+            for choice in allowed:
+                if hasattr(value, "__float__") and math.isclose(float(value), choice, rel_tol=1e-6):
+                    return choice
+        elif hasattr(value, "__index__") and int(value) in allowed:
+            return int(value)
+    raise ValueError(f"{name} = {value!r} is not allowed: it must be {_allowed_text(allowed)}")
+
+
+def _allowed_text(allowed: Sequence[Any]) -> str:
     if isinstance(allowed, range):
         return f"a multiple of {allowed.step} in {allowed[0]}..{allowed[-1]}"
-    return f"one of {', '.join(map(str, allowed))}"
+    return f"one of {', '.join(map(str, allowed))}" if len(allowed) > 1 else str(allowed[0])
 
 
-def _one(name: str, value: Any, allowed: Sequence[int]) -> int:
-    # bool is an int to Python, NumPy integers are not: accept what equals an allowed value as an integer
-    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) not in allowed:
-        raise ValueError(f"{name} = {value!r} is not allowed: it must be {_allowed_text(allowed)}")
-    return int(value)
-
-
-def _entries(name: str, value: Any, count: int, allowed: Sequence[int]) -> tuple[int, ...]:
-    if value is None:
-        value = allowed[-1]
-    if isinstance(value, str | bytes) or not hasattr(value, "__len__"):
-        return (_one(name, value, allowed),) * count
-    if len(value) != count:
-        raise ValueError(f"{name} has {len(value)} entries: it must be one number or {count} of them")
-    return tuple(_one(f"{name}[{i}]", v, allowed) for i, v in enumerate(value))
-
-
-def mobilenet_v3(name: str, width: float, resolutions: range) -> SearchSpace:
-    """The once-for-all MobileNetV3 space at a width multiplier."""
+def mobilenet_v3(width: float) -> MobileNet:
+    """The once-for-all MobileNetV3 at a width multiplier."""
     stem, *widths = (make_divisible(w * width) for w in (16, 24, 40, 80, 112, 160))
-    strides = (2, 2, 2, 1, 2)
     activations = ("relu", "relu", "h_swish", "h_swish", "h_swish")
     squeeze_excites = (False, True, False, True, True)
-    stages = map(Stage, widths, strides, activations, squeeze_excites)
-    return SearchSpace(
-        name=name,
+    return MobileNet(
         stem_width=stem,
-        stages=tuple(stages),
+        first_width=stem,
+        first_activation="relu",
+        first_residual=True,
+        stages=tuple(map(Stage, widths, (2, 2, 2, 1, 2), activations, squeeze_excites)),
         final_width=make_divisible(960 * width),
         feature_width=make_divisible(1280 * width),
-        resolutions=resolutions,
+        activation="h_swish",
+        bn_epsilon=1e-5,
+    )
+
+
+def proxyless(width: float) -> MobileNet:
+    """The once-for-all ProxylessNAS at a width multiplier; its sixth stage is one block that always runs."""
+    stem, first, *widths, features = (
+        make_divisible(w * width) for w in (32, 16, 24, 40, 80, 96, 192, 320, 1280)
+    )
+    depths = ((2, 3, 4),) * 5 + ((1,),)
+    return MobileNet(
+        stem_width=stem,
+        first_width=first,
+        first_activation="relu6",
+        first_residual=False,
+        stages=tuple(
+            Stage(w, stride, "relu6", depths=depth)
+            for w, stride, depth in zip(widths, (2, 2, 2, 1, 2, 1), depths, strict=True)
+        ),
+        final_width=None,
+        feature_width=features,
+        activation="relu6",
+        bn_epsilon=1e-3,
+    )
+
+
+def resnet50() -> ResNet:
+    """The once-for-all ResNet-50D."""
+    multipliers = (0.65, 0.8, 1.0)
+    stem_outputs = tuple(make_divisible(64 * m) for m in multipliers)
+    return ResNet(
+        stem_widths=tuple(make_divisible(w // 2) for w in stem_outputs),
+        stem_outputs=stem_outputs,
+        stages=tuple(
+            BottleneckStage(tuple(make_divisible(width * m) for m in multipliers), stride, base)
+            for width, stride, base in ((256, 1, 2), (512, 2, 2), (1024, 2, 4), (2048, 2, 2))
+        ),
+        expand_ratios=(0.2, 0.25, 0.35),
         bn_epsilon=1e-5,
     )
 
@@ -151,14 +292,20 @@ def mobilenet_v3(name: str, width: float, resolutions: range) -> SearchSpace:
 OFFICIAL_RESOLUTIONS = range(128, 225, 4)
 DEMO_SPACE = "ofa_mbv3_demo"
 DEMO_WIDTH = 0.35
-SPACE_NAMES = f"ofa_mbv3_w<width> (for example ofa_mbv3_w1.2), {DEMO_SPACE}"
+OFFICIAL_SPACES = ("ofa_mbv3_w1.0", "ofa_mbv3_w1.2", "ofa_proxyless_w1.3", "ofa_resnet50")
+SPACE_NAMES = (
+    "ofa_mbv3_w<width>, ofa_proxyless_w<width> (for example ofa_mbv3_w1.2), ofa_resnet50, " + DEMO_SPACE
+)
+FAMILIES = {"mbv3": mobilenet_v3, "proxyless": proxyless}
 
 
 def load_space(name: str) -> SearchSpace:
     """The search space of a name. Raises ValueError naming the known ones."""
     if name == DEMO_SPACE:
-        return mobilenet_v3(name, DEMO_WIDTH, range(64, 129, 4))
-    match = re.fullmatch(r"ofa_mbv3_w(\d+(?:\.\d+)?)", name)
-    if match and 0.1 <= float(match[1]) <= 8:
-        return mobilenet_v3(name, float(match[1]), OFFICIAL_RESOLUTIONS)
+        return SearchSpace(name, mobilenet_v3(DEMO_WIDTH), range(64, 129, 4))
+    if name == "ofa_resnet50":
+        return SearchSpace(name, resnet50(), OFFICIAL_RESOLUTIONS)
+    match = re.fullmatch(r"ofa_(mbv3|proxyless)_w(\d+(?:\.\d+)?)", name)
+    if match and 0.1 <= float(match[2]) <= 8:
+        return SearchSpace(name, FAMILIES[match[1]](float(match[2])), OFFICIAL_RESOLUTIONS)
     raise ValueError(f"space {name!r} is unknown: known are {SPACE_NAMES}, with a width in 0.1..8")
