@@ -25,6 +25,7 @@ RUNTIME = [
     "numpy",
     "onnx",
     "onnxruntime; platform_machine == 'x86_64'",
+    "pillow",
     "psutil",
     "PyYAML",
     "rich",

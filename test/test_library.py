@@ -83,6 +83,12 @@ def edit(path: list, value):
         (edit(["surprise"], 1), ["surprise"]),
         (edit(["space"], "alexnet"), ["alexnet", "ofa_mbv3"]),
         (edit(["processor"], "tpu"), ["processor", "tpu"]),
+        (edit(["weights_sha256"], "unknown"), ["weights_sha256", "unknown", "64 hexadecimal digits or null"]),
+        (edit(["entries", 0, "config", "expand_ratios"], 3.5), ["entries[0].config.expand_ratios"]),
+        (
+            edit(["entries", 0, "config", "expand_ratios"], [3.5] + [3] * 19),
+            ["expand_ratios[0] = 3.5", "3, 4, 6"],
+        ),
         (edit(["entries"], []), ["entries is empty"]),
         (
             edit(["entries", 0, "config", "resolution"], 66),
@@ -126,6 +132,23 @@ def test_a_library_for_other_weights_is_refused(tmp_path):
     save_library(tmp_path / "l.yaml", library())
     with pytest.raises(LibraryError, match="made for other weights"):
         load_library(tmp_path / "l.yaml", weights)
+
+
+def test_a_library_without_a_digest_fits_any_weights_of_its_space(tmp_path):
+    weights = load_weights(SPACE, share_file(*DEMO_WEIGHTS))
+    save_library(tmp_path / "l.yaml", msgspec.structs.replace(library(), weights_sha256=None))
+    assert load_library(tmp_path / "l.yaml", weights).weights_sha256 is None
+
+
+def test_shares_and_widths_of_resnet_survive_the_file(tmp_path):
+    resnet = load_space("ofa_resnet50")
+    config = resnet.random(np.random.default_rng(0))
+    record = {k: tuple(v) if isinstance(v, list) else v for k, v in config.to_dict().items()}
+    one = msgspec.structs.replace(entry("a", 1.0, 0.7), config=ConfigRecord(**record))
+    own = msgspec.structs.replace(library(one), space=resnet.name)
+    save_library(tmp_path / "l.yaml", own)
+    read = load_library(tmp_path / "l.yaml")
+    assert read == own and read.config(read.entries[0]) == config
 
 
 def test_damaged_statistics_are_refused(tmp_path):

@@ -43,6 +43,8 @@ THIRD_PARTY = {
     "numpy": ("python3-numpy", "numpy"),
     "onnx": ("", "onnx"),
     "onnxruntime": ("", "onnxruntime"),
+    "openvino": ("", "openvino"),
+    "PIL": ("python3-pil", "pillow"),
     "psutil": ("python3-psutil", "psutil"),
     "rcl_interfaces": ("rcl_interfaces", "ros-rcl-interfaces"),
     "rclpy": ("rclpy", "ros-rclpy"),
@@ -52,6 +54,7 @@ THIRD_PARTY = {
     "sensor_msgs": ("sensor_msgs", "ros-sensor-msgs"),
     "std_msgs": ("std_msgs", "ros-std-msgs"),
     "torch": ("", "torch"),
+    "torchvision": ("", "torchvision"),
     "vision_msgs": ("vision_msgs", ""),
     "yaml": ("python3-yaml", "pyyaml"),
 }
@@ -117,7 +120,9 @@ def test_every_import_is_declared() -> None:
     assert {"numpy", "rclpy"} <= imported
     assert imported <= THIRD_PARTY.keys(), "unknown import: add it to package.xml, setup.py and this table"
     assert {THIRD_PARTY[name][0] for name in imported} - {""} <= manifest
-    assert {THIRD_PARTY[name][1] for name in imported} - {""} <= requirements
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    optional = {pip_name(requirement) for name in ("images", "openvino") for requirement in extras[name]}
+    assert {THIRD_PARTY[name][1] for name in imported} - {""} <= requirements | optional
 
 
 def test_make_pins_everything_it_installs() -> None:

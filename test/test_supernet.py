@@ -6,13 +6,15 @@ import dataclasses
 import re
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynofa_ros.supernet import load_supernet
-from dynofa_ros.supernet.engines import EngineError, load_engine
+from dynofa_ros.supernet import engine_onnxruntime, load_supernet
+from dynofa_ros.supernet.engines import EngineError, load_engine, require_processor
 from dynofa_ros.supernet.materialise import materialise
+from dynofa_ros.supernet.onnx_graph import build_model
 from dynofa_ros.supernet.plan import count, make_plan, parameter_shapes
 from dynofa_ros.supernet.space import (
     DEMO_SPACE,
@@ -163,7 +165,9 @@ def test_batches_arrays_and_tensors_are_taken_and_wrong_shapes_named(supernet):
 
 
 def test_an_engine_that_is_not_there_is_named():
-    with pytest.raises(EngineError, match="'tensorflow' is unknown: choose one of onnxruntime, torch"):
+    with pytest.raises(
+        EngineError, match="'tensorflow' is unknown: choose one of onnxruntime, torch"
+    ):
         load_engine("tensorflow")
 
 
@@ -219,3 +223,50 @@ def test_a_foreign_or_cut_file_is_one_line(tmp_path, suffix, content):
 def test_a_missing_file_is_one_line(tmp_path):
     with pytest.raises(WeightsError, match="no such file"):
         load_weights(SPACE, tmp_path / "none.pth")
+
+
+# --- engines ------------------------------------------------------------------------------------
+
+
+def test_a_processor_that_the_engine_does_not_reach_is_named():
+    require_processor("onnxruntime", "cpu")
+    with pytest.raises(EngineError, match="onnxruntime reaches no npu here, only cpu"):
+        require_processor("onnxruntime", "npu")
+
+
+@pytest.mark.parametrize(
+    ("processor", "available", "chosen"),
+    [
+        ("cpu", ["CUDA", "CPU"], ["CPU"]),
+        ("cpu", ["Xnnpack", "CPU"], ["Xnnpack", "CPU"]),
+        ("gpu", ["Tensorrt", "CUDA", "CPU"], ["Tensorrt", "CUDA", "CPU"]),
+        (None, ["CUDA", "CPU"], ["CUDA", "CPU"]),
+        ("npu", ["CUDA", "CPU"], ["CPU"]),
+    ],
+)
+def test_execution_providers_by_processor(processor, available, chosen):
+    names = [f"{name}ExecutionProvider" for name in available]
+    providers = engine_onnxruntime.choose_providers(processor, names)
+    assert [name.removesuffix("ExecutionProvider") for name, _ in providers] == chosen
+
+
+def test_the_onnx_model_stands_alone(tmp_path, supernet):
+    """The model with its weights inside, loaded by a plain session, equals the engine's."""
+    config = SPACE.smallest
+    subnet = materialise(make_plan(SPACE, config), supernet.weights)
+    path = tmp_path / "subnet.onnx"
+    path.write_bytes(build_model(subnet).SerializeToString())
+    images = np.random.default_rng(1).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    ours = load_engine("onnxruntime")(subnet, 1, "cpu")(images)
+    np.testing.assert_allclose(session.run(None, {"images": images})[0], ours, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_cuda_graph_equals_the_cpu(supernet):
+    subnet = materialise(make_plan(SPACE, SPACE.largest), supernet.weights)
+    gpu, cpu = (load_engine("torch")(subnet, 1, processor) for processor in ("gpu", "cpu"))
+    rng = np.random.default_rng(1)
+    for number in (1, 1, 3):  # one image replays the graph, three do not fit it
+        images = rng.standard_normal((number, 3, 128, 128)).astype(np.float32)
+        np.testing.assert_allclose(gpu(images), cpu(images), rtol=1e-3, atol=1e-3)

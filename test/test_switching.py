@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -132,3 +134,22 @@ def test_hints_are_prepared_within_the_bound_and_never_shown(bench):
         deadline.wait(0.02)
     assert bench.current == "a" and bench.request("b") and bench.request("c")
     assert bench.switcher.cached_bytes <= 35
+
+
+# --- the memory of a perception process -----------------------------------------------------------
+
+ANSWER = """
+import sys
+import dynofa_ros.nodes.perception_node
+from dynofa_ros.nodes.perception_model import Networks, SubnetKey
+networks = Networks.load("", "", "onnxruntime")
+entry = networks.libraries["cpu"].entries[0]
+prepared = networks.prepare(SubnetKey("cpu", entry.id))
+assert prepared.nbytes > 0
+assert "torch" not in sys.modules
+"""
+
+
+def test_a_perception_process_with_onnxruntime_never_imports_torch():
+    done = subprocess.run([sys.executable, "-c", ANSWER], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dynofa_ros import __version__
+from dynofa_ros.cli import bench, characterise, library, weights
+from dynofa_ros.cli.arguments import add_json, number, whole
 from dynofa_ros.cli.common import BAD_USAGE, FAILED, CliError, UsageError
 
 DEFAULT_OUT = Path("out")
@@ -30,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(options: argparse.Namespace, error: CliError, code: int) -> int:
-    print(f"dynofa {options.command}: {error}", file=sys.stderr)
+    command = " ".join(filter(None, (options.command, getattr(options, "subcommand", None))))
+    print(f"dynofa {command}: {error}", file=sys.stderr)
     return code
 
 
@@ -40,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_report(commands)
+    for module in (library, characterise, weights, bench):
+        module.add_parser(commands)
     return parser
 
 
@@ -52,19 +56,27 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "Writes summary.json, timeline.png, bag/ and logs/ to --out. Power and clocks are simulated.",
         epilog="example: dynofa demo --seconds 30 --headless --out /tmp/demo",
     )
-    parser.add_argument("--seconds", type=_seconds, default=60.0, help="length of the timeline (default 60)")
+    parser.add_argument(
+        "--seconds", type=number(5, 86400, "s"), default=60.0, help="length of the timeline (default 60)"
+    )
     parser.add_argument("--headless", action="store_true", help="one line per phase instead of a live table")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help=f"default {DEFAULT_OUT}")
-    parser.add_argument("--apps", type=_apps, default=1, metavar="N", help=f"applications, 1 to {MAX_APPS}")
+    parser.add_argument(
+        "--apps", type=whole(1, MAX_APPS), default=1, metavar="N", help=f"applications, 1 to {MAX_APPS}"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--images", type=Path, metavar="DIR", help="show these images; sub-folder = class")
     source.add_argument(
         "--bag", type=Path, metavar="BAG", help="play this rosbag2 once as the camera, no timeline"
     )
     parser.add_argument("--topic", default="", help="camera topic of the bag, if it has several")
-    parser.add_argument("--rate-hz", type=_rate, default=15.0, help="images per second (default 15)")
-    parser.add_argument("--seed", type=_seed, default=0, help="another seed, other pictures (default 0)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the summary here")
+    parser.add_argument(
+        "--rate-hz", type=number(0.5, 120, "Hz"), default=15.0, help="images per second (default 15)"
+    )
+    parser.add_argument(
+        "--seed", type=whole(0, 10**6), default=0, help="another seed, other pictures (default 0)"
+    )
+    add_json(parser)
     parser.set_defaults(run=_demo)
 
 
@@ -89,7 +101,7 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "path", type=Path, metavar="BAG|DIR", help="a rosbag2, or a folder that `dynofa demo` wrote"
     )
     parser.add_argument("--namespace", metavar="NS", help="of the robot, if the bag holds several")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    add_json(parser)
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the timeline here")
     parser.set_defaults(run=_report)
 
@@ -98,38 +110,6 @@ def _report(options: argparse.Namespace) -> int:
     from dynofa_ros.cli import report
 
     return report.run(options.path, options.namespace, options.json, options.plot)
-
-
-def _number(text: str, low: float, high: float, unit: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"must be a number from {low:g} to {high:g}{unit}, got {text!r}")
-    return value
-
-
-def _whole(text: str, low: int, high: int) -> int:
-    if not text.isdecimal() or not low <= int(text) <= high:
-        raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}, got {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    return _number(text, 5.0, 86400.0, " s")
-
-
-def _rate(text: str) -> float:
-    return _number(text, 0.5, 120.0, " Hz")
-
-
-def _apps(text: str) -> int:
-    return _whole(text, 1, MAX_APPS)
-
-
-def _seed(text: str) -> int:
-    return _whole(text, 0, 10**6)
 
 
 if __name__ == "__main__":

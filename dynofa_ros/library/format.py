@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import yaml
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from dynofa_ros.atomic import write_atomically
 from dynofa_ros.supernet.space import SubnetConfig, load_space
 from dynofa_ros.supernet.weights import Weights
 
@@ -28,7 +30,7 @@ class LibraryError(ValueError):
 class ConfigRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resolution: int
     kernel_sizes: tuple[int, ...]
-    expand_ratios: tuple[int, ...]
+    expand_ratios: tuple[int | float, ...]  # shares in ofa_resnet50, whole elsewhere
     depths: tuple[int, ...]
     widths: tuple[int, ...] = ()
 
@@ -67,11 +69,14 @@ class StatisticsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A strict Pareto front: entries ascend in latency and in accuracy."""
+    """A strict Pareto front: entries ascend in latency and in accuracy.
+
+    weights_sha256: None = published or predicted figures, bound to no particular file of weights.
+    """
 
     schema_version: Literal[1]
     space: str
-    weights_sha256: str
+    weights_sha256: str | None
     board: str
     processor: Processor
     reference_frequencies_hz: dict[str, int]
@@ -123,6 +128,10 @@ def _check_entry(library: Library, index: int, entry: Entry) -> None:
 def check_library(library: Library) -> None:
     """Raises LibraryError naming the key and the reason for what the schema alone cannot refuse."""
     load_space(library.space)
+    if library.weights_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", library.weights_sha256):
+        raise LibraryError(
+            f"weights_sha256 = {library.weights_sha256!r} is not 64 hexadecimal digits or null"
+        )
     if not library.entries:
         raise LibraryError("entries is empty: a library needs at least one sub-network")
     for index, entry in enumerate(library.entries):
@@ -160,28 +169,28 @@ def load_library(path: str | Path, weights: Weights | None = None) -> Library:
 
 def check_weights(library: Library, weights: Weights, path: Path) -> None:
     """Raises LibraryError naming the file if the library was made for other weights."""
-    if library.weights_sha256 != weights.digest:
+    if library.weights_sha256 is not None and library.weights_sha256 != weights.digest:
         raise LibraryError(
             f"{path}: weights_sha256 {library.weights_sha256[:12]} is not that of {weights.source} "
             f"({weights.digest[:12]}): the library was made for other weights"
         )
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """A reader finds the old file or the whole new one, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def library_text(library: Library) -> str:
+    """The YAML of a library, the lists of a configuration on one line each so that a diff can be read."""
+    head = msgspec.to_builtins(library)
+    entries = head.pop("entries")
+
+    def dump(value: Any, flow: bool | None) -> str:
+        return yaml.safe_dump(value, sort_keys=False, default_flow_style=flow, width=110, allow_unicode=True)
+
+    return dump(head, False) + dump({"entries": entries}, None)
 
 
 def save_library(path: str | Path, library: Library) -> None:
-    """Check and write; numbers in lists stay on one line each so that a diff can be read."""
+    """Check and write. Raises LibraryError as check_library does, OSError if it cannot be written."""
     check_library(library)
-    write_atomically(Path(path), msgspec.yaml.encode(library))
+    write_atomically(Path(path), library_text(library).encode())
 
 
 def save_statistics(path: Path, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> StatisticsFile:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
 
 import msgspec
 import numpy as np
+import psutil
 
 from dynofa_ros.library.format import Entry, Latency, Library, pareto_front
-from dynofa_ros.supernet.engines import Runner
+from dynofa_ros.supernet.engines import Runner, load_engine, require_processor
+from dynofa_ros.supernet.materialise import materialise
+from dynofa_ros.supernet.plan import count, make_plan
+from dynofa_ros.supernet.space import SubnetConfig
 from dynofa_ros.supernet.supernet import Supernet
 
 Statistics = Mapping[str, Mapping[str, np.ndarray]]
+
+# Memory that a prepared sub-network takes, per byte of its parameters: the engine packs its own copy.
+BYTES_PER_PARAMETER_BYTE = 2.0
+BYTES_PER_SUBNET = 20 * 2**20  # activations and the engine itself
+# Execution providers of ONNX Runtime by the processor that they can reach.
+MEMORY_SHARE = 0.5  # of what is free, for prepared sub-networks
 
 
 def measure(
@@ -23,24 +36,60 @@ def measure(
     pause_s: float = 0.0,
     clock: Callable[[], int] = time.perf_counter_ns,
     on_round: Callable[[], None] = lambda: None,
+    shuffle: np.random.Generator | None = None,
 ) -> dict[str, np.ndarray]:
     """Milliseconds per inference and round, interleaved so that a slow spell of the machine hits all alike.
 
     pause_s: idle time before each inference. Back to back, caches and clocks are warmer than a camera's
     frame ever finds them: small networks then look up to 40 % faster than they are.
+    shuffle: another order in every round, so that nobody always follows the same neighbour.
     """
     images = {k: np.zeros((1, 3, r, r), np.float32) for k, r in resolutions.items()}
     times: dict[str, list[float]] = {k: [] for k in runners}
+    order = list(runners)
     for number in range(warm_up + rounds):
-        for key, run in runners.items():
+        if shuffle is not None:
+            shuffle.shuffle(order)
+        for key in order:
             if pause_s > 0:
                 time.sleep(pause_s)
             start = clock()
-            run(images[key])
+            runners[key](images[key])
             if number >= warm_up:
                 times[key].append((clock() - start) / 1e6)
         on_round()
     return {k: np.array(v) for k, v in times.items()}
+
+
+def memory_groups(needed: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Keys in groups that need at most ``limit`` bytes each, every group with the first key among them.
+
+    One group where everything fits. The first key is there to compare the groups by. A key that does not
+    fit beside it makes a group of its own with it, above the limit.
+    """
+    keys = list(needed)
+    reference, rest = keys[0], keys[1:]
+    groups: list[list[str]] = [[reference]]
+    for key in rest:
+        used = list(accumulate(needed[k] for k in groups[-1]))[-1]
+        if used + needed[key] > limit and len(groups[-1]) > 1:
+            groups.append([reference])
+        groups[-1].append(key)
+    return groups
+
+
+@contextmanager
+def running_on(cpus: Collection[int]) -> Iterator[None]:
+    """Bind the calling thread to CPU numbers, as the perception node binds its inference thread; empty = no
+    change. Raises ValueError naming the CPUs that this process may not use."""
+    before = os.sched_getaffinity(0)
+    if not set(cpus) <= before:
+        raise ValueError(f"CPUs {sorted(cpus)} must be among {sorted(before)}")
+    os.sched_setaffinity(0, cpus or before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def profile(
@@ -49,33 +98,88 @@ def profile(
     engine: str,
     *,
     threads: int = 1,
+    affinity: Collection[int] = (),
+    processor: str | None = None,
     rounds: int = 40,
     pause_s: float = 0.0,
+    seed: int = 0,
     clock: Callable[[], int] = time.perf_counter_ns,
     statistics: Statistics | None = None,
-    on_round: Callable[[], None] = lambda: None,
+    memory_limit: int | None = None,
+    on_round: Callable[[int], None] = lambda total: None,
 ) -> Library:
     """The library with the latencies of this machine; entries that are no longer on the front leave it.
 
-    alpha and beta keep their shares, because one clock frequency cannot tell them apart.
+    alpha and beta keep their shares, because one clock frequency cannot tell them apart. Energies leave: they
+    were those of another machine or processor. processor: where the engine runs, None = the library's.
+    on_round gets the number of rounds in all. memory_limit in bytes, None = half of what is free: a larger
+    library is measured in groups, scaled to each other by the entry that is in all of them.
+    Raises EngineError, or ValueError for CPUs that this process may not use.
     """
+    processor = processor or library.processor
+    prepare = load_engine(engine)
+    require_processor(engine, processor)
     configs = {e.id: library.config(e) for e in library.entries}
-    runners = {
-        key: supernet.prepare(config, engine, statistics=(statistics or {}).get(key), threads=threads)
-        for key, config in configs.items()
-    }
-    resolutions = {k: c.resolution for k, c in configs.items()}
-    times = measure(runners, resolutions, rounds, pause_s=pause_s, clock=clock, on_round=on_round)
+    limit = int(psutil.virtual_memory().available * MEMORY_SHARE) if memory_limit is None else memory_limit
+    needed = {key: _bytes_needed(supernet, config) for key, config in configs.items()}
+    groups = memory_groups(needed, limit)
+    shuffle = np.random.default_rng(seed)
+    warm_up = 5
+    measured = []
+    for group in groups:
+        runners = {
+            key: prepare(
+                materialise(
+                    make_plan(supernet.space, configs[key]), supernet.weights, (statistics or {}).get(key)
+                ),
+                threads,
+                processor,
+            )
+            for key in group
+        }
+        with running_on(affinity):
+            measured.append(
+                measure(
+                    runners,
+                    {key: configs[key].resolution for key in group},
+                    rounds,
+                    warm_up,
+                    pause_s,
+                    clock,
+                    lambda: on_round(len(groups) * (warm_up + rounds)),
+                    shuffle,
+                )
+            )
+        del runners  # before the next group takes its memory
+    times = joined(measured, library.entries[0].id)
+    entries = pareto_front([_remeasured(e, times[e.id]) for e in library.entries])
+    return msgspec.structs.replace(
+        library, processor=processor, weights_sha256=supernet.weights.digest, entries=entries
+    )
 
-    def remeasured(entry: Entry) -> Entry:
-        median, p95 = (float(round(v, 4)) for v in np.percentile(times[entry.id], (50, 95)))
-        share = entry.alpha_ms / (entry.alpha_ms + entry.beta_ms)
-        return msgspec.structs.replace(
-            entry,
-            latency_ms=Latency(median, p95),
-            latency_source="measured",
-            alpha_ms=median * share,
-            beta_ms=median * (1 - share),
-        )
 
-    return msgspec.structs.replace(library, entries=pareto_front([remeasured(e) for e in library.entries]))
+def _bytes_needed(supernet: Supernet, config: SubnetConfig) -> int:
+    _, parameters = count(make_plan(supernet.space, config), supernet.weights.classes)
+    return int(4 * parameters * BYTES_PER_PARAMETER_BYTE) + BYTES_PER_SUBNET
+
+
+def joined(groups: Sequence[Mapping[str, np.ndarray]], reference: str) -> dict[str, np.ndarray]:
+    """Times of all groups at the speed of the first: the entry in common says how much slower another was."""
+    medians = [float(np.median(group[reference])) for group in groups]
+    times: dict[str, np.ndarray] = {}
+    for group, median in zip(groups, medians, strict=True):
+        times = {k: v * (medians[0] / median) for k, v in group.items()} | times
+    return times
+
+
+def _remeasured(entry: Entry, times_ms: np.ndarray) -> Entry:
+    median, p95 = (float(round(v, 4)) for v in np.percentile(times_ms, (50, 95)))
+    share = entry.alpha_ms / (entry.alpha_ms + entry.beta_ms)
+    return msgspec.structs.replace(
+        entry,
+        latency_ms=Latency(median, p95),
+        latency_source="measured",
+        alpha_ms=median * share,
+        beta_ms=median * (1 - share),
+        energy_j=None,
+    )

@@ -17,12 +17,13 @@ from dynofa_ros.library.format import (
     load_statistics,
 )
 from dynofa_ros.paths import share_file
+from dynofa_ros.supernet.convert import memory_mapped
 from dynofa_ros.supernet.engines import load_engine
-from dynofa_ros.supernet.materialise import materialise
 from dynofa_ros.supernet.plan import make_plan
+from dynofa_ros.supernet.preparation import prepare_subnet
 from dynofa_ros.supernet.space import DEMO_SPACE, load_space
 from dynofa_ros.supernet.switching import Prepared
-from dynofa_ros.supernet.weights import Weights, WeightsError, load_weights
+from dynofa_ros.supernet.weights import Weights, WeightsError
 
 DEMO_WEIGHTS = ("config", "weights", f"{DEMO_SPACE}.safetensors")
 DEMO_LIBRARY = ("config", "libraries", "demo", f"cpu_{DEMO_SPACE}.yaml")
@@ -76,7 +77,7 @@ class Networks:
         space = spaces.pop()
         if not weights and space != DEMO_SPACE:
             raise WeightsError(f"weights is empty: give the path of a checkpoint of {space}")
-        loaded = load_weights(
+        loaded = memory_mapped(
             load_space(space), Path(weights).expanduser() if weights else share_file(*DEMO_WEIGHTS)
         )
         for path, library in by_processor.values():
@@ -100,10 +101,15 @@ class Networks:
         library = self.libraries[key.processor]
         space, config = load_space(library.space), library.config(entry)
         own = self._statistics[key.processor].get(entry.id)
-        subnet = materialise(make_plan(space, config), self.weights, own)
-        run = self._prepare_for_engine(subnet, key.threads, key.processor)
-        run(np.zeros((1, 3, config.resolution, config.resolution), np.float32))
-        return Prepared(key, run, config.resolution, subnet.nbytes)
+        return prepare_subnet(
+            key,
+            make_plan(space, config),
+            self.weights,
+            self._prepare_for_engine,
+            statistics=own,
+            threads=key.threads,
+            processor=key.processor,
+        )
 
     def reference_hz(self, processor: str) -> float:
         """Reference clock of a processor: of its domains the slowest. 0 = the library names none."""

@@ -34,12 +34,11 @@ from dynofa_ros.ros import names, qos
 from dynofa_ros.ros.diagnostics import Status
 from dynofa_ros.ros.images import MalformedImage, decode
 from dynofa_ros.ros.lifecycle import ManagedNode, run
+from dynofa_ros.supernet.engines import require_processor
 from dynofa_ros.supernet.preprocess import preprocess
-from dynofa_ros.supernet.switching import Prepared, Switched, Switcher
+from dynofa_ros.supernet.switching import SWITCH_INTERVAL_S, Prepared, Switched, Switcher
 
-CACHE_BYTES = 256 * 2**20
 WATCH_PERIOD_S = 0.2
-SWITCH_INTERVAL_S = 2e-4
 YIELD_S = 1e-4
 RECENT_FRAMES = 150  # over which the diagnostics count misses
 LONGEST_VALIDITY_S = 86400.0
@@ -92,6 +91,9 @@ class PerceptionNode(ManagedNode):
         if processor not in self.networks.libraries:
             known = ", ".join(self.networks.libraries)
             raise ValueError(f"processor {processor!r} has no library: there is one for {known}")
+        if not self.value("emulate_dvfs"):  # emulation has only this machine, whatever it stands for
+            for name in self.networks.libraries:
+                require_processor(self.value("engine"), name)
         self._check_pin(self.value("subnet_id"))
         publish = {
             "classification": (Classification, qos.CLASSIFICATION),
@@ -106,7 +108,7 @@ class PerceptionNode(ManagedNode):
             name: self.advertise(kind, names.app_topic(self.app, name), profile).publish
             for name, (kind, profile) in publish.items()
         }
-        self._switcher = Switcher(self.networks.prepare, CACHE_BYTES)
+        self._switcher = Switcher(self.networks.prepare, int(self.value("cache_mb") * 2**20))
         self._order = self._default_order()
         self._status, self._message = SubnetState.APPLIED, ""
         self._switcher.activate(self._order.key)

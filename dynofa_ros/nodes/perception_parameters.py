@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dynofa_ros.ros.parameters import ParameterSpec
 from dynofa_ros.supernet.engines import ENGINES
+from dynofa_ros.supernet.switching import CACHE_BYTES
 
 TARGET_SPECS = (
     ParameterSpec(
@@ -48,6 +49,15 @@ PARAMETERS = (
     ),
     ParameterSpec("processor", "cpu", "processor to start on", choices=("cpu", "gpu", "npu"), dynamic=False),
     ParameterSpec("engine", "onnxruntime", "what executes the network", choices=ENGINES, dynamic=False),
+    ParameterSpec(
+        "cache_mb",
+        CACHE_BYTES / 2**20,
+        "weights of prepared sub-networks kept for switching back; an engine holds up to three times that",
+        unit="MiB",
+        minimum=0.0,
+        maximum=65536.0,
+        dynamic=False,
+    ),
     ParameterSpec(
         "image_transport", "raw", "kind of image to subscribe", choices=("raw", "compressed"), dynamic=False
     ),

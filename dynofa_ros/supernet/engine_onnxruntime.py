@@ -25,42 +25,55 @@ def _tensorrt(cache: Path, **options: Any) -> Provider:
     return "TensorrtExecutionProvider", kept | options
 
 
-def providers(processor: str | None, available: list[str]) -> list[Provider]:
-    """Execution providers for a processor, best first, of those ``available``.
-
-    None = the fastest there is. Raises EngineError for an npu without a provider that reaches one.
-    """
-    cpu: list[Provider] = [("XnnpackExecutionProvider", {}), ("CPUExecutionProvider", {})]
+def _table() -> dict[str, list[Provider]]:
+    """Execution providers that reach each processor, best first."""
     cache = cache_folder("tensorrt")
-    # TF32 rounds products to 10 bits: another network than on the CPU
-    gpu: list[Provider] = [_tensorrt(cache), ("CUDAExecutionProvider", {"use_tf32": "0"})]
-    npu: list[Provider] = [
-        _tensorrt(cache, trt_dla_enable=True, trt_fp16_enable=True),
-        ("QNNExecutionProvider", {}),
-    ]
-    wanted = {"cpu": cpu, "gpu": gpu + cpu, "npu": npu + cpu, None: gpu + cpu}[processor]
-    return [p for p in wanted if p[0] in available]
+    return {
+        "cpu": [("XnnpackExecutionProvider", {}), ("CPUExecutionProvider", {})],
+        # TF32 rounds products to 10 bits: another network than on the CPU
+        "gpu": [_tensorrt(cache), ("CUDAExecutionProvider", {"use_tf32": "0"})],
+        "npu": [
+            _tensorrt(cache, trt_dla_enable=True, trt_fp16_enable=True),
+            ("QNNExecutionProvider", {}),
+        ],
+    }
 
 
-def prepare(subnet: Subnet, threads: int = 0, processor: str | None = None) -> Runner:
-    """An inference session with ``threads`` intra-op threads (0 = 1).
+def processors() -> tuple[str, ...]:
+    """The processors that this build of ONNX Runtime reaches. TensorRT is asked for a DLA when it is used."""
+    available = onnxruntime.get_available_providers()
+    return tuple(p for p, providers in _table().items() if any(name in available for name, _ in providers))
 
-    On the CPU for processor "cpu", else on the best provider present.
 
-    Raises EngineError with ONNX Runtime's reason.
-    """
+def choose_providers(processor: str | None, available: list[str]) -> list[Provider]:
+    """Those of ``available`` that reach the processor (None = the fastest there is), then the CPU's."""
+    table = _table()
+    wanted = {"cpu": [], "npu": table["npu"]}.get(processor or "", table["gpu"])
+    return [p for p in wanted + table["cpu"] if p[0] in available]
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Options that every session of this package has; ``threads`` intra-op threads (0 = 1)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = max(1, threads)
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # waiting threads would spin on cores that the robot's other nodes need
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    graph = build_graph(subnet)
-    names = list(graph.weights)
+    return options
+
+
+def prepare(subnet: Subnet, threads: int = 0, processor: str | None = None) -> Runner:
+    """An inference session on the best provider for the processor.
+
+    Raises EngineError with ONNX Runtime's reason.
+    """
+    options, graph = session_options(threads), build_graph(subnet)
     # the session reads the weights where they are: no copy inside a serialised model
+    names = list(graph.weights)
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(graph.weights[n]) for n in names]
     options.add_external_initializers(names, values)
-    chosen = providers(processor, onnxruntime.get_available_providers())
+    chosen = choose_providers(processor, onnxruntime.get_available_providers())
     try:
         session = onnxruntime.InferenceSession(graph.model.SerializeToString(), options, providers=chosen)
     except Exception as error:  # the runtime raises its own unrelated exception types

@@ -94,6 +94,11 @@ def _graphed(network: Forward, resolution: int, device: torch.device) -> Forward
     return run
 
 
+def processors() -> tuple[str, ...]:
+    """The processors that torch reaches on this machine."""
+    return ("cpu", "gpu") if torch.cuda.is_available() else ("cpu",)
+
+
 def prepare(subnet: Subnet, threads: int = 0, processor: str | None = None) -> Runner:
     """Put the sub-network on the CPU for processor "cpu", else on the CUDA device where there is one.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from dynofa_ros.supernet.materialise import Subnet
 
-ENGINES = ("onnxruntime", "torch")
+ENGINES = ("onnxruntime", "torch", "openvino")
 
 
 class EngineError(RuntimeError):
@@ -28,19 +29,32 @@ class Prepare(Protocol):
     def __call__(self, subnet: Subnet, threads: int = 0, processor: str | None = None) -> Runner: ...
 
 
-def load_engine(name: str) -> Prepare:
-    """The ``prepare(subnet, threads) -> Runner`` of an engine. Raises EngineError naming the choices."""
+def _module(name: str) -> Any:
     if name not in ENGINES:
         raise EngineError(f"engine {name!r} is unknown: choose one of {', '.join(ENGINES)}")
     if importlib.util.find_spec(name) is None:
         raise EngineError(f"engine {name!r} is not installed: pip install {name}, or choose another engine")
-    if name == "torch":
-        from dynofa_ros.supernet import engine_torch
+    return importlib.import_module(f"dynofa_ros.supernet.engine_{name}")
 
-        return engine_torch.prepare
-    from dynofa_ros.supernet import engine_onnxruntime
 
-    return engine_onnxruntime.prepare
+def load_engine(name: str) -> Prepare:
+    """The ``prepare(subnet, threads, processor) -> Runner`` of an engine.
+
+    A processor that the engine does not reach here is stood in for by the CPU: see ``require_processor``.
+    Raises EngineError naming the choices.
+    """
+    prepare: Prepare = _module(name).prepare
+    return prepare
+
+
+def require_processor(name: str, processor: str) -> None:
+    """Raises EngineError naming what there is if the engine does not reach ``processor`` on this machine."""
+    reached: tuple[str, ...] = _module(name).processors()
+    if processor not in reached:
+        raise EngineError(
+            f"engine {name} reaches no {processor} here, only {', '.join(reached)}: "
+            "install a build of it for that processor, or choose another engine"
+        )
 
 
 def as_images(images: Any, resolution: int) -> np.ndarray:

@@ -13,6 +13,11 @@ from dynofa_ros.supernet.engines import Runner
 
 Key = TypeVar("Key", bound=Hashable)
 
+# A frame must not wait for Python's usual 5 ms before the preparing thread lets go of the interpreter.
+SWITCH_INTERVAL_S = 2e-4
+# Bound of the weights of prepared sub-networks; an engine holds up to three times that (its own layout).
+CACHE_BYTES = 32 * 2**20
+
 
 @dataclass(frozen=True)
 class Prepared(Generic[Key]):

@@ -1,10 +1,16 @@
-"""Checkpoint I/O: official once-for-all state_dicts and safetensors, checked against the space."""
+"""Checkpoints: official once-for-all state_dicts and memory-mapped safetensors, checked against the space."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import mmap
+import pickle
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +21,54 @@ from dynofa_ros.supernet.plan import parameter_shapes
 from dynofa_ros.supernet.space import SearchSpace
 
 Array = np.ndarray
+SUFFIX = ".safetensors"
 OPTIONAL = ("num_batches_tracked",)  # counted in training only
+BUFFERS = (*OPTIONAL, "running_mean", "running_var")
+HEAD = "classifier.linear.weight"
+CHUNK = 1 << 18  # values looked at in one go: 1 MiB
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
 
 
 class WeightsError(ValueError):
     """A checkpoint that cannot be read, or does not fit its space."""
 
 
+def canonical_name(key: str) -> str:
+    """The one name behind all names under which the official code ever stored the same array.
+
+    It drops DataParallel's prefix, the block's old name and the doubled names of elastic layers
+    ("bn.bn", "conv.conv", "linear.linear"), which an extracted sub-network does not have.
+    """
+    name = key.removeprefix("module.").replace(".mobile_inverted_conv.", ".conv.")
+    return ".".join(part for part, _ in groupby(name.split(".")))
+
+
 @dataclass(frozen=True)
+class Checkpoint:
+    """Arrays of a file or state_dict under the names it gives them, not yet checked against a space."""
+
+    arrays: Mapping[str, Array]
+    labels: tuple[str, ...] = ()
+    source: str = "state_dict"
+    mapping: mmap.mmap | None = None
+
+    @property
+    def classes(self) -> int:
+        """Outputs of the classifier. Raises WeightsError if there is none."""
+        head = next((a for name, a in self.arrays.items() if canonical_name(name) == HEAD), None)
+        if head is None or head.ndim != 2 or not head.size:
+            raise WeightsError(f"{self.source}: {HEAD} is missing: this is no checkpoint of a known space")
+        return int(head.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
 class Weights(Mapping[str, Array]):
-    """The one set of weights of a supernet, by official name; arrays may be memory-mapped from the file."""
+    """The one set of weights of a supernet, float32 by official name; read-only views of a mapped file."""
 
     arrays: Mapping[str, Array]
     labels: tuple[str, ...] = ()
     source: str = "memory"
-    _digest: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    mapping: mmap.mmap | None = None
 
     def __getitem__(self, key: str) -> Array:
         return self.arrays[key]
@@ -42,125 +81,183 @@ class Weights(Mapping[str, Array]):
 
     @property
     def classes(self) -> int:
-        return int(self.arrays["classifier.linear.weight"].shape[0])
+        return next(int(a.shape[0]) for key, a in self.arrays.items() if canonical_name(key) == HEAD)
 
     @property
+    def parameters(self) -> int:
+        """Number of trained values: without BN statistics, with kernel matrices."""
+        return sum(a.size for key, a in self.arrays.items() if not key.endswith(BUFFERS))
+
+    def release(self) -> None:
+        """Give the memory of a mapped file back; an array that is used again comes from the page cache."""
+        _release(self.mapping)
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over names, shapes and values, whatever file format or order they came in."""
-        if "value" not in self._digest:
-            hasher = hashlib.sha256()
-            for key in sorted(k for k in self.arrays if not k.endswith(OPTIONAL)):
-                array = np.ascontiguousarray(self.arrays[key], dtype="<f4")
-                hasher.update(f"{key}{array.shape}".encode())
-                hasher.update(array.tobytes())
-            self._digest["value"] = hasher.hexdigest()
-        return self._digest["value"]
+        hasher = hashlib.sha256()
+        for key in sorted(k for k in self.arrays if not k.endswith(OPTIONAL)):
+            array = self.arrays[key]
+            hasher.update(f"{key}{array.shape}".encode())
+            for chunk in _chunks(array):
+                hasher.update(np.ascontiguousarray(chunk, "<f4").data)
+            self.release()
+        return hasher.hexdigest()
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Array], tuple[str, ...]]:
-    with safe_open(path, framework="np") as file:
-        labels = (file.metadata() or {}).get("labels", "")
-        return {k: file.get_tensor(k) for k in file.keys()}, tuple(labels.split(",")) if labels else ()
+def _release(mapping: mmap.mmap | None) -> None:
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def _read_torch(path: Path) -> dict[str, Array]:
-    import torch  # only the official checkpoints need it
+def _chunks(array: Array) -> Iterator[Array]:
+    flat = array.reshape(-1)
+    return (flat[i : i + CHUNK] for i in range(0, flat.size, CHUNK))
 
+
+# --- files ----------------------------------------------------------------------------------------------
+
+
+def _map_safetensors(path: Path) -> Checkpoint:
+    """Views of the mapped file. Layout: header length (8 bytes, little endian), header (JSON), values."""
+    with safe_open(path, framework="np"):
+        pass  # the library checks the header: sizes, bounds, gaps, overlaps, a cut file
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    labels = header.pop("__metadata__", {}).get("labels", "")
+    arrays: dict[str, Array] = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in DTYPES:
+            raise WeightsError(f"{path}: {name} is of type {entry['dtype']}: expected {', '.join(DTYPES)}")
+        offset = 8 + length + entry["data_offsets"][0]
+        flat = np.frombuffer(mapping, DTYPES[entry["dtype"]], prod(entry["shape"]), offset)
+        arrays[name] = np.require(flat.reshape(entry["shape"]), requirements="A")
+    return Checkpoint(arrays, tuple(labels.split(",")) if labels else (), str(path), mapping)
+
+
+def _read_torch(path: Path) -> Checkpoint:
+    try:
+        import torch  # only the official checkpoints need it
+    except ImportError:
+        raise WeightsError(
+            f"{path}: this format needs torch, which is not installed: on a machine with torch run "
+            f"'dynofa weights check {path.name} --out {path.stem}{SUFFIX}' and use that file"
+        ) from None
     state = torch.load(path, map_location="cpu", weights_only=True)
-    return _state_dict_arrays(state)
+    return Checkpoint(_state_dict_arrays(state, str(path)), source=str(path))
 
 
-def _state_dict_arrays(state: Any) -> dict[str, Array]:
+def _state_dict_arrays(state: Any, source: str) -> dict[str, Array]:
     """Arrays of a state_dict, also nested as {'state_dict': ...}; tensors or arrays."""
     for _ in range(3):
         if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
             state = state["state_dict"]
     if not isinstance(state, Mapping) or not state:
-        raise WeightsError(f"expected a mapping of names to tensors, got {type(state).__name__}")
-    arrays: dict[str, Array] = {}
-    for key, value in state.items():
-        array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
-        if not isinstance(array, np.ndarray | np.generic):
-            raise WeightsError(f"{key} is a {type(value).__name__}: expected a tensor")
-        arrays[str(key).removeprefix("module.")] = np.asarray(array)
-    return arrays
+        found = "an empty one" if isinstance(state, Mapping) else type(state).__name__
+        raise WeightsError(f"{source}: expected a mapping of names to tensors, got {found}")
+    return {str(key): _as_array(value, f"{source}: {key}") for key, value in state.items()}
 
 
-def _aliases(key: str) -> Iterator[str]:
-    """Names under which the official code ever stored ``key``: the block's old name, and single instead of
-    doubled layer names (a static, extracted sub-network)."""
-    single = key
-    for doubled, plain in ((".bn.bn.", ".bn."), (".conv.conv.weight", ".conv.weight")):
-        single = single.replace(doubled, plain)
-    names = [key, single]
-    if key.startswith("classifier.linear."):
-        names.append(key.replace("classifier.linear.", "classifier.linear.linear."))
-    for name in names:
-        yield name
-        yield name.replace(".conv.", ".mobile_inverted_conv.", 1) if name.startswith("blocks.") else name
+def _as_array(value: Any, place: str) -> Array:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = (value.float() if value.is_floating_point() else value).numpy()  # NumPy has no bfloat16
+    if not isinstance(value, np.ndarray | np.generic):
+        raise WeightsError(f"{place} is of type {type(value).__name__}: expected a tensor")
+    return np.asarray(value)
 
 
-def _fit(space: SearchSpace, arrays: dict[str, Array], source: str) -> dict[str, Array]:
-    """Arrays under their current official names; raises WeightsError naming the first that does not fit."""
-    head = next((arrays[n] for n in _aliases("classifier.linear.weight") if n in arrays), None)
-    if head is None or head.ndim != 2:
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Arrays of a .safetensors file, memory-mapped, or of a torch checkpoint (imports torch).
+
+    Raises WeightsError naming the file and the reason.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file: give the path of a {SUFFIX} or torch checkpoint")
+    try:
+        return _map_safetensors(path) if path.suffix == SUFFIX else _read_torch(path)
+    except WeightsError:
+        raise
+    except pickle.UnpicklingError:
         raise WeightsError(
-            f"{source}: classifier.linear.weight is missing, so this is no checkpoint of {space.name}"
-        )
-    shapes = parameter_shapes(space, head.shape[0])
+            f"{path}: not a readable checkpoint: a torch file of tensors alone is expected"
+        ) from None
+    except Exception as error:  # a foreign file makes torch raise zip, key, type and runtime errors alike
+        raise WeightsError(f"{path}: not a readable checkpoint: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+# --- fitting to a space ---------------------------------------------------------------------------------
+
+
+def _by_canonical_name(checkpoint: Checkpoint) -> dict[str, str]:
+    """Stored name by canonical name."""
+    names: dict[str, str] = {}
+    for name in checkpoint.arrays:
+        first = names.setdefault(canonical_name(name), name)
+        if first != name:
+            raise WeightsError(f"{checkpoint.source}: {first} and {name} name the same array: expected one")
+    return names
+
+
+def _checked(array: Array, shape: tuple[int, ...], place: str, space: SearchSpace) -> Array:
+    """``array`` as float32, without a copy where it is one."""
+    if array.shape != shape:
+        raise WeightsError(f"{place} has shape {array.shape}: {space.name} needs {shape}")
+    if array.dtype.kind not in "fiu":
+        raise WeightsError(f"{place} is of type {array.dtype}: {space.name} needs float32 {shape}")
+    with np.errstate(over="ignore"):  # a float64 out of range becomes infinite, which is refused
+        array = array.astype(np.float32, copy=False)
+    if not all(np.isfinite(chunk).all() for chunk in _chunks(array)):
+        raise WeightsError(f"{place} holds values that are not finite: {space.name} needs finite {shape}")
+    return array
+
+
+def fit(space: SearchSpace, checkpoint: Checkpoint) -> Weights:
+    """The weights of ``space`` under their current official names.
+
+    Raises WeightsError naming the first key that is missing, unknown, given twice, mis-shaped or not finite.
+    """
+    source, arrays, classes = checkpoint.source, checkpoint.arrays, checkpoint.classes
+    names = _by_canonical_name(checkpoint)
     fitted: dict[str, Array] = {}
-    used: set[str] = set()
-    for key, shape in shapes.items():
-        name = next((n for n in _aliases(key) if n in arrays and n not in used), None)
+    for key, shape in parameter_shapes(space, classes).items():
+        name = names.pop(canonical_name(key), None)
+        if key.endswith(OPTIONAL):
+            continue
         if name is None:
-            if key.endswith(OPTIONAL):
-                continue
             raise WeightsError(f"{source}: {key} is missing: {space.name} needs it with shape {shape}")
-        used.add(name)
-        array = arrays[name]
-        if array.shape != shape:
-            raise WeightsError(f"{source}: {name} has shape {array.shape}: {space.name} needs {shape}")
-        if not key.endswith(OPTIONAL):
-            array = array.astype(np.float32, copy=False)
-            if not np.isfinite(array).all():
-                raise WeightsError(f"{source}: {name} holds values that are not finite")
-        fitted[key] = array
-    unknown = sorted(set(arrays) - used)
-    if unknown:
+        fitted[key] = _checked(arrays[name], shape, f"{source}: {name}", space)
+        _release(checkpoint.mapping)
+    if names:
         raise WeightsError(
-            f"{source}: {unknown[0]} is unknown to {space.name} ({len(unknown)} unknown keys in all)"
+            f"{source}: {min(names.values())} is unknown to {space.name} ({len(names)} unknown keys in all)"
         )
-    return fitted
+    if checkpoint.labels and len(checkpoint.labels) != classes:
+        raise WeightsError(f"{source}: {len(checkpoint.labels)} labels for {classes} classes")
+    return Weights(fitted, checkpoint.labels, source, checkpoint.mapping)
+
+
+def agreement(space: SearchSpace, checkpoint: Checkpoint) -> int:
+    """How many arrays of ``checkpoint`` have a name and the shape that ``space`` gives it."""
+    expected = {canonical_name(k): s for k, s in parameter_shapes(space, checkpoint.classes).items()}
+    return sum(expected.get(canonical_name(name)) == a.shape for name, a in checkpoint.arrays.items())
 
 
 def load_weights(space: SearchSpace, source: str | Path | Mapping[str, Any]) -> Weights:
     """Weights of ``space`` from a .safetensors file, a torch checkpoint or a state_dict.
 
-    Raises WeightsError naming the file and the key that is missing, unknown, mis-shaped or not finite.
+    Raises WeightsError naming the file and the key that is missing, unknown, given twice, mis-shaped or not
+    finite, with the shape that is expected.
     """
     if isinstance(source, Weights):
         return source
     if isinstance(source, Mapping):
-        return Weights(_fit(space, _state_dict_arrays(source), "state_dict"))
-    path = Path(source)
-    labels: tuple[str, ...] = ()
-    if not path.is_file():
-        raise WeightsError(
-            f"{path}: no such file: give the path of a .safetensors or torch checkpoint of {space.name}"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            arrays, labels = _read_safetensors(path)
-        else:
-            arrays = _read_torch(path)
-    except Exception as error:  # a foreign file makes torch raise unpickling, zip, key and type errors alike
-        raise WeightsError(f"{path}: not a readable checkpoint: {_first_line(error)}") from error
-    fitted = _fit(space, arrays, str(path))
-    classes = fitted["classifier.linear.weight"].shape[0]
-    if labels and len(labels) != classes:
-        raise WeightsError(f"{path}: {len(labels)} labels for {classes} classes")
-    return Weights(fitted, labels, str(path))
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return fit(space, Checkpoint(_state_dict_arrays(source, "state_dict")))
+    return fit(space, read_checkpoint(source))

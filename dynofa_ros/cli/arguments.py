@@ -1,0 +1,44 @@
+"""Argument types of the subcommands, each with the allowed range in its error."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def number(low: float, high: float, unit: str = "") -> Callable[[str], float]:
+    """A number from ``low`` to ``high``; ``unit`` is for the error, e.g. "Hz"."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            limits = f"{low:g} to {high:g} {unit}".rstrip()
+            raise argparse.ArgumentTypeError(f"must be a number from {limits}, got {text!r}")
+        return value
+
+    return parse
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """A whole number from ``low`` to ``high``."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The ``--json FILE`` that every subcommand has."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")

@@ -1,0 +1,261 @@
+"""`dynofa bench`: how fast this machine runs, switches, searches and decides, against the goals."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynofa_ros.cli.arguments import add_json, whole
+from dynofa_ros.cli.common import FAILED, OK, CliError, UsageError, write_json
+
+if TYPE_CHECKING:
+    from dynofa_ros.benchmarks.report import Goal
+    from dynofa_ros.benchmarks.timing import Progress
+    from dynofa_ros.cli.arguments import Commands
+    from dynofa_ros.supernet.space import SubnetConfig
+    from dynofa_ros.supernet.supernet import Supernet
+
+SECTIONS = ("engines", "switch", "memory", "search", "decision", "comparison")
+SPACE = "ofa_mbv3_w1.2"  # of the switch and memory sections
+# What needs little comes first: a large heap and torch's threads would disturb it.
+RUN_ORDER = ("decision", "comparison", "switch", "memory", "search", "engines")
+SWITCHED, CYCLED = 10, 30  # sub-networks that the switch and the memory section go through
+ROUNDS, LIMIT_S, DECISION_STEPS, SEGMENTS = 50, 4.0, 300, 60
+QUICK_ROUNDS, QUICK_LIMIT_S, QUICK_STEPS, QUICK_SEGMENTS, QUICK_CYCLED = 5, 1.0, 40, 8, 4
+WIDTH = 200
+COLOURS = {"met": "green", "not met": "red", "not measured": "dim", "reported": ""}
+
+
+def add_parser(commands: Commands) -> None:
+    """Add `bench`."""
+    parser = commands.add_parser(
+        "bench",
+        help="measure this machine against the goals",
+        description="Measures, side by side and interleaved: masked sub-networks next to the same networks "
+        "deployed alone and to the official code (engines), switching under a 30 Hz stream (switch), memory, "
+        "library search, the manager's decision, and the published comparison with latencies of this machine "
+        "(comparison). Weights are random. Run it on an idle machine.",
+        epilog="example: dynofa bench --only engines,comparison --json bench.json --plot bench.png",
+    )
+    parser.add_argument(
+        "--only", type=_sections, default=SECTIONS, metavar="NAMES", help=f"of {', '.join(SECTIONS)}"
+    )
+    parser.add_argument(
+        "--spaces", type=_names, metavar="NAMES", help="of the engines section (default: the four official)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=whole(2, 100_000),
+        metavar="N",
+        help="of engines and comparison, at most (default 50)",
+    )
+    parser.add_argument("--quick", action="store_true", help="a few rounds: whether it works, not how fast")
+    parser.add_argument("--compile", action="store_true", help="also torch.compile one network (slow)")
+    add_json(parser)
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw comparison and engines here")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write bench.json and bench.png here")
+    parser.set_defaults(run=_run)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _sections(text: str) -> tuple[str, ...]:
+    names = _names(text)
+    if not names or not set(names) <= set(SECTIONS):
+        raise argparse.ArgumentTypeError(
+            f"must be one of {', '.join(SECTIONS)} or several with commas, got {text!r}"
+        )
+    return names
+
+
+def _run(options: argparse.Namespace) -> int:
+    _check_spaces(options)
+    _check_outputs(options)
+    from dynofa_ros.benchmarks.report import environment, goals
+
+    results: dict[str, Any] = dict.fromkeys((*SECTIONS, "comparison_summary"))
+    seconds: dict[str, float] = {}
+    errors: list[str] = []
+    surroundings = environment()
+    for section in (s for s in RUN_ORDER if s in options.only):
+        start = time.monotonic()
+        try:
+            with _bar(section) as progress:
+                results |= MEASURE[section](options, progress)
+        except Exception as error:  # whatever breaks one section must not cost the others
+            errors.append(f"{section}: {' '.join(str(error).split()) or type(error).__name__}")
+        seconds[section] = round(time.monotonic() - start, 1)
+    found = goals(results)
+    _print(found, errors, surroundings)
+    lines = [asdict(goal) | {"status": goal.status} for goal in found]
+    _write(
+        options,
+        {**results, "goals": lines, "environment": surroundings, "seconds": seconds, "errors": errors},
+    )
+    return FAILED if errors else OK
+
+
+def _check_spaces(options: argparse.Namespace) -> None:
+    from dynofa_ros.supernet.space import load_space
+
+    for name in options.spaces or ():
+        try:
+            load_space(name)
+        except ValueError as error:
+            raise UsageError(f"--spaces: {error}") from None
+
+
+@contextmanager
+def _bar(section: str) -> Iterator[Progress]:
+    """A bar on stderr, not shown where stderr is no terminal; takes the share that is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(section), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(section, total=1.0)
+        yield lambda share: bar.update(task, completed=share)
+
+
+def _engines(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from dynofa_ros.benchmarks import engines
+    from dynofa_ros.supernet.space import OFFICIAL_SPACES
+
+    spaces: Sequence[str] = options.spaces or OFFICIAL_SPACES
+    found = engines.run(
+        progress,
+        spaces=spaces[:1] if options.quick else spaces,
+        rounds=options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS),
+        limit_s=QUICK_LIMIT_S if options.quick else LIMIT_S,
+        compile_one=options.compile,
+    )
+    return {"engines": found}
+
+
+def _sampled(number: int) -> tuple[Supernet, dict[str, SubnetConfig]]:
+    """A supernet with random weights, and the largest, the smallest and random sub-networks of it."""
+    import numpy as np
+
+    from dynofa_ros.supernet.supernet import load_supernet
+
+    supernet, rng = load_supernet(SPACE), np.random.default_rng(0)
+    space = supernet.space
+    configs = {"largest": space.largest, "smallest": space.smallest}
+    return supernet, configs | {f"random{n}": space.random(rng) for n in range(number - len(configs))}
+
+
+def _switch(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from dynofa_ros.benchmarks import switching
+
+    supernet, configs = _sampled(SWITCHED)
+    segments = QUICK_SEGMENTS if options.quick else SEGMENTS
+    done = itertools.count(1)
+
+    def step() -> None:
+        progress(min(1.0, next(done) / segments))
+
+    return {"switch": switching.run(supernet, configs, segments=segments, on_segment=step)}
+
+
+def _memory(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from dynofa_ros.benchmarks import memory
+
+    supernet, configs = _sampled(QUICK_CYCLED if options.quick else CYCLED)
+    return {"memory": memory.run(supernet, configs)}
+
+
+def _search(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from dynofa_ros.benchmarks import search
+
+    return {"search": search.run(progress)}
+
+
+def _decision(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from dynofa_ros.benchmarks import decision
+
+    steps = QUICK_STEPS if options.quick else DECISION_STEPS
+    return {"decision": decision.run(progress, steps=steps)}
+
+
+def _comparison(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from dynofa_ros.benchmarks import comparison
+
+    rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    found = comparison.run(progress, rounds=rounds)
+    return {"comparison": found["comparison"], "comparison_summary": found["summary"]}
+
+
+MEASURE: dict[str, Callable[[argparse.Namespace, Progress], dict[str, Any]]] = {
+    "engines": _engines,
+    "switch": _switch,
+    "memory": _memory,
+    "search": _search,
+    "decision": _decision,
+    "comparison": _comparison,
+}
+
+
+def _print(found: Sequence[Goal], errors: Sequence[str], surroundings: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)  # a log has no edge to fold at
+    cores, load = surroundings["usable_cores"], surroundings["load_average"]
+    console.print(f"{surroundings['cpu']}, {cores} cores, load {load:.1f} at the start", highlight=False)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("section", "what", "goal", "measured", ""):
+        table.add_column(column, overflow="fold")
+    for goal in found:
+        colour = COLOURS[goal.status]
+        status = f"[{colour}]{goal.status}[/{colour}]" if colour else goal.status
+        table.add_row(
+            goal.section, goal.name, goal.goal, goal.text if goal.value is not None else "–", status
+        )
+    console.print(table)
+    for text in errors:
+        print(f"dynofa bench: {text}", file=sys.stderr)
+
+
+def _texts(options: argparse.Namespace) -> list[Path]:
+    return [p for p in (options.json, options.out and options.out / "bench.json") if p]
+
+
+def _pictures(options: argparse.Namespace) -> list[Path]:
+    return [p for p in (options.plot, options.out and options.out / "bench.png") if p]
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Before minutes of work: can the results be written?"""
+    if options.plot is not None and options.plot.suffix != ".png":
+        raise UsageError(f"--plot {options.plot} must end in .png")
+    if options.plot is not None and not {"engines", "comparison"} & set(options.only):
+        raise UsageError("--plot draws engines and comparison: --only must name one of them")
+    for path in (*_texts(options), *_pictures(options)):
+        folder = next(p for p in path.absolute().parents if p.exists())
+        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise CliError(f"cannot write {path}")
+
+
+def _write(options: argparse.Namespace, document: dict[str, Any]) -> None:
+    from dynofa_ros.benchmarks.plots import drawable, plot
+
+    for path in _texts(options):
+        write_json(path, document)
+    for path in _pictures(options) if drawable(document) else ():
+        try:
+            plot(document, document["environment"]["cpu"], path)
+        except OSError as error:
+            raise CliError(f"cannot write {path}: {error.strerror}") from error

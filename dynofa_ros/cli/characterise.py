@@ -1,0 +1,242 @@
+"""`dynofa characterise`: sub-networks x clocks x processors, fitted to latency law and power model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynofa_ros.cli.arguments import add_json, number, whole
+from dynofa_ros.cli.common import OK, CliError, UsageError, write_json
+from dynofa_ros.cli.work import one_line_errors, progress, terminating
+
+if TYPE_CHECKING:
+    from dynofa_ros.cli.arguments import Commands
+    from dynofa_ros.device.board import Board
+    from dynofa_ros.library.characterise import Journal, Observation, Settings
+    from dynofa_ros.library.characterised import Characterised
+    from dynofa_ros.library.fitting import Coefficient
+    from dynofa_ros.library.format import Library
+
+DEVICES = ("simulated", "auto")
+LONGEST_S = 1000.0  # of a point, in simulated time, which passes quickly
+
+
+def add_parser(commands: Commands) -> None:
+    """Add `characterise`."""
+    parser = commands.add_parser(
+        "characterise",
+        help="fit latency and power of a board over its clocks",
+        description="Pins clocks, runs sub-networks, samples power, fits latency = alpha + beta * f_ref / "
+        "f per sub-network and the coefficients of the board's power model, with their standard errors. "
+        "Writes the library to --out and the coefficients beside it (FILE_power.yaml); with libraries of "
+        "several processors, FILE_cpu.yaml, FILE_gpu.yaml, ... A sweep that was cut goes on with --resume. "
+        "Clocks are given back at the end, on errors and on signals.",
+        epilog="example: dynofa characterise --library cpu.yaml --board xavier_nx --out nx.yaml",
+    )
+    parser.add_argument("--device", choices=DEVICES, default="simulated", help="default simulated")
+    parser.add_argument(
+        "--board", default="xavier_nx", help="name or path of a board file (default xavier_nx)"
+    )
+    parser.add_argument(
+        "--library", type=Path, action="append", required=True, metavar="FILE", help="repeat it per processor"
+    )
+    parser.add_argument(
+        "--processors", type=_names, metavar="cpu,gpu", help="default: the processors of the libraries"
+    )
+    parser.add_argument(
+        "--frequencies", type=_frequencies, default=8, metavar="all|N", help="per clock domain (default 8)"
+    )
+    parser.add_argument(
+        "--repeats", type=whole(5, 10_000), default=400, help="inferences at least (default 400)"
+    )
+    parser.add_argument(
+        "--window-s",
+        type=number(0.2, 60, "s"),
+        default=3.0,
+        help="power sampling at least (default 3)",
+    )
+    parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="order of the points, noise")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.yaml", help="library to write")
+    parser.add_argument("--resume", action="store_true", help="continue a sweep that was cut")
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(n.strip() for n in text.split(",")))
+    unknown = [n for n in names if n not in ("cpu", "gpu", "npu")]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"must be cpu, gpu, npu or several with commas, got {text!r}")
+    return names
+
+
+def _frequencies(text: str) -> int | None:
+    return None if text == "all" else whole(2, 1000)(text)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.out.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"--out {options.out} must end in .yaml")
+    if options.device == "auto":
+        raise CliError("--device auto: this version sets the clocks of the simulated board only")
+    with one_line_errors(), terminating():
+        return _simulated(options)
+
+
+def _simulated(options: argparse.Namespace) -> int:
+    from dynofa_ros.device.board import load_board
+    from dynofa_ros.device.simulated import SimulatedDevice
+    from dynofa_ros.library.characterise import Settings, plan_digest, plan_points
+    from dynofa_ros.library.files import require_writable
+    from dynofa_ros.library.rigs import SimulatedRig, references_hz
+
+    require_writable(options.out)
+    board = load_board(options.board)
+    sources = _libraries(options.library, options.processors)
+    libraries = {p: library for p, (_, library) in sources.items()}
+    capabilities = SimulatedDevice(board).capabilities()
+    settings = Settings(options.frequencies, options.repeats, options.window_s, LONGEST_S, options.seed)
+    points = plan_points(capabilities, libraries, settings)
+    tables = {d.domain: d.frequencies_hz for d in capabilities.domains}
+    references = {p: references_hz(library, tables) for p, library in libraries.items()}
+    rig = SimulatedRig(board, libraries, {p: min(own.values()) for p, own in references.items()})
+    facts = {"device": "simulated", "board": board, "libraries": list(libraries.values())}
+    digest = plan_digest(points, settings, facts)
+    observations = _swept(options, rig, points, settings, digest)
+    return _finish(options, board, sources, references, observations)
+
+
+def _libraries(paths: Sequence[Path], processors: Sequence[str] | None) -> dict[str, tuple[Path, Library]]:
+    """Path and library by processor."""
+    from dynofa_ros.library.format import load_library
+
+    found: dict[str, tuple[Path, Library]] = {}
+    for path in paths:
+        library = load_library(path)
+        if library.processor in found:
+            raise CliError(f"{path} is a second library for {library.processor}: one per processor")
+        found[library.processor] = (path, library)
+    missing = [p for p in processors or () if p not in found]
+    if missing:
+        raise CliError(
+            f"no library for {', '.join(missing)} (there is one for {', '.join(found)}): the simulated board "
+            "takes its latencies from the library of each processor"
+        )
+    return {p: found[p] for p in processors or found}
+
+
+def _swept(
+    options: argparse.Namespace, rig: Any, points: Sequence[Any], settings: Settings, digest: str
+) -> list[Observation]:
+    from dynofa_ros.library.characterise import Journal, sweep
+
+    journal = Journal(_journal_path(options.out), digest, options.resume)
+    try:
+        with progress("characterising") as step:
+            return sweep(rig, points, settings, journal, digest, lambda: step(len(points)))
+    except KeyboardInterrupt:
+        done = _done(journal, len(points))
+        raise CliError(f"stopped after {done}: clocks are given back; continue with --resume") from None
+    finally:
+        journal.close()
+
+
+def _done(journal: Journal, total: int) -> str:
+    return f"{len(journal.observations)} of {total} points"
+
+
+def _journal_path(out: Path) -> Path:
+    return out.with_name(f"{out.stem}.journal.jsonl")
+
+
+def _finish(
+    options: argparse.Namespace,
+    board: Board,
+    sources: Mapping[str, tuple[Path, Library]],
+    references: Mapping[str, Mapping[str, int]],
+    observations: Sequence[Observation],
+) -> int:
+    import yaml
+
+    from dynofa_ros.atomic import write_atomically
+    from dynofa_ros.library.characterised import characterised, power_document, power_observations
+    from dynofa_ros.library.files import save_with_statistics
+    from dynofa_ros.library.fitting import fit_power
+    from dynofa_ros.library.format import load_statistics
+
+    rail = board.power.total_rail
+    results = {
+        p: characterised(library, observations, references[p], board.name, rail, simulated=True)
+        for p, (_, library) in sources.items()
+    }
+    coefficients = fit_power(board, power_observations(observations))
+    document = power_document(board, coefficients, simulated=True, points=len(observations))
+    files = {p: _out(options.out, p, len(results)) for p in results}
+    for p, result in results.items():
+        save_with_statistics(files[p], result.library, load_statistics(*sources[p]))
+    power_file = options.out.with_name(f"{options.out.stem}_power.yaml")
+    write_atomically(power_file, yaml.safe_dump(document, sort_keys=False, width=110).encode())
+    skipped = [f"{o.point.key}: {o.skipped}" for o in observations if o.skipped]
+    _print(results, coefficients, skipped)
+    print(f"written: {', '.join(map(str, (*files.values(), power_file)))}")
+    if options.json is not None:
+        write_json(options.json, _json(results, files, document, observations, skipped))
+    _journal_path(options.out).unlink()
+    return OK
+
+
+def _out(out: Path, processor: str, number_of: int) -> Path:
+    return out if number_of == 1 else out.with_name(f"{out.stem}_{processor}{out.suffix}")
+
+
+def _print(
+    results: Mapping[str, Characterised], coefficients: Sequence[Coefficient], skipped: Sequence[str]
+) -> None:
+    print("simulated: latency, power and temperature come from the simulated board, not from hardware")
+    for processor, result in results.items():
+        print(f"\n{processor:24} {'alpha ms':>20} {'beta ms':>22} {'misfit':>7}   (+- standard error)")
+        for name, fit in result.fits.items():
+            if fit is None:
+                print(f"{name:24} one clock only: alpha and beta cannot be told apart")
+            else:
+                alpha = f"{fit.alpha_ms:.4f} +- {fit.alpha_error_ms:.4f}"
+                beta = f"{fit.beta_ms:.4f} +- {fit.beta_error_ms:.4f}"
+                print(f"{name:24} {alpha:>20} {beta:>22} {fit.misfit:7.1%}")
+        for names, what in ((result.dropped, "no longer on the front"), (result.unmeasured, "not measured")):
+            if names:
+                print(f"{what}, so left out: {', '.join(names)}")
+    print(f"\n{'power coefficient':56} {'value':>8}    standard error")
+    for c in coefficients:
+        with_ = [name for name in c.shared if not c.section.endswith(f".{name}")]
+        name = f"{c.section}.{c.name}" + (f" (with {', '.join(with_)})" if with_ else "")
+        print(f"{name:56} {c.value:8.4f} {f'   held: {c.held}' if c.held else f'+- {c.error:.4f}'}")
+    for line in skipped:
+        print(f"skipped {line}")
+
+
+def _json(
+    results: Mapping[str, Characterised],
+    files: Mapping[str, Path],
+    document: dict[str, object],
+    observations: Sequence[Observation],
+    skipped: Sequence[str],
+) -> dict[str, Any]:
+    import msgspec
+
+    return {
+        "source": "simulated",
+        "libraries": [
+            {
+                "processor": p,
+                "file": str(files[p]),
+                "dropped": result.dropped,
+                "fits": {k: vars(f) if f else None for k, f in result.fits.items()},
+            }
+            for p, result in results.items()
+        ],
+        "power": document,
+        "skipped": skipped,
+        "points": msgspec.to_builtins(observations),
+    }

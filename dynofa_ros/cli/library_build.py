@@ -1,0 +1,164 @@
+"""`dynofa library build`: search a space for the Pareto front of accuracy and latency."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynofa_ros.cli.arguments import add_json, number, whole
+from dynofa_ros.cli.common import OK, UsageError, write_json
+from dynofa_ros.cli.library_profile import HERE, add_engine
+from dynofa_ros.cli.work import one_line_errors
+
+if TYPE_CHECKING:
+    from dynofa_ros.cli.arguments import Commands
+    from dynofa_ros.library.builder import Request
+    from dynofa_ros.library.format import Library
+
+EVALUATIONS, EVALUATIONS_ON_IMAGES = 300_000, 200
+
+
+def add_parser(commands: Commands) -> None:
+    """Add `build`."""
+    parser = commands.add_parser(
+        "build",
+        help="search a space for the best sub-networks for this machine",
+        description="Searches every sub-network and resolution of a space for the Pareto front of accuracy "
+        "and latency. Accuracy is predicted (ofa_mbv3_w1.2) or measured on --images; latency is measured on "
+        "this machine, or read from a table of another one.",
+        epilog="example: dynofa library build --space ofa_mbv3_w1.2 --weights w1.2.pth --out cpu.yaml",
+    )
+    parser.add_argument("--space", required=True, metavar="NAME", help="e.g. ofa_mbv3_w1.2, ofa_resnet50")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint; without it accuracy is predicted and the library is bound to no weights",
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="labelled images, one folder per class: measure accuracy"
+    )
+    parser.add_argument(
+        "--count", type=whole(3, 10**7), default=2000, help="images to use, a quarter for BN (default 2000)"
+    )
+    parser.add_argument(
+        "--latency-table",
+        type=Path,
+        metavar="PATH",
+        help="table of another machine (default: measure this one)",
+    )
+    add_engine(parser)
+    parser.add_argument("--processor", choices=("cpu", "gpu", "npu"), default="cpu", help="default cpu")
+    parser.add_argument("--board", metavar="NAME", default=HERE, help=f"name of the machine (default {HERE})")
+    parser.add_argument("--rounds", type=whole(5, 10_000), default=20, help="inferences of each (default 20)")
+    parser.add_argument(
+        "--pause-ms",
+        type=number(0, 10_000, "ms"),
+        default=20.0,
+        help="idle time before each inference, as between camera frames (default 20)",
+    )
+    parser.add_argument("--points", type=whole(1, 1000), default=32, help="sub-networks (default 32)")
+    parser.add_argument(
+        "--evaluations",
+        type=whole(1, 10**8),
+        metavar="N",
+        help=f"default {EVALUATIONS}, with images {EVALUATIONS_ON_IMAGES}",
+    )
+    parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="default 0")
+    parser.add_argument("--min-accuracy", type=number(0, 1), default=0.0, help="0 to 1 (default 0)")
+    parser.add_argument(
+        "--max-latency", type=number(1e-3, 1e6, "ms"), metavar="MS", help="slower ones are not searched"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="library to write (YAML)")
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.images is not None and options.weights is None:
+        raise UsageError("--images needs --weights: accuracy is measured with them")
+    start = time.perf_counter()
+    with one_line_errors(), _stages() as step:
+        from dynofa_ros.library.files import require_writable, save_with_statistics
+
+        require_writable(options.out)
+        from dynofa_ros.library.builder import build  # torch takes a second
+
+        built = build(_request(options), step)
+        library = save_with_statistics(options.out, built.library, built.statistics)
+    seconds = time.perf_counter() - start
+    _print(library, options.out, seconds)
+    if options.json is not None:
+        import msgspec
+
+        document = {"library": str(options.out), "seconds": round(seconds, 2), "points": len(library.entries)}
+        write_json(options.json, {**document, **msgspec.to_builtins(library)})
+    return OK
+
+
+def _request(options: argparse.Namespace) -> Request:
+    from dynofa_ros.library.builder import Request
+    from dynofa_ros.library.latency_model import Runs
+
+    evaluations = EVALUATIONS if options.images is None else EVALUATIONS_ON_IMAGES
+    return Request(
+        space=options.space,
+        board=options.board,
+        processor=options.processor,
+        evaluations=options.evaluations or evaluations,
+        weights=options.weights,
+        images=options.images,
+        count=options.count,
+        latency_table=options.latency_table,
+        runs=Runs(
+            engine=options.engine,
+            threads=options.threads,
+            processor=options.processor,
+            affinity=options.affinity,
+            rounds=options.rounds,
+            pause_s=options.pause_ms / 1e3,
+        ),
+        points=options.points,
+        seed=options.seed,
+        min_accuracy=options.min_accuracy,
+        max_latency_ms=float("inf") if options.max_latency is None else options.max_latency,
+    )
+
+
+@contextmanager
+def _stages() -> Iterator[Callable[[str, int], None]]:
+    """Bars on stderr, one per stage, if it is a terminal. Yields what is to be called at each step."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        tasks: dict[str, int] = {}
+
+        def step(stage: str, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], advance=1, total=total)  # type: ignore[arg-type]
+
+        yield step
+
+
+def _print(library: Library, out: Path, seconds: float) -> None:
+    print(f"{library.space} on {library.board} ({library.processor}):")
+    print(f"{'sub-network':12} {'accuracy':>8} {'median ms':>10} {'p95 ms':>10} {'MMACs':>8}")
+    for e in library:
+        latency = f"{e.latency_ms.median:10.3f} {e.latency_ms.p95:10.3f}"
+        print(f"{e.id:12} {e.accuracy:8.4f} {latency} {e.macs / 1e6:8.1f}")
+    for note in library.notes:
+        print(note)
+    print(f"{len(library.entries)} sub-networks in {seconds:.1f} s, written: {out}")

@@ -1,0 +1,86 @@
+"""`dynofa library calibrate`: BN statistics of a library's sub-networks from images."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynofa_ros.cli.arguments import add_json, whole
+from dynofa_ros.cli.common import OK, write_json
+from dynofa_ros.cli.work import one_line_errors, progress
+
+if TYPE_CHECKING:
+    from dynofa_ros.cli.arguments import Commands
+
+FEW = 256  # images below which statistics are rough
+
+
+def add_parser(commands: Commands) -> None:
+    """Add `calibrate`."""
+    parser = commands.add_parser(
+        "calibrate",
+        help="take BN statistics of every sub-network from images",
+        description="Runs images through every sub-network of a library and stores its own batch-norm "
+        "statistics in a safetensors file beside the library, which names it with its digest. Without "
+        "LIBRARY it is the one that was made for the weights, in this folder or the package.",
+        epilog="example: dynofa library calibrate cpu.yaml --weights w1.2.safetensors --images train",
+    )
+    parser.add_argument("library", type=Path, nargs="?", metavar="LIBRARY", help="a library file (YAML)")
+    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint of its space")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="images, sub-folders too; no labels needed",
+    )
+    parser.add_argument("--count", type=whole(1, 10**7), default=2000, help="images to use (default 2000)")
+    parser.add_argument("--batch", type=whole(1, 4096), default=64, help="images at a time (default 64)")
+    parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="which images (default 0)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="library to write (default: LIBRARY itself)")
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from dynofa_ros.library.files import open_library, renewed_notes, require_writable, save_with_statistics
+
+    with one_line_errors(), progress("calibrating") as step:
+        opened = open_library(options.library, options.weights)
+        out = options.out or opened.path
+        require_writable(out)
+        from dynofa_ros.library.calibration import (  # torch takes a second
+            choose_images,
+            library_statistics,
+            use_physical_cores,
+        )
+
+        use_physical_cores()
+        files = choose_images(options.images, options.count, options.seed)
+        statistics = library_statistics(opened.library, opened.supernet, files, options.batch, step)
+        note = f"BN statistics: of {len(files)} images, batches of {options.batch}, seed {options.seed}"
+        library = msgspec.structs.replace(
+            opened.library,
+            weights_sha256=opened.supernet.weights.digest,
+            notes=renewed_notes(opened.library.notes, note, ("BN statistics:",)),
+        )
+        written = save_with_statistics(out, library, statistics)
+    assert written.bn_statistics is not None
+    few = f" (few: {FEW} and more give steadier statistics)" if len(files) < FEW else ""
+    print(f"{len(written.entries)} sub-networks calibrated on {len(files)} images{few}")
+    print(f"written: {out} and {out.with_name(written.bn_statistics.file)}")
+    if options.json is not None:
+        write_json(
+            options.json,
+            {
+                "library": str(out),
+                "statistics": str(out.with_name(written.bn_statistics.file)),
+                "sha256": written.bn_statistics.sha256,
+                "images": len(files),
+                "entries": [e.id for e in written],
+            },
+        )
+    return OK

@@ -1,0 +1,144 @@
+"""`dynofa library profile`: the latency of a library's sub-networks on this machine."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynofa_ros.cli.arguments import add_json, number, whole
+from dynofa_ros.cli.common import OK, write_json
+from dynofa_ros.cli.work import one_line_errors, progress
+
+if TYPE_CHECKING:
+    from dynofa_ros.cli.arguments import Commands
+    from dynofa_ros.library.format import Library
+
+HERE = "host"  # name of a board that nobody named
+
+
+def add_parser(commands: Commands) -> None:
+    """Add `profile`."""
+    parser = commands.add_parser(
+        "profile",
+        help="measure a library's latencies on this machine",
+        description="Measures every sub-network of a library here, interleaved, the way a perception node "
+        "runs them, and writes a library with these latencies. Entries that another one beats now leave it. "
+        "Without LIBRARY it is the one that was made for the weights, in this folder or the package.",
+        epilog="example: dynofa library profile cpu.yaml --weights w1.2.safetensors --out mine.yaml",
+    )
+    parser.add_argument("library", type=Path, nargs="?", metavar="LIBRARY", help="a library file (YAML)")
+    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint of its space")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="library to write")
+    parser.add_argument(
+        "--board", metavar="NAME", default=HERE, help=f"what to call this machine (default {HERE})"
+    )
+    add_engine(parser)
+    parser.add_argument("--processor", choices=("cpu", "gpu", "npu"), help="default: the library's")
+    parser.add_argument("--rounds", type=whole(5, 10_000), default=60, help="inferences of each (default 60)")
+    parser.add_argument(
+        "--pause-ms",
+        type=number(0, 10_000, "ms"),
+        default=20.0,
+        help="idle time before each inference, as between camera frames (default 20)",
+    )
+    parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="order of the rounds (default 0)")
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Options that say how an inference runs."""
+    parser.add_argument("--engine", default="onnxruntime", help="default onnxruntime")
+    parser.add_argument("--threads", type=whole(1, 256), default=1, metavar="N", help="default 1")
+    parser.add_argument(
+        "--affinity", type=cpu_list, default=(), metavar="CPUS", help="e.g. 0,1: CPUs of the inference thread"
+    )
+
+
+def cpu_list(text: str) -> tuple[int, ...]:
+    """Argument type: CPU numbers separated by commas."""
+    numbers = text.split(",")
+    if not all(n.strip().isdecimal() for n in numbers):
+        raise argparse.ArgumentTypeError(f"must be CPU numbers such as 0,1, got {text!r}")
+    return tuple(sorted({int(n) for n in numbers}))
+
+
+def _run(options: argparse.Namespace) -> int:
+    from dynofa_ros.library.files import open_library, require_writable, save_with_statistics
+    from dynofa_ros.library.profiling import profile
+
+    with one_line_errors(), progress("measuring") as step:
+        require_writable(options.out)
+        opened = open_library(options.library, options.weights)
+        measured = profile(
+            opened.library,
+            opened.supernet,
+            options.engine,
+            threads=options.threads,
+            affinity=options.affinity,
+            processor=options.processor,
+            rounds=options.rounds,
+            pause_s=options.pause_ms / 1e3,
+            seed=options.seed,
+            statistics=opened.statistics,
+            on_round=step,
+        )
+        written = save_with_statistics(
+            options.out, _described(measured, opened.library, options), opened.statistics
+        )
+    results = _results(opened.library, written, options)
+    _print(opened.path, results)
+    if options.json is not None:
+        write_json(options.json, results)
+    return OK
+
+
+def _described(measured: Library, before: Library, options: argparse.Namespace) -> Library:
+    """The measured library with its board and notes; clocks of another machine are not this one's."""
+    import msgspec
+
+    from dynofa_ros.library.files import renewed_notes
+
+    same = options.board == before.board and measured.processor == before.processor
+    cpus = f", CPUs {','.join(map(str, options.affinity))}" if options.affinity else ""
+    note = (
+        f"latency: measured on {options.board} by dynofa library profile, {options.engine}, "
+        f"{options.threads} thread{'s' if options.threads > 1 else ''}{cpus}, {options.rounds} rounds, "
+        f"{options.pause_ms:g} ms between inferences; alpha and beta keep their earlier shares"
+    )
+    outdated = ("latency:",) if same else ("latency:", "reference frequencies:", "energy:")
+    return msgspec.structs.replace(
+        measured,
+        board=options.board,
+        reference_frequencies_hz=before.reference_frequencies_hz if same else {},
+        notes=renewed_notes(before.notes, note, outdated),
+    )
+
+
+def _results(before: Library, after: Library, options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "library": str(options.out),
+        "board": after.board,
+        "processor": after.processor,
+        "engine": options.engine,
+        "threads": options.threads,
+        "affinity": list(options.affinity),
+        "rounds": options.rounds,
+        "pause_ms": options.pause_ms,
+        "entries": [
+            {"id": e.id, "accuracy": e.accuracy, "median_ms": e.latency_ms.median, "p95_ms": e.latency_ms.p95}
+            for e in after
+        ],
+        "dropped": [e.id for e in before if after.find(e.id) is None],
+    }
+
+
+def _print(source: Path, results: dict[str, Any]) -> None:
+    print(f"{source} on {results['board']} ({results['processor']}, {results['engine']}):")
+    print(f"{'sub-network':24} {'accuracy':>8} {'median ms':>10} {'p95 ms':>10}")
+    for e in results["entries"]:
+        print(f"{e['id']:24} {e['accuracy']:8.4f} {e['median_ms']:10.3f} {e['p95_ms']:10.3f}")
+    if results["dropped"]:
+        print(f"no longer on the front here, so left out: {', '.join(results['dropped'])}")
+    print(f"written: {results['library']}")

@@ -1,0 +1,157 @@
+"""`dynofa library show`: a library as a table, a plot and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynofa_ros.cli.arguments import add_json
+from dynofa_ros.cli.common import OK, CliError, write_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from dynofa_ros.cli.arguments import Commands
+    from dynofa_ros.library.format import Library
+
+COLUMNS = (
+    "px",
+    "depths",
+    "accuracy",
+    "",
+    "median ms",
+    "p95 ms",
+    "",
+    "alpha",
+    "beta",
+    "J",
+    "MMACs",
+    "M params",
+)
+MARKERS: dict[str, tuple[str, Any]] = {
+    "measured": ("o", "full"),
+    "published": ("s", "full"),
+    "predicted": ("o", "none"),
+}
+TABLE_WIDTH = 110  # a narrow terminal wraps the rows rather than losing figures
+INK, COLOUR, GRID = "#24292f", "#0969da", "#d8dee4"
+
+
+def add_parser(commands: Commands) -> None:
+    """Add `show`."""
+    parser = commands.add_parser(
+        "show",
+        help="print and plot a library",
+        description="Checks a library file and prints its sub-networks, with where every figure comes from. "
+        "Latency = alpha + beta x reference frequency / frequency.",
+        epilog="example: dynofa library show gpu_ofa_mbv3_w1.2.yaml --plot gpu.png",
+    )
+    parser.add_argument("library", type=Path, metavar="LIBRARY", help="a library file (YAML)")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw accuracy over latency here")
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from dynofa_ros.library.format import LibraryError, load_library
+
+    try:
+        library = load_library(options.library)
+    except LibraryError as error:
+        raise CliError(str(error)) from None
+    _print(library, Console(width=max(Console().width, TABLE_WIDTH)))
+    if options.json is not None:
+        import msgspec
+
+        write_json(options.json, {"file": str(options.library), **msgspec.to_builtins(library)})
+    if options.plot is not None:
+        try:
+            plot_library(library, options.plot)
+        except OSError as error:
+            raise CliError(f"cannot write {options.plot}: {error.strerror}") from None
+    return OK
+
+
+def _print(library: Library, console: Console) -> None:
+    clocks = ", ".join(f"{d} {hz / 1e6:g} MHz" for d, hz in library.reference_frequencies_hz.items())
+    weights = library.weights_sha256 or "none, not bound to particular weights"
+    lines = [
+        f"{library.space} on {library.board}, {library.processor}; reference clocks: {clocks or 'not given'}",
+        f"weights sha256: {weights}",
+        f"BN statistics: {library.bn_statistics.file if library.bn_statistics else 'those of the weights'}",
+        *(f"note: {note}" for note in library.notes),
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(_table(library))
+
+
+def _table(library: Library) -> Table:
+    from rich.table import Table
+
+    from dynofa_ros.cli.live import number
+
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("id", no_wrap=True)
+    for column in COLUMNS:
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for e in library.entries:
+        table.add_row(
+            e.id,
+            str(e.config.resolution),
+            ",".join(map(str, e.config.depths)),
+            number(e.accuracy, 4),
+            e.accuracy_source,
+            number(e.latency_ms.median, 2),
+            number(e.latency_ms.p95, 2),
+            e.latency_source,
+            number(e.alpha_ms, 2),
+            number(e.beta_ms, 2),
+            number(e.energy_j, 3),
+            number(e.macs / 1e6),
+            number(e.params / 1e6, 2),
+        )
+    return table
+
+
+def plot_library(library: Library, path: Path) -> None:
+    """Draw accuracy over latency as a PNG; filled markers are measured or published, open ones predicted.
+
+    Raises OSError if the file cannot be written.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from dynofa_ros.atomic import write_atomically
+
+    image = io.BytesIO()
+    with plt.rc_context(
+        {"font.size": 9.5, "axes.edgecolor": GRID, "axes.labelcolor": INK, "text.color": INK}
+    ):
+        figure, axis = plt.subplots(figsize=(7.0, 4.4), layout="constrained")
+        for source, (marker, fill) in MARKERS.items():
+            points = [(e.latency_ms.median, 100 * e.accuracy) for e in library if e.accuracy_source == source]
+            if points:
+                axis.plot(
+                    *zip(*points, strict=True),
+                    linestyle="",
+                    marker=marker,
+                    fillstyle=fill,
+                    color=COLOUR,
+                    label=f"accuracy {source}",
+                )
+        axis.set_title(f"{library.space}, {library.board} {library.processor}", loc="left")
+        axis.set_xlabel("latency, median (ms)")
+        axis.set_ylabel("top-1 accuracy (%)")
+        axis.grid(color=GRID)
+        axis.legend(frameon=False)
+        figure.savefig(image, format="png", dpi=110)
+        plt.close(figure)
+    write_atomically(path, image.getvalue())

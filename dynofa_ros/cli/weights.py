@@ -1,0 +1,177 @@
+"""`dynofa weights fetch|check`: official checkpoints, downloaded once, pinned, checked against a space."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynofa_ros.cli.arguments import add_json
+from dynofa_ros.cli.common import OK, CliError, UsageError, write_json
+from dynofa_ros.paths import cache_folder, share_file
+
+if TYPE_CHECKING:
+    from dynofa_ros.cli.arguments import Commands
+    from dynofa_ros.supernet.checkpoints import Checked, Listed
+    from dynofa_ros.supernet.download import Progress
+
+LIST = ("config", "checkpoints.yaml")
+SUFFIX = ".safetensors"
+
+
+def add_parser(commands: Commands) -> None:
+    """Add `weights` with its two subcommands."""
+    parser = commands.add_parser(
+        "weights",
+        help="download and check the checkpoints of the official supernets",
+        description="Downloads and checks checkpoints, and writes them as memory-mappable safetensors.",
+        epilog="example: dynofa weights fetch ofa_mbv3_w1.2",
+    )
+    subcommands = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
+    _add_fetch(subcommands)
+    _add_check(subcommands)
+
+
+def _add_fetch(subcommands: Commands) -> None:
+    parser = subcommands.add_parser(
+        "fetch",
+        help="download checkpoints",
+        description="Downloads checkpoints, goes on after a cut, pins the SHA-256 of the first download, "
+        "checks that each fits its space, and writes NAME.safetensors. NAMEs of config/checkpoints.yaml: "
+        "ofa_mbv3_w1.0, ofa_mbv3_w1.2, ofa_proxyless_w1.3, ofa_resnet50.",
+        epilog="example: dynofa weights fetch ofa_mbv3_w1.2 --out weights",
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help="of the list")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="target folder (default: the user's cache)")
+    parser.add_argument("--url", metavar="URL", help="take it from here; one NAME only")
+    parser.add_argument("--urls", type=Path, metavar="FILE", help="another list than config/checkpoints.yaml")
+    add_json(parser)
+    parser.set_defaults(run=_fetch)
+
+
+def _add_check(subcommands: Commands) -> None:
+    parser = subcommands.add_parser(
+        "check",
+        help="check a checkpoint, convert it",
+        description="Checks that a checkpoint fits a space and prints its classes, parameters and digests.",
+        epilog="example: dynofa weights check ofa_mbv3_w1.2.pth --out ofa_mbv3_w1.2.safetensors",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="a torch checkpoint or .safetensors")
+    parser.add_argument("--space", help="the space it must fit (default: the known one it agrees with most)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help=f"also write it here as {SUFFIX}")
+    add_json(parser)
+    parser.set_defaults(run=_check)
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from dynofa_ros.supernet import checkpoints
+
+    try:
+        listed = checkpoints.load_list(options.urls or share_file(*LIST))
+        chosen = _chosen(listed, options.names, options.url)
+        folder = options.out or cache_folder("weights")
+        results = []
+        for name, checkpoint in chosen.items():
+            with _Bar(name, checkpoint.size_mb) as progress:
+                checked, mapped = checkpoints.fetch(name, checkpoint, folder, progress)
+            _print(name, checked)
+            print(f"  written: {mapped}")
+            results.append({"name": name, **_summary(checked), "safetensors": str(mapped)})
+    except (ValueError, RuntimeError, OSError) as error:
+        raise _one_line(error) from error
+    if options.json:
+        write_json(options.json, results)
+    return OK
+
+
+def _chosen(listed: dict[str, Listed], names: list[str], url: str | None) -> dict[str, Listed]:
+    """The listed checkpoints of ``names``, each once. Raises UsageError."""
+    import msgspec
+
+    from dynofa_ros.supernet.download import check_url
+
+    unknown = [name for name in names if name not in listed]
+    if unknown:
+        raise UsageError(f"{unknown[0]!r} is not in the list: it has {', '.join(listed)}")
+    if url is None:
+        return {name: listed[name] for name in names}
+    if len(names) > 1:
+        raise UsageError("--url takes one NAME: fetch the others without it")
+    try:
+        return {names[0]: msgspec.structs.replace(listed[names[0]], url=check_url(url))}
+    except ValueError as error:
+        raise UsageError(f"--url: {error}") from None
+
+
+def _check(options: argparse.Namespace) -> int:
+    if options.out is not None and options.out.suffix != SUFFIX:
+        raise UsageError(f"--out {options.out}: the name must end in {SUFFIX}")
+    from dynofa_ros.supernet import checkpoints
+    from dynofa_ros.supernet.convert import save_weights
+    from dynofa_ros.supernet.space import load_space
+
+    try:
+        space = load_space(options.space) if options.space else None
+    except ValueError as error:
+        raise UsageError(f"--space: {error}") from None
+    try:
+        known = checkpoints.known_spaces(checkpoints.load_list(share_file(*LIST)))
+        checked = checkpoints.check(options.file, space or known)
+        if options.out is not None:
+            save_weights(options.out, checked.weights)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise _one_line(error) from error
+    _print(str(options.file), checked)
+    if options.out is not None:
+        print(f"  written: {options.out}")
+    if options.json:
+        write_json(options.json, _summary(checked))
+    return OK
+
+
+def _one_line(error: Exception) -> CliError:
+    if isinstance(error, OSError) and error.filename:
+        return CliError(f"{error.filename}: {error.strerror}")
+    return CliError(" ".join(str(error).split()))
+
+
+def _summary(checked: Checked) -> dict[str, Any]:
+    return {
+        "file": str(checked.file),
+        "space": checked.space.name,
+        "classes": checked.weights.classes,
+        "parameters": checked.weights.parameters,
+        "digest": checked.weights.digest,
+        "sha256": checked.sha256,
+    }
+
+
+def _print(title: str, checked: Checked) -> None:
+    weights = checked.weights
+    print(f"{title}: fits {checked.space.name}, {weights.classes} classes, {weights.parameters:,} parameters")
+    print(f"  digest of the weights: {weights.digest}")
+    print(f"  sha256 of the file:    {checked.sha256}")
+
+
+class _Bar:
+    """Progress of a download on a terminal, nothing elsewhere. Sizes in bytes."""
+
+    def __init__(self, name: str, size_mb: float) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._expected = size_mb * 1e6
+        self._task = self._progress.add_task(name, total=self._expected)
+
+    def __enter__(self) -> Progress:
+        self._progress.start()
+        return self._update
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _update(self, done: int, total: int) -> None:
+        self._progress.update(self._task, completed=done, total=total or max(self._expected, done))

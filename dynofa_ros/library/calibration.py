@@ -1,0 +1,110 @@
+"""BN statistics of sub-networks from images.
+
+The weights hold one set of running means and variances, those of the largest network; a sub-network sums over
+fewer channels and needs its own (Cai et al., ICLR 2020). The recipe is the official `set_running_statistics`:
+every layer is normalised by its batch while batch means and biased batch variances are averaged, weighted by
+the batch size, usually over 2000 training images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from dynofa_ros.library.format import Library
+from dynofa_ros.supernet.masked import calibrate
+from dynofa_ros.supernet.plan import Plan, make_plan
+from dynofa_ros.supernet.preprocess import preprocess
+from dynofa_ros.supernet.supernet import Supernet
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"})
+
+
+class ImagesError(ValueError):
+    """A folder without images, or a file that is none."""
+
+
+def choose_images(folder: Path, number: int, seed: int) -> list[Path]:
+    """At most ``number`` image files of a folder and its sub-folders, drawn by the seed.
+
+    Raises ImagesError naming the folder.
+    """
+    if not folder.is_dir():
+        raise ImagesError(f"{folder} is not a folder")
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    if not files:
+        raise ImagesError(f"{folder} holds no image ({' '.join(sorted(SUFFIXES))})")
+    return [files[i] for i in np.random.default_rng(seed).permutation(len(files))[:number]]
+
+
+def batches(files: Sequence[Path], resolution: int, size: int) -> Iterator[Tensor]:
+    """Network inputs as a perception node makes them, float32 (<= size, 3, resolution, resolution).
+
+    One batch is in memory at a time. Raises ImagesError naming a file that cannot be decoded.
+    """
+    for start in range(0, len(files), size):
+        images = [_read(path, resolution) for path in files[start : start + size]]
+        yield torch.from_numpy(np.concatenate(images)).contiguous(memory_format=torch.channels_last)
+
+
+def _read(path: Path, resolution: int) -> np.ndarray:
+    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise ImagesError(f"{path} is not an image that OpenCV can decode: remove it")
+    return preprocess(bgr, resolution)
+
+
+def library_statistics(
+    library: Library,
+    supernet: Supernet,
+    files: Sequence[Path],
+    batch: int = 64,
+    on_batch: Callable[[int], None] = lambda total: None,
+) -> dict[str, dict[str, np.ndarray]]:
+    """BN statistics by sub-network. Sub-networks of one resolution share the decoded images.
+
+    on_batch is called after every batch of every sub-network, with their number in all.
+    """
+    weights = {key: torch.tensor(np.asarray(array)) for key, array in supernet.weights.items()}
+    plans: dict[int, dict[str, Plan]] = {}
+    for entry in library.entries:
+        config = library.config(entry)
+        plans.setdefault(config.resolution, {})[entry.id] = make_plan(supernet.space, config)
+    total = len(library.entries) * -(-len(files) // batch)
+    statistics: dict[str, dict[str, np.ndarray]] = {}
+    for resolution, own in plans.items():
+        means = {subnet_id: WeightedMean() for subnet_id in own}
+        for images in batches(files, resolution, batch):
+            for subnet_id, plan in own.items():
+                means[subnet_id].add(calibrate(plan, weights, [images]), len(images))
+                on_batch(total)
+        statistics |= {subnet_id: mean.value() for subnet_id, mean in means.items()}
+    return statistics
+
+
+def use_physical_cores() -> None:
+    """One torch thread per physical core: with hyper-threads, on a busy machine, they spin on each other."""
+    torch.set_num_threads(psutil.cpu_count(logical=False) or torch.get_num_threads())
+
+
+class WeightedMean:
+    """Running mean of named arrays, in double precision."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, np.ndarray] = {}
+        self._weight = 0
+
+    def add(self, arrays: Mapping[str, np.ndarray], weight: int) -> None:
+        for key, array in arrays.items():
+            self._sums[key] = self._sums.get(key, 0.0) + weight * array.astype(np.float64)
+        self._weight += weight
+
+    def value(self) -> dict[str, np.ndarray]:
+        """The mean so far, float32."""
+        return {key: (total / self._weight).astype(np.float32) for key, total in self._sums.items()}

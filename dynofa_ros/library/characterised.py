@@ -1,0 +1,183 @@
+"""What a characterisation leads to: a library with fitted latencies and energies, and power coefficients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dynofa_ros.device.board import Board
+from dynofa_ros.library.characterise import Observation
+from dynofa_ros.library.files import renewed_notes
+from dynofa_ros.library.fitting import NORMAL_95, Coefficient, LatencyFit, PowerObservation, fit_latency
+from dynofa_ros.library.format import Entry, Latency, Library, pareto_front
+
+DIGITS = 6  # significant ones in files
+OUTDATED = ("latency:", "alpha and beta:", "reference frequencies:", "energy:")  # notes that begin so
+
+
+@dataclass(frozen=True)
+class Characterised:
+    """``library`` is a strict front again; ``dropped`` are the entries that another one beats now.
+
+    ``fits`` is None for an entry whose clocks did not vary, ``unmeasured`` were never reached.
+    """
+
+    library: Library
+    fits: Mapping[str, LatencyFit | None]
+    dropped: tuple[str, ...]
+    unmeasured: tuple[str, ...]
+
+
+def characterised(
+    library: Library,
+    observations: Sequence[Observation],
+    references_hz: Mapping[str, int],
+    board: str,
+    total_rail: str,
+    *,
+    simulated: bool,
+) -> Characterised:
+    """The library with what the sweep saw on its processor.
+
+    references_hz: clock by domain at which latency = alpha + beta; an entry's energy is the power of the
+    whole module under inference without pause times the latency, both at these clocks; null where unknown.
+    Raises ValueError if no entry was measured.
+    """
+    entries: list[Entry] = []
+    fits: dict[str, LatencyFit | None] = {}
+    unmeasured = []
+    for entry in library:
+        own = [
+            o
+            for o in observations
+            if (o.point.processor, o.point.subnet_id, o.point.share) == (library.processor, entry.id, 1.0)
+            and o.latency_ms is not None
+        ]
+        if not own:
+            unmeasured.append(entry.id)
+            continue
+        fits[entry.id] = _fit(own, references_hz)
+        entries.append(_entry(entry, own, references_hz, fits[entry.id], total_rail, simulated))
+    if not entries:
+        raise ValueError(f"no sub-network could be measured on {library.processor}")
+    front = pareto_front(entries)
+    kept = {e.id for e in front}
+    result = msgspec.structs.replace(
+        library,
+        board=board,
+        reference_frequencies_hz=dict(references_hz),
+        notes=renewed_notes(library.notes, _note(board, simulated, fits), OUTDATED),
+        entries=front,
+    )
+    return Characterised(result, fits, tuple(e.id for e in entries if e.id not in kept), tuple(unmeasured))
+
+
+def _ratio(observation: Observation, references_hz: Mapping[str, int]) -> float:
+    """f_reference / f of the slowest domain, as the manager counts it; 1 where no clock is known."""
+    clocks = [observation.frequencies_hz.get(name) for name in references_hz]
+    known = [hz for hz in clocks if hz]
+    return min(references_hz.values()) / min(known) if known else 1.0
+
+
+def _fit(own: Sequence[Observation], references_hz: Mapping[str, int]) -> LatencyFit | None:
+    times = [o.latency_ms for o in own if o.latency_ms is not None]
+    median, number = np.array([t.median for t in times]), np.array([t.number for t in times])
+    # A few inferences say little about their scatter; relative to the latency it is the same at all clocks.
+    scatter = np.median([t.error / t.median * math.sqrt(t.number) for t in times])
+    ratio = np.array([_ratio(o, references_hz) for o in own])
+    return fit_latency(ratio, median, scatter * median / np.sqrt(number))
+
+
+def _entry(
+    entry: Entry,
+    own: Sequence[Observation],
+    references_hz: Mapping[str, int],
+    fit: LatencyFit | None,
+    total_rail: str,
+    simulated: bool,
+) -> Entry:
+    nearest = min(own, key=lambda o: abs(math.log(_ratio(o, references_hz))))
+    times = nearest.latency_ms
+    assert times is not None
+    if fit is None:  # one clock: alpha and beta keep their shares
+        share = entry.alpha_ms / (entry.alpha_ms + entry.beta_ms)
+        alpha_ms, beta_ms = share * times.median, (1 - share) * times.median
+    else:
+        alpha_ms, beta_ms = fit.alpha_ms, fit.beta_ms
+    median = alpha_ms + beta_ms
+    power = nearest.rails_w.get(total_rail)
+    at_reference = abs(_ratio(nearest, references_hz) - 1) < 0.02
+    return msgspec.structs.replace(
+        entry,
+        latency_ms=Latency(_rounded(median), _rounded(median * times.p95 / times.median)),
+        latency_source="predicted" if simulated else "measured",
+        alpha_ms=_rounded(alpha_ms),
+        beta_ms=_rounded(beta_ms),
+        energy_j=_rounded(power[0] * median / 1e3) if power and at_reference else None,
+    )
+
+
+def _note(board: str, simulated: bool, fits: Mapping[str, LatencyFit | None]) -> str:
+    if simulated:
+        return f"latency: simulated on {board} by dynofa characterise, as are alpha, beta and energy"
+    misfit = max((f.misfit for f in fits.values() if f is not None), default=math.nan)
+    if math.isnan(misfit):
+        return f"latency: measured on {board} at one clock: alpha and beta keep their earlier shares"
+    return f"latency: measured on {board}, off alpha + beta * f_ref / f by up to {misfit:.1%}"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
+def power_observations(observations: Sequence[Observation]) -> list[PowerObservation]:
+    """What the power fit takes; unknown values become NaN."""
+    return [
+        PowerObservation(
+            {k: math.nan if v is None else v for k, v in o.frequencies_hz.items()},
+            {k: math.nan if v is None else v for k, v in o.utilization.items()},
+            math.nan if o.temperature_c is None else o.temperature_c,
+            o.rails_w,
+        )
+        for o in observations
+        if o.rails_w
+    ]
+
+
+def power_document(
+    board: Board, coefficients: Sequence[Coefficient], *, simulated: bool, points: int
+) -> dict[str, object]:
+    """The YAML of the fitted coefficients, under the keys of the board file."""
+    sections: dict[str, dict[str, Any]] = {}
+    for c in coefficients:
+        value: dict[str, object] = {"value": _rounded(c.value), "board_file": _rounded(c.board_value)}
+        if c.held:
+            value["held"] = c.held
+        else:
+            low, high = c.value - NORMAL_95 * c.error, c.value + NORMAL_95 * c.error
+            value["standard_error"] = _rounded(c.error)
+            value["interval_95"] = [_rounded(max(low, 0.0)), _rounded(high)]
+        if c.shared:
+            value["shared_by"] = list(c.shared)
+        kind, _, owner = c.section.partition(".")
+        section = sections.setdefault(kind, {})
+        (section.setdefault(owner, {}) if owner else section)[c.name] = value
+    return {
+        "schema_version": 1,
+        "board": board.name,
+        "source": "simulated" if simulated else "measured",
+        "points": points,
+        "coefficients": sections,
+        "notes": [
+            "voltages, leakage_per_c and leakage_reference_c are the board file's: power depends on "
+            "voltage only through dynamic_w_per_ghz_v2 * V^2",
+            "leakage_w of a rail is the sum over the rail and the domains under shared_by; other "
+            "coefficients hold for each of the domains under shared_by",
+            "held: not identifiable in this sweep, the board file's value",
+        ],
+    }

@@ -1,0 +1,278 @@
+"""Pareto search over a whole search space: the most accurate sub-networks at every latency.
+
+Evolution of an archive that all latencies share: parents are the Pareto front and the next best of every
+slot of latency; children differ in a few genes, some after a crossover with a neighbour in latency.
+COMPARISON
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import numpy as np
+
+from dynofa_ros.library.indices import Indices
+from dynofa_ros.library.latency_table import BlockCosts
+from dynofa_ros.library.predictor import AccuracyPredictor
+from dynofa_ros.supernet.space import ELASTIC, SearchSpace, SubnetConfig
+
+SLOTS, RUNNERS_UP = 100, 3  # parents: so many slots of log latency, so many sub-networks of each
+EVALUATIONS_PER_SLOT = 300  # with a small budget there are fewer slots
+LARGEST_BATCH, BATCHES = 1000, 16  # a small budget goes in BATCHES batches
+CROSSOVER, NEIGHBOURS = 0.2, 2 * RUNNERS_UP
+GENES = 0.6  # the number of mutated genes is geometric with this parameter: mostly one, at times several
+FOCUS = 0.6  # share of the budget, at the end, that is spent around the points that will be asked for
+PATIENCE = 50  # batches in a row without a new sub-network: the space is exhausted
+
+
+class Genomes:
+    """Sub-networks of a space as rows of integers: positions among the allowed values, entry by entry."""
+
+    def __init__(self, space: SearchSpace, resolutions: Sequence[int] | None = None) -> None:
+        """Raises ValueError naming a resolution that the space does not have."""
+        self.space = space
+        self.resolutions = np.array(space.resolutions if resolutions is None else sorted(resolutions))
+        for resolution in self.resolutions:
+            space.config(resolution=int(resolution))
+        choices = space.choices
+        ends = list(accumulate(len(choices[name]) for name in ELASTIC))
+        self._columns = {
+            name: slice(end - len(choices[name]), end) for name, end in zip(ELASTIC, ends, strict=True)
+        }
+        self.sizes = np.array([*(len(a) for name in ELASTIC for a in choices[name]), len(self.resolutions)])
+        self._skips = self._probe_skips()
+
+    def _probe_skips(self) -> list[np.ndarray]:
+        """Per depth gene and value: the blocks that it skips, bool (values, blocks)."""
+        choices = self.space.choices["depths"]
+        deepest = [int(allowed[-1]) for allowed in choices]
+        skips = []
+        for gene, allowed in enumerate(choices):
+            probes = [[*deepest[:gene], int(value), *deepest[gene + 1 :]] for value in allowed]
+            active = [self.space.active_blocks(self.space.config(depths=depths)) for depths in probes]
+            skips.append(~np.array(active, bool))
+        return skips
+
+    def random(self, rng: np.random.Generator, number: int) -> np.ndarray:
+        """Rows drawn half uniformly, half with every entry at the same level, which spans the latencies."""
+        uniform = rng.integers(0, self.sizes, (number, len(self.sizes)))
+        level = np.floor(rng.random((number, 1)) * self.sizes).astype(int)
+        level[:, -1] = uniform[:, -1]
+        return np.where(np.arange(number)[:, None] % 2, level, uniform)
+
+    def active(self, rows: np.ndarray) -> np.ndarray:
+        """Which blocks run, bool (N, blocks)."""
+        skipped = np.zeros((len(rows), len(self.space.choices["expand_ratios"])), bool)
+        for gene, table in zip(rows[:, self._columns["depths"]].T, self._skips, strict=True):
+            skipped |= table[gene]
+        return ~skipped
+
+    def canonical(self, rows: np.ndarray) -> np.ndarray:
+        """Rows with 0 for every gene without effect, so that equal sub-networks are equal rows."""
+        rows, active = rows.copy(), self.active(rows)
+        for name in ("kernel_sizes", "expand_ratios"):
+            columns = self._columns[name]
+            if columns.start < columns.stop:
+                rows[:, columns] *= active
+        return rows
+
+    def indices(self, rows: np.ndarray) -> Indices:
+        """The rows as a predictor or latency table takes them (spaces with elastic kernel and expansion)."""
+        kernel, expand = (rows[:, self._columns[name]] for name in ("kernel_sizes", "expand_ratios"))
+        return Indices(self.resolutions[rows[:, -1]], kernel, expand, self.active(rows))
+
+    def decode(self, row: np.ndarray) -> SubnetConfig:
+        """The sub-network of a row."""
+        entries = {
+            name: [a[i] for a, i in zip(self.space.choices[name], row[columns], strict=True)]
+            for name, columns in self._columns.items()
+        }
+        return self.space.config(**entries, resolution=int(self.resolutions[row[-1]]))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sub-networks to be evaluated: as index arrays, which is fast, or one by one."""
+
+    genomes: Genomes
+    rows: np.ndarray
+
+    @cached_property
+    def indices(self) -> Indices:
+        return self.genomes.indices(self.rows)
+
+    @cached_property
+    def configs(self) -> list[SubnetConfig]:
+        return [self.genomes.decode(row) for row in self.rows]
+
+
+Objective = Callable[[Batch], np.ndarray]  # one value per sub-network, (N,)
+
+
+def predicted_accuracy(predictor: AccuracyPredictor) -> Objective:
+    """Accuracy (0..1) that the predictor promises; float64 after the predictor's own float32."""
+    return lambda batch: predictor.predict_encoded(predictor.encode_indices(*batch.indices)).astype(float)
+
+
+def summed_latency(costs: BlockCosts) -> Objective:
+    """Latency (ms) as the sum of a table's entries, for resolutions that it has."""
+
+    def objective(batch: Batch) -> np.ndarray:
+        resolution, kernel, expand, active = batch.indices
+        return costs.latency_ms(np.searchsorted(costs.resolutions, resolution), kernel, expand, active)
+
+    return objective
+
+
+@dataclass(frozen=True)
+class Candidate:
+    config: SubnetConfig
+    accuracy: float
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Sub-networks with their figures; rows (N, genes), the others (N,)."""
+
+    rows: np.ndarray
+    accuracy: np.ndarray
+    latency: np.ndarray
+
+    def __getitem__(self, chosen: np.ndarray) -> _Scored:
+        return _Scored(self.rows[chosen], self.accuracy[chosen], self.latency[chosen])
+
+    def joined(self, other: _Scored) -> _Scored:
+        return _Scored(
+            np.concatenate([self.rows, other.rows]),
+            np.concatenate([self.accuracy, other.accuracy]),
+            np.concatenate([self.latency, other.latency]),
+        )
+
+
+def search(
+    space: SearchSpace,
+    accuracy: Objective,
+    latency: Objective,
+    *,
+    evaluations: int,
+    seed: int,
+    resolutions: Sequence[int] | None = None,
+    points: int = 32,
+    max_latency_ms: float = float("inf"),
+    on_batch: Callable[[int], None] = lambda total: None,
+) -> list[Candidate]:
+    """The Pareto front of what ``evaluations`` of the accuracy find, ascending in latency and accuracy.
+
+    latency: ms, any cost that should be small; sub-networks above max_latency_ms or with a latency that is
+    not finite are not evaluated for accuracy. resolutions: those to choose from, None = all of the space.
+    points: how many of the front will be asked for; the last evaluations go to where `thin` picks them.
+    on_batch gets the number of batches in all. Deterministic under the seed, if the objectives are.
+    Raises ValueError naming a resolution that the space does not have.
+    """
+    genomes, rng = Genomes(space, resolutions), np.random.default_rng(seed)
+    size = int(np.clip(evaluations // BATCHES, 1, LARGEST_BATCH))
+    slots, total = min(SLOTS, evaluations // EVALUATIONS_PER_SLOT), -(-evaluations // size)
+    seen: set[bytes] = set()
+    archive = _Scored(np.zeros((0, len(genomes.sizes)), int), np.zeros(0), np.zeros(0))
+    children = genomes.random(rng, max(size, 2))
+    children[0], children[1] = 0, genomes.sizes - 1  # the smallest and the largest
+    used = idle = 0
+    while used < evaluations and idle < PATIENCE:
+        rows = _unseen(genomes.canonical(children), seen)
+        found = _evaluate(genomes, rows, accuracy, latency, max_latency_ms, evaluations - used)
+        used += len(found.rows)
+        idle = 0 if len(found.rows) else idle + 1
+        archive = _survivors(archive.joined(found), slots)
+        if len(archive.rows):
+            focused = used > (1 - FOCUS) * evaluations
+            parents = _parents(archive, points) if focused else np.arange(len(archive.rows))
+            children = _children(genomes, archive.rows, parents, size, rng)
+        else:  # nothing is fast enough so far
+            children = genomes.random(rng, size)
+        on_batch(total)
+    front = archive[_front(archive)]
+    configs = Batch(genomes, front.rows).configs
+    return [
+        Candidate(c, float(a), float(t))
+        for c, a, t in zip(configs, front.accuracy, front.latency, strict=True)
+    ]
+
+
+def thin(latencies: Sequence[float], number: int) -> list[int]:
+    """``number`` positions of ascending latencies (all, if there are no more), the ends among them, spread as
+    evenly over the logarithm as they can be."""
+    if len(latencies) <= number:
+        return list(range(len(latencies)))
+    logs = np.log(latencies)
+    chosen: list[int] = []
+    for place, wanted in enumerate(np.linspace(logs[0], logs[-1], number)):
+        first = chosen[-1] + 1 if chosen else 0
+        last = len(logs) - (number - place)  # leaves one for each that follows
+        chosen.append(int(np.clip(np.abs(logs - wanted).argmin(), first, last)))
+    return chosen
+
+
+def _unseen(rows: np.ndarray, seen: set[bytes]) -> np.ndarray:
+    """Distinct rows that are not in ``seen``; they are from now on."""
+    rows = np.unique(rows, axis=0)
+    keys = [row.tobytes() for row in rows.astype(np.int8)]
+    fresh = np.array([key not in seen for key in keys], bool)
+    seen.update(keys)
+    return rows[fresh]
+
+
+def _evaluate(
+    genomes: Genomes, rows: np.ndarray, accuracy: Objective, latency: Objective, limit: float, number: int
+) -> _Scored:
+    times = np.asarray(latency(Batch(genomes, rows)), float) if len(rows) else np.zeros(0)
+    fast = np.flatnonzero(np.isfinite(times) & (times <= limit))[:number]
+    rows, times = rows[fast], times[fast]
+    values = np.asarray(accuracy(Batch(genomes, rows)), float) if len(rows) else np.zeros(0)
+    return _Scored(rows, values, times)
+
+
+def _front(scored: _Scored) -> np.ndarray:
+    """Positions of those that no other beats in latency and accuracy, ascending in both."""
+    order = np.lexsort((-scored.accuracy, scored.latency))
+    best = np.maximum.accumulate(scored.accuracy[order])
+    return order[np.concatenate([[True], scored.accuracy[order][1:] > best[:-1]])[: len(order)]]
+
+
+def _survivors(scored: _Scored, slots: int) -> _Scored:
+    """The front and the best few of every slot of log latency, ascending in latency."""
+    keep = np.zeros(len(scored.rows), bool)
+    keep[_front(scored)] = True
+    if slots and len(scored.rows):
+        logs = np.log(scored.latency)
+        slot = ((logs - logs.min()) / (np.ptp(logs) or 1.0) * slots).astype(int)
+        order = np.lexsort((-scored.accuracy, slot))
+        first = np.searchsorted(slot[order], slot[order])
+        keep[order[np.arange(len(order)) - first < RUNNERS_UP]] = True
+    kept = scored[np.flatnonzero(keep)]
+    return kept[np.argsort(kept.latency, kind="stable")]
+
+
+def _parents(archive: _Scored, points: int) -> np.ndarray:
+    """Positions in the archive of the points that will be asked for, and of their neighbours."""
+    front = np.sort(_front(archive))
+    wanted = front[thin(archive.latency[front].tolist(), points)]
+    near = wanted[:, None] + np.arange(-2, 3)
+    return np.unique(np.clip(near, 0, len(archive.rows) - 1))
+
+
+def _children(
+    genomes: Genomes, rows: np.ndarray, parents: np.ndarray, number: int, rng: np.random.Generator
+) -> np.ndarray:
+    mothers = rng.choice(parents, number)
+    fathers = np.clip(mothers + rng.integers(-NEIGHBOURS, NEIGHBOURS + 1, number), 0, len(rows) - 1)
+    crossed = rng.random(number) < CROSSOVER
+    shape = (number, len(genomes.sizes))
+    from_father = crossed[:, None] & (rng.random(shape) < 0.5)
+    children = np.where(from_father, rows[fathers], rows[mothers])
+    mutations = rng.geometric(GENES, number) - crossed  # a crossover is change enough
+    mutated = rng.random(shape).argsort(axis=1) < mutations[:, None]
+    return np.where(mutated, rng.integers(0, genomes.sizes, shape), children)
