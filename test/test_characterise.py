@@ -204,6 +204,18 @@ def test_the_simulators_own_parameters_are_recovered_within_5_percent(tmp_path, 
     }
 
 
+def test_clocks_that_lie_close_together_are_measured_more_often(tmp_path):
+    """The npu of the board has two clocks, 1 : 1.23: with the same number of inferences alpha is 15 % off."""
+    library = load_library(share_file("config", "libraries", "xavier_nx", "npu_ofa_mbv3_w1.2.yaml"))
+    few = msgspec.structs.replace(library, entries=library.entries[::10])
+    settings = Settings(repeats=400, longest_s=1000.0)
+    observations = swept(tmp_path, {"npu": few}, settings)
+    fits = characterised(few, observations, references_hz(few, TABLES), "b", "VDD_IN", simulated=True).fits
+    for entry in few:
+        assert fits[entry.id].alpha_ms == pytest.approx(entry.alpha_ms, rel=0.05), entry.id
+        assert fits[entry.id].beta_ms == pytest.approx(entry.beta_ms, rel=0.05), entry.id
+
+
 def test_the_result_is_a_library_with_energies(tmp_path):
     observations = swept(tmp_path, {"gpu": GPU}, Settings(frequencies=3, window_s=1.0))
     result = characterised(GPU, observations, references_hz(GPU, TABLES), "nx", "VDD_IN", simulated=True)

@@ -29,6 +29,7 @@ POWER_SETTLE_S = 0.4  # sensors lag by 30-50 ms; governors and regulators settle
 SAME_CLOCK = 0.02  # relative; a pinned clock that reads back this close is set
 INFERENCES_S = 1.0  # run at a time once the power is known
 FEWEST_INFERENCES = 5
+MOST_REPEATS = 20  # times more inferences where clocks lie close together
 PARTIAL_SHARE = 0.5  # of the time busy, for the power of a processor that waits
 
 
@@ -47,12 +48,16 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """Pinned clocks, and the sub-network that runs; ``share`` of the time busy, 0 = nothing runs."""
+    """Pinned clocks, and the sub-network that runs; ``share`` of the time busy, 0 = nothing runs.
+
+    ``repeats``: inferences wanted, in multiples of the settings' number.
+    """
 
     clocks: tuple[tuple[str, int], ...]
     processor: str = ""
     subnet_id: str = ""
     share: float = 0.0
+    repeats: int = 1
 
     @property
     def key(self) -> str:
@@ -114,8 +119,10 @@ def plan_points(
         references = references_hz(library, tables)
         parked = _parked(tables, references)
         largest = library.entries[-1].id
-        for clocks in _sweep(tables, parked, processor, references, settings.frequencies):
-            points += [Point(clocks, processor, entry.id, 1.0) for entry in library]
+        sweep = list(_sweep(tables, parked, processor, references, settings.frequencies))
+        repeats = _repeats([min(hz for name, hz in c if processor_of(name) == processor) for c in sweep])
+        for clocks in sweep:
+            points += [Point(clocks, processor, entry.id, 1.0, repeats) for entry in library]
             points.append(Point(clocks, processor, largest, PARTIAL_SHARE))
     parked = _parked(tables, {})
     for processor in {processor_of(name) or name: None for name in tables}:
@@ -123,6 +130,15 @@ def plan_points(
     unique = list({point.key: point for point in points}.values())
     random.Random(settings.seed).shuffle(unique)
     return tuple(unique)
+
+
+def _repeats(clocks_hz: Sequence[int]) -> int:
+    """How many times more inferences tell alpha from beta as well as over a range of clocks of 1 : 2.
+
+    Their errors grow with the inverse of the range of f_ref / f.
+    """
+    spread = max(clocks_hz) / min(clocks_hz) - 1.0
+    return MOST_REPEATS if spread <= 0.0 else min(MOST_REPEATS, max(1, math.ceil(spread**-2)))
 
 
 def _parked(tables: Mapping[str, Sequence[int]], references: Mapping[str, int]) -> dict[str, int]:
@@ -223,7 +239,7 @@ def _spend(rig: Rig, point: Point, seconds: float) -> list[float]:
 
 
 def _enough(inferences: int, elapsed_s: float, point: Point, settings: Settings) -> bool:
-    wanted = settings.repeats if point.share > 0.0 else 0
+    wanted = settings.repeats * point.repeats if point.share > 0.0 else 0
     if elapsed_s >= settings.longest_s:
         return inferences >= min(wanted, FEWEST_INFERENCES)
     return elapsed_s >= settings.window_s and inferences >= wanted

@@ -186,8 +186,11 @@ def fit_model(plans: Sequence[Plan], times_ms: np.ndarray) -> LatencyModel:
 
 def _coefficients(design: np.ndarray, latencies_ms: np.ndarray) -> np.ndarray:
     scale = np.abs(design).max(axis=0)
-    scale[scale == 0] = np.inf  # work that this space does not have costs nothing
-    return robust_fit(design / scale, latencies_ms, NOISE * latencies_ms).values / scale
+    there = scale > 0  # work that this space does not have costs nothing
+    values = np.zeros(len(FEATURES))
+    fit = robust_fit(design[:, there] / scale[there], latencies_ms, NOISE * latencies_ms)
+    values[there] = fit.values / scale[there]
+    return values
 
 
 def spread_subnets(genomes: Genomes, number: int, seed: int) -> list[SubnetConfig]:

@@ -181,11 +181,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         return _map_safetensors(path) if path.suffix == SUFFIX else _read_torch(path)
     except WeightsError:
         raise
-    except pickle.UnpicklingError:
+    except (pickle.UnpicklingError, KeyError, IndexError, EOFError):  # not a pickle, or of other objects
         raise WeightsError(
             f"{path}: not a readable checkpoint: a torch file of tensors alone is expected"
         ) from None
-    except Exception as error:  # a foreign file makes torch raise zip, key, type and runtime errors alike
+    except Exception as error:  # a foreign file makes torch raise zip, type and runtime errors alike
         raise WeightsError(f"{path}: not a readable checkpoint: {_first_line(error)}") from error
 
 
