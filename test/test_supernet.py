@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from dynofa_ros.supernet import engine_onnxruntime, load_supernet
 from dynofa_ros.supernet.engines import EngineError, load_engine, require_processor
 from dynofa_ros.supernet.materialise import materialise
-from dynofa_ros.supernet.onnx_graph import build_model
+from dynofa_ros.supernet.onnx_graph import build_graph, build_model
 from dynofa_ros.supernet.plan import count, make_plan, parameter_shapes
 from dynofa_ros.supernet.space import (
     DEMO_SPACE,
@@ -98,6 +99,10 @@ def test_make_divisible(value):
         ({"resolution": 64.5}, ["resolution", "64.5"]),
         ({"resolution": True}, ["resolution", "True"]),
         ({"kernel_sizes": "3"}, ["kernel_sizes", "'3'"]),
+        ({"kernel_sizes": {}}, ["kernel_sizes", "{}"]),
+        ({"kernel_sizes": np.ones((2, 2))}, ["kernel_sizes"]),
+        ({"resolution": np.array([96])}, ["resolution"]),
+        ({"resolution": math.inf}, ["resolution", "inf"]),
         ({"widths": 1}, ["widths"]),
     ],
 )
@@ -109,12 +114,30 @@ def test_an_invalid_configuration_names_the_entry_and_what_is_allowed(arguments,
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("value", [10**400, np.float32(0.3), float("nan"), None.__class__, "0.2"])
+def test_an_invalid_expand_ratio_of_resnet50_is_a_value_error(value):
+    with pytest.raises(ValueError, match="expand_ratios.*one of 0.2, 0.25, 0.35"):
+        load_space("ofa_resnet50").config(expand_ratios=value)
+
+
+@pytest.mark.parametrize("value", [0.2, np.float32(0.2), np.array(0.2), torch.tensor(0.2), [0.2] * 18])
+def test_expand_ratios_of_resnet50_are_taken_in_any_precision(value):
+    assert load_space("ofa_resnet50").config(expand_ratios=value).expand_ratios == (0.2,) * 18
+
+
+def test_the_last_stage_of_proxyless_is_one_block():
+    space = load_space("ofa_proxyless_w1.3")
+    assert space.config(depths=3).depths == (3, 3, 3, 3, 3, 1)
+    with pytest.raises(ValueError, match=r"depths\[5\] = 2 is not allowed: it must be 1"):
+        space.config(depths=[2] * 6)
+
+
 def test_scalars_broadcast_and_numpy_integers_pass():
     config = SPACE.config(kernel_sizes=np.int64(5), expand_ratios=4, depths=3, resolution=np.int32(96))
     assert config.kernel_sizes == (5,) * 20 and config.depths == (3,) * 5 and type(config.resolution) is int
 
 
-@pytest.mark.parametrize("name", ["", "resnet", "ofa_mbv3_w", "ofa_mbv3_w0", "ofa_mbv3_wx"])
+@pytest.mark.parametrize("name", ["", "resnet", "ofa_mbv3_w", "ofa_mbv3_w0", "ofa_mbv3_wx", "ofa_mbv3_w01.2"])
 def test_an_unknown_space_names_the_known_ones(name):
     with pytest.raises(ValueError, match=re.escape("ofa_mbv3_w<width>")):
         load_space(name)
@@ -165,9 +188,7 @@ def test_batches_arrays_and_tensors_are_taken_and_wrong_shapes_named(supernet):
 
 
 def test_an_engine_that_is_not_there_is_named():
-    with pytest.raises(
-        EngineError, match="'tensorflow' is unknown: choose one of onnxruntime, torch"
-    ):
+    with pytest.raises(EngineError, match="'tensorflow' is unknown: choose one of onnxruntime, torch"):
         load_engine("tensorflow")
 
 
@@ -199,6 +220,7 @@ def test_official_files_load_nested_and_flat(tmp_path, state, supernet):
         ),
         (lambda s: s["classifier.linear.bias"].fill_(float("nan")), ["classifier.linear.bias", "not finite"]),
         (lambda s: s.clear(), ["expected a mapping"]),
+        (lambda s: s["first_conv.bn.running_var"].fill_(-1.0), ["first_conv.bn.running_var", "negative"]),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_names_the_key(state, change, words):
@@ -218,6 +240,11 @@ def test_a_foreign_or_cut_file_is_one_line(tmp_path, suffix, content):
     with pytest.raises(WeightsError, match=re.escape(str(path))) as error:
         load_weights(SPACE, path)
     assert "\n" not in str(error.value)
+
+
+def test_checked_weights_of_another_space_are_refused(supernet):
+    with pytest.raises(WeightsError, match="first_conv.conv.weight is of shape"):
+        load_weights(load_space("ofa_mbv3_w1.0"), supernet.weights)
 
 
 def test_a_missing_file_is_one_line(tmp_path):
@@ -248,6 +275,19 @@ def test_execution_providers_by_processor(processor, available, chosen):
     names = [f"{name}ExecutionProvider" for name in available]
     providers = engine_onnxruntime.choose_providers(processor, names)
     assert [name.removesuffix("ExecutionProvider") for name, _ in providers] == chosen
+
+
+def test_two_subnetworks_never_share_an_engine_cache(supernet):
+    """TensorRT's own cache names them alike: same depths, same nodes."""
+    digests = set()
+    for kernel, resolution in ((3, 64), (5, 64), (3, 68)):
+        config = SPACE.config(kernel_sizes=kernel, resolution=resolution)
+        digests.add(build_graph(materialise(make_plan(SPACE, config), supernet.weights)).digest)
+    other = load_supernet(DEMO_SPACE, masked.initial_weights(SPACE, CLASSES, seed=9)).weights
+    digests.add(
+        build_graph(materialise(make_plan(SPACE, SPACE.config(kernel_sizes=3, resolution=64)), other)).digest
+    )
+    assert len(digests) == 4
 
 
 def test_the_onnx_model_stands_alone(tmp_path, supernet):

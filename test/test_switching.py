@@ -153,3 +153,38 @@ assert "torch" not in sys.modules
 def test_a_perception_process_with_onnxruntime_never_imports_torch():
     done = subprocess.run([sys.executable, "-c", ANSWER], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_hint_that_does_not_fit_is_prepared_once_only(bench):
+    """Three hints in a cache for the current one and two more: the third is tried once, then known."""
+    for _ in range(3):
+        bench.switcher.prefetch(["b", "c", "d"])
+        pause = threading.Event()
+        pause.wait(0.1)
+    assert sorted(set(bench.prepared)) == ["a", "b", "c", "d"] and bench.prepared.count("d") == 1
+    assert [key for key in "abcd" if bench.switcher.holds(key)] == ["a", "b", "c"]
+
+
+def test_new_hints_replace_what_is_no_longer_hinted(bench):
+    bench.switcher.prefetch(["b", "c"])
+    pause = threading.Event()
+    while not bench.switcher.holds("c"):
+        pause.wait(0.01)
+    bench.switcher.prefetch(["d"])
+    while not bench.switcher.holds("d"):
+        pause.wait(0.01)
+    assert bench.switcher.holds("a") and bench.switcher.cached_bytes <= 35
+
+
+def test_a_report_that_raises_does_not_end_switching(bench, caplog):
+    def broken(outcome):
+        raise RuntimeError("the listener is gone")
+
+    bench.switcher.request("b", broken)
+    pause = threading.Event()
+    while bench.current != "b":
+        pause.wait(0.01)
+    pause.wait(0.05)
+    bench.request("c")
+    bench.wait_for_reports(1)
+    assert bench.current == "c" and "the listener is gone" in caplog.text

@@ -55,7 +55,7 @@ def peak_pss_mb(arguments: list[str]) -> float:
             child.kill()
         _, errors = child.communicate()
     if child.returncode != 0:
-        raise RuntimeError(f"the measured process failed: {errors.strip().splitlines()[-1:]}")
+        raise RuntimeError(f"the measured process failed: {errors.strip().splitlines()[-1:] or 'timeout'}")
     return peak
 
 
@@ -114,15 +114,17 @@ def _dynamic(space_name: str, weights: str, jobs: str, cache_bytes: str) -> None
     switcher: Switcher[str] = Switcher(prepare, int(cache_bytes))
     switcher.activate(next(iter(configs)))
 
-    def fail(switched: Switched[str]) -> None:
+    failures: list[str] = []
+
+    def report(switched: Switched[str]) -> None:
         if switched.error:
-            raise SystemExit(f"{switched.key}: {switched.error}")
+            failures.append(f"{switched.key}: {switched.error}")
 
     for key, config in configs.items():
-        switcher.request(key, fail)
+        switcher.request(key, report)
         image = np.zeros((1, 3, config.resolution, config.resolution), np.float32)
         frames = 0
-        while frames < FRAMES_PER_SUBNET:
+        while frames < FRAMES_PER_SUBNET and not failures:
             network = switcher.current
             if network is not None and network.key == key:
                 network.run(image)
@@ -130,6 +132,8 @@ def _dynamic(space_name: str, weights: str, jobs: str, cache_bytes: str) -> None
             else:
                 time.sleep(0.001)
     switcher.close()
+    if failures:
+        raise SystemExit(failures[0])
 
 
 def _main(mode: str, *arguments: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import onnxruntime
@@ -10,46 +9,48 @@ import onnxruntime
 from dynofa_ros.paths import cache_folder
 from dynofa_ros.supernet.engines import EngineError, Runner
 from dynofa_ros.supernet.materialise import Subnet
-from dynofa_ros.supernet.onnx_graph import build_graph
+from dynofa_ros.supernet.onnx_graph import Graph, build_graph
 
 Provider = tuple[str, dict[str, Any]]
+TENSORRT = "TensorrtExecutionProvider"
 
 
-def _tensorrt(cache: Path, **options: Any) -> Provider:
-    # building an engine takes minutes on a Jetson: once per sub-network and machine
-    kept = {
-        "trt_engine_cache_enable": True,
-        "trt_timing_cache_enable": True,
-        "trt_engine_cache_path": str(cache),
-    }
-    return "TensorrtExecutionProvider", kept | options
-
-
-def _table() -> dict[str, list[Provider]]:
-    """Execution providers that reach each processor, best first."""
-    cache = cache_folder("tensorrt")
-    return {
-        "cpu": [("XnnpackExecutionProvider", {}), ("CPUExecutionProvider", {})],
-        # TF32 rounds products to 10 bits: another network than on the CPU
-        "gpu": [_tensorrt(cache), ("CUDAExecutionProvider", {"use_tf32": "0"})],
-        "npu": [
-            _tensorrt(cache, trt_dla_enable=True, trt_fp16_enable=True),
-            ("QNNExecutionProvider", {}),
-        ],
-    }
+PROVIDERS: dict[str, list[Provider]] = {  # that reach each processor, best first
+    "cpu": [("XnnpackExecutionProvider", {}), ("CPUExecutionProvider", {})],
+    # TF32 rounds products to 10 bits: another network than on the CPU
+    "gpu": [(TENSORRT, {}), ("CUDAExecutionProvider", {"use_tf32": "0"})],
+    "npu": [(TENSORRT, {"trt_dla_enable": True, "trt_fp16_enable": True}), ("QNNExecutionProvider", {})],
+}
 
 
 def processors() -> tuple[str, ...]:
     """The processors that this build of ONNX Runtime reaches. TensorRT is asked for a DLA when it is used."""
     available = onnxruntime.get_available_providers()
-    return tuple(p for p, providers in _table().items() if any(name in available for name, _ in providers))
+    return tuple(p for p, providers in PROVIDERS.items() if any(name in available for name, _ in providers))
 
 
 def choose_providers(processor: str | None, available: list[str]) -> list[Provider]:
     """Those of ``available`` that reach the processor (None = the fastest there is), then the CPU's."""
-    table = _table()
-    wanted = {"cpu": [], "npu": table["npu"]}.get(processor or "", table["gpu"])
-    return [p for p in wanted + table["cpu"] if p[0] in available]
+    wanted = [] if processor == "cpu" else PROVIDERS["npu" if processor == "npu" else "gpu"]
+    return [p for p in wanted + PROVIDERS["cpu"] if p[0] in available]
+
+
+def with_engine_cache(provider: Provider, graph: Graph) -> Provider:
+    """TensorRT keeps what it built: that takes minutes on a Jetson.
+
+    A folder per sub-network, because its own file names do not tell two sub-networks apart.
+    """
+    name, options = provider
+    if name != TENSORRT:
+        return provider
+    folder = cache_folder("tensorrt", graph.digest)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {
+        "trt_engine_cache_enable": True,
+        "trt_timing_cache_enable": True,
+        "trt_engine_cache_path": str(folder),
+    }
+    return name, kept | options
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
@@ -73,8 +74,9 @@ def prepare(subnet: Subnet, threads: int = 0, processor: str | None = None) -> R
     names = list(graph.weights)
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(graph.weights[n]) for n in names]
     options.add_external_initializers(names, values)
-    chosen = choose_providers(processor, onnxruntime.get_available_providers())
+    available = onnxruntime.get_available_providers()
     try:
+        chosen = [with_engine_cache(p, graph) for p in choose_providers(processor, available)]
         session = onnxruntime.InferenceSession(graph.model.SerializeToString(), options, providers=chosen)
     except Exception as error:  # the runtime raises its own unrelated exception types
         raise EngineError(f"onnxruntime refused the sub-network: {error}") from error

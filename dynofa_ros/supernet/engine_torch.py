@@ -81,7 +81,8 @@ def _graphed(network: Forward, resolution: int, device: torch.device) -> Forward
             network(held)
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # "thread_local": the network that answers frames meanwhile may allocate
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         logits = network(held)
 
     def run(x: Tensor) -> Tensor:
@@ -102,11 +103,11 @@ def processors() -> tuple[str, ...]:
 def prepare(subnet: Subnet, threads: int = 0, processor: str | None = None) -> Runner:
     """Put the sub-network on the CPU for processor "cpu", else on the CUDA device where there is one.
 
-    ``threads`` > 0 sets torch's intra-op threads, which are one setting per process.
+    ``threads`` > 0 sets torch's intra-op threads, which are a setting of the thread that runs the network.
     """
     device = torch.device("cuda" if processor != "cpu" and torch.cuda.is_available() else "cpu")
-    if threads > 0:
-        torch.set_num_threads(threads)
+    # TensorFloat-32 would round the products to 10 bits: another network than on the CPU
+    torch.backends.cudnn.allow_tf32 = False
 
     def put(array: np.ndarray | None) -> Tensor | None:
         if array is None:
@@ -114,15 +115,15 @@ def prepare(subnet: Subnet, threads: int = 0, processor: str | None = None) -> R
         tensor = torch.tensor(array, device=device)  # a copy: memory-mapped weights are read-only
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
-    # TensorFloat-32 would round the products to 10 bits: another network than on the CPU
-    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    with torch.inference_mode(), exact:
+    with torch.inference_mode():
         network = _sequence(subnet.ops, put)
         if device.type == "cuda":
             network = _graphed(network, subnet.resolution, device)
 
     def run(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        if threads > 0 and torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        with torch.inference_mode():
             x = torch.from_numpy(images).to(device).contiguous(memory_format=torch.channels_last)
             return network(x).cpu().numpy()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,14 @@ class Graph:
 
     model: onnx.ModelProto
     weights: dict[str, np.ndarray]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over structure, resolution and weights: two sub-networks have the same names for both."""
+        hasher = hashlib.sha256(self.model.SerializeToString(deterministic=True))
+        for array in self.weights.values():
+            hasher.update(array.data)
+        return hasher.hexdigest()
 
 
 class _Builder:

@@ -7,6 +7,7 @@ to a multiple of 8 as in MobileNet.
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -185,7 +186,8 @@ class SearchSpace:
         allowed = choices[name]
         if value is None:
             return tuple(a[-1] for a in allowed)
-        scalar = isinstance(value, str | bytes) or not hasattr(value, "__len__")
+        # an array of no dimension is a number, though it has a __len__
+        scalar = not isinstance(value, Sequence | np.ndarray) or np.ndim(value) == 0
         if not allowed and (scalar or len(value)):
             raise ValueError(f"{name} = {value!r} is not allowed: {self.name} has none, leave it out")
         if scalar:
@@ -218,12 +220,13 @@ class SearchSpace:
 def _one(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     # bool is an int to Python, NumPy numbers are not: accept what equals an allowed value
     if not isinstance(value, bool | np.bool_ | str | bytes):
-        if isinstance(allowed[0], float):
-            for choice in allowed:
-                if hasattr(value, "__float__") and math.isclose(float(value), choice, rel_tol=1e-6):
-                    return choice
-        elif hasattr(value, "__index__") and int(value) in allowed:
-            return int(value)
+        try:
+            number = float(value) if isinstance(allowed[0], float) else operator.index(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        for choice in allowed:
+            if number == choice or math.isclose(number, choice, rel_tol=1e-6):  # 0.2 in float32 is not 0.2
+                return choice
     raise ValueError(f"{name} = {value!r} is not allowed: it must be {_allowed_text(allowed)}")
 
 
@@ -305,7 +308,7 @@ def load_space(name: str) -> SearchSpace:
         return SearchSpace(name, mobilenet_v3(DEMO_WIDTH), range(64, 129, 4))
     if name == "ofa_resnet50":
         return SearchSpace(name, resnet50(), OFFICIAL_RESOLUTIONS)
-    match = re.fullmatch(r"ofa_(mbv3|proxyless)_w(\d+(?:\.\d+)?)", name)
+    match = re.fullmatch(r"ofa_(mbv3|proxyless)_w((?:0|[1-9][0-9]*)(?:\.[0-9]+)?)", name)
     if match and 0.1 <= float(match[2]) <= 8:
         return SearchSpace(name, FAMILIES[match[1]](float(match[2])), OFFICIAL_RESOLUTIONS)
     raise ValueError(f"space {name!r} is unknown: known are {SPACE_NAMES}, with a width in 0.1..8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -56,6 +57,8 @@ class Switcher(Generic[Key]):
         self._lock = threading.Condition()
         self._wanted: tuple[Key, int, Report[Key]] | None = None
         self._hints: list[Key] = []
+        self._guessed: frozenset[Key] = frozenset()  # all hints of the newest list
+        self._sizes: dict[Key, int] = {}  # of what was prepared once: a hint that cannot fit costs nothing
         self._closed = False
         self.current: Prepared[Key] | None = None
         self._thread = threading.Thread(target=self._work, name="subnet-preparation", daemon=True)
@@ -101,6 +104,7 @@ class Switcher(Generic[Key]):
         """Replace the list of sub-networks worth preparing while nothing else is asked for."""
         with self._lock:
             self._hints = list(keys)
+            self._guessed = frozenset(self._hints)
             self._lock.notify()
 
     def close(self) -> None:
@@ -119,19 +123,30 @@ class Switcher(Generic[Key]):
     def _store(self, prepared: Prepared[Key]) -> None:
         self._cache[prepared.key] = prepared
         self._cache.move_to_end(prepared.key)
+        self._sizes[prepared.key] = prepared.nbytes
         size = sum(p.nbytes for p in self._cache.values())
-        for key in list(self._cache):
+        for key in sorted(
+            self._cache, key=self._guessed.__contains__
+        ):  # least recently used first, guesses last
             if size <= self._capacity_bytes:
                 break
-            if self.current is None or key != self.current.key:
+            if not self._is_current(self._cache[key]):
                 size -= self._cache.pop(key).nbytes
 
     def _next_hint(self) -> Key | None:
         while self._hints:
             key = self._hints.pop(0)
-            if key not in self._cache:
+            if key not in self._cache and self._room_for(self._sizes.get(key, 0)):
                 return key
         return None
+
+    def _room_for(self, nbytes: int) -> bool:
+        """Would a guess fit beside the current one and the guesses that are held already?"""
+        kept = [p for p in self._cache.values() if self._is_current(p) or p.key in self._guessed]
+        return sum(p.nbytes for p in kept) + nbytes <= self._capacity_bytes
+
+    def _is_current(self, prepared: Prepared[Key]) -> bool:
+        return self.current is not None and prepared.key == self.current.key
 
     def _work(self) -> None:
         while True:
@@ -156,8 +171,8 @@ class Switcher(Generic[Key]):
         except Exception:  # noqa: BLE001 - a hint that fails will fail again, and be reported, when it is asked for
             return
         with self._lock:
-            # room for a guess is made only by other guesses: never beyond the bound
-            if sum(p.nbytes for p in self._cache.values()) + prepared.nbytes <= self._capacity_bytes:
+            self._sizes[key] = prepared.nbytes
+            if self._room_for(prepared.nbytes):
                 self._store(prepared)
 
     def _switch(self, key: Key, start: int, report: Report[Key]) -> None:
@@ -177,4 +192,7 @@ class Switcher(Generic[Key]):
             self._wanted = None
             if error is None:
                 self._adopt(prepared)
-        report(Switched(key, (time.perf_counter_ns() - start) / 1e6, error))
+        try:
+            report(Switched(key, (time.perf_counter_ns() - start) / 1e6, error))
+        except Exception:  # the next request must still find this thread
+            logging.getLogger(__name__).exception("the report of a switch to %s failed", key)

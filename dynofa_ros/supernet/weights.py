@@ -216,7 +216,18 @@ def _checked(array: Array, shape: tuple[int, ...], place: str, space: SearchSpac
         array = array.astype(np.float32, copy=False)
     if not all(np.isfinite(chunk).all() for chunk in _chunks(array)):
         raise WeightsError(f"{place} holds values that are not finite: {space.name} needs finite {shape}")
+    if place.endswith("running_var") and array.size and array.min() < 0:
+        raise WeightsError(f"{place} holds a negative variance")
     return array
+
+
+def _check_shapes(space: SearchSpace, weights: Weights) -> None:
+    """Raises WeightsError if weights that were checked for one space are not of ``space``."""
+    for key, shape in parameter_shapes(space, weights.classes).items():
+        own = weights.arrays.get(key)
+        if not key.endswith(OPTIONAL) and (own is None or own.shape != shape):
+            what = "missing" if own is None else f"of shape {own.shape}"
+            raise WeightsError(f"{weights.source}: {key} is {what}: {space.name} needs {shape}")
 
 
 def fit(space: SearchSpace, checkpoint: Checkpoint) -> Weights:
@@ -257,6 +268,7 @@ def load_weights(space: SearchSpace, source: str | Path | Mapping[str, Any]) -> 
     finite, with the shape that is expected.
     """
     if isinstance(source, Weights):
+        _check_shapes(space, source)
         return source
     if isinstance(source, Mapping):
         return fit(space, Checkpoint(_state_dict_arrays(source, "state_dict")))
