@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 import yaml
@@ -17,10 +19,11 @@ from dynofa_ros.device.board import (
     processor_domains,
     processor_of,
 )
+from dynofa_ros.device.guesses import guessed_keys
 from dynofa_ros.device.power import constant_power_w, domain_power, domain_power_w, predict_power
 from dynofa_ros.paths import share_file
 
-BOARD = load_board("xavier_nx")
+BOARD, ORIN = load_board("xavier_nx"), load_board("orin_nano")
 FIT_TEMPERATURE_C = 45.0  # leakage factor 1: the fit was made without the factor
 MHZ = 1_000_000
 
@@ -49,6 +52,42 @@ def test_xavier_nx_has_the_published_tables():
     assert BOARD.thermal.trip_c == 90.5
 
 
+def test_orin_nano_has_the_published_tables():
+    assert ORIN.processors == ("cpu", "gpu")
+    assert [ORIN.domains[name].cores for name in processor_domains(ORIN, "cpu")] == [4, 2]
+    table = ORIN.domains["cpu4"].frequencies_hz
+    assert table == ORIN.domains["cpu0"].frequencies_hz
+    assert table == tuple(115_200_000 + k * 76_800_000 for k in range(22)) and table[-1] == 1_728_000_000
+    assert ORIN.domains["gpu"].frequencies_hz == tuple(range(306 * MHZ, 1021 * MHZ, 102 * MHZ))
+
+
+# Keys whose value is a name or a number that the line's neighbours explain.
+PLAIN = {"name", "description", "rail", "cores", "id", "static_w"}
+
+
+@pytest.mark.parametrize("board", ["xavier_nx", "orin_nano"])
+def test_every_value_of_a_board_file_says_where_it_comes_from(board):
+    lines = share_file("config", "boards", f"{board}.yaml").read_text().split("\nmodes:")[0].splitlines()
+    offsets = next(n for n, line in enumerate(lines) if "sensor_offsets_c" in line)
+    bare = [
+        line
+        for number, line in enumerate(lines)
+        if (key := re.match(r" *(\w+): +[^#&*]", line)) and "#" not in line and key[1] not in PLAIN
+        if not offsets < number <= offsets + 6
+    ]
+    assert not bare, bare
+
+
+def test_guesses_are_those_that_the_comments_name(tmp_path):
+    assert {"thermal.ambient_c", "domains.cpu4.voltages", "domains.npu.cores"} <= set(BOARD.guesses)
+    assert "thermal.trip_c" not in BOARD.guesses and "domains.cpu0.frequencies_hz" not in BOARD.guesses
+    assert "domains.cpu4.throttled" in ORIN.guesses and "modes.7W.caps_hz.cpu" in ORIN.guesses
+    text = "a: {b: 1}  # guess\nc: &c\n  d: 1  # table\n  e: 2 # from memory\n  f: 3  # guess, 2-3\n"
+    text += "g:\n  <<: *c\n  e: 3\nh: *c\n"
+    assert guessed_keys(text) == ("a.b", "c.e", "c.f", "g.f", "h.e", "h.f")
+    assert guessed_keys("") == ()
+
+
 def test_processor_of_a_domain():
     assert [processor_of(name) for name in ("cpu0", "cpu12", "gpu", "npu", "emc")] == [
         "cpu", "cpu", "gpu", "npu", None,
@@ -68,6 +107,7 @@ def test_processor_of_a_domain():
         ("dynamic_w_per_ghz_v2", float("nan"), ["domains.cpu2", "dynamic_w_per_ghz_v2", "nan"]),
         ("governor", "warp", ["domains.cpu2.governor", "warp"]),
         ("start_max_hz", 5, ["domains.cpu2", "start_max_hz 5"]),
+        ("railgate_delay_s", -1, ["domains.cpu2", "railgate_delay_s"]),
         ("rail", "VDD_X", ["domains.cpu2.rail", "VDD_X", "VDD_SOC"]),
     ],
 )
@@ -93,6 +133,17 @@ def test_a_wrong_domain_is_refused_in_one_line(tmp_path, key, value, named):
         (changed(thermal={**changed()["thermal"], "time_constant_s": 0}), "time_constant_s"),
         (changed(sensors={**changed()["sensors"], "supply_v": "5 V"}), "sensors.supply_v"),
         (changed(power={**changed()["power"], "total_rail": "VDD_SOC"}), "power.total_rail"),
+        (changed(sensors={**changed()["sensors"], "conversion_s": 0}), "conversion_s"),
+        (changed(guesses=["name"]), "guesses: not a key"),
+        (changed(modes=3), "modes: expected a table"),
+        (changed(modes={"A": {"cores": 2}}), "modes.A: Object missing required field `id`"),
+        (changed(modes={"A": {"id": 0, "watts": 2}}), "modes.A"),
+        (changed(modes={"A": {"id": -1}}), "id must be >= 0"),
+        (changed(modes={"A": {"id": 0, "cores": 7}}), "modes.A.cores: 7 are more than the 6"),
+        (changed(modes={"A": {"id": 0, "cores": 0}}), "cores must be at least 1"),
+        (changed(modes={"A": {"id": 0, "caps_hz": {"dla": 5}}}), "modes.A.caps_hz.dla: neither a domain"),
+        (changed(modes={"A": {"id": 0, "caps_hz": {"gpu": 5}}}), "5 is below the lowest clock 114750000"),
+        (changed(modes={"A": {"id": 1}, "B": {"id": 1}}), "same id"),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_line(tmp_path, raw, named):
@@ -102,7 +153,7 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path, raw, named):
 
 
 def test_unknown_board_and_missing_file_are_named(tmp_path):
-    with pytest.raises(BoardError, match="'nano' is unknown; known: .*xavier_nx"):
+    with pytest.raises(BoardError, match="'nano' is unknown; known: orin_nano, xavier_nx"):
         load_board("nano")
     with pytest.raises(BoardError, match="absent.yaml: No such file"):
         load_board(tmp_path / "absent.yaml")
@@ -154,6 +205,26 @@ def test_model_gives_the_published_fit(row):
     assert power.rails["VDD_CPU_GPU_CV"] == pytest.approx(cgc, abs=0.006)
     assert power.rails["VDD_SOC"] == pytest.approx(soc, abs=0.012)
     assert power.total_w == pytest.approx(total, abs=0.03)
+
+
+# The same for the Orin Nano: (CPU0-3, CPU4-5, GPU, EMC in MHz), utilisation, the fit's (total, CGC, SOC).
+# The decoder of O4 loads the GPU with 0.53 of a matrix product, the board file is for 0.70.
+ORIN_ROWS = {
+    "O1": ((729.6, 729.6, 306, 665.6), (0.0025, 0.0025, 0.0, 0.03), (3.47, 0.41, 1.17)),
+    "O3": ((1510.4, 729.6, 306, 2133), (0.69 / 4, 0.33 / 2, 0.0, 0.01), (4.94, 1.22, 1.45)),
+    "O4": ((729.6, 729.6, 911, 3199), (0.01, 0.01, 0.99 * 0.53 / 0.70, 0.99), (10.41, 3.69, 3.06)),
+}
+
+
+@pytest.mark.parametrize("row", ORIN_ROWS)
+def test_orin_nano_gives_the_published_fit(row):
+    clocks, shares, (total, cgc, soc) = ORIN_ROWS[row]
+    frequencies = dict(zip(ORIN.domains, (mhz * MHZ for mhz in clocks), strict=True))
+    utilization = dict(zip(ORIN.domains, shares, strict=True))
+    power = predict_power(ORIN, frequencies, utilization, FIT_TEMPERATURE_C)
+    assert power.rails["VDD_CPU_GPU_CV"] == pytest.approx(cgc, abs=0.06)
+    assert power.rails["VDD_SOC"] == pytest.approx(soc, abs=0.015)
+    assert power.total_w == pytest.approx(total, abs=0.06)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Description of a computer board: clock domains, power, heat and sensors, read from YAML.
+"""Description of a computer board: clock domains, power, heat, sensors and modes, read from YAML.
 
 The files are ``config/boards/<board>.yaml``; every value there carries its source or the word guess.
 Units: Hz, W, V, A, seconds, degrees Celsius.
@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from dynofa_ros.device.guesses import guessed_keys
 from dynofa_ros.paths import share_directories, share_file
 
 PROCESSORS = ("cpu", "gpu", "npu")
@@ -21,7 +22,17 @@ DOMAIN_NAME = re.compile(r"cpu\d+|gpu|npu|emc")
 # Clocks are compared at the resolution of cpufreq, which counts in kHz.
 FREQUENCY_TOLERANCE_HZ = 1000
 
-GovernorName = Literal["schedutil", "nvhost_podgov", "performance", "powersave"]
+GovernorName = Literal[
+    "conservative",
+    "nvhost_podgov",
+    "ondemand",
+    "ondemand_raspberry_pi",
+    "performance",
+    "powersave",
+    "schedutil",
+    "simple_ondemand",
+    "userspace",
+]
 T = TypeVar("T")
 
 
@@ -77,7 +88,10 @@ class Thermal(_Table, frozen=True):
 
 
 class Sensors(_Table, frozen=True):
-    """Power monitor (bus voltage and current with their steps, first-order lag, noise) and thermometer."""
+    """Power monitor (bus voltage and current with their steps, first-order lag, noise) and thermometer.
+
+    The noise of a rail has the standard deviation noise_w + noise_share * power, new every ``conversion_s``.
+    """
 
     supply_v: float
     voltage_step_v: float
@@ -85,14 +99,21 @@ class Sensors(_Table, frozen=True):
     lag_s: float
     noise_w: float
     temperature_step_c: float
+    conversion_s: float = 0.01
+    noise_share: float = 0.0
 
     def __post_init__(self) -> None:
         _require_positive(self, "supply_v", "voltage_step_v", "current_step_a", "temperature_step_c")
-        _require_not_negative(self, "lag_s", "noise_w")
+        _require_positive(self, "conversion_s")
+        _require_not_negative(self, "lag_s", "noise_w", "noise_share")
 
 
 class Domain(_Table, frozen=True):
-    """One clock domain and the terms of its power (see :mod:`dynofa_ros.device.power`)."""
+    """One clock domain and the terms of its power (see :mod:`dynofa_ros.device.power`).
+
+    ``railgated``: switched off once it has been idle for ``railgate_delay_s``.
+    ``poll_s``: period of a devfreq governor, and the longest wait until new limits are noticed.
+    """
 
     rail: str
     frequencies_hz: tuple[int, ...]
@@ -110,6 +131,7 @@ class Domain(_Table, frozen=True):
     busy_w: float = 0.0
     idle_w: float = 0.0
     railgated: bool = False
+    railgate_delay_s: float = 0.0
 
     def __post_init__(self) -> None:
         _require_not_negative(
@@ -121,6 +143,7 @@ class Domain(_Table, frozen=True):
             "idle_w",
             "transition_s",
             "poll_s",
+            "railgate_delay_s",
         )
         _require(self.cores >= 1, f"cores must be at least 1, not {self.cores}")
         table = self.frequencies_hz
@@ -149,8 +172,27 @@ class Domain(_Table, frozen=True):
         return low_v + (high_v - low_v) * (frequency_hz - low_hz) / (high_hz - low_hz)
 
 
+class Mode(_Table, frozen=True):
+    """One nvpmodel mode: it caps clocks and cores, not watts.
+
+    ``cores``: how many stay online, counted from core 0; None = all. ``caps_hz``: highest clock by domain or
+    by processor ("cpu" = every cluster); it need not be a table entry.
+    """
+
+    id: int
+    cores: int | None = None
+    caps_hz: dict[str, int] = {}
+
+    def __post_init__(self) -> None:
+        _require(self.id >= 0, f"id must be >= 0, not {self.id}")
+        _require(self.cores is None or self.cores >= 1, f"cores must be at least 1, not {self.cores}")
+
+
 class Board(_Table, frozen=True):
-    """A validated board description. Domains and rails keep the order of the file."""
+    """A validated board description. Domains and rails keep the order of the file.
+
+    ``guesses``: keys of values that the file's comments call a guess or from memory: ``thermal.ambient_c``.
+    """
 
     name: str
     description: str
@@ -159,6 +201,8 @@ class Board(_Table, frozen=True):
     thermal: Thermal
     sensors: Sensors
     domains: dict[str, Domain]
+    modes: dict[str, Mode] = {}
+    guesses: tuple[str, ...] = ()
 
     @property
     def processors(self) -> tuple[str, ...]:
@@ -197,12 +241,13 @@ def load_board(name_or_path: str | Path) -> Board:
     """
     path = _board_path(name_or_path)
     try:
-        raw = msgspec.yaml.decode(path.read_bytes())
+        text = path.read_text(encoding="utf-8")
+        raw, guesses = msgspec.yaml.decode(text), guessed_keys(text)
     except OSError as error:
         raise BoardError(f"board {path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BoardError(f"board {path}: not YAML: {' '.join(str(error).split())}") from error
-    return _parse(raw, str(path))
+    return _parse(raw, guesses, str(path))
 
 
 def _board_path(name_or_path: str | Path) -> Path:
@@ -217,14 +262,16 @@ def _board_path(name_or_path: str | Path) -> Path:
         raise BoardError(f"board '{text}' is unknown; known: {', '.join(known) or 'none'}") from None
 
 
-def _parse(raw: Any, where: str) -> Board:
+def _parse(raw: Any, guesses: tuple[str, ...], where: str) -> Board:
     if not isinstance(raw, dict):
         raise BoardError(f"board {where}: expected a table of keys, got {type(raw).__name__}")
-    parts = dict(raw)
+    if "guesses" in raw:
+        raise BoardError(f"board {where}: guesses: not a key; say guess in the comment of the value")
+    parts = {"modes": {}, **raw, "guesses": guesses}
     # Convert the named tables one by one: msgspec's own error path does not tell which name was wrong.
-    for section, kind in (("rails", Rail), ("domains", Domain)):
+    for section, kind in (("rails", Rail), ("domains", Domain), ("modes", Mode)):
         tables = parts.get(section)
-        if not isinstance(tables, dict) or not tables:
+        if not isinstance(tables, dict) or not (tables or kind is Mode):
             raise BoardError(f"board {where}: {section}: expected a table of names, got {tables!r}")
         parts[section] = {
             name: _convert(table, kind, where, f"{section}.{name}") for name, table in tables.items()
@@ -238,7 +285,26 @@ def _parse(raw: Any, where: str) -> Board:
             raise BoardError(f"board {where}: domains.{name}.rail: '{domain.rail}' is none of {rails}")
     if board.power.total_rail in board.rails:
         raise BoardError(f"board {where}: power.total_rail: also listed in rails, it must not be")
+    for name, mode in board.modes.items():
+        if reason := _wrong_mode(board, mode):
+            raise BoardError(f"board {where}: modes.{name}.{reason}")
+    if len({mode.id for mode in board.modes.values()}) < len(board.modes):
+        raise BoardError(f"board {where}: modes: two of them have the same id")
     return board
+
+
+def _wrong_mode(board: Board, mode: Mode) -> str:
+    cores = sum(board.domains[name].cores for name in processor_domains(board, "cpu"))
+    if (mode.cores or 0) > cores:
+        return f"cores: {mode.cores} are more than the {cores} of the board"
+    for key, cap_hz in mode.caps_hz.items():
+        capped = [key] if key in board.domains else processor_domains(board, key)
+        if not capped:
+            return f"caps_hz.{key}: neither a domain nor a processor of the board"
+        lowest_hz = max(board.domains[name].frequencies_hz[0] for name in capped)
+        if cap_hz < lowest_hz:
+            return f"caps_hz.{key}: {cap_hz} is below the lowest clock {lowest_hz}"
+    return ""
 
 
 def _convert(raw: Any, kind: type[T], where: str, prefix: str) -> T:

@@ -50,6 +50,7 @@ class ClockControl:
         self.counts = ControlCounts()
         self.last_refusal = ""
         self.last_refusal_s = -math.inf
+        self.last_stale = ""
         self._device = device
         self._decision_id = 0
         self._last: tuple[int, tuple[Band, ...]] | None = None
@@ -75,6 +76,8 @@ class ClockControl:
             self._renewed_s, self._valid_for_s = now_s, valid_for_s
         else:
             self.counts = replace(self.counts, stale=self.counts.stale + 1)
+            same = "with other bands" if decision_id == self._last[0] else "after"
+            self.last_stale = f"decision_id {decision_id} {same} {self._last[0]}: ignored"
 
     def check(self, now_s: float) -> bool:
         """Give the clocks back if the dead-man time has run out; whether it did just now."""
@@ -114,11 +117,19 @@ class ClockControl:
         return bool(self._fallen)
 
     def state(self) -> ControlState:
-        """State of all domains now, the refusals of the last command included."""
-        domains = [self._overlay(domain) for domain in self._device.applied()]
+        """State of all domains now, the refusals of the last command included.
+
+        The message also says what the device remarks about a domain, e.g. that others set its clock too.
+        """
+        applied = self._device.applied()
+        domains = [self._overlay(domain) for domain in applied]
         known = {domain.domain for domain in domains}
         domains += [refused for name, refused in self._refused.items() if name not in known]
-        return ControlState(self._decision_id, tuple(domains), self._message)
+        remarks = [
+            domain.reason for domain in applied if domain.reason and domain.reason not in self._message
+        ]
+        message = "; ".join(filter(None, [self._message, *remarks]))
+        return ControlState(self._decision_id, tuple(domains), message)
 
     def _take(self, decision_id: int, bands: tuple[Band, ...], valid_for_s: float, now_s: float) -> None:
         applied = self._device.apply(bands)

@@ -64,41 +64,64 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class RailSample:
-    """One power sensor; a total rail contains others and is never added to them."""
+    """One power sensor; a total rail contains others and is never added to them.
+
+    ``taken_s``: when the last value was read, on the clock of ``DeviceSample.taken_s``; NaN = never.
+    ``reason``: why the value is NaN.
+    """
 
     name: str
     power_w: float
     voltage_v: float
     current_a: float
     is_total: bool = False
+    taken_s: float = 0.0
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class DomainSample:
-    """Clock in effect and busy share (0..1) of one domain since the previous sample."""
+    """Clock in effect and busy share (0..1) of one domain since the previous sample.
+
+    ``taken_s`` and ``reason`` are those of the frequency, as in RailSample.
+    """
 
     domain: str
     frequency_hz: float
     utilization: float
+    taken_s: float = 0.0
+    reason: str = ""
+    utilization_taken_s: float = 0.0
+    utilization_reason: str = ""
 
 
 @dataclass(frozen=True)
 class TemperatureSample:
-    """One temperature sensor."""
+    """One temperature sensor; ``taken_s`` and ``reason`` as in RailSample."""
 
     name: str
     temperature_c: float
+    taken_s: float = 0.0
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class DeviceSample:
-    """One reading of everything. ``total_power_w`` is the power of the whole module."""
+    """One reading of everything. ``total_power_w`` is the power of the whole module.
+
+    ``taken_s``: steady clock of the device, 0 where nothing is older than the sample.
+    """
 
     total_power_w: float
     rails: tuple[RailSample, ...]
     domains: tuple[DomainSample, ...]
     temperatures: tuple[TemperatureSample, ...]
     throttle: ThrottleFlag
+    taken_s: float = 0.0
+
+    def age_s(self, value: RailSample | DomainSample | TemperatureSample) -> float:
+        """Time since a value of this sample was read; NaN if it never was."""
+        return self.taken_s - value.taken_s
 
 
 @dataclass(frozen=True)

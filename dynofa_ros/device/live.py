@@ -44,8 +44,10 @@ class RealTimeSimulation:
         if domain not in self._device.board.domains:
             known = ", ".join(self._device.board.domains)
             raise ValueError(f"unknown clock domain '{domain}' (known: {known})")
-        if not 0.0 <= load.utilization <= 1.0:
-            raise ValueError(f"{domain}: utilization must be 0 to 100 %, not {100.0 * load.utilization:g}")
+        shares = load.utilization if isinstance(load.utilization, Sequence) else (load.utilization,)
+        for share in shares:
+            if not 0.0 <= share <= 1.0:
+                raise ValueError(f"{domain}: utilization must be 0 to 100 %, not {100.0 * share:g}")
         if not 0.0 <= load.slowdown < math.inf:
             raise ValueError(f"{domain}: slowdown must be >= 0, not {load.slowdown:g}")
         self._catch_up()

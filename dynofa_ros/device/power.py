@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dynofa_ros.device.board import Board, Domain
 
@@ -54,7 +55,7 @@ def domain_power(board: Board, domain: str, frequency_hz: float, temperature_c: 
 
     Raises ValueError for a domain that the board does not have or a frequency that is negative or NaN.
     """
-    on_rail = _on_rail(_domain(board, domain), domain, frequency_hz, _leak(board, temperature_c))
+    on_rail = _on_rail(_domain(board, domain), domain, frequency_hz, leak_factor(board, temperature_c))
     factor = 1.0 + board.power.conversion_loss
     return DomainPower(factor * on_rail.unused_w, factor * on_rail.idle_w, factor * on_rail.busy_w)
 
@@ -68,7 +69,7 @@ def domain_power_w(
 
 def constant_power_w(board: Board, temperature_c: float) -> float:
     """Power of the module that no clock domain causes."""
-    leak = _leak(board, temperature_c)
+    leak = leak_factor(board, temperature_c)
     rails = sum(rail.static_w + rail.leakage_w * leak for rail in board.rails.values())
     return board.power.base_w + (1.0 + board.power.conversion_loss) * rails
 
@@ -86,7 +87,7 @@ def predict_power(
     """
     for name in (*frequencies_hz, *utilization):
         _domain(board, name)
-    leak = _leak(board, temperature_c)
+    leak = leak_factor(board, temperature_c)
     rails = {name: rail.static_w + rail.leakage_w * leak for name, rail in board.rails.items()}
     for name, domain in board.domains.items():
         if name not in frequencies_hz:
@@ -105,20 +106,43 @@ def _domain(board: Board, name: str) -> Domain:
         raise ValueError(f"board {board.name} has no clock domain '{name}' (it has {known})") from None
 
 
-def _leak(board: Board, temperature_c: float) -> float:
+def leak_factor(board: Board, temperature_c: float) -> float:
+    """exp(leakage_per_c * (T - leakage_reference_c)): what leakage is multiplied with."""
     return math.exp(board.power.leakage_per_c * (temperature_c - board.power.leakage_reference_c))
+
+
+class DomainTerms(NamedTuple):
+    """Terms of one domain at one clock, on its rail (W): the clock's own, leakage at factor 1, idle, busy."""
+
+    clock_w: float
+    leakage_w: float
+    idle_w: float
+    busy_w: float
+
+    def at(self, utilization: float, leak: float, gated: bool) -> float:
+        """Power at a utilisation (0..1); ``gated``: the domain is switched off as far as it can be."""
+        ungated = self.leakage_w * leak + self.clock_w
+        if gated:
+            return ungated
+        return ungated + self.idle_w + (self.busy_w - self.idle_w) * utilization
+
+
+def domain_terms(domain: Domain, frequency_hz: float) -> DomainTerms:
+    """Terms of a domain at a clock; all 0 at 0 Hz, where the domain is off."""
+    if frequency_hz == 0.0:
+        return DomainTerms(0.0, 0.0, 0.0, 0.0)
+    ghz = frequency_hz * 1e-9
+    voltage_v = domain.voltage_v(frequency_hz)
+    dynamic = domain.dynamic_w_per_ghz_v2 * voltage_v**2 * ghz * domain.cores
+    top_hz = domain.frequencies_hz[-1]
+    idle = domain.idle_w * (voltage_v / domain.voltage_v(top_hz)) ** 2 * frequency_hz / top_hz
+    return DomainTerms(domain.clock_w_per_ghz * ghz, domain.leakage_w, idle, dynamic + domain.busy_w)
 
 
 def _on_rail(domain: Domain, name: str, frequency_hz: float, leak: float) -> DomainPower:
     if not 0.0 <= frequency_hz < math.inf:
         raise ValueError(f"frequency of domain {name} must be >= 0 Hz, not {frequency_hz}")
-    if frequency_hz == 0.0:
-        return DomainPower(0.0, 0.0, 0.0)
-    ghz = frequency_hz * 1e-9
-    voltage_v = domain.voltage_v(frequency_hz)
-    ungated = domain.leakage_w * leak + domain.clock_w_per_ghz * ghz
-    dynamic = domain.dynamic_w_per_ghz_v2 * voltage_v**2 * ghz * domain.cores
-    top_hz = domain.frequencies_hz[-1]
-    idle = domain.idle_w * (voltage_v / domain.voltage_v(top_hz)) ** 2 * frequency_hz / top_hz
-    unused = ungated if domain.railgated else ungated + idle
-    return DomainPower(unused, ungated + idle, ungated + dynamic + domain.busy_w)
+    terms = domain_terms(domain, frequency_hz)
+    ungated = terms.leakage_w * leak + terms.clock_w
+    idle = ungated + terms.idle_w
+    return DomainPower(ungated if domain.railgated else idle, idle, ungated + terms.busy_w)

@@ -1,19 +1,20 @@
 """A simulated board in explicit time: clocks, governors, power, heat, throttling and sensors.
 
-Deterministic: the same seed and the same calls give the same samples. No wall clock is read here;
-:mod:`dynofa_ros.device.live` runs it in real time.
+No wall clock is read here. It jumps from event to event (a governor that runs, a clock that arrives, a
+change of load), and between two events everything is integrated exactly: how a stretch of time is cut into
+calls of ``advance`` changes nothing but the last digits. Random numbers depend on the seed and on what they
+are for, not on the calls before. :mod:`dynofa_ros.device.live` runs it in real time.
 """
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from dynofa_ros.device.bands import refusals, round_band
-from dynofa_ros.device.board import Board, Domain, floor_frequency
-from dynofa_ros.device.governors import GOVERNORS, Governor, GovernorState, Load
+from dynofa_ros.device.board import Board, processor_of
+from dynofa_ros.device.governors import GOVERNORS
 from dynofa_ros.device.interface import (
     AppliedDomain,
     Band,
@@ -22,312 +23,321 @@ from dynofa_ros.device.interface import (
     DomainCapability,
     DomainSample,
     DomainStatus,
-    RailSample,
-    TemperatureSample,
     ThrottleFlag,
 )
-from dynofa_ros.device.power import PowerBreakdown, predict_power
+from dynofa_ros.device.noise import uniform
+from dynofa_ros.device.nvpmodel import find_mode, mode_limits
+from dynofa_ros.device.power import leak_factor
+from dynofa_ros.device.simulated_domain import NS, SimulatedDomain
+from dynofa_ros.device.simulated_sensors import SimulatedSensors, Truth
 from dynofa_ros.device.thermal import next_temperature_c, next_throttle_step, steady_temperature_c
 
-# Power is taken as constant within a step although leakage follows the temperature.
-LONGEST_STEP_S = 0.5
+# Leakage follows the temperature on this grid; in between it is constant, so that power is.
+LEAKAGE_PERIOD_NS = 250_000_000
+POLL_STREAM = 1000  # random streams below belong to the rails
+
+Share = float | Sequence[float]
 
 
 @dataclass(frozen=True)
 class ExternalLoad:
-    """Load from outside the managed applications: busy share (0..1) of a domain, and by how much
-    managed work on it takes longer (0.4 = 40 %)."""
+    """Load from outside the managed applications.
 
-    utilization: float
+    utilization: busy share (0..1) of each core of a domain, or one share per online core. slowdown: by how
+    much managed work on it takes longer (0.4 = 40 %). realtime: it has a real-time task that can always run.
+    io_wait: a task of it wakes up from I/O all the time.
+    """
+
+    utilization: Share
     slowdown: float = 0.0
+    realtime: bool = False
+    io_wait: bool = False
 
 
-@dataclass
-class _Clock:
-    """Running state of one clock domain. ``band`` is in table entries; ``request`` is what was asked."""
-
-    name: str
-    domain: Domain
-    governor: Governor
-    band: Band
-    actual_hz: int
-    request: Band | None = None
-    pending: tuple[float, int] | None = None  # (due in s, clock)
-    state: GovernorState = field(default_factory=GovernorState)
-    next_run_s: float = 0.0
-    throttle_step: int = 0
-    utilization: float = 0.0
-    busy_s: float = 0.0  # since the previous sample
-    slowdown: float = 0.0
-
-    @property
-    def limits(self) -> Band:
-        """The band, cut by throttling."""
-        table = self.domain.frequencies_hz
-        cap_hz = table[len(table) - 1 - self.throttle_step]
-        return Band(self.name, min(self.band.min_hz, cap_hz), min(self.band.max_hz, cap_hz))
-
-    @property
-    def pinned(self) -> bool:
-        limits = self.limits
-        return limits.min_hz == limits.max_hz
-
-    @property
-    def throttled(self) -> bool:
-        return self.limits.max_hz < self.band.max_hz
+NO_LOAD = ExternalLoad(0.0)
 
 
 class SimulatedDevice:
     """Implements :class:`dynofa_ros.device.interface.Device`.
 
-    ``ambient_c`` may be changed at any time. ``temperature_c`` at start: default is the steady
-    temperature of the idle board.
+    ``ambient_c`` and ``thermal`` (see ``thermal.with_resistance``) may be changed at any time between calls.
     """
 
-    def __init__(self, board: Board, seed: int = 0, temperature_c: float | None = None) -> None:
+    def __init__(
+        self,
+        board: Board,
+        seed: int = 0,
+        temperature_c: float | None = None,
+        *,
+        mode: str | int | None = None,
+        governors: Mapping[str, str] | None = None,
+    ) -> None:
+        """temperature_c: default is the steady temperature of the idle board. mode: nvpmodel mode by name or
+        id, None = all clocks. governors: by domain or processor, instead of those of the board file.
+
+        Raises ValueError for an unknown mode, governor or domain.
+        """
         self.board = board
+        self.thermal = board.thermal
         self.ambient_c = board.thermal.ambient_c
-        self.now_s = 0.0
         self.energy_j = 0.0  # true energy of the module, without sensor error
-        self._random = random.Random(seed)
+        self.mode: str | None = find_mode(board, mode) if mode is not None else None
+        self._seed = seed
+        self._sensors = SimulatedSensors(board, seed)
+        self._now_ns = self._integrated_ns = self._sampled_ns = 0
         self._tables = {name: domain.frequencies_hz for name, domain in board.domains.items()}
-        self._clocks = {name: self._start_clock(name, domain) for name, domain in board.domains.items()}
-        self._next_throttle_s = board.thermal.throttle_period_s
-        self.temperature_c = self._idle_temperature_c() if temperature_c is None else temperature_c
-        self._seen = self._power()  # what the power sensors show, behind their lag
-        self._sampled_s = 0.0
+        limits = mode_limits(board, mode)
+        self._domains = {
+            name: SimulatedDomain(name, domain, limits[name], self._poll_delay(number))
+            for number, (name, domain) in enumerate(board.domains.items())
+        }
+        self._all = tuple(self._domains.values())
+        self._rail_energy_j = dict.fromkeys(board.rails, 0.0)
+        self._next_leakage_ns = LEAKAGE_PERIOD_NS
+        self._throttle_period_ns = self._next_throttle_ns = round(board.thermal.throttle_period_s / NS)
+        for name, governor in (governors or {}).items():
+            self.set_governor(name, governor)
+        self._start(temperature_c)
 
     # --- Device ------------------------------------------------------------------------------
 
     def capabilities(self) -> Capabilities:
-        """The board's clock domains, all readable and writable."""
-        domains = tuple(DomainCapability(name, table, True, True) for name, table in self._tables.items())
+        """The board's clock domains, all readable, and writable unless the mode has switched them off."""
+        domains = tuple(
+            DomainCapability(d.name, d.table, True, d.online > 0, self._offline(d)) for d in self._all
+        )
         return Capabilities(self.board.name, domains, self.board.processors, "simulated")
 
     def read(self) -> DeviceSample:
         """Sensors at the present simulated time, with lag, noise and steps; clocks are read exactly."""
-        total = self._rail_sample(self.board.power.total_rail, self._seen.total_w, is_total=True)
-        rails = [self._rail_sample(name, power) for name, power in self._seen.rails.items()]
-        elapsed_s = self.now_s - self._sampled_s
-        domains = tuple(self._domain_sample(clock, elapsed_s) for clock in self._clocks.values())
-        self._sampled_s = self.now_s
-        throttled = any(clock.throttled for clock in self._clocks.values())
+        rails = self._sensors.rails(self._seen_total_w, self._seen_w, self.now_s)
+        elapsed_ns, self._sampled_ns = self._now_ns - self._sampled_ns, self._now_ns
+        domains = tuple(
+            DomainSample(d.name, float(d.actual_hz), d.sample_utilization(self._now_ns, elapsed_ns))
+            for d in self._all
+        )
+        throttled = any(d.throttled for d in self._all)
         return DeviceSample(
-            total_power_w=total.power_w,
-            rails=(total, *rails),
+            total_power_w=rails[0].power_w,
+            rails=rails,
             domains=domains,
-            temperatures=self._temperature_samples(),
+            temperatures=self._sensors.temperatures(self.temperature_c),
             throttle=ThrottleFlag.THERMAL if throttled else ThrottleFlag.NONE,
         )
 
     def apply(self, bands: Sequence[Band]) -> tuple[AppliedDomain, ...]:
-        """See :class:`Device`; refused are unknown domains, clocks outside the table and min above max."""
-        refused = []
+        """See ``Device.apply``. A band above a cap is taken and held down, as the kernel does it."""
+        refused: list[AppliedDomain] = []
         for band, reason in zip(bands, refusals(bands, self._tables), strict=True):
-            clock = self._clocks.get(band.domain)
-            if reason or clock is None:
-                actual_hz = float(clock.actual_hz) if clock else math.nan
-                refused.append(self._refused(band, actual_hz, reason))
+            domain = self._domains.get(band.domain)
+            reason = reason or self._offline(domain)
+            if domain is None or reason:
+                actual_hz = float(domain.actual_hz) if domain else math.nan
+                refused.append(
+                    AppliedDomain(
+                        band.domain, band.min_hz, band.max_hz, actual_hz, DomainStatus.REJECTED, reason
+                    )
+                )
                 continue
-            clock.request = band
-            clock.band = round_band(band, clock.domain.frequencies_hz)
-            self._retarget(clock)
+            domain.ask(band, round_band(band, domain.table), self._now_ns)
         return (*self.applied(), *refused)
 
     def applied(self) -> tuple[AppliedDomain, ...]:
         """State of every domain at the present simulated time."""
-        return tuple(self._applied(clock) for clock in self._clocks.values())
+        return tuple(domain.applied() for domain in self._all)
 
     def restore(self) -> None:
-        """Back to the bands found at start; the governors rule again."""
-        for clock in self._clocks.values():
-            clock.request = None
-            clock.band = _start_band(clock.name, clock.domain)
-            self._retarget(clock)
+        """Back to the bands found at start; the governors rule again, inside the mode's caps."""
+        for domain in self._all:
+            domain.ask(None, None, self._now_ns)
+
+    # --- knobs that the Device does not have -----------------------------------------------------
+
+    def set_mode(self, mode: str | int | None) -> None:
+        """Switch to an nvpmodel mode by name or id, None = all clocks. ValueError for an unknown one."""
+        limits = mode_limits(self.board, mode)
+        self.mode = find_mode(self.board, mode) if mode is not None else None
+        for domain in self._all:
+            domain.cap(limits[domain.name], self._now_ns)
+            self._refresh(domain)
+        self._sum_up()
+
+    def set_governor(self, name: str, governor: str, speed_hz: int = 0) -> None:
+        """Another governor for a domain, or for all domains of a processor; ``speed_hz`` is for userspace.
+
+        Raises ValueError for an unknown name.
+        """
+        if governor not in GOVERNORS:
+            raise ValueError(f"unknown governor '{governor}' (known: {', '.join(GOVERNORS)})")
+        chosen = [d for d in self._all if name in (d.name, processor_of(d.name))]
+        if not chosen:
+            raise ValueError(f"board {self.board.name} has no clock domain or processor '{name}'")
+        for domain in chosen:
+            domain.use_governor(governor, self._now_ns, speed_hz)
+
+    def truth(self) -> Truth:
+        """Everything as it is, for a judge; a manager must not see it."""
+        return Truth(
+            self.now_s,
+            self._total_w,
+            dict(self._rail_w),
+            self.energy_j,
+            dict(self._rail_energy_j),
+            self.temperature_c,
+            {d.name: d.actual_hz for d in self._all},
+            {d.name: d.utilization for d in self._all},
+            tuple(d.name for d in self._all if d.throttled),
+            tuple(d.name for d in self._all if d.gated),
+        )
 
     # --- simulated time ----------------------------------------------------------------------
+
+    @property
+    def now_s(self) -> float:
+        return self._now_ns * NS
 
     def advance(
         self,
         dt_s: float,
-        busy: Mapping[str, float] | None = None,
+        busy: Mapping[str, Share] | None = None,
         load: Mapping[str, ExternalLoad] | None = None,
     ) -> None:
-        """Let ``dt_s`` seconds pass under a constant utilisation per domain.
-
-        ``busy``: share of time (0..1, at the clock in effect) that managed work occupies each domain;
-        ``load``: load from outside. Domains not named have none.
-        Raises ValueError for a negative duration, an unknown domain or a value outside its range.
-        """
+        """``advance_to`` for a duration. Raises ValueError also for a duration that is negative."""
         if not 0.0 <= dt_s < math.inf:
             raise ValueError(f"dt_s must be >= 0, not {dt_s}")
+        self._advance(self._now_ns + round(dt_s / NS), busy, load, False)
+
+    def advance_to(
+        self,
+        to_s: float,
+        busy: Mapping[str, Share] | None = None,
+        load: Mapping[str, ExternalLoad] | None = None,
+        until_clock: bool = False,
+    ) -> float:
+        """Let time pass under a constant load; returns the time reached, in seconds.
+
+        ``busy``: share of time (0..1, at the clock in effect) for which managed work occupies each core of a
+        domain, or one share per online core; ``load``: load from outside. Domains not named have none.
+        ``until_clock``: stop early at the first instant at which a clock in effect changes.
+        Raises ValueError for a time before now, an unknown domain or a value outside its range.
+        """
+        if not self.now_s - NS <= to_s < math.inf:
+            raise ValueError(f"to_s must be >= {self.now_s}, not {to_s}")
+        self._advance(max(round(to_s / NS), self._now_ns), busy, load, until_clock)
+        return self.now_s
+
+    def _advance(
+        self,
+        to_ns: int,
+        busy: Mapping[str, Share] | None,
+        load: Mapping[str, ExternalLoad] | None,
+        until_clock: bool,
+    ) -> None:
         self._set_load(busy or {}, load or {})
-        end_s = self.now_s + dt_s
-        while self.now_s < end_s:
-            next_s = min(end_s, self.now_s + LONGEST_STEP_S, self._next_event_s())
-            self._integrate(next_s - self.now_s)
-            self.now_s = next_s
-            self._run_events()
+        while True:
+            due_ns = min(self._next_leakage_ns, self._next_throttle_ns)
+            for domain in self._all:
+                if domain.due_ns < due_ns:
+                    due_ns = domain.due_ns
+            if due_ns > to_ns:
+                break
+            self._now_ns = due_ns
+            if self._run(due_ns) and until_clock:
+                to_ns = due_ns
+        self._now_ns = to_ns
+        self._integrate()
 
-    def _set_load(self, busy: Mapping[str, float], load: Mapping[str, ExternalLoad]) -> None:
+    def _set_load(self, busy: Mapping[str, Share], load: Mapping[str, ExternalLoad]) -> None:
         for name in (*busy, *load):
-            if name not in self._clocks:
+            if name not in self._domains:
                 raise ValueError(f"board {self.board.name} has no clock domain '{name}'")
-        for name, clock in self._clocks.items():
-            outside = load.get(name, ExternalLoad(0.0))
-            managed = busy.get(name, 0.0)
-            if not (managed >= 0.0 and outside.utilization >= 0.0 and 0.0 <= outside.slowdown < math.inf):
-                raise ValueError(f"load of domain {name} must be >= 0, not {managed} and {outside}")
-            clock.utilization = min(managed + outside.utilization, 1.0)
-            clock.slowdown = outside.slowdown
+        changed = False
+        for name, domain in self._domains.items():
+            outside = load.get(name, NO_LOAD)
+            flags = (outside.slowdown, outside.realtime, outside.io_wait)
+            if domain.set_load(busy.get(name, 0.0), outside.utilization, flags, self._now_ns):
+                self._refresh(domain)
+                changed = True
+        if changed:
+            self._sum_up()
 
-    def _next_event_s(self) -> float:
-        times = [self._next_throttle_s]
-        for clock in self._clocks.values():
-            if clock.pending:
-                times.append(clock.pending[0])
-            if clock.governor.period_s and not clock.pinned:
-                times.append(max(clock.next_run_s, self.now_s))
-        return min(times)
+    def _run(self, now_ns: int) -> bool:
+        """All events of this instant; True if a clock in effect changed."""
+        changed, clock = False, False
+        for domain in self._all:
+            if domain.due_ns <= now_ns and (what := domain.run(now_ns)):
+                self._refresh(domain)
+                changed, clock = True, clock or what == "clock"
+        if self._next_leakage_ns <= now_ns:
+            self._next_leakage_ns += LEAKAGE_PERIOD_NS
+            self._integrate()
+            self._renew_leakage()
+        elif changed:
+            self._sum_up()
+        if self._next_throttle_ns <= now_ns:
+            self._next_throttle_ns += self._throttle_period_ns
+            self._integrate()
+            self._throttle(now_ns)
+        return clock
 
-    def _integrate(self, dt_s: float) -> None:
-        power = self._power()
-        self.energy_j += power.total_w * dt_s
+    def _throttle(self, now_ns: int) -> None:
+        for domain in self._all:
+            if domain.domain.throttled:
+                deepest = len(domain.table) - 1
+                step = next_throttle_step(self.thermal, domain.throttle_step, self.temperature_c, deepest)
+                domain.throttle(step, now_ns)
+
+    # --- power and heat ------------------------------------------------------------------------
+
+    def _start(self, temperature_c: float | None) -> None:
+        self._total_w, self._rail_w = 0.0, dict.fromkeys(self.board.rails, 0.0)
+        self.temperature_c = self.ambient_c if temperature_c is None else temperature_c
+        self._renew_leakage()
+        for _ in range(10 if temperature_c is None else 0):  # leakage makes it implicit; contracts by 0.01
+            self.temperature_c = steady_temperature_c(self.thermal, self._total_w, self.ambient_c)
+            self._renew_leakage()
+        # What the power sensors show, behind their lag.
+        self._seen_total_w, self._seen_w = self._total_w, dict(self._rail_w)
+
+    def _renew_leakage(self) -> None:
+        self._leak = leak = leak_factor(self.board, self.temperature_c)
+        self._constant_w = {n: rail.static_w + rail.leakage_w * leak for n, rail in self.board.rails.items()}
+        for domain in self._all:
+            self._refresh(domain)
+        self._sum_up()
+
+    def _refresh(self, domain: SimulatedDomain) -> None:
+        domain.power_w = domain.terms().at(domain.utilization, self._leak, domain.gated)
+
+    def _sum_up(self) -> None:
+        """The power changes now: what went before is integrated first."""
+        self._integrate()
+        rail_w = dict(self._constant_w)
+        for domain in self._all:
+            rail_w[domain.domain.rail] += domain.power_w
+        self._rail_w = rail_w
+        power = self.board.power
+        self._total_w = power.base_w + (1.0 + power.conversion_loss) * sum(rail_w.values())
+
+    def _integrate(self) -> None:
+        passed_ns, self._integrated_ns = self._now_ns - self._integrated_ns, self._now_ns
+        if not passed_ns:
+            return
+        passed_s, total_w = passed_ns * NS, self._total_w
+        self.energy_j += total_w * passed_s
         self.temperature_c = next_temperature_c(
-            self.board.thermal, self.temperature_c, power.total_w, self.ambient_c, dt_s
+            self.thermal, self.temperature_c, total_w, self.ambient_c, passed_s
         )
         lag_s = self.board.sensors.lag_s
-        keep = math.exp(-dt_s / lag_s) if lag_s else 0.0
-        self._seen = PowerBreakdown(
-            _blend(self._seen.total_w, power.total_w, keep),
-            {name: _blend(self._seen.rails[name], value, keep) for name, value in power.rails.items()},
-        )
-        for clock in self._clocks.values():
-            clock.busy_s += clock.utilization * dt_s
+        keep = math.exp(-passed_s / lag_s) if lag_s else 0.0
+        self._seen_total_w = total_w + (self._seen_total_w - total_w) * keep
+        for name, power_w in self._rail_w.items():
+            self._rail_energy_j[name] += power_w * passed_s
+            self._seen_w[name] = power_w + (self._seen_w[name] - power_w) * keep
 
-    def _run_events(self) -> None:
-        if self._next_throttle_s <= self.now_s:
-            self._next_throttle_s += self.board.thermal.throttle_period_s
-            self._throttle()
-        for clock in self._clocks.values():
-            if clock.pending and clock.pending[0] <= self.now_s:
-                clock.actual_hz = clock.pending[1]
-                clock.pending = None
-            if clock.governor.period_s and not clock.pinned and clock.next_run_s <= self.now_s:
-                self._govern(clock)
+    def _poll_delay(self, number: int) -> Callable[[], float]:
+        asked = iter(range(1 << 62))
+        return lambda: uniform(self._seed, POLL_STREAM + number, next(asked))
 
-    def _throttle(self) -> None:
-        for clock in self._clocks.values():
-            if not clock.domain.throttled:
-                continue
-            deepest = len(clock.domain.frequencies_hz) - 1
-            step = next_throttle_step(self.board.thermal, clock.throttle_step, self.temperature_c, deepest)
-            if step != clock.throttle_step:
-                clock.throttle_step = step
-                self._retarget(clock)
-
-    # --- clocks ------------------------------------------------------------------------------
-
-    def _start_clock(self, name: str, domain: Domain) -> _Clock:
-        governor = GOVERNORS[domain.governor]
-        band = _start_band(name, domain)
-        idle = Load(0.0, 0.0, band.min_hz, 0.0, suspended=domain.railgated)
-        _, actual_hz = governor.law(GovernorState(), idle, domain.frequencies_hz, band)
-        return _Clock(name, domain, governor, band, actual_hz, next_run_s=governor.period_s)
-
-    def _govern(self, clock: _Clock) -> None:
-        """Run the governor once and set out for the clock it wants."""
-        period_s = clock.governor.period_s
-        clock.next_run_s = self.now_s + period_s
-        clock.state, wanted_hz = self._decide(clock, period_s)
-        if clock.pending is None and wanted_hz != clock.actual_hz:
-            clock.pending = (self.now_s + clock.domain.transition_s, wanted_hz)
-
-    def _retarget(self, clock: _Clock) -> None:
-        """After a change of the limits: the nearest clock inside them, or the governor's own choice."""
-        limits, table = clock.limits, clock.domain.frequencies_hz
-        if clock.governor.period_s:
-            wanted_hz = floor_frequency(table, max(min(clock.actual_hz, limits.max_hz), limits.min_hz))
-            clock.next_run_s = self.now_s + clock.governor.period_s
-        else:
-            clock.state, wanted_hz = self._decide(clock, 0.0)
-        clock.pending = None
-        if wanted_hz != clock.actual_hz:
-            delay_s = clock.domain.transition_s + self._random.uniform(0.0, clock.domain.poll_s)
-            clock.pending = (self.now_s + delay_s, wanted_hz)
-
-    def _decide(self, clock: _Clock, period_s: float) -> tuple[GovernorState, int]:
-        suspended = clock.domain.railgated and clock.utilization == 0.0
-        load = Load(self.now_s, period_s, clock.actual_hz, clock.utilization, suspended)
-        return clock.governor.law(clock.state, load, clock.domain.frequencies_hz, clock.limits)
-
-    def _applied(self, clock: _Clock) -> AppliedDomain:
-        request = clock.request
-        return AppliedDomain(
-            domain=clock.name,
-            min_hz=request.min_hz if request else 0,
-            max_hz=request.max_hz if request else 0,
-            actual_hz=float(clock.actual_hz),
-            status=_status(clock),
-            external_slowdown=clock.slowdown,
-        )
-
-    def _refused(self, band: Band, actual_hz: float, reason: str) -> AppliedDomain:
-        status = DomainStatus.REJECTED
-        return AppliedDomain(band.domain, band.min_hz, band.max_hz, actual_hz, status, reason)
-
-    # --- power and sensors -------------------------------------------------------------------
-
-    def _power(self) -> PowerBreakdown:
-        frequencies = {name: float(clock.actual_hz) for name, clock in self._clocks.items()}
-        utilization = {name: clock.utilization for name, clock in self._clocks.items()}
-        return predict_power(self.board, frequencies, utilization, self.temperature_c)
-
-    def _idle_temperature_c(self) -> float:
-        self.temperature_c = self.ambient_c
-        for _ in range(10):  # leakage makes it implicit; the iteration contracts by about 0.01
-            self.temperature_c = steady_temperature_c(
-                self.board.thermal, self._power().total_w, self.ambient_c
-            )
-        return self.temperature_c
-
-    def _rail_sample(self, name: str, power_w: float, is_total: bool = False) -> RailSample:
-        sensors = self.board.sensors
-        noisy_w = max(power_w + self._random.gauss(0.0, sensors.noise_w), 0.0)
-        voltage_v = _quantize(sensors.supply_v, sensors.voltage_step_v)
-        current_a = _quantize(noisy_w / voltage_v, sensors.current_step_a)
-        return RailSample(name, voltage_v * current_a, voltage_v, current_a, is_total)
-
-    def _domain_sample(self, clock: _Clock, elapsed_s: float) -> DomainSample:
-        utilization = clock.busy_s / elapsed_s if elapsed_s > 0.0 else clock.utilization
-        clock.busy_s = 0.0
-        return DomainSample(clock.name, float(clock.actual_hz), utilization)
-
-    def _temperature_samples(self) -> tuple[TemperatureSample, ...]:
-        step_c = self.board.sensors.temperature_step_c
-        return tuple(
-            TemperatureSample(name, _quantize(self.temperature_c + offset_c, step_c))
-            for name, offset_c in self.board.thermal.sensor_offsets_c.items()
-        )
-
-
-def _start_band(name: str, domain: Domain) -> Band:
-    return Band(name, domain.start_min_hz, domain.start_max_hz)
-
-
-def _status(clock: _Clock) -> DomainStatus:
-    if clock.request is None:
-        return DomainStatus.DISABLED
-    if clock.limits.max_hz < clock.band.min_hz:
-        return DomainStatus.THROTTLED
-    if not clock.band.min_hz <= clock.actual_hz <= clock.band.max_hz:
-        return DomainStatus.PENDING
-    return DomainStatus.APPLIED
-
-
-def _blend(old: float, new: float, keep: float) -> float:
-    return new + (old - new) * keep
-
-
-def _quantize(value: float, step: float) -> float:
-    return round(value / step) * step
+    def _offline(self, domain: SimulatedDomain | None) -> str:
+        return f"{domain.name}: offline in mode {self.mode}" if domain and not domain.online else ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from dynofa_ros.device.board import Thermal
 
 
@@ -18,6 +20,20 @@ def next_temperature_c(
     """Temperature after ``duration_s`` of constant power; exact for any duration."""
     steady_c = steady_temperature_c(thermal, power_w, ambient_c)
     return steady_c + (temperature_c - steady_c) * math.exp(-duration_s / thermal.time_constant_s)
+
+
+def with_resistance(thermal: Thermal, resistance_c_per_w: float) -> Thermal:
+    """The same mass with another way out for the heat, such as a stuck fan.
+
+    The time constant is resistance times heat capacity, so it grows with the resistance.
+    Raises ValueError for a resistance that is not positive.
+    """
+    if not 0.0 < resistance_c_per_w < math.inf:
+        raise ValueError(f"the thermal resistance must be > 0 C/W, not {resistance_c_per_w}")
+    ratio = resistance_c_per_w / thermal.resistance_c_per_w
+    return msgspec.structs.replace(
+        thermal, resistance_c_per_w=resistance_c_per_w, time_constant_s=thermal.time_constant_s * ratio
+    )
 
 
 def next_throttle_step(thermal: Thermal, step: int, temperature_c: float, deepest: int) -> int:

@@ -1,0 +1,139 @@
+"""`dynofa device restore|permissions`: give clocks back after a crash, and let a group set them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynofa_ros.cli.arguments import add_json
+from dynofa_ros.cli.common import FAILED, OK, UsageError, write_json
+from dynofa_ros.cli.work import one_line_errors
+
+if TYPE_CHECKING:
+    from dynofa_ros.cli.arguments import Commands
+    from dynofa_ros.device.clock_backup import Returned
+
+
+def add_parser(commands: Commands) -> None:
+    """Add `device` with its two subcommands."""
+    parser = commands.add_parser(
+        "device",
+        help="give clocks back after a crash, set permissions for clocks",
+        description="What the device node may need from outside: to have clocks given back that a killed "
+        "process left changed, and the permission to set them without root.",
+        epilog="example: dynofa device restore",
+    )
+    subcommands = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
+    _add_restore(subcommands)
+    _add_permissions(subcommands)
+
+
+def _add_restore(subcommands: Commands) -> None:
+    parser = subcommands.add_parser(
+        "restore",
+        help="give back the clocks that a killed process left changed",
+        description="Gives back the clock limits that were found before a process that is gone changed them. "
+        "Does nothing if there is none; fails while such a process is alive. The next start of the device "
+        "node with allow_writes does the same.",
+        epilog="example: dynofa device restore",
+    )
+    parser.add_argument(
+        "--sysfs-root", type=Path, default=Path("/"), metavar="DIR", help="folder that holds sys (default /)"
+    )
+    add_json(parser)
+    parser.set_defaults(run=_restore)
+
+
+def _add_permissions(subcommands: Commands) -> None:
+    parser = subcommands.add_parser(
+        "permissions",
+        help="let the members of the group dynofa set clocks",
+        description="Prints the files that let the group dynofa write the minimum and maximum of cpufreq and "
+        "devfreq, and nothing else, also of clocks that appear late; --install installs them, as root. "
+        "One of them is a unit that gives clocks back at boot.",
+        epilog="example: sudo dynofa device permissions --install",
+    )
+    parser.add_argument("--install", action="store_true", help="install them, needs root")
+    parser.add_argument(
+        "--destination", type=Path, metavar="DIR", help="with --install: put them below DIR, start nothing"
+    )
+    add_json(parser)
+    parser.set_defaults(run=_permissions)
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from dynofa_ros.device.clock_backup import ClockBackup, restore_saved
+    from dynofa_ros.device.inventory import discover
+    from dynofa_ros.device.open import kernel_root
+    from dynofa_ros.device.sysfs_files import SysFiles
+
+    try:
+        root = kernel_root(options.sysfs_root)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    files = SysFiles(root)
+    returned: tuple[Returned, ...] = ()
+    with one_line_errors():
+        backup = ClockBackup(files)
+        if backup.left_over():
+            backup.acquire()
+            try:
+                returned = restore_saved(files, backup, discover(files).power_mode)
+            finally:
+                backup.release()
+    _print_returned(returned, backup.path)
+    if options.json is not None:
+        write_json(options.json, _returned_json(returned, root, backup.path))
+    return OK if all(clock.done for clock in returned) else FAILED
+
+
+def _print_returned(returned: tuple[Returned, ...], path: Path) -> None:
+    if not returned:
+        print(f"nothing to give back ({path} does not exist)")
+    for clock in returned:
+        band = f"{clock.min_hz / 1e6:g} to {clock.max_hz / 1e6:g} MHz" if clock.max_hz else "no limit"
+        if clock.done:
+            print(f"{clock.domain}: {clock.reason or f'given back, {band}'}")
+        else:
+            print(f"{clock.domain}: NOT given back ({band}): {clock.reason}")
+
+
+def _returned_json(returned: tuple[Returned, ...], root: Path, path: Path) -> dict[str, object]:
+    return {
+        "sysfs_root": str(root),
+        "state_file": str(path),
+        "clocks": [
+            {
+                "domain": clock.domain,
+                "min_hz": clock.min_hz,
+                "max_hz": clock.max_hz,
+                "restored": clock.done,
+                "reason": clock.reason,
+            }
+            for clock in returned
+        ],
+    }
+
+
+def _permissions(options: argparse.Namespace) -> int:
+    from dynofa_ros.device import permissions
+
+    if options.destination is not None and not options.install:
+        raise UsageError("--destination needs --install")
+    with one_line_errors():
+        files = permissions.shipped_files()
+        written: tuple[str, ...] = ()
+        if options.install:
+            written = permissions.install(options.destination)
+            for path in written:
+                print(f"installed: {path}")
+            print(permissions.next_steps())
+        else:
+            for file in files:
+                print(f"### {file.path}\n{file.text}")
+            print(f"### install them with: {permissions.root_command()}")
+    if options.json is not None:
+        shown = [{"path": file.path, "text": file.text} for file in files]
+        write_json(options.json, {"files": shown, "installed": list(written)})
+    return OK

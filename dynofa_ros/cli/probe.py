@@ -1,0 +1,223 @@
+"""`dynofa probe`: what this computer has of clocks and sensors, what may be read and written, and why not."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynofa_ros.cli.arguments import add_json
+from dynofa_ros.cli.common import FAILED, OK, CliError, UsageError, write_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from dynofa_ros.cli.arguments import Commands
+    from dynofa_ros.device.interface import DeviceSample, DomainSample
+    from dynofa_ros.device.inventory import ClockDomain, Inventory
+    from dynofa_ros.device.selftest import Check
+    from dynofa_ros.device.sysfs_files import SysFiles
+
+BETWEEN_READINGS_S = 0.25  # energy counters and CPU times give a figure only over an interval
+WIDTH = 110
+YES, NO = "yes", "no"
+
+
+def add_parser(commands: Commands) -> None:
+    """Add `probe`."""
+    parser = commands.add_parser(
+        "probe",
+        help="list clocks, power rails and temperatures of this computer, and what may be written",
+        description="Looks for clock domains, power rails and temperatures of this computer and prints what "
+        "may be read and written, and why not. Nothing is written, but by --selftest --allow-writes.",
+        epilog="example: dynofa probe --json probe.json",
+    )
+    parser.add_argument(
+        "--sysfs-root",
+        type=Path,
+        default=Path("/"),
+        metavar="DIR",
+        help="a folder with sys/, proc/, etc/ of another computer (default /)",
+    )
+    parser.add_argument(
+        "--selftest",
+        action="store_true",
+        help="a checklist of what must hold on real hardware; takes a few seconds",
+    )
+    parser.add_argument(
+        "--allow-writes",
+        action="store_true",
+        help="with --selftest: also move every writable clock one step down and back",
+    )
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.allow_writes and not options.selftest:
+        raise UsageError("--allow-writes needs --selftest")
+    if not (options.sysfs_root / "sys").is_dir():
+        raise CliError(f"--sysfs-root {options.sysfs_root}: must be a folder that holds sys/")
+    from rich.console import Console
+
+    from dynofa_ros.device.inventory import discover
+    from dynofa_ros.device.sensors import Sensors
+    from dynofa_ros.device.sysfs_files import SysFiles
+
+    files = SysFiles(options.sysfs_root)
+    inventory = discover(files)
+    sensors = Sensors(files, inventory)
+    sensors.read()
+    time.sleep(BETWEEN_READINGS_S)
+    sample = sensors.read()
+    result = report(files, inventory, sample)
+    console = Console(width=max(Console().width, WIDTH))
+    _print(inventory, result, console)
+    passed = True
+    if options.selftest:
+        from dynofa_ros.device import selftest
+
+        checks = selftest.run(files, inventory, sensors, options.allow_writes)
+        result["selftest"] = [check.to_json() for check in checks]
+        _print_checks(checks, console)
+        passed = all(check.outcome is not selftest.Outcome.FAIL for check in checks)
+    sensors.close()
+    if options.json is not None:
+        write_json(options.json, result)
+    return OK if passed else FAILED
+
+
+def report(files: SysFiles, inventory: Inventory, sample: DeviceSample) -> dict[str, Any]:
+    """What was found, as the command writes it: Hz, W, degrees Celsius; unknown is null."""
+    domains = {value.domain: value for value in sample.domains}
+    silent = [
+        f"{kind} {value.name}: {value.reason}"
+        for kind, values in (("power", sample.rails), ("temperature", sample.temperatures))
+        for value in values
+        if value.reason
+    ]
+    known = set(inventory.unsupported)
+    return {
+        "board": inventory.board or None,
+        "domains": [_domain(files, domain, domains[domain.name]) for domain in inventory.domains],
+        "rails": [
+            {"name": rail.name, "power_w": rail.power_w, "is_total": rail.is_total} for rail in sample.rails
+        ],
+        "temperatures": [{"name": zone.name, "celsius": zone.temperature_c} for zone in sample.temperatures],
+        "unsupported": [*inventory.unsupported, *(text for text in silent if text not in known)],
+        "total_power_w": sample.total_power_w,
+        "processors": list(inventory.processors),
+        "notes": list(inventory.notes),
+    }
+
+
+def _domain(files: SysFiles, domain: ClockDomain, sample: DomainSample) -> dict[str, Any]:
+    from dynofa_ros.device.inventory import limits_hz
+
+    low, high = limits_hz(files, domain)
+    reasons = [domain.reason]
+    if domain.readable and sample.reason and sample.reason not in domain.reason:
+        reasons.append(sample.reason)
+    return {
+        "name": domain.name,
+        "frequencies_hz": list(domain.frequencies_hz),
+        "min_hz": low,
+        "max_hz": high,
+        "current_hz": None if math.isnan(sample.frequency_hz) else int(sample.frequency_hz),
+        "readable": domain.readable,
+        "writable": domain.writable,
+        "reason": "; ".join(filter(None, reasons)),
+    }
+
+
+def _print(inventory: Inventory, result: dict[str, Any], console: Console) -> None:
+    def line(text: str, style: str = "") -> None:
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    line(result["board"] or "board unknown", "bold")
+    for note in inventory.notes:
+        line(f"  {note}")
+    if result["domains"]:
+        console.print(_domain_table(inventory, result["domains"]))
+    else:
+        line("no clock of this computer can be read or set: the kernel shows no cpufreq and no devfreq")
+    for domain in result["domains"]:
+        if domain["reason"]:
+            line(f"  {domain['name']}: {domain['reason']}")
+    if result["rails"]:
+        console.print(_value_table("power rail", "W", [(r["name"], r["power_w"]) for r in result["rails"]]))
+        line(f"  power of the whole module: {_number(result['total_power_w'], 3)} W")
+    if result["temperatures"]:
+        values = [(zone["name"], zone["celsius"]) for zone in result["temperatures"]]
+        console.print(_value_table("temperature", "C", values))
+    if result["unsupported"]:
+        line("unsupported or left out", "bold")
+    for text in result["unsupported"]:
+        line(f"  {text}")
+
+
+def _domain_table(inventory: Inventory, domains: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("clock", "CPUs"):
+        table.add_column(name, no_wrap=True)
+    for name in ("steps", "lowest", "highest", "min now", "max now", "MHz now"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("read", "write"):
+        table.add_column(name, no_wrap=True)
+    for found, domain in zip(inventory.domains, domains, strict=True):
+        table.add_row(
+            found.name,
+            ",".join(map(str, found.cpus)),
+            str(len(found.frequencies_hz)) if found.frequencies_hz else "no table",
+            *map(
+                _mhz,
+                (
+                    found.hardware_min_hz,
+                    found.hardware_max_hz,
+                    domain["min_hz"],
+                    domain["max_hz"],
+                    domain["current_hz"],
+                ),
+            ),
+            YES if found.readable else NO,
+            YES if found.writable else NO,
+        )
+    return table
+
+
+def _print_checks(checks: list[Check], console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("selftest", ""):
+        table.add_column(name, no_wrap=True)
+    table.add_column("", overflow="fold")
+    for check in checks:
+        style = {"fail": "red", "pass": "green"}.get(check.outcome.value, "dim")
+        table.add_row(Text(check.outcome.value, style), Text(check.name), Text(check.text))
+    console.print(table)
+
+
+def _value_table(title: str, unit: str, values: list[tuple[str, float]]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column(title, no_wrap=True)
+    table.add_column(unit, justify="right", no_wrap=True)
+    for name, value in values:
+        table.add_row(name, _number(value, 3 if unit == "W" else 1))
+    return table
+
+
+def _mhz(hz: int | None) -> str:
+    return "unknown" if hz is None else f"{hz / 1e6:g}"
+
+
+def _number(value: float, digits: int) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.{digits}f}"

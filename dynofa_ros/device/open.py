@@ -1,0 +1,79 @@
+"""Opens a device by the name of its backend."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynofa_ros.device.board import load_board
+from dynofa_ros.device.interface import Device
+from dynofa_ros.device.inventory import discover
+from dynofa_ros.device.live import RealTimeSimulation
+from dynofa_ros.device.simulated import SimulatedDevice
+from dynofa_ros.device.sysfs import SysfsDevice
+from dynofa_ros.device.sysfs_files import SysFiles
+
+BACKENDS = ("auto", "sysfs", "simulated")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """``simulation`` is the device where it is simulated, else None. ``note``: why ``auto`` simulates."""
+
+    device: Device
+    simulation: RealTimeSimulation | None = None
+    note: str = ""
+
+
+def kernel_root(sysfs_root: str | Path) -> Path:
+    """The folder that holds ``sys``: for "/sys" and "/" it is "/".
+
+    Raises ValueError if there is no ``sys`` in it.
+    """
+    given = Path(os.path.abspath(sysfs_root))
+    root = given.parent if given.name == "sys" and not (given / "sys").is_dir() else given
+    if not (root / "sys").is_dir():
+        raise ValueError(f"sysfs root {given}: must be a folder named sys or hold one")
+    return root
+
+
+def open_device(
+    backend: str,
+    board: str,
+    sysfs_root: str | Path = "/sys",
+    allow_writes: bool = False,
+    *,
+    override_pinned: bool = False,
+) -> Opened:
+    """The device of a backend, ``sysfs``, ``simulated`` or ``auto``.
+
+    ``auto`` takes the real one where there is a clock or a power sensor, else the simulated one.
+    ``board`` is that of the simulation. ``allow_writes`` and ``override_pinned`` (take over clocks that
+    jetson_clocks has pinned) count for the real one only.
+    Raises ValueError for an unknown backend or board, a wrong root, nothing to be found below it, or clocks
+    that another process controls (BackupError); OSError if the state folder cannot be used.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be {', '.join(BACKENDS)}, not {backend!r}")
+    if backend == "simulated":
+        return _simulated(board)
+    try:
+        files = SysFiles(kernel_root(sysfs_root))
+    except ValueError as error:
+        if backend == "sysfs":
+            raise
+        return _simulated(board, f"{error}; simulating a {board}")
+    found = discover(files)
+    if backend == "sysfs" and not (found.domains or found.rails or found.zones):
+        raise ValueError(f"{files.root}: no clock and no sensor found; backend simulated works everywhere")
+    if backend == "auto" and not (found.domains or any(rail.readable for rail in found.rails)):
+        return _simulated(board, f"no clock and no power sensor in {files.root}; simulating a {board}")
+    return Opened(
+        SysfsDevice(files, allow_writes=allow_writes, override_pinned=override_pinned, inventory=found)
+    )
+
+
+def _simulated(board: str, note: str = "") -> Opened:
+    simulation = RealTimeSimulation(SimulatedDevice(load_board(board)))
+    return Opened(simulation, simulation, note)
