@@ -2,16 +2,58 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """A reader finds the old file or the whole new one, also after a power cut."""
+    """A reader finds the old file or the whole new one, also after a power cut; a failure leaves nothing.
+
+    A pipe or device, such as /dev/null, is written as it is. Raises OSError.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def check_writable(path: Path) -> None:
+    """Before work whose result could not be written: raises the OSError of ``write_atomically``."""
+    if path.is_dir():
+        raise _os_error(errno.EISDIR, path)
+    place = path
+    if path.is_file() or not path.exists():  # what counts is the folder in which it will be replaced
+        place = next(p for p in path.absolute().parents if p.exists())
+        if not place.is_dir():
+            raise _os_error(errno.ENOTDIR, path)
+    if not os.access(place, os.W_OK):
+        raise _os_error(errno.EACCES, path)
+
+
+def _os_error(code: int, path: Path) -> OSError:
+    return OSError(code, os.strerror(code), str(path))
+
+
+def save_figure(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a figure as a PNG, atomically. Raises OSError."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=dpi)
+    write_atomically(path, image.getvalue())

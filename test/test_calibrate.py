@@ -195,7 +195,10 @@ def test_calibrate_rewrites_the_library_with_digest_and_weights(tmp_path, images
     file = path.with_name(library.bn_statistics.file)
     assert hashlib.sha256(file.read_bytes()).hexdigest() == library.bn_statistics.sha256
     assert set(load_statistics(path, library)) == {e.id for e in library}
-    assert library.notes[-1] == "BN statistics: of 7 images, batches of 64, seed 0"
+    assert library.notes[-1] == (
+        "BN statistics: of 7 images, prepared as the perception node prepares a frame "
+        "(largest centre square, resized by area), batches of 64, seed 0"
+    )
     assert json.loads((tmp_path / "r.json").read_text())["images"] == 7
     assert "few" in capsys.readouterr().out
     again = dict(load_statistics(path, library))

@@ -72,6 +72,12 @@ def test_a_folder_of_official_tables(tmp_path):
     assert table.latency_ms(SPACE.config(depths=[2, 3, 4, 2, 3], resolution=160)) == 6 + 14
 
 
+def test_a_table_tells_where_it_was_measured(tmp_path):
+    assert [(t.board, t.processor) for t in TABLES.values()] == [("xavier_nx", "cpu"), ("xavier_nx", "gpu")]
+    official = load_latency_table(official_folder(tmp_path, (224,)))
+    assert official.board is official.processor is None
+
+
 def test_key_names_by_hand():
     fixed, positions = official_keys(208)
     assert fixed[0] == "Conv-input:208x208x3-output:104x104x24"
@@ -141,6 +147,17 @@ def test_bad_official_tables(tmp_path):
         ("- resolution: 164\n  fixed_ms: [", "- resolution: 164\n  fixed_ms: [1.0, ", "resolution 164"),
         ("fixed_ms: [0.525427,", "fixed_ms: [.nan,", "resolution 164: nan ms is not allowed"),
         ("rows:", "rows: [", "line"),
+        ("processor: gpu", "processor: tpu", "processor"),
+        (
+            "resolution: 164",
+            "resolution: 160",
+            "ascend in resolution, each once: 160 comes after 160",
+        ),
+        (
+            "resolution: 164",
+            "resolution: 300",
+            "ascend in resolution, each once: 168 comes after 300",
+        ),
     ],
 )
 def test_bad_compact_tables(tmp_path, old, new, words):

@@ -104,6 +104,18 @@ def edit(path: list, value):
         (edit(["entries", 1, "alpha_ms"], 1.5), ["alpha_ms + beta_ms"]),
         (edit(["entries", 1, "id"], "a"), ["not unique"]),
         (edit(["entries", 0, "accuracy_source"], "guessed"), ["accuracy_source"]),
+        (edit(["entries", 1, "macs"], 10**400), ["entries[1] (b).macs = 1000", "1..9.22337e+18"]),
+        (edit(["entries", 1, "params"], 2**63), ["entries[1] (b).params = 9223372036854775808"]),
+        (edit(["entries", 1, "alpha_ms"], 10**400), ["alpha_ms"]),
+        (edit(["entries", 1, "id"], ""), ["entries[1].id = ''", "a name without /"]),
+        (edit(["entries", 1, "id"], "a/b"), ["entries[1].id = 'a/b'", "a name without /"]),
+        (edit(["reference_frequencies_hz", "cpu0"], 10**400), ["reference_frequencies_hz.cpu0 = 1000"]),
+        (edit(["reference_frequencies_hz", "cpu"], 1), ["reference_frequencies_hz.cpu:", "cpu<number>, gpu"]),
+        (edit(["reference_frequencies_hz", ""], 1), ["reference_frequencies_hz.:", "cpu<number>, gpu"]),
+        *(
+            (edit(["bn_statistics"], {"file": name, "sha256": "0"}), [f"bn_statistics.file = {name!r}"])
+            for name in ("", "..", "/etc/passwd", "../s.safetensors", "a/s.safetensors", "s/")
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_key_and_reason(tmp_path, change, words):

@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import msgspec
 from matplotlib.axes import Axes
 
+from dynofa_ros.atomic import save_figure
 from dynofa_ros.library.format import Library, load_library
 from dynofa_ros.paths import share_file
 
@@ -118,8 +119,7 @@ def main() -> None:
             entries.values(), entries.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8.5
         )
         figure.suptitle("Jetson Xavier NX: published points, and the libraries of this package")
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(options.out, dpi=110)
+        save_figure(figure, options.out, dpi=110)
 
 
 if __name__ == "__main__":

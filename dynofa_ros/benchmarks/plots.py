@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynofa_ros.atomic import save_figure
 from dynofa_ros.benchmarks.report import thread_count
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ def plot(results: Mapping[str, Any], cpu: str, path: Path) -> None:
 
     comparison, engines = results.get("comparison") or [], results.get("engines") or []
     panels = [p for p in (comparison, engines) if p]
-    path.parent.mkdir(parents=True, exist_ok=True)
     with plt.rc_context(
         {"font.size": 9.5, "axes.edgecolor": GRID, "axes.labelcolor": INK, "text.color": INK}
     ):
@@ -58,7 +58,7 @@ def plot(results: Mapping[str, Any], cpu: str, path: Path) -> None:
                 _engines(axis, rows)
             _style(axis)
         figure.suptitle(f"dynofa bench on {cpu}", fontsize=11.5, fontweight="bold", x=0.01, ha="left")
-        figure.savefig(path, dpi=110)
+        save_figure(figure, path, dpi=110)
         plt.close(figure)
 
 

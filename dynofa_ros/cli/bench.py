@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.cli.arguments import add_json, whole
-from dynofa_ros.cli.common import FAILED, OK, CliError, UsageError, write_json
+from dynofa_ros.cli.common import FAILED, OK, CliError, UsageError, check_outputs, write_json
+from dynofa_ros.cli.work import bars
 
 if TYPE_CHECKING:
     from dynofa_ros.benchmarks.report import Goal
@@ -117,15 +117,12 @@ def _check_spaces(options: argparse.Namespace) -> None:
 
 @contextmanager
 def _bar(section: str) -> Iterator[Progress]:
-    """A bar on stderr, not shown where stderr is no terminal; takes the share that is done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    """A bar that takes the share that is done."""
+    from rich.progress import TaskProgressColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn(section), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(section, total=1.0)
-        yield lambda share: bar.update(task, completed=share)
+    with bars(TaskProgressColumn(), TimeElapsedColumn()) as shown:
+        task = shown.add_task(section, total=1.0)
+        yield lambda share: shown.update(task, completed=share)
 
 
 def _engines(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
@@ -243,10 +240,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
         raise UsageError(f"--plot {options.plot} must end in .png")
     if options.plot is not None and not {"engines", "comparison"} & set(options.only):
         raise UsageError("--plot draws engines and comparison: --only must name one of them")
-    for path in (*_texts(options), *_pictures(options)):
-        folder = next(p for p in path.absolute().parents if p.exists())
-        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise CliError(f"cannot write {path}")
+    check_outputs(*_texts(options), *_pictures(options))
 
 
 def _write(options: argparse.Namespace, document: dict[str, Any]) -> None:

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.cli.arguments import add_json, number, whole
-from dynofa_ros.cli.common import OK, CliError, UsageError, write_json
+from dynofa_ros.cli.common import OK, CliError, UsageError, check_outputs, write_json
 from dynofa_ros.cli.work import one_line_errors, progress, terminating
 
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.device.board import Board
-    from dynofa_ros.library.characterise import Journal, Observation, Settings
+    from dynofa_ros.library.characterise import Journal, Observation
     from dynofa_ros.library.characterised import Characterised
     from dynofa_ros.library.fitting import Coefficient
     from dynofa_ros.library.format import Library
+    from dynofa_ros.library.sweep_points import Settings
 
 DEVICES = ("simulated", "auto")
 LONGEST_S = 1000.0  # of a point, in simulated time, which passes quickly
@@ -88,11 +89,13 @@ def _run(options: argparse.Namespace) -> int:
 def _simulated(options: argparse.Namespace) -> int:
     from dynofa_ros.device.board import load_board
     from dynofa_ros.device.simulated import SimulatedDevice
-    from dynofa_ros.library.characterise import Settings, plan_digest, plan_points
+    from dynofa_ros.library.characterise import plan_digest
     from dynofa_ros.library.files import require_writable
     from dynofa_ros.library.rigs import SimulatedRig, references_hz
+    from dynofa_ros.library.sweep_points import Settings, plan_points
 
     require_writable(options.out)
+    check_outputs(options.json)
     board = load_board(options.board)
     sources = _libraries(options.library, options.processors)
     libraries = {p: library for p, (_, library) in sources.items()}

@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynofa_ros.atomic import check_writable, write_atomically
+
 if TYPE_CHECKING:
     from dynofa_ros.evaluation.records import Run
 
@@ -40,10 +42,21 @@ def save_plot(run: Run, path: Path) -> None:
         raise CliError(f"cannot write {path}: {error.strerror}") from error
 
 
+def check_outputs(*paths: Path | None) -> None:
+    """Before work whose results could not be written; None = not asked for. Raises CliError naming it."""
+    for path in paths:
+        try:
+            if path is not None:
+                check_writable(path)
+        except OSError as error:
+            raise CliError(f"cannot write {path}: {error.strerror}") from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write machine-readable results; NaN becomes null. Raises CliError if the file cannot be written."""
+    text = json.dumps(to_json(value), indent=2) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(to_json(value), indent=2) + "\n", encoding="utf-8")
+        # /dev/stdout is a link: what it leads to is written, not the link replaced
+        write_atomically(path.resolve() if path.is_file() else path, text.encode())
     except OSError as error:
         raise CliError(f"cannot write {path}: {error.strerror}") from error

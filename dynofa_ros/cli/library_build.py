@@ -87,7 +87,9 @@ def _run(options: argparse.Namespace) -> int:
 
         require_writable(options.out)
         from dynofa_ros.library.builder import build  # torch takes a second
+        from dynofa_ros.library.calibration import use_physical_cores
 
+        use_physical_cores()
         built = build(_request(options), step)
         library = save_with_statistics(options.out, built.library, built.statistics)
     seconds = time.perf_counter() - start

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynofa_ros.cli.arguments import add_json, whole
-from dynofa_ros.cli.common import OK, write_json
+from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.work import one_line_errors, progress
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ def add_parser(commands: Commands) -> None:
         "calibrate",
         help="take BN statistics of every sub-network from images",
         description="Runs images through every sub-network of a library and stores its own batch-norm "
-        "statistics in a safetensors file beside the library, which names it with its digest. Without "
+        "statistics in a safetensors file beside the library, which names it with its digest. Images are "
+        "prepared as the perception node prepares a camera's: take some that look like its frames. Without "
         "LIBRARY it is the one that was made for the weights, in this folder or the package.",
         epilog="example: dynofa library calibrate cpu.yaml --weights w1.2.safetensors --images train",
     )
@@ -48,6 +49,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from dynofa_ros.library.files import open_library, renewed_notes, require_writable, save_with_statistics
 
+    check_outputs(options.json)
     with one_line_errors(), progress("calibrating") as step:
         opened = open_library(options.library, options.weights)
         out = options.out or opened.path
@@ -61,7 +63,10 @@ def _run(options: argparse.Namespace) -> int:
         use_physical_cores()
         files = choose_images(options.images, options.count, options.seed)
         statistics = library_statistics(opened.library, opened.supernet, files, options.batch, step)
-        note = f"BN statistics: of {len(files)} images, batches of {options.batch}, seed {options.seed}"
+        note = (
+            f"BN statistics: of {len(files)} images, prepared as the perception node prepares a frame "
+            f"(largest centre square, resized by area), batches of {options.batch}, seed {options.seed}"
+        )
         library = msgspec.structs.replace(
             opened.library,
             weights_sha256=opened.supernet.weights.digest,

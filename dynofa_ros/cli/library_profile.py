@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.cli.arguments import add_json, number, whole
-from dynofa_ros.cli.common import OK, write_json
+from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.work import one_line_errors, progress
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def _run(options: argparse.Namespace) -> int:
     from dynofa_ros.library.files import open_library, require_writable, save_with_statistics
     from dynofa_ros.library.profiling import profile
 
+    check_outputs(options.json)
     with one_line_errors(), progress("measuring") as step:
         require_writable(options.out)
         opened = open_library(options.library, options.weights)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.cli.arguments import add_json
-from dynofa_ros.cli.common import OK, CliError, UsageError, write_json
+from dynofa_ros.cli.common import OK, UsageError, check_outputs, write_json
+from dynofa_ros.cli.work import bars, one_line_errors
 from dynofa_ros.paths import cache_folder, share_file
 
 if TYPE_CHECKING:
@@ -66,19 +69,18 @@ def _add_check(subcommands: Commands) -> None:
 def _fetch(options: argparse.Namespace) -> int:
     from dynofa_ros.supernet import checkpoints
 
-    try:
+    check_outputs(options.json)
+    with one_line_errors():
         listed = checkpoints.load_list(options.urls or share_file(*LIST))
         chosen = _chosen(listed, options.names, options.url)
         folder = options.out or cache_folder("weights")
         results = []
         for name, checkpoint in chosen.items():
-            with _Bar(name, checkpoint.size_mb) as progress:
+            with _bar(name, checkpoint.size_mb) as progress:
                 checked, mapped = checkpoints.fetch(name, checkpoint, folder, progress)
             _print(name, checked)
             print(f"  written: {mapped}")
             results.append({"name": name, **_summary(checked), "safetensors": str(mapped)})
-    except (ValueError, RuntimeError, OSError) as error:
-        raise _one_line(error) from error
     if options.json:
         write_json(options.json, results)
     return OK
@@ -114,25 +116,17 @@ def _check(options: argparse.Namespace) -> int:
         space = load_space(options.space) if options.space else None
     except ValueError as error:
         raise UsageError(f"--space: {error}") from None
-    try:
+    with one_line_errors():
         known = checkpoints.known_spaces(checkpoints.load_list(share_file(*LIST)))
         checked = checkpoints.check(options.file, space or known)
         if options.out is not None:
             save_weights(options.out, checked.weights)
-    except (ValueError, RuntimeError, OSError) as error:
-        raise _one_line(error) from error
     _print(str(options.file), checked)
     if options.out is not None:
         print(f"  written: {options.out}")
     if options.json:
         write_json(options.json, _summary(checked))
     return OK
-
-
-def _one_line(error: Exception) -> CliError:
-    if isinstance(error, OSError) and error.filename:
-        return CliError(f"{error.filename}: {error.strerror}")
-    return CliError(" ".join(str(error).split()))
 
 
 def _summary(checked: Checked) -> dict[str, Any]:
@@ -153,25 +147,12 @@ def _print(title: str, checked: Checked) -> None:
     print(f"  sha256 of the file:    {checked.sha256}")
 
 
-class _Bar:
-    """Progress of a download on a terminal, nothing elsewhere. Sizes in bytes."""
+@contextmanager
+def _bar(name: str, size_mb: float) -> Iterator[Progress]:
+    """A bar of a download. Yields what takes the bytes so far and in all, 0 = unknown."""
+    from rich.progress import DownloadColumn, TimeRemainingColumn
 
-    def __init__(self, name: str, size_mb: float) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._expected = size_mb * 1e6
-        self._task = self._progress.add_task(name, total=self._expected)
-
-    def __enter__(self) -> Progress:
-        self._progress.start()
-        return self._update
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def _update(self, done: int, total: int) -> None:
-        self._progress.update(self._task, completed=done, total=total or max(self._expected, done))
+    expected = size_mb * 1e6
+    with bars(DownloadColumn(), TimeRemainingColumn()) as shown:
+        task = shown.add_task(name, total=expected)
+        yield lambda done, total: shown.update(task, completed=done, total=total or max(expected, done))

@@ -6,22 +6,50 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from dynofa_ros.cli.common import CliError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
+
+@contextmanager
+def bars(*columns: ProgressColumn) -> Iterator[Progress]:
+    """Bars on stderr, gone at the end and where stderr is no terminal; ``columns`` follow name and bar."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), *columns)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        yield progress
 
 
 @contextmanager
 def progress(text: str) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, not shown where stderr is no terminal. Yields what is called once per step, with the
-    number of steps in all."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """A bar. Yields what is called once per step, with the number of steps in all."""
+    with stages(text) as step:
+        yield lambda total: step(text, total)
 
-    console = Console(stderr=True)
-    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(text, total=None)
-        yield lambda total: bar.update(task, advance=1, total=total)
+
+@contextmanager
+def stages(*names: str) -> Iterator[Callable[[str, int | None], None]]:
+    """A bar per stage: those of ``names`` at once, others at their first step.
+
+    Yields what is called once per step, with the stage and its number of steps in all, None = unknown.
+    """
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+
+    with bars(MofNCompleteColumn(), TimeRemainingColumn()) as shown:
+        tasks = {name: shown.add_task(name, total=None) for name in names}
+
+        def step(stage: str, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = shown.add_task(stage, total=total)
+            shown.update(tasks[stage], advance=1, total=total)
+
+        yield step
 
 
 @contextmanager

@@ -4,6 +4,10 @@ The weights hold one set of running means and variances, those of the largest ne
 fewer channels and needs its own (Cai et al., ICLR 2020). The recipe is the official `set_running_statistics`:
 every layer is normalised by its batch while batch means and biased batch variances are averaged, weighted by
 the batch size, usually over 2000 training images.
+
+The images are prepared as the perception node prepares a frame (supernet/preprocess.py: the largest centre
+square, resized by area), not by the official evaluation recipe (shorter side to resolution / 0.875, then the
+centre): statistics must be those of what the network will see, and the crop changes the scale of objects.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from dynofa_ros.atomic import check_writable
 from dynofa_ros.library.format import (
     Library,
     LibraryError,
@@ -83,34 +83,57 @@ def _made_for(path: Path, weights: Path, by_space: dict[str, Weights | None]) ->
 
 
 def require_writable(path: Path) -> None:
-    """Raises LibraryError before work whose result could not be written."""
-    folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise LibraryError(f"{path} cannot be written: choose another place with --out")
+    """Raises LibraryError before work whose library could not be written."""
+    try:
+        if path.exists() and not path.is_file():  # also an empty name, which is the working folder
+            raise LibraryError(f"{str(path)!r} is no file: name the library to write with --out")
+        check_writable(path)
+    except OSError as error:
+        raise LibraryError(
+            f"{path} cannot be written: choose another place with --out ({error.strerror})"
+        ) from None
 
 
 def save_with_statistics(path: Path, library: Library, statistics: Statistics) -> Library:
     """Write a library and, beside it, the statistics of its entries, if there are any; returns it as written.
 
     Statistics are written first and named by their content, so that the library that is there stays whole
-    until it is replaced. Raises OSError if a file cannot be written.
+    until it is replaced; then its statistics go, if this function named them and no library beside it has
+    them too. Raises OSError if a file cannot be written; what is there is then as it was.
     """
     own = {e.id: statistics[e.id] for e in library.entries if e.id in statistics}
     before = _statistics_file(path)
-    written = None
-    if own:
-        written = save_statistics(path.with_name(f"{path.stem}_bn_{_token(own)}.safetensors"), own)
-    library = msgspec.structs.replace(library, bn_statistics=written)
-    save_library(path, library)
-    if (
-        before is not None
-        and before.name.startswith(f"{path.stem}_bn_")
-        and (written is None or before.name != written.file)
-    ):
+    if not own:
+        library = msgspec.structs.replace(library, bn_statistics=None)
+        save_library(path, library)
+    else:
+        file = path.with_name(f"{path.stem}_bn_{_token(own)}.safetensors")
+        new = not file.exists()
+        try:
+            library = msgspec.structs.replace(library, bn_statistics=save_statistics(file, own))
+            save_library(path, library)
+        except BaseException:
+            if new:
+                file.unlink(missing_ok=True)
+            raise
+    if before is not None and before.name.startswith(f"{path.stem}_bn_") and not _named(before):
         before.unlink(missing_ok=True)
     return library
+
+
+def _named(statistics: Path) -> bool:
+    """Whether a library beside ``statistics`` names it: the new one, or a copy of the old one.
+
+    By its text: also a library that a later version wrote, or that is broken, needs its statistics.
+    """
+    for path in statistics.parent.glob("*.y*ml*"):  # also backups such as l.yaml.bak
+        try:
+            if statistics.name.encode() in path.read_bytes():
+                return True
+        except OSError:  # unreadable or a folder: it cannot say that it needs nothing
+            if not path.is_dir():
+                return True
+    return False
 
 
 def _statistics_file(path: Path) -> Path | None:

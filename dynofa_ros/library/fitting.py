@@ -155,17 +155,17 @@ def _complete(board: Board, observation: PowerObservation, *rails: str) -> bool:
 
 def _fit_rail(board: Board, rail: str, seen: Sequence[PowerObservation]) -> list[Coefficient]:
     y, sigma = (np.array([o.rails_w[rail][i] for o in seen]) for i in (0, 1))
-    terms = _terms(board, rail, seen)
+    return _fit_terms(_terms(board, rail, seen), y, sigma)
+
+
+def _fit_terms(terms: Sequence[_Term], y: np.ndarray, sigma: np.ndarray) -> list[Coefficient]:
+    """y = sum of columns times coefficients; what cannot be told is held at the board file's value."""
     fitted, held = _identifiable(terms, sigma)
-    for term, _ in held:
-        y = y - term.column * term.board_value
-    if not fitted:
-        return [_held(term, reason) for term, reason in held]
-    fit = robust_fit(np.stack([t.column for t in fitted], axis=1), y, sigma)
-    result = [
-        _coefficient(term, value, error)
-        for term, value, error in zip(fitted, fit.values, fit.errors, strict=True)
-    ]
+    result: list[Coefficient] = []
+    if fitted:
+        rest = y - sum((t.column * t.board_value for t, _ in held), np.zeros(len(y)))
+        fit = robust_fit(np.stack([t.column for t in fitted], axis=1), rest, sigma)
+        result = [_coefficient(t, v, e) for t, v, e in zip(fitted, fit.values, fit.errors, strict=True)]
     return result + [_held(term, reason) for term, reason in held]
 
 
@@ -281,8 +281,4 @@ def _fit_total(board: Board, observations: Sequence[PowerObservation]) -> list[C
         _Term("power", "base_w", (), np.ones(len(seen)), board.power.base_w, 0),
         _Term("power", "conversion_loss", (), sums, board.power.conversion_loss, 1),
     ]
-    fitted, held = _identifiable(terms, sigma)
-    y = total[:, 0] - sums - sum((t.column * t.board_value for t, _ in held), np.zeros(len(seen)))
-    fit = robust_fit(np.stack([t.column for t in fitted], axis=1), y, sigma)
-    result = [_coefficient(t, v, e) for t, v, e in zip(fitted, fit.values, fit.errors, strict=True)]
-    return result + [_held(term, reason) for term, reason in held]
+    return _fit_terms(terms, total[:, 0] - sums, sigma)

@@ -17,10 +17,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from dynofa_ros.atomic import write_atomically
+from dynofa_ros.device.board import DOMAIN_NAME
 from dynofa_ros.supernet.space import SubnetConfig, load_space
 from dynofa_ros.supernet.weights import Weights
 
 Processor = Literal["cpu", "gpu", "npu"]
+LARGEST = 2**63 - 1  # a whole number that messages and arrays hold
 
 
 class LibraryError(ValueError):
@@ -101,12 +103,14 @@ class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _finite(name: str, value: float, low: float, high: float = math.inf) -> None:
-    if not low <= value <= high or math.isinf(value):
+    if not low <= value <= high or value == math.inf:
         limit = f"in {low:g}..{high:g}" if math.isfinite(high) else f"finite and at least {low:g}"
-        raise LibraryError(f"{name} = {value} is not allowed: it must be {limit}")
+        raise LibraryError(f"{name} = {str(value)[:40]} is not allowed: it must be {limit}")
 
 
 def _check_entry(library: Library, index: int, entry: Entry) -> None:
+    if not entry.id or "/" in entry.id:  # it begins keys of the file of statistics
+        raise LibraryError(f"entries[{index}].id = {entry.id!r} is not allowed: it must be a name without /")
     place = f"entries[{index}] ({entry.id})"
     try:
         library.config(entry)
@@ -117,8 +121,8 @@ def _check_entry(library: Library, index: int, entry: Entry) -> None:
     _finite(f"{place}.latency_ms.p95", entry.latency_ms.p95, entry.latency_ms.median)
     _finite(f"{place}.alpha_ms", entry.alpha_ms, 0)
     _finite(f"{place}.beta_ms", entry.beta_ms, 0)
-    _finite(f"{place}.macs", entry.macs, 1)
-    _finite(f"{place}.params", entry.params, 1)
+    _finite(f"{place}.macs", entry.macs, 1, LARGEST)
+    _finite(f"{place}.params", entry.params, 1, LARGEST)
     if entry.energy_j is not None:
         _finite(f"{place}.energy_j", entry.energy_j, 0)
     if not math.isclose(entry.alpha_ms + entry.beta_ms, entry.latency_ms.median, rel_tol=0.05):
@@ -137,7 +141,17 @@ def check_library(library: Library) -> None:
     for index, entry in enumerate(library.entries):
         _check_entry(library, index, entry)
     for name, frequency in library.reference_frequencies_hz.items():
-        _finite(f"reference_frequencies_hz.{name}", frequency, 1)
+        if not DOMAIN_NAME.fullmatch(name):
+            raise LibraryError(
+                f"reference_frequencies_hz.{name}: a clock domain is named cpu<number>, gpu, npu or emc"
+            )
+        _finite(f"reference_frequencies_hz.{name}", frequency, 1, LARGEST)
+    if library.bn_statistics is not None:
+        file = library.bn_statistics.file
+        if file in ("", "..") or Path(file).name != file:
+            raise LibraryError(
+                f"bn_statistics.file = {file!r} is not allowed: it must name a file beside the library"
+            )
     ids = [e.id for e in library.entries]
     for index, (before, after) in enumerate(pairwise(library.entries), start=1):
         if after.id in ids[:index]:

@@ -154,7 +154,7 @@ class MeasuredAccuracy:
         calibration: LabelledImages,
         scored: LabelledImages,
         engine: str = "onnxruntime",
-        on_subnet: Callable[[], None] = lambda: None,
+        on_subnet: Callable[[], object] = lambda: None,
     ) -> None:
         """Raises EngineError for an engine that is not there."""
         self._supernet = supernet

@@ -11,13 +11,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from dynofa_ros.library.format import LibraryError
+from dynofa_ros.library.format import LibraryError, Processor
 from dynofa_ros.library.indices import to_indices
 from dynofa_ros.supernet.space import SubnetConfig, load_space
 
@@ -72,7 +72,7 @@ class TableFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     space: str
     board: str
-    processor: str
+    processor: Processor
     notes: tuple[str, ...]
     fixed: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -80,10 +80,15 @@ class TableFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Mean latency (ms) of every layer of ``space``, each measured alone."""
+    """Mean latency (ms) of every layer of ``space``, each measured alone; resolutions ascend.
+
+    board and processor: where; None = not told, as by a folder of official tables.
+    """
 
     source: str
     space: str
+    board: str | None
+    processor: Processor | None
     notes: tuple[str, ...]
     resolutions: tuple[int, ...]
     fixed_ms: np.ndarray  # (R, len(FIXED))
@@ -116,13 +121,20 @@ def load_latency_table(path: str | Path) -> LatencyTable:
     Raises LibraryError naming the file, and the key that is wrong or missing.
     """
     path = Path(path)
+    board, processor = None, None
     try:
-        rows, notes = official_rows(path) if path.is_dir() else _compact_rows(path)
+        if path.is_dir():
+            rows, notes = official_rows(path)
+        else:
+            file = _compact_file(path)
+            board, processor, rows, notes = file.board, file.processor, file.rows, file.notes
     except OSError as error:
         raise LibraryError(f"{error.filename or path}: cannot be read: {error.strerror}") from None
     return LatencyTable(
         str(path),
         SPACE,
+        board,
+        processor,
         notes,
         tuple(row.resolution for row in rows),
         np.array([row.fixed_ms for row in rows]),
@@ -130,7 +142,7 @@ def load_latency_table(path: str | Path) -> LatencyTable:
     )
 
 
-def _compact_rows(path: Path) -> tuple[tuple[Row, ...], tuple[str, ...]]:
+def _compact_file(path: Path) -> TableFile:
     try:
         data = msgspec.yaml.decode(path.read_bytes(), type=TableFile)
     except (ValueError, msgspec.DecodeError) as error:
@@ -143,7 +155,12 @@ def _compact_rows(path: Path) -> tuple[tuple[Row, ...], tuple[str, ...]]:
             raise LibraryError(f"{place}: needs {len(FIXED)} fixed_ms and {POSITIONS} x 9 block_ms")
         for value in (*row.fixed_ms, *(v for line in row.block_ms for v in line)):
             _check_time(value, place)
-    return data.rows, data.notes
+    for before, after in pairwise(row.resolution for row in data.rows):
+        if after <= before:
+            raise LibraryError(
+                f"{path}: rows must ascend in resolution, each once: {after} comes after {before}"
+            )
+    return data
 
 
 def official_rows(folder: Path) -> tuple[tuple[Row, ...], tuple[str, ...]]:

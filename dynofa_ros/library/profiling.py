@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
 
 import msgspec
 import numpy as np
@@ -24,7 +23,6 @@ Statistics = Mapping[str, Mapping[str, np.ndarray]]
 # Memory that a prepared sub-network takes, per byte of its parameters: the engine packs its own copy.
 BYTES_PER_PARAMETER_BYTE = 2.0
 BYTES_PER_SUBNET = 20 * 2**20  # activations and the engine itself
-# Execution providers of ONNX Runtime by the processor that they can reach.
 MEMORY_SHARE = 0.5  # of what is free, for prepared sub-networks
 
 
@@ -71,7 +69,7 @@ def memory_groups(needed: Mapping[str, int], limit: int) -> list[list[str]]:
     reference, rest = keys[0], keys[1:]
     groups: list[list[str]] = [[reference]]
     for key in rest:
-        used = list(accumulate(needed[k] for k in groups[-1]))[-1]
+        used = sum(needed[k] for k in groups[-1])
         if used + needed[key] > limit and len(groups[-1]) > 1:
             groups.append([reference])
         groups[-1].append(key)

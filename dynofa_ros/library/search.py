@@ -24,7 +24,7 @@ EVALUATIONS_PER_SLOT = 300  # with a small budget there are fewer slots
 LARGEST_BATCH, BATCHES = 1000, 16  # a small budget goes in BATCHES batches
 CROSSOVER, NEIGHBOURS = 0.2, 2 * RUNNERS_UP
 GENES = 0.6  # the number of mutated genes is geometric with this parameter: mostly one, at times several
-FOCUS = 0.6  # share of the budget, at the end, that is spent around the points that will be asked for
+FOCUS = 0.3  # share of the budget, at the end, that is spent around the points that will be asked for
 PATIENCE = 50  # batches in a row without a new sub-network: the space is exhausted
 
 
@@ -217,11 +217,13 @@ def thin(latencies: Sequence[float], number: int) -> list[int]:
 
 
 def _unseen(rows: np.ndarray, seen: set[bytes]) -> np.ndarray:
-    """Distinct rows that are not in ``seen``; they are from now on."""
-    rows = np.unique(rows, axis=0)
-    keys = [row.tobytes() for row in rows.astype(np.int8)]
-    fresh = np.array([key not in seen for key in keys], bool)
-    seen.update(keys)
+    """Rows that are not in ``seen``, each once; they are from now on."""
+    fresh = []
+    for i, row in enumerate(rows.astype(np.uint8)):
+        key = row.tobytes()
+        if key not in seen:
+            seen.add(key)
+            fresh.append(i)
     return rows[fresh]
 
 

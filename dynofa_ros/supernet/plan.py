@@ -127,13 +127,6 @@ def _resnet(net: ResNet, config: SubnetConfig) -> list[Layer]:
     return [*layers, GlobalPool(), Classifier("classifier.linear.linear", inputs)]
 
 
-def classifier_key(space: SearchSpace) -> str:
-    """Name of the classifier in a checkpoint of ``space``."""
-    return next(
-        layer.key for layer in make_plan(space, space.largest).flat() if isinstance(layer, Classifier)
-    )
-
-
 def parameter_shapes(space: SearchSpace, classes: int) -> dict[str, tuple[int, ...]]:
     """Shape of every array of a checkpoint of ``space``, by its official name."""
     shapes: dict[str, tuple[int, ...]] = {}

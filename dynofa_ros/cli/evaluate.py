@@ -1,0 +1,159 @@
+"""`dynofa evaluate`: the manager against its rivals and an oracle, in the simulator, scenario by scenario."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynofa_ros.cli.arguments import add_json, whole
+from dynofa_ros.cli.common import OK, CliError, UsageError, write_json
+
+if TYPE_CHECKING:
+    from dynofa_ros.cli.arguments import Commands
+    from dynofa_ros.device.board import Board
+    from dynofa_ros.evaluation.study import Study
+    from dynofa_ros.evaluation.study_goals import Goal
+
+SEEDS, QUICK_SEEDS = 10, 2
+LEFT_OUT = ("ours_subnet", "ours_dvfs", "ours_mapping", "B5_10w", "B6_hold")  # unless they are asked for
+COLOURS = {"met": "green", "not met": "red", "reported": "", "not measured": "dim"}
+WIDTH = 200
+
+
+def add_parser(commands: Commands) -> None:
+    """Add `evaluate`."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="compare the manager with its rivals and an oracle in the simulator",
+        description="Simulates scenarios S1 to S12 on the simulated board with the committed libraries: the "
+        "manager (ours), baselines B1 to B10, oracles O1q, O1f and O2, all on the same images, noise and "
+        "events. Prints the goals; --out writes a report with timelines, energy against misses, the paper's "
+        "figures beside ours, a decomposition and a sweep of the power model. All results are simulated.",
+        epilog="example: dynofa evaluate --scenarios S1,S3 --policies ours,B4,O1q --seeds 3 --out evaluation",
+    )
+    parser.add_argument("--scenarios", type=_names, metavar="S1,S2,...", help="default: all")
+    parser.add_argument(
+        "--policies", type=_names, metavar="ours,B1,...", help="default: all that are compared"
+    )
+    parser.add_argument("--seeds", type=whole(1, 1000), metavar="N", help=f"default {SEEDS}")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write report.md, pictures and results.json here"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK_SEEDS} seeds, one scene per scenario, no sweep"
+    )
+    parser.add_argument(
+        "--jobs", type=whole(1, 256), metavar="N", help="processes at once (default: the usable cores)"
+    )
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _run(options: argparse.Namespace) -> int:
+    from dynofa_ros.evaluation.policies import POLICIES
+    from dynofa_ros.evaluation.scenarios import SCENARIOS
+
+    scenarios = _known("scenario", options.scenarios, SCENARIOS, SCENARIOS)
+    compared = [name for name in POLICIES if name not in LEFT_OUT]
+    policies = _known("policy", options.policies, list(POLICIES), compared)
+    seeds = options.seeds or (QUICK_SEEDS if options.quick else SEEDS)
+    _check_outputs(options)
+    return _evaluate(options, scenarios, policies, seeds)
+
+
+def _known(
+    kind: str, given: Sequence[str] | None, known: Sequence[str], default: Sequence[str]
+) -> tuple[str, ...]:
+    """The given names, checked, in the order that they are known in."""
+    if given is None:
+        return tuple(default)
+    unknown = [name for name in given if name not in known]
+    if unknown or not given:
+        text = f"unknown {kind} {', '.join(map(repr, unknown))}" if unknown else f"no {kind} given"
+        raise UsageError(f"{text} (known: {', '.join(known)})")
+    return tuple(name for name in known if name in given)
+
+
+def _evaluate(
+    options: argparse.Namespace, scenarios: Sequence[str], policies: Sequence[str], seeds: int
+) -> int:
+    from dynofa_ros.cli.work import one_line_errors, progress, terminating
+    from dynofa_ros.evaluation.scenario_parts import evaluation_board
+    from dynofa_ros.evaluation.scenarios import scenes
+    from dynofa_ros.evaluation.study import plan, run
+    from dynofa_ros.evaluation.study_goals import goals
+    from dynofa_ros.evaluation.study_report import to_document, write_report
+
+    board = evaluation_board()
+    with one_line_errors(), terminating():
+        jobs = plan(scenarios, policies, seeds, quick=options.quick)
+        workers = min(options.jobs or len(os.sched_getaffinity(0)), len(jobs))
+        with progress("evaluate") as step:
+            study = run(jobs, workers, step)
+    found = goals(study)
+    _print(found, study, board, seeds)
+    document = to_document(study, found, board, seeds)
+    for path in _documents(options):
+        write_json(path, document)
+    if options.out is not None:
+        try:
+            report = write_report(study, found, scenes(scenarios), board, seeds, options.out)
+        except OSError as error:
+            raise CliError(f"cannot write {options.out}: {error.strerror}") from error
+        print(f"report: {report}")
+    return OK
+
+
+def _print(found: Sequence[Goal], study: Study, board: Board, seeds: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from dynofa_ros.evaluation.study_report import footer
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)  # a log has no edge to fold at
+    console.print(f"{footer(board)} {seeds} seeds.", highlight=False)
+    figures = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("scene", "policy", "misses %", "energy J", "CPU-GPU J", "accuracy %", "p50 ms", "p99 ms"):
+        figures.add_column(column, justify="left" if column in ("scene", "policy") else "right")
+    for scene in study.scenes:
+        for policy in study.policies:
+            keys = ("miss_percent", "energy_j.all_rails", "energy_j.cpu_gpu", "accuracy")
+            values = [study.mean(scene, policy, key) for key in keys]
+            late = [study.mean(scene, policy, f"latency_ms.p{p}") for p in (50, 99)]
+            values[3] *= 100.0
+            figures.add_row(
+                scene,
+                policy,
+                *(f"{v:.2f}" if n in (0, 3) else f"{v:.0f}" for n, v in enumerate(values + late)),
+            )
+    console.print(figures)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("goal", "wanted", "value", "", ""):
+        table.add_column(column, overflow="fold")
+    for goal in found:
+        colour = COLOURS[goal.status]
+        status = f"[{colour}]{goal.status}[/{colour}]" if colour else goal.status
+        value = f"{goal.value:.2f}" if goal.value == goal.value else "–"
+        table.add_row(goal.name, goal.goal, value, status, goal.note)
+    console.print(table)
+
+
+def _documents(options: argparse.Namespace) -> list[Path]:
+    return [p for p in (options.json, options.out and options.out / "results.json") if p]
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Before minutes of work: can the results be written?"""
+    for path in _documents(options):
+        folder = next(p for p in path.absolute().parents if p.exists())
+        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise CliError(f"cannot write {path}")
