@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Make the demo's library from its trained supernet: sample, calibrate, measure, keep the Pareto front.
+"""Make the demo's library from its trained supernet: search, measure, keep the Pareto front.
 
-Candidates are chosen on validation images; the accuracy in the file is measured afterwards on held-out
+Sub-networks are chosen on validation images; the accuracy in the file is measured afterwards on held-out
 images that chose nothing. Every image takes the way a camera frame takes (shown at 720 px, cropped, resized).
 
     python tools/build_demo_library.py --weights data/demo.safetensors
@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
-import torch
 from rich.progress import track
 
 from dynofa_ros.evaluation.pictures import Pictures
+from dynofa_ros.library.builder import FITTED_SUBNETS, make_entry
 from dynofa_ros.library.format import (
-    ConfigRecord,
     Entry,
-    Latency,
     Library,
     load_library,
     load_statistics,
@@ -30,22 +30,15 @@ from dynofa_ros.library.format import (
     save_library,
     save_statistics,
 )
-from dynofa_ros.library.profiling import measure
-from dynofa_ros.supernet.masked import calibrate
-from dynofa_ros.supernet.plan import count, make_plan
+from dynofa_ros.library.images import BATCH, MeasuredAccuracy
+from dynofa_ros.library.latency_model import Runs, fit_model, measure_subnets, spread_subnets
+from dynofa_ros.library.search import Candidate, Genomes, Objective, search, thin
+from dynofa_ros.supernet.plan import make_plan
 from dynofa_ros.supernet.signs import HELD_OUT_SEED, TRAIN_SEED
-from dynofa_ros.supernet.space import (
-    DEMO_SPACE,
-    DEPTHS,
-    EXPAND_RATIOS,
-    KERNEL_SIZES,
-    SearchSpace,
-    SubnetConfig,
-)
+from dynofa_ros.supernet.space import DEMO_SPACE
 from dynofa_ros.supernet.supernet import Supernet, load_supernet
 
 VALIDATION_SEED = 4
-BETA_SHARE = 0.9
 REFERENCE_HZ = 1_907_200_000
 NOTES = (
     (
@@ -61,52 +54,36 @@ NOTES = (
 )
 
 
-def candidates(space: SearchSpace, number: int, rng: np.random.Generator) -> list[SubnetConfig]:
-    """Half uniform ones over size and resolution, half random ones: the former span, the latter fill."""
-    chosen = [space.largest, space.smallest]
-    blocks, stages = len(space.blocks), len(space.stages)
-    for i in range(number):
-        resolution = int(rng.choice(space.resolutions))
-        if i % 2:
-            low = int(rng.integers(0, 3))
-            sizes = {
-                "kernel_sizes": int(rng.choice(KERNEL_SIZES[: low + 1])),
-                "expand_ratios": EXPAND_RATIOS[low],
-                "depths": int(rng.choice(DEPTHS)),
-            }
-        else:
-            sizes = {
-                "kernel_sizes": rng.choice(KERNEL_SIZES, blocks).tolist(),
-                "expand_ratios": rng.choice(EXPAND_RATIOS, blocks).tolist(),
-                "depths": rng.choice(DEPTHS, stages).tolist(),
-            }
-        chosen.append(space.config(resolution=resolution, **sizes))
-    return sorted(set(chosen), key=lambda c: c.resolution)
+class CameraImages:
+    """Pictures as LabelledImages."""
+
+    def __init__(self, seed: int, number: int) -> None:
+        self._pictures = Pictures(seed, number)
+        self.labels = self._pictures.labels
+
+    def batches(self, resolution: int) -> Iterator[np.ndarray]:
+        """Network inputs, float32 (n, 3, resolution, resolution)."""
+        images = self._pictures.at(resolution)
+        return (images[start : start + BATCH] for start in range(0, len(images), BATCH))
 
 
-def accuracy(run, images: np.ndarray, labels: np.ndarray) -> float:
-    logits = np.concatenate([run(images[i : i + 64]) for i in range(0, len(images), 64)])
-    return float((logits.argmax(1) == labels).mean())
+def latency_of(supernet: Supernet, runs: Runs) -> Objective:
+    """A latency model of this machine."""
+    genomes = Genomes(supernet.space)
+    configs = spread_subnets(genomes, FITTED_SUBNETS, seed=0)
+    times = measure_subnets(supernet, configs, runs, seed=0)
+    model = fit_model([make_plan(supernet.space, config) for config in configs], times)
+    return model.objective(supernet.space, genomes.resolutions.tolist())
 
 
-def subnet_statistics(supernet: Supernet, weights: dict, config: SubnetConfig, pictures: Pictures) -> dict:
-    images = torch.from_numpy(pictures.at(config.resolution))
-    return calibrate(
-        make_plan(supernet.space, config),
-        weights,
-        [b.contiguous(memory_format=torch.channels_last) for b in images.split(128)],
-    )
-
-
-def thin(entries: Iterable[Entry], number: int) -> tuple[Entry, ...]:
-    """At most ``number`` entries of a front, spread evenly over the logarithm of latency, ends kept."""
-    front = tuple(entries)
-    if len(front) <= number:
-        return front
-    logs = np.log([e.latency_ms.median for e in front])
-    wanted = np.linspace(logs[0], logs[-1], number)
-    kept = sorted({int(np.abs(logs - w).argmin()) for w in wanted})
-    return tuple(front[i] for i in kept)
+def measured_entries(
+    supernet: Supernet, chosen: Sequence[Candidate], runs: Runs, held_out: MeasuredAccuracy
+) -> list[Entry]:
+    """Accuracy on held-out images, latency of this machine; what is still on the front."""
+    times = measure_subnets(supernet, [c.config for c in chosen], runs, seed=0)
+    scored = [replace(c, accuracy=held_out.score(c.config)) for c in track(chosen, "held-out accuracy")]
+    front = pareto_front([make_entry(supernet, c, "measured", t) for c, t in zip(scored, times, strict=True)])
+    return [msgspec.structs.replace(e, id=f"s{i:02d}_r{e.config.resolution}") for i, e in enumerate(front)]
 
 
 def main() -> None:
@@ -115,59 +92,29 @@ def main() -> None:
     )
     parser.add_argument("--weights", type=Path, default=Path("data/demo.safetensors"))
     parser.add_argument("--out", type=Path, default=Path("config"), help="gets weights/ and libraries/demo/")
-    parser.add_argument("--candidates", type=int, default=60)
+    parser.add_argument("--evaluations", type=int, default=120)
     parser.add_argument("--entries", type=int, default=14)
     parser.add_argument("--validation", type=int, default=1_500)
     parser.add_argument("--held-out", type=int, default=4_000)
     parser.add_argument("--rounds", type=int, default=60)
     args = parser.parse_args()
 
-    supernet = load_supernet(DEMO_SPACE, args.weights)
-    tensors = {k: torch.tensor(v) for k, v in supernet.weights.items()}
-    configs = candidates(supernet.space, args.candidates, np.random.default_rng(0))
-    calibration, validation = Pictures(TRAIN_SEED, 512), Pictures(VALIDATION_SEED, args.validation)
-    ids = [f"s{i:02d}_r{c.resolution}" for i, c in enumerate(configs)]
-    statistics = {
-        i: subnet_statistics(supernet, tensors, c, calibration)
-        for i, c in track(list(zip(ids, configs, strict=True)), "calibrating")
-    }
-    runners = {
-        i: supernet.prepare(c, statistics=statistics[i], threads=1) for i, c in zip(ids, configs, strict=True)
-    }
-    scores = {
-        i: accuracy(runners[i], validation.at(c.resolution), validation.labels)
-        for i, c in track(list(zip(ids, configs, strict=True)), "validating")
-    }
-    times = measure(runners, {i: c.resolution for i, c in zip(ids, configs, strict=True)}, args.rounds)
+    supernet, runs = load_supernet(DEMO_SPACE, args.weights), Runs(rounds=args.rounds, pause_s=0.0)
+    calibration = CameraImages(TRAIN_SEED, 512)
+    progress = iter(track(range(args.evaluations), "searching"))
+    validated = MeasuredAccuracy(
+        supernet,
+        calibration,
+        CameraImages(VALIDATION_SEED, args.validation),
+        on_subnet=lambda: next(progress),
+    )
+    front = search(
+        supernet.space, validated, latency_of(supernet, runs), evaluations=args.evaluations, seed=0
+    )
+    chosen = [front[i] for i in thin([c.latency_ms for c in front], args.entries)]
+    held_out = MeasuredAccuracy(supernet, calibration, CameraImages(HELD_OUT_SEED, args.held_out))
+    entries = measured_entries(supernet, chosen, runs, held_out)
 
-    def entry(key: str, config: SubnetConfig) -> Entry:
-        median, p95 = (round(float(v), 4) for v in np.percentile(times[key], (50, 95)))
-        macs, params = count(make_plan(supernet.space, config), supernet.weights.classes)
-        return Entry(
-            id=key,
-            config=ConfigRecord(
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in config.to_dict().items()}
-            ),
-            accuracy=scores[key],
-            accuracy_source="measured",
-            latency_ms=Latency(median, p95),
-            latency_source="measured",
-            alpha_ms=round(median * (1 - BETA_SHARE), 5),
-            beta_ms=round(median * BETA_SHARE, 5),
-            macs=macs,
-            params=params,
-        )
-
-    front = thin(pareto_front([entry(i, c) for i, c in zip(ids, configs, strict=True)]), args.entries)
-    held_out, by_id = Pictures(HELD_OUT_SEED, args.held_out), dict(zip(ids, configs, strict=True))
-    scores = {
-        e.id: round(accuracy(runners[e.id], held_out.at(by_id[e.id].resolution), held_out.labels), 4)
-        for e in track(front, "held-out accuracy")
-    }
-    final = pareto_front([entry(e.id, by_id[e.id]) for e in front])
-
-    library_path = args.out / "libraries" / "demo" / f"cpu_{DEMO_SPACE}.yaml"
-    own = save_statistics(library_path.with_suffix(".safetensors"), {e.id: statistics[e.id] for e in final})
     library = Library(
         schema_version=1,
         space=DEMO_SPACE,
@@ -176,15 +123,17 @@ def main() -> None:
         processor="cpu",
         reference_frequencies_hz={f"cpu{n}": REFERENCE_HZ for n in (0, 2, 4)},
         notes=tuple(n.format(held_out=args.held_out) for n in NOTES),
-        entries=final,
-        bn_statistics=own,
+        entries=tuple(entries),
     )
-    save_library(library_path, library)
+    library_path = args.out / "libraries" / "demo" / f"cpu_{DEMO_SPACE}.yaml"
+    statistics = {e.id: held_out.statistics[library.config(e)] for e in entries}
+    file = save_statistics(library_path.with_suffix(".safetensors"), statistics)
+    save_library(library_path, msgspec.structs.replace(library, bn_statistics=file))
     weights_path = args.out / "weights" / f"{DEMO_SPACE}.safetensors"
     weights_path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(args.weights, weights_path)
     load_statistics(library_path, load_library(library_path, supernet.weights))  # what is written must load
-    for e in final:
+    for e in entries:
         print(f"{e.id:10s} {e.accuracy:.3f} {e.latency_ms.median:7.3f} ms {e.macs / 1e6:7.1f} MMACs")
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +139,10 @@ def _dynamic(space_name: str, weights: str, jobs: str, cache_bytes: str) -> None
 def _main(mode: str, *arguments: str) -> None:
     import dynofa_ros.nodes.perception_node  # noqa: F401 - what a perception process has in memory anyway
 
-    measured: Callable[..., None] = {"static": _static, "dynamic": _dynamic}[mode]
-    measured(*arguments)
+    if mode == "static":
+        _static(*arguments)
+    else:
+        _dynamic(*arguments)
 
 
 if __name__ == "__main__":

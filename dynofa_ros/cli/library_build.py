@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynofa_ros.cli.arguments import add_json, number, whole
-from dynofa_ros.cli.common import OK, UsageError, write_json
+from dynofa_ros.cli.common import OK, UsageError, check_outputs, write_json
 from dynofa_ros.cli.library_profile import HERE, add_engine
-from dynofa_ros.cli.work import one_line_errors
+from dynofa_ros.cli.work import one_line_errors, stages
 
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
@@ -52,8 +50,12 @@ def add_parser(commands: Commands) -> None:
         help="table of another machine (default: measure this one)",
     )
     add_engine(parser)
-    parser.add_argument("--processor", choices=("cpu", "gpu", "npu"), default="cpu", help="default cpu")
-    parser.add_argument("--board", metavar="NAME", default=HERE, help=f"name of the machine (default {HERE})")
+    parser.add_argument(
+        "--processor", choices=("cpu", "gpu", "npu"), help="default: that of the latency table, else cpu"
+    )
+    parser.add_argument(
+        "--board", metavar="NAME", help=f"of the library (default: that of the latency table, else {HERE})"
+    )
     parser.add_argument("--rounds", type=whole(5, 10_000), default=20, help="inferences of each (default 20)")
     parser.add_argument(
         "--pause-ms",
@@ -82,10 +84,11 @@ def _run(options: argparse.Namespace) -> int:
     if options.images is not None and options.weights is None:
         raise UsageError("--images needs --weights: accuracy is measured with them")
     start = time.perf_counter()
-    with one_line_errors(), _stages() as step:
+    with one_line_errors(), stages() as step:
         from dynofa_ros.library.files import require_writable, save_with_statistics
 
         require_writable(options.out)
+        check_outputs(options.json)
         from dynofa_ros.library.builder import build  # torch takes a second
         from dynofa_ros.library.calibration import use_physical_cores
 
@@ -119,7 +122,7 @@ def _request(options: argparse.Namespace) -> Request:
         runs=Runs(
             engine=options.engine,
             threads=options.threads,
-            processor=options.processor,
+            processor=options.processor or "cpu",
             affinity=options.affinity,
             rounds=options.rounds,
             pause_s=options.pause_ms / 1e3,
@@ -129,30 +132,6 @@ def _request(options: argparse.Namespace) -> Request:
         min_accuracy=options.min_accuracy,
         max_latency_ms=float("inf") if options.max_latency is None else options.max_latency,
     )
-
-
-@contextmanager
-def _stages() -> Iterator[Callable[[str, int], None]]:
-    """Bars on stderr, one per stage, if it is a terminal. Yields what is to be called at each step."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        tasks: dict[str, int] = {}
-
-        def step(stage: str, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], advance=1, total=total)  # type: ignore[arg-type]
-
-        yield step
 
 
 def _print(library: Library, out: Path, seconds: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -19,7 +19,7 @@ from dynofa_ros.library.format import (
 )
 from dynofa_ros.library.images import MeasuredAccuracy, Statistics, load_image_folder, split
 from dynofa_ros.library.latency_model import Runs, fit_model, measure_subnets, spread_subnets
-from dynofa_ros.library.latency_table import load_latency_table
+from dynofa_ros.library.latency_table import LatencyTable, load_latency_table
 from dynofa_ros.library.predictor import HIGHEST_PX, LOWEST_PX, load_predictor
 from dynofa_ros.library.search import (
     Candidate,
@@ -35,8 +35,10 @@ from dynofa_ros.supernet.space import SearchSpace, load_space
 from dynofa_ros.supernet.supernet import Supernet, load_supernet
 
 BETA_SHARE = 0.9
-FITTED_SUBNETS = 64  # measured for the latency model
-SPARE = 1.5  # candidates measured per point that is wanted: some leave the front when they are measured
+HERE = "host"  # name of a board that nobody named
+FITTED_SUBNETS = 64  # measured for the latency model, which only ranks: few rounds, short pauses
+FIT_ROUNDS, FIT_PAUSE_S = 8, 0.005
+SPARE = 1.25  # candidates measured per point that is wanted: some leave the front when they are measured
 OnStep = Callable[[str, int], None]
 
 PREDICTED_ACCURACY = (
@@ -45,7 +47,8 @@ PREDICTED_ACCURACY = (
 )
 IMAGE_ACCURACY = (
     "accuracy: measured on {scored} images of {folder} with BN statistics from {calibration} others; "
-    "the scored images also chose the sub-networks"
+    "the scored images also chose the sub-networks. Images are prepared by the official recipe, which crops "
+    "more than a perception node does: `dynofa library calibrate` makes statistics for the node"
 )
 TABLE_LATENCY = (
     "latency: predicted, the sum of entries of {table}; such sums are off for whole networks (about half of "
@@ -66,13 +69,14 @@ class Request:
 
     weights: a checkpoint; None = random ones, and a library that is bound to none. images: an ImageFolder, of
     which ``count`` images are used; None = the accuracy predictor. latency_table: None = measured here, as
-    ``runs`` says. max_latency_ms holds for the table or the fitted model.
+    ``runs`` says. board, processor: None = those of the table, else this machine. max_latency_ms holds for
+    the table or the fitted model.
     """
 
     space: str
-    board: str
-    processor: Processor
     evaluations: int
+    board: str | None = None
+    processor: Processor | None = None
     weights: Path | None = None
     images: Path | None = None
     count: int = 2000
@@ -112,7 +116,11 @@ def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Buil
         load_predictor(space.name)  # refuses a space without one before any work
     elif request.weights is None:
         raise LibraryError("--images needs --weights: accuracy is measured with them")
-    table = None if request.latency_table is None else _table(request.latency_table, space)
+    table_file = None if request.latency_table is None else load_latency_table(request.latency_table)
+    table = None if table_file is None else _table(table_file, request.latency_table, space)
+    board = _agreed("board", request.board, table_file.board if table_file else None, HERE)
+    of_table = table_file.processor if table_file else None
+    processor = _agreed("processor", request.processor, of_table, request.runs.processor)
     supernet = load_supernet(space.name, request.weights)
     accuracy = _predicted(space) if request.images is None else _from_images(request, supernet, on_step)
     usable = [r for r in accuracy.resolutions if table is None or r in table.resolutions]
@@ -141,8 +149,8 @@ def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Buil
         schema_version=1,
         space=space.name,
         weights_sha256=None if request.weights is None else supernet.weights.digest,
-        board=request.board,
-        processor=request.processor,
+        board=board,
+        processor=msgspec.convert(processor, Processor),
         reference_frequencies_hz={},
         notes=(accuracy.note, latency.note, SHARES, _search_note(request)),
         entries=tuple(entries),
@@ -150,6 +158,13 @@ def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Buil
     known = accuracy.objective.statistics if isinstance(accuracy.objective, MeasuredAccuracy) else {}
     statistics = {e.id: known[library.config(e)] for e in entries if library.config(e) in known}
     return Built(library, statistics)
+
+
+def _agreed(what: str, asked: str | None, of_table: str | None, default: str) -> str:
+    """What the table is of, unless the user says it where the table does not."""
+    if asked and of_table and asked != of_table:
+        raise LibraryError(f"--{what} {asked}: the latency table is of {what} {of_table}")
+    return asked or of_table or default
 
 
 def make_entry(
@@ -181,8 +196,8 @@ def make_entry(
     )
 
 
-def _table(path: Path, space: SearchSpace) -> _Source:
-    table = load_latency_table(path)
+def _table(table: LatencyTable, path: Path | None, space: SearchSpace) -> _Source:
+    assert path is not None
     table.check_space(space.name)
     note = TABLE_LATENCY.format(table=path.name)
     return _Source(summed_latency(table.block_costs()), table.resolutions, note)
@@ -208,18 +223,22 @@ def _from_images(request: Request, supernet: Supernet, on_step: OnStep) -> _Sour
 
 def _profiled(request: Request, supernet: Supernet, resolutions: Sequence[int], on_step: OnStep) -> _Source:
     """A latency model of this machine."""
-    runs = request.runs
+    runs = replace(
+        request.runs,
+        rounds=min(request.runs.rounds, FIT_ROUNDS),
+        pause_s=min(request.runs.pause_s, FIT_PAUSE_S),
+    )
     configs = spread_subnets(Genomes(supernet.space, resolutions), FITTED_SUBNETS, request.seed)
     times = measure_subnets(
         supernet, configs, runs, request.seed, lambda total: on_step("measuring this machine", total)
     )
     model = fit_model([make_plan(supernet.space, config) for config in configs], times)
     note = LIVE_LATENCY.format(
-        board=request.board,
+        board=request.board or HERE,
         engine=runs.engine,
         threads=runs.threads,
-        rounds=runs.rounds,
-        pause=1e3 * runs.pause_s,
+        rounds=request.runs.rounds,
+        pause=1e3 * request.runs.pause_s,
         fitted=len(configs),
         median=np.median(model.errors),
         most=np.quantile(model.errors, 0.9),

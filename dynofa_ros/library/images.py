@@ -119,10 +119,10 @@ def load_image_folder(folder: Path, weights: Weights) -> FolderImages:
                 f"name the folders as its {weights.classes} labels are, such as {known}"
             )
         index = [weights.labels.index(name) for name in found.classes]
-    elif len(found.classes) > weights.classes:
+    elif len(found.classes) != weights.classes:  # fewer folders would be counted as the wrong classes
         raise ImagesError(
-            f"{folder} has {len(found.classes)} class folders: "
-            f"{weights.source} knows {weights.classes} classes"
+            f"{folder} has {len(found.classes)} class folders: {weights.source} knows {weights.classes} "
+            "classes and names none, so every class needs its folder, in the order of the head"
         )
     else:
         index = list(range(len(found.classes)))
