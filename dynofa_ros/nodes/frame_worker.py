@@ -12,22 +12,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-Frame = TypeVar("Frame")
+import numpy as np
+
+Item = TypeVar("Item")
 
 # Share of a period by which a frame may come early and still be due: cameras jitter, but a camera of
 # twice the rate must lose every other frame.
 EARLY_SHARE = 0.3
 
 
-class LatestSlot(Generic[Frame]):
+@dataclass(frozen=True)
+class Frame:
+    """A received image message and when it came, steady clock."""
+
+    message: Any
+    received_ns: int
+
+
+class LatestSlot(Generic[Item]):
     """Holds at most one frame; putting another replaces it."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._frame: Frame | None = None
+        self._frame: Item | None = None
         self._closed = False
 
-    def put(self, frame: Frame) -> bool:
+    def put(self, frame: Item) -> bool:
         """Returns whether an unanswered frame was replaced."""
         with self._condition:
             replaced = self._frame is not None
@@ -35,7 +45,7 @@ class LatestSlot(Generic[Frame]):
             self._condition.notify()
         return replaced
 
-    def take(self) -> Frame | None:
+    def take(self) -> Item | None:
         """Wait for a frame; None once the slot is closed."""
         with self._condition:
             while self._frame is None and not self._closed:
@@ -138,6 +148,12 @@ class FrameWorker:
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._thread.start()
 
+    @property
+    def tid(self) -> int:
+        """The kernel's number of the thread."""
+        assert self._thread.native_id is not None  # known as soon as it is started
+        return self._thread.native_id
+
     def stop(self, timeout_s: float = 1.0) -> bool:
         """Returns whether the thread ended in time; a frame being answered is finished first."""
         self._slot.close()
@@ -153,3 +169,15 @@ def sleep_until(deadline_ns: int) -> None:
     """Sleep to a steady-clock time; coarse sleep first, because sleep overshoots by up to a timer tick."""
     while (remaining := deadline_ns - time.perf_counter_ns()) > 0:
         time.sleep(max(remaining / 1e9 - 2e-4, 0) if remaining > 4e5 else 0)
+
+
+def run_stretched(
+    run: Callable[[np.ndarray], np.ndarray], images: np.ndarray, factor: float, threads: int
+) -> np.ndarray:
+    """``run(images)``, made to take ``factor`` times as long (at least 1)."""
+    start, cpu_start = time.perf_counter_ns(), time.thread_time_ns()
+    logits = run(images)
+    # The work is stretched, not the time the kernel gave this core to somebody else.
+    work = time.thread_time_ns() - cpu_start if threads == 1 else time.perf_counter_ns() - start
+    sleep_until(time.perf_counter_ns() + int(work * max(0.0, factor - 1)))
+    return logits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from dynofa_ros.library.format import (
     load_library,
     load_statistics,
 )
+from dynofa_ros.nodes.emulation import DomainClock, domains_of, stretch_factor
 from dynofa_ros.paths import share_file
 from dynofa_ros.supernet.convert import memory_mapped
-from dynofa_ros.supernet.engines import load_engine
+from dynofa_ros.supernet.engines import EngineError, load_engine, require_processor
 from dynofa_ros.supernet.plan import make_plan
 from dynofa_ros.supernet.preparation import prepare_subnet
 from dynofa_ros.supernet.space import DEMO_SPACE, load_space
@@ -50,6 +51,8 @@ class Networks:
     ) -> None:
         self.weights = weights
         self.libraries = dict(libraries)
+        self.unreached: dict[str, str] = {}  # processors that have a library only, and why
+        self._engine = engine
         self._statistics = statistics
         self._prepare_for_engine = load_engine(engine)
 
@@ -85,6 +88,24 @@ class Networks:
         statistics = {p: load_statistics(path, library) for p, (path, library) in by_processor.items()}
         return cls(loaded, {p: library for p, (_, library) in by_processor.items()}, statistics, engine)
 
+    def keep_reached(self) -> None:
+        """Set the libraries aside of processors that the engine does not reach on this machine."""
+        for processor in list(self.libraries):
+            try:
+                require_processor(self._engine, processor)
+            except EngineError as error:
+                self.unreached[processor] = str(error)
+                del self.libraries[processor]
+
+    def without(self, processor: str) -> str:
+        """Why nothing can run on ``processor``, in one line; empty if it has a library."""
+        if processor in self.libraries:
+            return ""
+        known = ", ".join(self.libraries) or "none"
+        return self.unreached.get(processor) or (
+            f"processor {processor!r} has no library: there is one for {known}"
+        )
+
     def entry(self, processor: str, subnet_id: str) -> Entry | None:
         """The library entry of a key, None if there is none."""
         library = self.libraries.get(processor)
@@ -116,8 +137,46 @@ class Networks:
         frequencies = self.libraries[processor].reference_frequencies_hz
         return float(min((f for d, f in frequencies.items() if d.startswith(processor)), default=0))
 
+    def stretch_factor(self, key: SubnetKey, clocks: Iterable[DomainClock], slowdown: float) -> float:
+        """Factor on an inference of an entry at ``clocks`` of a device that is ``slowdown`` times slower."""
+        entry = self.entry(key.processor, key.subnet_id)
+        assert entry is not None
+        own = domains_of(key.processor, clocks)
+        return stretch_factor(own, entry.alpha_ms, entry.beta_ms, self.reference_hz(key.processor), slowdown)
+
     def label(self, index: int) -> str:
         return self.weights.labels[index] if self.weights.labels else str(index)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A prepared sub-network that is resident; nbytes: of its weights, on the processor of its key."""
+
+    key: SubnetKey
+    nbytes: int
+
+
+class Copies:
+    """Placement: which prepared sub-networks are resident, on which processor.
+
+    The same sub-network on two processors is two copies. Both stay while the budget of the switcher holds
+    them, and a change of processor is a swap between two frames; otherwise the least recently used leaves
+    when another comes, so that the network moves.
+    """
+
+    def __init__(self, prepare: Callable[[SubnetKey], Prepared[SubnetKey]]) -> None:
+        self._prepare = prepare
+        self._made: dict[SubnetKey, int] = {}
+
+    def prepare(self, key: SubnetKey) -> Prepared[SubnetKey]:
+        """As the function it was given, and remembered."""
+        prepared = self._prepare(key)
+        self._made = self._made | {key: prepared.nbytes}  # replaced, never changed: others iterate over it
+        return prepared
+
+    def resident(self, holds: Callable[[SubnetKey], bool]) -> tuple[Copy, ...]:
+        """Of those prepared the ones that the switcher still ``holds``."""
+        return tuple(Copy(key, nbytes) for key, nbytes in self._made.items() if holds(key))
 
 
 def top_classes(logits: np.ndarray, count: int) -> list[tuple[int, float]]:

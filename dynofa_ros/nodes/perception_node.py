@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -26,42 +24,30 @@ from dynofa_ros.msg import (
 )
 from dynofa_ros.nodes import perception_messages as messages
 from dynofa_ros.nodes import perception_status as health
-from dynofa_ros.nodes.emulation import DomainClock, domains_of, stretch_factor
-from dynofa_ros.nodes.frame_worker import Counters, FrameWorker, LatestSlot, RateGate, Timing, sleep_until
-from dynofa_ros.nodes.perception_model import Networks, SubnetKey, top_classes
+from dynofa_ros.nodes.emulation import DomainClock
+from dynofa_ros.nodes.frame_worker import (
+    Counters,
+    Frame,
+    FrameWorker,
+    LatestSlot,
+    RateGate,
+    Timing,
+    run_stretched,
+)
+from dynofa_ros.nodes.perception_model import Copies, Networks, SubnetKey, top_classes
+from dynofa_ros.nodes.perception_orders import Order, commanded, default_order, hinted, refusal
 from dynofa_ros.nodes.perception_parameters import PARAMETERS, TARGETS
+from dynofa_ros.nodes.task_mapping import TaskMapping
 from dynofa_ros.ros import names, qos
 from dynofa_ros.ros.diagnostics import Status
 from dynofa_ros.ros.images import MalformedImage, decode
 from dynofa_ros.ros.lifecycle import ManagedNode, run
-from dynofa_ros.supernet.engines import require_processor
 from dynofa_ros.supernet.preprocess import preprocess
 from dynofa_ros.supernet.switching import SWITCH_INTERVAL_S, Prepared, Switched, Switcher
 
 WATCH_PERIOD_S = 0.2
 YIELD_S = 1e-4
 RECENT_FRAMES = 150  # over which the diagnostics count misses
-LONGEST_VALIDITY_S = 86400.0
-DEFAULT_MARGIN = 1.25  # between library latency and target when nobody manages
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A received image message and when it came, steady clock."""
-
-    message: Any
-    received_ns: int
-
-
-@dataclass(frozen=True)
-class Order:
-    """What the node follows now: a command of the manager, the user's pin, or the node's own default."""
-
-    key: SubnetKey
-    decision_id: int = 0
-    rate_hz: float = 0.0  # 0 or NaN = the application's own
-    expires_ns: int | None = None
-    affinity: frozenset[int] = frozenset()  # CPU numbers of the inference thread; empty = all allowed
 
 
 class PerceptionNode(ManagedNode):
@@ -72,28 +58,25 @@ class PerceptionNode(ManagedNode):
         self.app = self.get_name()
         self._worker: FrameWorker | None = None
         self._switcher: Switcher[SubnetKey] | None = None
+        self._mapping = TaskMapping()
         self._clocks: tuple[DomainClock, ...] = ()
         self._state_lock = threading.Lock()
         self._last_decision_id = 0
         self._malformed_reason = ""
-        for name, task in (
-            ("input", self._input_status),
-            ("deadline", self._deadline_status),
-            ("sub-network", self._subnet_status),
-        ):
-            self.diagnostics.add(name, task)
+        self.diagnostics.add("input", self._input_status)
+        self.diagnostics.add("deadline", self._deadline_status)
+        self.diagnostics.add("sub-network", self._subnet_status)
 
     # --- lifecycle ---------------------------------------------------------------------------
 
     def configure(self) -> None:
         self.networks = Networks.load(self.value("weights"), self.value("library"), self.value("engine"))
-        processor = self.value("processor")
-        if processor not in self.networks.libraries:
-            known = ", ".join(self.networks.libraries)
-            raise ValueError(f"processor {processor!r} has no library: there is one for {known}")
         if not self.value("emulate_dvfs"):  # emulation has only this machine, whatever it stands for
-            for name in self.networks.libraries:
-                require_processor(self.value("engine"), name)
+            self.networks.keep_reached()
+        if reason := self.networks.without(self.value("processor")):
+            raise ValueError(reason)
+        for reason in self.networks.unreached.values():
+            self.get_logger().warning(f"one library is left out: {reason}")
         self._check_pin(self.value("subnet_id"))
         publish = {
             "classification": (Classification, qos.CLASSIFICATION),
@@ -108,7 +91,9 @@ class PerceptionNode(ManagedNode):
             name: self.advertise(kind, names.app_topic(self.app, name), profile).publish
             for name, (kind, profile) in publish.items()
         }
-        self._switcher = Switcher(self.networks.prepare, int(self.value("cache_mb") * 2**20))
+        self._cache_bytes = int(self.value("cache_mb") * 2**20)
+        self._copies = Copies(self._prepare)
+        self._switcher = Switcher(self._copies.prepare, self._cache_bytes)
         self._order = self._default_order()
         self._status, self._message = SubnetState.APPLIED, ""
         self._switcher.activate(self._order.key)
@@ -121,8 +106,8 @@ class PerceptionNode(ManagedNode):
         self._due_gate = RateGate(self.value("rate_hz"))
         self._managed_gate: RateGate | None = None
         self._managed_order: Order | None = None
-        self._affinity: frozenset[int] = frozenset()  # of the inference thread, as it is
         self._worker = FrameWorker(self._slot, self._answer_or_report)
+        self._mapping.add(self._worker.tid)
         self._order = self._default_order()
         self._publish_targets()
         self._publish_library()
@@ -186,14 +171,13 @@ class PerceptionNode(ManagedNode):
 
     # --- knobs -------------------------------------------------------------------------------
 
+    def _prepare(self, key: SubnetKey) -> Prepared[SubnetKey]:
+        with self._mapping.preparing(self.value("engine")):
+            return self.networks.prepare(key)
+
     def _default_order(self) -> Order:
-        """The pinned sub-network, else the most accurate one that should hold the target by itself."""
-        processor = self.value("processor")
-        if pinned := self.value("subnet_id"):
-            processors = self.networks.processors_of(pinned)
-            return Order(SubnetKey(processor if processor in processors else processors[0], pinned))
-        budget = self.value("latency_target_ms") / DEFAULT_MARGIN / self._slowdown
-        return Order(SubnetKey(processor, self.networks.libraries[processor].best_within(budget).id))
+        target_ms = self.value("latency_target_ms") / self._slowdown
+        return default_order(self.networks, self.value("processor"), self.value("subnet_id"), target_ms)
 
     def _standing_order(self) -> Order:
         """What to follow when the user's wishes change: the pin, else the last command, else the default."""
@@ -209,42 +193,30 @@ class PerceptionNode(ManagedNode):
         if command.decision_id <= self._last_decision_id:
             return
         self._last_decision_id = int(command.decision_id)
-        processor = command.processor or self._order.key.processor
-        threads = int(command.threads) or self._order.key.threads
-        key = SubnetKey(processor, command.subnet_id, threads)
-        reason = self._refusal(key, command)
+        before = self._managed_order or self._order
+        order = commanded(command, before, time.perf_counter_ns())
+        reason = refusal(command, before, self.networks)
+        reason = reason or self._mapping.refusal(command.cpu_affinity, command.threads)
+        binds = bool(command.cpu_affinity) and not self.value("subnet_id")
+        if not reason and binds and (reason := self._mapping.assign(order.affinity)):
+            self._mapping.assign(self._order.affinity)
         if reason:
             self.get_logger().warning(f"command {command.decision_id} refused: {reason}")
             self._publish_state(SubnetState.REJECTED, reason, command.decision_id)
             return
-        now = time.perf_counter_ns()
-        expires = now + int(command.valid_for_s * 1e9) if command.valid_for_s > 0 else None
-        affinity = frozenset(int(cpu) for cpu in command.cpu_affinity)
-        self._managed_order = Order(key, int(command.decision_id), float(command.rate_hz), expires, affinity)
+        self._managed_order = order
         if self.value("subnet_id"):
             self._publish_state(*self._standing_status(), decision_id=command.decision_id)
             return
-        self._follow(self._managed_order)
+        self._follow(order)
         if command.prefetch_subnet_ids and self._switcher is not None:
-            keys = (SubnetKey(key.processor, i, key.threads) for i in command.prefetch_subnet_ids)
-            self._switcher.prefetch(k for k in keys if self.networks.entry(k.processor, k.subnet_id))
-
-    def _refusal(self, key: SubnetKey, command: SubnetCommand) -> str:
-        if self.networks.entry(key.processor, key.subnet_id) is None:
-            return f"sub-network {key.subnet_id!r} is not in the library of processor {key.processor!r}"
-        if command.rate_hz < 0 or math.isinf(command.rate_hz):
-            return f"rate_hz = {command.rate_hz} must be positive, or 0 for the application's own"
-        if not 0 <= command.valid_for_s <= LONGEST_VALIDITY_S:
-            return f"valid_for_s = {command.valid_for_s} must be 0 (no end) to {LONGEST_VALIDITY_S}"
-        cpus, allowed = set(command.cpu_affinity), os.sched_getaffinity(0)
-        if not cpus <= allowed:
-            return f"cpu_affinity {sorted(cpus)} must be among {sorted(allowed)}"
-        return ""
+            self._switcher.prefetch(hinted(command.prefetch_subnet_ids, order.key, self.networks))
 
     def _follow(self, order: Order) -> None:
         """Make ``order`` the one in force; its sub-network answers as soon as it is ready."""
         self._order = order
         self._thin(order.rate_hz)
+        self._mapping.assign(order.affinity)
         assert self._switcher is not None
         if not self._switcher.holds(order.key):
             self._publish_state(SubnetState.PENDING, f"preparing {order.key.subnet_id}")
@@ -263,7 +235,7 @@ class PerceptionNode(ManagedNode):
             return SubnetState.DISABLED, "paused"
         if self.value("subnet_id"):
             return SubnetState.PINNED, "pinned by the parameter subnet_id"
-        return SubnetState.APPLIED, ""
+        return SubnetState.APPLIED, self._mapping.reason
 
     def _on_switched(self, outcome: Switched[SubnetKey]) -> None:
         """Runs in the preparation thread, or in the executor when the sub-network was ready."""
@@ -274,7 +246,12 @@ class PerceptionNode(ManagedNode):
         self._publish_state(*self._standing_status(), duration_ms=outcome.duration_ms)
 
     def _watch(self) -> None:
-        """Fall back to the default when the manager has been silent for longer than its command is valid."""
+        """Keep the CPUs asked for, and the command only as long as it is valid."""
+        before = self._mapping.reason
+        if (reason := self._mapping.keep()) != before:
+            self.get_logger().warning(reason or "the threads run where they should again")
+            if self._status == SubnetState.APPLIED:
+                self._publish_state(*self._standing_status())
         expires = self._order.expires_ns
         if expires is not None and time.perf_counter_ns() > expires:
             self.get_logger().warning("the manager is silent: back to the default sub-network")
@@ -315,9 +292,6 @@ class PerceptionNode(ManagedNode):
 
     def _answer(self, frame: Frame) -> None:
         started = time.perf_counter_ns()
-        if self._order.affinity != self._affinity:  # affinity belongs to the thread that runs the network
-            self._affinity = self._order.affinity
-            os.sched_setaffinity(0, self._affinity or os.sched_getaffinity(os.getpid()))
         assert self._switcher is not None and self._switcher.current is not None
         network, order = self._switcher.current, self._order
         target_ms = self.value("latency_target_ms")
@@ -350,24 +324,8 @@ class PerceptionNode(ManagedNode):
         """Logits; with emulate_dvfs the call takes as long as it would on the simulated device."""
         if not self.value("emulate_dvfs"):
             return network.run(images)
-        start, cpu_start = time.perf_counter_ns(), time.thread_time_ns()
-        logits = network.run(images)
-        # The work is stretched, not the time the kernel gave this core to somebody else.
-        work = (
-            time.thread_time_ns() - cpu_start if network.key.threads == 1 else time.perf_counter_ns() - start
-        )
-        key = network.key
-        entry = self.networks.entry(key.processor, key.subnet_id)
-        assert entry is not None
-        factor = stretch_factor(
-            domains_of(key.processor, self._clocks),
-            entry.alpha_ms,
-            entry.beta_ms,
-            self.networks.reference_hz(key.processor),
-            self._slowdown,
-        )
-        sleep_until(time.perf_counter_ns() + int(work * max(0.0, factor - 1)))
-        return logits
+        factor = self.networks.stretch_factor(network.key, self._clocks, self._slowdown)
+        return run_stretched(network.run, images, factor, network.key.threads)
 
     # --- monitors ----------------------------------------------------------------------------
 
@@ -416,13 +374,16 @@ class PerceptionNode(ManagedNode):
     def _subnet_status(self) -> Status:
         if not self.active or self._switcher is None or self._switcher.current is None:
             return health.INACTIVE
-        rejected = self._status == SubnetState.REJECTED
+        key, copies = self._switcher.current.key, self._copies.resident(self._switcher.holds)
+        facts = health.placement(key, copies, self._cache_bytes)
+        facts |= health.mapping(key.threads, self._mapping.asked, self._mapping.threads())
         return health.subnet(
-            self._switcher.current.key,
+            key,
             self._order.decision_id,
-            self._switcher.cached_bytes,
             self._message,
-            rejected=rejected,
+            rejected=self._status == SubnetState.REJECTED,
+            strayed=self._mapping.reason,
+            facts=facts,
         )
 
 
