@@ -70,7 +70,7 @@ def test_bounds_hold(tmp_path: Path) -> None:
     assert build(*PREDICTED, "--min-accuracy", "0.80", "--max-latency", "24", "--out", out) == 0
     library = load_library(out)
     assert all(e.accuracy >= 0.80 and e.latency_ms.median <= 24 for e in library)
-    assert library.entries[-1].latency_ms.median > 23
+    assert library.entries[-1].latency_ms.median > 22  # comes near the limit, after few evaluations
     assert "accuracy of 0.8 or more, at most 24 ms" in library.notes[-1]
 
 

@@ -140,6 +140,22 @@ def test_thinning_keeps_as_many_as_wanted_and_the_ends(latencies: list[float], n
     assert number == 1 or chosen[-1] == len(latencies) - 1
 
 
+@given(st.lists(st.floats(0.1, 1000), min_size=1, max_size=60, unique=True), st.integers(1, 40))
+def test_thinning_by_strength_keeps_as_many_and_the_ends(latencies: list[float], number: int) -> None:
+    latencies.sort()
+    accuracies = np.sort(np.random.default_rng(len(latencies)).random(len(latencies))).tolist()
+    chosen = thin(latencies, number, accuracies)
+    assert len(chosen) == min(number, len(latencies)) and chosen == sorted(set(chosen))
+    assert chosen[0] == 0 and chosen[-1] < len(latencies)
+    assert number == 1 or chosen[-1] == len(latencies) - 1
+
+
+def test_thinning_by_strength_takes_the_higher_of_two_neighbours() -> None:
+    latencies, accuracies = np.geomspace(1, 100, 41), np.linspace(0.5, 0.9, 41)
+    accuracies[11:] += 0.05  # a step of the front: its upper edge, not the foot before it
+    assert thin(latencies.tolist(), 5, accuracies.tolist())[1] == 11
+
+
 def test_thinning_is_even_in_the_logarithm() -> None:
     assert thin(np.geomspace(1, 100, 41).tolist(), 5) == [0, 10, 20, 30, 40]
 

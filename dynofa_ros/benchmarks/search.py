@@ -70,7 +70,8 @@ def _compare(name: str, seed: int, points: int, generations: int, progress: Prog
         resolutions=costs.resolutions,
         points=points,
     )
-    chosen = [front[i] for i in thin([c.latency_ms for c in front], points)]
+    kept = thin([c.latency_ms for c in front], points, [c.accuracy for c in front])
+    chosen = [front[i] for i in kept]
     seconds = time.perf_counter() - start
     ours = np.array([(c.accuracy, c.latency_ms) for c in chosen])
     genomes, rng = Genomes(space, costs.resolutions), np.random.default_rng(seed)

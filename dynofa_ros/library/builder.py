@@ -253,7 +253,7 @@ def _entries(
     source = "measured" if request.images else "predicted"
     live = request.latency_table is None
     number = round(SPARE * request.points) if live else request.points
-    chosen = [front[i] for i in thin([c.latency_ms for c in front], number)]
+    chosen = [front[i] for i in thin([c.latency_ms for c in front], number, [c.accuracy for c in front])]
     times: Sequence[np.ndarray | None] = [None] * len(chosen)
     if live:
         configs = [c.config for c in chosen]
