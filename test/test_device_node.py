@@ -1,145 +1,27 @@
-"""The device node as a real process over DDS."""
+"""The device node as a real process over DDS, with the simulated device."""
 
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
-import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
-from dynofa_ros.msg import (
-    DeviceCapabilities,
-    DeviceTelemetry,
-    DomainState,
-    DvfsCommand,
-    DvfsState,
-    FrequencyBand,
-    InferenceMonitor,
-    SimulatedLoad,
-)
+from device_client import TIMEOUT_S, Client, end, parameters, start
+from dynofa_ros.msg import DomainState, InferenceMonitor, SimulatedLoad
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.parameter import Parameter
-from rclpy.parameter_client import AsyncParameterClient
 
-from dynofa_ros.ros import names, qos
-
-ROOT = Path(__file__).resolve().parent.parent
-DOMAIN_ID = 50 + os.getpid() % 50
-NAMESPACE = "/robot1/dynofa"  # everything must work below a namespace of the user
 CPU_TABLE = [115_200_000 + k * 76_800_000 for k in range(24)] + [1_907_200_000]
-TIMEOUT_S = 10.0
 RESET_IDS = itertools.count(2**40)
 
 
-def start(*arguments: str) -> subprocess.Popen:
-    environment = {
-        **os.environ,
-        "ROS_DOMAIN_ID": str(DOMAIN_ID),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-    }
-    command = [sys.executable, str(ROOT / "scripts" / "device_node"), "--ros-args", *arguments]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-class Client:
-    """The other side of the node's topics."""
-
-    def __init__(self) -> None:
-        self._context = Context()
-        rclpy.init(context=self._context, domain_id=DOMAIN_ID)
-        self.node = rclpy.create_node("client", context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self.telemetry: list[tuple[float, DeviceTelemetry]] = []
-        self.states: list[DvfsState] = []
-        self.capabilities: list[DeviceCapabilities] = []
-        self.diagnostics: dict[str, tuple[int, str]] = {}
-        self.commands = self.publisher(DvfsCommand, names.DVFS_COMMAND, qos.DVFS_COMMAND)
-        self.load = self.publisher(SimulatedLoad, names.SIMULATED_LOAD, qos.SIMULATED_LOAD)
-        self.monitor = self.publisher(InferenceMonitor, names.app_topic("front", "monitor"), qos.MONITOR)
-        self._subscribe(
-            DeviceTelemetry,
-            names.TELEMETRY,
-            qos.TELEMETRY,
-            lambda m: self.telemetry.append((time.monotonic(), m)),
-        )
-        self._subscribe(DvfsState, names.DVFS_STATE, qos.DEVICE_STATE, self.states.append)
-        self._subscribe(DeviceCapabilities, names.CAPABILITIES, qos.DEVICE_STATE, self.capabilities.append)
-        self._subscribe(DiagnosticArray, names.DIAGNOSTICS, 10, self._on_diagnostics)
-
-    def publisher(self, kind, relative, profile):
-        return self.node.create_publisher(kind, names.topic(NAMESPACE, relative), profile)
-
-    def _subscribe(self, kind, relative, profile, callback) -> None:
-        self.node.create_subscription(kind, names.topic(NAMESPACE, relative), callback, profile)
-
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            self.diagnostics[status.name.rpartition(": ")[2]] = (ord(status.level), status.message)
-
-    def spin(self, seconds: float) -> None:
-        end_s = time.monotonic() + seconds
-        while time.monotonic() < end_s:
-            self._executor.spin_once(timeout_sec=0.01)
-
-    def wait(self, condition: Callable[[], object], what: str) -> None:
-        end_s = time.monotonic() + TIMEOUT_S
-        while not condition():
-            assert time.monotonic() < end_s, f"not seen within {TIMEOUT_S} s: {what}"
-            self._executor.spin_once(timeout_sec=0.01)
-
-    def state(self, domain: str) -> DomainState:
-        return next(entry for entry in self.states[-1].domains if entry.domain == domain)
-
-    def command(self, decision_id: int, valid_for_s: float = 0.0, **pins: int) -> None:
-        bands = [FrequencyBand(domain=name, min_hz=hz, max_hz=hz) for name, hz in pins.items()]
-        self.commands.publish(DvfsCommand(decision_id=decision_id, valid_for_s=valid_for_s, bands=bands))
-
-    def mean_power_w(self, seconds: float) -> float:
-        self.telemetry.clear()
-        self.spin(seconds)
-        return sum(m.total_power_w for _, m in self.telemetry) / len(self.telemetry)
-
-    def set_parameter(self, name: str, value: object) -> str:
-        """Reason of the refusal, empty if it was accepted."""
-        client = AsyncParameterClient(self.node, f"{NAMESPACE}/device")
-        assert client.wait_for_services(timeout_sec=TIMEOUT_S)
-        future = client.set_parameters([Parameter(name, value=value)])
-        self.wait(future.done, f"answer to setting {name}")
-        (result,) = future.result().results
-        return "" if result.successful else result.reason
-
-    def change_state(self, transition: int) -> bool:
-        service = self.node.create_client(ChangeState, f"{NAMESPACE}/device/change_state")
-        assert service.wait_for_service(timeout_sec=TIMEOUT_S)
-        future = service.call_async(ChangeState.Request(transition=Transition(id=transition)))
-        self.wait(future.done, f"answer to transition {transition}")
-        return future.result().success
-
-    def close(self) -> None:
-        self._executor.shutdown()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self._context)
-
-
 @pytest.fixture(scope="module")
-def process() -> Iterator[subprocess.Popen]:
-    node = start("-r", f"__ns:={NAMESPACE}")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen]:
+    (empty := tmp_path_factory.mktemp("root") / "sys").mkdir()
+    node = start(*parameters(backend="auto", sysfs_root=empty))
     yield node
-    if node.poll() is None:
-        node.kill()
-    node.communicate()
+    end(node)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +75,24 @@ def test_telemetry_comes_at_its_rate_and_is_plausible(client):
 def test_auto_says_that_it_simulates(client):
     client.wait(lambda: "backend" in client.diagnostics, "diagnostics")
     level, message = client.diagnostics["backend"]
-    assert level == 1 and "simulating a xavier_nx" in message
+    assert level == 1 and "auto: no clock and no power sensor in " in message
+    assert message.endswith("simulating a xavier_nx")
+    assert "thermal.ambient_c" in client.facts["backend"]["guesses"]
+
+
+def test_diagnostics_of_a_simulated_board(client):
+    client.wait(lambda: {"clocks", "sensors", "inputs"} <= client.diagnostics.keys(), "diagnostics")
+    assert client.diagnostics["clocks"] == (0, "6 clocks can be set")
+    assert client.facts["clocks"]["gpu"].startswith("114.75 MHz to 1109.25 MHz, now ")
+    assert client.diagnostics["sensors"][0] == 0
+
+
+def test_the_hottest_sensor_as_a_standard_message(client):
+    client.wait(lambda: client.temperatures, "a temperature")
+    last = client.temperatures[-1]
+    assert last.header.frame_id in [t.name for t in client.telemetry[-1][1].temperatures]
+    assert 25.0 < last.temperature < 40.0
+    assert client.batteries == []
 
 
 def test_load_raises_power_and_a_lower_clock_saves_it(client):
@@ -283,7 +182,7 @@ def test_frames_of_an_app_become_utilization(client):
     assert utilization["gpu"] == pytest.approx(40.0, abs=8.0)
     assert utilization["cpu0"] == 0.0
     client.monitor.publish(InferenceMonitor(app="front", processor="tpu", inference_ms=20.0))
-    client.wait(lambda: "no processor 'tpu'" in client.diagnostics["sensors"][1], "diagnostic")
+    client.wait(lambda: "no processor 'tpu'" in client.diagnostics["inputs"][1], "diagnostic")
 
 
 def test_inactive_is_silent_and_gives_the_clocks_back(client):
@@ -312,15 +211,18 @@ def test_sigterm_gives_the_clocks_back_and_ends_cleanly(process, client):
 
 
 @pytest.mark.parametrize(
-    ("parameter", "reason"),
+    ("given", "reason"),
     [
-        ("backend:=sysfs", "backend 'sysfs' is not available in this version"),
-        ("backend:=fpga", "backend must be one of"),
-        ("board:=nano", "board 'nano' is unknown; known: "),
+        (
+            {"backend": "sysfs", "sysfs_root": "/no/such"},
+            "sysfs root /no/such: must be a folder named sys or",
+        ),
+        ({"backend": "fpga"}, "backend must be one of"),
+        ({"backend": "simulated", "board": "nano"}, "board 'nano' is unknown; known: "),
     ],
 )
-def test_what_cannot_work_ends_with_one_line(parameter, reason):
-    node = start("-p", parameter)
+def test_what_cannot_work_ends_with_one_line(given, reason):
+    node = start(*parameters(**given))
     _, error = node.communicate(timeout=30)
     assert node.returncode == 1
     assert reason in error and "Traceback" not in error

@@ -7,150 +7,173 @@ import time
 from typing import Any
 
 from builtin_interfaces.msg import Time
+from rclpy.timer import Timer
+from sensor_msgs.msg import BatteryState, Temperature
 
 from dynofa_ros.device.board import load_board
 from dynofa_ros.device.control import ClockControl, ControlState
 from dynofa_ros.device.energy import EnergyMeter
-from dynofa_ros.device.interface import Device, DeviceSample, ThrottleFlag
-from dynofa_ros.device.live import RealTimeSimulation
-from dynofa_ros.device.simulated import ExternalLoad, SimulatedDevice
-from dynofa_ros.msg import (
-    DeviceCapabilities,
-    DeviceTelemetry,
-    DvfsCommand,
-    DvfsState,
-    InferenceMonitor,
-    SimulatedLoad,
-)
+from dynofa_ros.device.interface import Device, DomainStatus
+from dynofa_ros.device.open import open_device
+from dynofa_ros.device.sysfs import WRITES_OFF, SysfsDevice
+from dynofa_ros.msg import DeviceCapabilities, DeviceTelemetry, DvfsCommand, DvfsState
+from dynofa_ros.nodes import device_status as status
+from dynofa_ros.nodes.device_kernel import KernelView, changed_clocks
 from dynofa_ros.nodes.device_messages import (
     bands_of,
     capabilities_message,
     state_message,
     telemetry_message,
 )
+from dynofa_ros.nodes.device_parameters import PARAMETERS
+from dynofa_ros.nodes.device_simulation import SimulatedInputs
+from dynofa_ros.nodes.device_standard import BATTERY, TEMPERATURE, battery_message, temperature_message
 from dynofa_ros.ros import names, qos
-from dynofa_ros.ros.diagnostics import Level, Status
+from dynofa_ros.ros.diagnostics import Status
 from dynofa_ros.ros.lifecycle import ManagedNode, run
-from dynofa_ros.ros.parameters import ParameterSpec
 
-MONITOR_TYPE = "dynofa_ros/msg/InferenceMonitor"
-DISCOVERY_PERIOD_S = 0.5
 WATCH_PERIOD_S = 0.1  # dead-man time, changes by governors and throttling
 FOLLOW_PERIOD_S = 0.01  # while a clock may be on its way
-SETTLE_S = 0.05  # longer than any clock needs to change
-RECENT_S = 10.0  # how long a refusal stays a warning
-
-PARAMETERS = (
-    ParameterSpec(
-        "backend",
-        "auto",
-        "where the device is: 'simulated', or 'auto' = the real one where there is a backend for it, "
-        "otherwise simulated; 'sysfs' is not available in this version",
-        choices=("auto", "sysfs", "simulated"),
-        dynamic=False,
-    ),
-    ParameterSpec(
-        "board",
-        "xavier_nx",
-        "board of the simulated backend: a name in config/boards or the path of a YAML file",
-        dynamic=False,
-    ),
-    ParameterSpec(
-        "sysfs_root",
-        "/sys",
-        "folder in which the sysfs backend looks; without effect in the simulated backend",
-        dynamic=False,
-    ),
-    ParameterSpec(
-        "telemetry_rate_hz", 10.0, "rate of dynofa/device/telemetry", unit="Hz", minimum=1.0, maximum=50.0
-    ),
-    ParameterSpec(
-        "allow_writes",
-        False,
-        "whether real clocks may be changed; without effect in the simulated backend, which always may",
-        dynamic=False,
-    ),
-    ParameterSpec(
-        "command_timeout_s",
-        5.0,
-        "a DVFS command that is not repeated for so long lapses and the clocks found at start return, "
-        "whatever its own valid_for_s; 0 = only valid_for_s counts",
-        unit="s",
-        minimum=0.0,
-        maximum=3600.0,
-    ),
-)
+SETTLE_S = 0.05  # longer than most clocks need to change
+LONGEST_SETTLE_S = 0.15  # than all: a GPU changes at the next poll of its governor
+DISCOVERY_PERIOD_S = 0.5
+STANDARD_PERIOD_S = 1.0
 
 
 class DeviceNode(ManagedNode):
     """Publishes telemetry and the state of the clocks, and applies DVFS commands."""
 
     def __init__(self, **node_arguments: Any) -> None:
+        self._device: Device | None = None
         super().__init__("device", PARAMETERS, namespace=names.CORE_NAMESPACE, **node_arguments)
 
     # --- lifecycle ---------------------------------------------------------------------------
 
     def configure(self) -> None:
-        if self.value("backend") == "sysfs":
-            raise ValueError("backend 'sysfs' is not available in this version; use 'simulated' or 'auto'")
-        board = load_board(self.value("board"))
-        self._simulation: RealTimeSimulation | None = RealTimeSimulation(SimulatedDevice(board))
-        self._device: Device = self._simulation
-        self._capabilities = self._device.capabilities()
-        self._control = ClockControl(self._device, self.value("command_timeout_s"))
+        self._device = device = self._open()
+        self._capabilities = device.capabilities()
+        self._control = ClockControl(device, self.value("command_timeout_s"))
         self._published: ControlState | None = None
+        self._sample = device.read()  # loads need two readings, so the first that is published has them
+        self._last_stale_s = -math.inf
         self._follow_until_s = 0.0
-        self._sample: DeviceSample | None = None
-        self._monitors: dict[str, Any] = {}  # subscriptions by full topic name
-        self._refused_inputs = 0
-        self._last_refused_input = ""
-        self._last_refused_input_s = -math.inf
-        self._telemetry = self.advertise(DeviceTelemetry, names.TELEMETRY, qos.TELEMETRY)
-        self._capabilities_publisher = self.advertise(
-            DeviceCapabilities, names.CAPABILITIES, qos.DEVICE_STATE
-        )
-        self._state_publisher = self.advertise(DvfsState, names.DVFS_STATE, qos.DEVICE_STATE)
-        self.diagnostics.hardware_id = f"{self._capabilities.board} ({self._capabilities.source})"
-        self.diagnostics.add("backend", self._backend_status)
-        self.diagnostics.add("commands", self._command_status)
-        self.diagnostics.add("sensors", self._sensor_status)
+        self._advertise()
+        self._add_diagnostics()
 
     def activate(self) -> None:
         self._energy = EnergyMeter()
         self._published = None
+        self._discovered_s = self._standard_s = -math.inf
         self._control.command_timeout_s = self.value("command_timeout_s")
-        self._capabilities_publisher.publish(capabilities_message(self._capabilities, self._stamp()))
+        self._publish_capabilities()
         self._publish_state()
         self.subscribe(DvfsCommand, names.DVFS_COMMAND, self._on_command, qos.DVFS_COMMAND)
-        if self._simulation is not None:
-            self.subscribe(SimulatedLoad, names.SIMULATED_LOAD, self._on_load, qos.SIMULATED_LOAD)
-        self._telemetry_timer = self.every(1.0 / self.value("telemetry_rate_hz"), self._sample_and_publish)
+        if self._inputs is not None:
+            self._inputs.start()
         self._follow_timer = self.every(FOLLOW_PERIOD_S, self._follow)
-        self.every(WATCH_PERIOD_S, self._watch)
-        self.every(DISCOVERY_PERIOD_S, self._discover)
+        self._rate_timers: list[Timer] = []
+        self._set_rate()
 
     def deactivate(self) -> None:
-        self._monitors.clear()
+        if self._inputs is not None:
+            self._inputs.stop()
         self._control.release()
         time.sleep(SETTLE_S)
         self._publish_state()
+        if self._control.state().message:  # what could not be given back, and why
+            self.get_logger().warning(self._control.state().message)
+
+    def cleanup(self) -> None:
+        device, self._device = self._device, None
+        if isinstance(device, SysfsDevice):
+            device.close()
 
     def on_parameters_changed(self, changed: set[str]) -> None:
         if not self.active:  # `activate` reads them
             return
         self._control.command_timeout_s = self.value("command_timeout_s")
         if "telemetry_rate_hz" in changed:
-            self.cancel(self._telemetry_timer)
-            period_s = 1.0 / self.value("telemetry_rate_hz")
-            self._telemetry_timer = self.every(period_s, self._sample_and_publish)
+            self._set_rate()
+
+    def _open(self) -> Device:
+        """The device of the parameters; says what `auto` chose, and about clocks that were left changed."""
+        backend, board, root = (self.value(name) for name in ("backend", "board", "sysfs_root"))
+        left = changed_clocks(root)
+        opened = open_device(
+            backend,
+            board,
+            root,
+            self.value("allow_writes"),
+            override_pinned=self.value("override_jetson_clocks"),
+        )
+        real = opened.device if isinstance(opened.device, SysfsDevice) else None
+        simulation = opened.simulation
+        self._kernel = KernelView(real, root) if real else None
+        self._inputs = SimulatedInputs(self, simulation, self._publish_state) if simulation else None
+        self._guesses = load_board(board).guesses if simulation else ()
+        self._choice = ""
+        if backend == "auto":
+            self._choice = status.choice_of_auto(real.inventory if real else None, opened.note)
+            self.get_logger().info(self._choice)
+        if real and left:
+            self._report_left(left)
+        return opened.device
+
+    def _report_left(self, file: object) -> None:
+        if not self.value("allow_writes"):
+            self.get_logger().warning(
+                f"{file}: a process changes clocks or was killed; `dynofa device restore` gives them back"
+            )
+        elif changed_clocks(self.value("sysfs_root")):
+            self.get_logger().warning(f"{file}: not all clocks of a killed process could be given back yet")
+        else:
+            self.get_logger().info("the clocks that a killed process left changed are given back")
+
+    def _advertise(self) -> None:
+        self._telemetry = self.advertise(DeviceTelemetry, names.TELEMETRY, qos.TELEMETRY)
+        self._capabilities_publisher = self.advertise(
+            DeviceCapabilities, names.CAPABILITIES, qos.DEVICE_STATE
+        )
+        self._state_publisher = self.advertise(DvfsState, names.DVFS_STATE, qos.DEVICE_STATE)
+        self._temperature = self._battery = None
+        if self._sample.temperatures:
+            self._temperature = self.advertise(Temperature, TEMPERATURE, qos.TELEMETRY)
+        if self._kernel and self._kernel.batteries():
+            self._battery = self.advertise(BatteryState, BATTERY, qos.TELEMETRY)
 
     # --- monitors ----------------------------------------------------------------------------
 
+    def _set_rate(self) -> None:
+        """One timer does all that is periodic, as every wake-up of an executor costs much."""
+        for timer in self._rate_timers:
+            self.cancel(timer)
+        period_s = 1.0 / self.value("telemetry_rate_hz")
+        self._rate_timers = [self.every(period_s, self._tick)]
+        if period_s > WATCH_PERIOD_S:
+            self._rate_timers.append(self.every(WATCH_PERIOD_S, self._watch))
+
+    def _tick(self) -> None:
+        try:
+            self._watch()  # first: clocks are given back in time, whatever happens to the sensors
+        finally:
+            self._sample_and_publish()
+
     def _sample_and_publish(self) -> None:
+        assert self._device is not None
         self._sample = self._device.read()
         self._energy.add(self._sample.total_power_w, time.monotonic())
         source = self._capabilities.source
         self._telemetry.publish(telemetry_message(self._sample, self._energy.energy_j, source, self._stamp()))
+
+    def _publish_standard(self) -> None:
+        if self._temperature is not None:
+            self._temperature.publish(temperature_message(self._sample, self._stamp()))
+        if self._battery is not None and self._kernel is not None:
+            for battery in self._kernel.batteries():
+                self._battery.publish(battery_message(battery, self._stamp()))
+
+    def _publish_capabilities(self) -> None:
+        self._capabilities_publisher.publish(capabilities_message(self._capabilities, self._stamp()))
 
     def _publish_state(self) -> None:
         """Publish the state of the clocks if it differs from what was published last."""
@@ -163,121 +186,91 @@ class DeviceNode(ManagedNode):
     # --- knobs -------------------------------------------------------------------------------
 
     def _on_command(self, message: DvfsCommand) -> None:
-        refused = self._control.counts.refused
-        self._control.command(
-            int(message.decision_id), bands_of(message), float(message.valid_for_s), time.monotonic()
-        )
-        if self._control.counts.refused > refused:
+        before, now_s = self._control.counts, time.monotonic()
+        self._control.command(int(message.decision_id), bands_of(message), float(message.valid_for_s), now_s)
+        after = self._control.counts
+        if after.refused > before.refused:
             self.get_logger().warning(f"DVFS command refused: {self._control.last_refusal}")
+        if after.stale > before.stale:
+            self._last_stale_s = now_s
+            self.get_logger().warning(f"DVFS command: {self._control.last_stale}", throttle_duration_sec=1.0)
         self._publish_state()
-        self._start_following()
-
-    def _follow(self) -> None:
-        """Publish the arrival of a clock at once, for as long as one may be on its way."""
-        self._publish_state()
-        if time.monotonic() >= self._follow_until_s:
-            self._follow_timer.cancel()
+        if after.taken > before.taken:
+            self._start_following()
 
     def _start_following(self) -> None:
         self._follow_until_s = time.monotonic() + SETTLE_S
         self._follow_timer.reset()
 
+    def _follow(self) -> None:
+        """Publish the arrival of a clock at once, for as long as one may be on its way."""
+        self._publish_state()
+        domains = self._published.domains if self._published else ()
+        pending = any(domain.status is DomainStatus.PENDING for domain in domains)
+        extra_s = LONGEST_SETTLE_S - SETTLE_S if pending else 0.0
+        if time.monotonic() >= self._follow_until_s + extra_s:
+            self._follow_timer.cancel()
+
     def _watch(self) -> None:
-        if self._control.check(time.monotonic()):
+        now_s = time.monotonic()
+        if self._control.check(now_s):
             self.get_logger().warning(self._control.state().message)
             self.publish_diagnostics("commands")
             self._start_following()
         self._publish_state()
+        if now_s - self._discovered_s >= DISCOVERY_PERIOD_S:
+            self._discovered_s = now_s
+            self._discover()
+        if now_s - self._standard_s >= STANDARD_PERIOD_S:
+            self._standard_s = now_s
+            self._publish_standard()
+
+    def _discover(self) -> None:
+        """Follow what comes and goes: senders of commands, applications, clocks."""
+        assert self._device is not None
+        if not self.count_publishers(self.topic(names.DVFS_COMMAND)):
+            self._control.forget()
+        if self._inputs is not None:
+            self._inputs.discover()
+        capabilities = self._device.capabilities()
+        if capabilities != self._capabilities:
+            self._capabilities = capabilities
+            self._publish_capabilities()
 
     def _stamp(self) -> Time:
         return self.get_clock().now().to_msg()
 
-    # --- the simulated device's inputs -------------------------------------------------------
-
-    def _discover(self) -> None:
-        """Follow the applications and the senders of commands as they come and go."""
-        if not self.count_publishers(self.topic(names.DVFS_COMMAND)):
-            self._control.forget()
-        if self._simulation is None:
-            return
-        found = {
-            topic: app
-            for topic, types in self.get_topic_names_and_types()
-            if MONITOR_TYPE in types
-            and (app := names.app_of_topic(self.get_namespace(), topic, "monitor"))
-            and self.count_publishers(topic)
-        }
-        for topic in found.keys() - self._monitors.keys():
-            self._monitors[topic] = self.subscribe(InferenceMonitor, topic, self._on_monitor, qos.MONITOR)
-        for topic in self._monitors.keys() - found.keys():
-            self.unsubscribe(self._monitors.pop(topic))
-
-    def _on_monitor(self, message: InferenceMonitor) -> None:
-        assert self._simulation is not None
-        try:
-            self._simulation.add_frame(message.app, message.processor, 1e-3 * float(message.inference_ms))
-        except ValueError as error:
-            self._refuse_input(f"monitor of '{message.app}': {error}")
-
-    def _on_load(self, message: SimulatedLoad) -> None:
-        assert self._simulation is not None
-        load = ExternalLoad(0.01 * float(message.utilization_percent), float(message.slowdown))
-        try:
-            self._simulation.set_load(message.domain, load)
-        except ValueError as error:
-            self._refuse_input(f"simulated_load: {error}")
-        self._publish_state()
-
-    def _refuse_input(self, reason: str) -> None:
-        self._refused_inputs += 1
-        self._last_refused_input, self._last_refused_input_s = reason, time.monotonic()
-        self.get_logger().warning(f"ignored {reason}", throttle_duration_sec=1.0)
-
     # --- diagnostics -------------------------------------------------------------------------
 
-    def _backend_status(self) -> Status:
-        board, source = self._capabilities.board, self._capabilities.source
-        values = {"board": board, "source": source}
-        if self.value("backend") == "auto" and source == "simulated":
-            text = f"auto: this version has no backend for real devices, simulating a {board}"
-            return Status(Level.WARN, text, values)
-        return Status(Level.OK, f"{source} {board}", values)
+    def _add_diagnostics(self) -> None:
+        self.diagnostics.hardware_id = f"{self._capabilities.board} ({self._capabilities.source})"
+        self.diagnostics.add("backend", self._backend_status)
+        self.diagnostics.add("clocks", self._clock_status)
+        self.diagnostics.add("commands", self._command_status)
+        self.diagnostics.add("sensors", self._sensor_status)
+        if self._inputs is not None:
+            self.diagnostics.add("inputs", self._inputs.status)
 
-    def _command_status(self) -> Status:
-        control = self._control
-        counts, state = control.counts, control.state()
-        values = {
-            "decision_id": state.decision_id,
-            "taken": counts.taken,
-            "repeated": counts.repeated,
-            "stale": counts.stale,
-            "refused": counts.refused,
-            "fallbacks": counts.fallbacks,
-            "last_refusal": control.last_refusal,
-        }
-        if control.fallen_back:
-            return Status(Level.WARN, state.message, values)
-        if time.monotonic() - control.last_refusal_s < RECENT_S:
-            return Status(Level.WARN, f"refused: {control.last_refusal}", values)
-        return Status(Level.OK, f"last decision {state.decision_id}", values)
+    def _backend_status(self) -> Status:
+        inventory = self._kernel.inventory if self._kernel else None
+        return status.backend_status(self._capabilities, self._choice, inventory, self._guesses)
+
+    def _clock_status(self) -> Status:
+        kernel = self._kernel
+        return status.clock_status(
+            self._capabilities,
+            self._control.state().domains,
+            read_only=WRITES_OFF if kernel and not self.value("allow_writes") else "",
+            pinned=kernel.pinned if kernel else False,
+            mode=kernel.mode() if kernel else None,
+        )
 
     def _sensor_status(self) -> Status:
-        sample = self._sample
-        if sample is None:
-            return Status(Level.OK, "no sample yet")
-        hottest_c = max((t.temperature_c for t in sample.temperatures), default=math.nan)
-        values = {
-            "total_power_w": sample.total_power_w,
-            "hottest_c": hottest_c,
-            "applications": len(self._monitors),
-            "refused_inputs": self._refused_inputs,
-            "last_refused_input": self._last_refused_input,
-        }
-        if sample.throttle & ThrottleFlag.THERMAL:
-            return Status(Level.WARN, f"clocks are held down by temperature ({hottest_c:.1f} C)", values)
-        if time.monotonic() - self._last_refused_input_s < RECENT_S:
-            return Status(Level.WARN, f"ignored {self._last_refused_input}", values)
-        return Status(Level.OK, f"{sample.total_power_w:.1f} W, {hottest_c:.1f} C", values)
+        total_rails = self._kernel.inventory.total_rails if self._kernel else ()
+        return status.sensor_status(self._sample, total_rails)
+
+    def _command_status(self) -> Status:
+        return status.command_status(self._control, time.monotonic(), self._last_stale_s)
 
 
 def main() -> int:

@@ -1,0 +1,53 @@
+"""What the device node shows of a real device besides its samples and clocks."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from dynofa_ros.device.battery import BatterySample, find_batteries, read_battery
+from dynofa_ros.device.clock_backup import ClockBackup
+from dynofa_ros.device.inventory_limits import power_mode
+from dynofa_ros.device.inventory_types import Inventory, PowerMode
+from dynofa_ros.device.open import kernel_root
+from dynofa_ros.device.sysfs import SysfsDevice
+from dynofa_ros.device.sysfs_files import SysFiles
+
+MODE_PERIOD_S = 5.0  # nvpmodel's configuration has hundreds of lines
+
+
+class KernelView:
+    """``pinned``: the clocks were found as jetson_clocks leaves them."""
+
+    def __init__(self, device: SysfsDevice, sysfs_root: str) -> None:
+        self._device = device
+        self._files = SysFiles(kernel_root(sysfs_root))
+        self._batteries = find_batteries(self._files)
+        self._mode = device.inventory.power_mode
+        self._mode_s = time.monotonic()
+        self.pinned = device.inventory.clocks_pinned
+
+    @property
+    def inventory(self) -> Inventory:
+        """As of the last search."""
+        return self._device.inventory
+
+    def batteries(self) -> tuple[BatterySample, ...]:
+        """Those found at start, read now."""
+        return tuple(read_battery(self._files, name) for name in self._batteries)
+
+    def mode(self) -> PowerMode | None:
+        """nvpmodel's mode of at most 5 s ago."""
+        now_s = time.monotonic()
+        if self._mode is not None and now_s - self._mode_s > MODE_PERIOD_S:
+            self._mode, self._mode_s = power_mode(self._files, self.inventory.domains), now_s
+        return self._mode
+
+
+def changed_clocks(sysfs_root: str) -> Path | None:
+    """File that says that a process changes clocks, or was killed before it could give them back."""
+    try:
+        backup = ClockBackup(SysFiles(kernel_root(sysfs_root)))
+        return backup.path if backup.left_over() else None
+    except (OSError, ValueError):  # opening the device says why
+        return None

@@ -1,0 +1,55 @@
+"""Parameters of the device node."""
+
+from __future__ import annotations
+
+from dynofa_ros.device.open import BACKENDS
+from dynofa_ros.ros.parameters import ParameterSpec
+
+PARAMETERS = (
+    ParameterSpec(
+        "backend",
+        "auto",
+        "where the device is: 'sysfs' = what the kernel of this computer shows, 'simulated' = a board in "
+        "software, 'auto' = sysfs where it shows a clock or a power sensor, otherwise simulated",
+        choices=BACKENDS,
+        dynamic=False,
+    ),
+    ParameterSpec(
+        "board",
+        "xavier_nx",
+        "board of the simulated backend: a name in config/boards or the path of a YAML file",
+        dynamic=False,
+    ),
+    ParameterSpec(
+        "sysfs_root",
+        "/sys",
+        "folder in which the sysfs backend looks, named sys or holding one; "
+        "without effect in the simulated backend",
+        dynamic=False,
+    ),
+    ParameterSpec(
+        "telemetry_rate_hz", 10.0, "rate of dynofa/device/telemetry", unit="Hz", minimum=1.0, maximum=50.0
+    ),
+    ParameterSpec(
+        "allow_writes",
+        False,
+        "whether real clocks may be changed; those found are given back in the end. Without effect in the "
+        "simulated backend, which always may",
+        dynamic=False,
+    ),
+    ParameterSpec(
+        "override_jetson_clocks",
+        False,
+        "whether clocks may be changed that were found pinned the way jetson_clocks does it",
+        dynamic=False,
+    ),
+    ParameterSpec(
+        "command_timeout_s",
+        5.0,
+        "a DVFS command that is not repeated for so long lapses and the clocks found at start return, "
+        "whatever its own valid_for_s; 0 = only valid_for_s counts",
+        unit="s",
+        minimum=0.0,
+        maximum=3600.0,
+    ),
+)

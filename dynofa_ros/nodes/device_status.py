@@ -1,0 +1,174 @@
+"""Diagnostics of the device node as plain functions of what it knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+
+from dynofa_ros.device.control import ClockControl
+from dynofa_ros.device.interface import (
+    AppliedDomain,
+    Capabilities,
+    DeviceSample,
+    DomainCapability,
+    DomainStatus,
+    ThrottleFlag,
+)
+from dynofa_ros.device.inventory_types import Inventory, PowerMode
+from dynofa_ros.nodes.device_standard import hottest
+from dynofa_ros.ros.diagnostics import Level, Status
+
+RECENT_S = 10.0  # how long a refusal stays a warning
+SHOWN = 3  # reasons in a message; all of them are among its values
+
+
+def choice_of_auto(inventory: Inventory | None, note: str) -> str:
+    """What ``auto`` chose and why. ``note``: why it simulates."""
+    if inventory is None:
+        return f"auto: {note}"
+    found = f"{len(inventory.domains)} clocks and {len(inventory.rails)} power sensors"
+    return f"auto: the real device, as it shows {found}"
+
+
+def backend_status(
+    capabilities: Capabilities, choice: str, inventory: Inventory | None, guesses: tuple[str, ...]
+) -> Status:
+    """``choice``: of ``auto``, empty without it. ``guesses``: keys of a simulated board."""
+    values: dict[str, object] = {
+        "board": capabilities.board,
+        "source": capabilities.source,
+        "processors": ", ".join(capabilities.processors),
+    }
+    if inventory is None:
+        values["guesses"] = f"{len(guesses)} values of the board file: {', '.join(guesses)}"
+        level = Level.WARN if choice else Level.OK
+    else:
+        values["notes"] = "; ".join(inventory.notes)
+        values["unsupported"] = "; ".join(inventory.unsupported)
+        level = Level.OK
+    return Status(level, choice or f"{capabilities.source} {capabilities.board}", values)
+
+
+def clock_status(
+    capabilities: Capabilities,
+    states: Iterable[AppliedDomain],
+    *,
+    read_only: str,
+    pinned: bool,
+    mode: PowerMode | None,
+) -> Status:
+    """Every clock: what can be done with it, what was asked for, and what became of it.
+
+    ``read_only``: why no clock may be set at all, else empty. ``pinned``: found as jetson_clocks leaves them.
+    ``mode``: nvpmodel's in force.
+    """
+    by_name = {state.domain: state for state in states}
+    values: dict[str, object] = {
+        d.domain: _clock_text(d, by_name.get(d.domain)) for d in capabilities.domains
+    }
+    if mode is not None:
+        caps = (f"{cap.domain} {cap.max_hz / 1e6:g} MHz" for cap in mode.caps if cap.max_hz)
+        values["nvpmodel"] = f"mode {mode.number} {mode.name}; caps: {', '.join(caps) or 'none'}"
+    if pinned:
+        values["jetson_clocks"] = "every clock was found pinned (min = max)"
+    troubles = [s.reason for s in by_name.values() if s.reason and s.status is not DomainStatus.APPLIED]
+    if troubles:
+        return Status(Level.WARN, _joined(troubles), values)
+    if read_only:
+        return Status(Level.OK, f"read only: {read_only}", values)
+    closed = [f"{d.domain}: {d.reason}" for d in capabilities.domains if not d.can_write]
+    if closed:
+        return Status(Level.WARN, f"cannot be set: {_joined(closed)}", values)
+    return Status(Level.OK, f"{len(capabilities.domains)} clocks can be set", values)
+
+
+def command_status(control: ClockControl, now_s: float, last_stale_s: float) -> Status:
+    """What became of the commands; ``last_stale_s``: when the last stale one came."""
+    counts, state = control.counts, control.state()
+    values = {
+        "decision_id": state.decision_id,
+        "taken": counts.taken,
+        "repeated": counts.repeated,
+        "stale": counts.stale,
+        "refused": counts.refused,
+        "fallbacks": counts.fallbacks,
+        "last_refusal": control.last_refusal,
+        "last_stale": control.last_stale,
+    }
+    if control.fallen_back:
+        return Status(Level.WARN, state.message, values)
+    if now_s - control.last_refusal_s < RECENT_S:
+        return Status(Level.WARN, f"refused: {control.last_refusal}", values)
+    if now_s - last_stale_s < RECENT_S:
+        return Status(Level.WARN, f"stale: {control.last_stale}", values)
+    return Status(Level.OK, f"last decision {state.decision_id}", values)
+
+
+def sensor_status(sample: DeviceSample, total_rails: Collection[str] = ()) -> Status:
+    """What can be read. A sensor that has stopped is a warning; one that never had a value is only listed,
+    unless it is one of those that make up the power of the module.
+    """
+    name, hottest_c = hottest(sample)
+    failed = failed_sensors(sample)
+    values: dict[str, object] = {
+        "total_power_w": sample.total_power_w,
+        "hottest": f"{name} {hottest_c:.1f} C" if name else "unknown",
+        "oldest_value_s": _oldest_s(sample),
+        **{sensor: reason for sensor, reason, _ in failed},
+    }
+    stopped = [f"{sensor}: {reason}" for sensor, reason, had_value in failed if had_value]
+    if sample.throttle & ThrottleFlag.THERMAL:
+        return Status(Level.WARN, f"clocks are held down by temperature ({hottest_c:.1f} C)", values)
+    if sample.throttle & ThrottleFlag.POWER:
+        return Status(Level.WARN, "clocks are held down by an electrical limit", values)
+    if stopped:
+        return Status(Level.WARN, f"{len(stopped)} stopped: {_joined(stopped)}", values)
+    no_total = [rail.reason for rail in sample.rails if rail.name in total_rails and rail.reason]
+    if no_total:
+        return Status(Level.WARN, f"power unknown: {_joined(no_total)}", values)
+    power = "power unknown" if math.isnan(sample.total_power_w) else f"{sample.total_power_w:.1f} W"
+    heat = f"{hottest_c:.1f} C" if name else "temperature unknown"
+    return Status(Level.OK, f"{power}, {heat}", values)
+
+
+def failed_sensors(sample: DeviceSample) -> list[tuple[str, str, bool]]:
+    """Sensors without a value now: name, reason, whether they ever had one."""
+    entries = [
+        *((f"power of {r.name}", r.reason, r.taken_s) for r in sample.rails),
+        *((f"clock of {d.domain}", d.reason, d.taken_s) for d in sample.domains),
+        *((f"load of {d.domain}", d.utilization_reason, d.utilization_taken_s) for d in sample.domains),
+        *((f"temperature of {t.name}", t.reason, t.taken_s) for t in sample.temperatures),
+    ]
+    return [(name, reason, not math.isnan(taken_s)) for name, reason, taken_s in entries if reason]
+
+
+def _oldest_s(sample: DeviceSample) -> float:
+    """Age of the oldest value that is known."""
+    taken = [
+        *(rail.taken_s for rail in sample.rails if not rail.reason),
+        *(domain.taken_s for domain in sample.domains if not domain.reason),
+        *(sensor.taken_s for sensor in sample.temperatures if not sensor.reason),
+    ]
+    return sample.taken_s - min(taken, default=math.nan)
+
+
+def _clock_text(domain: DomainCapability, state: AppliedDomain | None) -> str:
+    table = domain.frequencies_hz
+    parts = [f"{_mhz(table[0])} to {_mhz(table[-1])}"] if table else ["no table"]
+    if state is not None:
+        parts.append(f"now {_mhz(state.actual_hz)}")
+        if state.max_hz:
+            wanted = f"{_mhz(state.min_hz)} to {_mhz(state.max_hz)}"
+            parts.append(f"asked for {wanted}: {state.status.name.lower()}")
+    parts.append("can be set" if domain.can_write else "read only")
+    reasons = [domain.reason, state.reason if state else ""]
+    return "; ".join([", ".join(parts), *filter(None, reasons)])
+
+
+def _mhz(hz: float) -> str:
+    return "unknown" if math.isnan(hz) else f"{hz / 1e6:g} MHz"
+
+
+def _joined(reasons: list[str]) -> str:
+    more = [f"and {len(reasons) - SHOWN} more"] if len(reasons) > SHOWN else []
+    return "; ".join([*reasons[:SHOWN], *more])
