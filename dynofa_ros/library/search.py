@@ -215,6 +215,8 @@ def thin(latencies: Sequence[float], number: int, accuracies: Sequence[float] | 
         first = chosen[-1] + 1 if chosen else 0
         last = len(logs) - (number - place)  # leaves one for each that follows
         chosen.append(int(np.clip(np.abs(logs - wanted).argmin(), first, last)))
+    if number > 1:
+        chosen[-1] = len(logs) - 1  # also where the last ones are too close for the logarithm
     if accuracies is None or number < 3:
         return chosen
     return _strongest(logs, np.asarray(accuracies), chosen)
