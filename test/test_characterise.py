@@ -294,7 +294,7 @@ def test_characterise_writes_library_and_coefficients(tmp_path, capsys):
         (("--board", "mars"), CliError, "board 'mars' is unknown"),
         (("--processors", "gpu"), CliError, "no library for gpu"),
         (("--library", DEMO), CliError, "second library for cpu"),
-        (("--device", "auto"), CliError, "simulated board only"),
+        (("--device", "auto"), UsageError, "needs --weights"),
         (("--library", "missing.yaml"), CliError, "missing.yaml: cannot be read"),
         (("--out", "x.txt"), UsageError, "must end in .yaml"),
     ],

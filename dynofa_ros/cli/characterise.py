@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.cli.arguments import add_json, number, whole
 from dynofa_ros.cli.common import OK, CliError, UsageError, check_outputs, write_json
+from dynofa_ros.cli.library_profile import HERE, add_engine
 from dynofa_ros.cli.work import one_line_errors, progress, terminating
 
 if TYPE_CHECKING:
@@ -21,7 +23,22 @@ if TYPE_CHECKING:
     from dynofa_ros.library.sweep_points import Settings
 
 DEVICES = ("simulated", "auto")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Where a sweep ran. ``rail``: the sensor of the whole module's power, "" = none. ``model``: whose power
+    model is fitted, None = no model is known."""
+
+    board: str
+    rail: str
+    simulated: bool
+    model: Board | None
+
+
 LONGEST_S = 1000.0  # of a point, in simulated time, which passes quickly
+LONGEST_OWN_S = 20.0  # of a point on hardware
+BOARD = "xavier_nx"
 
 
 def add_parser(commands: Commands) -> None:
@@ -34,11 +51,21 @@ def add_parser(commands: Commands) -> None:
         "Writes the library to --out and the coefficients beside it (FILE_power.yaml); with libraries of "
         "several processors, FILE_cpu.yaml, FILE_gpu.yaml, ... A sweep that was cut goes on with --resume. "
         "Clocks are given back at the end, on errors and on signals.",
-        epilog="example: dynofa characterise --library cpu.yaml --board xavier_nx --out nx.yaml",
+        epilog="example: dynofa characterise --device auto --library cpu.yaml --weights W.safetensors "
+        "--out nx.yaml",
     )
-    parser.add_argument("--device", choices=DEVICES, default="simulated", help="default simulated")
     parser.add_argument(
-        "--board", default="xavier_nx", help="name or path of a board file (default xavier_nx)"
+        "--device", choices=DEVICES, default="simulated", help="auto = this computer (default simulated)"
+    )
+    parser.add_argument(
+        "--board",
+        help=f"name or path of a board file (default {BOARD}; --device auto: no power model is fitted)",
+    )
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="needed with --device auto")
+    add_engine(parser)
+    parser.add_argument("--sysfs-root", type=Path, default=Path("/sys"), metavar="DIR", help="default /sys")
+    parser.add_argument(
+        "--override-jetson-clocks", action="store_true", help="take over clocks that jetson_clocks has pinned"
     )
     parser.add_argument(
         "--library", type=Path, action="append", required=True, metavar="FILE", help="repeat it per processor"
@@ -80,10 +107,10 @@ def _frequencies(text: str) -> int | None:
 def _run(options: argparse.Namespace) -> int:
     if options.out.suffix not in (".yaml", ".yml"):
         raise UsageError(f"--out {options.out} must end in .yaml")
-    if options.device == "auto":
-        raise CliError("--device auto: this version sets the clocks of the simulated board only")
+    if options.device == "auto" and options.weights is None:
+        raise UsageError("--device auto runs the networks: it needs --weights")
     with one_line_errors(), terminating():
-        return _simulated(options)
+        return _simulated(options) if options.device == "simulated" else _own(options)
 
 
 def _simulated(options: argparse.Namespace) -> int:
@@ -96,7 +123,7 @@ def _simulated(options: argparse.Namespace) -> int:
 
     require_writable(options.out)
     check_outputs(options.json)
-    board = load_board(options.board)
+    board = load_board(options.board or BOARD)
     sources = _libraries(options.library, options.processors)
     libraries = {p: library for p, (_, library) in sources.items()}
     capabilities = SimulatedDevice(board).capabilities()
@@ -108,7 +135,42 @@ def _simulated(options: argparse.Namespace) -> int:
     facts = {"device": "simulated", "board": board, "libraries": list(libraries.values())}
     digest = plan_digest(points, settings, facts)
     observations = _swept(options, rig, points, settings, digest)
-    return _finish(options, board, sources, references, observations)
+    measured = Measured(board.name, board.power.total_rail, True, board)
+    return _finish(options, measured, sources, references, observations)
+
+
+def _own(options: argparse.Namespace) -> int:
+    from dynofa_ros.device.board import load_board
+    from dynofa_ros.library.characterise import plan_digest
+    from dynofa_ros.library.files import open_library, require_writable
+    from dynofa_ros.library.own_device import Inference, open_own, rig_of, total_rail
+    from dynofa_ros.library.rigs import references_hz
+    from dynofa_ros.library.sweep_points import Settings, plan_points
+
+    require_writable(options.out)
+    check_outputs(options.json)
+    board = None if options.board is None else load_board(options.board)
+    sources = _libraries(options.library, options.processors)
+    opened = {p: open_library(path, options.weights) for p, (path, _) in sources.items()}
+    libraries = {p: o.library for p, o in opened.items()}
+    inference = Inference(options.engine, options.threads, options.affinity)
+    device = open_own(options.sysfs_root, options.override_jetson_clocks)
+    try:
+        rig, capabilities = rig_of(device, opened, inference), device.capabilities()
+        settings = Settings(
+            options.frequencies, options.repeats, options.window_s, LONGEST_OWN_S, options.seed
+        )
+        points = plan_points(capabilities, libraries, settings)
+        tables = {d.domain: d.frequencies_hz for d in capabilities.domains if d.frequencies_hz}
+        references = {p: references_hz(library, tables) for p, library in libraries.items()}
+        facts = {"device": "sysfs", "board": capabilities.board, "libraries": list(libraries.values())}
+        measured = Measured(capabilities.board or HERE, total_rail(device), False, board)
+        with inference.bound():
+            digest = plan_digest(points, settings, facts)
+            observations = _swept(options, rig, points, settings, digest)
+    finally:
+        device.close()
+    return _finish(options, measured, sources, references, observations)
 
 
 def _libraries(paths: Sequence[Path], processors: Sequence[str] | None) -> dict[str, tuple[Path, Library]]:
@@ -156,7 +218,7 @@ def _journal_path(out: Path) -> Path:
 
 def _finish(
     options: argparse.Namespace,
-    board: Board,
+    measured: Measured,
     sources: Mapping[str, tuple[Path, Library]],
     references: Mapping[str, Mapping[str, int]],
     observations: Sequence[Observation],
@@ -169,23 +231,29 @@ def _finish(
     from dynofa_ros.library.fitting import fit_power
     from dynofa_ros.library.format import load_statistics
 
-    rail = board.power.total_rail
+    simulated, board = measured.simulated, measured.model
     results = {
-        p: characterised(library, observations, references[p], board.name, rail, simulated=True)
+        p: characterised(
+            library, observations, references[p], measured.board, measured.rail, simulated=simulated
+        )
         for p, (_, library) in sources.items()
     }
-    coefficients = fit_power(board, power_observations(observations))
-    document = power_document(board, coefficients, simulated=True, points=len(observations))
+    coefficients = [] if board is None else fit_power(board, power_observations(observations))
+    document: dict[str, object] = {}
+    if board is not None:
+        document = power_document(board, coefficients, simulated=simulated, points=len(observations))
     files = {p: _out(options.out, p, len(results)) for p in results}
     for p, result in results.items():
         save_with_statistics(files[p], result.library, load_statistics(*sources[p]))
-    power_file = options.out.with_name(f"{options.out.stem}_power.yaml")
-    write_atomically(power_file, yaml.safe_dump(document, sort_keys=False, width=110).encode())
+    written = [*files.values()]
+    if board is not None:
+        written.append(options.out.with_name(f"{options.out.stem}_power.yaml"))
+        write_atomically(written[-1], yaml.safe_dump(document, sort_keys=False, width=110).encode())
     skipped = [f"{o.point.key}: {o.skipped}" for o in observations if o.skipped]
-    _print(results, coefficients, skipped)
-    print(f"written: {', '.join(map(str, (*files.values(), power_file)))}")
+    _print(results, coefficients, skipped, simulated)
+    print(f"written: {', '.join(map(str, written))}")
     if options.json is not None:
-        write_json(options.json, _json(results, files, document, observations, skipped))
+        write_json(options.json, _json(results, files, document, observations, skipped, simulated))
     _journal_path(options.out).unlink()
     return OK
 
@@ -195,9 +263,13 @@ def _out(out: Path, processor: str, number_of: int) -> Path:
 
 
 def _print(
-    results: Mapping[str, Characterised], coefficients: Sequence[Coefficient], skipped: Sequence[str]
+    results: Mapping[str, Characterised],
+    coefficients: Sequence[Coefficient],
+    skipped: Sequence[str],
+    simulated: bool,
 ) -> None:
-    print("simulated: latency, power and temperature come from the simulated board, not from hardware")
+    if simulated:
+        print("simulated: latency, power and temperature come from the simulated board, not from hardware")
     for processor, result in results.items():
         print(f"\n{processor:24} {'alpha ms':>20} {'beta ms':>22} {'misfit':>7}   (+- standard error)")
         for name, fit in result.fits.items():
@@ -210,7 +282,8 @@ def _print(
         for names, what in ((result.dropped, "no longer on the front"), (result.unmeasured, "not measured")):
             if names:
                 print(f"{what}, so left out: {', '.join(names)}")
-    print(f"\n{'power coefficient':56} {'value':>8}    standard error")
+    if coefficients:
+        print(f"\n{'power coefficient':56} {'value':>8}    standard error")
     for c in coefficients:
         with_ = [name for name in c.shared if not c.section.endswith(f".{name}")]
         name = f"{c.section}.{c.name}" + (f" (with {', '.join(with_)})" if with_ else "")
@@ -225,16 +298,18 @@ def _json(
     document: dict[str, object],
     observations: Sequence[Observation],
     skipped: Sequence[str],
+    simulated: bool,
 ) -> dict[str, Any]:
     import msgspec
 
     return {
-        "source": "simulated",
+        "source": "simulated" if simulated else "sysfs",
         "libraries": [
             {
                 "processor": p,
                 "file": str(files[p]),
                 "dropped": result.dropped,
+                "unmeasured": result.unmeasured,
                 "fits": {k: vars(f) if f else None for k, f in result.fits.items()},
             }
             for p, result in results.items()
