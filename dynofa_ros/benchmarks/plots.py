@@ -97,16 +97,16 @@ def _engines(axis: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         x = [n + (index - (len(values) - 1) / 2) * width for n, key in enumerate(base) if key in found]
         axis.bar(x, [found[key] for key in base if key in found], 0.92 * width, color=colour, label=label)
     axis.axhline(1.0, color=INK, lw=1.0, ls="--")
-    axis.set_xticks(range(len(base)), [f"{subnet}\n{ms:.1f} ms" for (_, subnet), ms in base.items()])
+    axis.set_xticks(range(len(base)), [f"{subnet}\n{ms:.1f}" for (_, subnet), ms in base.items()])
     _name_spaces(axis, list(base))
     axis.set_ylabel("latency / static network in ONNX Runtime")
     axis.set_xlabel(
-        f"below each name: latency of the static network, {threads} thread{'s' if threads > 1 else ''}"
+        f"below each name: ms of the static network, {threads} thread{'s' if threads > 1 else ''}"
     )
     axis.grid(axis="y", color=GRID, lw=0.6)
     axis.margins(y=0.18)
     axis.legend(
-        frameon=False, ncols=len(values), loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2
+        frameon=False, ncols=min(3, len(values)), loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2
     )
 
 
