@@ -27,7 +27,9 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Pop
 @pytest.fixture(scope="module")
 def client(process) -> Iterator[Client]:
     client = Client()
-    client.wait(lambda: client.states and client.telemetry, "first messages of the node")
+    client.wait(
+        lambda: client.states and client.telemetry and client.capabilities, "first messages of the node"
+    )
     client.wait(lambda: client.commands.get_subscription_count(), "the node's subscriptions")
     yield client
     client.close()

@@ -76,7 +76,9 @@ def client(process: subprocess.Popen[str]) -> Iterator[Client]:
 
 def connected(namespace: str = NAMESPACE) -> Client:
     client = Client(namespace)
-    client.wait(lambda: client.states and client.telemetry, "first messages of the node")
+    client.wait(
+        lambda: client.states and client.telemetry and client.capabilities, "first messages of the node"
+    )
     client.wait(lambda: client.commands.get_subscription_count(), "the node's subscriptions")
     client.wait(lambda: "clocks" in client.diagnostics, "diagnostics")
     return client

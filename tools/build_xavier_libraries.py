@@ -252,7 +252,6 @@ def cpu_library(accuracy: Objective, accuracy_note: str) -> Library:
         evaluations=CPU_EVALUATIONS,
         seed=SEED,
         resolutions=own_table.resolutions,
-        points=CPU_ENTRIES,
     )
     sums, accuracies = np.array([[c.latency_ms, c.accuracy] for c in front]).T
     # The sub-networks of the figure are not public: each point is taken for the front's of that accuracy.

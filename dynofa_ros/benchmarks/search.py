@@ -68,7 +68,6 @@ def _compare(name: str, seed: int, points: int, generations: int, progress: Prog
         evaluations=evaluations,
         seed=seed,
         resolutions=costs.resolutions,
-        points=points,
     )
     kept = thin([c.latency_ms for c in front], points, [c.accuracy for c in front])
     chosen = [front[i] for i in kept]

@@ -38,7 +38,7 @@ from dynofa_ros.ros.names import app_topic
 from dynofa_ros.ros.recorder import ExpectedTopic, Recorder, load_message_class
 
 NODE_NAME, NAMESPACE = "director", "/demo"
-SERVICE_TIMEOUT_S = 5.0
+SERVICE_TIMEOUT_S = 20.0  # the demo's camera runs at low priority, and a robot may be busy
 MATCH_TIMEOUT_S = 2.0
 POLL_S = 0.02
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-END_S = 2.0  # time to end by itself before a process is killed
+END_S = 5.0  # time to end by itself before a process is killed
 POLL_S = 0.02
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -134,7 +134,6 @@ def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Buil
         evaluations=request.evaluations,
         seed=request.seed,
         resolutions=usable,
-        points=request.points,
         max_latency_ms=request.max_latency_ms,
         on_batch=lambda total: None if request.images else on_step("searching", total),
     )

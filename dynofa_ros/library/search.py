@@ -1,8 +1,8 @@
 """Pareto search over a whole search space: the most accurate sub-networks at every latency.
 
-Evolution of an archive that all latencies share: parents are the Pareto front and the next best of every
-slot of latency; children differ in a few genes, some after a crossover with a neighbour in latency. With the
-same number of evaluations the official search hardly ever finds a better one: `dynofa bench --only search`.
+Evolution of an archive that many latency targets share: parents are the best within a target, children differ
+from one of them, or from a mixture of two, in a few genes, and may serve any target. With the same number of
+evaluations the official search finds nothing better: `dynofa bench --only search`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from dynofa_ros.library.latency_table import BlockCosts
 from dynofa_ros.library.predictor import AccuracyPredictor
 from dynofa_ros.supernet.space import ELASTIC, SearchSpace, SubnetConfig
 
-SLOTS, RUNNERS_UP = 100, 3  # parents: so many slots of log latency, so many sub-networks of each
-EVALUATIONS_PER_SLOT = 300  # with a small budget there are fewer slots
+TARGETS, ELITE = 64, 15  # latency targets, and how many sub-networks within each may have children
+EVALUATIONS_PER_TARGET = 150  # with a small budget there are fewer targets
 LARGEST_BATCH, BATCHES = 1000, 16  # a small budget goes in BATCHES batches
-CROSSOVER, NEIGHBOURS = 0.2, 2 * RUNNERS_UP
-GENES = 0.6  # the number of mutated genes is geometric with this parameter: mostly one, at times several
-FOCUS = 0.3  # share of the budget, at the end, that is spent around the points that will be asked for
+CROSSOVER = 0.3
+# The number of mutated genes is geometric. In the second half of the budget small steps are used up.
+GENES, LATE_GENES = 0.6, 0.3
 PATIENCE = 50  # batches in a row without a new sub-network: the space is exhausted
 
 
@@ -161,7 +161,6 @@ def search(
     evaluations: int,
     seed: int,
     resolutions: Sequence[int] | None = None,
-    points: int = 32,
     max_latency_ms: float = float("inf"),
     on_batch: Callable[[int], None] = lambda total: None,
 ) -> list[Candidate]:
@@ -169,13 +168,12 @@ def search(
 
     latency: ms, any cost that should be small; sub-networks above max_latency_ms or with a latency that is
     not finite are not evaluated for accuracy. resolutions: those to choose from, None = all of the space.
-    points: how many of the front will be asked for; the last evaluations go to where `thin` picks them.
     on_batch gets the number of batches in all. Deterministic under the seed, if the objectives are.
     Raises ValueError naming a resolution that the space does not have.
     """
     genomes, rng = Genomes(space, resolutions), np.random.default_rng(seed)
     size = int(np.clip(evaluations // BATCHES, 1, LARGEST_BATCH))
-    slots, total = min(SLOTS, evaluations // EVALUATIONS_PER_SLOT), -(-evaluations // size)
+    targets, total = int(np.clip(evaluations // EVALUATIONS_PER_TARGET, 1, TARGETS)), -(-evaluations // size)
     seen: set[bytes] = set()
     archive = _Scored(np.zeros((0, len(genomes.sizes)), int), np.zeros(0), np.zeros(0))
     children = genomes.random(rng, max(size, 2))
@@ -186,11 +184,10 @@ def search(
         found = _evaluate(genomes, rows, accuracy, latency, max_latency_ms, evaluations - used)
         used += len(found.rows)
         idle = 0 if len(found.rows) else idle + 1
-        archive = _survivors(archive.joined(found), slots)
+        archive, parents = _survivors(archive.joined(found), targets)
         if len(archive.rows):
-            focused = used > (1 - FOCUS) * evaluations
-            parents = _parents(archive, points) if focused else np.arange(len(archive.rows))
-            children = _children(genomes, archive.rows, parents, size, rng)
+            genes = GENES if 2 * used < evaluations else LATE_GENES
+            children = _children(genomes, archive.rows, parents, size, genes, rng)
         else:  # nothing is fast enough so far
             children = genomes.random(rng, size)
         on_batch(total)
@@ -263,37 +260,43 @@ def _front(scored: _Scored) -> np.ndarray:
     return order[np.concatenate([[True], scored.accuracy[order][1:] > best[:-1]])[: len(order)]]
 
 
-def _survivors(scored: _Scored, slots: int) -> _Scored:
-    """The front and the best few of every slot of log latency, ascending in latency."""
+def _survivors(scored: _Scored, targets: int) -> tuple[_Scored, np.ndarray]:
+    """The front and the best within each target, and for each target the positions of its best: (T, E).
+
+    Targets are even in log latency over the front; sub-networks far below a target may be among its best.
+    """
+    scored = scored[np.argsort(scored.latency, kind="stable")]
+    front = _front(scored)
     keep = np.zeros(len(scored.rows), bool)
-    keep[_front(scored)] = True
-    if slots and len(scored.rows):
-        logs = np.log(scored.latency)
-        slot = ((logs - logs.min()) / (np.ptp(logs) or 1.0) * slots).astype(int)
-        order = np.lexsort((-scored.accuracy, slot))
-        first = np.searchsorted(slot[order], slot[order])
-        keep[order[np.arange(len(order)) - first < RUNNERS_UP]] = True
-    kept = scored[np.flatnonzero(keep)]
-    return kept[np.argsort(kept.latency, kind="stable")]
-
-
-def _parents(archive: _Scored, points: int) -> np.ndarray:
-    """Positions in the archive of the points that will be asked for, and of their neighbours."""
-    front = np.sort(_front(archive))
-    wanted = front[thin(archive.latency[front].tolist(), points, archive.accuracy[front].tolist())]
-    near = wanted[:, None] + np.arange(-2, 3)
-    return np.unique(np.clip(near, 0, len(archive.rows) - 1))
+    keep[front] = True
+    if not len(front):
+        return scored, np.zeros((0, 0), int)
+    limits = np.geomspace(scored.latency[front[0]], scored.latency[front[-1]], targets)
+    ends = np.searchsorted(
+        scored.latency, limits * (1 + 1e-9), side="right"
+    )  # the ends are within themselves
+    best = [np.argsort(-scored.accuracy[:end], kind="stable")[:ELITE] for end in ends]
+    for positions in best:
+        keep[positions] = True
+    place = np.cumsum(keep) - 1
+    return scored[np.flatnonzero(keep)], np.stack([np.resize(place[positions], ELITE) for positions in best])
 
 
 def _children(
-    genomes: Genomes, rows: np.ndarray, parents: np.ndarray, number: int, rng: np.random.Generator
+    genomes: Genomes,
+    rows: np.ndarray,
+    parents: np.ndarray,
+    number: int,
+    genes: float,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    mothers = rng.choice(parents, number)
-    fathers = np.clip(mothers + rng.integers(-NEIGHBOURS, NEIGHBOURS + 1, number), 0, len(rows) - 1)
+    """Mutants, and mutated mixtures of two, with parents that are within the same target."""
+    target = rng.integers(0, len(parents), number)
+    mothers, fathers = parents[target, rng.integers(0, parents.shape[1], (2, number))]
     crossed = rng.random(number) < CROSSOVER
     shape = (number, len(genomes.sizes))
     from_father = crossed[:, None] & (rng.random(shape) < 0.5)
     children = np.where(from_father, rows[fathers], rows[mothers])
-    mutations = rng.geometric(GENES, number) - crossed  # a crossover is change enough
+    mutations = rng.geometric(genes, number) - crossed  # a mixture is change enough
     mutated = rng.random(shape).argsort(axis=1) < mutations[:, None]
     return np.where(mutated, rng.integers(0, genomes.sizes, shape), children)
