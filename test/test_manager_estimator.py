@@ -15,8 +15,8 @@ from dynofa_ros.manager.estimator import (
     OVERHEAD_DEFAULT_MS,
     AppEstimator,
     SlowdownFilter,
+    Window,
     prior_slowdown,
-    quantile,
 )
 
 NOISES = {  # standard deviation, share of spikes, factor of a spike, band in which the filter has settled
@@ -87,6 +87,16 @@ def test_margin_covers_what_it_promises() -> None:
             covered.append(np.exp(value) <= filter_.slowdown * filter_.margin(0.02))
         filter_.update(float(value))
     assert 0.96 <= np.mean(covered) <= 0.995
+
+
+def test_margin_before_the_tail_is_known_follows_the_noise() -> None:
+    rng = np.random.default_rng(4)
+    calm, wild = SlowdownFilter(), SlowdownFilter()
+    for value in rng.normal(0.0, 1.0, 40):
+        calm.update(0.02 * float(value))
+        wild.update(0.2 * float(value))
+    assert calm.margin(0.02) == MARGIN_DEFAULT
+    assert 1.25 < wild.margin(0.02) < 2.0
 
 
 def test_margin_has_a_floor_and_forgets_a_change_of_level() -> None:
@@ -175,14 +185,28 @@ def test_prior_of_an_unknown_processor_is_what_others_found() -> None:
 
 @given(st.lists(st.floats(0.1, 10.0), min_size=1, max_size=300), st.floats(0.0, 1.0))
 def test_quantile_is_one_of_the_values(values: list[float], share: float) -> None:
-    found = quantile(values, share)
+    window = Window(len(values))
+    for value in [5.0, *values]:
+        window.append(value)
+    found = window.quantile(share)
     assert found in values
     assert sum(v > found for v in values) <= (1.0 - share) * len(values) + 1e-6
 
 
 def test_quantile_of_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="no values"):
-        quantile([], 0.5)
+        Window(4).quantile(0.5)
+    with pytest.raises(ValueError, match="no values"):
+        Window(4).deviation()
+
+
+def test_a_window_forgets_the_oldest_and_on_demand_the_newest() -> None:
+    window = Window(3)
+    for value in (9.0, 1.0, 2.0, 3.0):
+        window.append(value)
+    assert len(window) == 3 and window.quantile(1.0) == 3.0 and window.deviation() == 1.0
+    window.pop()
+    assert len(window) == 2 and window.quantile(1.0) == 2.0 and window.quantile(0.0) == 1.0
 
 
 @settings(max_examples=200)

@@ -356,6 +356,8 @@ def test_an_application_is_found_measured_and_planned(robot: Robot, front: FakeA
         "temperature_limit_c",
         "control_period_s",
         "min_dwell_s",
+        "battery_energy_j",
+        "battery_time_s",
     }
 
 
@@ -384,8 +386,12 @@ def test_a_parameter_acts_within_a_control_period(robot: Robot, front: FakeApp) 
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
-        ("objective", "fast", "one of 'quality', 'energy'"),
-        ("objective", "battery", "one of 'quality', 'energy'"),
+        ("objective", "fast", "one of 'quality', 'energy', 'accuracy_under_power', 'battery'"),
+        ("objective", "battery", "needs a budget: set battery_energy_j (J) and battery_time_s (s) first"),
+        ("battery_energy_j", -1.0, "at least 0.0 J"),
+        ("battery_energy_j", math.nan, "at least 0.0 J"),
+        ("battery_time_s", 0.0, "from 1.0 to 10000000.0 s"),
+        ("battery_time_s", math.nan, "from 1.0 to 10000000.0 s"),
         ("power_cap_w", -5.0, "at least 0.0 W"),
         ("power_cap_w", math.nan, "at least 0.0 W"),
         ("power_cap_w", "fast", "at least 0.0 W"),
@@ -398,6 +404,17 @@ def test_bad_parameters_are_refused_with_the_allowed_range(
     robot: Robot, manager: subprocess.Popen, name: str, value: object, allowed: str
 ) -> None:
     assert allowed in robot.set_parameter(name, value)
+
+
+def test_a_battery_budget_acts_within_a_control_period(robot: Robot, front: FakeApp) -> None:
+    assert robot.set_parameter("battery_energy_j", 550) == ""
+    assert robot.set_parameter("battery_time_s", 100) == ""
+    assert robot.set_parameter("objective", "battery") == ""
+    assert robot.wait(lambda: latest(robot).objective == "battery", "objective in force") < 1.0
+    assert latest(robot).predicted_power_w <= 5.5
+    assert "needs a budget" in robot.set_parameter("battery_energy_j", math.inf)
+    assert robot.set_parameter("objective", "quality") == ""
+    robot.wait(lambda: front.subnet_id == "s9", "objective taken back")
 
 
 def test_another_control_period_is_kept(robot: Robot, front: FakeApp) -> None:

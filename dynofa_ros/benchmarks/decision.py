@@ -16,6 +16,7 @@ import numpy as np
 from dynofa_ros.benchmarks.timing import Progress, part, silent
 from dynofa_ros.device.board import Board, load_board, processor_of
 from dynofa_ros.device.power import predict_power
+from dynofa_ros.manager import kernel
 from dynofa_ros.manager.runtime_manager import RuntimeManager
 from dynofa_ros.manager.types import (
     AppTargets,
@@ -82,6 +83,7 @@ def _measure(count: int, steps: int, seed: int, progress: Progress) -> dict[str,
         "steps": steps,
         "subnets": SUBNETS,
         "processors": len(SLOWEST_MS),
+        "compiled": kernel.load() is not None,
         "infeasible_steps": sum(not d.feasible for d in decisions),
         "steps_with_commands": sum(bool(d.commands or d.dvfs) for d in decisions),
     }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dynofa_ros import __version__
-from dynofa_ros.cli import bench, characterise, device, library, probe, weights
+from dynofa_ros.cli import bench, characterise, device, evaluate, library, probe, weights
 from dynofa_ros.cli.arguments import add_json, number, whole
 from dynofa_ros.cli.common import BAD_USAGE, FAILED, CliError, UsageError
 
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_report(commands)
-    for module in (probe, device, library, characterise, weights, bench):
+    for module in (probe, device, library, characterise, weights, bench, evaluate):
         module.add_parser(commands)
     return parser
 

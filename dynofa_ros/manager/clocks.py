@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import isfinite, nan
 
-from dynofa_ros.device.board import processor_of
+from dynofa_ros.device import board
 from dynofa_ros.manager.types import Capabilities
 
 SAME_CLOCK = 0.005  # relative; readings closer than this are one clock
@@ -18,6 +19,7 @@ class Clocks:
     _hz: dict[str, float] = field(default_factory=dict)
     _stamp_ns: dict[str, int] = field(default_factory=dict)
     _versions: dict[str, int] = field(default_factory=dict)
+    _speeds: dict[str, float] = field(default_factory=dict)  # slowest domain of each processor
 
     def observe(self, stamp_ns: int, domain: str, hz: float) -> bool:
         """Takes a reading of time ``stamp_ns`` of the device's clock; True = the domain's clock has moved."""
@@ -26,10 +28,13 @@ class Clocks:
         before = self._hz.get(domain)
         self._hz[domain], self._stamp_ns[domain] = hz, stamp_ns
         moved = before is not None and abs(hz - before) > SAME_CLOCK * before
-        if moved or before is None:
+        if hz != before:
             processor = processor_of(domain)
             if processor is not None:
-                self._versions[processor] = self._versions.get(processor, 0) + 1
+                mine = [value for name, value in self._hz.items() if processor_of(name) == processor]
+                self._speeds[processor] = min(mine)
+                if moved or before is None:
+                    self._versions[processor] = self._versions.get(processor, 0) + 1
         return moved
 
     def restart(self) -> None:
@@ -42,12 +47,17 @@ class Clocks:
 
     def speed_hz(self, processor: str) -> float:
         """Clock of the slowest domain of a processor, NaN = unknown."""
-        known = [hz for domain, hz in self._hz.items() if processor_of(domain) == processor]
-        return min(known) if known else nan
+        return self._speeds.get(processor, nan)
 
     def version(self, processor: str) -> int:
         """Number that changes whenever a clock of the processor does."""
         return self._versions.get(processor, 0)
+
+
+@lru_cache(maxsize=64)
+def processor_of(domain: str) -> str | None:
+    """Processor that a clock domain belongs to, None for a domain of none."""
+    return board.processor_of(domain)
 
 
 def processor_domains(capabilities: Capabilities | None, processor: str) -> tuple[str, ...]:

@@ -8,7 +8,9 @@ ALERT's (Wan et al., USENIX ATC 2020); noise learning, clipping and CUSUM replac
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp, floor, isfinite, log, sqrt
 
@@ -25,9 +27,11 @@ CUSUM_THRESHOLD = 6.0
 CUSUM_CLIP = 5.0  # one spike alone must not raise the alarm
 RESIDUALS = 64
 MIN_RESIDUALS = 8
+NOISE_EVERY = 4  # frames
 RATIOS = 256
 MIN_RATIOS = 64
 MARGIN_DEFAULT = 1.15
+MARGIN_SIGMAS = 2.0  # while the tail is not known
 CONFIDENCE_SIGMAS = 1.64
 MARGIN_FLOOR = 1.02
 MARGIN_CEILING = 3.0
@@ -38,18 +42,47 @@ BUSY_SHARE = 0.9  # of the frame period: beyond it the next image finds the work
 MAX_SKIPPED = 2
 
 
-def quantile(values: list[float], share: float) -> float:
-    """Value that at most ``1 - share`` of the values exceed, the least such; ValueError if there are none."""
-    if not values:
-        raise ValueError("quantile of no values")
-    ordered = sorted(values)
-    above = floor((1.0 - share) * len(ordered) + 1e-9)
-    return ordered[max(0, len(ordered) - 1 - above)]
+class Window:
+    """The last so many numbers, kept in order too, so that quantiles cost nothing."""
+
+    def __init__(self, size: int) -> None:
+        self._newest: deque[float] = deque(maxlen=size)
+        self._ordered: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._ordered)
+
+    def append(self, value: float) -> None:
+        """Takes a number; the oldest makes room for it."""
+        if len(self._newest) == self._newest.maxlen:
+            self._drop(self._newest[0])
+        self._newest.append(value)
+        insort(self._ordered, value)
+
+    def pop(self) -> None:
+        """Forgets the newest number."""
+        self._drop(self._newest.pop())
+
+    def quantile(self, share: float) -> float:
+        """Value that at most ``1 - share`` of the numbers exceed, the least such; ValueError without any."""
+        if not self._ordered:
+            raise ValueError("quantile of no values")
+        above = floor((1.0 - share) * len(self._ordered) + 1e-9)
+        return self._ordered[max(0, len(self._ordered) - 1 - above)]
+
+    def deviation(self) -> float:
+        """Median absolute deviation from the median; ValueError without any."""
+        centre = _median(self._ordered)
+        return _median(sorted([abs(value - centre) for value in self._ordered]))
+
+    def _drop(self, value: float) -> None:
+        del self._ordered[bisect_left(self._ordered, value)]
 
 
-def _median(values: list[float]) -> float:
-    ordered = sorted(values)
+def _median(ordered: Sequence[float]) -> float:
     middle = len(ordered) // 2
+    if not ordered:
+        raise ValueError("median of no values")
     return ordered[middle] if len(ordered) % 2 else 0.5 * (ordered[middle - 1] + ordered[middle])
 
 
@@ -60,8 +93,10 @@ class SlowdownFilter:
     log_level: float = 0.0
     variance: float = VARIANCE_START
     frames: int = 0
-    _residuals: deque[float] = field(default_factory=lambda: deque(maxlen=RESIDUALS))
-    _ratios: deque[float] = field(default_factory=lambda: deque(maxlen=RATIOS))
+    _residuals: Window = field(default_factory=lambda: Window(RESIDUALS))
+    _ratios: Window = field(default_factory=lambda: Window(RATIOS))
+    _noise: float = NOISE_START
+    _noise_frames: int = 0  # for which it is to be kept
     _first: list[float] = field(default_factory=list)
     _cusum_up: float = 0.0
     _cusum_down: float = 0.0
@@ -74,18 +109,13 @@ class SlowdownFilter:
 
     def noise(self) -> float:
         """Measurement variance r of the log-ratio."""
-        if len(self._residuals) < MIN_RESIDUALS:
-            return NOISE_START
-        values = list(self._residuals)
-        centre = _median(values)
-        deviation = 1.4826 * _median([abs(v - centre) for v in values])
-        return max(NOISE_FLOOR, deviation * deviation)
+        return self._noise
 
     def update(self, log_ratio: float) -> bool:
         """Takes one frame; True = CUSUM alarm: the level has moved and the filter was re-opened."""
         if self.frames < START_FRAMES:
             return self._start(log_ratio)
-        noise = self.noise()
+        noise = self._noise
         self.variance += PROCESS_RATIO * noise
         innovation = log_ratio - self.log_level
         alarm = self._cusum(innovation / sqrt(self.variance + noise))
@@ -95,6 +125,7 @@ class SlowdownFilter:
         else:
             self._residuals.append(innovation)
             self._ratios.append(exp(innovation))
+            self._learn_noise()
         limit = CLIP_SIGMAS * sqrt(self.variance + noise)
         gain = self.variance / (self.variance + noise)
         self.log_level += gain * min(max(innovation, -limit), limit)
@@ -114,19 +145,29 @@ class SlowdownFilter:
         """
         count = len(self._ratios)
         if count < MIN_RATIOS:
-            return MARGIN_DEFAULT
+            spread = exp(min(1.0, MARGIN_SIGMAS * sqrt(self._noise)))
+            return max(MARGIN_DEFAULT, spread)
         expected = miss_tolerance * count
         share = (expected + CONFIDENCE_SIGMAS * sqrt(expected)) / count
-        value = quantile(list(self._ratios), 1.0 - share)
+        value = self._ratios.quantile(1.0 - share)
         if value < MARGIN_DEFAULT:  # good news from a tail of few samples is taken as the window fills
             trust = (count - MIN_RATIOS) / (RATIOS - MIN_RATIOS)
             value = trust * value + (1.0 - trust) * MARGIN_DEFAULT
         return min(MARGIN_CEILING, max(MARGIN_FLOOR, value))
 
+    def _learn_noise(self) -> None:
+        """Noise from the residuals; it changes slowly and is looked at ever so often."""
+        self._noise_frames -= 1
+        if self._noise_frames > 0 or len(self._residuals) < MIN_RESIDUALS:
+            return
+        self._noise_frames = NOISE_EVERY
+        deviation = 1.4826 * self._residuals.deviation()
+        self._noise = max(NOISE_FLOOR, deviation * deviation)
+
     def _start(self, log_ratio: float) -> bool:
         """The first frames: their median, because a process that has just begun stumbles."""
         self._first.append(log_ratio)
-        self.log_level = _median(self._first)
+        self.log_level = _median(sorted(self._first))
         self.variance = NOISE_START
         self.frames += 1
         return False
@@ -154,7 +195,7 @@ class SlowdownFilter:
 class Overhead:
     """latency_ms - inference_ms of one application: waiting, decoding, publishing."""
 
-    _values_ms: deque[float] = field(default_factory=lambda: deque(maxlen=OVERHEAD_SAMPLES))
+    _values_ms: Window = field(default_factory=lambda: Window(OVERHEAD_SAMPLES))
 
     def update(self, value_ms: float) -> None:
         """Takes one frame whose worker was idle when the image came."""
@@ -162,9 +203,7 @@ class Overhead:
 
     def upper_ms(self) -> float:
         """What the overhead of nine frames in ten stays below."""
-        if not self._values_ms:
-            return OVERHEAD_DEFAULT_MS
-        return quantile(list(self._values_ms), OVERHEAD_QUANTILE)
+        return self._values_ms.quantile(OVERHEAD_QUANTILE) if len(self._values_ms) else OVERHEAD_DEFAULT_MS
 
 
 @dataclass
@@ -217,7 +256,10 @@ class AppEstimator:
 
     def filter(self, processor: str) -> SlowdownFilter:
         """Filter of one processor, made on first use."""
-        return self.filters.setdefault(processor, SlowdownFilter())
+        found = self.filters.get(processor)
+        if found is None:
+            found = self.filters[processor] = SlowdownFilter()
+        return found
 
     def margin(self, processor: str, miss_tolerance: float) -> float:
         """Margin on a processor, the default where nothing was measured."""
@@ -231,5 +273,5 @@ class AppEstimator:
 
 def prior_slowdown(others: list[SlowdownFilter]) -> float:
     """Slowdown to expect on a processor where only other applications have run: their median, else 1."""
-    levels = [f.log_level for f in others if f.frames > 0]
+    levels = sorted(f.log_level for f in others if f.frames > 0)
     return exp(_median(levels)) if levels else 1.0

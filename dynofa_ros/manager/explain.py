@@ -3,47 +3,54 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import isfinite
 
-from dynofa_ros.manager.allocator import Rules, solve
+import numpy as np
+
+from dynofa_ros.manager.allocator import solve
+from dynofa_ros.manager.grid import asked, make_grid
 from dynofa_ros.manager.hysteresis import HEADROOM
-from dynofa_ros.manager.plan import Plan, forecast
+from dynofa_ros.manager.ladder import Trace
+from dynofa_ros.manager.many import pins_of
+from dynofa_ros.manager.plan import Forecast, Plan, forecast
 from dynofa_ros.manager.problem import Demand, Problem
 
 
-def binding_constraint(problem: Problem, plan: Plan | None, objective: str, limit_name: str) -> str:
-    """Name of the constraint that binds; ``limit_name`` says what the power limit stands for."""
+def binding_constraint(
+    problem: Problem, plan: Plan | None, present: Forecast, objective: str, limit_name: str, trace: Trace
+) -> str:
+    """Name of the constraint that binds; ``limit_name`` says what the power limit stands for.
+
+    ``present``: what is expected of the plan. ``trace``: how the search for the best plan ended.
+    """
     if plan is None or not problem.apps or not plan.choices:
         return "no_data"
     if any(app.below_floor for app in problem.apps):
         return "accuracy_floor"
     if plan.ladder_step > 0 or not plan.feasible:
-        return _sacrifice(problem, plan, limit_name)
+        return _sacrifice(problem, plan, present, limit_name, trace)
     return _frugality(problem, plan, objective)
 
 
-def _sacrifice(problem: Problem, plan: Plan, limit_name: str) -> str:
-    """Which constraint, left out, would let the most important application that lacks something have it."""
-    wanted = _one_step_up(problem, plan)
-    if wanted is None or solve(problem, wanted, Rules(headroom=HEADROOM)) is not None:
+def _sacrifice(problem: Problem, plan: Plan, present: Forecast, limit_name: str, trace: Trace) -> str:
+    """Which constraint keeps back what the most important application lacks."""
+    if trace.power:
+        return limit_name
+    demands = _one_step_up(problem, plan, present)
+    if demands is None or trace.rungs == 0:
         return "none"  # only dwell time
-    limited = isfinite(problem.power_limit_w)
-    if limited and solve(problem, wanted, Rules(headroom=HEADROOM, power=False)) is not None:
-        return limit_name
-    if solve(problem, wanted, Rules(headroom=HEADROOM, load=False)) is not None:
-        return "utilization"
-    if forecast(problem, plan).excess_w > 0.0:
-        return limit_name
-    return "latency"
+    pins = pins_of(problem, [choice.entry.processor for choice in plan.choices])
+    wanted, grid = asked(demands), make_grid(problem, HEADROOM, pins)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        unhurried = solve(grid, wanted, load=False, power=False) is not None
+    return "utilization" if unhurried else "latency"
 
 
-def _one_step_up(problem: Problem, plan: Plan) -> list[Demand] | None:
+def _one_step_up(problem: Problem, plan: Plan, present: Forecast) -> list[Demand] | None:
     """What the plan gives, with one thing more for the most important application that lacks something."""
-    prices = forecast(problem, plan)
-    if not prices.applicable:
+    if not present.applicable:
         return None
     demands = []
-    for app, choice, price in zip(problem.apps, plan.choices, prices.apps, strict=True):
+    for app, choice, price in zip(problem.apps, plan.choices, present.apps, strict=True):
         level = next(
             n for n, a in enumerate(app.accuracies) if a <= choice.entry.accuracy or a == app.accuracies[-1]
         )

@@ -5,10 +5,11 @@ The checks return the reason of a refusal in one line, None = sound.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from math import exp, inf, isfinite, isnan, nan
 
-from dynofa_ros.manager.types import AppTargets, FrameMonitor, LibraryEntry, SubnetLibrary
+from dynofa_ros.manager.types import AppTargets, FrameMonitor, FrequencyBand, LibraryEntry, SubnetLibrary
 
 CAP_GUARD = 0.03  # of the cap, kept free for what the model does not see
 CAP_RELEASE = 0.015  # a plan in force may use this much of the guard before it is replaced
@@ -27,6 +28,9 @@ THERMAL_HORIZON_S = 30.0
 LEAST_C, MOST_C = -60.0, 150.0  # outside, a thermometer is broken
 MOST_W = 10_000.0
 EMERGENCY_C = 3.0  # above the limit: lowest clocks, whatever is missed
+DEAF_READINGS = 3  # outside the band that was commanded
+DEAF_TOLERANCE = 0.02
+DEAF_S, DEAF_MAX_S = 5.0, 60.0  # until a domain that did not obey is tried again
 RESISTANCE_C_PER_W = 2.5  # boards without a description: the Xavier NX guess
 TIME_CONSTANT_S = 90.0
 
@@ -182,3 +186,57 @@ class ThermalGuard:
         )
         step_c = (limit_c - self.temperature_c) / reached - self.time_constant_s * rise_c_per_s
         return max(0.0, measured_w + step_c / self.resistance_c_per_w)
+
+
+@dataclass
+class ActuatorGuard:
+    """Clock domains that do not do what they are told: refused writes, throttling, another master.
+
+    They are planned with as they are, not as they should be, and tried again after a while.
+    """
+
+    deaf: frozenset[str] = frozenset()
+    _bands: dict[str, FrequencyBand] = field(default_factory=dict)
+    _since_ns: dict[str, int] = field(default_factory=dict)
+    _outside: dict[str, int] = field(default_factory=dict)
+    _until_ns: dict[str, int] = field(default_factory=dict)
+    _wait_s: dict[str, float] = field(default_factory=dict)
+
+    def command(self, now_ns: int, bands: Iterable[FrequencyBand]) -> None:
+        """Takes the bands in force; a new one needs time to take effect."""
+        for band in bands:
+            if self._bands.get(band.domain) != band:
+                self._bands[band.domain], self._since_ns[band.domain] = band, now_ns
+                self._outside[band.domain] = 0
+
+    def observe(self, now_ns: int, domain: str, hz: float) -> None:
+        """Takes one reading of a clock."""
+        band = self._bands.get(domain)
+        if band is None or not (isfinite(hz) and hz > 0.0):
+            return
+        if band.min_hz * (1.0 - DEAF_TOLERANCE) <= hz <= band.max_hz * (1.0 + DEAF_TOLERANCE):
+            self._outside[domain] = 0
+            if domain not in self._until_ns:
+                self._wait_s.pop(domain, None)
+        elif now_ns - self._since_ns[domain] >= SETTLE_S * 1e9:
+            self._outside[domain] += 1
+            if self._outside[domain] >= DEAF_READINGS and domain not in self._until_ns:
+                wait_s = self._wait_s[domain] = min(2.0 * self._wait_s.get(domain, DEAF_S / 2.0), DEAF_MAX_S)
+                self._until_ns[domain] = now_ns + round(wait_s * 1e9)
+                self.deaf = frozenset(self._until_ns)
+
+    def expire(self, now_ns: int) -> bool:
+        """Lets time go by; True = a domain is tried again."""
+        due = [domain for domain, until_ns in self._until_ns.items() if now_ns >= until_ns]
+        for domain in due:
+            del self._until_ns[domain]
+            self._since_ns[domain], self._outside[domain] = now_ns, 0
+        if due:
+            self.deaf = frozenset(self._until_ns)
+        return bool(due)
+
+    def rebase(self, now_ns: int) -> None:
+        """Starts all waiting times anew: the clock was set back."""
+        self._since_ns = {domain: min(since, now_ns) for domain, since in self._since_ns.items()}
+        latest = now_ns + round(DEAF_MAX_S * 1e9)
+        self._until_ns = {domain: min(until, latest) for domain, until in self._until_ns.items()}

@@ -2,185 +2,286 @@
 
 The ladder is one total order of small sacrifices (rungs). Class by class, the least important first:
 accuracy from target to floor, always the application that would lose least; then the rate to 1/2, 1/3, 1/4.
-When all of that is not enough: the deadline, again the least important first. Power cap and temperature are
-on no rung.
+Objective `throughput` gives up all accuracies before the first rate. When all of that is not enough: the
+deadline, again the least important first. Power cap and temperature are on no rung.
 
-Each rung only takes load away, so feasibility is monotone in the number of rungs and a binary search finds
-the least number. Rungs that turn out not to matter are then undone, the most important first. For one
+Each rung only takes load away, so feasibility is monotone in the number of rungs. The least number is found
+by search, from a guess that changes the time it takes and not the result. What then turns out to have been
+given up in vain is given back, the most important class first: deadlines, then the rates of the class, then
+its accuracies, one application after the other, each as far as the demands of all others allow. For one
 application the result is the lexicographic best: rate before accuracy, accuracy before power.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import inf, isfinite
 
-from dynofa_ros.manager.allocator import Point, Rules, solve
-from dynofa_ros.manager.problem import App, Demand, Problem
+import numpy as np
+from numpy.typing import NDArray
 
-DIVIDERS = (2, 3, 4)
-ACCURACY, RATE, DEADLINE = "accuracy", "rate", "deadline"
+from dynofa_ros.manager.allocator import Point, best_for, solve
+from dynofa_ros.manager.grid import Asked, Grid, asked, make_grid
+from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem
+
+ACCURACY, RATE, DEADLINE = 0, 1, 2
+PERCENT = 100
+RUNG_SHARE = 0.01  # of the power limit: what a rung saves, for the first stride of a search
+
+
+@dataclass(frozen=True, eq=False)
+class Ladder:
+    """All rungs in the order in which they are given up: ``apps[n]`` gives up ``kinds[n]``.
+
+    ``places``: ascending, comparable from ladder to ladder. ``prefixes`` has what is asked after each number
+    of rungs, none included.
+    """
+
+    apps: NDArray[np.int64]
+    kinds: NDArray[np.int64]
+    places: NDArray[np.float64]
+    prefixes: Asked
+
+    def __len__(self) -> int:
+        return len(self.apps)
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One sacrifice of one application (its index in the problem)."""
+class Trace:
+    """How far a search had to go: rungs given up, the place of the last one, whether for the power limit."""
 
-    app: int
-    kind: str
+    rungs: int = 0
+    place: float = -inf
+    power: bool = False
+
+
+COLD = Trace()  # nothing is known of an earlier search
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where the ladder ended. ``within_limits`` False = even the last rung breaks the power limit."""
+    """Where the ladder ended. ``within_limits`` False = even the last rung breaks the power limit.
+
+    ``trace``: how the search ended, where the next one may begin.
+    """
 
     demands: tuple[Demand, ...]
     point: Point
-    rungs: tuple[Rung, ...]
+    trace: Trace = COLD
     within_limits: bool = True
+
+    @property
+    def rungs(self) -> int:
+        """Sacrifices in force."""
+        return sum(d.level + d.divider - 1 + d.relaxed for d in self.demands)
 
     @property
     def feasible(self) -> bool:
         """Whether deadlines, rates and limits all hold."""
-        return self.within_limits and all(rung.kind == ACCURACY for rung in self.rungs)
+        return self.within_limits and not any(d.relaxed or d.divider > 1 for d in self.demands)
 
 
-def ladder(problem: Problem) -> tuple[Rung, ...]:
-    """All rungs in the order in which they are given up."""
-    order: list[Rung] = []
-    deadlines: list[Rung] = []
-    for priority in sorted({app.priority for app in problem.apps}, reverse=True):
-        members = [i for i, app in enumerate(problem.apps) if app.priority == priority]
-        losses = [(loss, i) for i in members for loss in _losses(problem.apps[i])]
-        order += [Rung(i, ACCURACY) for _, i in sorted(losses)]
-        order += [Rung(i, RATE) for _ in DIVIDERS for i in members]
-        deadlines += [Rung(i, DEADLINE) for i in members]
-    return tuple(order + deadlines)
+def ladder(problem: Problem) -> Ladder:
+    """The ladder of a problem."""
+    return _ladder(tuple((app.priority, app.accuracies) for app in problem.apps), problem.frames_first)
 
 
-def demands_after(problem: Problem, rungs: Sequence[Rung]) -> tuple[Demand, ...]:
-    """Demands of all applications when these rungs are given up."""
-    count = Counter((rung.app, rung.kind) for rung in rungs)
-    dividers = (1, *DIVIDERS)
-    return tuple(
-        Demand(count[i, ACCURACY], dividers[count[i, RATE]], count[i, DEADLINE] > 0)
-        for i in range(len(problem.apps))
-    )
-
-
-def allocate(problem: Problem, headroom: float = 1.0) -> Outcome:
+def allocate(
+    problem: Problem, headroom: float = 1.0, guess: Trace = COLD, pins: tuple[int, ...] = ()
+) -> Outcome:
     """Best operating point of a problem by the objective; always returns one.
 
+    ``guess``: how the last search ended. ``pins``: processors of applications that may not move, -1 = may.
     Raises ValueError if there are applications but no processor for them.
     """
-    rules = Rules(headroom=headroom)
+    if not problem.apps:
+        return Outcome((), Point((), {}, problem.constant_w + sum(p.idle_w for p in problem.processors)))
+    grid = make_grid(problem, headroom, pins)
     order = ladder(problem)
-    count = _least_count(problem, order, rules)
-    if count is None:
-        return _least_bad(problem, order)
-    rungs = _climb_back(problem, order[:count], rules) if count else ()
-    return _finish(problem, rungs, rules)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return _within_limits(problem, grid, order, guess) or _least_bad(problem, grid, order)
 
 
-def feasible(problem: Problem, rungs: Sequence[Rung], rules: Rules) -> bool:
-    """Whether an operating point exists after these rungs."""
-    return solve(problem, demands_after(problem, rungs), rules) is not None
+def improve(problem: Problem, outcome: Outcome, headroom: float = 1.0, pins: tuple[int, ...] = ()) -> Outcome:
+    """Gives back what a larger ``headroom`` than the one of the outcome allows."""
+    grid = make_grid(problem, headroom, pins)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        wanted = _give_back(problem, grid, asked(outcome.demands))
+        better = _outcome(problem, grid, wanted, outcome.trace)
+    return better if better is not None and outcome.within_limits else outcome
 
 
-def _losses(app: App) -> list[float]:
-    return [app.accuracies[0] - accuracy for accuracy in app.accuracies[1:]]
-
-
-def _least_count(problem: Problem, order: Sequence[Rung], rules: Rules) -> int | None:
-    """Least number of rungs that makes the problem feasible, None if all of them do not."""
-    if feasible(problem, (), rules):
-        return 0
-    if not feasible(problem, order, rules):
+def _within_limits(problem: Problem, grid: Grid, order: Ladder, guess: Trace) -> Outcome | None:
+    """The outcome within the power limit, None if even the last rung breaks it."""
+    found, point = _search(grid, order, guess.place)
+    if found is None:
         return None
-    low, high = 0, len(order)  # infeasible at low, feasible at high
+    wanted = order.prefixes.row(found.rungs)
+    if found.rungs:
+        wanted, point = _give_back(problem, grid, wanted), None
+    return _outcome(problem, grid, wanted, found, point)
+
+
+def _search(grid: Grid, order: Ladder, place: float) -> tuple[Trace | None, Point | None]:
+    """Least number of rungs that keeps deadlines, loads and the power limit, and its point; None if all do
+    not.
+
+    From the place of the last search in growing strides, as far as the missing power says; between two
+    known powers the limit is crossed about where the straight line between them crosses it.
+    """
+    low, high = -1, len(order) + 1  # infeasible at low, feasible at high
+    low_w, high_w, best = inf, -inf, None
+    guess = int(np.searchsorted(order.places, place, side="right"))
+    probe, stride = guess, 1
+    while high - low > 1:
+        point = solve(grid, order.prefixes.row(probe), power=False)
+        power_w = point.power_w if point is not None else inf
+        if point is not None and power_w <= grid.limit_w:
+            high, high_w, best = probe, power_w, point
+        else:
+            low, low_w = probe, power_w
+        if isfinite(power_w):
+            missing = abs(power_w - grid.limit_w) / (RUNG_SHARE * power_w)
+            stride = max(2 * stride, round(min(missing, len(order))))
+        else:
+            stride *= 4
+        if high > len(order):
+            probe = min(low + stride, len(order))
+        elif low < 0:
+            probe = max(high - (stride if high < guess else 1), 0)
+        else:
+            probe = _between(low, high, low_w, high_w, grid.limit_w)
+    # With one rung less there is a point, but above the limit: it is the power that binds.
+    return (_trace(order, high, power=isfinite(low_w)), best) if high <= len(order) else (None, None)
+
+
+def _trace(order: Ladder, rungs: int, *, power: bool) -> Trace:
+    return Trace(rungs, float(order.places[rungs - 1]) if rungs else -inf, power)
+
+
+def _between(low: int, high: int, low_w: float, high_w: float, limit_w: float) -> int:
+    share = (low_w - limit_w) / (low_w - high_w) if isfinite(low_w) and isfinite(high_w) else 0.5
+    share = min(max(share, 0.25), 0.75)  # the line may be far off
+    return min(max(low + round(share * (high - low)), low + 1), high - 1)
+
+
+def _give_back(problem: Problem, grid: Grid, start: Asked) -> Asked:
+    """What was given up in vain, the most important application first.
+
+    An application that keeps missing its deadline stays at its floor: a larger network would be later.
+    """
+    wanted = start.copy()
+    ranked = sorted(range(len(problem.apps)), key=lambda i: (problem.apps[i].priority, i))
+    for app in ranked:
+        if wanted.relaxed[app]:
+            level, divider = int(wanted.level[app]), int(wanted.divider[app])
+            wanted.relaxed[app] = best_for(grid, wanted, app, (divider,)) is None
+            if wanted.relaxed[app]:
+                dividers = [d for d in DIVIDERS if d <= divider]
+                found = best_for(grid, wanted, app, dividers, relaxed=True)
+                wanted.divider[app] = found[0] if found else divider
+                wanted.level[app] = level
+    priorities = sorted({problem.apps[app].priority for app in ranked})
+    classes = [[app for app in ranked if problem.apps[app].priority == p] for p in priorities]
+    for members in [ranked] if problem.frames_first else classes:
+        for app in members:
+            if wanted.divider[app] > 1 and not wanted.relaxed[app]:
+                dividers = [d for d in DIVIDERS if d <= wanted.divider[app]]
+                found = best_for(grid, wanted, app, dividers)
+                wanted.divider[app] = found[0] if found else wanted.divider[app]
+        for app in members:
+            if wanted.level[app] and not wanted.relaxed[app]:
+                found = best_for(grid, wanted, app, (int(wanted.divider[app]),))
+                wanted.level[app] = min(found[1], int(wanted.level[app])) if found else wanted.level[app]
+    return wanted
+
+
+def _outcome(
+    problem: Problem, grid: Grid, wanted: Asked, trace: Trace, known: Point | None = None
+) -> Outcome | None:
+    """Least power at these demands; others' load is spared, late applications get the clocks there are.
+
+    ``known``: the point of least power, if it has been found already and others' load does not count.
+    """
+    if problem.least_latency:
+        grid, known = _least_share(problem, grid, wanted), None
+    point = solve(grid, wanted, background=True) if grid.background.any() else None
+    point = point or known or solve(grid, wanted)
+    if point is None:
+        return None
+    if wanted.relaxed.any():
+        point = _raise_clocks(grid, wanted, point)
+    return Outcome(wanted.demands(), point, trace)
+
+
+def _least_share(problem: Problem, grid: Grid, wanted: Asked) -> Grid:
+    """The grid with every deadline cut to the least common share, in percent, that can be held."""
+    targets = np.array([app.latency_target_ms for app in problem.apps])
+    low, high = 0, PERCENT
     while high - low > 1:
         middle = (low + high) // 2
-        if feasible(problem, order[:middle], rules):
-            high = middle
-        else:
+        if solve(_cut(grid, targets, middle), wanted) is None:
             low = middle
-    return high
+        else:
+            high = middle
+    return _cut(grid, targets, high)
 
 
-def _climb_back(problem: Problem, taken: Sequence[Rung], rules: Rules) -> tuple[Rung, ...]:
-    """Undoes rungs from the last one on; where one must stay, so must the like ones of its application.
-
-    An application that keeps missing its deadline stays at its floor too: a larger network would be later.
-    """
-    kept: list[Rung] = []
-    candidates = list(taken)
-    while candidates:
-        low, high = 0, len(candidates) + 1  # rungs undone from the end: feasible at low, not at high
-        while high - low > 1:
-            middle = (low + high) // 2
-            if feasible(problem, kept + candidates[: len(candidates) - middle], rules):
-                low = middle
-            else:
-                high = middle
-        candidates = candidates[: len(candidates) - low]
-        if candidates:
-            blocked = {candidates[-1]}
-            if candidates[-1].kind == DEADLINE:
-                blocked.add(Rung(candidates[-1].app, ACCURACY))
-            kept += [rung for rung in candidates if rung in blocked]
-            candidates = [rung for rung in candidates if rung not in blocked]
-    remaining = Counter(kept)
-    result = []
-    for rung in taken:  # rungs of one application and kind are interchangeable: keep the first ones
-        if remaining[rung] > 0:
-            remaining[rung] -= 1
-            result.append(rung)
-    return tuple(result)
+def _cut(grid: Grid, targets: NDArray[np.float64], percent: int) -> Grid:
+    return replace(grid, budget_ms=grid.budget_ms - (1.0 - percent / PERCENT) * targets)
 
 
-def _finish(problem: Problem, rungs: tuple[Rung, ...], rules: Rules) -> Outcome:
-    """Least power at these demands; others' load is spared, late applications get the clocks there are."""
-    demands = demands_after(problem, rungs)
-    point = solve(problem, demands, replace(rules, background=True)) or solve(problem, demands, rules)
-    if point is None:
-        raise ValueError("no processor can run the applications")
-    hurried = {point.mapping[rung.app] for rung in rungs if rung.kind == DEADLINE}
-    if hurried:
-        point = _raise_clocks(problem, demands, point, hurried, rules)
-    return Outcome(demands, point, rungs)
+def _raise_clocks(grid: Grid, wanted: Asked, point: Point) -> Point:
+    """Same mapping with the highest clocks that the power limit allows where an application is late."""
+    own, limit = grid.loads(wanted)
+    levels, power_w = dict(point.levels), point.power_w
+    homes = [grid.names.index(name) for name in point.mapping]
+    for k in sorted({k for k, late in zip(homes, wanted.relaxed.tolist(), strict=True) if late}):
+        place, name = grid.slices[k], grid.names[k]
+        hosted = [app for app, home in enumerate(homes) if home == k]
+        total = np.add.reduce(own[hosted, place], axis=0)
+        cost_w = grid.base_w[place, 0] + grid.slope_w[place, 0] * total
+        rest_w = power_w - float(cost_w[levels[name]])
+        holds = (total <= np.minimum.reduce(limit[hosted, place], axis=0)) & (rest_w + cost_w <= grid.limit_w)
+        highest = max([int(n) for n in np.flatnonzero(holds)], default=levels[name])
+        if highest > levels[name]:
+            levels[name], power_w = highest, rest_w + float(cost_w[highest])
+    return Point(point.mapping, levels, power_w)
 
 
-def _raise_clocks(
-    problem: Problem, demands: tuple[Demand, ...], point: Point, names: set[str], rules: Rules
-) -> Point:
-    """Same mapping with the highest clocks of some processors that the power limit allows."""
-    apps = tuple(
-        replace(app, options={name: app.options[name]})
-        for app, name in zip(problem.apps, point.mapping, strict=True)
-    )
-    pinned = replace(problem, apps=apps)
-    for name in sorted(names):
-        low, high = point.levels[name], problem.processor(name).levels
-        while high - low > 1:
-            middle = (low + high) // 2
-            floors = {**(rules.floor_level or {}), name: middle}
-            raised = solve(pinned, demands, replace(rules, floor_level=floors))
-            if raised is None:
-                high = middle
-            else:
-                low, point = middle, raised
-        rules = replace(rules, floor_level={**(rules.floor_level or {}), name: low})
-    return point
-
-
-def _least_bad(problem: Problem, order: tuple[Rung, ...]) -> Outcome:
+def _least_bad(problem: Problem, grid: Grid, order: Ladder) -> Outcome:
     """All is given up and still not enough: too much load, or too much power even at the lowest clocks."""
-    saturated = Rules(load=False)
-    if feasible(problem, order, saturated):
-        return _finish(problem, order, saturated)
-    demands = demands_after(problem, order)
-    point = solve(problem, demands, Rules(load=False, power=False))
+    everything = order.prefixes.row(len(order))
+    demands = everything.demands()
+    point = solve(grid, everything, load=False)
+    if point is not None:
+        point = _raise_clocks(grid, everything, point)
+        return Outcome(demands, point, _trace(order, len(order), power=False))
+    point = solve(grid, everything, load=False, power=False)
     if point is None:
         raise ValueError("no processor can run the applications")
-    return Outcome(demands, point, order, within_limits=False)
+    return Outcome(demands, point, _trace(order, len(order), power=True), within_limits=False)
+
+
+@lru_cache(maxsize=16)
+def _ladder(apps: tuple[tuple[int, tuple[float, ...]], ...], frames_first: bool) -> Ladder:
+    """Sorts all rungs at once: class, kind, loss, application."""
+    steps = [len(accuracies) - 1 for _, accuracies in apps]
+    everyone, rates = np.arange(len(apps)), len(DIVIDERS) - 1
+    owners = np.concatenate([np.repeat(everyone, steps), np.repeat(everyone, rates), everyone])
+    kinds = np.repeat([ACCURACY, RATE, DEADLINE], [sum(steps), rates * len(apps), len(apps)])
+    accuracies = np.concatenate([levels[1:] for _, levels in apps])
+    first = np.repeat([levels[0] for _, levels in apps], steps)
+    loss = np.concatenate([first - accuracies, np.tile(DIVIDERS[1:], len(apps)), np.zeros(len(apps))])
+    classes = (255 - np.array([priority for priority, _ in apps]))[owners]
+    # Digits of one number: losses are below 10, kinds below 10, classes below 1000.
+    places = 1e4 * kinds + 10.0 * classes if frames_first else 1e2 * classes + 10.0 * kinds
+    places = places + loss + np.where(kinds == DEADLINE, 1e6, 0.0)
+    order = np.lexsort((owners, places))
+    owners, kinds = owners[order], kinds[order]
+    mine = owners[:, None] == everyone
+    counts = np.zeros((3, len(owners) + 1, len(apps)), dtype=np.int64)
+    np.cumsum(mine & (kinds[:, None] == np.arange(3)[:, None, None]), axis=1, out=counts[:, 1:])
+    prefixes = Asked(counts[ACCURACY], np.array(DIVIDERS)[counts[RATE]], counts[DEADLINE] > 0)
+    return Ladder(owners, kinds, places[order], prefixes)

@@ -8,12 +8,21 @@ from math import inf, isfinite, nan
 
 import numpy as np
 
-from dynofa_ros.device.board import processor_of
-from dynofa_ros.manager.clocks import processor_domains, top_hz
+from dynofa_ros.manager.app_state import AppState, Menus
+from dynofa_ros.manager.clocks import processor_of
 from dynofa_ros.manager.guards import CAP_GUARD, CAP_RELEASE
-from dynofa_ros.manager.problem import App, Array, Option, Problem, Processor, demand_accuracies, make_option
-from dynofa_ros.manager.types import LibraryEntry, Parameters
-from dynofa_ros.manager.world import AppState, World
+from dynofa_ros.manager.problem import (
+    App,
+    Array,
+    Option,
+    Problem,
+    Processor,
+    demand_accuracies,
+    make_menu,
+    make_table,
+)
+from dynofa_ros.manager.types import AppTargets, Parameters
+from dynofa_ros.manager.world import World
 
 CONTENTION = {"cpu": 0.3, "gpu": 0.45, "npu": 0.45}  # guess; what it gets wrong ends up in the slowdown
 BACKGROUND_FLOOR = 0.02  # less utilisation than this does not keep a processor awake
@@ -22,7 +31,7 @@ BACKGROUND_FLOOR = 0.02  # less utilisation than this does not keep a processor 
 def build_problem(world: World, parameters: Parameters, apps: Sequence[AppState]) -> Problem:
     """Problem of the given applications; those that no processor can run are left out (compare the names)."""
     names = _processor_names(world, apps)
-    named = {e.processor for app in apps for e in app.usable}
+    named = {name for app in apps for name in app.named_processors}
     processors = tuple(_processor(world, name) for name in names if name in named)
     unused = tuple(_processor(world, name) for name in names if name not in named)
     models = [_app(world, parameters, app, processors) for app in apps]
@@ -33,6 +42,8 @@ def build_problem(world: World, parameters: Parameters, apps: Sequence[AppState]
         power_limit_w=power_limit_w(world, parameters)[0],
         power_known=world.power_model is not None,
         unused=unused,
+        frames_first=parameters.objective == "throughput",
+        least_latency=parameters.objective == "latency",
     )
 
 
@@ -44,7 +55,7 @@ def power_limit_w(world: World, parameters: Parameters, *, release: bool = False
     """
     if world.power_model is None:
         return inf, "power_cap"
-    cap_w = world.power.limit_w(parameters.power_cap_w)
+    cap_w = world.power.limit_w(world.cap_w(parameters))
     thermal_w = world.thermal.limit_w(parameters.temperature_limit_c, world.power.measured_w)
     if release:
         cap_w *= (1.0 - CAP_RELEASE) / (1.0 - CAP_GUARD)
@@ -55,7 +66,7 @@ def power_limit_w(world: World, parameters: Parameters, *, release: bool = False
 def _processor_names(world: World, apps: Sequence[AppState]) -> list[str]:
     known = {processor_of(d.domain) for d in world.capabilities.domains} if world.capabilities else set()
     offered = set(world.capabilities.processors) if world.capabilities else set()
-    named = {e.processor for app in apps for e in app.usable}
+    named = {name for app in apps for name in app.named_processors}
     # Without a device every processor that a library names is taken at its word.
     usable = offered | {str(name) for name in known if name} if world.capabilities else named
     return sorted(usable)
@@ -75,6 +86,10 @@ class Levels:
     unused_w: Array
     idle_w: Array
     busy_w: Array
+    base_w: Array  # without anybody's load; one value per level
+    slope_w: Array  # per load
+    quiet: Array  # zeros
+    place: dict[tuple[float, ...], int]  # level of each combination of clocks
 
 
 def _processor(world: World, name: str) -> Processor:
@@ -86,30 +101,40 @@ def _processor(world: World, name: str) -> Processor:
         domains=levels.domains,
         clocks_hz=levels.clocks_hz,
         speed_hz=levels.speed_hz,
-        reference_hz=top_hz(world.capabilities, name),
+        reference_hz=world.clocks_of(name)[1],
         base_w=base_w,
         slope_w=slope_w,
         background=background,
         idle_w=idle_w,
         idle_level=idle_level,
         contention=CONTENTION.get(name, 0.0),
+        place=levels.place,
     )
 
 
 def _levels_of(world: World, name: str) -> Levels:
     """Levels of a processor, from the world's memory where nothing they depend on has changed."""
-    domains = processor_domains(world.capabilities, name)
-    capabilities = {d.domain: d for d in world.capabilities.domains} if world.capabilities else {}
-    tables = tuple(capabilities[d].frequencies_hz if capabilities[d].can_write else () for d in domains)
+    domains, _ = world.clocks_of(name)
+    deaf = world.actuators.deaf
+    tables = world.writable.get((name, deaf))
+    if tables is None:
+        tables = world.writable[name, deaf] = _writable(world, domains, deaf)
     actual = tuple(nan if table else world.clocks.hz(d) for table, d in zip(tables, domains, strict=True))
     model = world.power_model
     temperature = model.grain(world.thermal.temperature_c) if model else nan
-    key = (name, tables, repr(actual), world.power.trim_levels, repr(temperature))
+    # By their text: NaN is not equal to itself.
+    key = (name, deaf, repr(actual), world.power.trim_levels, repr(temperature))
     if key not in world.levels:
         if len(world.levels) > 64:
             world.levels.clear()
         world.levels[key] = _make_levels(world, domains, tables, actual, temperature)
     return world.levels[key]
+
+
+def _writable(world: World, domains: Sequence[str], deaf: frozenset[str]) -> tuple[tuple[int, ...], ...]:
+    """Frequencies that can be set, per domain; none where it may not be written, or does not obey."""
+    known = {d.domain: d for d in world.capabilities.domains} if world.capabilities else {}
+    return tuple(known[d].frequencies_hz if known[d].can_write and d not in deaf else () for d in domains)
 
 
 def _make_levels(
@@ -126,7 +151,7 @@ def _make_levels(
         # Only comparisons count: energy per cycle grows with the square of a voltage that follows the clock.
         top = np.nanmax(np.append(speed, 1.0))
         relative = np.where(np.isfinite(speed), speed / top, 1.0)[:, None] ** 3
-        return Levels(domains, clocks, real, speed, 0.0 * relative, 0.1 * relative, 1.1 * relative)
+        return _levels(domains, clocks, real, speed, (0.0 * relative, 0.1 * relative, 1.1 * relative))
     model = world.power_model
     shares = [
         [
@@ -139,7 +164,18 @@ def _make_levels(
         np.array([[getattr(s, part) for s in row] for row in shares]).reshape(real.shape)
         for part in ("unused_w", "idle_w", "busy_w")
     )
-    return Levels(domains, clocks, real, speed, unused, idle, busy)
+    return _levels(domains, clocks, real, speed, (unused, idle, busy))
+
+
+def _levels(
+    domains: tuple[str, ...], clocks: Array, real: Array, speed: Array, powers: tuple[Array, Array, Array]
+) -> Levels:
+    unused, idle, busy = powers
+    place = {tuple(row): level for level, row in reversed(list(enumerate(clocks.tolist())))}
+    slope = (busy - idle).sum(axis=1)
+    return Levels(
+        domains, clocks, real, speed, unused, idle, busy, idle.sum(axis=1), slope, np.zeros(len(real)), place
+    )
 
 
 def _steps(tables: Sequence[tuple[int, ...]], trim: int) -> Array:
@@ -156,13 +192,16 @@ def _steps(tables: Sequence[tuple[int, ...]], trim: int) -> Array:
 
 def _loaded(world: World, levels: Levels) -> tuple[Array, Array, Array]:
     """Power without managed load, power per load, and utilisation by others, at every level."""
-    hz = np.array([world.background_hz(d) for d in levels.domains], dtype=float)
+    cycles = [world.background_hz(d) for d in levels.domains]
+    if not any(cycles):
+        return levels.base_w, levels.slope_w, levels.quiet
+    hz = np.array(cycles, dtype=float)
     others = np.where(np.isfinite(levels.real_hz), hz / levels.real_hz, 0.0)
     per_load = levels.busy_w - levels.idle_w
     if others.shape != per_load.shape:  # no power model: one column for the processor
         others = others.max(axis=1, initial=0.0)[:, None]
     base_w = (levels.idle_w + per_load * np.minimum(others, 1.0)).sum(axis=1)
-    return base_w, per_load.sum(axis=1), others.max(axis=1, initial=0.0)
+    return base_w, levels.slope_w, others.max(axis=1, initial=0.0)
 
 
 def _idle(
@@ -175,8 +214,10 @@ def _idle(
     """
     if name == "cpu":
         return None, _governed_w(world, levels.domains)
-    room = np.flatnonzero(background <= 1.0 - BACKGROUND_FLOOR)
-    level = int(room[0]) if len(room) else len(base_w) - 1
+    level = 0
+    if background is not levels.quiet:
+        room = np.flatnonzero(background <= 1.0 - BACKGROUND_FLOOR)
+        level = int(room[0]) if len(room) else len(base_w) - 1
     used = background[level] > BACKGROUND_FLOOR
     return level, float(base_w[level] if used else levels.unused_w[level].sum())
 
@@ -213,41 +254,54 @@ def _app(
     world: World, parameters: Parameters, state: AppState, processors: Sequence[Processor]
 ) -> App | None:
     targets = state.targets
-    names = {p.name for p in processors}
-    entries = [e for e in state.usable if e.processor in names]
-    if targets is None or not entries:
+    if targets is None:
         return None
-    target = targets.accuracy_floor if parameters.objective == "energy" else targets.accuracy_target
-    accuracies, below = demand_accuracies([e.accuracy for e in entries], target, targets.accuracy_floor)
-    options = {
-        processor.name: _option(world, state, entries, accuracies, processor, targets.miss_tolerance)
-        for processor in processors
-        if any(e.processor == processor.name for e in entries)
-    }
+    target = _accuracy_target(targets, parameters.objective)
+    key = (state.usable, target, targets.accuracy_floor, *(id(p.speed_hz) for p in processors))
+    if state.menus_key != key:
+        # The arrays themselves are kept with the tables: an id that is still in use is never given twice.
+        state.menus_key, state.menus = key, _menus(state, target, targets.accuracy_floor, processors)
+    menus = state.menus
+    if menus is None:
+        return None
     return App(
         name=state.name,
         priority=targets.priority,
         rate_hz=state.due_hz(),
         latency_target_ms=targets.latency_target_ms,
         overhead_ms=state.estimator.overhead.upper_ms(),
-        accuracies=accuracies,
-        below_floor=below,
-        options=options,
+        accuracies=menus.accuracies,
+        below_floor=menus.below_floor,
+        options={
+            name: Option(
+                menu, world.slowdown(state, name), state.estimator.margin(name, targets.miss_tolerance)
+            )
+            for name, menu in menus.by_processor.items()
+        },
     )
 
 
-def _option(
-    world: World,
-    state: AppState,
-    entries: Sequence[LibraryEntry],
-    accuracies: tuple[float, ...],
-    processor: Processor,
-    miss_tolerance: float,
-) -> Option:
-    own = tuple(e for e in entries if e.processor == processor.name)
-    kept = state.tables.get(processor.name)
-    if kept is None or not (kept[0] is processor.speed_hz and kept[1:3] == (own, accuracies)):
-        kept = (processor.speed_hz, own, accuracies, make_option(own, accuracies, processor, 1.0, 1.0))
-        state.tables[processor.name] = kept
-    slowdown = world.slowdown(state, processor.name)
-    return kept[3].estimated(slowdown, state.estimator.margin(processor.name, miss_tolerance))
+def _accuracy_target(targets: AppTargets, objective: str) -> float:
+    if objective in ("energy", "latency"):
+        return targets.accuracy_floor
+    return 1.0 if objective == "accuracy_under_power" else targets.accuracy_target
+
+
+def _menus(state: AppState, target: float, floor: float, processors: Sequence[Processor]) -> Menus | None:
+    """Menus of one application, from tables that only its library and the clocks decide."""
+    names = {p.name for p in processors}
+    entries = [e for e in state.usable if e.processor in names]
+    if not entries:
+        return None
+    accuracies, below = demand_accuracies([e.accuracy for e in entries], target, floor)
+    menus = {}
+    for processor in processors:
+        own = tuple(e for e in entries if e.processor == processor.name)
+        if not own:
+            continue
+        kept = state.tables.get(processor.name)
+        if kept is None or kept[0] is not processor.speed_hz or kept[1] != own:
+            kept = (processor.speed_hz, own, make_table(own, processor))
+            state.tables[processor.name] = kept
+        menus[processor.name] = make_menu(kept[2], accuracies)
+    return Menus(accuracies, below, menus)

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
-import numpy as np
-
 from dynofa_ros.manager.ladder import Outcome
 from dynofa_ros.manager.problem import LOAD_CEILING, App, Problem, Processor
 from dynofa_ros.manager.types import LibraryEntry
@@ -51,8 +49,10 @@ class AppForecast:
     shared: float  # factor by which others on the processor slow it
     margin: float
     load: float
+    divider: int
     late: bool
     shortfall: float
+    share: float  # of the latency target that it fills, margin included
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,11 @@ class Forecast:
     overloaded: bool = False  # a processor's managed load is above its ceiling
     starving: bool = False  # others do not get what they need, and a higher clock exists
     thinned: bool = False  # some application answers fewer frames than asked for
-    quality: tuple[float, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """Worst share of a latency target that is filled."""
+        return max((app.share for app in self.apps), default=0.0)
 
     @property
     def violations(self) -> tuple[float, ...]:
@@ -84,14 +88,13 @@ def make_plan(problem: Problem, outcome: Outcome) -> Plan:
     """The plan that carries out an outcome of the ladder."""
     choices = []
     for app, demand, name in zip(problem.apps, outcome.demands, outcome.point.mapping, strict=True):
-        option = app.options[name]
-        entry = option.entries[int(option.pick[demand.level, outcome.point.levels[name]])]
+        entry = app.options[name].pick(demand.level, outcome.point.levels[name])
         choices.append(Choice(app.name, entry, demand.divider))
     clocks = []
     for name, level in sorted(outcome.point.levels.items()):
         clocks.append((name, tuple(float(hz) for hz in problem.processor(name).clocks_hz[level])))
     met = outcome.feasible and not any(app.below_floor for app in problem.apps)
-    return Plan(tuple(choices), tuple(clocks), len(outcome.rungs), met)
+    return Plan(tuple(choices), tuple(clocks), outcome.rungs, met)
 
 
 def forecast(
@@ -99,22 +102,21 @@ def forecast(
 ) -> Forecast:
     """Prices a plan with the present estimates; ``power_limit_w`` replaces that of the problem."""
     levels = _levels(problem, plan)
-    if levels is None or [c.app for c in plan.choices] != [a.name for a in problem.apps]:
+    if levels is None or len(plan.choices) != len(problem.apps):
         return Forecast(False)
-    times = [_time_ms(app, choice, levels) for app, choice in zip(problem.apps, plan.choices, strict=True)]
-    if any(time is None for time in times):
-        return Forecast(False)
-    known = [float(time) for time in times if time is not None]
-    loads = [
-        app.rate_hz / choice.divider * 1e-3 * time
-        for app, choice, time in zip(problem.apps, plan.choices, known, strict=True)
-    ]
-    total = {p.name: 0.0 for p in problem.processors}
-    for choice, load in zip(plan.choices, loads, strict=True):
+    times, loads, total = [], [], {p.name: 0.0 for p in problem.processors}
+    for app, choice in zip(problem.apps, plan.choices, strict=True):
+        time_ms = _time_ms(app, choice, levels) if app.name == choice.app else None
+        if time_ms is None:
+            return Forecast(False)
+        load = app.rate_hz / choice.divider * 1e-3 * time_ms
+        times.append(time_ms)
+        loads.append(load)
         total[choice.entry.processor] += load
+    contention = {p.name: p.contention for p in problem.processors}
     apps = tuple(
-        _app_forecast(app, choice, time, load, total, problem, headroom)
-        for app, choice, time, load in zip(problem.apps, plan.choices, known, loads, strict=True)
+        _app_forecast(app, choice, time, load, contention, total, headroom)
+        for app, choice, time, load in zip(problem.apps, plan.choices, times, loads, strict=True)
     )
     power_w = problem.constant_w + sum(_power_w(p, levels, total[p.name]) for p in problem.processors)
     excess_w = max(0.0, power_w - (problem.power_limit_w if power_limit_w is None else power_limit_w))
@@ -126,7 +128,6 @@ def forecast(
         overloaded=any(load > LOAD_CEILING * 1.02 for load in total.values()),
         starving=any(_starves(p, levels, total[p.name]) for p in problem.processors),
         thinned=any(choice.divider > 1 for choice in plan.choices),
-        quality=_quality(problem, plan, apps, excess_w),
     )
 
 
@@ -135,30 +136,20 @@ def _levels(problem: Problem, plan: Plan) -> dict[str, int] | None:
     processors = {p.name: p for p in problem.processors}
     levels = {}
     for name, clocks in plan.clocks:
-        processor = processors.get(name)
-        if processor is None or len(processor.domains) != len(clocks):
-            return None
-        level = _level_of(processor, clocks)
+        level = processors[name].level_of(clocks) if name in processors else None
         if level is None:
             return None
         levels[name] = level
     return levels
 
 
-def _level_of(processor: Processor, clocks: tuple[float, ...]) -> int | None:
-    wanted = np.array(clocks)
-    # NaN = a clock that nobody sets: it is the same as before.
-    same = (processor.clocks_hz == wanted) | np.isnan(processor.clocks_hz) | np.isnan(wanted)
-    found = np.flatnonzero(same.all(axis=1))
-    return int(found[0]) if len(found) else None
-
-
 def _time_ms(app: App, choice: Choice, levels: Mapping[str, int]) -> float | None:
     option = app.options.get(choice.entry.processor)
     level = levels.get(choice.entry.processor)
-    if option is None or level is None or choice.entry not in option.entries:
+    place = option.table.index(choice.entry) if option is not None else None
+    if option is None or level is None or place is None:
         return None
-    return float(option.entry_ms[option.entries.index(choice.entry), level])
+    return option.time_ms(place, level)
 
 
 def _app_forecast(
@@ -166,12 +157,12 @@ def _app_forecast(
     choice: Choice,
     time_ms: float,
     load: float,
+    contention: Mapping[str, float],
     total: Mapping[str, float],
-    problem: Problem,
     headroom: float,
 ) -> AppForecast:
     name = choice.entry.processor
-    shared = 1.0 + problem.processor(name).contention * max(0.0, total[name] - load)
+    shared = 1.0 + contention[name] * max(0.0, total[name] - load)
     margin = app.options[name].margin
     guarded = margin * time_ms * shared + app.overhead_ms
     return AppForecast(
@@ -179,8 +170,10 @@ def _app_forecast(
         shared=shared,
         margin=margin,
         load=load,
+        divider=choice.divider,
         late=guarded > headroom * app.latency_target_ms * (1.0 + 1e-9),
         shortfall=max(0.0, app.accuracies[0] - choice.entry.accuracy),
+        share=guarded / app.latency_target_ms,
     )
 
 
@@ -198,16 +191,16 @@ def _starves(processor: Processor, levels: Mapping[str, int], load: float) -> bo
     return load + float(processor.background[level]) > OVERLOAD
 
 
-def _quality(
-    problem: Problem, plan: Plan, apps: tuple[AppForecast, ...], excess_w: float
-) -> tuple[float, ...]:
+def quality(problem: Problem, expected: Forecast) -> tuple[float, ...]:
     """What counts before energy, smaller is better, in the order of the ladder read from its end."""
-    classes = sorted({app.priority for app in problem.apps})
-    late, rest = [], []
-    for priority in classes:
-        members = [i for i, app in enumerate(problem.apps) if app.priority == priority]
-        late.append(float(sum(apps[i].late for i in members)))
-        rest.append(float(sum(plan.choices[i].divider - 1 for i in members)))
-        shortfall = sum(apps[i].shortfall for i in members)
-        rest.append(round(shortfall / SHORTFALL_GRAIN) * SHORTFALL_GRAIN)
-    return (excess_w, *late, *rest)
+    late, rates, shortfalls = [], [], []
+    for priority in sorted({app.priority for app in problem.apps}):
+        members = [e for a, e in zip(problem.apps, expected.apps, strict=True) if a.priority == priority]
+        late.append(float(sum(app.late for app in members)))
+        rates.append(float(sum(app.divider - 1 for app in members)))
+        shortfall = sum(app.shortfall for app in members)
+        shortfalls.append(round(shortfall / SHORTFALL_GRAIN) * SHORTFALL_GRAIN)
+    if problem.frames_first:
+        return (expected.excess_w, *late, *rates, *shortfalls)
+    pairs = zip(rates, shortfalls, strict=True)
+    return (expected.excess_w, *late, *(value for pair in pairs for value in pair))

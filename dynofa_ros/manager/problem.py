@@ -1,4 +1,4 @@
-"""The allocation problem as arrays: what one processor costs, what one application needs on it.
+"""The allocation problem: what one processor costs at each clock, what one application needs on it.
 
 Latency of a frame of application i on processor k at clock level f:
 
@@ -9,12 +9,17 @@ and its load, the share of time it keeps the processor busy, is rate_i / divider
 is held if margin * time * (1 + contention * others) + overhead <= latency_target. Power is a constant plus,
 per processor, base(f) + slope(f) * load: exactly the board model of ``device.power``, which is linear in
 the utilisation.
+
+Tables that only a library and a clock table decide (`EntryTable`) are built once; what changes from step to
+step, the slowdown and the margin, multiplies all of a table alike.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from math import inf
 
 import numpy as np
@@ -23,11 +28,12 @@ from numpy.typing import NDArray
 from dynofa_ros.manager.types import LibraryEntry
 
 LOAD_CEILING = 0.92  # busy share of a processor that still leaves room for jitter
+DIVIDERS = (1, 2, 3, 4)  # an application answers every n-th of its due frames
 
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Processor:
     """One processor at each of its clock levels, ascending. Arrays have one value per level.
 
@@ -47,35 +53,92 @@ class Processor:
     idle_w: float
     idle_level: int | None
     contention: float
+    place: dict[tuple[float, ...], int] = field(default_factory=dict)  # levels by their clocks, if known
 
     @property
     def levels(self) -> int:
         """Number of clock levels."""
         return len(self.speed_hz)
 
+    def level_of(self, clocks_hz: tuple[float, ...]) -> int | None:
+        """Level with these clocks, None if there is none; NaN = a clock that nobody sets: same as before."""
+        known = self.place.get(clocks_hz)
+        if known is not None:
+            return known
+        if len(clocks_hz) != len(self.domains):
+            return None
+        wanted = np.array(clocks_hz)
+        same = (self.clocks_hz == wanted) | np.isnan(self.clocks_hz) | np.isnan(wanted)
+        found = np.flatnonzero(same.all(axis=1))
+        return int(found[0]) if len(found) else None
 
-@dataclass(frozen=True)
-class Option:
-    """One application on one processor. ``entries`` are in ascending accuracy.
 
-    ``time_ms[j, f]``: least time of an entry that has the accuracy of demand level j; ``pick[j, f]``: that
-    entry.
+@dataclass(frozen=True, eq=False)
+class EntryTable:
+    """All entries of one application on one processor, in ascending accuracy, at every clock level.
+
+    ``unit_ms[e, f]``: time of an entry at slowdown 1. ``least_ms[e, f]``: least time of the entries from e
+    on, inf in the last row (nothing is that accurate). Taking the quickest entry at or above an accuracy is
+    exact: less time is less latency, less load and less power at once.
     """
 
     entries: tuple[LibraryEntry, ...]
-    entry_ms: Array  # entries x levels
-    time_ms: Array
-    pick: NDArray[np.int64]
+    accuracies: tuple[float, ...]
+    unit_ms: Array
+    least_ms: Array
+
+    @cached_property
+    def position(self) -> dict[str, int]:
+        """Place of an entry by its id."""
+        return {entry.id: n for n, entry in enumerate(self.entries)}
+
+    def index(self, entry: LibraryEntry) -> int | None:
+        """Place of an entry, None if the table does not hold this very entry."""
+        place = self.position.get(entry.id)
+        return place if place is not None and self.entries[place] == entry else None
+
+
+@dataclass(frozen=True, eq=False)
+class Menu:
+    """A table by demand level: ``first[j]`` is the place of the least entry that will do for level j.
+
+    ``unit_ms[j, f]``: least time at slowdown 1, inf where no entry will do.
+    """
+
+    table: EntryTable
+    first: tuple[int, ...]
+    unit_ms: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Option:
+    """One application on one processor."""
+
+    menu: Menu
+    slowdown: float
     margin: float
 
-    def estimated(self, slowdown: float, margin: float) -> Option:
-        """The same option, all of it slower by a factor, with another margin."""
-        return replace(
-            self, entry_ms=slowdown * self.entry_ms, time_ms=slowdown * self.time_ms, margin=margin
-        )
+    @property
+    def table(self) -> EntryTable:
+        """All its entries."""
+        return self.menu.table
+
+    @property
+    def entries(self) -> tuple[LibraryEntry, ...]:
+        """Entries in ascending accuracy."""
+        return self.menu.table.entries
+
+    def time_ms(self, place: int, level: int) -> float:
+        """Expected time of one entry at one clock level."""
+        return self.slowdown * float(self.table.unit_ms[place, level])
+
+    def pick(self, demand_level: int, clock_level: int) -> LibraryEntry:
+        """The quickest entry that has the accuracy of a demand level."""
+        first = self.menu.first[demand_level]
+        return self.entries[first + int(np.argmin(self.table.unit_ms[first:, clock_level]))]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class App:
     """One application: ``accuracies[0]`` is its target, the last one its floor; each step gives up one."""
 
@@ -98,12 +161,14 @@ class Demand:
     relaxed: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """All that an operating point is chosen from.
 
     ``processors``: those an application could run on. ``unused``: the others; their power and all that no
-    processor causes, the measured bias included, is in ``constant_w``.
+    processor causes, the measured bias included, is in ``constant_w``. ``frames_first``: no frame is given
+    up before all accuracies are (objective `throughput`). ``least_latency``: of the points that give the
+    same, the one that fills the latency targets least (objective `latency`), else the one of least power.
     """
 
     apps: tuple[App, ...]
@@ -112,6 +177,8 @@ class Problem:
     power_limit_w: float = inf
     power_known: bool = True
     unused: tuple[Processor, ...] = ()
+    frames_first: bool = False
+    least_latency: bool = False
 
     def processor(self, name: str) -> Processor:
         """Processor by name; raises KeyError."""
@@ -127,34 +194,27 @@ def reference_hz(entry: LibraryEntry, domains: Sequence[str], default_hz: float)
     return float(min(named)) if named else default_hz
 
 
-def entry_times_ms(entry: LibraryEntry, processor: Processor, slowdown: float) -> Array:
-    """Expected time of an entry at every level of a processor; at its reference where clocks are unknown."""
+def entry_times_ms(entry: LibraryEntry, processor: Processor) -> Array:
+    """Time of an entry at every level of a processor; at its reference where clocks are unknown."""
     ratio = reference_hz(entry, processor.domains, processor.reference_hz) / processor.speed_hz
-    return slowdown * (entry.alpha_ms + entry.beta_ms * np.where(np.isfinite(ratio), ratio, 1.0))
+    return entry.alpha_ms + entry.beta_ms * np.where(np.isfinite(ratio), ratio, 1.0)
 
 
-def make_option(
-    entries: Sequence[LibraryEntry],
-    accuracies: Sequence[float],
-    processor: Processor,
-    slowdown: float,
-    margin: float,
-) -> Option:
-    """Tables of one application on one processor; a demand that no entry meets takes infinite time.
-
-    The cheapest entry at or above an accuracy is taken at each level, which is exact: less time is less
-    latency, less load and less power at once.
-    """
+def make_table(entries: Sequence[LibraryEntry], processor: Processor) -> EntryTable:
+    """Table of the entries of one application on one processor; raises ValueError without any."""
+    if not entries:
+        raise ValueError("a table needs at least one library entry")
     ordered = tuple(sorted(entries, key=lambda e: (e.accuracy, e.id)))
-    entry_ms = np.stack([entry_times_ms(e, processor, slowdown) for e in ordered])
-    time_ms = np.full((len(accuracies), processor.levels), inf)
-    pick = np.zeros((len(accuracies), processor.levels), dtype=np.int64)
-    for j, accuracy in enumerate(accuracies):
-        first = next((n for n, e in enumerate(ordered) if e.accuracy >= accuracy), None)
-        if first is not None:
-            pick[j] = first + np.argmin(entry_ms[first:], axis=0)
-            time_ms[j] = entry_ms[first:].min(axis=0)
-    return Option(ordered, entry_ms, time_ms, pick, margin)
+    unit_ms = np.stack([entry_times_ms(e, processor) for e in ordered])
+    least_ms = np.full((len(ordered) + 1, processor.levels), inf)
+    least_ms[:-1] = np.minimum.accumulate(unit_ms[::-1], axis=0)[::-1]
+    return EntryTable(ordered, tuple(e.accuracy for e in ordered), unit_ms, least_ms)
+
+
+def make_menu(table: EntryTable, accuracies: Sequence[float]) -> Menu:
+    """A table by the demand levels of an application."""
+    first = tuple(bisect_left(table.accuracies, a) for a in accuracies)
+    return Menu(table, first, table.least_ms[list(first)])
 
 
 def demand_accuracies(
@@ -169,8 +229,8 @@ def demand_accuracies(
     if not levels:
         raise ValueError("an application needs at least one library entry")
     best = levels[-1]
-    wanted = next((a for a in levels if a >= min(target, best)), best)
+    wanted = levels[bisect_left(levels, min(target, best))]
     allowed = [a for a in levels if floor <= a <= wanted]
     if not allowed:  # target below the floor, or floor above the best
-        allowed = [next((a for a in levels if a >= floor), best)]
+        allowed = [best if floor > best else levels[bisect_left(levels, floor)]]
     return tuple(reversed(allowed)), floor > best

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from math import isfinite, nan
 from time import perf_counter
 
-from dynofa_ros.device.board import processor_of
+from dynofa_ros.manager.app_state import AppState
+from dynofa_ros.manager.clocks import processor_of
 from dynofa_ros.manager.commands import CommandBook
 from dynofa_ros.manager.explain import binding_constraint
 from dynofa_ros.manager.guards import SETTLE_S
@@ -19,11 +20,12 @@ from dynofa_ros.manager.hysteresis import Hysteresis
 from dynofa_ros.manager.model import build_problem, power_limit_w
 from dynofa_ros.manager.plan import Choice, Forecast, Plan, forecast
 from dynofa_ros.manager.power import PowerModel, power_model
-from dynofa_ros.manager.problem import Problem
+from dynofa_ros.manager.problem import App, Problem
 from dynofa_ros.manager.types import (
     AppDecision,
     Capabilities,
     Decision,
+    DomainCapability,
     FrequencyBand,
     Monitors,
     Parameters,
@@ -31,7 +33,7 @@ from dynofa_ros.manager.types import (
     SubnetCondition,
     SubnetStatus,
 )
-from dynofa_ros.manager.world import STALE_S, AppState, World
+from dynofa_ros.manager.world import STALE_S, World
 
 # What made a step, the most telling first.
 TRIGGERS = (
@@ -46,6 +48,7 @@ TRIGGERS = (
     "stale",
 )
 FROM_USER = frozenset({"departure", "library", "targets", "parameter"})
+AT_ONCE = FROM_USER | {"actuator"}  # of no hysteresis' business; a clock that begins or ceases to obey too
 FIRST_FRAMES = 4  # answered before an application gets its first plan; the first one is not learned from
 FIRST_WAIT_NS = 1_000_000_000  # unless they do not come
 PREFETCH = 2
@@ -65,6 +68,8 @@ class RuntimeManager:
         self._bands: tuple[FrequencyBand, ...] = ()
         self._sent_bands: tuple[FrequencyBand, ...] = ()
         self._stale = False
+        self._binding = "no_data"
+        self._deaf: frozenset[str] = frozenset()
 
     def step(self, now_ns: int, monitors: Monitors) -> Decision:
         """One decision at time ``now_ns`` of the node's clock."""
@@ -72,25 +77,30 @@ class RuntimeManager:
         parameters = monitors.parameters
         events = self._advance(now_ns, monitors)
         problem, present = self._replan(now_ns, parameters, events)
-        self._bands = self._wanted_bands(problem)
+        self._bands = self._wanted_bands(problem, present)
         commands, dvfs = self._book.issue(
             now_ns,
-            self._wanted_commands(),
+            self._wanted_commands(problem),
             self._bands,
             parameters.control_period_s,
             self.world.newest_foreign_id,
         )
+        self.world.actuators.command(now_ns, self._bands)
         if dvfs is not None and self._bands != self._sent_bands:
             self._clocks_ns, self._sent_bands = now_ns, self._bands
-        _, limit_name = power_limit_w(self.world, parameters)
         plan = self._plan
+        if self._hysteresis.solved or self._binding == "no_data" or not problem.apps:
+            _, limit_name = power_limit_w(self.world, parameters)
+            self._binding = binding_constraint(
+                problem, plan, present, parameters.objective, limit_name, self._hysteresis.trace
+            )
         return Decision(
             decision_id=self._book.decision_id,
             step_time_ns=now_ns,
             inputs=tuple((item.topic, item.sequence) for item in monitors.inputs),
             objective=parameters.objective,
             trigger=next((t for t in TRIGGERS if t in events), "periodic"),
-            binding_constraint=binding_constraint(problem, plan, parameters.objective, limit_name),
+            binding_constraint=self._binding,
             ladder_step=plan.ladder_step if plan else 0,
             feasible=(plan.feasible if plan else True) and not present.excess_w,
             apps=self._app_decisions(problem, present),
@@ -118,17 +128,21 @@ class RuntimeManager:
             self._clocks_ns = min(self._clocks_ns, now_ns)
         if self._parameters is not None and self._parameters != monitors.parameters:
             events.add("parameter")
+        dt_s = 0.0 if self._last_ns is None else max(0, now_ns - self._last_ns) * 1e-9
+        self.world.open_step(now_ns, dt_s, monitors.parameters)
         # Power measured before a new cap, or while clocks are on their way, is no breach of it.
         settled = "parameter" not in events and now_ns - self._clocks_ns >= SETTLE_S * 1e9
         for item in monitors.inputs:
             events |= self.world.consume(item, now_ns, monitors.parameters, settled)
             if isinstance(item.message, SubnetStatus):
                 events |= self._refusal(item.message)
-        dt_s = 0.0 if self._last_ns is None else max(0, now_ns - self._last_ns) * 1e-9
-        self.world.close_step(now_ns, dt_s)
+        self.world.close_step(now_ns, dt_s, monitors.parameters)
         stale = self.world.telemetry_age_s(now_ns) > STALE_S
         if stale and not self._stale:
             events.add("stale")
+        if self._deaf != self.world.actuators.deaf:
+            self._deaf = self.world.actuators.deaf
+            events.add("actuator")
         self._stale, self._parameters, self._last_ns = stale, monitors.parameters, now_ns
         return events
 
@@ -144,29 +158,40 @@ class RuntimeManager:
         planned = {choice.app for choice in self._plan.choices} if self._plan else set()
         ready = [app for _, app in sorted(self.world.apps.items()) if app.ready]
         apps = [app for app in ready if app.name in planned or not _waiting(app, now_ns)]
+        self._hold_the_silent(now_ns, apps, by_user=bool(events & FROM_USER))
         problem = build_problem(self.world, parameters, apps)
         if self._plan is None and not problem.apps:
             return problem, Forecast(False)
         release_w, _ = power_limit_w(self.world, parameters, release=True)
         if {app.name for app in problem.apps} - planned and not planned:
             events.add("startup")
+        before = self._plan
         self._plan = self._hysteresis.choose(
             now_ns,
             problem,
             self._plan,
-            at_once=bool(events & FROM_USER),
+            at_once=bool(events & AT_ONCE),
+            event=bool(events),
             alarm="alarm" in events,
-            upgrades=not self._stale and not any(app.silent(now_ns) for app in apps),
+            upgrades=not self._stale and not all(app.held is not None for app in apps),
             min_dwell_s=parameters.min_dwell_s,
             release_limit_w=release_w,
         )
-        present = forecast(problem, self._plan, release_w)
+        same = self._plan is before and self._hysteresis.present is not None
+        present = self._hysteresis.present if same else None
+        present = present or forecast(problem, self._plan, release_w)
         for choice, expected in zip(self._plan.choices, present.apps, strict=False):
             state = self.world.apps[choice.app]
             state.shared, state.thinned = expected.shared, choice.divider > 1
         return problem, present
 
-    def _wanted_bands(self, problem: Problem) -> tuple[FrequencyBand, ...]:
+    def _hold_the_silent(self, now_ns: int, apps: list[AppState], *, by_user: bool) -> None:
+        """Who answers no frames keeps what it runs: the others are planned around it."""
+        for app in apps:
+            choice = self._plan.choice(app.name) if self._plan else None
+            app.held = choice.entry if choice and not by_user and app.silent(now_ns) else None
+
+    def _wanted_bands(self, problem: Problem, present: Forecast) -> tuple[FrequencyBand, ...]:
         """Band of every domain under control: pinned where the plan says so, free where it no longer does."""
         capabilities = self.world.capabilities
         if self._plan is None or capabilities is None:
@@ -178,7 +203,9 @@ class RuntimeManager:
             if not (domain.can_write and domain.frequencies_hz and name):
                 continue
             hz = _clock(problem, clocks, name, domain.domain)
-            if hz is not None:
+            if domain.domain in self.world.actuators.deaf:
+                bands += self._order_of_the_deaf(domain, lowest=bool(present.excess_w))
+            elif hz is not None:
                 bands.append(FrequencyBand(domain.domain, hz, hz))
             elif domain.domain in self._book.commanded_domains:
                 bands.append(
@@ -186,9 +213,16 @@ class RuntimeManager:
                 )
         return tuple(bands)
 
-    def _wanted_commands(self) -> tuple[SubnetCommand, ...]:
+    def _order_of_the_deaf(self, domain: DomainCapability, *, lowest: bool) -> list[FrequencyBand]:
+        """It keeps its order, in case it listens again; above a limit that order is the lowest clock."""
+        if lowest:
+            return [FrequencyBand(domain.domain, domain.frequencies_hz[0], domain.frequencies_hz[0])]
+        return [band for band in self._bands if band.domain == domain.domain]
+
+    def _wanted_commands(self, problem: Problem) -> tuple[SubnetCommand, ...]:
         commands = []
-        for choice in self._plan.choices if self._plan else ():
+        choices = self._plan.choices if self._plan else ()
+        for choice, model in zip(choices, problem.apps, strict=True):
             app = self.world.apps[choice.app]
             pinned = app.status is not None and app.status.status == SubnetCondition.PINNED
             if pinned or app.targets is None:
@@ -202,7 +236,7 @@ class RuntimeManager:
                     processor=choice.entry.processor,
                     rate_hz=rate,
                     valid_for_s=0.0,
-                    prefetch_subnet_ids=_neighbours(app, choice),
+                    prefetch_subnet_ids=_neighbours(model, choice),
                 )
             )
         return tuple(commands)
@@ -248,11 +282,9 @@ def _clock(problem: Problem, clocks: dict[str, tuple[float, ...]], name: str, do
     return int(hz) if isfinite(hz) else None
 
 
-def _neighbours(app: AppState, choice: Choice) -> tuple[str, ...]:
+def _neighbours(app: App, choice: Choice) -> tuple[str, ...]:
     """The next smaller and the next larger sub-network: where the next change most likely leads."""
-    ladder = sorted(
-        (e for e in app.usable if e.processor == choice.entry.processor), key=lambda e: (e.accuracy, e.id)
-    )
-    place = ladder.index(choice.entry) if choice.entry in ladder else 0
-    near = [ladder[n].id for n in (place - 1, place + 1) if 0 <= n < len(ladder)]
+    table = app.options[choice.entry.processor].table
+    place = table.index(choice.entry) or 0
+    near = [table.entries[n].id for n in (place - 1, place + 1) if 0 <= n < len(table.entries)]
     return tuple(near[:PREFETCH])

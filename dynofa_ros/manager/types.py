@@ -10,7 +10,15 @@ from enum import IntEnum
 from math import inf, nan
 from typing import TypeAlias
 
-OBJECTIVES = ("quality", "energy")
+# What to aim for once power cap, temperature, accuracy floors and deadlines hold:
+OBJECTIVES = {
+    "quality": "the least shortfall below every accuracy_target by priority, then least energy",
+    "energy": "least energy, as if every accuracy_target were its accuracy_floor",
+    "accuracy_under_power": "quality as if every accuracy_target were 1.0: the best that power_cap_w allows",
+    "battery": "quality under the power that lets battery_energy_j last for battery_time_s",
+    "throughput": "quality, but no frame of any application is given up before all accuracies are",
+    "latency": "at the accuracy floors, the least worst share of a latency_target_ms, to one percent",
+}
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,8 @@ class Parameters:
     temperature_limit_c: float = 85.0
     control_period_s: float = 0.2
     min_dwell_s: float = 0.5
+    battery_energy_j: float = inf  # may be used from when it was set on, inf = no budget
+    battery_time_s: float = 3600.0  # for which it has to last
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,18 @@ from dataclasses import dataclass, field
 from math import exp, isfinite, nan
 from typing import Any
 
-from dynofa_ros.device.board import processor_of
-from dynofa_ros.manager.clocks import Clocks, processor_domains, top_hz
-from dynofa_ros.manager.estimator import AppEstimator, prior_slowdown
-from dynofa_ros.manager.guards import PowerGuard, ThermalGuard, check_frame, check_library, check_targets
+from dynofa_ros.manager.app_state import AppState
+from dynofa_ros.manager.battery import Battery
+from dynofa_ros.manager.clocks import Clocks, processor_domains, processor_of, top_hz
+from dynofa_ros.manager.estimator import prior_slowdown
+from dynofa_ros.manager.guards import (
+    ActuatorGuard,
+    PowerGuard,
+    ThermalGuard,
+    check_frame,
+    check_library,
+    check_targets,
+)
 from dynofa_ros.manager.power import PowerModel, power_model
 from dynofa_ros.manager.problem import reference_hz
 from dynofa_ros.manager.types import (
@@ -33,86 +41,9 @@ REORDER_SPAN = 50  # a frame_sequence further back than this is of a restarted n
 CLOCK_JUMP_NS = 1_000_000_000
 LOAD_SMOOTHING_S = 0.5
 BACKGROUND_SMOOTHING_S = 1.0
-RATE_FRAMES = 8  # frames after which the rate that comes in is judged
-RATE_WINDOW_S = 3.0
-RATE_RESERVE = 1.15
 STALE_S = 2.0
-SILENCE_S = 1.0
+PAUSE_S, PAUSE_PERIODS = 1.0, 3.0
 BACKGROUND_DEADBAND = 0.05
-
-
-@dataclass
-class FrameRate:
-    """Rate at which an application's images really come."""
-
-    hz: float = nan
-    _frames: int = 0
-    _since_s: float = 0.0
-
-    def observe(self, frames: int, dt_s: float) -> None:
-        """Takes the frames, answered and dropped, of the last ``dt_s``; silence is no rate."""
-        if frames == 0 and self._frames == 0:
-            return
-        self._frames += frames
-        self._since_s += dt_s
-        if self._frames >= RATE_FRAMES or self._since_s > RATE_WINDOW_S:
-            rate = self._frames / self._since_s if self._since_s > 0.0 else nan
-            if isfinite(rate):
-                self.hz = rate if not isfinite(self.hz) else 0.5 * (self.hz + rate)
-            self.restart()
-
-    def restart(self) -> None:
-        """Starts counting anew; the rate found so far stays."""
-        self._frames, self._since_s = 0, 0.0
-
-
-@dataclass
-class AppState:
-    """One application."""
-
-    name: str
-    targets: AppTargets | None = None
-    entries: tuple[LibraryEntry, ...] = ()
-    status: SubnetStatus | None = None
-    estimator: AppEstimator = field(default_factory=AppEstimator)
-    rate: FrameRate = field(default_factory=FrameRate)
-    refused: set[tuple[str, str]] = field(default_factory=set)  # (id, processor) the node could not run
-    since_ns: int = 0
-    last_frame_ns: int = 0
-    last_sequence: int = 0
-    shared: float = 1.0  # factor by which the plan expects other applications to slow it
-    thinned: bool = False  # the plan asks for fewer frames than the user: their rate says nothing
-    new_frames: int = 0
-    tables: dict[str, Any] = field(default_factory=dict)  # kept by model.py from step to step
-
-    @property
-    def ready(self) -> bool:
-        """Whether it can be planned: targets and a library, not paused, not disabled."""
-        disabled = self.status is not None and self.status.status == SubnetCondition.DISABLED
-        return self.targets is not None and bool(self.entries) and not (self.targets.paused or disabled)
-
-    @property
-    def usable(self) -> tuple[LibraryEntry, ...]:
-        """Entries it may be told to run: the pinned one, or all that the node has not refused."""
-        if self.status is not None and self.status.status == SubnetCondition.PINNED:
-            pinned = self.entry(self.status.subnet_id, self.status.processor)
-            return (pinned,) if pinned else self.entries
-        left = tuple(e for e in self.entries if (e.id, e.processor) not in self.refused)
-        return left or self.entries
-
-    def entry(self, subnet_id: str, processor: str) -> LibraryEntry | None:
-        """Library entry by name."""
-        return next((e for e in self.entries if e.id == subnet_id and e.processor == processor), None)
-
-    def silent(self, now_ns: int) -> bool:
-        """Whether no frame has come for much longer than its rate explains."""
-        rate = self.due_hz()
-        return now_ns - self.last_frame_ns > 1e9 * (SILENCE_S + (3.0 / rate if rate > 0.0 else 0.0))
-
-    def due_hz(self) -> float:
-        """Frames per second to reckon with: what was asked for, or what comes if that is less."""
-        asked = self.targets.rate_hz if self.targets else 0.0
-        return min(asked, RATE_RESERVE * self.rate.hz) if isfinite(self.rate.hz) else asked
 
 
 @dataclass
@@ -126,6 +57,8 @@ class World:
     clocks: Clocks = field(default_factory=Clocks)
     power: PowerGuard = field(default_factory=PowerGuard)
     thermal: ThermalGuard = field(default_factory=ThermalGuard)
+    battery: Battery = field(default_factory=Battery)
+    actuators: ActuatorGuard = field(default_factory=ActuatorGuard)
     telemetry: Telemetry | None = None
     telemetry_ns: int = 0  # time of the step that consumed it
     rejected: Counter[str] = field(default_factory=Counter)
@@ -133,9 +66,21 @@ class World:
     newest_foreign_id: int = 0  # highest decision_id that a receiver has taken
     busy_hz: dict[str, float] = field(default_factory=dict)  # per domain: utilisation x clock, smoothed
     own_hz: dict[str, float] = field(default_factory=dict)  # per processor: managed load x clock
-    levels: dict[Any, Any] = field(default_factory=dict)  # kept by model.py from step to step
+    levels: dict[Any, Any] = field(default_factory=dict)  # these two are kept by model.py from step to step
+    writable: dict[Any, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     others_hz: dict[str, float] = field(default_factory=dict)  # per domain: what is not ours, smoothed again
+    _clocks_of: dict[str, tuple[tuple[str, ...], float]] = field(default_factory=dict)
     _busy_ms: dict[str, float] = field(default_factory=dict)
+
+    def open_step(self, now_ns: int, dt_s: float, parameters: Parameters) -> None:
+        """Begins a step, ``dt_s`` after the last one."""
+        self.battery.elapse(dt_s)
+        self.battery.start(parameters)
+        self.actuators.expire(now_ns)
+
+    def cap_w(self, parameters: Parameters) -> float:
+        """Power cap in force: the user's, or what is left in the battery per second if that is less."""
+        return min(parameters.power_cap_w, self.battery.cap_w)
 
     def consume(self, item: Input, now_ns: int, parameters: Parameters, settled: bool) -> set[str]:
         """Takes one message at step time ``now_ns``; ``settled`` = no clock was commanded just now."""
@@ -158,10 +103,12 @@ class World:
             return {"departure"} if self.apps.pop(message.app, None) else set()
         raise TypeError(f"{item.topic}: {type(message).__name__} is no input of the manager")
 
-    def close_step(self, now_ns: int, dt_s: float) -> None:
+    def close_step(self, now_ns: int, dt_s: float, parameters: Parameters) -> None:
         """Averages what was counted since the last step, ``dt_s`` ago."""
+        # After a pause, or a jump of the clock, frames per second mean nothing.
+        paused = dt_s > max(PAUSE_S, PAUSE_PERIODS * parameters.control_period_s)
         for app in self.apps.values():
-            if app.thinned:
+            if app.thinned or paused:
                 app.rate.restart()
             else:
                 app.rate.observe(app.new_frames, dt_s)
@@ -184,6 +131,7 @@ class World:
     def rebase(self, now_ns: int) -> None:
         """Starts all ages anew: the clock was set back."""
         self.telemetry_ns = min(self.telemetry_ns, now_ns)
+        self.actuators.rebase(now_ns)
         for app in self.apps.values():
             app.since_ns = min(app.since_ns, now_ns)
             app.last_frame_ns = min(app.last_frame_ns, now_ns)
@@ -207,10 +155,19 @@ class World:
         deadband = BACKGROUND_DEADBAND * hz if isfinite(hz) else 0.0
         return max(0.0, self.busy_hz.get(domain, 0.0) - own - deadband)
 
+    def clocks_of(self, processor: str) -> tuple[tuple[str, ...], float]:
+        """Clock domains of a processor, and the top clock of the slowest of them (NaN = unknown)."""
+        found = self._clocks_of.get(processor)
+        if found is None:
+            domains = processor_domains(self.capabilities, processor)
+            found = self._clocks_of[processor] = (domains, top_hz(self.capabilities, processor))
+        return found
+
     def slowdown(self, app: AppState, processor: str) -> float:
         """Slowdown of an application on a processor: measured, or what others measured there."""
-        if app.estimator.known(processor):
-            return app.estimator.filter(processor).slowdown
+        own = app.estimator.filters.get(processor)
+        if own is not None and own.frames > 0:
+            return own.slowdown
         others = [
             other.estimator.filters[processor]
             for other in self.apps.values()
@@ -239,7 +196,9 @@ class World:
         for reason in reasons:
             self._reject("library", reason)
         app = self._app(library.app, now_ns)
-        changed, app.entries = app.entries != entries, entries
+        changed = app.entries != entries or bool(app.refused)
+        if changed:  # equal entries keep their tables
+            app.entries = entries
         app.refused.clear()
         app.last_sequence = 0  # published once per start of the node
         return {"library"} if changed else set()
@@ -288,8 +247,7 @@ class World:
         return f"comes after frame {last}"
 
     def _predicted_ms(self, entry: LibraryEntry) -> float:
-        domains = processor_domains(self.capabilities, entry.processor)
-        reference = reference_hz(entry, domains, top_hz(self.capabilities, entry.processor))
+        reference = reference_hz(entry, *self.clocks_of(entry.processor))
         ratio = reference / self.clocks.speed_hz(entry.processor)
         return entry.alpha_ms + entry.beta_ms * (ratio if isfinite(ratio) else 1.0)
 
@@ -304,9 +262,11 @@ class World:
             if step_ns < 0:
                 self.clocks.restart()
             dt_s = min(max(step_ns * 1e-9, 0.0), 1.0) or 0.1
+            self.battery.use(telemetry.total_power_w, max(step_ns, 0) * 1e-9)
         self.telemetry, self.telemetry_ns = telemetry, now_ns
         for reading in telemetry.domains:
             self.clocks.observe(telemetry.stamp_ns, reading.domain, reading.frequency_hz)
+            self.actuators.observe(now_ns, reading.domain, reading.frequency_hz)
             if isfinite(reading.utilization) and isfinite(reading.frequency_hz):
                 busy = min(max(reading.utilization, 0.0), 1.0) * reading.frequency_hz
                 weight = 1.0 - exp(-dt_s / LOAD_SMOOTHING_S)
@@ -315,7 +275,8 @@ class World:
         self.thermal.observe(telemetry.temperatures_c, dt_s)
         model = self.power_model
         expected_w = model.total_w(telemetry, self.thermal.temperature_c) if model else nan
-        over = self.power.observe(telemetry.total_power_w, expected_w, dt_s, parameters.power_cap_w, settled)
+        cap_w = self.cap_w(parameters)
+        over = self.power.observe(telemetry.total_power_w, expected_w, dt_s, cap_w, settled)
         hot = self.thermal.temperature_c >= parameters.temperature_limit_c
         return ({"power"} if over else set()) | ({"temperature"} if hot else set())
 
@@ -331,7 +292,8 @@ class World:
         if self.telemetry is None:
             self.telemetry_ns = now_ns  # it has from now on to say something
         self.capabilities = capabilities
-        self.levels.clear()
+        for kept in (self.levels, self.writable, self._clocks_of):
+            kept.clear()
         self.power_model = self.load_power_model(capabilities)
         if self.power_model is not None:
             thermal = self.power_model.board.thermal

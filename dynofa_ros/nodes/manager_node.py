@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -31,9 +33,9 @@ PARAMETERS = (
     ParameterSpec(
         "objective",
         _DEFAULT.objective,
-        "what to aim for once deadlines and limits hold: 'quality' = accuracy_target of every application, "
-        "then least energy; 'energy' = accuracy_floor, then least energy",
-        choices=OBJECTIVES,
+        "what to aim for once power cap, temperature, accuracy floors and deadlines hold: "
+        + "; ".join(f"'{name}' = {meaning}" for name, meaning in OBJECTIVES.items()),
+        choices=tuple(OBJECTIVES),
     ),
     ParameterSpec(
         "power_cap_w",
@@ -67,6 +69,23 @@ PARAMETERS = (
         unit="s",
         minimum=0.0,
         maximum=60.0,
+    ),
+    ParameterSpec(
+        "battery_energy_j",
+        _DEFAULT.battery_energy_j,
+        "objective 'battery': energy that the whole module may use from the moment this or battery_time_s is "
+        "set",
+        unit="J",
+        minimum=0.0,
+        allow_infinite=True,
+    ),
+    ParameterSpec(
+        "battery_time_s",
+        _DEFAULT.battery_time_s,
+        "objective 'battery': time for which battery_energy_j has to last",
+        unit="s",
+        minimum=1.0,
+        maximum=1e7,
     ),
 )
 
@@ -121,6 +140,11 @@ class ManagerNode(ManagedNode):
     def deactivate(self) -> None:
         for app in list(self._apps):
             self._forget(app)
+
+    def check_parameters(self, pending: dict[str, Any]) -> str | None:
+        if pending["objective"] == "battery" and math.isinf(pending["battery_energy_j"]):
+            return "objective 'battery' needs a budget: set battery_energy_j (J) and battery_time_s (s) first"
+        return None
 
     def on_parameters_changed(self, changed: set[str]) -> None:
         if not self.active:  # `activate` reads them
@@ -279,4 +303,5 @@ class ManagerNode(ManagedNode):
 
 def main() -> int:
     """Entry point of the executable `manager_node`."""
+    gc.freeze()  # the modules: no collection has to visit them in the middle of a step
     return run(ManagerNode)

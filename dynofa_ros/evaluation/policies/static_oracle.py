@@ -1,0 +1,198 @@
+"""O2, OracleStatic: the best single configuration in hindsight.
+
+One sub-network and processor per application and one clock level per processor for the whole scene, by
+`sacrifice.best`, knowing all that will happen: the share of misses of a candidate is the mean over
+the phases of the timeline (targets, load from outside, reservations; presence of the application) of the
+probability that a frame is late, by the distribution of the noise and the true bias. It must not exceed
+miss_tolerance. Accuracy: the highest that any phase asks for, at least the highest floor; then what
+`sacrifice.best` gives up. Clocks: those that every mode of the timeline leaves. Power: the least cap; for
+`battery` the budget over its time; for heat the most that never exceeds the limit when drawn all the time.
+
+In hindsight of the distribution, not of the drawn frames; all applications are reckoned with at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+
+from dynofa_ros.device.interface import Band
+from dynofa_ros.evaluation.policies.choice import differing, knob_of
+from dynofa_ros.evaluation.policies.distribution import cdf, mean
+from dynofa_ros.evaluation.policies.exact import Choice, Client, Question
+from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
+from dynofa_ros.evaluation.policies.ground import Ground, asked_accuracies, make_ground, overlap_law
+from dynofa_ros.evaluation.policies.limits import constant_limit_w
+from dynofa_ros.evaluation.policies.per_app import accuracy_wanted, power_budget_w
+from dynofa_ros.evaluation.policies.sacrifice import best
+from dynofa_ros.evaluation.policies.table import PROFILE_C, offered
+from dynofa_ros.evaluation.scene import (
+    App,
+    Command,
+    FrameRecord,
+    Knob,
+    Knowledge,
+    Load,
+    NewMode,
+    NewParameters,
+    NewTargets,
+    Noise,
+    Observation,
+    Reserved,
+    Scene,
+)
+from dynofa_ros.manager.types import AppTargets
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of an application's presence in which nothing changes. ``slowdown`` is from outside."""
+
+    weight: float  # frames
+    targets: AppTargets
+    slowdown: float
+
+
+def phases(scene: Scene, app: App, processor: str) -> list[Phase]:
+    """All phases of an application, as it would meet them on a processor."""
+    start_s, end_s = app.from_s, min(app.until_s, scene.duration_s)
+    cuts = {start_s, end_s}
+    for event in scene.timeline:
+        cuts |= {event.at_s, event.until_s} if isinstance(event, Reserved) else {event.at_s}
+    edges = sorted(t for t in cuts if start_s <= t <= end_s)
+    found = []
+    for begin_s, finish_s in zip(edges, edges[1:], strict=False):
+        targets, slowdown = _at(scene, app, processor, begin_s)
+        if not targets.paused:
+            found.append(Phase((finish_s - begin_s) * targets.rate_hz, targets, slowdown))
+    return found
+
+
+def _at(scene: Scene, app: App, processor: str, now_s: float) -> tuple[AppTargets, float]:
+    targets, load, reserved = app.targets, 1.0, 1.0
+    for event in scene.timeline:
+        if event.at_s > now_s:
+            continue
+        if isinstance(event, NewTargets) and event.targets.app == app.name:
+            targets = event.targets
+        elif isinstance(event, Load) and event.processor == processor:
+            load = 1.0 + event.slowdown
+        elif isinstance(event, Reserved) and event.processor == processor and now_s < event.until_s:
+            reserved = event.slowdown
+    return targets, load * reserved
+
+
+def longest_ms(found: Sequence[Phase], noise: Noise, overhead_ms: float, bias: float) -> float:
+    """Longest unit time with which the share of late frames stays within miss_tolerance."""
+    total = sum(phase.weight for phase in found)
+    if total <= 0.0:
+        return inf
+    tolerated = sum(phase.weight * phase.targets.miss_tolerance for phase in found) / total
+
+    def missed(unit_ms: float) -> float:
+        late = 0.0
+        for phase in found:
+            budget_ms = phase.targets.latency_target_ms - overhead_ms
+            late += phase.weight * (1.0 - cdf(noise, budget_ms / (phase.slowdown * bias * unit_ms)))
+        return late / total
+
+    low, high = 1e-3, max(phase.targets.latency_target_ms for phase in found)
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if missed(middle) <= tolerated + 1e-12 else (low, middle)
+    return low
+
+
+@dataclass
+class StaticOracle:
+    """Decides once."""
+
+    name: str = "O2"
+    clairvoyant: bool = True
+    _wanted: dict[str, Knob] = field(default_factory=dict)
+
+    def start(self, scene: Scene, knowledge: Knowledge | None) -> Command:
+        """The configuration. Raises ValueError without knowledge."""
+        if knowledge is None:
+            raise ValueError(f"{self.name} needs the simulator's knowledge")
+        tables = _tables(scene)
+        ground = make_ground(scene.truth, tables, {a.name: a.usable for a in scene.apps}, PROFILE_C)
+        clients = tuple(_client(scene, knowledge, app, ground) for app in scene.apps)
+        answer = best(_question(scene, knowledge, clients, ground))
+        self._wanted = {c.name: knob_of(e) for c, e in zip(clients, answer.entries, strict=True)}
+        bands: list[Band] = []
+        for name, own in ground.levels.items():
+            if name in answer.levels or name != "cpu":
+                bands += own.bands(answer.levels.get(name, 0))
+        return Command(self._wanted, tuple(bands), present_governors(scene, JETSON))
+
+    def wants(self) -> float:
+        """Events only."""
+        return inf
+
+    def on_frame(self, frame: FrameRecord) -> Command | None:
+        """Nothing."""
+        return None
+
+    def step(self, now_s: float, observation: Observation) -> Command | None:
+        """Tells an application that has just arrived what to run."""
+        return differing(self._wanted, observation.apps)
+
+
+def _tables(scene: Scene) -> dict[str, tuple[int, ...]]:
+    """Clocks that every mode of the scene leaves."""
+    modes = {scene.mode, *(e.mode for e in scene.timeline if isinstance(e, NewMode))}
+    offers = [offered(scene.truth, mode) for mode in modes]
+    shared = [d for d in offers[0] if all(d in offer for offer in offers)]
+    return {d: min((offer[d] for offer in offers), key=len) for d in shared}
+
+
+def _client(scene: Scene, knowledge: Knowledge, app: App, ground: Ground) -> Client:
+    known = phases(scene, app, app.mapping)
+    targets = [phase.targets for phase in known] or [app.targets]
+    typical, budget_ms = mean(scene.noise), targets[0].latency_target_ms - app.overhead_ms
+    choices = {}
+    for (owner, name), times in ground.times_ms.items():
+        if owner != app.name:
+            continue
+        found = phases(scene, app, name)
+        now = _at(scene, app, name, 0.0)[1]
+        bias = knowledge.slowdown(app.name, name) / now
+        outside = sum(p.weight * p.slowdown for p in found) / max(1e-9, sum(p.weight for p in found))
+        slowdown = bias * typical * (outside or 1.0)
+        longest = longest_ms(found, scene.noise, app.overhead_ms, bias)
+        entries = ground.entries[owner, name]
+        choices[name] = Choice(entries, times, slowdown, budget_ms / (longest * slowdown))
+    return Client(
+        name=app.name,
+        priority=app.targets.priority,
+        rate_hz=max(t.rate_hz for t in targets),
+        budget_ms=budget_ms,
+        accuracies=asked_accuracies(
+            app.usable,
+            max(accuracy_wanted(t, scene.parameters) for t in targets),
+            max(t.accuracy_floor for t in targets),
+        ),
+        choices=choices,
+    )
+
+
+def _question(scene: Scene, knowledge: Knowledge, clients: tuple[Client, ...], ground: Ground) -> Question:
+    usable = {name for client in clients for name in client.choices}
+    places = tuple(ground.place(name, 0.0) for name in ground.levels if name in usable)
+    unused = {name: 0.0 for name in ground.levels if name not in usable}
+    law = overlap_law([app.targets for app in scene.apps], scene.contention, None)
+    return Question(clients, places, ground.constant_w(unused), _limit_w(scene, knowledge), law)
+
+
+def _limit_w(scene: Scene, knowledge: Knowledge) -> float:
+    parameters = [scene.parameters, *(e.parameters for e in scene.timeline if isinstance(e, NewParameters))]
+    heat_w = constant_limit_w(
+        scene.truth.thermal,
+        scene.timeline,
+        scene.duration_s,
+        knowledge.temperature_c(),
+        min(p.temperature_limit_c for p in parameters),
+    )
+    return min(heat_w, *(power_budget_w(p) for p in parameters))

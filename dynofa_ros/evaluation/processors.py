@@ -1,0 +1,94 @@
+"""Jobs that share a processor: how far each has come, and which is ready next.
+
+The time of an inference alone is slowdown * noise * (alpha + beta * f_reference / f). While n jobs run on one
+processor, each runs at 1 / (1 + contention * (n - 1)) of its speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+
+from dynofa_ros.device.board import Board, processor_domains
+from dynofa_ros.manager.types import LibraryEntry
+
+# Guess: published figures have 570 ms at 1.42 GHz and 840 ms at 1.19 GHz with fewer cores (4 of 6, it seems).
+CORES_EXPONENT = 0.5
+
+
+@dataclass(slots=True)
+class Job:
+    """One inference under way, alone it takes ``alpha_s + cycles / clock``. ``left`` goes from 1 to 0."""
+
+    app: str
+    entry: LibraryEntry
+    alpha_s: float
+    cycles: float
+    started_s: float
+    left: float = 1.0
+    ready_s: float = inf
+
+
+class SharedProcessor:
+    """One processor with the jobs that run on it."""
+
+    def __init__(self, board: Board, name: str, contention: float) -> None:
+        self.name = name
+        self.domains = processor_domains(board, name)
+        self.jobs: list[Job] = []
+        self.slowdown = 1.0  # by load from outside
+        self.ready_s = inf  # when the next job is ready
+        self._contention = contention
+        self._cores = {d: board.domains[d].cores for d in self.domains}
+        self._total = sum(self._cores.values())
+        self._hz = 1.0
+        self._capacity = 1.0
+        self._now_s = 0.0
+        self._top_hz = float(min(board.domains[d].frequencies_hz[-1] for d in self.domains))
+
+    def set_clocks(self, clocks_hz: Mapping[str, float]) -> None:
+        """New clocks in effect; 0 = that domain is off. Call ``retime`` before with the present time."""
+        on = [(clocks_hz[d], self._cores[d]) for d in self.domains if clocks_hz[d] > 0.0]
+        self._hz = min((hz for hz, _ in on), default=0.0)
+        self._capacity = (sum(cores for _, cores in on) / self._total) ** CORES_EXPONENT if on else 0.0
+
+    def start(self, app: str, entry: LibraryEntry, factor: float, now_s: float) -> None:
+        """An inference begins; ``factor`` = bias * noise on what the library says."""
+        self.progress(now_s)
+        scale = 1e-3 * factor
+        cycles = scale * entry.beta_ms * self.reference_hz(entry)
+        self.jobs.append(Job(app, entry, scale * entry.alpha_ms, cycles, now_s))
+        self.retime()
+
+    def finish(self, job: Job, now_s: float) -> None:
+        """A job is ready, or was given up."""
+        self.progress(now_s)
+        self.jobs.remove(job)
+        self.retime()
+
+    def progress(self, now_s: float) -> None:
+        """Bring the jobs up to now at the speed that held so far."""
+        passed_s, self._now_s = now_s - self._now_s, now_s
+        if passed_s > 0.0:
+            for job in self.jobs:
+                job.left = max(0.0, job.left - passed_s / self._duration_s(job))
+
+    def retime(self) -> None:
+        """When jobs are ready at the speed that holds from now on."""
+        self.ready_s = inf
+        for job in self.jobs:
+            job.ready_s = self._now_s + job.left * self._duration_s(job)
+            self.ready_s = min(self.ready_s, job.ready_s)
+
+    def reference_hz(self, entry: LibraryEntry) -> float:
+        """Clock that the latency of an entry is given for."""
+        named = [hz for domain, hz in entry.reference_hz if domain in self._cores]
+        return float(min(named)) if named else self._top_hz
+
+    def _duration_s(self, job: Job) -> float:
+        speed = self._hz * self._capacity
+        if not speed:
+            return inf
+        sharing = 1.0 + self._contention * (len(self.jobs) - 1)
+        return self.slowdown * sharing * (job.alpha_s + job.cycles / speed)

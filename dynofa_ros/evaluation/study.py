@@ -1,0 +1,229 @@
+"""Scenarios x policies x seeds in parallel processes, and what follows from their scores.
+
+Everything that one seed of one scene needs runs in one process, O1q first, because settling is judged by its
+accuracies. Results do not depend on the number of processes or on their order.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from math import isfinite, nan
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dynofa_ros.device.board import Board
+from dynofa_ros.evaluation.metrics import mean
+from dynofa_ros.evaluation.policies import make_policy
+from dynofa_ros.evaluation.runlog import Run
+from dynofa_ros.evaluation.scenario_parts import evaluation_board
+from dynofa_ros.evaluation.scenarios import scenario_of, scenes
+from dynofa_ros.evaluation.scenarios_steady import steady
+from dynofa_ros.evaluation.scene import NONE, Scene
+from dynofa_ros.evaluation.score import accuracies, score
+from dynofa_ros.evaluation.simulation import simulate
+
+OURS, STATIC, ORACLE = "ours", "B4", "O1q"
+PARTS = ("ours_subnet", "ours_dvfs", "ours_mapping")
+SHOWN = (OURS, STATIC, "B6", ORACLE)  # whose runs of the first seed are kept for pictures
+NOISE_FREE, PAPER = "noise-free", "paper"
+FASTER, FLOOR = "S1 faster", "S1 floor"
+PAPER_SHARE = 0.91  # the paper's 9 % less latency than the baseline
+ORACLE_SCENES = ("S1", "S4", "S6")
+PART_SCENES = ("S1", "S2", "S2 half", "S2 gpu", "S2 fixed", "S4", "S6", "S9", "S11")
+SWEEP_SCENES, SWEEP_POLICIES = ("S1", "S2 half", "S4"), ("B1", STATIC, OURS, ORACLE)
+FEW_SEEDS = 3
+RESAMPLES = 2000
+
+Score = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scene with one seed under several policies. ``group``: which part of the study it belongs to."""
+
+    group: str
+    scene: Scene
+    seed: int
+    policies: tuple[str, ...]
+    keep: bool = False
+
+
+@dataclass
+class Study:
+    """Scores by group (``main``, ``noise-free``, ``parts``, ``paper``, ``sweep <name>``) and kept runs."""
+
+    scores: dict[str, list[Score]] = field(default_factory=dict)
+    runs: dict[tuple[str, str], Run] = field(default_factory=dict)  # by scene and policy, of the first seed
+
+    def values(self, scene: str, policy: str, key: str, group: str = "main") -> list[float]:
+        """One figure of a scene and policy, by seed; ``energy_j.cpu_gpu`` looks inside."""
+        rows = [r for r in self.scores.get(group, []) if r["scenario"] == scene and r["policy"] == policy]
+        return [_inside(row, key) for row in sorted(rows, key=lambda r: r["seed"])]
+
+    def mean(self, scene: str, policy: str, key: str, group: str = "main") -> float:
+        """Mean over the seeds, NaN if it was not run."""
+        return mean(self.values(scene, policy, key, group))
+
+    def has(self, scene: str, policy: str, group: str = "main") -> bool:
+        """Whether a scene was run under a policy."""
+        return bool(self.values(scene, policy, "seed", group))
+
+    @property
+    def scenes(self) -> list[str]:
+        """Names of the scenes of the main part, in order."""
+        return list(dict.fromkeys(r["scenario"] for r in self.scores.get("main", [])))
+
+    @property
+    def policies(self) -> list[str]:
+        """Names of the policies of the main part, in order."""
+        return list(dict.fromkeys(r["policy"] for r in self.scores.get("main", [])))
+
+
+def _inside(row: Score, key: str) -> float:
+    value: Any = row
+    for part in key.split("."):
+        value = value[part]
+    return float(value)
+
+
+# --- what is run --------------------------------------------------------------------------------------------
+
+
+def plan(names: Sequence[str], policies: Sequence[str], seeds: int, *, quick: bool = False) -> list[Job]:
+    """All jobs of a study. ``quick``: the main part alone, of each scenario its first scene."""
+    wanted = scenes(names)
+    if quick:
+        wanted = list({scenario_of(scene.name): scene for scene in reversed(wanted)}.values())[::-1]
+    jobs = [Job("main", scene, seed, tuple(policies), seed == 0) for scene in wanted for seed in range(seeds)]
+    if quick or OURS not in policies:
+        return jobs
+    few = range(min(seeds, FEW_SEEDS))
+    named = {scene.name: scene for scene in wanted}
+    if ORACLE in policies:
+        calm = (replace(named[n], noise=NONE, bias=0.0) for n in ORACLE_SCENES if n in named)
+        jobs += [Job(NOISE_FREE, scene, seed, (OURS, ORACLE)) for scene in calm for seed in few]
+    parts = [named[name] for name in PART_SCENES if name in named]
+    jobs += [Job("parts", scene, seed, PARTS) for scene in parts for seed in range(seeds)]
+    if "S1" in named:
+        faster = faster_scene(named["S1"])
+        jobs += [Job(PAPER, faster, seed, (OURS,)) for seed in range(seeds)]
+        jobs += [Job(PAPER, floor_scene(named["S1"]), seed, ("B1", STATIC)) for seed in range(seeds)]
+    for name, board in power_variants(evaluation_board()).items():
+        changed = (replace(named[n], board=board, real_board=None) for n in SWEEP_SCENES if n in named)
+        jobs += [Job(f"sweep {name}", scene, seed, SWEEP_POLICIES) for scene in changed for seed in few]
+    return jobs
+
+
+def faster_scene(scene: Scene) -> Scene:
+    """S1 with 91 % of the median latency of B4 as the deadline of ours."""
+    frames = simulate(scene, make_policy(STATIC), 0).frames
+    median_ms = float(np.median([f.latency_ms for f in frames if isfinite(f.latency_ms)]))
+    return steady(scene.board, round(PAPER_SHARE * median_ms, 1), FASTER)
+
+
+def floor_scene(scene: Scene) -> Scene:
+    """S1 whose static policies run the least sub-network that has the accuracy."""
+    app = scene.apps[0]
+    enough = [e for e in app.library if e.processor == app.mapping]
+    enough = [e for e in enough if e.accuracy >= app.targets.accuracy_floor]
+    least = min(enough, key=lambda e: e.latency_ms)
+    return replace(scene, name=FLOOR, apps=(replace(app, start=least.id),))
+
+
+def power_variants(board: Board) -> dict[str, Board]:
+    """The board with one guess of its power model changed at a time (facts: b0, k, slope of V of the GPU)."""
+    power, gpu = board.power, board.domains["gpu"]
+    variants = {
+        "base_w -0.5 W": {"base_w": power.base_w - 0.5},
+        "base_w +0.5 W": {"base_w": power.base_w + 0.5},
+        "conversion_loss 0.15": {"conversion_loss": 0.15},
+        "conversion_loss 0.40": {"conversion_loss": 0.40},
+    }
+    replaced = msgspec.structs.replace
+    boards = {name: replaced(board, power=replaced(power, **v)) for name, v in variants.items()}
+    for text, factor in (("-30 %", 0.7), ("+30 %", 1.3)):
+        low = gpu.voltages[0][1]
+        volts = tuple((hz, low + factor * (v - low)) for hz, v in gpu.voltages)
+        domains = {**board.domains, "gpu": replaced(gpu, voltages=volts)}
+        boards[f"GPU voltage slope {text}"] = replaced(board, domains=domains)
+    return boards
+
+
+# --- running ------------------------------------------------------------------------------------------------
+
+
+def run(jobs: Sequence[Job], workers: int, done: Callable[[int], None]) -> Study:
+    """Run all jobs; ``done`` is called after each with their number."""
+    study = Study()
+    finished: dict[int, tuple[list[Score], list[Run]]] = {}
+    for number, outcome in _outcomes(jobs, workers):
+        finished[number] = outcome
+        done(len(jobs))
+    for number, job in enumerate(jobs):
+        rows, kept = finished[number]
+        study.scores.setdefault(job.group, []).extend(rows)
+        study.runs.update({(job.scene.name, run.policy): run for run in kept})
+    return study
+
+
+def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, tuple[list[Score], list[Run]]]]:
+    if workers <= 1:
+        yield from ((number, run_job(job)) for number, job in enumerate(jobs))
+        return
+    # The long ones first, so that the processes end together.
+    order = sorted(range(len(jobs)), key=lambda n: -jobs[n].scene.duration_s * len(jobs[n].policies))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+        futures = {pool.submit(run_job, jobs[number]): number for number in order}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _one_thread() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def run_job(job: Job) -> tuple[list[Score], list[Run]]:
+    """Scores of all policies of a job, and the runs that are to be shown."""
+    ordered = sorted(job.policies, key=lambda name: name != ORACLE)
+    reference = None
+    if job.scene.steps and ORACLE not in ordered and job.group == "main":
+        reference = accuracies(simulate(job.scene, make_policy(ORACLE), job.seed))
+    scores, kept = {}, []
+    for name in ordered:
+        run = simulate(job.scene, make_policy(name), job.seed)
+        if name == ORACLE:
+            reference = accuracies(run)
+        scores[name] = score(run, reference)
+        if job.keep and name in SHOWN:
+            kept.append(replace(run, frames=[replace(f, monitor=None) for f in run.frames]))
+    return [scores[name] for name in job.policies], kept
+
+
+# --- statistics ---------------------------------------------------------------------------------------------
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and 95 % bootstrap interval over the seeds; NaN without values."""
+    known = np.array([v for v in values if isfinite(v)])
+    if not len(known):
+        return nan, nan, nan
+    draws = np.random.default_rng(1).choice(known, (RESAMPLES, len(known))).mean(axis=1)
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return float(known.mean()), float(low), float(high)
+
+
+def change_percent(ours: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
+    """Paired change against another policy in percent: mean and 95 % bootstrap interval over the seeds."""
+    pairs = zip(ours, other, strict=False)
+    return interval([100.0 * (a / b - 1.0) for a, b in pairs if b])

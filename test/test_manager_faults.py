@@ -1,0 +1,212 @@
+"""Faults of a robot: clocks that do not obey, applications that fall silent or lie, time that jumps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from manager_plant import CPU, MS, SECOND, Plant, PlantApp, make_library, miss_share, switches
+
+from dynofa_ros.manager import RuntimeManager
+from dynofa_ros.manager.guards import DEAF_READINGS, DEAF_S, ActuatorGuard
+from dynofa_ros.manager.types import AppTargets, DvfsCommand, FrequencyBand, SubnetLibrary, Telemetry
+
+BAND = FrequencyBand("cpu0", 1_000_000_000, 1_000_000_000)
+STUCK_HZ = 1_190_400_000.0
+
+
+class Deaf(list[tuple[int, DvfsCommand]]):
+    """A device that takes commands and does nothing."""
+
+    def append(self, item: tuple[int, DvfsCommand]) -> None:
+        pass
+
+
+def make_plant(**arguments: object) -> tuple[Plant, PlantApp]:
+    app = PlantApp(AppTargets("front", 60.0), make_library("front"))
+    return Plant(RuntimeManager(), [app], **arguments), app  # type: ignore[arg-type]
+
+
+# --- actuators -----------------------------------------------------------------------------------
+
+
+def test_a_domain_outside_its_band_is_deaf_after_three_readings_and_tried_again() -> None:
+    guard = ActuatorGuard()
+    guard.observe(0, "cpu0", 5e8)  # nothing was commanded
+    guard.command(0, [BAND])
+    guard.observe(SECOND // 10, "cpu0", 5e8)  # on its way
+    for n in range(DEAF_READINGS):
+        assert guard.deaf == frozenset()
+        guard.observe(SECOND + n, "cpu0", 5e8)
+    assert guard.deaf == {"cpu0"}
+    assert not guard.expire(SECOND + 1)
+    assert guard.expire(2 * SECOND + int(DEAF_S * SECOND)) and guard.deaf == frozenset()
+    later = 3 * SECOND + int(DEAF_S * SECOND)
+    for n in range(DEAF_READINGS):
+        guard.observe(later + n, "cpu0", 5e8)
+    assert guard.deaf == {"cpu0"}
+    assert not guard.expire(later + int(1.5 * DEAF_S * SECOND))  # longer than the first time
+    guard.rebase(0)
+    assert guard.expire(61 * SECOND)
+
+
+@pytest.mark.parametrize("hz", [float("nan"), 0.0, -1.0, 1.01e9, 0.99e9])
+def test_what_is_no_reading_and_what_is_close_is_no_disobedience(hz: float) -> None:
+    guard = ActuatorGuard()
+    guard.command(0, [BAND])
+    for n in range(10):
+        guard.observe(SECOND + n, "cpu0", hz)
+    assert guard.deaf == frozenset()
+
+
+def test_clocks_that_are_not_applied_are_planned_with_as_they_are() -> None:
+    plant, app = make_plant()
+    plant.clock_changes = Deaf()
+    plant.hz = {name: STUCK_HZ if name in CPU else hz for name, hz in plant.hz.items()}
+    plant._send_dvfs(0)
+    plant.retarget(app, replace(app.targets, latency_target_ms=45.0))
+    plant.run(15.0)
+    assert set(CPU) <= plant.manager.world.actuators.deaf
+    late = miss_share(plant.frames, plant.now_ns - 8 * SECOND, plant.now_ns)
+    assert late < 0.05  # a smaller network, since the clock does not rise
+    assert app.running < "s9"
+    latency = [f.latency_ms for f in plant.frames if f.time_ns > plant.now_ns - 5 * SECOND]
+    predicted = plant.decisions[-1].apps[0].predicted_latency_ms
+    assert predicted == pytest.approx(np.median(latency), rel=0.1)
+
+
+def test_a_device_that_obeys_again_is_used_again() -> None:
+    plant, app = make_plant()
+    plant.clock_changes = Deaf()
+    plant.run(5.0)
+    assert plant.manager.world.actuators.deaf
+    plant.clock_changes = []
+    plant.run(14.0)
+    assert not plant.manager.world.actuators.deaf
+    band = next(b for b in plant.decisions[-1].bands if b.domain == "cpu0")
+    assert plant.hz["cpu0"] == band.min_hz == band.max_hz
+    assert app.running == "s9"
+
+
+# --- applications --------------------------------------------------------------------------------
+
+
+def test_a_silent_application_keeps_its_sub_network_and_does_not_hold_up_the_others() -> None:
+    front = PlantApp(AppTargets("front", 60.0, rate_hz=10.0), make_library("front"), camera_hz=10.0)
+    rear = PlantApp(AppTargets("rear", 90.0, rate_hz=5.0, priority=1), make_library("rear"), camera_hz=5.0)
+    plant = Plant(RuntimeManager(), [front, rear])
+    plant.run(6.0)
+    plant.slowdown = 1.6
+    plant.run(5.0)
+    degraded, silent = front.running, rear.running
+    assert degraded < "s9"
+    rear.camera_hz = 1e-6  # no more images
+    rear.next_image_ns = plant.now_ns + 10**15
+    plant.run(4.0)
+    plant.slowdown = 1.0
+    plant.run(8.0)
+    assert front.running > degraded
+    assert {a.app: a.subnet_id for a in plant.decisions[-1].apps}["rear"] == silent
+    plant.retarget(rear, replace(rear.targets, accuracy_target=0.73))
+    assert {a.app: a.subnet_id for a in plant.decisions[-1].apps}["rear"] < "s3"  # a user is heard
+
+
+def test_a_library_that_lies_about_one_entry_does_not_make_it_oscillate() -> None:
+    """The largest network takes half as long again as its library says, the others what it says."""
+    app = PlantApp(AppTargets("front", 52.0), make_library("front"))
+    honest = app.library
+    slower = tuple(
+        replace(e, alpha_ms=1.5 * e.alpha_ms, beta_ms=1.5 * e.beta_ms) if e.id == "s9" else e
+        for e in honest.entries
+    )
+    plant = Plant(RuntimeManager(), [app])
+    app.library = SubnetLibrary("front", slower)  # what it really does; the manager was told the other
+    plant.run(60.0)
+    late = miss_share(plant.frames, plant.now_ns - 30 * SECOND, plant.now_ns)
+    assert late < 0.15
+    assert switches(plant.frames, plant.now_ns - 30 * SECOND, plant.now_ns) <= 20
+
+
+def test_a_restarted_application_is_told_again() -> None:
+    plant, app = make_plant()
+    plant.run(5.0)
+    assert app.running == "s9"
+    app.sequence, app.running, app.decision_id, app.rate_hz = 0, "s0", 0, float("nan")
+    app.pending.clear()
+    plant.add(app)
+    plant.run(3.0)
+    assert app.running == "s9"
+    assert plant.manager.world.rejected["monitor"] == 0
+
+
+# --- time ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump_s", [-400.0, -3.0, 5.0, 1000.0])
+def test_a_jump_of_the_clock_changes_no_knob(jump_s: float) -> None:
+    """Simulated time that starts anew, a bag that loops or skips: everything is stamped with the new time."""
+    plant, app = make_plant()
+    plant.run(8.0)
+    before = plant.decisions[-1]
+    shift = int(jump_s * SECOND)
+    plant.now_ns += shift
+    plant._next_step += shift
+    plant._next_telemetry += shift
+    app.next_image_ns += shift
+    app.busy_until_ns += shift
+    app.last_taken_ns += shift
+    if app.waiting_ns is not None:
+        app.waiting_ns += shift
+    app.pending = [(when + shift, command) for when, command in app.pending]
+    plant.clock_changes = [(when + shift, command) for when, command in plant.clock_changes]
+    start = plant.now_ns
+    plant.run(6.0)
+    after = [d for d in plant.decisions if d.step_time_ns > start or jump_s < 0.0][-25:]
+    assert {a.subnet_id for d in after for a in d.apps} == {before.apps[0].subnet_id}
+    assert after[-1].decision_id > before.decision_id
+    assert abs(plant.manager.world.apps["front"].rate.hz - 15.0) < 3.0
+    assert miss_share(plant.frames, start + SECOND, plant.now_ns) < 0.05
+
+
+def test_frames_around_a_gap_say_nothing_about_the_rate() -> None:
+    plant, _ = make_plant()
+    plant.run(6.0)
+    rate = plant.manager.world.apps["front"].rate
+    before = rate.hz
+    for gap_s in (2.0, 500.0):
+        plant.run(0.15)
+        plant.now_ns += int(gap_s * SECOND)
+        plant._step()
+        assert rate.hz == pytest.approx(before, rel=0.1)
+
+
+def test_a_manager_that_was_paused_goes_on_where_it_was() -> None:
+    plant, app = make_plant()
+    plant.run(6.0)
+    before = plant.decisions[-1]
+    plant._next_step = plant.now_ns + 2 * SECOND  # two seconds without a step; queues of depth five
+    plant.run(1.99)
+    plant.inbox[:] = plant.inbox[-10:]
+    plant.run(3.0)
+    late = [d for d in plant.decisions if d.step_time_ns > before.step_time_ns]
+    assert {a.subnet_id for d in late for a in d.apps} == {"s9"}
+    assert abs(plant.manager.world.apps["front"].rate.hz - 15.0) < 2.0
+
+
+def test_a_frozen_power_reading_of_a_stale_device_stops_upgrades_only() -> None:
+    plant, app = make_plant()
+    frozen: list[Telemetry] = []
+
+    def freeze(item):  # type: ignore[no-untyped-def]
+        if isinstance(item.message, Telemetry):
+            frozen.append(item.message)
+            return replace(item, message=frozen[0])
+        return item
+
+    plant.run(5.0)
+    plant.tamper = freeze
+    plant.run(4.0)
+    assert "stale" in {d.trigger for d in plant.decisions[-20:]}
+    assert app.running == "s9"
+    assert miss_share(plant.frames, plant.now_ns - 3 * SECOND, plant.now_ns + MS) < 0.05
