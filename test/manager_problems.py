@@ -121,7 +121,7 @@ def _power(problem, demands, level, chosen, headroom, load_holds, background) ->
         option = app.options[name]
         if option.entries[place].accuracy < app.accuracies[demand.level]:
             return inf
-        times.append(option.slowdown * float(option.table.unit_ms[place, level[name]]))
+        times.append(option.slowdown * unit_ms(problem, option.table, name, place, level))
         loads.append(app.rate_hz / demand.divider * 1e-3 * times[-1])
     total = {p.name: 0.0 for p in problem.processors}
     for (name, _), load in zip(chosen, loads, strict=True):
@@ -134,7 +134,8 @@ def _power(problem, demands, level, chosen, headroom, load_holds, background) ->
     power = problem.constant_w
     for processor in problem.processors:
         f, load = level[processor.name], total[processor.name]
-        used = any(name == processor.name for name, _ in chosen)
+        hosts = any(name == processor.name for name, _ in chosen)
+        used = hosts or (processor.name == "cpu" and launched(problem, [name for name, _ in chosen]))
         if used and load_holds and load > LOAD_CEILING + 1e-12:
             return inf
         short = load + processor.background[f] > LOAD_CEILING
@@ -142,6 +143,36 @@ def _power(problem, demands, level, chosen, headroom, load_holds, background) ->
             return inf
         power += processor.base_w[f] + processor.slope_w[f] * load if used else processor.idle_w
     return float(power)
+
+
+def unit_ms(problem, table, name, place, level) -> float:
+    """alpha + beta * f_ref / f, with the launched share of alpha at the clock of the CPU."""
+    entry, processor = table.entries[place], problem.processor(name)
+    share = processor.launch_share * entry.alpha_ms
+    if share == 0.0 or "cpu" not in level:
+        return float(table.unit_ms[place, level[name]])
+    cpu = problem.processor("cpu")
+    scaled = entry.beta_ms * processor.reference_hz / processor.speed_hz[level[name]]
+    return float(entry.alpha_ms - share + share * cpu.speed_hz[-1] / cpu.speed_hz[level["cpu"]] + scaled)
+
+
+def launched(problem: Problem, names: list[str]) -> bool:
+    """Whether a network runs where the CPU launches it."""
+    return any(problem.processor(name).launch_share > 0.0 for name in names)
+
+
+def coupled(problem: Problem, share: float) -> Problem:
+    """The same on a board whose GPU needs the CPU for a share of alpha."""
+    processors = tuple(replace(p, launch_share=share if p.name == "gpu" else 0.0) for p in problem.processors)
+    by_name = {p.name: p for p in processors}
+    apps = []
+    for app in problem.apps:
+        options = {
+            name: replace(o, menu=make_menu(make_table(o.entries, by_name[name]), app.accuracies))
+            for name, o in app.options.items()
+        }
+        apps.append(replace(app, options=options))
+    return replace(problem, apps=tuple(apps), processors=processors)
 
 
 def solved(

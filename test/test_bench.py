@@ -310,7 +310,7 @@ def test_goals_are_judged() -> None:
             "engines": [ENGINE_ROW],
             "switch": {"warm_p99_ms": 0.1, "cold_p99_ms": 200.0, "delayed_share_extra": 0.02},
             "search": {"seconds": 12.0, "points": 31, "dominated_by_official": 0},
-            "decision": [{"apps": 8, "p50_ms": 0.4, "p99_ms": 1.5, "wall_p99_ms": 2.0}],
+            "decision": [{"apps": 8, "p50_ms": 0.4, "p99_ms": 1.5, "cpu_p99_ms": 1.2}],
             "comparison_summary": SUMMARY,
         }
     )

@@ -25,6 +25,8 @@ from dynofa_ros.nodes import camera_bag
 from dynofa_ros.nodes.camera_sources import ENCODERS, FolderSource, SignSource, SourceError, compose
 from dynofa_ros.supernet.signs import CLASS_NAMES
 
+pytestmark = pytest.mark.live
+
 STORAGES = (StoragePlugin.SQLITE3, StoragePlugin.MCAP)
 TIMEOUT_S = 30.0
 PERIOD_NS = 100_000_000

@@ -24,7 +24,7 @@ from dynofa_ros.evaluation.records import read_run
 from dynofa_ros.nodes.camera_bag import RAW_TYPE
 from dynofa_ros.nodes.camera_sources import ENCODERS, SignSource, compose
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
 
 START_TIMEOUT_S = 90.0
 END_S = 10.0  # how long an interrupted demo may take to end
@@ -61,7 +61,7 @@ class Running:
         self.shared_memory = {path for pid in pids for path in mapped_shared_memory(pid)} - self._before
 
     def _camera_is_active(self) -> bool:
-        """For the second time: the first is the warm-up, which is not recorded."""
+        """For the second time: the first is the warm-up."""
         log = self.out / "logs" / "demo_camera.log"
         return log.is_file() and log.read_text().count(": active") == 2
 
@@ -178,6 +178,13 @@ def test_figures_are_recomputed_from_the_bag(timeline: Timeline) -> None:
     command = [sys.executable, "-m", "dynofa_ros.cli.main", "report", str(out), "--json", str(again)]
     subprocess.run(command, check=True, capture_output=True)
     assert json.loads(again.read_text()) == summary
+
+
+def test_every_decision_is_reproduced_from_the_bag(timeline: Timeline) -> None:
+    command = [sys.executable, "-m", "dynofa_ros.cli.main", "replay", str(timeline[0])]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+    assert int(result.stdout.split()[0]) > 5 * SECONDS - 10, "control_period_s is 0.2 s"
 
 
 def test_the_bag_has_all_topics_but_images(timeline: Timeline) -> None:

@@ -10,6 +10,8 @@ from dynofa_ros.device.board import load_board
 from dynofa_ros.device.live import RealTimeSimulation
 from dynofa_ros.device.simulated import ExternalLoad, SimulatedDevice
 
+pytestmark = pytest.mark.live
+
 
 def device() -> SimulatedDevice:
     return SimulatedDevice(load_board("xavier_nx"))

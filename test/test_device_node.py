@@ -12,6 +12,8 @@ from device_client import TIMEOUT_S, Client, end, parameters, start
 from dynofa_ros.msg import DomainState, InferenceMonitor, SimulatedLoad
 from lifecycle_msgs.msg import Transition
 
+pytestmark = pytest.mark.live
+
 CPU_TABLE = [115_200_000 + k * 76_800_000 for k in range(24)] + [1_907_200_000]
 RESET_IDS = itertools.count(2**40)
 
@@ -152,6 +154,22 @@ def test_command_timeout_is_a_parameter_that_acts_at_once(client):
     client.wait(lambda: client.state("gpu").actual_hz == 510_000_000.0, "the command")
     client.wait(lambda: "command_timeout_s" in client.states[-1].message, "fallback")
     assert client.set_parameter("command_timeout_s", 5.0) == ""
+
+
+def test_an_nvpmodel_mode_of_the_simulated_board_can_be_set(client):
+    assert "has no mode 'MAXN' (it has 0 MODE_15W_2CORE" in client.set_parameter("simulated_mode", "MAXN")
+    client.command(1, gpu=1_109_250_000)
+    client.wait(lambda: client.state("gpu").actual_hz == 1_109_250_000.0, "the command")
+    assert client.set_parameter("simulated_mode", "MODE_10W_4CORE") == ""
+    client.wait(lambda: client.state("gpu").actual_hz == 803_250_000.0, "the cap of the mode")
+    client.wait(lambda: len(client.capabilities) == 2, "what the mode leaves")
+    left = {domain.domain: domain for domain in client.capabilities[-1].domains}
+    assert left["gpu"].frequencies_hz[-1] == 803_250_000
+    assert not left["cpu4"].can_write and left["cpu2"].can_write
+    assert client.set_parameter("simulated_mode", "") == ""
+    client.wait(lambda: client.state("gpu").actual_hz == 1_109_250_000.0, "the clock that was asked for")
+    client.wait(lambda: len(client.capabilities) == 3, "all clocks again")
+    assert client.capabilities[-1].domains == client.capabilities[0].domains
 
 
 @pytest.mark.parametrize(

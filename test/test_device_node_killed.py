@@ -16,6 +16,8 @@ from fake_kernel import CPU_TABLE, GPU_TABLE, limits_on_disk, make_board
 
 from dynofa_ros.cli.main import main as dynofa
 
+pytestmark = pytest.mark.live
+
 KILLS = 10
 LONGEST_WAIT_S = 0.2
 TIMEOUT_S = 20.0

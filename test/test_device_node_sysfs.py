@@ -19,6 +19,8 @@ from fake_kernel import limits_on_disk
 from lifecycle_msgs.msg import Transition
 from sensor_msgs.msg import BatteryState
 
+pytestmark = pytest.mark.live
+
 BATTERY = "/sys/class/power_supply/BAT0"
 CPU_VOLTAGE = "/sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon7/in2_input"
 CPU2_MAX = "/sys/devices/system/cpu/cpufreq/policy2/scaling_max_freq"

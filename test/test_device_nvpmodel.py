@@ -71,6 +71,8 @@ def test_a_mode_caps_the_clocks_and_switches_clusters_off():
         "cpu0": 1_190_400_000.0, "cpu2": 1_190_400_000.0, "cpu4": 0.0,
         "gpu": 803_250_000.0, "npu": 896_000_000.0, "emc": 1_600_000_000.0,
     }  # fmt: skip
+    left = {d.domain: d.frequencies_hz for d in simulated.capabilities().domains}
+    assert left["gpu"] == tuple(hz for hz in NX.domains["gpu"].frequencies_hz if hz <= 803_250_000)
     offline = simulated.capabilities().domains[2]
     assert (offline.can_write, offline.reason) == (False, "cpu4: offline in mode MODE_10W_4CORE")
     assert simulated.read().throttle == ThrottleFlag.NONE

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
-from math import isnan, nan
+from math import inf, isnan
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ from dynofa_ros.cli.common import CliError, UsageError
 from dynofa_ros.evaluation.scenario_parts import evaluation_board
 from dynofa_ros.evaluation.study import FASTER, FLOOR, Job, Study, plan, power_variants, run
 from dynofa_ros.evaluation.study_goals import Goal, goals
-from dynofa_ros.evaluation.study_report import decomposition, footer, sensitivity, to_document
+from dynofa_ros.evaluation.study_report import footer, to_document
+from dynofa_ros.evaluation.study_tables import (
+    best_baseline,
+    decomposition,
+    gap,
+    gaps,
+    sensitivity,
+    sweep_table,
+)
 
 RESULT_KEYS = {
     "scenario", "policy", "seed", "miss_percent", "energy_j", "joule_per_frame", "latency_ms", "accuracy",
@@ -81,7 +90,7 @@ def test_a_quick_study_writes_results_and_a_report(
     assert all({"name", "goal", "value", "met", "gate"} <= set(g) for g in document["goals"])
     report = (tmp_path / "out" / "report.md").read_text()
     assert "Simulated, not measured on a board" in report and "`thermal.ambient_c`" in report
-    assert "Settling beside Dynamic-OFA's stepper" in report
+    assert "Settling beside Dynamic-OFA's stepper" in report and "Gap to the oracles" in report
     for name in ("energy.png", "timeline_s3.png"):
         assert (tmp_path / "out" / name).stat().st_size > 10_000
         assert f"]({name})" in report
@@ -97,6 +106,40 @@ def test_results_do_not_depend_on_the_number_of_processes() -> None:
         return [{k: repr(v) for k, v in row.items() if k not in timed} for row in rows]
 
     assert figures(1) == figures(2)
+
+
+class Deadly:
+    """A scene that ends the process that receives it, as a lack of memory would."""
+
+    duration_s, apps = 1.0, ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (9,)
+
+
+def test_a_worker_that_dies_is_an_error_in_one_line() -> None:
+    job = Job("main", Deadly(), 0, ("B4",))  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="a worker process died") as caught:
+        run([job, job], 2, lambda total: None)
+    assert "\n" not in str(caught.value)
+
+
+def test_everything_is_compared_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(evaluate, "_evaluate", lambda _, *chosen: asked.update(chosen=chosen) or 0)
+    assert command() == 0
+    scenarios, policies, seeds = asked["chosen"]
+    assert scenarios == tuple(f"S{n}" for n in range(1, 13)) and seeds == 10
+    assert set(policies) >= {"ours", *(f"B{n}" for n in range(1, 11)), "O1q", "O1f", "O2"}
+
+
+def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> Study:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dynofa_ros.evaluation.study.run", interrupted)
+    with pytest.raises(CliError, match="interrupted, nothing was written"):
+        command("--scenarios", "S1", "--policies", "B4", "--quick")
 
 
 def test_the_plan_has_all_parts() -> None:
@@ -150,6 +193,7 @@ def row(scene: str, policy: str, seed: int = 0, **more: Any) -> dict[str, Any]:
         "latency_ms": {"p50": 50.0},
         "accuracy": 0.78,
         "accuracy_feasible": 0.78,
+        "accuracy_shortfall": 0.0,
         "settle_by_step": [1.0, 5.0, 2.0, 6.0],
         "reversals_per_min": 0.0,
         "cap_violation_percent": 0.1,
@@ -180,13 +224,19 @@ def test_energy_is_judged_at_equal_misses_only() -> None:
     assert goal.value == pytest.approx(4.0) and not goal.met and "not equal: S4" in goal.note
 
 
+def test_energies_that_are_never_comparable_are_not_a_goal_met() -> None:
+    rows = [row("S1", "ours", energy_feasible_j=60.0, miss_feasible_percent=8.0), row("S1", "O1q")]
+    goal = found(*rows)["energy_vs_o1q_percent"]
+    assert goal.met is False and isnan(goal.value) and "not equal: S1" in goal.note
+
+
 @pytest.mark.parametrize(
     ("name", "scene", "change", "met"),
     [
         ("miss_steady_percent", "S11", {"miss_steady_percent": 1.2}, False),
         ("miss_after_step_percent", "S6", {"miss_after_step_percent": 4.9}, True),
         ("settle_degrade_frames", "S3", {"settle_by_step": [4.0, 5.0, 4.0, 6.0]}, False),
-        ("settle_recover_frames", "S3", {"settle_by_step": [4.0, nan, 4.0, nan]}, False),
+        ("settle_recover_frames", "S3", {"settle_by_step": [4.0, inf, 4.0, inf]}, False),
         ("settle_recover_frames", "S3", {}, True),
         ("settle_target_change_frames", "S6", {"settle_by_step": [0.0, 1.0, 0.0]}, True),
         ("cap_violation_percent", "S4 watts", {"cap_violation_longest_s": 0.5}, False),
@@ -208,6 +258,17 @@ def test_accuracy_and_contended_misses_are_judged_against_the_oracle() -> None:
     assert found(*s8)["accuracy_vs_o1q_points"].value == pytest.approx(0.4)
     s10 = [row("S10", "ours", miss_steady_percent=2.1), row("S10", "O1q", miss_steady_percent=1.5)]
     assert found(*s10)["miss_contended_vs_o1q_points"].met is False
+
+
+def test_accuracy_counts_at_equal_power_only() -> None:
+    rows = [row("S8", "ours", energy_feasible_j=110.0), row("S8", "O1q")]
+    assert found(*rows)["accuracy_vs_o1q_points"].met is False
+
+
+def test_decisions_take_the_median_of_the_seeds() -> None:
+    rows = [row("S9", "ours", seed, decision_p99_ms=ms) for seed, ms in enumerate((0.8, 0.9, 7.0))]
+    goal = found(*rows)["decision_p99_ms"]
+    assert goal.value == 0.9 and goal.met
 
 
 def test_published_figures_are_reported_and_not_judged() -> None:
@@ -243,6 +304,29 @@ def test_decomposition_and_sweep_are_changes_against_b4() -> None:
     swept = sensitivity(study)["S1"]
     assert list(swept) == ["as in the board file", "base_w +0.5 W"]
     assert swept["base_w +0.5 W"][0] == pytest.approx(-40.0)
+
+
+def test_the_best_baseline_is_as_good_as_ours() -> None:
+    rows = [row("S1", "ours", energy_j={"all_rails": 60.0})]
+    rows.append(row("S1", "B4", energy_j={"all_rails": 100.0}))
+    rows.append(row("S1", "B9", energy_j={"all_rails": 50.0}, miss_percent=3.0))
+    rows.append(row("S1", "B10", energy_j={"all_rails": 40.0}, accuracy_shortfall=0.02))
+    study = Study({"main": rows})
+    assert best_baseline(study, "S1") == "B4"
+    assert str(gap(study, "S1", "B4")) == "-40.0 % (-40.0 to -40.0) [+0.00, +0.00]"
+    assert str(gap(study, "S1", "B9")) == "+20.0 % (+20.0 to +20.0) * [-2.50, +0.00]"
+    assert gap(study, "S1", "O1q") is None
+    assert [found.against for found in gaps(study)] == ["B4"]
+    assert best_baseline(Study({"main": rows[:1]}), "S1") is None
+
+
+def test_the_sweep_has_a_row_per_scene_and_variant() -> None:
+    study = study_of(lambda scene, policy: row(scene, policy))
+    assert sweep_table(study) == [
+        ("S1", "as in the board file", "+0.0 %", "–", "–"),
+        ("S1", "base_w +0.5 W", "+0.0 %", "–", "–"),
+    ]
+    assert sweep_table(Study({"main": [row("S1", "ours")]})) == []
 
 
 def test_a_document_says_that_it_is_simulated() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import sys
 import textwrap
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,8 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 
 from dynofa_ros.ros import parameters
 from dynofa_ros.ros.parameters import ParameterSpec
+
+pytestmark = pytest.mark.live
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PARAMETERS_FILE = REPOSITORY / "config" / "dynofa.yaml"
@@ -97,9 +100,15 @@ def test_the_sections_match_the_nodes_in_every_namespace(name: str, full_name: s
 
 @pytest.fixture(scope="module")
 def launch_file() -> ModuleType:
+    return load("dynofa")
+
+
+def load(name: str) -> ModuleType:
+    """A launch file as a module."""
     # Not `launch`: the folder of that name in this repository would be taken for the package.
     pytest.importorskip("launch_ros", reason="needs launch and launch_ros, which only a ROS distribution has")
-    spec = importlib.util.spec_from_file_location("dynofa_launch", REPOSITORY / "launch" / "dynofa.launch.py")
+    path = REPOSITORY / "launch" / f"{name}.launch.py"
+    spec = importlib.util.spec_from_file_location(f"{name}_launch", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -223,3 +232,52 @@ def test_a_bad_argument_says_what_would_be_right(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         launched(launch_file, **arguments)
+
+
+# --- replay.launch.py ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def replay_file() -> ModuleType:
+    return load("replay")
+
+
+def replayed(replay_file: ModuleType, **arguments: str) -> Any:
+    """The process of a launch with these arguments."""
+    from launch import LaunchContext
+
+    context = LaunchContext()
+    context.launch_configurations.update({"namespace": "", "json": "", **arguments})
+    (process,) = replay_file.launch_replay(context)
+    return process
+
+
+def command_line(process: Any) -> list[str]:
+    """Its arguments behind the executable, which only an installed package has."""
+    return [part.text for substitutions in process.cmd[1:] for part in substitutions]
+
+
+def test_a_replay_needs_a_bag(replay_file: ModuleType) -> None:
+    arguments = {a.name: a for a in replay_file.generate_launch_description().get_launch_arguments()}
+    assert set(arguments) == {"bag", "namespace", "json"}
+    assert arguments["bag"].default_value is None
+    with pytest.raises(ValueError, match=r"bag:=/no/such: there is no such file or folder"):
+        replayed(replay_file, bag="/no/such")
+
+
+def test_a_replay_is_the_command(replay_file: ModuleType, tmp_path: Path) -> None:
+    assert command_line(replayed(replay_file, bag=str(tmp_path))) == ["replay", str(tmp_path)]
+    process = replayed(replay_file, bag=str(tmp_path), namespace="robot1", json="a.json")
+    assert command_line(process) == ["replay", str(tmp_path), "--namespace=robot1", "--json=a.json"]
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_replay_that_fails_fails_the_launch(replay_file: ModuleType, code: int) -> None:
+    from launch.actions import ExecuteProcess
+
+    from launch import LaunchDescription, LaunchService
+
+    ended = ExecuteProcess(cmd=[sys.executable, "-c", f"exit({code})"], on_exit=replay_file.check)
+    service = LaunchService(noninteractive=True)
+    service.include_launch_description(LaunchDescription([ended]))
+    assert service.run() == code

@@ -1,16 +1,13 @@
-"""The allocator against brute force, compiled and not."""
+"""The allocator against brute force."""
 
 from __future__ import annotations
 
-import subprocess
 from math import inf
-from pathlib import Path
 
 import numpy as np
 import pytest
-from manager_problems import brute_force, crowd, make_problem, random_demands, solved
+from manager_problems import brute_force, make_problem, random_demands, solved
 
-from dynofa_ros.manager import kernel
 from dynofa_ros.manager.allocator import best_for
 from dynofa_ros.manager.grid import asked, make_grid
 from dynofa_ros.manager.ladder import allocate
@@ -19,28 +16,7 @@ from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem, demand_accurac
 INSTANCES = 600
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("kernel") / "_kernel.so"
-    try:
-        kernel.build(path)
-    except OSError:
-        pytest.skip("no C compiler")
-    return path
-
-
-@pytest.fixture(params=["numpy", "compiled"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways of computing the same."""
-    chosen = None
-    if request.param == "compiled":
-        chosen = kernel.load(request.getfixturevalue("compiled"))
-        assert chosen is not None
-    monkeypatch.setattr(kernel, "load", lambda: chosen)
-    return str(request.param)
-
-
-def test_kernel_equals_brute_force() -> None:
+def test_the_allocator_equals_brute_force() -> None:
     outcomes = {"feasible": 0, "infeasible": 0}
     for seed in range(INSTANCES):
         problem = make_problem(seed)
@@ -74,7 +50,7 @@ def brute_best(
     return None
 
 
-def test_the_most_for_one_application_equals_brute_force(engine: str) -> None:
+def test_the_most_for_one_application_equals_brute_force() -> None:
     some = 0
     for seed in range(120):
         problem = make_problem(seed)
@@ -89,17 +65,7 @@ def test_the_most_for_one_application_equals_brute_force(engine: str) -> None:
     assert 30 < some < 115
 
 
-def test_compiled_and_not_compiled_agree_bit_for_bit(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    problems = [make_problem(seed) for seed in range(200)] + [crowd(seed, 8) for seed in range(10)]
-    results = []
-    for chosen in (None, kernel.load(compiled)):
-        monkeypatch.setattr(kernel, "load", lambda chosen=chosen: chosen)
-        for headroom in (1.0, 0.9):
-            results.append([repr(allocate(problem, headroom)) for problem in problems])
-    assert results[0] == results[2] and results[1] == results[3]
-
-
-def test_pins_hold_in_both(engine: str) -> None:
+def test_pins_hold() -> None:
     for seed in range(60):
         problem = make_problem(seed)
         names = [p.name for p in problem.processors]
@@ -110,31 +76,6 @@ def test_pins_hold_in_both(engine: str) -> None:
         pins = tuple(names.index(places[-1]) for places in able)
         outcome = allocate(problem, pins=pins)
         assert outcome.point.mapping == tuple(names[pin] for pin in pins)
-
-
-def test_a_kernel_that_is_missing_broken_old_or_unwanted_is_not_used(
-    compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert kernel.load(tmp_path / "none.so") is None
-    broken = tmp_path / "broken.so"
-    broken.write_bytes(b"not a library")
-    assert kernel.load(broken) is None
-    monkeypatch.setattr(kernel, "VERSION", -1)
-    assert kernel.load(Path(*compiled.parts)) is not None  # kept from before
-    kernel.load.cache_clear()
-    assert kernel.load(compiled) is None
-    monkeypatch.undo()
-    kernel.load.cache_clear()
-    monkeypatch.setenv(kernel.WITHOUT, "1")
-    assert kernel.load(compiled) is None
-    kernel.load.cache_clear()
-    with pytest.raises((OSError, subprocess.CalledProcessError)):
-        kernel.build(tmp_path / "x.so", compiler="/nonexistent/cc")
-
-
-def test_the_kernel_takes_contiguous_arrays_only() -> None:
-    with pytest.raises(ValueError, match="contiguous"):
-        kernel.address(np.zeros((4, 4))[:, ::2])
 
 
 @pytest.mark.parametrize(

@@ -147,3 +147,29 @@ def test_thermal_limit_is_held_in_a_closed_loop() -> None:
             hottest = max(hottest, temperature)
         assert hottest < 86.0
         assert temperature > 83.0
+
+
+# --- what single samples have above their mean ------------------------------------------------------
+
+
+def test_a_cap_holds_for_the_peaks_of_jobs_that_come_and_go() -> None:
+    even, jobs = PowerGuard(), PowerGuard()
+    for n in range(100):
+        even.observe(5.0, 5.0, 0.1, 8.0, True)
+        jobs.observe(5.5 if n % 2 else 4.5, 5.0, 0.1, 8.0, True)
+    assert even.limit_w(8.0) == pytest.approx(8.0 * (1.0 - CAP_GUARD))
+    assert jobs.limit_w(8.0) == pytest.approx(even.limit_w(8.0) - 0.5)
+    assert jobs.limit_w(inf) == inf
+
+
+def test_a_change_of_clocks_is_no_ripple_and_a_step_is_soon_forgotten() -> None:
+    guard = PowerGuard()
+    for n in range(100):
+        guard.observe(5.0 if n < 50 else 9.0, 5.0, 0.1, inf, settled=n != 50)
+    assert guard.ripple.peak_w == 0.0
+    for _ in range(30):
+        guard.observe(5.0, 5.0, 0.1, inf, True)
+    assert guard.ripple.peak_w > 1.0  # load has gone: it may have been jobs
+    for _ in range(100):
+        guard.observe(5.0, 5.0, 0.1, inf, True)
+    assert guard.ripple.peak_w == 0.0

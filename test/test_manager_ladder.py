@@ -21,7 +21,7 @@ from manager_problems import (
 from dynofa_ros.manager.explain import binding_constraint
 from dynofa_ros.manager.ladder import ACCURACY, DEADLINE, RATE, Trace, allocate, improve, ladder
 from dynofa_ros.manager.many import allocate_any
-from dynofa_ros.manager.plan import forecast, make_plan
+from dynofa_ros.manager.plan import forecast, make_plan, quality
 from dynofa_ros.manager.problem import DIVIDERS, LOAD_CEILING, Demand, Problem
 
 
@@ -30,9 +30,9 @@ def brute_outcome(problem: Problem) -> tuple[Demand, ...] | None:
     order = ladder(problem)
     start = next(
         (
-            order.prefixes.row(n).demands()
+            order.asked(n).demands()
             for n in range(len(order) + 1)
-            if brute_force(problem, order.prefixes.row(n).demands()) < inf
+            if brute_force(problem, order.asked(n).demands()) < inf
         ),
         None,
     )
@@ -144,7 +144,7 @@ def test_ladder_is_monotone_and_starts_with_the_least_important(frames_first: bo
     for seed in range(60):
         problem = replace(make_problem(seed), frames_first=frames_first)
         order = ladder(problem)
-        prefixes = [order.prefixes.row(n).demands() for n in range(len(order) + 1)]
+        prefixes = [order.asked(n).demands() for n in range(len(order) + 1)]
         flags = [solved(problem, demands) is not None for demands in prefixes]
         assert flags == sorted(flags), seed
         rungs = list(zip(order.apps.tolist(), order.kinds.tolist(), strict=True))
@@ -195,7 +195,7 @@ def test_power_limit_is_never_relaxed() -> None:
             continue
         below += 1
         order = ladder(problem)
-        everything = order.prefixes.row(len(order)).demands()
+        everything = order.asked(len(order)).demands()
         least = brute_force(problem, everything, power=False, load=False)
         assert outcome.point.power_w == pytest.approx(least)
         assert least > problem.power_limit_w
@@ -278,15 +278,17 @@ def test_any_number_of_applications_gets_a_plan(count: int) -> None:
 
 
 def test_parts_are_close_to_exact_where_exact_is_possible() -> None:
-    """Half of the applications choose at a time; power is compared where the same is given."""
-    gaps, same = [], 0
+    """Half of the applications choose at a time: what they get, and the power where that is the same."""
+    gaps, less = [], 0
     for seed in range(40):
         problem = crowd(seed, 6)
         exact, parts = allocate(problem), allocate_any(problem, most=3)
         again = allocate_any(problem, mapping=parts.point.mapping, most=3)
+        worth, best = (quality(problem, forecast(problem, make_plan(problem, o))) for o in (again, exact))
+        less += worth > best
         if exact.demands == parts.demands and not any(d.relaxed for d in exact.demands):
-            same += 1
             assert parts.point.power_w >= exact.point.power_w * (1.0 - 1e-9)
             gaps.append(again.point.power_w / exact.point.power_w - 1.0)
-    assert same >= 25, same
-    assert np.mean(gaps) < 0.03 and max(gaps) < 0.35
+    assert less <= 2, less
+    assert len(gaps) >= 30, len(gaps)
+    assert np.mean(gaps) < 0.005 and max(gaps) < 0.05, (np.mean(gaps), max(gaps))

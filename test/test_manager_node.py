@@ -47,7 +47,9 @@ from rclpy.serialization import deserialize_message, serialize_message
 from dynofa_ros.device.power import predict_power
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.types import Monitors
-from dynofa_ros.ros import conversions, names, qos
+from dynofa_ros.ros import conversions, inputs, names, qos
+
+pytestmark = pytest.mark.live
 
 ROOT = Path(__file__).resolve().parent.parent
 DOMAIN_ID = 100 + os.getpid() % 50
@@ -193,7 +195,7 @@ class Robot:
         self._send_dvfs_state(0)
 
     def record(self, topic: str, message: Any) -> None:
-        self.sent[topic, conversions.sequence_of(message)] = as_received(message)
+        self.sent[topic, inputs.sequence_of(message)] = as_received(message)
 
     def send(self, topic: str, message: Any) -> None:
         message.header.stamp = self.node.get_clock().now().to_msg()
@@ -490,7 +492,7 @@ def test_an_application_that_leaves_is_dropped(robot: Robot, front: FakeApp) -> 
     robot.wait(lambda: any(d.trigger == "departure" for d in robot.decisions), "departure")
     assert [app.app for app in latest(robot).apps] == []
     departed = next(d for d in robot.decisions if d.trigger == "departure")
-    gone = [(i.topic, i.sequence) for i in departed.inputs if i.sequence == conversions.GONE]
+    gone = [(i.topic, i.sequence) for i in departed.inputs if i.sequence == inputs.GONE]
     assert gone == [("perception/front/targets", 0)]
 
 
@@ -529,12 +531,12 @@ def replay(robot: Robot, recorded: list[ManagerDecision]) -> None:
     assert {d.trigger for d in recorded} >= {"startup", "targets", "parameter", "periodic"}
     manager = RuntimeManager()
     for message in recorded:
-        inputs = []
+        consumed_inputs = []
         for consumed in message.inputs:
             key = (consumed.topic, int(consumed.sequence))
             assert key in robot.sent, f"missing input {key}"
-            inputs.append(conversions.to_input(consumed.topic, robot.sent[key]))
-        monitors = Monitors(tuple(inputs), conversions.parameters_of(message))
-        decision = manager.step(conversions.stamp_ns(message.step_time), monitors)
+            consumed_inputs.append(inputs.to_input(consumed.topic, robot.sent[key]))
+        monitors = Monitors(tuple(consumed_inputs), inputs.parameters_of(message))
+        decision = manager.step(inputs.stamp_ns(message.step_time), monitors)
         again = conversions.decision_message(replace(decision, compute_ms=message.compute_ms))
         assert str(as_received(again)) == str(message)

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from dynofa_ros.cli.common import to_json
 from dynofa_ros.evaluation import metrics
-from dynofa_ros.evaluation.records import Clocks, Decision, Label, Mark, Monitor, Reading, Run, Telemetry
+from dynofa_ros.evaluation.records import (
+    Clocks,
+    Decision,
+    Label,
+    Mark,
+    Monitor,
+    Reading,
+    Run,
+    Telemetry,
+    from_first_mark,
+)
 
 S = 1_000_000_000
 START = 1_700_000_000 * S
@@ -225,3 +235,16 @@ def test_phases_add_up_to_the_run(
         assert not latency["p50"] > latency["p95"]
         assert not latency["p95"] > latency["p99"]
     json.dumps(to_json(summary), allow_nan=False)
+
+
+def test_what_comes_before_the_first_mark_is_warm_up() -> None:
+    run = two_phases()
+    run.telemetry.insert(0, telemetry(-0.2, 0.0))  # what was told last still holds
+    expected = metrics.summary(run)
+    run.monitors.insert(0, monitor(-3.0, 99.0, missed=True, dropped=5))
+    run.truths.insert(0, Label(START - 3 * S, "", (1, "front_camera"), "stop"))
+    run.telemetry.insert(0, telemetry(-3.0, -15.0, power_w=50.0))
+    run.command_times_ns.insert(0, START - 2 * S)
+    assert to_json(metrics.summary(from_first_mark(run))) == to_json(expected)
+    run.marks = []
+    assert from_first_mark(run) is run

@@ -27,6 +27,8 @@ from dynofa_ros.nodes.task_mapping import INFERENCE, POOL, cpu_list  # noqa: E40
 from dynofa_ros.paths import share_file  # noqa: E402
 from dynofa_ros.supernet import engine_onnxruntime  # noqa: E402
 
+pytestmark = pytest.mark.live
+
 DOMAIN_IDS = itertools.count(50 + os.getpid() % 40)  # one per node: they have the same name
 ALLOWED = frozenset(os.sched_getaffinity(0))
 FIRST, SECOND = (sorted(ALLOWED) * 2)[:2]

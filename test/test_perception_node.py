@@ -42,6 +42,8 @@ from dynofa_ros.ros import names, qos  # noqa: E402
 from dynofa_ros.supernet.preprocess import preprocess  # noqa: E402
 from dynofa_ros.supernet.signs import render_sample  # noqa: E402
 
+pytestmark = pytest.mark.live
+
 DOMAIN_ID = 1 + os.getpid() % 40
 NAMESPACE, APP = "/robot2/perception", "rear"
 TIMEOUT_S = 15.0

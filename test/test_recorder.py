@@ -27,6 +27,8 @@ from dynofa_ros.evaluation.records import read_run
 from dynofa_ros.ros import qos
 from dynofa_ros.ros.recorder import ExpectedTopic, Recorder, load_message_class
 
+pytestmark = pytest.mark.live
+
 TIMEOUT_S = 20.0
 
 # A robot in a process of its own: says who it is, answers 20 frames, then waits to be ended.

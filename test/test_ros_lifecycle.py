@@ -34,6 +34,8 @@ from dynofa_ros.ros.diagnostics import Diagnostics, Level, Status
 from dynofa_ros.ros.lifecycle import ManagedNode
 from dynofa_ros.ros.parameters import ParameterError, ParameterSpec
 
+pytestmark = pytest.mark.live
+
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
 ERROR = TransitionCallbackReturn.ERROR

@@ -62,6 +62,8 @@ def test_an_application_that_may_not_move_offers_one_processor() -> None:
     left, right = named("S2 fixed").apps
     assert {e.processor for e in left.usable} == {"gpu"}
     assert {e.processor for e in right.usable} == {"cpu"}
+    assert {e.processor for app in named("S2 gpu").apps for e in app.usable} == {"gpu"}
+    assert all(len({e.processor for e in app.usable}) == 3 for app in named("S2").apps)
 
 
 def test_deadlines_of_another_measurement_are_scaled() -> None:

@@ -25,17 +25,20 @@ from dynofa_ros.evaluation.scene import (
     Knowledge,
     Load,
     NewMode,
+    NewParameters,
     NewTargets,
     Observation,
     Reserved,
     Scene,
     Surroundings,
 )
+from dynofa_ros.evaluation.score import cap_violation
 from dynofa_ros.evaluation.simulation import simulate
 from dynofa_ros.manager.types import (
     Departure,
     FrameMonitor,
     LibraryEntry,
+    Parameters,
     SubnetCondition,
     SubnetLibrary,
     SubnetStatus,
@@ -209,6 +212,23 @@ def test_the_energy_is_that_of_the_device() -> None:
     assert 4.0 * 2.0 < run.samples[-1].cpu_gpu_j + 4.0 * 2.0 < run.samples[-1].energy_j < 4.0 * 20.0
     busier = simulate(scene_of(app(rate=15.0)), Script(), 0)
     assert busier.samples[-1].energy_j > run.samples[-1].energy_j
+
+
+def test_a_power_cap_is_judged_from_the_instant_it_holds() -> None:
+    change = NewParameters(1.05, Parameters(power_cap_w=1.0))
+    run = simulate(scene_of(app(), timeline=(change,)), Script(), 0)
+    assert next(s.at_s for s in run.samples if isfinite(s.cap_w)) == pytest.approx(1.05)
+    assert cap_violation(run.samples)["cap_violation_s"] == pytest.approx(2.95)
+
+
+def test_decisions_are_steps_and_answers_that_turn_a_knob() -> None:
+    policy = Script(period_s=1.0)
+    run = simulate(scene_of(app()), policy, 0)
+    assert len(run.decisions_s) == len(policy.seen) and run.manager_s >= sum(run.decisions_s) > 0.0
+    policy = Script(period_s=1.0)
+    policy.on_frame = lambda frame: Command({"app": Knob("net", "gpu")})  # type: ignore[method-assign]
+    run = simulate(scene_of(app()), policy, 0)
+    assert len(run.decisions_s) == len(policy.seen) + len(run.frames)
 
 
 def changed(run: Run, from_s: float, until_s: float) -> set[float]:

@@ -10,6 +10,8 @@ import pytest
 
 from dynofa_ros.supernet.switching import Prepared, Switched, Switcher
 
+pytestmark = pytest.mark.live
+
 WAIT_S = 5.0
 
 

@@ -12,11 +12,11 @@ from math import inf
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dynofa_ros.benchmarks.timing import Progress, part, silent
 from dynofa_ros.device.board import Board, load_board, processor_of
 from dynofa_ros.device.power import predict_power
-from dynofa_ros.manager import kernel
 from dynofa_ros.manager.runtime_manager import RuntimeManager
 from dynofa_ros.manager.types import (
     AppTargets,
@@ -55,7 +55,12 @@ OVERHEAD_MS, NOISE = 2.0, 0.05
 def run(
     progress: Progress = silent, *, apps: tuple[int, ...] = APPS, steps: int = 300, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """CPU milliseconds of the manager's thread per step, and wall milliseconds, for each number of apps."""
+    """Milliseconds by the clock of one step of the manager, and CPU milliseconds of its thread, for each
+    number of apps.
+
+    ``overloaded``: the steps in which the targets cannot all be met, so that the ladder has to be searched;
+    ``held``: the others.
+    """
     return [_measure(count, steps, seed, part(progress, n, len(apps))) for n, count in enumerate(apps)]
 
 
@@ -73,19 +78,29 @@ def _measure(count: int, steps: int, seed: int, progress: Progress) -> dict[str,
             wall_ms.append(wall / 1e6)
             decisions.append(decision)
         progress((number + WARM_UP_STEPS + 1) / (steps + WARM_UP_STEPS))
+    overloaded = np.array([d.ladder_step > 0 for d in decisions])
+    wall_all, cpu_all = np.array(wall_ms), np.array(cpu_ms)
     return {
         "apps": count,
-        "p50_ms": float(np.percentile(cpu_ms, 50)),
-        "p99_ms": float(np.percentile(cpu_ms, 99)),
-        "max_ms": max(cpu_ms),
-        "wall_p50_ms": float(np.percentile(wall_ms, 50)),
-        "wall_p99_ms": float(np.percentile(wall_ms, 99)),
+        **_percentiles(wall_all, cpu_all),
+        "max_ms": float(wall_all.max()),
         "steps": steps,
         "subnets": SUBNETS,
         "processors": len(SLOWEST_MS),
-        "compiled": kernel.load() is not None,
+        "held": _percentiles(wall_all[~overloaded], cpu_all[~overloaded]),
+        "overloaded": _percentiles(wall_all[overloaded], cpu_all[overloaded]),
+        "overloaded_steps": int(overloaded.sum()),
         "infeasible_steps": sum(not d.feasible for d in decisions),
         "steps_with_commands": sum(bool(d.commands or d.dvfs) for d in decisions),
+    }
+
+
+def _percentiles(wall_ms: NDArray[np.float64], cpu_ms: NDArray[np.float64]) -> dict[str, float | None]:
+    """Median and 99th percentile, None without a step."""
+    named = {"p50_ms": (wall_ms, 50), "p99_ms": (wall_ms, 99)}
+    named |= {"cpu_p50_ms": (cpu_ms, 50), "cpu_p99_ms": (cpu_ms, 99)}
+    return {
+        key: float(np.percentile(values, q)) if len(values) else None for key, (values, q) in named.items()
     }
 
 

@@ -32,12 +32,12 @@ def to_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def save_plot(run: Run, path: Path) -> None:
-    """Draw the timeline of a run as a PNG. Raises CliError if the file cannot be written."""
+def save_plot(run: Run, path: Path, simulated: Run | None = None) -> None:
+    """Draw the timeline of a run as a PNG, a simulated one beside it. CliError if it cannot be written."""
     from dynofa_ros.evaluation.plots import plot_timeline  # matplotlib takes a second to load
 
     try:
-        plot_timeline(run, path)
+        plot_timeline(run, path, simulated)
     except OSError as error:
         raise CliError(f"cannot write {path}: {error.strerror}") from error
 

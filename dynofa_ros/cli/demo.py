@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -18,21 +19,24 @@ from rich.console import Console
 from rich.live import Live
 
 from dynofa_ros.cli.common import FAILED, OK, CliError, save_plot, write_json
-from dynofa_ros.cli.demo_setup import CAMERA, MANAGER, DemoOptions, check_options, node_specs, prepare_output
+from dynofa_ros.cli.demo_setup import CAMERA, DemoOptions, check_options, node_specs, prepare_output
 from dynofa_ros.cli.live import live_view, phase_line
 from dynofa_ros.cli.processes import NodeProcess, Processes
-from dynofa_ros.cli.report import print_errors, print_summary
-from dynofa_ros.cli.timeline import LARGEST_SUBNET_MS, LATENCY_TARGET_MS, PHASES, Phase
+from dynofa_ros.cli.report import print_comparison, print_errors, print_summary
+from dynofa_ros.cli.script import MANAGER, FivePhases, Script
+from dynofa_ros.cli.timeline import LARGEST_SUBNET_MS, LATENCY_TARGET_MS
 from dynofa_ros.evaluation import metrics
 from dynofa_ros.evaluation.bagfile import BagError
 from dynofa_ros.evaluation.records import Run, read_run
 from dynofa_ros.evaluation.topics import PHASE_END
 
 if TYPE_CHECKING:
+    from dynofa_ros.cli.demo_scenario import Played
     from dynofa_ros.cli.link import Link
     from dynofa_ros.nodes.camera_bag import CameraTopic
 
 APPS = ("front", "rear", "left", "right", "up", "down")
+SECONDS, RATE_HZ = 60.0, 15.0
 READY_TIMEOUT_S = 60.0
 WARM_UP_S = 6.0  # also the time in which the manager learns what margin this machine needs
 DRAIN_S = 0.2  # for the last frames to be answered and recorded
@@ -60,7 +64,16 @@ class Demo:
     def __init__(self, options: DemoOptions, camera: CameraTopic | None) -> None:
         self._options = options
         self._camera = camera
-        self._apps = APPS[: options.apps]
+        self._played: Played | None = None  # with --scenario
+        self._script: Script
+        if options.scenario is None:
+            self._apps = APPS[: options.apps or 1]
+            self._script = FivePhases(self._apps, options.seconds or SECONDS, options.rate_hz or RATE_HZ)
+        else:
+            from dynofa_ros.cli.demo_scenario import Played
+
+            self._played = Played(options.scenario, options.seconds, options.seed)
+            self._apps = self._played.apps
         self._console = Console()
         self._errors: list[str] = []
         self._signal: int | None = None
@@ -71,7 +84,7 @@ class Demo:
         self._view: Live | None = None
         self._next_view_s = 0.0
         self._phase: metrics.Phase | None = None
-        self._total_s = options.seconds
+        self._total_s = math.nan
 
     def run(self) -> int:
         """The whole demo: nodes, timeline or bag, end, figures. Returns the exit code."""
@@ -100,14 +113,19 @@ class Demo:
         self._link = link = Link(self._apps, self._wait)
         self._say(f"measuring the sub-networks on this machine ({options.out / 'logs'} has the logs)")
         emulated_slowdown = self._calibrate()
+        if self._played is not None:
+            self._script = self._played.prepare(self._library, emulated_slowdown)
         link.check_alone(own=0)
         self._say("starting the nodes")
+        link.record(options.out / "bag")
         self._start_nodes(emulated_slowdown)
+        link.wait_until_recorded(READY_TIMEOUT_S)
+        link.configure(MANAGER)
+        link.activate(MANAGER)
         link.wait_until_ready(READY_TIMEOUT_S)
         link.configure(CAMERA)
         if self._camera is None:
             self._warm_up(link)
-        link.record(options.out / "bag")
         with self._live():
             if self._camera is None:
                 self._play_timeline(link)
@@ -115,23 +133,23 @@ class Demo:
                 self._play_bag(link, self._camera)
 
     def _warm_up(self, link: Link) -> None:
-        """Frames before the recording begins: the first ones after a start find cold caches."""
+        """Frames before the first phase: the first ones after a start find cold caches."""
         link.activate(CAMERA)
         self._wait(WARM_UP_S)
         link.activate(CAMERA, active=False)
         self._wait(DRAIN_S)
 
     def _play_timeline(self, link: Link) -> None:
-        length_s = self._options.seconds / len(PHASES)
+        script = self._script
         start_s = time.monotonic()
-        no_cap = link.get_parameter(MANAGER, "power_cap_w")
-        for index, phase in enumerate(PHASES):
-            self._begin(link, phase.name)
+        self._total_s = script.ends_s[-1]
+        for index, (name, end_s) in enumerate(zip(script.names, script.ends_s, strict=True)):
+            self._begin(link, name)
             if index == 0:
                 link.activate(CAMERA)
                 start_s = time.monotonic()
-            self._apply(link, phase, no_cap)
-            self._wait(start_s + (index + 1) * length_s - time.monotonic())
+            script.apply(link, index)
+            self._wait(start_s + end_s - time.monotonic())
             self._report_phase(link)
         link.activate(CAMERA, active=False)
         self._wait(DRAIN_S)
@@ -151,15 +169,6 @@ class Demo:
     def _begin(self, link: Link, name: str) -> None:
         link.start_phase(name)
         self._phase = metrics.Phase(name, time.time_ns(), metrics.FOREVER_NS)
-
-    def _apply(self, link: Link, phase: Phase, no_cap: float) -> None:
-        cap_w = no_cap
-        if phase.power_cap_share is not None:
-            cap_w = phase.power_cap_share * steady_power_w(link.live)
-        for app in self._apps:  # first: a cap that goes must not open the way to what the target then forbids
-            link.set_parameter(f"perception/{app}", "latency_target_ms", phase.latency_target_ms)
-        link.set_load(phase.load)
-        link.set_parameter(MANAGER, "power_cap_w", cap_w)
 
     def _report_phase(self, link: Link) -> None:
         if self._options.headless and self._phase is not None:
@@ -193,7 +202,8 @@ class Demo:
 
     def _start_nodes(self, emulated_slowdown: float) -> None:
         processes = self._processes = Processes(self._options.out / "logs")
-        specs = node_specs(self._options, self._apps, self._camera, self._library, emulated_slowdown)
+        setup = self._script.setup
+        specs = node_specs(self._options, setup, self._camera, self._library, emulated_slowdown)
         started = {spec.label: processes.start(spec) for spec in specs}
         self._watch_cpu(started[MANAGER])
 
@@ -305,12 +315,17 @@ class Demo:
                 f"{self._options.out / 'logs'} has the perception node's reasons"
             )
         summary["errors"] += [error for error in self._errors if error not in summary["errors"]]
+        beside = None
+        if self._played is not None and not summary["errors"]:
+            beside = self._played.simulate(recorded, summary, WARM_UP_S)
         write_json(out / "summary.json", summary)
         if self._options.json is not None:
             write_json(self._options.json, summary)
-        if recorded.monitors or recorded.telemetry:
-            save_plot(recorded, out / "timeline.png")
+        if recorded.marks and (recorded.monitors or recorded.telemetry):
+            save_plot(recorded, out / "timeline.png", beside)
             print_summary(summary, self._console)
+        if beside is not None:
+            print_comparison(summary["comparison"], self._console)
         self._say(f"results in {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
         return summary
 
@@ -319,13 +334,3 @@ class Demo:
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def steady_power_w(live: Run) -> float:
-    """Mean power of the second half of the steady phase. Raises CliError if there is no telemetry."""
-    begin_ns, end_ns = live.marks[0].time_ns, live.marks[1].time_ns
-    middle_ns = (begin_ns + end_ns) // 2
-    power_w = metrics.mean(t.power_w for t in live.telemetry if middle_ns <= t.time_ns < end_ns)
-    if power_w != power_w:
-        raise CliError("no power_cap phase: dynofa/device told no power in the steady phase")
-    return power_w

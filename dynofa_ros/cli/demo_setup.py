@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.cli.common import CliError, UsageError
 from dynofa_ros.cli.processes import NodeSpec
-from dynofa_ros.cli.timeline import LATENCY_TARGET_MS, MISS_TOLERANCE
+from dynofa_ros.cli.script import DEVICE, MANAGER, Setup
 from dynofa_ros.evaluation.bagfile import BagError
 from dynofa_ros.paths import share_file
 
 if TYPE_CHECKING:
     from dynofa_ros.nodes.camera_bag import CameraTopic
 
-CAMERA, MANAGER = "demo/camera", "dynofa/manager"
+CAMERA = "demo/camera"
 SHM_DIRECTORY = Path("/dev/shm")
 SHM_NEEDED_BYTES = 48 * 2**20  # the camera's segment of config/fastdds_camera.xml, and some
 CAMERA_NICENESS = 10  # drawing pictures is not the robot's work: it must not take the cores from perception
@@ -28,18 +28,22 @@ MARKER = Path("logs", ".dynofa_demo")  # tells an earlier demo's folders from th
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What the user asked for. bag: play this one instead of a timeline."""
+    """What the user asked for. bag: play this one instead of a timeline. scenario: instead of the phases.
+
+    seconds: None = 60, or the scenario's own length.
+    """
 
     out: Path
-    seconds: float = 60.0
+    seconds: float | None = None
     headless: bool = False
-    apps: int = 1
+    apps: int | None = None  # None = 1, or the scenario's own
     images: Path | None = None
     bag: Path | None = None
     topic: str = ""
-    rate_hz: float = 15.0
+    rate_hz: float | None = None  # None = 15, or the scenario's own
     seed: int = 0
     json: Path | None = None
+    scenario: str | None = None
 
 
 def check_options(options: DemoOptions) -> CameraTopic | None:
@@ -80,43 +84,49 @@ def prepare_output(out: Path) -> None:
 
 def node_specs(
     options: DemoOptions,
-    apps: Sequence[str],
+    setup: Setup,
     camera: CameraTopic | None,
     library: Path,
     emulated_slowdown: float,
 ) -> list[NodeSpec]:
     """All nodes of the demo. library: of this machine. camera: the topic of --bag."""
+    apps = tuple(setup.perception)
     perception = {
-        "latency_target_ms": LATENCY_TARGET_MS,
-        "miss_tolerance": MISS_TOLERANCE,
-        "rate_hz": options.rate_hz,
-        "processor": "cpu",
+        "processor": setup.processor,
         "library": str(library.resolve()),
         "image_transport": camera.transport if camera else "raw",
         "emulate_dvfs": True,
         "emulated_slowdown": emulated_slowdown,
     }
     return [
-        NodeSpec("device_node", "dynofa", "device", {"backend": "simulated"}),
-        NodeSpec("manager_node", "dynofa", "manager", {}),
-        *(NodeSpec("perception_node", "perception", app, perception) for app in apps),
+        _node("device_node", DEVICE, {"backend": "simulated", **setup.device}),
+        _node("manager_node", MANAGER, {"autostart": False}),  # it begins when everything is recorded
+        *(
+            _node("perception_node", f"perception/{app}", {**perception, **own})
+            for app, own in setup.perception.items()
+        ),
         NodeSpec(
             "camera_node",
             "demo",
             "camera",
-            camera_parameters(options, apps),
+            camera_parameters(options, apps, setup.rate_hz),
             camera_environment(),
             CAMERA_NICENESS,
         ),
     ]
 
 
-def camera_parameters(options: DemoOptions, apps: Sequence[str]) -> dict[str, Any]:
+def _node(module: str, label: str, parameters: dict[str, Any]) -> NodeSpec:
+    namespace, name = label.split("/")
+    return NodeSpec(module, namespace, name, parameters)
+
+
+def camera_parameters(options: DemoOptions, apps: Sequence[str], rate_hz: float) -> dict[str, Any]:
     """Parameters of the camera; it waits to be activated."""
     return {
         "autostart": False,
         "apps": ",".join(apps),
-        "rate_hz": options.rate_hz,
+        "rate_hz": rate_hz,
         "seed": options.seed,
         "images": str(options.images.resolve()) if options.images else "",
         "bag": str(options.bag.resolve()) if options.bag else "",

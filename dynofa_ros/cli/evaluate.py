@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynofa_ros.cli.arguments import add_json, whole
-from dynofa_ros.cli.common import OK, CliError, UsageError, write_json
+from dynofa_ros.cli.common import OK, CliError, UsageError, check_outputs, write_json
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.device.board import Board
     from dynofa_ros.evaluation.study import Study
@@ -64,7 +66,7 @@ def _run(options: argparse.Namespace) -> int:
     compared = [name for name in POLICIES if name not in LEFT_OUT]
     policies = _known("policy", options.policies, list(POLICIES), compared)
     seeds = options.seeds or (QUICK_SEEDS if options.quick else SEEDS)
-    _check_outputs(options)
+    check_outputs(*_documents(options))  # before minutes of work
     return _evaluate(options, scenarios, policies, seeds)
 
 
@@ -95,8 +97,11 @@ def _evaluate(
     with one_line_errors(), terminating():
         jobs = plan(scenarios, policies, seeds, quick=options.quick)
         workers = min(options.jobs or len(os.sched_getaffinity(0)), len(jobs))
-        with progress("evaluate") as step:
-            study = run(jobs, workers, step)
+        try:
+            with progress("evaluate") as step:
+                study = run(jobs, workers, step)
+        except KeyboardInterrupt as error:
+            raise CliError("interrupted, nothing was written") from error
     found = goals(study)
     _print(found, study, board, seeds)
     document = to_document(study, found, board, seeds)
@@ -116,6 +121,7 @@ def _print(found: Sequence[Goal], study: Study, board: Board, seeds: int) -> Non
     from rich.table import Table
 
     from dynofa_ros.evaluation.study_report import footer
+    from dynofa_ros.evaluation.study_tables import figure
 
     console = Console()
     if not console.is_terminal:
@@ -136,24 +142,32 @@ def _print(found: Sequence[Goal], study: Study, board: Board, seeds: int) -> Non
                 *(f"{v:.2f}" if n in (0, 3) else f"{v:.0f}" for n, v in enumerate(values + late)),
             )
     console.print(figures)
+    console.print(_sweep(study))
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("goal", "wanted", "value", "", ""):
         table.add_column(column, overflow="fold")
     for goal in found:
         colour = COLOURS[goal.status]
         status = f"[{colour}]{goal.status}[/{colour}]" if colour else goal.status
-        value = f"{goal.value:.2f}" if goal.value == goal.value else "–"
-        table.add_row(goal.name, goal.goal, value, status, goal.note)
+        table.add_row(goal.name, goal.goal, figure(goal.value), status, goal.note)
     console.print(table)
+
+
+def _sweep(study: Study) -> Table | str:
+    """How energies move with the power model."""
+    from rich.table import Table
+
+    from dynofa_ros.evaluation.study_tables import SWEEP_OTHERS, sweep_table
+
+    rows = sweep_table(study)
+    if not rows:
+        return ""
+    others = (f"energy against {other}" for other in SWEEP_OTHERS)
+    table = Table("scene", "power model (ours)", *others, box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _documents(options: argparse.Namespace) -> list[Path]:
     return [p for p in (options.json, options.out and options.out / "results.json") if p]
-
-
-def _check_outputs(options: argparse.Namespace) -> None:
-    """Before minutes of work: can the results be written?"""
-    for path in _documents(options):
-        folder = next(p for p in path.absolute().parents if p.exists())
-        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise CliError(f"cannot write {path}")

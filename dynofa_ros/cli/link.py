@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import rclpy
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
-from rcl_interfaces.srv import GetParameters, SetParameters
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import GetParameters, SetParametersAtomically
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.serialization import deserialize_message
@@ -38,8 +38,8 @@ from dynofa_ros.ros.names import app_topic
 from dynofa_ros.ros.recorder import ExpectedTopic, Recorder, load_message_class
 
 NODE_NAME, NAMESPACE = "director", "/demo"
+ASK_AGAIN_S = 3.0
 SERVICE_TIMEOUT_S = 20.0  # the demo's camera runs at low priority, and a robot may be busy
-MATCH_TIMEOUT_S = 2.0
 POLL_S = 0.02
 
 
@@ -120,16 +120,24 @@ class Link:
         self.check_alone(own=1)
 
     def record(self, bag: Path) -> None:
-        """Start recording; returns when the recorder hears the nodes. Raises CliError if it cannot write."""
+        """Start recording, before the nodes: a replay needs the first step. CliError if it cannot write."""
         try:
             self._recorder = Recorder(bag, self._expected_topics(), self._collect, namespace=NAMESPACE)
         except OSError as error:
             raise CliError(f"cannot record into {bag}: {error.strerror}") from error
         self._executor.add_node(self._recorder)
-        deadline = time.monotonic() + MATCH_TIMEOUT_S
-        while not self.live.telemetry or not self._phase.get_subscription_count():
+
+    def wait_until_recorded(self, timeout_s: float) -> None:
+        """Until the recorder hears device and applications: the manager must not hear more than it does.
+
+        Raises CliError that names what is missing.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (missing := self._unrecorded()) or not self._phase.get_subscription_count():
+            self.check_alone(own=1)
             if time.monotonic() > deadline:
-                break  # a run without telemetry is still a run
+                what = ", ".join(missing) or "the recorder's subscriptions"
+                raise CliError(f"not ready after {timeout_s:g} s (see the logs); missing: {what}")
             self._wait(POLL_S)
 
     # --- knobs -------------------------------------------------------------------------------
@@ -138,11 +146,11 @@ class Link:
         """Mark the start of a phase in the recording."""
         self._phase.publish(String(data=name))
 
-    def set_load(self, load: Load) -> None:
-        """Load from outside on every CPU domain of the simulated device."""
+    def set_load(self, processor: str, load: Load) -> None:
+        """Load from outside on every clock domain of a processor of the simulated device."""
         capabilities = self.announced.capabilities
         assert capabilities is not None, "wait_until_ready comes first"
-        for domain in (d.domain for d in capabilities.domains if d.domain.startswith("cpu")):
+        for domain in (d.domain for d in capabilities.domains if d.domain.startswith(processor)):
             message = SimulatedLoad(domain=domain)
             message.header.stamp = self._node.get_clock().now().to_msg()
             message.utilization_percent, message.slowdown = load.utilization_percent, load.slowdown
@@ -163,21 +171,27 @@ class Link:
             raise CliError(f"{node} has no parameter {name}")
         return parameter_value_to_python(response.values[0])
 
-    def set_parameter(self, node: str, name: str, value: Any) -> None:
-        """Set a parameter of /<node>. Raises CliError with the node's reason if it refuses."""
-        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-        result = self._call(SetParameters, f"/{node}/set_parameters", request).results[0]
+    def set_parameters(self, node: str, values: Mapping[str, Any]) -> None:
+        """Set parameters of /<node> together. Raises CliError with the node's reason if it refuses."""
+        request = SetParametersAtomically.Request(
+            parameters=[Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        )
+        service = f"/{node}/set_parameters_atomically"
+        result = self._call(SetParametersAtomically, service, request).result
         if not result.successful:
-            raise CliError(f"{node} refused {name} = {value}: {result.reason}")
+            asked = ", ".join(f"{name} = {value}" for name, value in values.items())
+            raise CliError(f"{node} refused {asked}: {result.reason}")
 
     def activate(self, node: str, *, active: bool = True) -> None:
         """Activate (or deactivate) the lifecycle node /<node>. Raises CliError if it cannot."""
-        change = Transition.TRANSITION_ACTIVATE if active else Transition.TRANSITION_DEACTIVATE
-        self._change_state(node, change, "activated" if active else "deactivated")
+        if active:
+            self._change_state(node, Transition.TRANSITION_ACTIVATE, State.PRIMARY_STATE_ACTIVE)
+        else:
+            self._change_state(node, Transition.TRANSITION_DEACTIVATE, State.PRIMARY_STATE_INACTIVE)
 
     def configure(self, node: str) -> None:
         """Configure the lifecycle node /<node>. Raises CliError if it cannot."""
-        self._change_state(node, Transition.TRANSITION_CONFIGURE, "configured")
+        self._change_state(node, Transition.TRANSITION_CONFIGURE, State.PRIMARY_STATE_INACTIVE)
 
     # --- end ---------------------------------------------------------------------------------
 
@@ -252,7 +266,6 @@ class Link:
             (names.DVFS_STATE, own + "DvfsState", qos.DEVICE_STATE),
             (names.DVFS_COMMAND, own + "DvfsCommand", qos.DVFS_COMMAND),
             (names.SIMULATED_LOAD, own + "SimulatedLoad", qos.SIMULATED_LOAD),
-            (names.DECISION, own + "ManagerDecision", qos.DECISION),
             (topics.GROUND_TRUTH, own + "Classification", qos.EVENT),
             (topics.PHASE, "std_msgs/msg/String", qos.EVENT),
             (topics.ERRORS, "std_msgs/msg/String", qos.EVENT),
@@ -267,6 +280,8 @@ class Link:
                 (app_topic(app, "subnet_state"), own + "SubnetState", qos.APP_STATE),
                 (app_topic(app, "subnet_command"), own + "SubnetCommand", qos.SUBNET_COMMAND),
             ]
+        # Last, because what waits is taken in this order: no decision is recorded before what it names.
+        table.append((names.DECISION, own + "ManagerDecision", qos.DECISION))
         return [ExpectedTopic(self._topic(relative), kind, profile) for relative, kind, profile in table]
 
     def _collect(self, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
@@ -280,22 +295,37 @@ class Link:
             collect, message_class = found
             collect(self.live, time_ns, deserialize_message(data, message_class))
 
-    def _change_state(self, node: str, transition: int, done: str) -> None:
+    def _unrecorded(self) -> list[str]:
+        """Topics of the nodes that the recorder has not heard yet."""
+        heard = {topic for topic, _ in list(self._collectors)}
+        topics = [names.TELEMETRY, names.CAPABILITIES, names.DVFS_STATE]
+        topics += [app_topic(a, name) for a in self._apps for name in ("targets", "library", "subnet_state")]
+        return [topic for topic in topics if self._topic(topic) not in heard]
+
+    def _change_state(self, node: str, transition: int, goal: int) -> None:
         request = ChangeState.Request(transition=Transition(id=transition))
-        if not self._call(ChangeState, f"/{node}/change_state", request).success:
-            raise CliError(f"{node} could not be {done}")
+        if self._call(ChangeState, f"/{node}/change_state", request).success:
+            return
+        # Refused, or done already and the first answer was lost.
+        state = self._call(GetState, f"/{node}/get_state", GetState.Request()).current_state
+        if state.id != goal:
+            raise CliError(f"{node} could not be changed, it is {state.label}")
 
     def _call(self, service_type: Any, name: str, request: Any) -> Any:
+        """The answer. A node may hear a request before it can reach who asked: then it is lost, ask again."""
         if name not in self._clients:
             self._clients[name] = self._node.create_client(service_type, name)
         client = self._clients[name]
         deadline = time.monotonic() + SERVICE_TIMEOUT_S
         while not client.service_is_ready():
             self._give_up_after(deadline, name)
-        future = client.call_async(request)
-        while not future.done():
-            self._give_up_after(deadline, name)
-        return future.result()
+        while True:
+            future, asked_s = client.call_async(request), time.monotonic()
+            while not future.done() and time.monotonic() - asked_s < ASK_AGAIN_S:
+                self._give_up_after(deadline, name)
+            if future.done():
+                return future.result()
+            client.remove_pending_request(future)
 
     def _give_up_after(self, deadline: float, name: str) -> None:
         if time.monotonic() > deadline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,30 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def print_comparison(comparison: Mapping[str, Any], console: Console) -> None:
+    """The two runs as a table, one row per phase and one for all."""
+    console.print("live / simulated, switches per minute:", highlight=False)
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for column in ("miss %", "library %", "W", "switches", "used most"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in (*comparison["phases"], {"name": "all", **comparison}):
+        used = [next(iter(row["subnet_shares"][name]), "–") for name in ("live", "simulated")]
+        table.add_row(
+            row["name"].replace("_", " "),
+            _both(row["deadline_miss_percent"], 1),
+            _both(row["accuracy"], 1, 100.0),
+            _both(row["mean_power_w"], 1),
+            _both(row["subnet_switches_per_min"], 0),
+            " / ".join(used),
+        )
+    console.print(table)
+
+
+def _both(values: Mapping[str, float], digits: int, factor: float = 1.0) -> str:
+    return " / ".join(number(factor * values[name], digits) for name in ("live", "simulated"))
 
 
 def _cells(values: dict[str, Any]) -> list[str]:

@@ -191,6 +191,8 @@ class Mode(_Table, frozen=True):
 class Board(_Table, frozen=True):
     """A validated board description. Domains and rails keep the order of the file.
 
+    ``launch_share``: by processor, the share of a network's ``alpha_ms`` there in which the CPU prepares and
+    launches it; it scales with the CPU's clock. None by default; the simulated board does not have it.
     ``guesses``: keys of values that the file's comments call a guess or from memory: ``thermal.ambient_c``.
     """
 
@@ -202,6 +204,7 @@ class Board(_Table, frozen=True):
     sensors: Sensors
     domains: dict[str, Domain]
     modes: dict[str, Mode] = {}
+    launch_share: dict[str, float] = {}
     guesses: tuple[str, ...] = ()
 
     @property
@@ -285,6 +288,11 @@ def _parse(raw: Any, guesses: tuple[str, ...], where: str) -> Board:
             raise BoardError(f"board {where}: domains.{name}.rail: '{domain.rail}' is none of {rails}")
     if board.power.total_rail in board.rails:
         raise BoardError(f"board {where}: power.total_rail: also listed in rails, it must not be")
+    for name, share in board.launch_share.items():
+        if name == "cpu" or name not in board.processors:
+            raise BoardError(f"board {where}: launch_share.{name}: no processor that a CPU launches work on")
+        if not 0.0 <= share <= 1.0:
+            raise BoardError(f"board {where}: launch_share.{name}: must be between 0 and 1, not {share}")
     for name, mode in board.modes.items():
         if reason := _wrong_mode(board, mode):
             raise BoardError(f"board {where}: modes.{name}.{reason}")

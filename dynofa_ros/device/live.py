@@ -54,6 +54,11 @@ class RealTimeSimulation:
         self._load[domain] = load
         self._device.advance(0.0, self._domain_utilization(), self._load)
 
+    def set_mode(self, mode: str) -> None:
+        """Switch to an nvpmodel mode by name, empty = all clocks. Raises ValueError for an unknown one."""
+        self._catch_up()
+        self._device.set_mode(mode or None)
+
     def capabilities(self) -> Capabilities:
         return self._device.capabilities()
 

@@ -102,9 +102,16 @@ class SimulatedDevice:
     # --- Device ------------------------------------------------------------------------------
 
     def capabilities(self) -> Capabilities:
-        """The board's clock domains, all readable, and writable unless the mode has switched them off."""
+        """The clocks that the mode leaves, all readable, and writable unless it has switched them off."""
         domains = tuple(
-            DomainCapability(d.name, d.table, True, d.online > 0, self._offline(d)) for d in self._all
+            DomainCapability(
+                d.name,
+                tuple(hz for hz in d.table if hz <= d.limit.max_hz),
+                True,
+                d.online > 0,
+                self._offline(d),
+            )
+            for d in self._all
         )
         return Capabilities(self.board.name, domains, self.board.processors, "simulated")
 
@@ -175,6 +182,10 @@ class SimulatedDevice:
         for domain in chosen:
             domain.use_governor(governor, self._now_ns, speed_hz)
 
+    def clocks_hz(self) -> dict[str, int]:
+        """Clocks in effect now, by domain; 0 = off."""
+        return {d.name: d.actual_hz for d in self._all}
+
     def truth(self) -> Truth:
         """Everything as it is, for a judge; a manager must not see it."""
         return Truth(
@@ -184,7 +195,7 @@ class SimulatedDevice:
             self.energy_j,
             dict(self._rail_energy_j),
             self.temperature_c,
-            {d.name: d.actual_hz for d in self._all},
+            self.clocks_hz(),
             {d.name: d.utilization for d in self._all},
             tuple(d.name for d in self._all if d.throttled),
             tuple(d.name for d in self._all if d.gated),

@@ -18,6 +18,7 @@ from dynofa_ros.device.power import DomainTerms, domain_terms
 
 NEVER = 1 << 62
 NS = 1e-9
+IDLE_UTILIZATION = 1e-3  # PELT average below which no governor asks for more than the lowest clock
 
 
 class SimulatedDomain:
@@ -50,6 +51,7 @@ class SimulatedDomain:
         self._idle_since_ns = -NEVER
         self._pending: tuple[int, int] | None = None  # (due, clock)
         self._next_run_ns = NEVER
+        self._resting_ns: int | None = None  # the governor need not run until there is load
         self.band = self._start_band
         self.limit = limit
         self.use_governor(domain.governor, 0)
@@ -139,6 +141,7 @@ class SimulatedDomain:
         if not 0.0 <= flags[0] < math.inf:
             raise ValueError(f"slowdown of domain {self.name} must be >= 0, not {flags[0]}")
         self._settle(now_ns)
+        self._wake(now_ns)
         self._load = load
         self.slowdown, self._realtime, self._io_wait = flags
         if len(busy) > len(self._busy):
@@ -197,12 +200,30 @@ class SimulatedDomain:
         if not self.gated and self._gate_ns() <= now_ns:
             self.gated, changed = True, changed or "power"
         if self._next_run_ns <= now_ns:
+            state = self._state
             wanted_hz = self._decide(now_ns)
             self._next_run_ns = now_ns + self._period_ns
             if self._pending is None and wanted_hz != self.actual_hz:
                 self._pending = (now_ns + round(self.domain.transition_s / NS), wanted_hz)
+            elif state == self._state and self._nothing_to_do():
+                self._resting_ns, self._next_run_ns = now_ns, NEVER
         self._schedule()
         return changed
+
+    def _nothing_to_do(self) -> bool:
+        """Idle at the lowest clock: the governor would find the same every time."""
+        return (
+            self.actual_hz == self._limits.min_hz
+            and self._pending is None
+            and not (self.utilization or self._realtime or self._io_wait or self.domain.railgated)
+            and max(self._average) < IDLE_UTILIZATION
+        )
+
+    def _wake(self, now_ns: int) -> None:
+        """The governor runs again, at the instants at which it always did."""
+        if self._resting_ns is not None:
+            self._ran_ns = now_ns - (now_ns - self._resting_ns) % self._period_ns
+            self._next_run_ns, self._resting_ns = self._ran_ns + self._period_ns, None
 
     def _gate_ns(self) -> int:
         if not self.domain.railgated or self.utilization > 0.0:
@@ -259,7 +280,7 @@ class SimulatedDomain:
         table = self.table
         cap_hz = min(table[len(table) - 1 - self.throttle_step], self.limit.max_hz)
         limits = self._limits = Band(self.name, min(self.band.min_hz, cap_hz), min(self.band.max_hz, cap_hz))
-        self._pending, self._next_run_ns = None, NEVER
+        self._pending, self._next_run_ns, self._resting_ns = None, NEVER, None
         if self.online:
             if self._period_ns:
                 wanted_hz = floor_frequency(table, max(min(self.actual_hz, limits.max_hz), limits.min_hz))

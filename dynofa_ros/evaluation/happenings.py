@@ -65,6 +65,7 @@ def _happen(sim: Simulation, event: Event) -> None:
         sim.ask_for_step()
     elif isinstance(event, NewParameters):
         sim.parameters = event.parameters
+        sim.sample()  # from here on another cap holds
         sim.ask_for_step()
     elif isinstance(event, Load):
         sim.plant.set_load("load", event.processor, event.utilization, event.slowdown, sim.now_s)

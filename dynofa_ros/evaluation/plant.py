@@ -58,7 +58,7 @@ class Plant:
 
     def settle(self, now_s: float) -> None:
         """Jobs go on at the clocks that are in effect now."""
-        clocks = dict(self.device.truth().clocks_hz)
+        clocks = self.device.clocks_hz()
         if clocks == self.clocks_hz:
             return
         before, self.clocks_hz = self.clocks_hz, clocks

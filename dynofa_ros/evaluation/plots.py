@@ -18,13 +18,13 @@ WIDTH_IN, HEIGHT_IN, DPI = 10.0, 8.6, 110
 INK, MUTED, GRID = "#24292f", "#6e7781", "#d8dee4"
 PHASE_FILL = ("#ffffff", "#f3f6fa")
 APP_COLOURS = ("#0969da", "#8250df", "#1a7f37", "#bf8700", "#cf222e", "#1b7c83")
-LIMIT, MISS, HEAT = "#57606a", "#cf222e", "#d4622a"
+LIMIT, MISS, HEAT, SIMULATED = "#57606a", "#cf222e", "#d4622a", "#bf3989"
 DOMAIN_COLOURS = {"gpu": "#1a7f37", "npu": "#8250df", "emc": "#afb8c1"}
 CPU_COLOURS = ("#0969da", "#54aeff", "#1b7c83", "#0a3069", "#6639ba", "#4ac26b", "#bf8700", "#953800")
 
 
-def plot_timeline(run: Run, path: Path) -> None:
-    """Draw the run to a PNG file; its folder must exist."""
+def plot_timeline(run: Run, path: Path, simulated: Run | None = None) -> None:
+    """Draw the run to a PNG file; its folder must exist. simulated: the same run in simulation, dotted."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -46,6 +46,8 @@ def plot_timeline(run: Run, path: Path) -> None:
         _latency_panel(axes[0], run, origin)
         _accuracy_panel(axes[1], run, origin)
         _clock_panel(axes[2], run, origin)
+        if simulated is not None:
+            _draw_simulated(axes, simulated, origin)
         _power_panel(axes[3], run, origin)
         for axis in axes:
             _decorate(axis, found, origin)
@@ -171,6 +173,17 @@ def _power_panel(axis: Axes, run: Run, origin: int) -> None:
     handles, labels = axis.get_legend_handles_labels()
     more_handles, more_labels = heat.get_legend_handles_labels()
     _legend(axis, handles + more_handles, labels + more_labels)
+
+
+def _draw_simulated(axes: Sequence[Axes], run: Run, origin: int) -> None:
+    """What the simulator says: the sub-network of each application, and power."""
+    style: dict[str, Any] = {"color": SIMULATED, "lw": 1.2, "ls": ":"}
+    for index, (app, monitors) in enumerate(_by_app(run).items()):
+        accuracy = [100.0 * run.accuracy.get((app, m.subnet_id, m.processor), math.nan) for m in monitors]
+        label = "_" if index else "simulated"
+        axes[1].step(_seconds(monitors, origin), accuracy, where="post", label=label, **style)
+    power_w = [t.power_w for t in run.telemetry]
+    axes[3].plot(_seconds(run.telemetry, origin), power_w, label="simulated", **style)
 
 
 def _style(axis: Axes) -> None:

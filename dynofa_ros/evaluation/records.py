@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dynofa_ros.evaluation.bagfile import BagError, open_bag
 from dynofa_ros.evaluation.topics import ERRORS, GROUND_TRUTH, MANAGER_CPU, PHASE
+
+MARK_DELAY_NS = 100_000_000  # a mark may be recorded so much later than the first frames after it
 
 FrameKey = tuple[int, str]  # header.stamp in nanoseconds, header.frame_id
 
@@ -119,11 +121,12 @@ class Run:
 def read_run(path: Path, namespace: str | None = None) -> Run:
     """Read a bag. namespace: of the robot, e.g. `/robot1`; None = the only one in the bag.
 
+    What came before the first mark, a demo's start and warm-up, is left out.
     Raises BagError if the bag cannot be read, holds several namespaces, or holds no run of this package.
     """
     run = Run()
     with open_bag(path) as reader:
-        root = _root(path, {c.topic for c in reader.connections}, namespace)
+        root = robot_root(path, {c.topic for c in reader.connections}, namespace)
         collectors = {(c.topic, c.msgtype): collector(root, c.topic, c.msgtype) for c in reader.connections}
         chosen = [c for c in reader.connections if collectors[c.topic, c.msgtype]]
         run.has_ground_truth = any(c.topic == f"{root}/{GROUND_TRUTH}" for c in chosen)
@@ -131,7 +134,7 @@ def read_run(path: Path, namespace: str | None = None) -> Run:
             collect = collectors[connection.topic, connection.msgtype]
             assert collect is not None
             collect(run, time_ns, reader.deserialize(raw, connection.msgtype))
-    return run
+    return from_first_mark(run)
 
 
 def collector(root: str, topic: str, message_type: str) -> Collector | None:
@@ -150,7 +153,7 @@ def collector(root: str, topic: str, message_type: str) -> Collector | None:
     return None
 
 
-def _root(path: Path, topics: set[str], namespace: str | None) -> str:
+def robot_root(path: Path, topics: set[str], namespace: str | None) -> str:
     """Prefix of the robot's topics: empty, or `/robot1`."""
     pattern = re.compile(
         r"(?P<root>.*)/(perception/[^/]+/monitor|dynofa/device/telemetry|dynofa/manager/decision)"
@@ -166,6 +169,31 @@ def _root(path: Path, topics: set[str], namespace: str | None) -> str:
     if len(roots) > 1:
         raise BagError(f"{path} holds several namespaces ({_names(roots)}); choose one with --namespace")
     return roots[0]
+
+
+def from_first_mark(run: Run) -> Run:
+    """The run without its warm-up. What the device told last before the mark still holds and is kept."""
+    if not run.marks:
+        return run
+    start_ns = run.marks[0].time_ns - MARK_DELAY_NS
+
+    def later(records: list[Any]) -> list[Any]:
+        return [record for record in records if record.time_ns >= start_ns]
+
+    def last_and_later(records: list[Any]) -> list[Any]:
+        return [record for record in records if record.time_ns < start_ns][-1:] + later(records)
+
+    return replace(
+        run,
+        monitors=later(run.monitors),
+        results=later(run.results),
+        truths=later(run.truths),
+        telemetry=last_and_later(run.telemetry),
+        clocks=last_and_later(run.clocks),
+        decisions=later(run.decisions),
+        command_times_ns=[time_ns for time_ns in run.command_times_ns if time_ns >= start_ns],
+        manager_cpu=later(run.manager_cpu),
+    )
 
 
 def _names(roots: list[str]) -> str:

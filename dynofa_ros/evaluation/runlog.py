@@ -31,4 +31,6 @@ class Run:
     knobs: list[tuple[float, str, Knob]] = field(default_factory=list)  # in force from then on
     clocks: list[tuple[float, str, int]] = field(default_factory=list)  # in effect from then on
     bands: list[tuple[float, str, int, int]] = field(default_factory=list)  # commanded
-    decisions_s: list[float] = field(default_factory=list)  # processor time of each step on this computer
+    # Processor time on this computer: of each step, of each frame that made the policy turn a knob; of all
+    decisions_s: list[float] = field(default_factory=list)
+    manager_s: float = 0.0

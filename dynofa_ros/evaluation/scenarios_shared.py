@@ -52,7 +52,8 @@ def s2(board: Board) -> list[Scene]:
         feasible=((1.0, 60.0),),
         notes=("no nvpmodel mode: six cores at up to 1.9 GHz, the clock of the CPU library",),
     )
-    mixed = (replace(on_gpu[0], movable=False), replace(on_cpu[1], movable=False))
+    on_gpu = tuple(replace(app, movable=False) for app in on_gpu)
+    mixed = (on_gpu[0], replace(on_cpu[1], movable=False))
     return [
         base,
         replace(
@@ -66,7 +67,7 @@ def s2(board: Board) -> list[Scene]:
                 "its policies run the smallest that has the accuracy (c13_r208)",
             ),
         ),
-        replace(base, name="S2 gpu", title="two applications on the GPU, 6 Hz", apps=on_gpu),
+        replace(base, name="S2 gpu", title="two applications fixed to the GPU, 6 Hz", apps=on_gpu),
         replace(base, name="S2 fixed", title="one application fixed to the GPU, one to the CPU", apps=mixed),
     ]
 

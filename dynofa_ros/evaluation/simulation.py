@@ -24,7 +24,7 @@ from dynofa_ros.evaluation.scene import AppView, Command, FrameRecord, Observati
 from dynofa_ros.evaluation.traces import draw
 from dynofa_ros.manager.types import Input, Message, SubnetCondition, Telemetry
 
-TELEMETRY_S = 0.1
+TELEMETRY_S = 0.0997  # 10 Hz, but not in step with cameras: samples must not all meet one phase of a frame
 COMMAND_S = 0.001  # from a decision to the knob
 EVENT_DELAY_S = 0.02  # events that come together are answered together
 MAX_INPUTS = 2000
@@ -75,7 +75,7 @@ class Simulation:
             self._go_on(end_s)
         for robot in self.robots.values():
             self.log.frames += robot.late(end_s)
-        self._sample()
+        self.sample()
         return self.log
 
     def _go_on(self, end_s: float) -> None:
@@ -144,8 +144,12 @@ class Simulation:
         self._take(robot)
 
     def _tell(self, record: FrameRecord) -> None:
-        if "manager_paused" not in self.faults:
-            self._obey(self._policy.on_frame(record))
+        if "manager_paused" in self.faults:
+            return
+        before_s = time.thread_time()
+        command = self._policy.on_frame(record)
+        self._decided(time.thread_time() - before_s, command is not None)
+        self._obey(command)
 
     # --- the policy ----------------------------------------------------------------------------
 
@@ -175,10 +179,15 @@ class Simulation:
         observation = Observation(
             trigger, inputs, views, self.parameters, self._capabilities, clocks, self._telemetry
         )
-        before_s = time.process_time()
+        before_s = time.thread_time()
         command = self._policy.step(self.now_s, observation)
-        self.log.decisions_s.append(time.process_time() - before_s)
+        self._decided(time.thread_time() - before_s, True)
         self._obey(command)
+
+    def _decided(self, spent_s: float, counts: bool) -> None:
+        self.log.manager_s += spent_s
+        if counts:
+            self.log.decisions_s.append(spent_s)
 
     def _obey(self, command: Command | None) -> None:
         if command is None:
@@ -249,9 +258,10 @@ class Simulation:
         self.publish(DEVICE + "telemetry", self._telemetry)
         if self._told_hz is not self.plant.clocks_hz:
             self._publish_clocks()
-        self._sample()
+        self.sample()
 
-    def _sample(self) -> None:
+    def sample(self) -> None:
+        """Writes the truth down for the judge."""
         truth = self.plant.truth()
         self.log.samples.append(
             Sample(

@@ -6,10 +6,14 @@ accuracies. Results do not depend on the number of processes or on their order.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import isfinite, nan
 from typing import Any
@@ -31,10 +35,10 @@ from dynofa_ros.evaluation.simulation import simulate
 OURS, STATIC, ORACLE = "ours", "B4", "O1q"
 PARTS = ("ours_subnet", "ours_dvfs", "ours_mapping")
 SHOWN = (OURS, STATIC, "B6", ORACLE)  # whose runs of the first seed are kept for pictures
-NOISE_FREE, PAPER = "noise-free", "paper"
+NOISE_FREE, PAPER, SWEEP = "noise-free", "paper", "sweep "
 FASTER, FLOOR = "S1 faster", "S1 floor"
 PAPER_SHARE = 0.91  # the paper's 9 % less latency than the baseline
-ORACLE_SCENES = ("S1", "S4", "S6")
+ORACLE_SCENES = ("S1", "S1 D70", "S1 D150", "S4", "S6")
 PART_SCENES = ("S1", "S2", "S2 half", "S2 gpu", "S2 fixed", "S4", "S6", "S9", "S11")
 SWEEP_SCENES, SWEEP_POLICIES = ("S1", "S2 half", "S4"), ("B1", STATIC, OURS, ORACLE)
 FEW_SEEDS = 3
@@ -116,13 +120,13 @@ def plan(names: Sequence[str], policies: Sequence[str], seeds: int, *, quick: bo
         jobs += [Job(PAPER, floor_scene(named["S1"]), seed, ("B1", STATIC)) for seed in range(seeds)]
     for name, board in power_variants(evaluation_board()).items():
         changed = (replace(named[n], board=board, real_board=None) for n in SWEEP_SCENES if n in named)
-        jobs += [Job(f"sweep {name}", scene, seed, SWEEP_POLICIES) for scene in changed for seed in few]
+        jobs += [Job(SWEEP + name, scene, seed, SWEEP_POLICIES) for scene in changed for seed in few]
     return jobs
 
 
 def faster_scene(scene: Scene) -> Scene:
     """S1 with 91 % of the median latency of B4 as the deadline of ours."""
-    frames = simulate(scene, make_policy(STATIC), 0).frames
+    frames = _simulate(scene, STATIC, 0).frames
     median_ms = float(np.median([f.latency_ms for f in frames if isfinite(f.latency_ms)]))
     return steady(scene.board, round(PAPER_SHARE * median_ms, 1), FASTER)
 
@@ -176,21 +180,47 @@ def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, tuple[li
     if workers <= 1:
         yield from ((number, run_job(job)) for number, job in enumerate(jobs))
         return
-    # The long ones first, so that the processes end together.
-    order = sorted(range(len(jobs)), key=lambda n: -jobs[n].scene.duration_s * len(jobs[n].policies))
+    order = sorted(range(len(jobs)), key=lambda number: -_size(jobs[number]))  # so that they end together
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
-        futures = {pool.submit(run_job, jobs[number]): number for number in order}
+    with ProcessPoolExecutor(workers, context, initializer=_prepare_worker) as pool:
         try:
+            futures = {pool.submit(run_job, jobs[number]): number for number in order}
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        except BaseException:
+        except BaseException as error:
+            for process in multiprocessing.active_children():
+                process.terminate()  # or the end would wait for the simulations under way
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise RuntimeError(
+                    "a worker process died (killed, or out of memory); try --jobs 1"
+                ) from error
             raise
 
 
-def _one_thread() -> None:
+def _size(job: Job) -> float:
+    return job.scene.duration_s * len(job.policies) * len(job.scene.apps)
+
+
+def _prepare_worker() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Garbage is collected between simulations, never within the time that a decision takes."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _simulate(scene: Scene, policy: str, seed: int) -> Run:
+    with _no_collection():
+        return simulate(scene, make_policy(policy), seed)
 
 
 def run_job(job: Job) -> tuple[list[Score], list[Run]]:
@@ -198,10 +228,10 @@ def run_job(job: Job) -> tuple[list[Score], list[Run]]:
     ordered = sorted(job.policies, key=lambda name: name != ORACLE)
     reference = None
     if job.scene.steps and ORACLE not in ordered and job.group == "main":
-        reference = accuracies(simulate(job.scene, make_policy(ORACLE), job.seed))
+        reference = accuracies(_simulate(job.scene, ORACLE, job.seed))
     scores, kept = {}, []
     for name in ordered:
-        run = simulate(job.scene, make_policy(name), job.seed)
+        run = _simulate(job.scene, name, job.seed)
         if name == ORACLE:
             reference = accuracies(run)
         scores[name] = score(run, reference)

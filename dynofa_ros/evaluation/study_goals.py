@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import isfinite, isnan, nan
+from math import inf, isfinite, isnan, nan
+from statistics import median
 
-import numpy as np
-
+from dynofa_ros.evaluation.scenarios import scenario_of
 from dynofa_ros.evaluation.score import SETTLED_FRAMES
 from dynofa_ros.evaluation.study import (
     FASTER,
@@ -27,6 +27,7 @@ from dynofa_ros.evaluation.study import (
 )
 
 EQUAL_MISS_POINTS = 1.0
+EQUAL_POWER = 1.02
 STEADY_SCENES = ("S1", "S1 D70", "S1 D150", "S3", "S4", "S6", "S8", "S11", "S12")
 STEP_SCENES = ("S3", "S4", "S6", "S8", "S11", "S12")
 CALM_SCENES = ("S1", "S1 D70", "S1 D150", "S2", "S2 half", "S2 gpu", "S2 fixed", "S4", "S6", "S8")
@@ -70,7 +71,7 @@ def goals(study: Study) -> list[Goal]:
         _heat(study),
         _reversals(study),
         _class0(study),
-        _worst(study, "decision_p99_ms", "<= 1 ms", ("S7", "S9"), "decision_p99_ms", 1.0),
+        _decision(study),
         Goal("manager_cpu_percent", "< 1 % of a core", nan, None, False, "measured in the live demo"),
         *_paper(study),
     ]
@@ -107,7 +108,8 @@ def _energy(study: Study, name: str, group: str, limit: float) -> Goal:
             unequal.append(f"{scene} {change:+.2f} % at {misses[0]:.1f} against {misses[1]:.1f} % misses")
     note = _by_scene(values, " %") + ("; not equal: " + ", ".join(unequal) if unequal else "")
     value = max((v for _, v in values), default=nan)
-    return _judged(name, f"<= +{limit:.0f} %", value, value <= limit and not unequal, note)
+    met = value <= limit and not unequal
+    return Goal(name, f"<= +{limit:.0f} %", value, met if values or unequal else None, True, note)
 
 
 def _accuracy(study: Study) -> Goal:
@@ -119,7 +121,8 @@ def _accuracy(study: Study) -> Goal:
     if isfinite(value):
         note = f"energy {ours[1]:.0f} against {oracle[1]:.0f} J, "
         note += f"misses {misses[0]:.1f} against {misses[1]:.1f} %"
-    met = value <= 0.5 and misses[0] - misses[1] <= EQUAL_MISS_POINTS
+    fair = misses[0] - misses[1] <= EQUAL_MISS_POINTS and ours[1] <= EQUAL_POWER * oracle[1]
+    met = value <= 0.5 and fair
     return _judged("accuracy_vs_o1q_points", "<= 0.5 points below", value, met, note)
 
 
@@ -149,13 +152,13 @@ def _settle_targets(study: Study) -> Goal:
 
 def _median(values: Sequence[float]) -> tuple[float, str]:
     """Median, and how the values are spread; a step that never settles counts as infinite."""
-    if not values:
+    known = sorted(value for value in values if not isnan(value))
+    if not known:
         return nan, ""
-    known = sorted(value if isfinite(value) else np.inf for value in values)
-    never = sum(value == np.inf for value in known)
+    never = sum(value == inf for value in known)
     p90 = known[min(len(known) - 1, int(0.9 * len(known)))]
     note = f"p90 {p90:.0f}, {never} of {len(known)} never had {SETTLED_FRAMES} good frames in a row"
-    return float(np.median(known)), note
+    return median(known), note
 
 
 def _cap(study: Study) -> Goal:
@@ -176,8 +179,8 @@ def _heat(study: Study) -> Goal:
 def _reversals(study: Study) -> Goal:
     values = [(scene, study.mean(scene, OURS, "reversals_per_min")) for scene in CALM_SCENES]
     value = max((v for _, v in values if isfinite(v)), default=nan)
-    still = study.mean("S1", OURS, "reversals_per_min") == 0.0
-    met = value < 2.0 and (still or not study.has("S1", OURS))
+    still = all(value == 0.0 for scene, value in values if scenario_of(scene) == "S1" and isfinite(value))
+    met = value < 2.0 and still
     return _judged("reversals_per_min", "< 2 steady, 0 in S1", value, met, _by_scene(values))
 
 
@@ -187,19 +190,35 @@ def _class0(study: Study) -> Goal:
     return _judged("class0_miss_percent", "< 1 %", value, value < 1.0, _by_scene(values, " %"))
 
 
+def _decision(study: Study) -> Goal:
+    """With eight applications; the median over the seeds, because the computer may be busy with more."""
+    values = []
+    for scene in _ran(study, ("S7", "S9")):
+        known = [v for v in study.values(scene, OURS, "decision_p99_ms") if isfinite(v)]
+        values.append((scene, median(known) if known else nan))
+    value = max((v for _, v in values if isfinite(v)), default=nan)
+    note = _by_scene(values, " ms")
+    note += " of processor time, on the computer that ran the evaluation" if note else ""
+    return _judged("decision_p99_ms", "<= 1 ms", value, value <= 1.0, note)
+
+
 def _ran(study: Study, scenes: Sequence[str]) -> list[str]:
     return [scene for scene in scenes if study.has(scene, OURS)]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Ours beside a baseline, for a published figure; scenes with the group that they were run in."""
+    """Ours beside a baseline, for a published figure; scenes with the group that they were run in.
+
+    ``instead``: the same where the baseline is not overloaded.
+    """
 
     goal: str
     published: str
     ours: tuple[str, str]
     other: tuple[str, str]
     policy: str
+    instead: Pair | None = None
 
     def change(self, study: Study, key: str) -> float:
         """Change against the baseline in percent, mean over the seeds."""
@@ -213,14 +232,15 @@ class Pair:
 
 
 SINGLE, TWO = "-19 % energy, -9 % latency", "-89 % energy, -23 % latency"
+HALF = Pair("", TWO, ("S2 half", "main"), ("S2 half", "main"), STATIC)
 PAIRS = (
     Pair("paper_s1_vs_b4", SINGLE, (FASTER, PAPER), ("S1", "main"), STATIC),
     Pair("paper_s1_vs_b1", "-16.5 % energy", (FASTER, PAPER), ("S1", "main"), "B1"),
-    Pair("paper_s2a_vs_b4", TWO, ("S2", "main"), ("S2", "main"), STATIC),
+    Pair("paper_s2a_vs_b4", TWO, ("S2", "main"), ("S2", "main"), STATIC, HALF),
     # The same with other choices of what the baseline runs; not goals, but in the report.
     Pair("", SINGLE, ("S1", "main"), ("S1", "main"), STATIC),
     Pair("", SINGLE, ("S1", "main"), (FLOOR, PAPER), STATIC),
-    Pair("", TWO, ("S2 half", "main"), ("S2 half", "main"), STATIC),
+    HALF,
     Pair("", TWO, ("S2 gpu", "main"), ("S2 gpu", "main"), STATIC),
     Pair("", TWO, ("S2 fixed", "main"), ("S2 fixed", "main"), STATIC),
 )
@@ -231,14 +251,16 @@ def _paper(study: Study) -> list[Goal]:
     found = []
     for pair in PAIRS:
         if pair.goal:
-            energy = [pair.change(study, f"energy_j.{accounting}") for accounting in ACCOUNTINGS]
-            found.append(
-                Goal(pair.goal, pair.published, energy[0], None, False, _spelled(study, pair, energy))
-            )
+            value = pair.change(study, "energy_j.all_rails")
+            note, other = _spelled(study, pair), pair.instead and _spelled(study, pair.instead)
+            if pair.instead and other:
+                note += f"; {pair.instead.ours[0]}: {other}"
+            found.append(Goal(pair.goal, pair.published, value, None, False, note))
     return found
 
 
-def _spelled(study: Study, pair: Pair, energy: Sequence[float]) -> str:
+def _spelled(study: Study, pair: Pair) -> str:
+    energy = [pair.change(study, f"energy_j.{accounting}") for accounting in ACCOUNTINGS]
     if not isfinite(energy[0]):
         return ""
     named = zip(ACCOUNTINGS, energy, strict=True)

@@ -12,16 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dynofa_ros.manager import kernel
 from dynofa_ros.manager.grid import Asked, Grid, Indices
 from dynofa_ros.manager.problem import LOAD_CEILING, Array
 
 MAX_FREE_APPS = 8  # applications with a choice of processor; 3^8 = 6561 splits
 ROUNDING = 1e-9  # what `best_for` promises must survive the other order of summation in `solve`
+NEVER_W = 1e300  # what cannot be done; a sum of some is still a number
+NO_LIMIT_W = 1e250
 
 
 @dataclass(frozen=True)
@@ -41,44 +42,25 @@ def solve(
     ``power``, ``load``: whether the power limit and the load ceiling hold. ``background``: whether others
     must not be starved by a low clock; at the top clock there is nothing more to give them.
     """
-    ceiling = LOAD_CEILING if load else inf
-    others_ceiling = LOAD_CEILING if background else inf
-    native = kernel.load()
-    if native is not None and grid.native is not None:
-        found = native.least_power(grid.native, wanted.native(), ceiling, others_ceiling)
-    else:
-        found = _least_power(grid, *grid.loads(wanted), ceiling, others_ceiling)
-    power_w, mapping, rows = found[0] + grid.constant_w, found[1], found[2]
-    if not power_w < inf or (power and power_w > grid.limit_w):
+    if grid.parts:
+        points = [solve(part, wanted, power=power, load=load, background=background) for part in grid.parts]
+        return min((p for p in points if p is not None), key=lambda p: p.power_w, default=None)
+    free = tuple(app for app in range(len(wanted.level)) if not grid.pins or grid.pins[app] < 0)
+    tables = _workspace(len(grid.base_w), len(free))
+    if not tables.ask(grid, wanted, free, LOAD_CEILING if load else inf):
         return None
-    used = zip(grid.names, grid.slices, rows, strict=True)
-    levels = {name: row - place.start for name, place, row in used if row >= 0}
+    subsets, power_w = tables.cheapest(background)
+    power_w += grid.constant_w
+    if not power_w < NO_LIMIT_W or (power and power_w > grid.limit_w):
+        return None
+    mapping, levels = list(grid.pins or (-1,) * len(wanted.level)), {}
+    for k, (name, place, subset) in enumerate(zip(grid.names, grid.slices, subsets, strict=True)):
+        for bit, app in enumerate(free):
+            if subset >> bit & 1:
+                mapping[app] = k
+        if k in mapping or k == grid.held:
+            levels[name] = grid.first[k] + int(tables.priced[place, subset].argmin())
     return Point(tuple(grid.names[k] for k in mapping), levels, power_w)
-
-
-def _least_power(
-    grid: Grid, own: Array, limit: Array, ceiling: float, others_ceiling: float
-) -> tuple[float, list[int], list[int]]:
-    """As `Kernel.least_power`: power, processor per application, row per processor."""
-    nothing: tuple[float, list[int], list[int]] = (inf, [], [])
-    hosting = _hosting(grid, own, limit, range(len(own)))
-    if hosting is None:
-        return nothing
-    tables = _tabulate(grid, own, limit, hosting, ceiling, others_ceiling)
-    subsets, power_w = _partition(tables.least_w)
-    if not power_w < inf:
-        return nothing
-    mapping = [0] * len(own)
-    for app, processor in hosting.fixed:
-        mapping[app] = processor
-    rows = []
-    for k, (place, subset) in enumerate(zip(grid.slices, subsets, strict=True)):
-        members = [app for bit, app in enumerate(hosting.free) if subset >> bit & 1]
-        for app in members:
-            mapping[app] = k
-        used = bool(members) or k in hosting.taken
-        rows.append(place.start + int(tables.power_w[place, subset].argmin()) if used else -1)
-    return power_w, mapping, rows
 
 
 def best_for(
@@ -89,180 +71,170 @@ def best_for(
     The demands of all others stay; mapping and clocks are free. ``relaxed``: without its deadline. None =
     not even the last divider and level.
     """
-    native = kernel.load()
-    if native is not None and grid.native is not None:
-        return native.best_for(
-            grid.native,
-            wanted.native(),
-            app,
-            dividers,
-            relaxed=relaxed,
-            ceiling=LOAD_CEILING,
-            rounding=1.0 + ROUNDING,
-        )
-    budget_ms = inf if relaxed else float(grid.budget_ms[app])
-    scale = [divider / float(grid.load_per_ms[app]) for divider in dividers]
-    longest = _longest_ms(grid, wanted, app, budget_ms, scale)
-    if longest is None:
+    if grid.parts:
+        found = [best_for(p, wanted, app, dividers, relaxed=relaxed) for p in grid.parts]
+        return min((f for f in found if f is not None), default=None)
+    free = tuple(n for n in range(len(wanted.level)) if n == app or not grid.pins or grid.pins[n] < 0)
+    tables = _workspace(len(grid.base_w), len(free))
+    if not tables.ask(grid, wanted, free, LOAD_CEILING, but=app):
         return None
-    time_ms = grid.time_ms[app] * grid.slowdown[app] * (1.0 + ROUNDING)
-    if grid.pins and grid.pins[app] >= 0:
-        time_ms[:, grid.row_processor != grid.pins[app]] = inf
-    for divider, most_ms in zip(dividers, longest, strict=True):
-        fits = ((time_ms <= most_ms) & np.isfinite(time_ms)).any(axis=1)
+    room, in_time = tables.room(free.index(app), None if relaxed else grid.deadline[app])
+    load = grid.load[app] * (1.0 + ROUNDING)
+    for divider in dividers:
+        allowed = np.minimum(room * divider, in_time) if in_time is not None else room * divider
+        fits = (load <= allowed.max(axis=0)).any(axis=1)
         if fits.any():
             return divider, int(fits.argmax())
     return None
 
 
-def _longest_ms(
-    grid: Grid, wanted: Asked, app: int, budget_ms: float, scale: Sequence[float]
-) -> Array | None:
-    """Longest time of an application at every row beside the others, one line per ``scale``."""
-    own, limit = grid.loads(wanted)
-    hosting = _hosting(grid, own, limit, [n for n in range(len(own)) if n != app])
-    if hosting is None:
-        return None
-    tables = _tabulate(grid, own, limit, hosting, LOAD_CEILING, inf)
-    room = _room(grid, tables)
-    in_time_ms = budget_ms / (grid.margin[app][:, None] * (1.0 + grid.contention[:, None] * tables.load))
-    in_time_ms[tables.load == inf] = 0.0
-    return np.stack([np.minimum(room * ms_per_load, in_time_ms).max(axis=1) for ms_per_load in scale])
+class Tables:
+    """Load, load limit and power for every subset of the free applications (lines) at every row (columns).
+
+    Those that may not move are in the empty subset already.
+    """
+
+    def __init__(self, rows: int, bits: int) -> None:
+        self.priced = np.empty((rows, 1 << bits))  # power where everything holds; transposed
+        self._both = np.empty((2, 1 << bits, rows))
+        self._load, self._power = self._both
+        self._most, self._never = (np.empty((1 << bits, rows)) for _ in range(2))
+        self._broken = np.empty((1 << bits, rows), dtype=bool)
+        self._joint: dict[tuple[int, ...], Array] = {}
+        self._gain, self._spare = (np.empty((1 << bits, rows)) for _ in range(2))
+        self._asked: tuple[Any, ...] = ()
+        self._grid: Grid
+        self._taken: set[int] = set()
+        self._background = self._roomy = False
+
+    def ask(self, grid: Grid, wanted: Asked, free: tuple[int, ...], ceiling: float, but: int = -1) -> bool:
+        """Makes them the tables of these demands; False = someone, ``but`` for one, fits nowhere."""
+        asked = (grid, wanted.key(), free, ceiling)
+        if asked == self._asked:
+            return True
+        own, limit = grid.loads(wanted)
+        fits: list[bool] = np.any(own <= limit, axis=1).tolist()
+        if any(not fit for app, fit in enumerate(fits) if app != but):
+            return False
+        self._grid, self._asked, self._background = grid, asked, False
+        self._taken = {pin for app, pin in enumerate(grid.pins) if app not in free}
+        self._fill(own, limit, free, ceiling)
+        self._price()
+        return True
+
+    def _fill(self, own: Array, limit: Array, free: tuple[int, ...], ceiling: float) -> None:
+        grid = self._grid
+        load, power, most = self._load, self._power, self._most
+        both, steps = self._both, np.stack((own, own * grid.slope_w))[:, :, None]
+        load[0], power[0], most[0] = 0.0, grid.base_w, ceiling
+        for app, pin in enumerate(grid.pins):
+            if app not in free:
+                place = grid.slices[pin]
+                load[0, place] += own[app, place]
+                power[0, place] += steps[1, app, 0, place]
+                most[0, place] = np.minimum(most[0, place], limit[app, place])
+        for bit, app in enumerate(free):
+            half = 1 << bit
+            np.add(both[:, :half], steps[:, app], out=both[:, half : 2 * half])
+            np.minimum(most[:half], limit[app], out=most[half : 2 * half])
+
+    def _price(self) -> None:
+        """Least power of every subset on every processor."""
+        broken, never, grid = self._broken, self._never, self._grid
+        np.greater(self._load, self._most, out=broken)
+        if self._background:
+            broken |= (self._load + grid.background > LOAD_CEILING) & grid.below_top
+        np.multiply(broken, NEVER_W, out=never)
+        never += self._power
+        np.copyto(self.priced, never.T)  # the least of adjacent lines is found several times faster
+        self._joint.clear()
+        self._roomy = False
+        for k, (place, idle_w) in enumerate(zip(grid.slices, grid.idle_w, strict=True)):
+            least_w = self._joint[k,] = np.minimum.reduce(self.priced[place], axis=0)
+            if k not in self._taken:
+                least_w[0] = idle_w
+
+    def joint_w(self, processors: tuple[int, ...]) -> Array:
+        """Least power of every subset, spread over some processors."""
+        known = self._joint.get(processors)
+        if known is None:
+            known = _min_plus(self.joint_w(processors[:-1]), self._joint[processors[-1:]])
+            self._joint[processors] = known
+        return known
+
+    def cheapest(self, background: bool) -> tuple[list[int], float]:
+        """Split of all applications with the least power: one subset (bit mask) per processor."""
+        if background != self._background:
+            self._background = background
+            self._price()
+        count = len(self._grid.slices)
+        rest = self.priced.shape[1] - 1
+        subsets = [0] * count
+        total = float(self._joint[0,][rest]) if count == 1 else inf
+        for k in range(count - 1, 0, -1):
+            parts = _subsets(rest)
+            costs = self.joint_w(tuple(range(k)))[rest ^ parts] + self._joint[k,][parts]
+            best = int(costs.argmin())
+            if k == count - 1:
+                total = float(costs[best])
+            subsets[k] = int(parts[best])
+            rest ^= subsets[k]
+        subsets[0] = rest
+        return subsets, total
+
+    def room(self, bit: int, deadline: Array | None) -> tuple[Array, Array | None]:
+        """Load that one application may bring to a subset of the others; subsets without it x rows.
+
+        The second: load at which it is late there, None without a deadline.
+        """
+        grid = self._grid
+        if self._background:
+            self._background = False
+            self._price()
+        if not self._roomy:
+            np.subtract(self._most, self._load, out=self._spare)
+            np.multiply(self._load, grid.contention, out=self._gain)
+            self._gain += 1.0
+            self._roomy = True
+        without, complement = _others(len(self._load), bit)
+        watts = self._power.take(without, axis=0)
+        limit_w = min(grid.limit_w, NO_LIMIT_W) - grid.constant_w
+        everywhere = tuple(range(len(grid.slices)))
+        for k, place in enumerate(grid.slices):
+            elsewhere = everywhere[:k] + everywhere[k + 1 :]
+            rest_w = self.joint_w(elsewhere) if elsewhere else _nobody(len(self._load))
+            np.subtract((limit_w - rest_w[complement])[:, None], watts[:, place], out=watts[:, place])
+        watts /= grid.slope_w
+        room = np.minimum(watts, self._spare.take(without, axis=0), out=watts)
+        return room, None if deadline is None else deadline / self._gain.take(without, axis=0)
 
 
-def _room(grid: Grid, tables: _Tables) -> Array:
-    """Load that a newcomer may bring, rows x subsets of others that share its processor."""
-    rests = _rests(grid, tables)
-    for k, place in enumerate(grid.slices):
-        left_w = np.where(np.isfinite(rests[k]), grid.limit_w - grid.constant_w - rests[k], -inf)
-        np.divide(left_w - grid.base_w[place], grid.slope_w[place], out=tables.power_w[place])
-    room = np.minimum(tables.power_w, tables.limit, out=tables.power_w)
-    room -= tables.load
-    room[tables.load == inf] = -inf
-    return room
-
-
-def _rests(grid: Grid, tables: _Tables) -> list[Array]:
-    """Per processor and subset that it hosts: least power of hosting all others elsewhere."""
-    size = tables.load.shape[1]
-    alone = np.full(size, inf)
-    alone[0] = 0.0
-    rests = []
-    for k in range(len(grid.names)):
-        others = [least for j, least in enumerate(tables.least_w) if j != k]
-        total = others[0] if others else alone
-        for least in others[1:]:
-            total = _min_plus(total, least)
-        rests.append(total[::-1])  # the complement of S is full - S
-    return rests
-
-
-@dataclass(frozen=True)
-class _Hosting:
-    """Applications that only one processor can take, and those with a choice."""
-
-    fixed: tuple[tuple[int, int], ...]
-    free: tuple[int, ...]
-
-    @property
-    def taken(self) -> set[int]:
-        return {processor for _, processor in self.fixed}
-
-
-@dataclass(frozen=True)
-class _Tables:
-    """Rows x subsets of the free applications; ``least_w``: least power per processor and subset."""
-
-    load: Array
-    limit: Array
-    power_w: Array
-    least_w: list[Array]
-
-
-def _hosting(grid: Grid, own: Array, limit: Array, apps: Sequence[int]) -> _Hosting | None:
-    """Who can go where at all; None if someone cannot go anywhere."""
-    starts = [place.start for place in grid.slices]
-    possible = np.logical_or.reduceat(own <= limit, starts, axis=1).tolist()
-    fixed, free = [], []
-    for app in apps:
-        places = [k for k, fits in enumerate(possible[app]) if fits]
-        if not places:
-            return None
-        if len(places) == 1:
-            fixed.append((app, places[0]))
-        else:
-            free.append(app)
-    return _Hosting(tuple(fixed), tuple(free))
-
-
-def _tabulate(
-    grid: Grid, own: Array, limit: Array, hosting: _Hosting, ceiling: float, others_ceiling: float
-) -> _Tables:
-    """Load, load limit and power of every row for every subset of the free applications."""
-    load, least, power, mask = _workspace(len(grid.row_processor), 1 << len(hosting.free))
-    load[:, 0], least[:, 0] = 0.0, ceiling
-    for app, processor in hosting.fixed:
-        place = grid.slices[processor]
-        load[place, 0] += own[app, place]
-        np.minimum(least[place, 0], limit[app, place], out=least[place, 0])
-    members = list(hosting.free)
-    _double(load, least, own[members], limit[members])
-    np.multiply(load, grid.slope_w, out=power)
-    power += grid.base_w
-    np.greater(load, least, out=mask)
-    if others_ceiling < inf:
-        mask |= (load + grid.background > others_ceiling) & grid.below_top
-    np.copyto(power, inf, where=mask)
-    least_w = [np.minimum.reduce(power[place], axis=0) for place in grid.slices]
-    for k, idle_w in enumerate(grid.idle_w):
-        if k not in hosting.taken:
-            least_w[k][0] = idle_w
-    return _Tables(load, least, power, least_w)
-
-
-def _double(load: Array, least: Array, own: Array, limit: Array) -> None:
-    """Fills tables over subsets (last axis) from the empty one on; applications on the last axis but one."""
-    for bit in range(own.shape[-2]):
-        half = 1 << bit
-        np.add(load[..., :half], own[..., bit, :, None], out=load[..., half : 2 * half])
-        np.minimum(least[..., :half], limit[..., bit, :, None], out=least[..., half : 2 * half])
+@lru_cache(maxsize=64)
+def _others(subsets: int, bit: int) -> tuple[Indices, Indices]:
+    """Subsets without one application, and what of the others is not in them."""
+    without = np.array([mask for mask in range(subsets) if not mask >> bit & 1], dtype=np.int64)
+    return without, (subsets - 1 - (1 << bit)) ^ without
 
 
 @lru_cache(maxsize=32)  # fresh memory of this size costs more than what is computed in it
-def _workspace(rows: int, subsets: int) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
-    return (
-        np.empty((rows, subsets)),
-        np.empty((rows, subsets)),
-        np.empty((rows, subsets)),
-        np.empty((rows, subsets), dtype=bool),
-    )
+def _workspace(rows: int, bits: int) -> Tables:
+    return Tables(rows, bits)
 
 
-def _partition(tables: Sequence[Array]) -> tuple[list[int], float]:
-    """Split of the full set over the tables with the least sum: one subset (bit mask) per table."""
-    full = len(tables[0]) - 1
-    sums = [tables[0]]
-    for table in tables[1:-1]:
-        sums.append(_min_plus(sums[-1], table))
-    subsets = [0] * len(tables)
-    rest = full
-    total = float(sums[-1][full]) if len(tables) == 1 else inf
-    for k in range(len(tables) - 1, 0, -1):
-        parts = _subsets(rest)
-        costs = sums[k - 1][rest ^ parts] + tables[k][parts]
-        best = int(costs.argmin())
-        if k == len(tables) - 1:
-            total = float(costs[best])
-        subsets[k] = int(parts[best])
-        rest ^= subsets[k]
-    subsets[0] = rest
-    return subsets, total
+def _nobody(subsets: int) -> Array:
+    """Power of hosting a subset on no processor at all."""
+    power_w = np.full(subsets, NEVER_W)
+    power_w[0] = 0.0
+    return power_w
 
 
 def _min_plus(left: Array, right: Array) -> Array:
     """out[S] = min over A within S of left[S - A] + right[A]."""
-    rests, parts, starts = _splits(len(left))
-    sums: Array = np.minimum.reduceat(left[rests] + right[parts], starts)
+    rests, parts, starts, one, other = _splits(len(left))
+    # Indices are within bounds; clipping them is quicker than looking.
+    left.take(rests, out=one, mode="clip")
+    right.take(parts, out=other, mode="clip")
+    sums: Array = np.minimum.reduceat(np.add(one, other, out=one), starts)
     return sums
 
 
@@ -276,8 +248,9 @@ def _subsets(mask: int) -> Indices:
 
 
 @lru_cache(maxsize=16)
-def _splits(size: int) -> tuple[Indices, Indices, Indices]:
+def _splits(size: int) -> tuple[Indices, Indices, Indices, Array, Array]:
     parts = [_subsets(mask) for mask in range(size)]
     rests = [mask ^ part for mask, part in enumerate(parts)]
     starts = np.cumsum([0] + [len(part) for part in parts[:-1]])
-    return np.concatenate(rests), np.concatenate(parts), starts.astype(np.int64)
+    left, right = np.concatenate(rests), np.concatenate(parts)
+    return left, right, starts.astype(np.int64), np.empty(len(left)), np.empty(len(left))

@@ -79,6 +79,7 @@ class AppState:
     thinned: bool = False  # the plan asks for fewer frames than the user: their rate says nothing
     held: LibraryEntry | None = None  # what it keeps running while nothing is heard of it
     new_frames: int = 0
+    missed: bool = False  # its last frame missed its deadline
     menus: Menus | None = None  # these three are kept by model.py from step to step
     menus_key: tuple[Any, ...] = ()
     tables: dict[str, tuple[Any, ...]] = field(default_factory=dict)

@@ -8,7 +8,7 @@ import numpy as np
 
 from dynofa_ros.manager.allocator import solve
 from dynofa_ros.manager.grid import asked, make_grid
-from dynofa_ros.manager.hysteresis import HEADROOM
+from dynofa_ros.manager.hysteresis import HEADROOM, PATIENT
 from dynofa_ros.manager.ladder import Trace
 from dynofa_ros.manager.many import pins_of
 from dynofa_ros.manager.plan import Forecast, Plan, forecast
@@ -78,7 +78,7 @@ def _frugality(problem: Problem, plan: Plan, objective: str) -> str:
         if level == 0:
             continue
         lower = tuple((n, rows[level - 1] if n == name else c) for n, c in plan.clocks)
-        below = forecast(problem, replace(plan, clocks=lower), headroom=HEADROOM)
+        below = forecast(problem, replace(plan, clocks=lower), headroom=PATIENT)
         if any(app.late for app in below.apps):
             return "latency"
         if below.overloaded or below.starving:

@@ -1,22 +1,21 @@
-"""The allocation problem as arrays: applications x clock levels of all processors, one after the other.
+"""The allocation problem as arrays: clock levels of all processors, one after the other, on the last axis.
 
 All arithmetic is element-wise, so results depend on no BLAS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dynofa_ros.manager import kernel
-from dynofa_ros.manager.problem import Array, Demand, Menu, Problem, Processor
+from dynofa_ros.manager.problem import Array, Demand, Menu, Problem
 
-NO_CONTENTION = 1e-200  # instead of 0, by which nothing can be divided
+TINY = 1e-200  # instead of 0, by which nothing can be divided
 
 Indices = NDArray[np.int64]
 
@@ -29,17 +28,13 @@ class Asked:
     divider: Indices
     relaxed: NDArray[np.bool_]
 
-    def row(self, number: int | Indices) -> Asked:
-        """One or some of several vectors of demands."""
-        return Asked(self.level[number], self.divider[number], self.relaxed[number])
-
-    def native(self) -> kernel.Asked:
-        """The same for the compiled kernel; these arrays have to outlive it."""
-        return kernel.Asked(*(kernel.address(array) for array in (self.level, self.divider, self.relaxed)))
-
     def copy(self) -> Asked:
         """Arrays that can be changed."""
         return Asked(self.level.copy(), self.divider.copy(), self.relaxed.copy())
+
+    def key(self) -> bytes:
+        """The same for equal demands."""
+        return self.level.tobytes() + self.divider.tobytes() + self.relaxed.tobytes()
 
     def demands(self) -> tuple[Demand, ...]:
         """One demand per application."""
@@ -62,99 +57,130 @@ class Grid:
 
     names: tuple[str, ...]
     slices: tuple[slice, ...]
-    row_processor: Indices  # rows
-    time_ms: Array  # applications x demand levels x rows, at slowdown 1
-    slowdown: Array  # applications x rows
-    margin: Array  # applications x rows
-    load_per_ms: Array  # applications
+    load: Array  # applications x demand levels x rows, with every due frame answered; inf = cannot run there
+    pace: Array  # applications x rows: load per guarded millisecond
     budget_ms: Array  # applications: latency target without the overhead
     contention: Array  # rows
-    base_w: Array  # rows x 1
-    slope_w: Array  # rows x 1
+    base_w: Array  # rows
+    slope_w: Array  # rows
     idle_w: tuple[float, ...]  # processors
-    background: Array  # rows x 1
-    below_top: NDArray[np.bool_]  # rows x 1
+    background: Array  # rows
+    below_top: NDArray[np.bool_]  # rows
     constant_w: float
     limit_w: float
-    pins: tuple[int, ...]  # processor of an application that may not move, else -1
+    pins: tuple[int, ...]  # processor of an application that may not move, else -1; empty = all may
+    first: tuple[int, ...]  # processors: clock level of their first row
+    held: int = -1  # processor whose clock is set even if it hosts nobody
+    parts: tuple[
+        Grid, ...
+    ] = ()  # instead of this grid: one per clock of the CPU that launches work elsewhere
+
+    def part(self, levels: Mapping[str, int]) -> Grid:
+        """The part with these clock levels, itself without parts."""
+        for part in self.parts:
+            if part.held >= 0 and levels.get(part.names[part.held]) == part.first[part.held]:
+                return part
+        return self.parts[-1] if self.parts else self
+
+    @cached_property
+    def deadline(self) -> Array:
+        """Applications x rows: load, with every due frame answered, at which a lone application is late."""
+        return self.pace * self.budget_ms[:, None]
+
+    @cached_property
+    def others(self) -> Array:
+        """Shape of ``load``: load of others up to which the deadline holds; negative = not even alone."""
+        return (self.deadline[:, None] / self.load - 1.0) / self.contention
 
     def loads(self, wanted: Asked) -> tuple[Array, Array]:
         """Own load of every application at every row, and the total load up to which its deadline holds.
 
-        Shape: that of the demands x rows. Where it cannot run at all: inf and -inf.
+        Where it cannot run at all: inf and -inf.
         """
-        number = np.arange(wanted.level.shape[-1])
-        time_ms = self.time_ms[number, wanted.level] * self.slowdown
-        own = time_ms * (self.load_per_ms / wanted.divider)[..., None]
-        budget = self.budget_ms[:, None] / (self.margin * time_ms)
-        others = (budget - 1.0) / self.contention
+        number = np.arange(len(wanted.level))
+        own = self.load[number, wanted.level] / wanted.divider[:, None]
+        others = self.others[number, wanted.level]
         limit = np.where(others >= 0.0, own + others, -inf)
         if wanted.relaxed.any():
-            limit = np.where(wanted.relaxed[..., None], np.where(np.isfinite(own), inf, -inf), limit)
-        for app, processor in enumerate(self.pins):
-            if processor >= 0:
-                elsewhere = self.row_processor != processor
-                own[..., app, elsewhere], limit[..., app, elsewhere] = inf, -inf
+            limit = np.where(wanted.relaxed[:, None], np.where(np.isfinite(own), inf, -inf), limit)
         return own, limit
-
-    @cached_property
-    def native(self) -> kernel.Grid | None:
-        """The same for the compiled kernel, None where that is too small."""
-        count, depth, rows = self.time_ms.shape
-        small = count <= kernel.MOST_APPS and rows <= kernel.MOST_ROWS
-        if not small or len(self.names) > kernel.MOST_PROCESSORS:
-            return None
-        kept = self._kept
-        addresses = [kernel.address(array) for array in kept]
-        return kernel.Grid(count, depth, rows, len(self.names), *addresses, self.constant_w, self.limit_w)
-
-    @cached_property
-    def _kept(self) -> tuple[NDArray[np.generic], ...]:
-        """Arrays in the order of `kernel.ARRAYS`."""
-        return (
-            np.array([place.stop for place in self.slices], dtype=np.int32),
-            self.time_ms,
-            self.slowdown,
-            self.margin,
-            self.load_per_ms,
-            self.budget_ms,
-            self.contention,
-            self.base_w,
-            self.slope_w,
-            np.array(self.idle_w),
-            self.background,
-            self.below_top,
-            np.array(self.pins or (-1,) * len(self.time_ms), dtype=np.int32),
-        )
 
 
 @lru_cache(maxsize=2)  # a problem is compared by identity: the grid of one step serves all of that step
 def make_grid(problem: Problem, headroom: float, pins: tuple[int, ...] = ()) -> Grid:
     """Arrays of a problem. ``headroom`` scales the latency targets."""
     processors = problem.processors
-    menus = _menus(problem)
-    time_ms = _stack(menus, tuple(p.levels for p in processors))
-    slices, row_processor = _rows(tuple(p.levels for p in processors))
+    levels = tuple(p.levels for p in processors)
+    slices, row_processor = _rows(levels)
     slowdown, margin = _estimates(problem)
-    return Grid(
+    per_ms = np.array([1e-3 * a.rate_hz for a in problem.apps])[:, None]
+    scale = (slowdown * per_ms).take(row_processor, axis=1)[:, None]
+    load = _stack(_menus(problem), levels) * scale
+    for app, processor in enumerate(pins):
+        if processor >= 0:
+            load[app][:, row_processor != processor] = inf
+    grid = Grid(
         names=tuple(p.name for p in processors),
         slices=slices,
-        row_processor=row_processor,
-        time_ms=time_ms,
-        slowdown=slowdown.take(row_processor, axis=1),
-        margin=margin.take(row_processor, axis=1),
-        load_per_ms=np.array([1e-3 * a.rate_hz for a in problem.apps]),
+        load=load,
+        pace=(per_ms / margin).take(row_processor, axis=1),
         budget_ms=np.array([headroom * a.latency_target_ms - a.overhead_ms for a in problem.apps]),
-        contention=_contention(processors)[row_processor],
-        base_w=np.concatenate([p.base_w for p in processors])[:, None],
-        slope_w=np.concatenate([p.slope_w for p in processors])[:, None],
+        contention=np.array([max(p.contention, TINY) for p in processors])[row_processor],
+        base_w=np.concatenate([p.base_w for p in processors]),
+        slope_w=np.maximum(np.concatenate([p.slope_w for p in processors]), TINY),
         idle_w=tuple(p.idle_w for p in processors),
-        background=np.concatenate([p.background for p in processors])[:, None],
-        below_top=_below_top(tuple(p.levels for p in processors)),
+        background=np.concatenate([p.background for p in processors]),
+        below_top=_below_top(levels),
         constant_w=problem.constant_w,
         limit_w=problem.power_limit_w,
         pins=pins,
+        first=(0,) * len(processors),
     )
+    return replace(grid, parts=_parts(problem, grid, scale)) if problem.launcher else grid
+
+
+def _parts(problem: Problem, grid: Grid, scale: Array) -> tuple[Grid, ...]:
+    """The grid at each clock of the CPU that launches work elsewhere, and without that work."""
+    cpu = problem.launcher
+    assert cpu is not None
+    home = problem.processors.index(cpu)
+    levels = tuple(p.levels for p in problem.processors)
+    _, row_processor = _rows(levels)
+    elsewhere = [k for k, p in enumerate(problem.processors) if p.launch_share > 0.0]
+    launched = np.isin(row_processor, elsewhere)
+    changes = launched & np.isfinite(grid.load)
+    parts = []
+    for level in range(cpu.levels):
+        slower = _stack(_menus(problem), levels, cpu.slowness(level)) * scale
+        at_level = _held(replace(grid, load=np.where(changes, slower, grid.load)), home, level)
+        parts += [_in_use(at_level, processor) for processor in elsewhere]
+    return (*parts, replace(grid, load=np.where(launched, inf, grid.load)))
+
+
+def _held(grid: Grid, held: int, level: int) -> Grid:
+    """A grid with the clock of one processor held at a level, whether it hosts anyone or not."""
+    row = grid.slices[held].start + level
+    kept = np.concatenate([[row] if k == held else np.r_[place] for k, place in enumerate(grid.slices)])
+    sizes = [1 if k == held else place.stop - place.start for k, place in enumerate(grid.slices)]
+    return replace(
+        grid,
+        slices=_rows(tuple(sizes))[0],
+        load=grid.load[..., kept],
+        pace=grid.pace[:, kept],
+        contention=grid.contention[kept],
+        base_w=grid.base_w[kept],
+        slope_w=grid.slope_w[kept],
+        idle_w=tuple(float(grid.base_w[row]) if k == held else w for k, w in enumerate(grid.idle_w)),
+        background=grid.background[kept],
+        below_top=grid.below_top[kept],
+        first=tuple(level if k == held else n for k, n in enumerate(grid.first)),
+        held=held,
+    )
+
+
+def _in_use(grid: Grid, processor: int) -> Grid:
+    """A grid in which one processor must not be left empty."""
+    return replace(grid, idle_w=tuple(inf if k == processor else w for k, w in enumerate(grid.idle_w)))
 
 
 def _menus(problem: Problem) -> tuple[tuple[Menu | None, ...], ...]:
@@ -164,16 +190,16 @@ def _menus(problem: Problem) -> tuple[tuple[Menu | None, ...], ...]:
     )
 
 
-@lru_cache(maxsize=8)  # menus are compared by identity and kept from step to step
-def _stack(menus: tuple[tuple[Menu | None, ...], ...], levels: tuple[int, ...]) -> Array:
-    """Times of all menus, inf where there is none."""
+@lru_cache(maxsize=64)  # menus are compared by identity and kept from step to step
+def _stack(menus: tuple[tuple[Menu | None, ...], ...], levels: tuple[int, ...], ratio: float = 1.0) -> Array:
+    """Times of all menus, inf where there is none; ``ratio``: see `problem.EntryTable.at`."""
     slices, _ = _rows(levels)
     depth = max(len(menu.first) for row in menus for menu in row if menu is not None)
     times = np.full((len(menus), depth, sum(levels)), inf)
     for table, row in zip(times, menus, strict=True):
         for place, menu in zip(slices, row, strict=True):
             if menu is not None:
-                table[: len(menu.first), place] = menu.unit_ms
+                table[: len(menu.first), place] = menu.unit_ms if ratio == 1.0 else menu.at(ratio)
     return times
 
 
@@ -188,10 +214,6 @@ def _estimates(problem: Problem) -> tuple[Array, Array]:
     return array[:, :, 0], array[:, :, 1]
 
 
-def _contention(processors: Sequence[Processor]) -> Array:
-    return np.array([max(p.contention, NO_CONTENTION) for p in processors])
-
-
 @lru_cache(maxsize=32)
 def _rows(levels: tuple[int, ...]) -> tuple[tuple[slice, ...], Indices]:
     ends = np.cumsum(levels).tolist()
@@ -201,6 +223,6 @@ def _rows(levels: tuple[int, ...]) -> tuple[tuple[slice, ...], Indices]:
 
 @lru_cache(maxsize=32)
 def _below_top(levels: tuple[int, ...]) -> NDArray[np.bool_]:
-    below = np.ones((sum(levels), 1), dtype=bool)
+    below = np.ones(sum(levels), dtype=bool)
     below[np.cumsum(levels) - 1] = False
     return below

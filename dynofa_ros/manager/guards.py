@@ -5,6 +5,7 @@ The checks return the reason of a refusal in one line, None = sound.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import exp, inf, isfinite, isnan, nan
@@ -13,6 +14,7 @@ from dynofa_ros.manager.types import AppTargets, FrameMonitor, FrequencyBand, Li
 
 CAP_GUARD = 0.03  # of the cap, kept free for what the model does not see
 CAP_RELEASE = 0.015  # a plan in force may use this much of the guard before it is replaced
+RIPPLE_SAMPLES, RIPPLE_FIRST = 60, 20  # of telemetry: 6 s, 2 s
 BIAS_PER_S = 0.1
 BIAS_LIMIT = 0.2  # of the predicted power
 OVER_CAP_S = 0.2  # longer above the cap than this is answered at once
@@ -91,6 +93,26 @@ def check_frame(frame: FrameMonitor) -> str | None:
 
 
 @dataclass
+class Ripple:
+    """How far the power of single samples lies above its mean while no clock changes.
+
+    A processor that hosts one job after the other is busy or not; a cap holds for the peaks too.
+    """
+
+    peak_w: float = 0.0
+    _window_w: deque[float] = field(default_factory=lambda: deque(maxlen=RIPPLE_SAMPLES))
+
+    def observe(self, measured_w: float, settled: bool) -> None:
+        """Takes one sample; what was known stays until there are enough new ones."""
+        if not settled:
+            self._window_w.clear()
+            return
+        self._window_w.append(measured_w)
+        if len(self._window_w) >= RIPPLE_FIRST:
+            self.peak_w = max(self._window_w) - sum(self._window_w) / len(self._window_w)
+
+
+@dataclass
 class PowerGuard:
     """Bias of the power model, and a trim for what stays above the cap in spite of it."""
 
@@ -98,6 +120,7 @@ class PowerGuard:
     trim_w: float = 0.0
     trim_levels: int = 0  # boards without a power model: clock steps below the top
     measured_w: float = nan
+    ripple: Ripple = field(default_factory=lambda: Ripple())
     _over_s: float = 0.0
     _under_s: float = 0.0
 
@@ -113,6 +136,7 @@ class PowerGuard:
             return False
         weight = 1.0 if isnan(self.measured_w) else 1.0 - exp(-dt_s / POWER_SMOOTHING_S)
         self.measured_w = measured_w if isnan(self.measured_w) else self._smooth(measured_w, weight)
+        self.ripple.observe(measured_w, settled)
         if isfinite(predicted_w):
             step = BIAS_PER_S * min(dt_s, 1.0) * (measured_w - predicted_w - self.bias_w)
             limit = BIAS_LIMIT * predicted_w
@@ -121,7 +145,7 @@ class PowerGuard:
 
     def limit_w(self, cap_w: float) -> float:
         """Power that a new plan may be predicted to take; inf without a cap."""
-        return cap_w * (1.0 - CAP_GUARD) - self.trim_w
+        return cap_w * (1.0 - CAP_GUARD) - self.ripple.peak_w - self.trim_w
 
     def _smooth(self, value: float, weight: float) -> float:
         return self.measured_w + weight * (value - self.measured_w)

@@ -9,21 +9,28 @@ gap moves no knob.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from dynofa_ros.manager.ladder import Trace
+from dynofa_ros.manager.ladder import Outcome, Trace
 from dynofa_ros.manager.many import allocate_any
-from dynofa_ros.manager.plan import Forecast, Plan, forecast, make_plan, quality
-from dynofa_ros.manager.problem import Problem
+from dynofa_ros.manager.plan import SHAVED_SHARE, Forecast, Plan, forecast, make_plan, quality
+from dynofa_ros.manager.problem import App, Menu, Problem
 
-HEADROOM = 0.97  # share of the latency target that a new plan may fill
+HEADROOM = 1.0  # share of the latency target that a new plan may fill
+PATIENT = 0.98  # the same for one that only would be better
+HOLD = 1.03  # share at which a plan in force is given up
 GAIN_SHARE = 0.02  # of the power: less is not worth a change
 GAIN_W = 0.1
+GAIN_QUALITY = 0.002  # of an accuracy: less is not worth a change
+STRETCHES = tuple(1.05**n for n in range(1, 25))  # of a deadline that cannot be held
 BACKOFF_MAX = 16.0
 DWELL_MAX_S = 8.0
 FAILED_WITHIN_S = 4.0  # an upgrade taken back sooner than this has failed
+REPAIRED_S = 2.0  # after a plan failed power is not saved that soon
 FORGIVEN_AFTER_S = 30.0
 SOLVE_PERIOD_S = 1.0
+REPAIR = 0.02  # of a latency target, or W: less is not worth a change of a plan that fails anyway
 MOVED_SHARE = 0.02  # of a latency or a power: alternatives are looked at again before the second is over
 
 
@@ -34,6 +41,7 @@ class Hysteresis:
     changed_ns: int | None = None
     upgraded_ns: int | None = None
     failed_ns: int | None = None
+    repaired_ns: int | None = None
     better_since_ns: int | None = None
     backoff: float = 1.0
     solved: bool = False  # the last choice looked at all alternatives
@@ -62,7 +70,7 @@ class Hysteresis:
         ``upgrades``: the monitors can be trusted enough to do more than hold on. ``release_limit_w``: power
         above which a plan in force is given up.
         """
-        present = forecast(problem, current, release_limit_w) if current else Forecast(False)
+        present = forecast(problem, current, release_limit_w, HOLD) if current else Forecast(False)
         self.solved = False
         if current is None or at_once or not present.applicable:
             self._forgive()
@@ -70,8 +78,12 @@ class Hysteresis:
             return self._change(now_ns, current, self._solve(now_ns, problem, current, insist=True))
         self.present = present
         if not present.sound:
+            eased = ease(problem, current, present)
+            if eased is not None and forecast(problem, eased, release_limit_w, HOLD).sound:
+                self._note_failure(now_ns, alarm)
+                return self._change(now_ns, current, eased)
             bold = self._solve(now_ns, problem, current, insist=True)
-            if forecast(problem, bold, release_limit_w).violations < present.violations:
+            if repairs(forecast(problem, bold, release_limit_w, HOLD), present):
                 self._note_failure(now_ns, alarm)
                 return self._change(now_ns, current, bold)
             return current
@@ -80,23 +92,33 @@ class Hysteresis:
             return current
         if not (event or self._due(now_ns, problem, present)):
             return current
-        patient = self._solve(now_ns, problem, current)
-        if not _better(problem, forecast(problem, patient), present):
+        patient = self._solve(now_ns, problem, current, headroom=PATIENT)
+        if not is_better(problem, forecast(problem, patient), present):
             self.better_since_ns = None
             return current
-        if present.thinned:
-            return self._change(now_ns, current, patient)  # every frame left out is a frame missed
         self.better_since_ns = now_ns if self.better_since_ns is None else self.better_since_ns
-        if self._dwelt(now_ns, min_dwell_s):
+        if self._dwelt(now_ns, min_dwell_s, only_power=not current.ladder_step):
             self.upgraded_ns = now_ns
             return self._change(now_ns, current, patient)
         return current
 
-    def _solve(self, now_ns: int, problem: Problem, current: Plan | None, *, insist: bool = False) -> Plan:
+    def _solve(
+        self,
+        now_ns: int,
+        problem: Problem,
+        current: Plan | None,
+        *,
+        insist: bool = False,
+        headroom: float = HEADROOM,
+    ) -> Plan:
         """The best plan with headroom; ``insist``: without it where not everything can be had with it."""
         places = [choice.entry.processor for choice in current.choices] if current else []
-        outcome = allocate_any(problem, HEADROOM, self.trace, places, insist=insist)
+        outcome = allocate_any(problem, headroom, self.trace, places, insist=insist)
         self.trace = outcome.trace
+        if outcome.within_limits and not outcome.feasible:
+            outcome = _shaved(problem, outcome, self.trace, places)
+            if any(d.relaxed for d in outcome.demands):
+                outcome = _least_late(problem, outcome, self.trace, places)
         self.solved, self.solved_ns, self.seen = True, now_ns, None
         return make_plan(problem, outcome)
 
@@ -112,7 +134,7 @@ class Hysteresis:
     def rebase(self, now_ns: int) -> None:
         """Starts all waiting times anew: the clock was set back."""
         self.changed_ns = self.solved_ns = now_ns
-        self.upgraded_ns = self.failed_ns = self.better_since_ns = None
+        self.upgraded_ns = self.failed_ns = self.repaired_ns = self.better_since_ns = None
 
     def _change(self, now_ns: int, current: Plan | None, plan: Plan) -> Plan:
         if not plan.same_knobs(current):
@@ -121,31 +143,129 @@ class Hysteresis:
         return plan
 
     def _forgive(self) -> None:
-        self.upgraded_ns = self.failed_ns = None
+        self.upgraded_ns = self.failed_ns = self.repaired_ns = None
         self.backoff = 1.0
 
     def _note_failure(self, now_ns: int, alarm: bool) -> None:
         recent = self.upgraded_ns is not None and now_ns - self.upgraded_ns < FAILED_WITHIN_S * 1e9
+        self.repaired_ns = now_ns
         if recent and not alarm:
             self.backoff = min(BACKOFF_MAX, 2.0 * self.backoff)
             self.failed_ns = now_ns
         self.upgraded_ns = None
 
-    def _dwelt(self, now_ns: int, min_dwell_s: float) -> bool:
+    def _dwelt(self, now_ns: int, min_dwell_s: float, *, only_power: bool) -> bool:
         if self.failed_ns is not None and now_ns - self.failed_ns > FORGIVEN_AFTER_S * 1e9:
             self._forgive()
         dwell_ns = max(min_dwell_s, min(min_dwell_s * self.backoff, DWELL_MAX_S)) * 1e9
+        if only_power and self.repaired_ns is not None and now_ns - self.repaired_ns < REPAIRED_S * 1e9:
+            return False
         since_change = self.changed_ns is None or now_ns - self.changed_ns >= dwell_ns
         better = self.better_since_ns is not None and now_ns - self.better_since_ns >= dwell_ns
         return since_change and better
 
 
-def _better(problem: Problem, new: Forecast, present: Forecast) -> bool:
+def ease(problem: Problem, current: Plan, present: Forecast) -> Plan | None:
+    """The plan in force with smaller sub-networks for those that are late; None if that saves nobody.
+
+    Where accuracy is being given up anyway and the clock is at its top, so that nobody else has to move for
+    one that is late. The next solution puts right who gives up how much.
+    """
+    if not current.ladder_step:
+        return None
+    clocks, choices = dict(current.clocks), []
+    for app, choice, price in zip(problem.apps, current.choices, present.apps, strict=True):
+        eased = choice
+        if price.late:
+            name = choice.entry.processor
+            processor, table = problem.processor(name), app.options[name].table
+            level, place = processor.level_of(clocks[name]), table.index(choice.entry)
+            if level != processor.levels - 1 or place is None:
+                return None
+            room = (HEADROOM * app.latency_target_ms - app.overhead_ms) / (
+                price.share * app.latency_target_ms - app.overhead_ms
+            )
+            fitting = [
+                entry
+                for entry, unit_ms in zip(table.entries, table.unit_ms[:, level].tolist(), strict=True)
+                if unit_ms <= room * table.unit_ms[place, level] and entry.accuracy >= app.accuracies[-1]
+            ]
+            if not fitting:
+                return None
+            eased = replace(choice, entry=fitting[-1])
+        choices.append(eased)
+    return replace(current, choices=tuple(choices)) if tuple(choices) != current.choices else None
+
+
+def _shaved(problem: Problem, outcome: Outcome, trace: Trace, places: Sequence[str]) -> Outcome:
+    """Where frames or deadlines had to be given up: what narrower margins can save of them."""
+    apps = tuple(
+        replace(
+            app,
+            options={
+                name: replace(option, margin=option.margin ** (1.0 - SHAVED_SHARE))
+                for name, option in app.options.items()
+            },
+        )
+        for app in problem.apps
+    )
+    shaved = allocate_any(replace(problem, apps=apps), HEADROOM, trace, places)
+    return shaved if _given_up(shaved) < _given_up(outcome) else outcome
+
+
+def _given_up(outcome: Outcome) -> tuple[int, int]:
+    return sum(d.relaxed for d in outcome.demands), sum(d.divider - 1 for d in outcome.demands)
+
+
+def _least_late(problem: Problem, outcome: Outcome, trace: Trace, places: Sequence[str]) -> Outcome:
+    """Where deadlines had to be given up: those applications' deadlines stretched as little as will do.
+
+    So as many of their frames as possible are in time.
+    """
+    late = [demand.relaxed for demand in outcome.demands]
+    low, high = 0, len(STRETCHES)
+    while low < high:
+        middle = (low + high) // 2
+        apps = [
+            _at_floor(app, STRETCHES[middle]) if relaxed else app
+            for app, relaxed in zip(problem.apps, late, strict=True)
+        ]
+        found = allocate_any(replace(problem, apps=tuple(apps)), HEADROOM, trace, places)
+        if found.feasible:
+            demands = tuple(
+                replace(demand, level=len(app.accuracies) - 1, relaxed=True) if relaxed else demand
+                for app, demand, relaxed in zip(problem.apps, found.demands, late, strict=True)
+            )
+            outcome, high = replace(found, demands=demands), middle
+        else:
+            low = middle + 1
+    return outcome
+
+
+def _at_floor(app: App, stretch: float) -> App:
+    """An application with a longer deadline; who is late runs what is the quickest at its floor."""
+    options = {
+        name: replace(option, menu=Menu(option.table, option.menu.first[-1:], option.menu.unit_ms[-1:]))
+        for name, option in app.options.items()
+    }
+    target_ms = stretch * app.latency_target_ms
+    return replace(app, latency_target_ms=target_ms, accuracies=app.accuracies[-1:], options=options)
+
+
+def repairs(new: Forecast, present: Forecast) -> bool:
+    """Whether a plan breaks clearly less than the one in force: the gravest difference decides."""
+    for less, more in zip(new.violations, present.violations, strict=True):
+        if abs(more - less) > REPAIR:
+            return less < more
+    return False
+
+
+def is_better(problem: Problem, new: Forecast, present: Forecast) -> bool:
     if not new.applicable or new.violations > present.violations:
         return False
-    gained, had = quality(problem, new), quality(problem, present)
-    if gained != had:
-        return gained < had
+    for gained, had in zip(quality(problem, new), quality(problem, present), strict=True):
+        if abs(gained - had) > GAIN_QUALITY:
+            return gained < had
     if problem.least_latency and abs(present.share - new.share) > GAIN_SHARE:
         return new.share < present.share
     least = max(GAIN_SHARE * abs(present.power_w), GAIN_W if problem.power_known else 0.0)

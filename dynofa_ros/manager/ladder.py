@@ -21,30 +21,37 @@ from math import inf, isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from dynofa_ros.manager.allocator import Point, best_for, solve
+from dynofa_ros.manager.allocator import Point, solve
 from dynofa_ros.manager.grid import Asked, Grid, asked, make_grid
 from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem
+from dynofa_ros.manager.recovery import give_back
 
 ACCURACY, RATE, DEADLINE = 0, 1, 2
 PERCENT = 100
+FAR = 50  # rungs; beyond it the power is not what binds
 RUNG_SHARE = 0.01  # of the power limit: what a rung saves, for the first stride of a search
 
 
 @dataclass(frozen=True, eq=False)
 class Ladder:
-    """All rungs in the order in which they are given up: ``apps[n]`` gives up ``kinds[n]``.
+    """All rungs in the order in which they are given up: ``apps[n]``, of ``count``, gives up ``kinds[n]``.
 
-    ``places``: ascending, comparable from ladder to ladder. ``prefixes`` has what is asked after each number
-    of rungs, none included.
+    ``places``: ascending, comparable from ladder to ladder.
     """
 
+    count: int
     apps: NDArray[np.int64]
     kinds: NDArray[np.int64]
     places: NDArray[np.float64]
-    prefixes: Asked
 
     def __len__(self) -> int:
         return len(self.apps)
+
+    def asked(self, rungs: int) -> Asked:
+        """What is asked after so many rungs."""
+        owners = self.kinds[:rungs] * self.count + self.apps[:rungs]
+        given = np.bincount(owners, minlength=3 * self.count).reshape(3, self.count)
+        return Asked(given[ACCURACY], np.array(DIVIDERS)[given[RATE]], given[DEADLINE] > 0)
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ def improve(problem: Problem, outcome: Outcome, headroom: float = 1.0, pins: tup
     """Gives back what a larger ``headroom`` than the one of the outcome allows."""
     grid = make_grid(problem, headroom, pins)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        wanted = _give_back(problem, grid, asked(outcome.demands))
+        wanted = give_back(problem, grid, asked(outcome.demands))
         better = _outcome(problem, grid, wanted, outcome.trace)
     return better if better is not None and outcome.within_limits else outcome
 
@@ -117,9 +124,9 @@ def _within_limits(problem: Problem, grid: Grid, order: Ladder, guess: Trace) ->
     found, point = _search(grid, order, guess.place)
     if found is None:
         return None
-    wanted = order.prefixes.row(found.rungs)
+    wanted = order.asked(found.rungs)
     if found.rungs:
-        wanted, point = _give_back(problem, grid, wanted), None
+        wanted, point = give_back(problem, grid, wanted), None
     return _outcome(problem, grid, wanted, found, point)
 
 
@@ -135,17 +142,15 @@ def _search(grid: Grid, order: Ladder, place: float) -> tuple[Trace | None, Poin
     guess = int(np.searchsorted(order.places, place, side="right"))
     probe, stride = guess, 1
     while high - low > 1:
-        point = solve(grid, order.prefixes.row(probe), power=False)
+        wanted = order.asked(probe)
+        point = solve(grid, wanted, power=False)
         power_w = point.power_w if point is not None else inf
         if point is not None and power_w <= grid.limit_w:
             high, high_w, best = probe, power_w, point
         else:
             low, low_w = probe, power_w
-        if isfinite(power_w):
-            missing = abs(power_w - grid.limit_w) / (RUNG_SHARE * power_w)
-            stride = max(2 * stride, round(min(missing, len(order))))
-        else:
-            stride *= 4
+        missing = abs(power_w - grid.limit_w) / (RUNG_SHARE * power_w) if isfinite(power_w) else inf
+        stride = max(2 * stride, round(missing)) if missing < FAR else 4 * stride
         if high > len(order):
             probe = min(low + stride, len(order))
         elif low < 0:
@@ -164,37 +169,6 @@ def _between(low: int, high: int, low_w: float, high_w: float, limit_w: float) -
     share = (low_w - limit_w) / (low_w - high_w) if isfinite(low_w) and isfinite(high_w) else 0.5
     share = min(max(share, 0.25), 0.75)  # the line may be far off
     return min(max(low + round(share * (high - low)), low + 1), high - 1)
-
-
-def _give_back(problem: Problem, grid: Grid, start: Asked) -> Asked:
-    """What was given up in vain, the most important application first.
-
-    An application that keeps missing its deadline stays at its floor: a larger network would be later.
-    """
-    wanted = start.copy()
-    ranked = sorted(range(len(problem.apps)), key=lambda i: (problem.apps[i].priority, i))
-    for app in ranked:
-        if wanted.relaxed[app]:
-            level, divider = int(wanted.level[app]), int(wanted.divider[app])
-            wanted.relaxed[app] = best_for(grid, wanted, app, (divider,)) is None
-            if wanted.relaxed[app]:
-                dividers = [d for d in DIVIDERS if d <= divider]
-                found = best_for(grid, wanted, app, dividers, relaxed=True)
-                wanted.divider[app] = found[0] if found else divider
-                wanted.level[app] = level
-    priorities = sorted({problem.apps[app].priority for app in ranked})
-    classes = [[app for app in ranked if problem.apps[app].priority == p] for p in priorities]
-    for members in [ranked] if problem.frames_first else classes:
-        for app in members:
-            if wanted.divider[app] > 1 and not wanted.relaxed[app]:
-                dividers = [d for d in DIVIDERS if d <= wanted.divider[app]]
-                found = best_for(grid, wanted, app, dividers)
-                wanted.divider[app] = found[0] if found else wanted.divider[app]
-        for app in members:
-            if wanted.level[app] and not wanted.relaxed[app]:
-                found = best_for(grid, wanted, app, (int(wanted.divider[app]),))
-                wanted.level[app] = min(found[1], int(wanted.level[app])) if found else wanted.level[app]
-    return wanted
 
 
 def _outcome(
@@ -229,11 +203,15 @@ def _least_share(problem: Problem, grid: Grid, wanted: Asked) -> Grid:
 
 
 def _cut(grid: Grid, targets: NDArray[np.float64], percent: int) -> Grid:
-    return replace(grid, budget_ms=grid.budget_ms - (1.0 - percent / PERCENT) * targets)
+    budget_ms = grid.budget_ms - (1.0 - percent / PERCENT) * targets
+    return replace(
+        grid, budget_ms=budget_ms, parts=tuple(replace(part, budget_ms=budget_ms) for part in grid.parts)
+    )
 
 
 def _raise_clocks(grid: Grid, wanted: Asked, point: Point) -> Point:
     """Same mapping with the highest clocks that the power limit allows where an application is late."""
+    grid = grid.part(point.levels)
     own, limit = grid.loads(wanted)
     levels, power_w = dict(point.levels), point.power_w
     homes = [grid.names.index(name) for name in point.mapping]
@@ -241,18 +219,19 @@ def _raise_clocks(grid: Grid, wanted: Asked, point: Point) -> Point:
         place, name = grid.slices[k], grid.names[k]
         hosted = [app for app, home in enumerate(homes) if home == k]
         total = np.add.reduce(own[hosted, place], axis=0)
-        cost_w = grid.base_w[place, 0] + grid.slope_w[place, 0] * total
-        rest_w = power_w - float(cost_w[levels[name]])
+        cost_w = grid.base_w[place] + grid.slope_w[place] * total
+        row = levels[name] - grid.first[k]
+        rest_w = power_w - float(cost_w[row])
         holds = (total <= np.minimum.reduce(limit[hosted, place], axis=0)) & (rest_w + cost_w <= grid.limit_w)
-        highest = max([int(n) for n in np.flatnonzero(holds)], default=levels[name])
-        if highest > levels[name]:
-            levels[name], power_w = highest, rest_w + float(cost_w[highest])
+        highest = max([int(n) for n in np.flatnonzero(holds)], default=row)
+        if highest > row:
+            levels[name], power_w = grid.first[k] + highest, rest_w + float(cost_w[highest])
     return Point(point.mapping, levels, power_w)
 
 
 def _least_bad(problem: Problem, grid: Grid, order: Ladder) -> Outcome:
     """All is given up and still not enough: too much load, or too much power even at the lowest clocks."""
-    everything = order.prefixes.row(len(order))
+    everything = order.asked(len(order))
     demands = everything.demands()
     point = solve(grid, everything, load=False)
     if point is not None:
@@ -280,8 +259,4 @@ def _ladder(apps: tuple[tuple[int, tuple[float, ...]], ...], frames_first: bool)
     places = places + loss + np.where(kinds == DEADLINE, 1e6, 0.0)
     order = np.lexsort((owners, places))
     owners, kinds = owners[order], kinds[order]
-    mine = owners[:, None] == everyone
-    counts = np.zeros((3, len(owners) + 1, len(apps)), dtype=np.int64)
-    np.cumsum(mine & (kinds[:, None] == np.arange(3)[:, None, None]), axis=1, out=counts[:, 1:])
-    prefixes = Asked(counts[ACCURACY], np.array(DIVIDERS)[counts[RATE]], counts[DEADLINE] > 0)
-    return Ladder(owners, kinds, places[order], prefixes)
+    return Ladder(len(apps), owners, kinds, places[order])

@@ -11,9 +11,12 @@ import numpy as np
 from dynofa_ros.manager.app_state import AppState, Menus
 from dynofa_ros.manager.clocks import processor_of
 from dynofa_ros.manager.guards import CAP_GUARD, CAP_RELEASE
+from dynofa_ros.manager.plan import MEETING
 from dynofa_ros.manager.problem import (
+    LAUNCHER,
     App,
     Array,
+    EntryTable,
     Option,
     Problem,
     Processor,
@@ -32,6 +35,8 @@ def build_problem(world: World, parameters: Parameters, apps: Sequence[AppState]
     """Problem of the given applications; those that no processor can run are left out (compare the names)."""
     names = _processor_names(world, apps)
     named = {name for app in apps for name in app.named_processors}
+    if any(world.launch_share(name) > 0.0 for name in named):
+        named.add(LAUNCHER)
     processors = tuple(_processor(world, name) for name in names if name in named)
     unused = tuple(_processor(world, name) for name in names if name not in named)
     models = [_app(world, parameters, app, processors) for app in apps]
@@ -42,7 +47,7 @@ def build_problem(world: World, parameters: Parameters, apps: Sequence[AppState]
         power_limit_w=power_limit_w(world, parameters)[0],
         power_known=world.power_model is not None,
         unused=unused,
-        frames_first=parameters.objective == "throughput",
+        frames_first=True,
         least_latency=parameters.objective == "latency",
     )
 
@@ -55,11 +60,14 @@ def power_limit_w(world: World, parameters: Parameters, *, release: bool = False
     """
     if world.power_model is None:
         return inf, "power_cap"
-    cap_w = world.power.limit_w(world.cap_w(parameters))
+    cap_w = world.power.limit_w(parameters.power_cap_w)
+    battery_w = world.battery.cap_w  # of the mean: what is over now is less later
     thermal_w = world.thermal.limit_w(parameters.temperature_limit_c, world.power.measured_w)
     if release:
         cap_w *= (1.0 - CAP_RELEASE) / (1.0 - CAP_GUARD)
+        battery_w *= 1.0 + CAP_GUARD
         thermal_w *= 1.0 + CAP_GUARD
+    cap_w = min(cap_w, battery_w)
     return (cap_w, "power_cap") if cap_w <= thermal_w else (thermal_w, "temperature")
 
 
@@ -107,7 +115,8 @@ def _processor(world: World, name: str) -> Processor:
         background=background,
         idle_w=idle_w,
         idle_level=idle_level,
-        contention=CONTENTION.get(name, 0.0),
+        contention=MEETING * CONTENTION.get(name, 0.0),
+        launch_share=world.launch_share(name),
         place=levels.place,
     )
 
@@ -269,7 +278,7 @@ def _app(
         priority=targets.priority,
         rate_hz=state.due_hz(),
         latency_target_ms=targets.latency_target_ms,
-        overhead_ms=state.estimator.overhead.upper_ms(),
+        overhead_ms=state.estimator.overhead.typical_ms(),
         accuracies=menus.accuracies,
         below_floor=menus.below_floor,
         options={
@@ -289,19 +298,21 @@ def _accuracy_target(targets: AppTargets, objective: str) -> float:
 
 def _menus(state: AppState, target: float, floor: float, processors: Sequence[Processor]) -> Menus | None:
     """Menus of one application, from tables that only its library and the clocks decide."""
-    names = {p.name for p in processors}
-    entries = [e for e in state.usable if e.processor in names]
-    if not entries:
+    tables = {p.name: table for p in processors if (table := _table(state, p)) is not None}
+    if not tables:
         return None
-    accuracies, below = demand_accuracies([e.accuracy for e in entries], target, floor)
-    menus = {}
-    for processor in processors:
-        own = tuple(e for e in entries if e.processor == processor.name)
-        if not own:
-            continue
-        kept = state.tables.get(processor.name)
-        if kept is None or kept[0] is not processor.speed_hz or kept[1] != own:
-            kept = (processor.speed_hz, own, make_table(own, processor))
-            state.tables[processor.name] = kept
-        menus[processor.name] = make_menu(kept[2], accuracies)
+    available = [accuracy for table in tables.values() for accuracy in table.accuracies]
+    accuracies, below = demand_accuracies(available, target, floor)
+    menus = {name: make_menu(table, accuracies) for name, table in tables.items()}
     return Menus(accuracies, below, menus)
+
+
+def _table(state: AppState, processor: Processor) -> EntryTable | None:
+    """Table of an application on a processor, the last one if neither library nor clocks are others since."""
+    usable, kept = state.usable, state.tables.get(processor.name)
+    if kept is None or kept[0] is not processor.speed_hz or kept[1] is not usable:
+        own = tuple(e for e in usable if e.processor == processor.name)
+        kept = (processor.speed_hz, usable, make_table(own, processor) if own else None)
+        state.tables[processor.name] = kept
+    table: EntryTable | None = kept[2]
+    return table

@@ -11,6 +11,10 @@ from dynofa_ros.manager.problem import LOAD_CEILING, App, Problem, Processor
 from dynofa_ros.manager.types import LibraryEntry
 
 OVERLOAD = 0.98  # total utilisation, others included, at which a plan in force is given up
+# Frames that meet others on their processor are slowed by all of it, not by the mean over all frames: for
+# deadlines the load of others counts that many times.
+MEETING = 2.0
+SHAVED_SHARE = 0.25  # of the (log) margin may go before any frame is left out
 SHORTFALL_GRAIN = 1e-6  # accuracies closer than this are the same: they come as float32
 
 
@@ -75,8 +79,11 @@ class Forecast:
     @property
     def violations(self) -> tuple[float, ...]:
         """Broken promises, the gravest first; all zero = the plan holds what it must."""
-        late = sum(app.late for app in self.apps)
-        return (self.excess_w, float(late), float(self.overloaded), float(self.starving))
+        late = [app for app in self.apps if app.late]
+        failing = sum(max(0.0, app.share / app.margin**SHAVED_SHARE - 1.0) for app in late)
+        thinned = sum(app.divider - 1 for app in self.apps)
+        tight = sum(app.share - 1.0 for app in late)
+        return (self.excess_w, failing, float(thinned), tight, float(self.overloaded), float(self.starving))
 
     @property
     def sound(self) -> bool:
@@ -88,7 +95,8 @@ def make_plan(problem: Problem, outcome: Outcome) -> Plan:
     """The plan that carries out an outcome of the ladder."""
     choices = []
     for app, demand, name in zip(problem.apps, outcome.demands, outcome.point.mapping, strict=True):
-        entry = app.options[name].pick(demand.level, outcome.point.levels[name])
+        ratio = problem.launch_ratio(name, outcome.point.levels)
+        entry = app.options[name].pick(demand.level, outcome.point.levels[name], ratio)
         choices.append(Choice(app.name, entry, demand.divider))
     clocks = []
     for name, level in sorted(outcome.point.levels.items()):
@@ -106,7 +114,7 @@ def forecast(
         return Forecast(False)
     times, loads, total = [], [], {p.name: 0.0 for p in problem.processors}
     for app, choice in zip(problem.apps, plan.choices, strict=True):
-        time_ms = _time_ms(app, choice, levels) if app.name == choice.app else None
+        time_ms = _time_ms(problem, app, choice, levels) if app.name == choice.app else None
         if time_ms is None:
             return Forecast(False)
         load = app.rate_hz / choice.divider * 1e-3 * time_ms
@@ -143,13 +151,13 @@ def _levels(problem: Problem, plan: Plan) -> dict[str, int] | None:
     return levels
 
 
-def _time_ms(app: App, choice: Choice, levels: Mapping[str, int]) -> float | None:
+def _time_ms(problem: Problem, app: App, choice: Choice, levels: Mapping[str, int]) -> float | None:
     option = app.options.get(choice.entry.processor)
     level = levels.get(choice.entry.processor)
     place = option.table.index(choice.entry) if option is not None else None
     if option is None or level is None or place is None:
         return None
-    return option.time_ms(place, level)
+    return option.time_ms(place, level, problem.launch_ratio(choice.entry.processor, levels))
 
 
 def _app_forecast(
@@ -162,9 +170,10 @@ def _app_forecast(
     headroom: float,
 ) -> AppForecast:
     name = choice.entry.processor
-    shared = 1.0 + contention[name] * max(0.0, total[name] - load)
+    meeting = contention[name] * max(0.0, total[name] - load)
+    shared = 1.0 + meeting / MEETING
     margin = app.options[name].margin
-    guarded = margin * time_ms * shared + app.overhead_ms
+    guarded = margin * time_ms * (1.0 + meeting) + app.overhead_ms
     return AppForecast(
         latency_ms=time_ms * shared + app.overhead_ms,
         shared=shared,

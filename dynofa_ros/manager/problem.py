@@ -5,7 +5,11 @@ Latency of a frame of application i on processor k at clock level f:
     time_i(f)    = slowdown_ik * (alpha + beta * f_reference / f)        the network alone
     latency_i(f) = time_i(f) * (1 + contention_k * load of the others on k) + overhead_i
 
-and its load, the share of time it keeps the processor busy, is rate_i / divider_i * time_i(f). A deadline
+On a processor that the CPU launches work on (board file, ``launch_share``; none by default) a share of alpha
+scales with the CPU's clock in the same way: the CPU's clock is then part of the operating point, also where
+no application runs on the CPU.
+
+And the load, the share of time it keeps the processor busy, is rate_i / divider_i * time_i(f). A deadline
 is held if margin * time * (1 + contention * others) + overhead <= latency_target. Power is a constant plus,
 per processor, base(f) + slope(f) * load: exactly the board model of ``device.power``, which is linear in
 the utilisation.
@@ -17,10 +21,10 @@ step, the slowdown and the margin, multiplies all of a table alike.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import inf
+from math import inf, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +32,7 @@ from numpy.typing import NDArray
 from dynofa_ros.manager.types import LibraryEntry
 
 LOAD_CEILING = 0.92  # busy share of a processor that still leaves room for jitter
+LAUNCHER = "cpu"  # processor that launches the work of others
 DIVIDERS = (1, 2, 3, 4)  # an application answers every n-th of its due frames
 
 Array = NDArray[np.float64]
@@ -53,12 +58,18 @@ class Processor:
     idle_w: float
     idle_level: int | None
     contention: float
+    launch_share: float = 0.0  # of alpha: scales with the clock of the CPU instead of not at all
     place: dict[tuple[float, ...], int] = field(default_factory=dict)  # levels by their clocks, if known
 
     @property
     def levels(self) -> int:
         """Number of clock levels."""
         return len(self.speed_hz)
+
+    def slowness(self, level: int) -> float:
+        """Reference clock over the clock of a level, 1 where one is unknown."""
+        ratio = self.reference_hz / float(self.speed_hz[level])
+        return ratio if isfinite(ratio) else 1.0
 
     def level_of(self, clocks_hz: tuple[float, ...]) -> int | None:
         """Level with these clocks, None if there is none; NaN = a clock that nobody sets: same as before."""
@@ -86,6 +97,17 @@ class EntryTable:
     accuracies: tuple[float, ...]
     unit_ms: Array
     least_ms: Array
+    launch_ms: Array  # of each entry: part of unit_ms that scales with the clock of the CPU, at its reference
+    _launched: dict[float, tuple[Array, Array]] = field(default_factory=dict)
+
+    def at(self, ratio: float) -> tuple[Array, Array]:
+        """``unit_ms`` and ``least_ms`` where the CPU takes ``ratio`` times as long as at its reference."""
+        if ratio == 1.0 or not self.launch_ms.any():
+            return self.unit_ms, self.least_ms
+        if ratio not in self._launched:
+            unit_ms = self.unit_ms + ((ratio - 1.0) * self.launch_ms)[:, None]
+            self._launched[ratio] = unit_ms, _least_ms(unit_ms)
+        return self._launched[ratio]
 
     @cached_property
     def position(self) -> dict[str, int]:
@@ -95,7 +117,10 @@ class EntryTable:
     def index(self, entry: LibraryEntry) -> int | None:
         """Place of an entry, None if the table does not hold this very entry."""
         place = self.position.get(entry.id)
-        return place if place is not None and self.entries[place] == entry else None
+        if place is None:
+            return None
+        known = self.entries[place]
+        return place if known is entry or known == entry else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +133,11 @@ class Menu:
     table: EntryTable
     first: tuple[int, ...]
     unit_ms: Array
+
+    def at(self, ratio: float) -> Array:
+        """``unit_ms`` where the CPU takes ``ratio`` times as long as at its reference."""
+        least_ms: Array = self.table.at(ratio)[1][list(self.first)]
+        return least_ms
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,14 +158,14 @@ class Option:
         """Entries in ascending accuracy."""
         return self.menu.table.entries
 
-    def time_ms(self, place: int, level: int) -> float:
-        """Expected time of one entry at one clock level."""
-        return self.slowdown * float(self.table.unit_ms[place, level])
+    def time_ms(self, place: int, level: int, ratio: float = 1.0) -> float:
+        """Expected time of one entry at one clock level; ``ratio``: see `EntryTable.at`."""
+        return self.slowdown * float(self.table.at(ratio)[0][place, level])
 
-    def pick(self, demand_level: int, clock_level: int) -> LibraryEntry:
-        """The quickest entry that has the accuracy of a demand level."""
+    def pick(self, demand_level: int, clock_level: int, ratio: float = 1.0) -> LibraryEntry:
+        """The quickest entry that has the accuracy of a demand level; ``ratio``: see `EntryTable.at`."""
         first = self.menu.first[demand_level]
-        return self.entries[first + int(np.argmin(self.table.unit_ms[first:, clock_level]))]
+        return self.entries[first + int(np.argmin(self.table.at(ratio)[0][first:, clock_level]))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +210,22 @@ class Problem:
     frames_first: bool = False
     least_latency: bool = False
 
+    @cached_property
+    def launcher(self) -> Processor | None:
+        """The CPU, if the time of a network elsewhere depends on its clock."""
+        coupled = any(p.launch_share > 0.0 for p in self.processors)
+        return next((p for p in self.processors if coupled and p.name == LAUNCHER), None)
+
+    def launch_ratio(self, name: str, levels: Mapping[str, int]) -> float:
+        """How much longer the CPU takes to launch work on a processor than at its reference clock.
+
+        1 where nothing is launched, or the clock of the CPU is nobody's choice.
+        """
+        cpu = self.launcher
+        if cpu is None or cpu.name not in levels or self.processor(name).launch_share == 0.0:
+            return 1.0
+        return cpu.slowness(levels[cpu.name])
+
     def processor(self, name: str) -> Processor:
         """Processor by name; raises KeyError."""
         for processor in self.processors:
@@ -206,9 +252,14 @@ def make_table(entries: Sequence[LibraryEntry], processor: Processor) -> EntryTa
         raise ValueError("a table needs at least one library entry")
     ordered = tuple(sorted(entries, key=lambda e: (e.accuracy, e.id)))
     unit_ms = np.stack([entry_times_ms(e, processor) for e in ordered])
-    least_ms = np.full((len(ordered) + 1, processor.levels), inf)
+    launch_ms = processor.launch_share * np.array([e.alpha_ms for e in ordered])
+    return EntryTable(ordered, tuple(e.accuracy for e in ordered), unit_ms, _least_ms(unit_ms), launch_ms)
+
+
+def _least_ms(unit_ms: Array) -> Array:
+    least_ms = np.full((len(unit_ms) + 1, unit_ms.shape[1]), inf)
     least_ms[:-1] = np.minimum.accumulate(unit_ms[::-1], axis=0)[::-1]
-    return EntryTable(ordered, tuple(e.accuracy for e in ordered), unit_ms, least_ms)
+    return least_ms
 
 
 def make_menu(table: EntryTable, accuracies: Sequence[float]) -> Menu:

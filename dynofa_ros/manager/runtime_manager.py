@@ -11,6 +11,7 @@ from collections.abc import Callable
 from math import isfinite, nan
 from time import perf_counter
 
+from dynofa_ros.manager.alternatives import Lookout
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.clocks import processor_of
 from dynofa_ros.manager.commands import CommandBook
@@ -21,6 +22,7 @@ from dynofa_ros.manager.model import build_problem, power_limit_w
 from dynofa_ros.manager.plan import Choice, Forecast, Plan, forecast
 from dynofa_ros.manager.power import PowerModel, power_model
 from dynofa_ros.manager.problem import App, Problem
+from dynofa_ros.manager.takeover import Takeover
 from dynofa_ros.manager.types import (
     AppDecision,
     Capabilities,
@@ -49,9 +51,10 @@ TRIGGERS = (
 )
 FROM_USER = frozenset({"departure", "library", "targets", "parameter"})
 AT_ONCE = FROM_USER | {"actuator"}  # of no hysteresis' business; a clock that begins or ceases to obey too
-FIRST_FRAMES = 4  # answered before an application gets its first plan; the first one is not learned from
+FIRST_FRAMES = 4  # answered before a manager that was started again plans; the first one is not learned from
 FIRST_WAIT_NS = 1_000_000_000  # unless they do not come
 PREFETCH = 2
+LEFT_S = 2.0  # after the last frame that an application answered there
 
 
 class RuntimeManager:
@@ -62,8 +65,11 @@ class RuntimeManager:
         self._plan: Plan | None = None
         self._parameters: Parameters | None = None
         self._hysteresis = Hysteresis()
+        self._takeover = Takeover()
+        self._lookout = Lookout()
         self._book = CommandBook()
         self._last_ns: int | None = None
+        self._steps = 0
         self._clocks_ns = 0  # step time of the last DVFS command that changed a band
         self._bands: tuple[FrequencyBand, ...] = ()
         self._sent_bands: tuple[FrequencyBand, ...] = ()
@@ -74,10 +80,11 @@ class RuntimeManager:
     def step(self, now_ns: int, monitors: Monitors) -> Decision:
         """One decision at time ``now_ns`` of the node's clock."""
         start = perf_counter()
+        self._steps += 1
         parameters = monitors.parameters
         events = self._advance(now_ns, monitors)
         problem, present = self._replan(now_ns, parameters, events)
-        self._bands = self._wanted_bands(problem, present)
+        self._bands = self._wanted_bands(now_ns, problem, present)
         commands, dvfs = self._book.issue(
             now_ns,
             self._wanted_commands(problem),
@@ -89,14 +96,15 @@ class RuntimeManager:
         if dvfs is not None and self._bands != self._sent_bands:
             self._clocks_ns, self._sent_bands = now_ns, self._bands
         plan = self._plan
+        _, limit_name = power_limit_w(self.world, parameters)
         if self._hysteresis.solved or self._binding == "no_data" or not problem.apps:
-            _, limit_name = power_limit_w(self.world, parameters)
             self._binding = binding_constraint(
                 problem, plan, present, parameters.objective, limit_name, self._hysteresis.trace
             )
         return Decision(
             decision_id=self._book.decision_id,
             step_time_ns=now_ns,
+            step_number=self._steps,
             inputs=tuple((item.topic, item.sequence) for item in monitors.inputs),
             objective=parameters.objective,
             trigger=next((t for t in TRIGGERS if t in events), "periodic"),
@@ -109,6 +117,7 @@ class RuntimeManager:
             parameters=parameters,
             commands=commands,
             dvfs=dvfs,
+            alternatives=self._lookout.look(now_ns, problem, plan, present, limit_name),
             compute_ms=(perf_counter() - start) * 1e3,
         )
 
@@ -157,7 +166,7 @@ class RuntimeManager:
     def _replan(self, now_ns: int, parameters: Parameters, events: set[str]) -> tuple[Problem, Forecast]:
         planned = {choice.app for choice in self._plan.choices} if self._plan else set()
         ready = [app for _, app in sorted(self.world.apps.items()) if app.ready]
-        apps = [app for app in ready if app.name in planned or not _waiting(app, now_ns)]
+        apps = [app for app in ready if app.name in planned or not self._waits(app, now_ns)]
         self._hold_the_silent(now_ns, apps, by_user=bool(events & FROM_USER))
         problem = build_problem(self.world, parameters, apps)
         if self._plan is None and not problem.apps:
@@ -165,8 +174,8 @@ class RuntimeManager:
         release_w, _ = power_limit_w(self.world, parameters, release=True)
         if {app.name for app in problem.apps} - planned and not planned:
             events.add("startup")
-        before = self._plan
-        self._plan = self._hysteresis.choose(
+        before, found = self._plan, self._takeover.plan(now_ns, self.world, problem, events)
+        self._plan = found or self._hysteresis.choose(
             now_ns,
             problem,
             self._plan,
@@ -185,13 +194,18 @@ class RuntimeManager:
             state.shared, state.thinned = expected.shared, choice.divider > 1
         return problem, present
 
+    def _waits(self, app: AppState, now_ns: int) -> bool:
+        if self._takeover.awaits(now_ns, self.world, app):
+            return True
+        return _waiting(app, now_ns) and not self._takeover.takes(self.world, app)
+
     def _hold_the_silent(self, now_ns: int, apps: list[AppState], *, by_user: bool) -> None:
         """Who answers no frames keeps what it runs: the others are planned around it."""
         for app in apps:
             choice = self._plan.choice(app.name) if self._plan else None
             app.held = choice.entry if choice and not by_user and app.silent(now_ns) else None
 
-    def _wanted_bands(self, problem: Problem, present: Forecast) -> tuple[FrequencyBand, ...]:
+    def _wanted_bands(self, now_ns: int, problem: Problem, present: Forecast) -> tuple[FrequencyBand, ...]:
         """Band of every domain under control: pinned where the plan says so, free where it no longer does."""
         capabilities = self.world.capabilities
         if self._plan is None or capabilities is None:
@@ -203,8 +217,11 @@ class RuntimeManager:
             if not (domain.can_write and domain.frequencies_hz and name):
                 continue
             hz = _clock(problem, clocks, name, domain.domain)
+            kept = self._band_of_the_left(now_ns, name, domain) if name not in clocks else None
             if domain.domain in self.world.actuators.deaf:
                 bands += self._order_of_the_deaf(domain, lowest=bool(present.excess_w))
+            elif kept is not None and not present.excess_w:
+                bands.append(kept)
             elif hz is not None:
                 bands.append(FrequencyBand(domain.domain, hz, hz))
             elif domain.domain in self._book.commanded_domains:
@@ -212,6 +229,21 @@ class RuntimeManager:
                     FrequencyBand(domain.domain, domain.frequencies_hz[0], domain.frequencies_hz[-1])
                 )
         return tuple(bands)
+
+    def _band_of_the_left(self, now_ns: int, name: str, domain: DomainCapability) -> FrequencyBand | None:
+        """Frames may still be in work on a processor that nobody is to use any more: it keeps its clock.
+
+        If it was withdrawn somebody else is at work there, and they are finished at its top clock, unless a
+        cap forbids that.
+        """
+        capped = self._parameters is None or isfinite(self._parameters.power_cap_w)
+        for choice in self._plan.choices if self._plan else ():
+            app = self.world.apps[choice.app]
+            if app.estimator.processor == name and now_ns - app.last_frame_ns < LEFT_S * 1e9:
+                if name not in app.named_processors and not capped:
+                    return FrequencyBand(domain.domain, domain.frequencies_hz[-1], domain.frequencies_hz[-1])
+                return next((b for b in self._bands if b.domain == domain.domain), None)
+        return None
 
     def _order_of_the_deaf(self, domain: DomainCapability, *, lowest: bool) -> list[FrequencyBand]:
         """It keeps its order, in case it listens again; above a limit that order is the lowest clock."""
@@ -262,8 +294,13 @@ class RuntimeManager:
 
 
 def _waiting(app: AppState, now_ns: int) -> bool:
-    """A newcomer keeps what it runs until it has been measured: a restarted manager must not jolt it."""
-    return app.estimator.frames < FIRST_FRAMES and now_ns - app.since_ns < FIRST_WAIT_NS
+    """Who was managed before keeps what it runs until it has been measured, unless it fails.
+
+    So a manager that was started again jolts nobody. Whom nobody has managed gets a plan at once.
+    """
+    new = app.status is not None and app.status.decision_id == 0
+    measured = app.estimator.frames >= FIRST_FRAMES or app.missed
+    return not (new or measured) and now_ns - app.since_ns < FIRST_WAIT_NS
 
 
 def _clock(problem: Problem, clocks: dict[str, tuple[float, ...]], name: str, domain: str) -> int | None:

@@ -248,11 +248,37 @@ class AppDecision:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """What another choice for one application would cost, the others as decided.
+
+    ``kind``: "better" or "cheaper" = the next sub-network up or down, "processor" = the same accuracy on
+    another one. ``binding_constraint``: what it would break, "none" if it is feasible.
+    """
+
+    app: str
+    kind: str
+    subnet_id: str
+    processor: str
+    accuracy: float
+    power_change_w: float
+    binding_constraint: str
+
+    @property
+    def feasible(self) -> bool:
+        """Whether deadlines, loads and limits would hold."""
+        return self.binding_constraint == "none"
+
+
+@dataclass(frozen=True)
 class Decision:
-    """One step of the manager, and why. ``commands`` and ``dvfs`` are what must be sent now."""
+    """One step of the manager, and why. ``commands`` and ``dvfs`` are what must be sent now.
+
+    The other names are those of ManagerDecision: a replay compares by them.
+    """
 
     decision_id: int
     step_time_ns: int
+    step_number: int  # from 1 since the manager began
     inputs: tuple[tuple[str, int], ...]
     objective: str
     trigger: str
@@ -265,4 +291,5 @@ class Decision:
     parameters: Parameters
     commands: tuple[SubnetCommand, ...] = ()
     dvfs: DvfsCommand | None = None
+    alternatives: tuple[Alternative, ...] = ()
     compute_ms: float = field(default=0.0, compare=False)

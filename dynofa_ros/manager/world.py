@@ -21,7 +21,7 @@ from dynofa_ros.manager.guards import (
     check_targets,
 )
 from dynofa_ros.manager.power import PowerModel, power_model
-from dynofa_ros.manager.problem import reference_hz
+from dynofa_ros.manager.problem import LAUNCHER, reference_hz
 from dynofa_ros.manager.types import (
     AppTargets,
     Capabilities,
@@ -44,6 +44,7 @@ BACKGROUND_SMOOTHING_S = 1.0
 STALE_S = 2.0
 PAUSE_S, PAUSE_PERIODS = 1.0, 3.0
 BACKGROUND_DEADBAND = 0.05
+SATURATED = 0.98
 
 
 @dataclass
@@ -59,6 +60,7 @@ class World:
     thermal: ThermalGuard = field(default_factory=ThermalGuard)
     battery: Battery = field(default_factory=Battery)
     actuators: ActuatorGuard = field(default_factory=ActuatorGuard)
+    dvfs: DvfsStatus | None = None
     telemetry: Telemetry | None = None
     telemetry_ns: int = 0  # time of the step that consumed it
     rejected: Counter[str] = field(default_factory=Counter)
@@ -77,10 +79,6 @@ class World:
         self.battery.elapse(dt_s)
         self.battery.start(parameters)
         self.actuators.expire(now_ns)
-
-    def cap_w(self, parameters: Parameters) -> float:
-        """Power cap in force: the user's, or what is left in the battery per second if that is less."""
-        return min(parameters.power_cap_w, self.battery.cap_w)
 
     def consume(self, item: Input, now_ns: int, parameters: Parameters, settled: bool) -> set[str]:
         """Takes one message at step time ``now_ns``; ``settled`` = no clock was commanded just now."""
@@ -152,8 +150,10 @@ class World:
     def _others_hz(self, domain: str) -> float:
         own = self.own_hz.get(processor_of(domain) or "", 0.0)
         hz = self.clocks.hz(domain)
-        deadband = BACKGROUND_DEADBAND * hz if isfinite(hz) else 0.0
-        return max(0.0, self.busy_hz.get(domain, 0.0) - own - deadband)
+        busy = self.busy_hz.get(domain, 0.0)
+        # Where nothing is left idle nobody knows how much more others would take.
+        deadband = BACKGROUND_DEADBAND * hz if isfinite(hz) and busy < SATURATED * hz else 0.0
+        return max(0.0, busy - own - deadband)
 
     def clocks_of(self, processor: str) -> tuple[tuple[str, ...], float]:
         """Clock domains of a processor, and the top clock of the slowest of them (NaN = unknown)."""
@@ -162,6 +162,10 @@ class World:
             domains = processor_domains(self.capabilities, processor)
             found = self._clocks_of[processor] = (domains, top_hz(self.capabilities, processor))
         return found
+
+    def launch_share(self, processor: str) -> float:
+        """Share of alpha that scales with the clock of the CPU: see the board file."""
+        return self.power_model.board.launch_share.get(processor, 0.0) if self.power_model else 0.0
 
     def slowdown(self, app: AppState, processor: str) -> float:
         """Slowdown of an application on a processor: measured, or what others measured there."""
@@ -221,6 +225,7 @@ class World:
         if reason is not None:
             return self._reject("monitor", f"monitor of {frame.app}, frame {frame.frame_sequence}: {reason}")
         app.last_sequence, app.last_frame_ns = frame.frame_sequence, now_ns
+        app.missed = frame.deadline_missed
         app.new_frames += 1 + frame.dropped_frames
         entry = app.entry(frame.subnet_id, frame.processor)
         if entry is None:
@@ -249,7 +254,12 @@ class World:
     def _predicted_ms(self, entry: LibraryEntry) -> float:
         reference = reference_hz(entry, *self.clocks_of(entry.processor))
         ratio = reference / self.clocks.speed_hz(entry.processor)
-        return entry.alpha_ms + entry.beta_ms * (ratio if isfinite(ratio) else 1.0)
+        known_ms = entry.alpha_ms + entry.beta_ms * (ratio if isfinite(ratio) else 1.0)
+        share = self.launch_share(entry.processor)
+        if share == 0.0:
+            return known_ms
+        slower = self.clocks_of(LAUNCHER)[1] / self.clocks.speed_hz(LAUNCHER) - 1.0
+        return known_ms + share * entry.alpha_ms * (slower if isfinite(slower) else 0.0)
 
     def _telemetry(
         self, telemetry: Telemetry, now_ns: int, parameters: Parameters, settled: bool
@@ -275,12 +285,13 @@ class World:
         self.thermal.observe(telemetry.temperatures_c, dt_s)
         model = self.power_model
         expected_w = model.total_w(telemetry, self.thermal.temperature_c) if model else nan
-        cap_w = self.cap_w(parameters)
+        cap_w = parameters.power_cap_w
         over = self.power.observe(telemetry.total_power_w, expected_w, dt_s, cap_w, settled)
         hot = self.thermal.temperature_c >= parameters.temperature_limit_c
         return ({"power"} if over else set()) | ({"temperature"} if hot else set())
 
     def _dvfs(self, status: DvfsStatus) -> set[str]:
+        self.dvfs = status
         self.newest_foreign_id = max(self.newest_foreign_id, status.decision_id)
         for domain in status.domains:
             self.clocks.observe(status.stamp_ns, domain.domain, domain.actual_hz)

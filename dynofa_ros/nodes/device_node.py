@@ -14,6 +14,7 @@ from dynofa_ros.device.board import load_board
 from dynofa_ros.device.control import ClockControl, ControlState
 from dynofa_ros.device.energy import EnergyMeter
 from dynofa_ros.device.interface import Device, DomainStatus
+from dynofa_ros.device.nvpmodel import find_mode
 from dynofa_ros.device.open import open_device
 from dynofa_ros.device.sysfs import WRITES_OFF, SysfsDevice
 from dynofa_ros.msg import DeviceCapabilities, DeviceTelemetry, DvfsCommand, DvfsState
@@ -61,7 +62,10 @@ class DeviceNode(ManagedNode):
         self._add_diagnostics()
 
     def activate(self) -> None:
+        assert self._device is not None
         self._energy = EnergyMeter()
+        self._set_mode()
+        self._capabilities = self._device.capabilities()
         self._published = None
         self._discovered_s = self._standard_s = -math.inf
         self._control.command_timeout_s = self.value("command_timeout_s")
@@ -88,9 +92,21 @@ class DeviceNode(ManagedNode):
         if isinstance(device, SysfsDevice):
             device.close()
 
+    def check_parameters(self, pending: dict[str, Any]) -> str | None:
+        if pending["simulated_mode"]:
+            try:
+                find_mode(load_board(pending["board"]), pending["simulated_mode"])
+            except ValueError as error:
+                return f"simulated_mode: {error}"
+        return None
+
     def on_parameters_changed(self, changed: set[str]) -> None:
         if not self.active:  # `activate` reads them
             return
+        if "simulated_mode" in changed:
+            self._set_mode()
+            self._discover()
+            self._publish_state()
         self._control.command_timeout_s = self.value("command_timeout_s")
         if "telemetry_rate_hz" in changed:
             self._set_rate()
@@ -108,6 +124,7 @@ class DeviceNode(ManagedNode):
         )
         real = opened.device if isinstance(opened.device, SysfsDevice) else None
         simulation = opened.simulation
+        self._simulation = simulation
         self._kernel = KernelView(real, root) if real else None
         self._inputs = SimulatedInputs(self, simulation, self._publish_state) if simulation else None
         self._guesses = load_board(board).guesses if simulation else ()
@@ -140,6 +157,10 @@ class DeviceNode(ManagedNode):
             self._temperature = self.advertise(Temperature, TEMPERATURE, qos.TELEMETRY)
         if self._kernel and self._kernel.batteries():
             self._battery = self.advertise(BatteryState, BATTERY, qos.TELEMETRY)
+
+    def _set_mode(self) -> None:
+        if self._simulation is not None:
+            self._simulation.set_mode(self.value("simulated_mode"))
 
     # --- monitors ----------------------------------------------------------------------------
 

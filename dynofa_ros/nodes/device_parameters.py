@@ -21,6 +21,12 @@ PARAMETERS = (
         dynamic=False,
     ),
     ParameterSpec(
+        "simulated_mode",
+        "",
+        "nvpmodel mode of the simulated board, by its name in the board file; empty = all clocks. "
+        "Without effect in the sysfs backend",
+    ),
+    ParameterSpec(
         "sysfs_root",
         "/sys",
         "folder in which the sysfs backend looks, named sys or holding one; "

@@ -19,12 +19,16 @@ from dynofa_ros.manager.types import OBJECTIVES, Decision, Input, Monitors, Para
 from dynofa_ros.manager.world import STALE_S
 from dynofa_ros.ros import conversions, names, qos
 from dynofa_ros.ros.diagnostics import Level, Status
+from dynofa_ros.ros.entities import quiet_publisher
+from dynofa_ros.ros.inputs import departure, misnamed, to_input
 from dynofa_ros.ros.lifecycle import ManagedNode, run
 from dynofa_ros.ros.parameters import ParameterSpec
 
 DISCOVERY_PERIOD_S = 0.5
+EARLY_DISCOVERY_PERIOD_S, EARLY_S = 0.1, 2.0  # after a start: applications may run that lost their manager
 TARGETS_TYPE = "dynofa_ros/msg/AppTargets"
 EVENT_DELAY_S = 0.02  # events that come together are answered together
+NEARLY = 0.9  # of a control period: a message then brings the step forward, which saves a wake-up
 RECENT_STEPS = 100
 MAX_INPUTS = 2000  # waiting for a step; more means that steps do not happen
 
@@ -126,8 +130,9 @@ class ManagerNode(ManagedNode):
         self._lost_inputs = 0
         self._compute_ms.clear()
         self._last_step_s = 0.0
+        # Telemetry alone never makes a step: it is taken with whatever wakes the node next.
+        self._telemetry = self.subscribe_silently(msg.DeviceTelemetry, names.TELEMETRY, qos.TELEMETRY)
         for kind, topic, profile in (
-            (msg.DeviceTelemetry, names.TELEMETRY, qos.TELEMETRY),
             (msg.DeviceCapabilities, names.CAPABILITIES, qos.DEVICE_STATE),
             (msg.DvfsState, names.DVFS_STATE, qos.DEVICE_STATE),
         ):
@@ -136,6 +141,8 @@ class ManagerNode(ManagedNode):
         self._event_timer = self.every(EVENT_DELAY_S, self._on_event_timer)
         self._event_timer.cancel()
         self.every(DISCOVERY_PERIOD_S, self._discover)
+        self._early_timer = self.every(EARLY_DISCOVERY_PERIOD_S, self._discover_early)
+        self._started_s = time.monotonic()
 
     def deactivate(self) -> None:
         for app in list(self._apps):
@@ -159,13 +166,19 @@ class ManagerNode(ManagedNode):
 
     def _discover(self) -> None:
         """Follows the applications of this namespace as they come and go."""
+        self._take_telemetry()  # with a long control period more would come than the topic keeps
         for app in [a for a in self._apps if not self._present(a)]:
             self._forget(app)
-            self._take(conversions.departure(app), event=True)
+            self._take(departure(app), event=True)
         for topic, types in self.get_topic_names_and_types():
             found = names.app_of_topic(self.get_namespace(), topic, "targets")
             if found and TARGETS_TYPE in types and found not in self._apps and self._present(found):
                 self._follow(found)
+
+    def _discover_early(self) -> None:
+        self._discover()
+        if time.monotonic() - self._started_s > EARLY_S:
+            self._early_timer.cancel()
 
     def _present(self, app: str) -> bool:
         return self.count_publishers(self.topic(names.app_topic(app, "targets"))) > 0
@@ -184,7 +197,9 @@ class ManagerNode(ManagedNode):
         ]
         # Not a lifecycle publisher: those that are made while the node is active stay mute.
         command_topic = self.topic(names.app_topic(app, "subnet_command"))
-        publisher = self.create_publisher(msg.SubnetCommand, command_topic, qos.SUBNET_COMMAND)
+        publisher = self.create_publisher(
+            msg.SubnetCommand, command_topic, qos.SUBNET_COMMAND, event_callbacks=quiet_publisher()
+        )
         self._apps[app] = _App(subscriptions, publisher)
 
     def _forget(self, app: str) -> None:
@@ -198,27 +213,34 @@ class ManagerNode(ManagedNode):
         """Callback that keeps the messages of a topic for the next step; ``event``: it then comes at once."""
 
         def collect(message: Any) -> None:
-            named, owner = getattr(message, "app", None), topic.split("/")[1]
-            if named is not None and named != owner:
+            named = misnamed(topic, message)
+            if named is not None:
                 text = f"{topic} ignored: it names the application {named!r}"
                 self.get_logger().warning(text, throttle_duration_sec=5.0)
                 return
             missed = isinstance(message, msg.InferenceMonitor) and message.deadline_missed
-            self._take(conversions.to_input(topic, message), event=event or missed)
+            self._take(to_input(topic, message), event=event or missed)
 
         return collect
 
     def _take(self, item: Input, *, event: bool = False) -> None:
-        if len(self._inputs) >= MAX_INPUTS:
-            self._lost_inputs += 1
-            return
-        self._inputs.append(item)
-        if not event:
-            return
-        if time.monotonic() - self._last_step_s >= EVENT_DELAY_S:
-            self._step()
-        else:
+        self._take_telemetry()
+        self._keep(item)
+        passed_s = time.monotonic() - self._last_step_s
+        if event and passed_s < EVENT_DELAY_S:
             self._event_timer.reset()
+        elif event or passed_s >= NEARLY * self.value("control_period_s"):
+            self._step()
+
+    def _take_telemetry(self) -> None:
+        for message in self._telemetry.take():
+            self._keep(to_input(names.TELEMETRY, message))
+
+    def _keep(self, item: Input) -> None:
+        if len(self._inputs) < MAX_INPUTS:
+            self._inputs.append(item)
+        else:
+            self._lost_inputs += 1
 
     # --- steps -------------------------------------------------------------------------------
 
@@ -228,6 +250,8 @@ class ManagerNode(ManagedNode):
 
     def _step(self) -> None:
         self._last_step_s = time.monotonic()
+        self._step_timer.reset()
+        self._take_telemetry()
         inputs, self._inputs = tuple(self._inputs), []
         parameters = Parameters(**{spec.name: self.value(spec.name) for spec in PARAMETERS})
         now_ns = int(self.get_clock().now().nanoseconds)

@@ -118,6 +118,7 @@ class PerceptionNode(ManagedNode):
             names.app_topic(self.app, "image/compressed" if compressed else "image"),
             self._on_image,
             qos.IMAGE,
+            foreign=True,
         )
         self.subscribe(
             SubnetCommand, names.app_topic(self.app, "subnet_command"), self._on_command, qos.SUBNET_COMMAND

@@ -33,6 +33,7 @@ from rclpy.timer import Timer
 
 from dynofa_ros.ros import names, parameters, qos
 from dynofa_ros.ros.diagnostics import PERIOD_S, Diagnostics, Level, Status
+from dynofa_ros.ros.entities import Inbox, quiet_publisher, quiet_subscription
 from dynofa_ros.ros.parameters import ParameterError, ParameterSpec
 
 AUTOSTART = ParameterSpec("autostart", True, "configure and activate by itself at start", dynamic=False)
@@ -114,7 +115,9 @@ class ManagedNode(LifecycleNode):
 
     def advertise(self, message_type: Any, relative: str, profile: QoSProfile) -> LifecyclePublisher:
         """Publisher that is mute unless the node is active; it lives until `cleanup`."""
-        publisher = self.create_lifecycle_publisher(message_type, self.topic(relative), profile)
+        publisher = self.create_lifecycle_publisher(
+            message_type, self.topic(relative), profile, event_callbacks=quiet_publisher()
+        )
         if self.__speaking:
             publisher.on_activate(_INACTIVE)
         self.__configured_publishers.append(publisher)
@@ -127,14 +130,30 @@ class ManagedNode(LifecycleNode):
         self.destroy_lifecycle_publisher(publisher)
 
     def subscribe(
-        self, message_type: Any, relative: str, callback: Callable[[Any], None], profile: QoSProfile
+        self,
+        message_type: Any,
+        relative: str,
+        callback: Callable[[Any], None],
+        profile: QoSProfile,
+        *,
+        foreign: bool = False,
     ) -> Subscription:
-        """Subscription that lives until deactivation; call it in or after `activate`."""
+        """Subscription that lives until deactivation; call it in or after `activate`.
+
+        foreign: others than our nodes publish there too, so that rclpy shall warn of a QoS that does not fit.
+        """
+        events = None if foreign else quiet_subscription()
         subscription = self.create_subscription(
-            message_type, self.topic(relative), self.__guarded(callback), profile
+            message_type, self.topic(relative), self.__guarded(callback), profile, event_callbacks=events
         )
         self.__active_subscriptions.append(subscription)
         return subscription
+
+    def subscribe_silently(self, message_type: Any, relative: str, profile: QoSProfile) -> Inbox:
+        """As `subscribe`, but messages wait (as many as the QoS keeps) until they are taken: no wake-ups."""
+        inbox = Inbox(self, message_type, self.topic(relative), profile)
+        self.__active_subscriptions.append(inbox.subscription)
+        return inbox
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription made by `subscribe` before deactivation does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from math import ceil, gcd
 
 import numpy as np
@@ -53,6 +54,7 @@ class Cameras:
         return worst_overlap_ms(offsets, 1e3 / other.rate_hz, own_ms, other_ms)
 
 
+@lru_cache(maxsize=1024)
 def offsets_ms(offset_ms: float, rates_hz: tuple[float, float]) -> Array:
     """All offsets in [0, period of the other) at which its images come after one of the first's."""
     own, other = (1000 / Fraction(hz).limit_denominator(1000) for hz in rates_hz)

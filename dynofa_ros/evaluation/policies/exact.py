@@ -12,7 +12,7 @@ other one there the time that their jobs overlap, times the contention (that is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import inf
 from typing import TypeVar
@@ -94,13 +94,18 @@ Overlap = Callable[[str, Array, Array], Array]
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """Everything an operating point is chosen from."""
+    """Everything an operating point is chosen from. ``known``: answers found so far, whatever the limit."""
 
     clients: tuple[Client, ...]
     places: tuple[Place, ...]
     constant_w: float
     limit_w: float
     overlap: Overlap
+    known: dict[Asked, Answer | None] = field(default_factory=dict)
+
+    def within(self, limit_w: float) -> Question:
+        """The same under another limit."""
+        return self if limit_w == self.limit_w else replace(self, limit_w=limit_w)
 
 
 @dataclass(frozen=True)
@@ -115,20 +120,24 @@ class Answer:
 
 def solve(question: Question, asked: Asked) -> Answer | None:
     """Least power that gives everybody what is asked, None if nothing does."""
-    tables = [_tabulate(question, asked, place) for place in question.places]
-    found = _split(tables)
+    if asked not in question.known:
+        question.known[asked] = _cheapest(question, asked)
+    answer = question.known[asked]
+    return answer if answer is not None and answer.power_w <= question.limit_w else None
+
+
+def _cheapest(question: Question, asked: Asked) -> Answer | None:
+    powers = [_power(question, asked, place) for place in question.places]
+    found = _split([_least(power, place) for power, place in zip(powers, question.places, strict=True)])
     if found is None:
         return None
     subsets, least_w = found
-    if question.constant_w + least_w > question.limit_w:
-        return None
     entries: list[LibraryEntry | None] = [None] * len(question.clients)
     levels = {}
-    for place, subset in zip(question.places, subsets, strict=True):
+    for place, power, subset in zip(question.places, powers, subsets, strict=True):
         if not subset:
             continue
-        power = _power(question, asked, place)[subset]
-        level = levels[place.name] = int(power.argmin())
+        level = levels[place.name] = int(power[subset].argmin())
         for i, client in enumerate(question.clients):
             if subset >> i & 1:
                 choice = client.choices[place.name]
@@ -141,6 +150,8 @@ def solve(question: Question, asked: Asked) -> Answer | None:
 def _power(question: Question, asked: Asked, place: Place) -> Array:
     """Power of a processor: subsets x levels; inf where a deadline or the load ceiling breaks."""
     clients = question.clients
+    if not any(place.name in client.choices for client in clients):
+        return np.full((1 << len(clients), 1), inf)
     expected = np.full((len(clients), len(place.base_w)), inf)
     guarded = expected.copy()
     for i, client in enumerate(clients):
@@ -175,12 +186,9 @@ def _sums(empty: Array, parts: Array) -> Array:
     return sums
 
 
-def _tabulate(question: Question, asked: Asked, place: Place) -> Array:
-    if not any(place.name in client.choices for client in question.clients):
-        nobody = np.full(1 << len(question.clients), inf)
-        nobody[0] = place.idle_w
-        return nobody
-    least: Array = _power(question, asked, place).min(axis=1)
+def _least(power: Array, place: Place) -> Array:
+    """Least power of a processor for every subset."""
+    least: Array = power.min(axis=1)
     least[0] = place.idle_w
     return least
 

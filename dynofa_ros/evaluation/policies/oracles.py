@@ -12,6 +12,7 @@ time plus the overlap with others fits in latency_target - overhead; loads and p
 Interpretations:
 
 - Overlap of applications on one processor: `ground.overlap_law`.
+- A power cap holds in the mean: while jobs run, power is above it for a tenth of a second now and then.
 - Temperature: the power that reaches temperature_limit_c in 10 s (one RC, true ambient and resistance).
 - `battery`: what is left of the true energy over the time left. Processors that host nobody: lowest clock,
   but the CPU keeps its governor.
@@ -59,7 +60,7 @@ def staying(question: Question, answer: Answer) -> Question:
         replace(client, choices={entry.processor: client.choices[entry.processor]})
         for client, entry in zip(question.clients, answer.entries, strict=True)
     )
-    return replace(question, clients=clients)
+    return replace(question, clients=clients, known={})
 
 
 @dataclass
@@ -74,6 +75,7 @@ class Oracle:
     _noises: dict[str, float] = field(default_factory=dict)
     _knobs: dict[str, Knob] = field(default_factory=dict)
     _bands: dict[str, Band] = field(default_factory=dict)
+    _questions: dict[object, Question] = field(default_factory=dict)
 
     def start(self, scene: Scene, knowledge: Knowledge | None) -> Command:
         """The static sub-network until the applications are there. Raises ValueError without knowledge."""
@@ -147,9 +149,12 @@ class Oracle:
 
     def _answer(self, now_s: float) -> Answer:
         limit_w = self._limit_w(now_s)
-        steady = self._key(limit_w)
+        world = self._key()
+        steady = (world, round(limit_w, 2))
         if steady not in self._answers:
-            self._remember(steady, best(self._question(limit_w, None)))
+            if world not in self._questions:
+                self._questions[world] = self._question(limit_w, None)
+            self._remember(steady, best(self._questions[world].within(limit_w)))
         answer = self._answers[steady]
         return self._per_frame(steady, limit_w, answer) if self.per_frame else answer
 
@@ -171,7 +176,8 @@ class Oracle:
             self._answers.clear()
         self._answers[key] = answer
 
-    def _key(self, limit_w: float) -> object:
+    def _key(self) -> object:
+        """Everything that the answer depends on, but for the limit."""
         names = sorted(self._views)
         processors = self._scene.board.processors
         slow = tuple(round(self._knowledge.slowdown(n, p), 6) for n in names for p in processors)
@@ -179,7 +185,7 @@ class Oracle:
         targets = tuple((self._views[n].targets, len(self._views[n].library)) for n in names)
         known = self._cameras.known(names)
         wanted = self._parameters.objective
-        return targets, slow, outside, self._leakage_c(), round(limit_w, 2), known, self._offer, wanted
+        return targets, slow, outside, self._leakage_c(), known, self._offer, wanted
 
     def _question(self, limit_w: float, noises: tuple[float, ...] | None) -> Question:
         names = sorted(self._views)

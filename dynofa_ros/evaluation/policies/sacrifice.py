@@ -30,8 +30,7 @@ def best(question: Question) -> Answer:
     first = _first_feasible(question, steps)
     if first is not None:
         return _raise_accuracies(question, _give_back(question, steps[first]))
-    unlimited = replace(question, limit_w=inf)
-    answer = solve(unlimited, Asked(lowest, (DIVIDERS[-1],) * count, (inf,) * count))
+    answer = solve(question.within(inf), Asked(lowest, (DIVIDERS[-1],) * count, (inf,) * count))
     if answer is None:
         raise ValueError("an application has no processor that it can run on")
     return answer

@@ -1,0 +1,112 @@
+"""`dynofa replay`: the manager again on the inputs of a recorded run; does it decide the same?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynofa_ros.cli.arguments import add_json
+from dynofa_ros.cli.common import FAILED, OK, CliError, check_outputs, write_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dynofa_ros.cli.arguments import Commands
+    from dynofa_ros.evaluation.replay import Replay
+
+SHOWN = 10  # differences
+
+
+def add_parser(commands: Commands) -> None:
+    """Add `replay`."""
+    parser = commands.add_parser(
+        "replay",
+        help="run the manager again on a recorded run and compare every decision bit for bit",
+        description="Runs the manager again on the inputs that each recorded decision names, and compares "
+        "every decision bit for bit. The recording must begin before the manager, and it must be of this "
+        "version of the package. Exit code 0 = all reproduced.",
+        epilog="example: dynofa replay out --json replay.json",
+    )
+    parser.add_argument(
+        "path", type=Path, metavar="BAG|DIR", help="a rosbag2, or a folder that `dynofa demo` wrote"
+    )
+    parser.add_argument("--namespace", metavar="NS", help="of the robot, if the bag holds several")
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from dynofa_ros.cli.work import progress
+    from dynofa_ros.evaluation.bagfile import BagError
+    from dynofa_ros.evaluation.recording import read_recording
+    from dynofa_ros.evaluation.replay import replay
+
+    check_outputs(options.json)
+    try:
+        with progress("read") as step:
+            recording = read_recording(options.path, options.namespace, step)
+    except BagError as error:
+        if options.json is not None:
+            write_json(options.json, _document(options.path, None, str(error)))
+        raise CliError(str(error)) from error
+    with progress("replay") as step:
+        found = replay(recording, step)
+    if options.json is not None:
+        write_json(options.json, _document(options.path, found))
+    return _print(found)
+
+
+def _document(path: Path, found: Replay | None, *errors: str) -> dict[str, Any]:
+    """The results as JSON: the first difference of each decision that came out otherwise."""
+    return {
+        "bag": str(path),
+        "decisions": found.decisions if found else 0,
+        "reproduced": found.reproduced if found else 0,
+        "differences": [
+            {
+                "decision_id": comparison.decision_id,
+                "step_number": comparison.step_number,
+                "field": comparison.differences[0].field,
+                "recorded": comparison.differences[0].recorded,
+                "replayed": comparison.differences[0].replayed,
+            }
+            for comparison in (found.different if found else ())
+        ],
+        "errors": [*(found.errors if found else ()), *errors],
+    }
+
+
+def _print(found: Replay) -> int:
+    from rich.console import Console
+
+    console = Console()
+    different, left = len(found.different), found.decisions - len(found.comparisons)
+    parts = [f"{found.decisions} decisions", f"{found.reproduced} reproduced bit for bit"]
+    parts += [f"{different} different"] if different else []
+    parts += [f"{left} not replayed"] if left else []
+    _say(console, ", ".join(parts))
+    if found.different:
+        _print_differences(found, console)
+    for error in found.errors:
+        _say(console, f"error: {error}", "red")
+    return OK if found.reproduced == found.decisions else FAILED
+
+
+def _print_differences(found: Replay, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("decision", "step", "first difference", "recorded", "replayed"):
+        table.add_column(column, overflow="fold")
+    for comparison in found.different[:SHOWN]:
+        first = comparison.differences[0]
+        values = comparison.decision_id, comparison.step_number, first.field, first.recorded, first.replayed
+        table.add_row(*map(str, values))
+    console.print(table, markup=False, highlight=False)
+    if len(found.different) > SHOWN:
+        _say(console, f"... and {len(found.different) - SHOWN} more", "dim")
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

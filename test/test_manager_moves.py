@@ -1,0 +1,123 @@
+"""Applications that come, that were there before, and that leave a processor; and a budget of energy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+import pytest
+from manager_plant import SECOND, capabilities, make_library
+
+from dynofa_ros.manager import RuntimeManager
+from dynofa_ros.manager.runtime_manager import FIRST_FRAMES, LEFT_S
+from dynofa_ros.manager.types import (
+    AppTargets,
+    Decision,
+    DomainReading,
+    DomainStatus,
+    DvfsStatus,
+    FrameMonitor,
+    Input,
+    Monitors,
+    Parameters,
+    SubnetCondition,
+    SubnetLibrary,
+    SubnetStatus,
+    Telemetry,
+)
+
+TARGETS = AppTargets("front", 100.0, rate_hz=5.0)
+GPU, CPU = make_library("front", processor="gpu"), make_library("front")
+BOTH = SubnetLibrary("front", (*GPU.entries, *(replace(e, alpha_ms=9.0 * e.alpha_ms) for e in CPU.entries)))
+
+
+class Bench:
+    """Steps a manager by hand."""
+
+    def __init__(self, parameters: Parameters | None = None) -> None:
+        self.manager = RuntimeManager()
+        self.parameters = parameters or Parameters()
+        self.now_ns = 1000 * SECOND
+        self.sequence = 0
+
+    def step(self, *messages: object, after_s: float = 0.2) -> Decision:
+        self.now_ns += int(after_s * SECOND)
+        inputs = tuple(Input("t", n, message) for n, message in enumerate(messages))  # type: ignore[arg-type]
+        return self.manager.step(self.now_ns, Monitors(inputs, self.parameters))
+
+    def frame(self, decision: Decision, *, missed: bool = False, processor: str = "") -> FrameMonitor:
+        self.sequence += 1
+        app = decision.apps[0] if decision.apps else None
+        subnet, place = (app.subnet_id, processor or app.processor) if app else ("s9", "gpu")
+        return FrameMonitor(
+            "front", self.sequence, 0, subnet, place, 0.0, 1.0, 40.0, 1.0, 42.0, 100.0, missed
+        )  # fmt: skip
+
+
+def state(decision_id: int) -> SubnetStatus:
+    return SubnetStatus("front", decision_id, "s9", "gpu", SubnetCondition.APPLIED)
+
+
+def test_whom_nobody_has_managed_is_planned_at_once() -> None:
+    decision = Bench().step(capabilities(), TARGETS, BOTH, state(0))
+    assert [a.app for a in decision.apps] == ["front"] and decision.commands
+
+
+@pytest.mark.parametrize("missed", [False, True])
+def test_who_was_managed_is_measured_first_unless_it_fails(missed: bool) -> None:
+    bench = Bench()
+    free = DvfsStatus(
+        bench.now_ns, 0, tuple(DomainStatus(d.domain, 0, 0, 5e8) for d in capabilities().domains)
+    )
+    decision = bench.step(capabilities(), free, TARGETS, BOTH, state(7))
+    assert not decision.apps
+    planned = []
+    for _ in range(FIRST_FRAMES):
+        decision = bench.step(bench.frame(decision, missed=missed))
+        planned.append(bool(decision.apps))
+    assert planned == ([True] * FIRST_FRAMES if missed else [False] * (FIRST_FRAMES - 1) + [True])
+
+
+def clock(decision: Decision, domain: str) -> int:
+    return next(band.max_hz for band in decision.bands if band.domain == domain)
+
+
+@pytest.mark.parametrize("cap_w", [inf, 30.0])
+def test_frames_on_a_processor_that_is_withdrawn_are_finished_quickly(cap_w: float) -> None:
+    bench = Bench(Parameters(power_cap_w=cap_w))
+    decision = bench.step(capabilities(), TARGETS, BOTH, state(0))
+    for _ in range(5):
+        decision = bench.step(bench.frame(decision))
+    before = clock(decision, "gpu")
+    assert decision.apps[0].processor == "gpu" and 114_750_000 < before < 1_109_250_000
+    decision = bench.step(CPU)  # the sub-networks of the GPU are withdrawn
+    assert decision.apps[0].processor == "cpu"
+    assert clock(decision, "gpu") == (1_109_250_000 if cap_w == inf else before)
+    decision = bench.step(bench.frame(decision, processor="cpu"))
+    assert clock(decision, "gpu") == 114_750_000
+
+
+def test_a_processor_that_was_left_long_ago_is_slowed_down_without_a_frame() -> None:
+    bench = Bench()
+    decision = bench.step(capabilities(), TARGETS, BOTH, state(0))
+    for _ in range(5):
+        decision = bench.step(bench.frame(decision))
+    decision = bench.step(CPU)
+    decision = bench.step(after_s=LEFT_S)
+    assert clock(decision, "gpu") == 114_750_000
+
+
+def test_power_above_the_mean_of_a_battery_is_no_breach_of_a_cap() -> None:
+    parameters = Parameters(objective="battery", battery_energy_j=600.0, battery_time_s=100.0)
+    bench = Bench(parameters)
+    decision = bench.step(capabilities(), TARGETS, BOTH, state(0))
+    readings = tuple(DomainReading(d.domain, float(d.frequencies_hz[0]), 0.0) for d in capabilities().domains)
+    triggers = []
+    for n in range(20):
+        told = Telemetry(bench.now_ns + n, 9.0 if n % 2 else 3.0, readings, (45.0,))
+        triggers.append(bench.step(told, bench.frame(decision)).trigger)
+    assert "power" not in triggers
+    bench.parameters = replace(parameters, power_cap_w=6.0)
+    for n in range(8):
+        triggers.append(bench.step(Telemetry(bench.now_ns + n, 9.0, readings, (45.0,))).trigger)
+    assert "power" in triggers and bench.manager.world.power.limit_w(inf) == inf

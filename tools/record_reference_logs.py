@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""Record the reference logs of test/reference: runs whose decisions may change only on purpose.
+
+    python tools/record_reference_logs.py --recompute    after a change of the manager, in seconds
+    python tools/record_reference_logs.py                everything anew; two of the logs are live demos
+
+With --recompute the live logs keep their inputs and only get the decisions that the manager takes today.
+The simulated ones are always made anew: the simulator is part of the source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dynofa_ros.evaluation.bagfile import open_bag
+from dynofa_ros.evaluation.message_log import Message, make, read_log, write_log
+from dynofa_ros.evaluation.policies.ours import ManagerPolicy
+from dynofa_ros.evaluation.recording import DECISION_TYPE, RecordedInputs, is_wanted
+from dynofa_ros.evaluation.scenarios import scenes
+from dynofa_ros.evaluation.scene import Command, Event, Fault, Observation, Reserved, Scene
+from dynofa_ros.evaluation.simulation import Simulation
+from dynofa_ros.manager import RuntimeManager, types
+from dynofa_ros.ros import names
+from dynofa_ros.ros.inputs import GONE, NANOSECONDS, stamp_ns, to_input
+
+FOLDER = Path(__file__).resolve().parent.parent / "test" / "reference"
+LIVE = {  # arguments of `dynofa demo`
+    "demo": ("--seconds", "15", "--apps", "2"),
+    "demo_overload": ("--seconds", "5", "--apps", "3", "--rate-hz", "30"),
+}
+SIMULATED = {"S3": 2.0, "S7": 6.0, "S10": 5.0}  # scenario, and how many times faster it is played
+SEED = 0
+MESSAGES: dict[type, str] = {
+    types.AppTargets: "AppTargets",
+    types.SubnetLibrary: "SubnetLibrary",
+    types.SubnetStatus: "SubnetState",
+    types.FrameMonitor: "InferenceMonitor",
+    types.Telemetry: "DeviceTelemetry",
+    types.Capabilities: "DeviceCapabilities",
+    types.DvfsStatus: "DvfsState",
+}
+
+
+@dataclass
+class RecordedPolicy(ManagerPolicy):
+    """The manager, fed with messages of their real precision; ``messages``: all that was said."""
+
+    messages: list[Message] = field(default_factory=list)
+
+    def step(self, now_s: float, observation: Observation) -> Command | None:
+        """One step of the manager, recorded."""
+        told = tuple(self._heard(item) for item in observation.inputs)
+        command = super().step(now_s, replace(observation, inputs=told))
+        assert self.decision is not None
+        self.messages.append((names.DECISION, DECISION_TYPE, decision_message(self.decision)))
+        return command
+
+    def _heard(self, item: types.Input) -> types.Input:
+        if isinstance(item.message, types.Departure):
+            return types.Input(item.topic, GONE, item.message)
+        kind, message = input_message(item)
+        self.messages.append((item.topic, kind, message))
+        return to_input(item.topic, message)
+
+
+def main() -> int:
+    """Write the logs that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--recompute", action="store_true", help="keep the inputs of the live logs")
+    recompute = parser.parse_args().recompute
+    FOLDER.mkdir(exist_ok=True)
+    for name, arguments in LIVE.items():
+        path = FOLDER / f"{name}.jsonl"
+        if recompute:
+            messages = list(read_log(path, lenient=True))
+        else:
+            messages = live(arguments)
+        save(path, f"dynofa demo {' '.join(arguments)}", recomputed(messages))
+    for name, haste in SIMULATED.items():
+        note = f"scenario {name} under policy ours, seed {SEED}, its times divided by {haste:g}, simulated"
+        save(FOLDER / f"{name}.jsonl", note, simulated(name, haste))
+    return 0
+
+
+def save(path: Path, note: str, messages: list[Message]) -> None:
+    """Write a log, and say what changed."""
+    before = path.read_bytes() if path.exists() else b""
+    write_log(path, note, messages)
+    changed = "unchanged" if path.read_bytes() == before else "CHANGED" if before else "new"
+    decisions = sum(kind == DECISION_TYPE for _, kind, _ in messages)
+    print(f"{path.name}: {decisions} decisions, {path.stat().st_size / 1e3:.0f} kB, {changed}")
+
+
+def live(arguments: Iterable[str]) -> list[Message]:
+    """What a replay needs of a demo that is run now."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "out")
+        command = [sys.executable, "-m", "dynofa_ros.cli.main", "demo", "--headless", "--out", str(out)]
+        subprocess.run([*command, *arguments], check=True)
+        with open_bag(out) as reader:
+            wanted = [c for c in reader.connections if is_wanted("", c.topic, c.msgtype)]
+            return [
+                (c.topic[1:], c.msgtype, reader.deserialize(raw, c.msgtype))
+                for c, _, raw in reader.messages(wanted)
+            ]
+
+
+def simulated(name: str, haste: float) -> list[Message]:
+    """What a replay needs of the first scene of a scenario."""
+    scene = scenes([name])[0]
+    policy = RecordedPolicy()
+    Simulation(hastened(scene, haste), policy, SEED).run()
+    return policy.messages
+
+
+def hastened(scene: Scene, haste: float) -> Scene:
+    """A scene in which everything happens sooner."""
+    apps = tuple(replace(a, from_s=a.from_s / haste, until_s=a.until_s / haste) for a in scene.apps)
+    return replace(
+        scene,
+        apps=apps,
+        duration_s=scene.duration_s / haste,
+        timeline=tuple(hastened_event(event, haste) for event in scene.timeline),
+        feasible=(),
+        steps=(),
+    )
+
+
+def hastened_event(event: Event, haste: float) -> Event:
+    """An event that happens sooner, and ends sooner if it has an end."""
+    if isinstance(event, (Fault, Reserved)):
+        return replace(event, at_s=event.at_s / haste, until_s=event.until_s / haste)
+    return replace(event, at_s=event.at_s / haste)
+
+
+def recomputed(messages: Iterable[Message]) -> list[Message]:
+    """The same messages with the decisions that the manager takes today."""
+    known, kept = RecordedInputs(), list(messages)
+    for topic, kind, message in kept:
+        if kind != DECISION_TYPE:
+            known.add(to_input(topic, message))
+    manager = RuntimeManager()
+    result = []
+    for topic, kind, message in kept:
+        if kind == DECISION_TYPE:
+            if message.step_number == 1:
+                manager = RuntimeManager()
+            monitors = types.Monitors(tuple(consumed(message, known)), parameters_today(message))
+            message = decision_message(manager.step(stamp_ns(message.step_time), monitors))
+        result.append((topic, kind, message))
+    return result
+
+
+def consumed(message: Any, known: RecordedInputs) -> Iterator[types.Input]:
+    """The inputs that a recorded decision names."""
+    for named in message.inputs:
+        item = known.take(named.topic, int(named.sequence))
+        if item is None:
+            raise SystemExit(f"input {named.topic} {named.sequence} is missing: record the log anew")
+        yield item
+
+
+def parameters_today(message: Any) -> types.Parameters:
+    """The recorded parameters, with the default of those that are new."""
+    today = vars(types.Parameters())
+    fields = {3: "double_value", 4: "string_value"}
+    told = {p.name: getattr(p.value, fields[p.value.type]) for p in message.parameters}
+    return types.Parameters(**{name: told.get(name, value) for name, value in today.items()})
+
+
+# --- dataclasses of the manager -> messages ---------------------------------------------------------
+
+
+def decision_message(decision: types.Decision) -> Any:
+    """ManagerDecision as the node publishes it."""
+    values = vars(decision) | {
+        "header": {"stamp": stamp(decision.step_time_ns)},
+        "step_time": stamp(decision.step_time_ns),
+        "inputs": [{"topic": topic, "sequence": sequence} for topic, sequence in decision.inputs],
+        "parameters": [
+            {"name": name, "value": parameter(value)} for name, value in vars(decision.parameters).items()
+        ],
+        "compute_ms": 0.0,  # differs each time
+    }
+    return make(DECISION_TYPE, values)
+
+
+def parameter(value: float | str) -> dict[str, Any]:
+    """An rcl_interfaces/ParameterValue."""
+    if isinstance(value, str):
+        return {"type": 4, "string_value": value}
+    return {"type": 3, "double_value": value}
+
+
+def input_message(item: types.Input) -> tuple[str, Any]:
+    """Type and message of an input."""
+    message = item.message
+    values: dict[str, Any] = dict(vars(message))
+    values["header"] = {"stamp": stamp(getattr(message, "stamp_ns", item.sequence))}
+    if isinstance(message, types.SubnetLibrary):
+        values["entries"] = [vars(e) | {"reference_frequencies": clocks(e)} for e in message.entries]
+    if isinstance(message, types.Telemetry):
+        values["domains"] = [vars(d) | {"utilization_percent": 1e2 * d.utilization} for d in message.domains]
+        values["temperatures"] = [{"temperature_c": t} for t in message.temperatures_c]
+    if isinstance(message, types.SubnetStatus):
+        values["status"] = int(message.status)
+    kind = "dynofa_ros/msg/" + MESSAGES[type(message)]
+    return kind, make(kind, values)
+
+
+def clocks(entry: types.LibraryEntry) -> list[dict[str, Any]]:
+    """Reference frequencies of a library entry."""
+    return [{"domain": domain, "frequency_hz": hz} for domain, hz in entry.reference_hz]
+
+
+def stamp(time_ns: int) -> dict[str, int]:
+    """A builtin_interfaces/Time."""
+    return {"sec": time_ns // NANOSECONDS, "nanosec": time_ns % NANOSECONDS}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
