@@ -87,7 +87,7 @@ def s4(board: Board) -> list[Scene]:
         steps=tuple(m.at_s for m in modes),
         notes=("the accuracies of the applications (targets 78 and 77 %, floors 74 %) were chosen here",),
     )
-    caps_w = (5.5, 4.9, inf)
+    caps_w = (6.2, 5.6, inf)
     power = tuple(
         NewParameters(mode.at_s, Parameters(power_cap_w=cap_w))
         for mode, cap_w in zip(modes, caps_w, strict=True)
@@ -95,12 +95,13 @@ def s4(board: Board) -> list[Scene]:
     capped = replace(
         base,
         name="S4 watts",
-        title="a power cap of 5.5 W, then 4.9 W",
+        title="a power cap of 6.2 W, then 5.6 W",
         apps=ambitious(pair()),
         timeline=power,
         notes=(
             "nvpmodel caps clocks; this variant caps watts and was added here, with applications that want "
-            "the best (floors 74 %): 6.5 W without a cap, 4.6 W at the floors",
+            "the best (floors 74 %): 6.5 W without a cap and 4.6 W at the floors in the mean; 100 ms in which both "
+            "run take about 1 W more, and the cap holds for these",
         ),
     )
     return [base, capped]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dynofa_ros.manager.ladder import Outcome, Trace
-from dynofa_ros.manager.many import allocate_any
+from dynofa_ros.manager.many import allocate_any, fits_any
 from dynofa_ros.manager.plan import SHAVED_SHARE, Forecast, Plan, forecast, make_plan, quality
 from dynofa_ros.manager.problem import App, Menu, Problem
 
@@ -75,14 +75,14 @@ class Hysteresis:
         if current is None or at_once or not present.applicable:
             self._forgive()
             self.present = None
-            return self._change(now_ns, current, self._solve(now_ns, problem, current, insist=True))
+            return self._change(now_ns, current, self._solve(now_ns, problem, current))
         self.present = present
         if not present.sound:
             eased = ease(problem, current, present)
             if eased is not None and forecast(problem, eased, release_limit_w, HOLD).sound:
                 self._note_failure(now_ns, alarm)
                 return self._change(now_ns, current, eased)
-            bold = self._solve(now_ns, problem, current, insist=True)
+            bold = self._solve(now_ns, problem, current)
             if repairs(forecast(problem, bold, release_limit_w, HOLD), present):
                 self._note_failure(now_ns, alarm)
                 return self._change(now_ns, current, bold)
@@ -108,12 +108,11 @@ class Hysteresis:
         problem: Problem,
         current: Plan | None,
         *,
-        insist: bool = False,
         headroom: float = HEADROOM,
     ) -> Plan:
-        """The best plan with headroom; ``insist``: without it where not everything can be had with it."""
+        """The best plan with headroom."""
         places = [choice.entry.processor for choice in current.choices] if current else []
-        outcome = allocate_any(problem, headroom, self.trace, places, insist=insist)
+        outcome = allocate_any(problem, headroom, self.trace, places)
         self.trace = outcome.trace
         if outcome.within_limits and not outcome.feasible:
             outcome = _shaved(problem, outcome, self.trace, places)
@@ -223,23 +222,29 @@ def _least_late(problem: Problem, outcome: Outcome, trace: Trace, places: Sequen
     So as many of their frames as possible are in time.
     """
     late = [demand.relaxed for demand in outcome.demands]
+
+    def stretched(number: int) -> Problem:
+        apps = tuple(
+            _at_floor(app, STRETCHES[number]) if relaxed else app
+            for app, relaxed in zip(problem.apps, late, strict=True)
+        )
+        return replace(problem, apps=apps)
+
     low, high = 0, len(STRETCHES)
     while low < high:
         middle = (low + high) // 2
-        apps = [
-            _at_floor(app, STRETCHES[middle]) if relaxed else app
-            for app, relaxed in zip(problem.apps, late, strict=True)
-        ]
-        found = allocate_any(replace(problem, apps=tuple(apps)), HEADROOM, trace, places)
-        if found.feasible:
-            demands = tuple(
-                replace(demand, level=len(app.accuracies) - 1, relaxed=True) if relaxed else demand
-                for app, demand, relaxed in zip(problem.apps, found.demands, late, strict=True)
-            )
-            outcome, high = replace(found, demands=demands), middle
+        if fits_any(stretched(middle), HEADROOM, trace, places):
+            high = middle
         else:
             low = middle + 1
-    return outcome
+    if low == len(STRETCHES):
+        return outcome
+    found = allocate_any(stretched(low), HEADROOM, trace, places)
+    demands = tuple(
+        replace(demand, level=len(app.accuracies) - 1, relaxed=True) if relaxed else demand
+        for app, demand, relaxed in zip(problem.apps, found.demands, late, strict=True)
+    )
+    return replace(found, demands=demands)
 
 
 def _at_floor(app: App, stretch: float) -> App:

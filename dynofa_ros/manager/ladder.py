@@ -1,14 +1,14 @@
 """What to give up first when not everything fits, and how to get it back.
 
-The ladder is one total order of small sacrifices (rungs). Class by class, the least important first:
-accuracy from target to floor, always the application that would lose least; then the rate to 1/2, 1/3, 1/4.
-Objective `throughput` gives up all accuracies before the first rate. When all of that is not enough: the
-deadline, again the least important first. Power cap and temperature are on no rung.
+The ladder is one total order of small sacrifices (rungs): accuracies from target to floor, class by class,
+the least important first, within a class always the application that would lose least; then rates to 1/2,
+1/3, 1/4 and at last deadlines, the least important application first. Objective `throughput` gives up first
+the frames that take longest, whose they are counts by a weight. Power cap and temperature are on no rung.
 
 Each rung only takes load away, so feasibility is monotone in the number of rungs. The least number is found
 by search, from a guess that changes the time it takes and not the result. What then turns out to have been
-given up in vain is given back, the most important class first: deadlines, then the rates of the class, then
-its accuracies, one application after the other, each as far as the demands of all others allow. For one
+given up in vain is given back, the most important application first: deadlines, then rates, then
+accuracies, one application after the other, each as far as the demands of all others allow. For one
 application the result is the lexicographic best: rate before accuracy, accuracy before power.
 """
 
@@ -91,7 +91,8 @@ class Outcome:
 
 def ladder(problem: Problem) -> Ladder:
     """The ladder of a problem."""
-    return _ladder(tuple((app.priority, app.accuracies) for app in problem.apps), problem.frames_first)
+    costs = tuple(app.frame_cost_ms for app in problem.apps) if problem.most_frames else None
+    return _ladder(tuple((app.priority, app.accuracies) for app in problem.apps), costs)
 
 
 def allocate(
@@ -110,13 +111,14 @@ def allocate(
         return _within_limits(problem, grid, order, guess) or _least_bad(problem, grid, order)
 
 
-def improve(problem: Problem, outcome: Outcome, headroom: float = 1.0, pins: tuple[int, ...] = ()) -> Outcome:
-    """Gives back what a larger ``headroom`` than the one of the outcome allows."""
-    grid = make_grid(problem, headroom, pins)
+def fits(problem: Problem, headroom: float = 1.0) -> bool:
+    """Whether limits, rates and deadlines can hold with every application at its least accuracy.
+
+    The same as ``allocate(problem, headroom).feasible``, at the price of one solution.
+    """
+    floors = tuple(Demand(len(app.accuracies) - 1) for app in problem.apps)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        wanted = give_back(problem, grid, asked(outcome.demands))
-        better = _outcome(problem, grid, wanted, outcome.trace)
-    return better if better is not None and outcome.within_limits else outcome
+        return solve(make_grid(problem, headroom), asked(floors)) is not None
 
 
 def _within_limits(problem: Problem, grid: Grid, order: Ladder, guess: Trace) -> Outcome | None:
@@ -244,8 +246,10 @@ def _least_bad(problem: Problem, grid: Grid, order: Ladder) -> Outcome:
 
 
 @lru_cache(maxsize=16)
-def _ladder(apps: tuple[tuple[int, tuple[float, ...]], ...], frames_first: bool) -> Ladder:
-    """Sorts all rungs at once: class, kind, loss, application."""
+def _ladder(
+    apps: tuple[tuple[int, tuple[float, ...]], ...], frame_costs_ms: tuple[float, ...] | None
+) -> Ladder:
+    """Sorts all rungs at once: kind, class or cost of a frame, loss, application."""
     steps = [len(accuracies) - 1 for _, accuracies in apps]
     everyone, rates = np.arange(len(apps)), len(DIVIDERS) - 1
     owners = np.concatenate([np.repeat(everyone, steps), np.repeat(everyone, rates), everyone])
@@ -254,9 +258,11 @@ def _ladder(apps: tuple[tuple[int, tuple[float, ...]], ...], frames_first: bool)
     first = np.repeat([levels[0] for _, levels in apps], steps)
     loss = np.concatenate([first - accuracies, np.tile(DIVIDERS[1:], len(apps)), np.zeros(len(apps))])
     classes = (255 - np.array([priority for priority, _ in apps]))[owners]
-    # Digits of one number: losses are below 10, kinds below 10, classes below 1000.
-    places = 1e4 * kinds + 10.0 * classes if frames_first else 1e2 * classes + 10.0 * kinds
-    places = places + loss + np.where(kinds == DEADLINE, 1e6, 0.0)
+    if frame_costs_ms is not None:
+        dearest_first = np.argsort(-np.array(frame_costs_ms), kind="stable")
+        classes = np.where(kinds == RATE, np.argsort(dearest_first)[owners], classes)
+    # Digits of one number: losses are below 10, classes below 1000.
+    places = 1e4 * kinds + 10.0 * classes + loss
     order = np.lexsort((owners, places))
     owners, kinds = owners[order], kinds[order]
     return Ladder(len(apps), owners, kinds, places[order])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dynofa_ros.manager.allocator import MAX_FREE_APPS
-from dynofa_ros.manager.ladder import COLD, Outcome, Trace, allocate, improve
+from dynofa_ros.manager.ladder import COLD, Outcome, Trace, allocate, fits
 from dynofa_ros.manager.plan import forecast, make_plan, quality
 from dynofa_ros.manager.problem import App, Option, Problem
 
@@ -21,22 +21,24 @@ def allocate_any(
     guess: Trace = COLD,
     mapping: Sequence[str] = (),
     *,
-    insist: bool = False,
     most: int = MAX_FREE_APPS,
 ) -> Outcome:
     """Operating point of a problem by its objective.
 
-    ``mapping``: processor of each application now, if all are known. ``insist``: where a deadline has to be
-    given up, what can be had without headroom. ``most``: applications that may choose at a time.
+    ``mapping``: processor of each application now, if all are known. ``most``: applications that may choose
+    at a time.
     Raises ValueError if there are applications but no processor for them.
     """
     if len(problem.apps) <= most:
-        outcome = allocate(problem, headroom, guess)
-    else:
-        outcome = _in_parts(problem, headroom, guess, mapping, most)
-    if insist and any(demand.relaxed for demand in outcome.demands):
-        outcome = improve(problem, outcome, pins=pins_of(problem, outcome.point.mapping, most))
-    return outcome
+        return allocate(problem, headroom, guess)
+    return _in_parts(problem, headroom, guess, mapping, most)
+
+
+def fits_any(problem: Problem, headroom: float, guess: Trace, mapping: Sequence[str]) -> bool:
+    """Whether `allocate_any` would find a feasible point."""
+    if len(problem.apps) <= MAX_FREE_APPS:
+        return fits(problem, headroom)
+    return allocate_any(problem, headroom, guess, mapping).feasible
 
 
 def pins_of(problem: Problem, mapping: Sequence[str], most: int = MAX_FREE_APPS) -> tuple[int, ...]:

@@ -47,7 +47,7 @@ def build_problem(world: World, parameters: Parameters, apps: Sequence[AppState]
         power_limit_w=power_limit_w(world, parameters)[0],
         power_known=world.power_model is not None,
         unused=unused,
-        frames_first=True,
+        most_frames=parameters.objective == "throughput",
         least_latency=parameters.objective == "latency",
     )
 

@@ -209,7 +209,7 @@ def quality(problem: Problem, expected: Forecast) -> tuple[float, ...]:
         rates.append(float(sum(app.divider - 1 for app in members)))
         shortfall = sum(app.shortfall for app in members)
         shortfalls.append(round(shortfall / SHORTFALL_GRAIN) * SHORTFALL_GRAIN)
-    if problem.frames_first:
-        return (expected.excess_w, *late, *rates, *shortfalls)
-    pairs = zip(rates, shortfalls, strict=True)
-    return (expected.excess_w, *late, *(value for pair in pairs for value in pair))
+    if problem.most_frames:
+        answered = zip(problem.apps, expected.apps, strict=True)
+        rates = [sum(a.rate_hz * (1.0 - 1.0 / e.divider) / (1.0 + a.priority) for a, e in answered)]
+    return (expected.excess_w, *late, *rates, *shortfalls)

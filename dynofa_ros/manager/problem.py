@@ -181,6 +181,12 @@ class App:
     below_floor: bool  # the library has nothing at the floor: the best it has stands in for it
     options: dict[str, Option]
 
+    @cached_property
+    def frame_cost_ms(self) -> float:
+        """Time that a frame takes at least, weighed by importance: what giving it up saves."""
+        least_ms = [float(o.table.least_ms[o.menu.first[-1]].min()) for o in self.options.values()]
+        return (1.0 + self.priority) * min(least_ms)
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -196,9 +202,10 @@ class Problem:
     """All that an operating point is chosen from.
 
     ``processors``: those an application could run on. ``unused``: the others; their power and all that no
-    processor causes, the measured bias included, is in ``constant_w``. ``frames_first``: no frame is given
-    up before all accuracies are (objective `throughput`). ``least_latency``: of the points that give the
-    same, the one that fills the latency targets least (objective `latency`), else the one of least power.
+    processor causes, the measured bias included, is in ``constant_w``. ``most_frames``: where frames have to
+    be given up, those that take longest go first (objective `throughput`), else those of the least important
+    application. ``least_latency``: of the points that give the same, the one that fills the latency targets
+    least (objective `latency`), else the one of least power.
     """
 
     apps: tuple[App, ...]
@@ -207,7 +214,7 @@ class Problem:
     power_limit_w: float = inf
     power_known: bool = True
     unused: tuple[Processor, ...] = ()
-    frames_first: bool = False
+    most_frames: bool = False
     least_latency: bool = False
 
     @cached_property

@@ -1,7 +1,7 @@
 """What the ladder gave up in vain, given back.
 
-The most important class first: deadlines, then the rates of the class, then its accuracies, one application
-after the other, each as far as the demands of all others allow.
+The most important application first, with objective `throughput` the one whose frames take least: deadlines,
+then rates, then accuracies, one application after the other, each as far as the demands of all others allow.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dynofa_ros.manager.problem import DIVIDERS, Problem
 
 
 def give_back(problem: Problem, grid: Grid, start: Asked) -> Asked:
-    """What was given up in vain, the most important application first.
+    """What was given up in vain.
 
     An application that keeps missing its deadline stays at its floor: a larger network would be later.
     """
@@ -21,18 +21,15 @@ def give_back(problem: Problem, grid: Grid, start: Asked) -> Asked:
     for app in ranked:
         if wanted.relaxed[app]:
             _deadline(grid, wanted, app)
-    priorities = sorted({problem.apps[app].priority for app in ranked})
-    classes = [[app for app in ranked if problem.apps[app].priority == p] for p in priorities]
-    for members in [ranked] if problem.frames_first else classes:
-        due = [app for app in members if not wanted.relaxed[app]]
-        for app in due:
-            if wanted.divider[app] > 1:
-                found = best_for(grid, wanted, app, _up_to(int(wanted.divider[app])))
-                wanted.divider[app] = found[0] if found else wanted.divider[app]
-        for app in due:
-            if wanted.level[app]:
-                found = best_for(grid, wanted, app, (int(wanted.divider[app]),))
-                wanted.level[app] = min(found[1], int(wanted.level[app])) if found else wanted.level[app]
+    due = [app for app in ranked if not wanted.relaxed[app]]
+    for app in sorted(due, key=lambda i: problem.apps[i].frame_cost_ms) if problem.most_frames else due:
+        if wanted.divider[app] > 1:
+            found = best_for(grid, wanted, app, _up_to(int(wanted.divider[app])))
+            wanted.divider[app] = found[0] if found else wanted.divider[app]
+    for app in due:
+        if wanted.level[app]:
+            found = best_for(grid, wanted, app, (int(wanted.divider[app]),))
+            wanted.level[app] = min(found[1], int(wanted.level[app])) if found else wanted.level[app]
     return wanted
 
 

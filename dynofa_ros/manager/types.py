@@ -16,7 +16,7 @@ OBJECTIVES = {
     "energy": "least energy, as if every accuracy_target were its accuracy_floor",
     "accuracy_under_power": "quality as if every accuracy_target were 1.0: the best that power_cap_w allows",
     "battery": "quality under the power that lets battery_energy_j last for battery_time_s",
-    "throughput": "quality, but no frame of any application is given up before all accuracies are",
+    "throughput": "quality, but frames are given up by their time x (1 + priority), the largest first",
     "latency": "at the accuracy floors, the least worst share of a latency_target_ms, to one percent",
 }
 
