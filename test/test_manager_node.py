@@ -291,10 +291,10 @@ class Robot:
         )
 
 
-def start_manager(namespace: str = NAMESPACE) -> subprocess.Popen:
+def start_manager(namespace: str = NAMESPACE, *, autostart: bool = True) -> subprocess.Popen:
     environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN_ID)}
     command = [sys.executable, str(ROOT / "scripts" / "manager_node")]
-    command += ["--ros-args", "-r", f"__ns:={namespace}"]
+    command += ["--ros-args", "-r", f"__ns:={namespace}", "-p", f"autostart:={str(autostart).lower()}"]
     return subprocess.Popen(command, env=environment)
 
 
@@ -498,8 +498,12 @@ def test_an_application_that_leaves_is_dropped(robot: Robot, front: FakeApp) -> 
 
 def test_recorded_inputs_reproduce_every_decision_and_a_restart_goes_on_above() -> None:
     robot = Robot("/robot3/dynofa")
-    process = start_manager(robot.namespace)
+    process = start_manager(robot.namespace, autostart=False)
     try:
+        assert robot.change_state(Transition.TRANSITION_CONFIGURE)
+        topic = names.topic(robot.namespace, names.DECISION)
+        robot.wait(lambda: robot.node.count_publishers(topic), "publisher of decisions")  # none is missed
+        assert robot.change_state(Transition.TRANSITION_ACTIVATE)
         robot.wait(lambda: robot.decisions, "first decision")
         app = FakeApp(robot, "front")
         robot.apps.append(app)
@@ -527,6 +531,7 @@ def test_recorded_inputs_reproduce_every_decision_and_a_restart_goes_on_above() 
 
 def replay(robot: Robot, recorded: list[ManagerDecision]) -> None:
     """Steps a new manager with what each decision says it consumed, and compares."""
+    assert [d.step_number for d in recorded] == list(range(1, len(recorded) + 1)), "not all were recorded"
     assert len(recorded) > 15
     assert {d.trigger for d in recorded} >= {"startup", "targets", "parameter", "periodic"}
     manager = RuntimeManager()

@@ -159,6 +159,7 @@ class AppEstimator:
     filters: dict[str, SlowdownFilter] = field(default_factory=dict)
     overhead: Overhead = field(default_factory=Overhead)
     frames: int = 0
+    steady_frames: int = 0  # of the sub-network that runs, since it was changed
     _running: tuple[str, str] | None = None
     _clock_version: int = -1
     _last_latency_ms: float = 0.0
@@ -189,6 +190,7 @@ class AppEstimator:
             extra_ms = overhead_ms - self.overhead.typical_ms()
         migrated = running[1] != self.processor
         moved = clock_version != self._clock_version and self._skipped < MAX_SKIPPED
+        self.steady_frames = self.steady_frames + 1 if running == self._running else 1
         filter_ = self.filter(running[1])  # made while the noise of the last frame's processor is at hand
         self._running, self._clock_version, self._last_latency_ms = running, clock_version, latency_ms
         self.frames += 1

@@ -42,6 +42,7 @@ CLOCK_JUMP_NS = 1_000_000_000
 LOAD_SMOOTHING_S = 0.5
 BACKGROUND_SMOOTHING_S = 1.0
 STALE_S = 2.0
+NEW_FRAMES = 8  # of a sub-network: an alarm among them does not say that the load has changed
 PAUSE_S, PAUSE_PERIODS = 1.0, 3.0
 BACKGROUND_DEADBAND = 0.05
 SATURATED = 0.98
@@ -241,7 +242,8 @@ class World:
             period_ms=1e3 / app.due_hz(),
         )
         if alarm:
-            return {"latency", "alarm"}
+            # Just after a change it is the library that is wrong about the new sub-network, not the load.
+            return {"latency", "alarm"} if app.estimator.steady_frames > NEW_FRAMES else {"latency"}
         return {"latency"} if frame.deadline_missed else set()
 
     def _out_of_order(self, app: AppState, frame: FrameMonitor) -> str | None:
