@@ -9,7 +9,7 @@ import pytest
 from manager_plant import MS, SECOND, Frame, Plant, PlantApp, make_library, miss_share, switches
 
 from dynofa_ros.manager import RuntimeManager
-from dynofa_ros.manager.types import AppTargets, Parameters
+from dynofa_ros.manager.types import AppTargets, Input, Parameters, SubnetLibrary
 
 PHASE_S = 12.0
 
@@ -152,6 +152,28 @@ def test_noise_beyond_the_ordinary_is_bought_off_with_margin() -> None:
     plant.run(40.0)
     assert miss_share(plant.frames, plant.now_ns - 20 * SECOND, plant.now_ns) < 0.04
     assert plant.decisions[-1].apps[0].margin > 1.2
+
+
+def test_a_library_that_lies_about_one_sub_network_is_believed_less_and_less_often() -> None:
+    """Each attempt moves the estimate there and back: that is no change of load, which would be forgiven."""
+    plant, _ = make_plant(1, tamper=flatter_the_largest)
+    plant.retarget(plant.apps[0], replace(plant.apps[0].targets, latency_target_ms=40.0))
+    start = plant.now_ns
+    plant.run(40.0)
+    pairs = zip(plant.frames, plant.frames[1:], strict=False)
+    tries = [now.time_ns for before, now in pairs if now.subnet_id == "s9" != before.subnet_id]
+    assert len([at_ns for at_ns in tries if at_ns < start + 10 * SECOND]) >= 2, "it was never believed"
+    assert len([at_ns for at_ns in tries if at_ns > start + 10 * SECOND]) <= 6
+    assert miss_share(plant.frames, start + 10 * SECOND, plant.now_ns) < 0.04
+
+
+def flatter_the_largest(item: Input) -> Input:
+    """To the manager the largest sub-network says two thirds of its time."""
+    if not isinstance(item.message, SubnetLibrary):
+        return item
+    *others, largest = item.message.entries
+    told = replace(largest, alpha_ms=0.67 * largest.alpha_ms, beta_ms=0.67 * largest.beta_ms)
+    return replace(item, message=replace(item.message, entries=(*others, told)))
 
 
 def test_a_slower_camera_than_the_rate_asked_for_is_noticed() -> None:

@@ -100,8 +100,8 @@ def s4(board: Board) -> list[Scene]:
         timeline=power,
         notes=(
             "nvpmodel caps clocks; this variant caps watts and was added here, with applications that want "
-            "the best (floors 74 %): in the mean 6.5 W without a cap and 4.6 W at the floors; 100 ms in which "
-            "both run take about 1 W more, and the cap holds for these",
+            "the best (floors 74 %): in the mean 6.5 W without a cap and 4.6 W at the floors; 100 ms in "
+            "which both run take about 1 W more, and the cap holds for these",
         ),
     )
     return [base, capped]
