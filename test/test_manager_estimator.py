@@ -13,6 +13,7 @@ from dynofa_ros.manager.estimator import (
     OVERHEAD_DEFAULT_MS,
     AppEstimator,
     SlowdownFilter,
+    drift,
     prior_slowdown,
 )
 from dynofa_ros.manager.tail import MARGIN_FLOOR, Tail
@@ -296,3 +297,41 @@ def test_stays_finite_on_any_positive_times(times: list[float], predicted: float
     assert 0.0 < filter_.slowdown < float("inf")
     assert 0.0 <= filter_.variance <= 1.5
     assert MARGIN_FLOOR <= filter_.margin(0.01) <= 3.0
+
+
+def test_what_was_seen_on_a_processor_that_was_left_gets_old() -> None:
+    """Else a spike just before an application moves away keeps it from ever coming back."""
+    left = SlowdownFilter()
+    for _ in range(300):
+        left.update(log(1.1))
+    for _ in range(6):
+        left.update(log(1.6))
+    assert left.slowdown > 1.4
+    for _ in range(500):
+        left.fade(0.0)
+    assert left.slowdown == pytest.approx(1.1, abs=0.03)
+    for _ in range(500):
+        left.fade(log(1.5))  # others measure there that it is loaded
+    assert left.slowdown == pytest.approx(1.65, rel=0.03)
+
+
+def test_spikes_on_a_processor_that_was_left_are_forgotten_and_the_spread_is_not() -> None:
+    rng = np.random.default_rng(4)
+    tail = Tail()
+    for n in range(240):
+        tail.append(1.6 if n % 20 == 0 else float(np.exp(0.03 * rng.standard_normal())))
+    spiky, deviation = tail.margin(0.02), tail.deviation
+    for _ in range(80):
+        tail.fade()
+    assert tail.margin(0.02) < 1.2 < 1.5 < spiky
+    assert tail.deviation == deviation
+
+
+def test_drift_is_how_much_slower_than_usual_others_are() -> None:
+    assert drift([]) == 0.0
+    usual, loaded = SlowdownFilter(), SlowdownFilter()
+    for n in range(300):
+        usual.update(log(1.2))
+        loaded.update(log(0.9 if n < 290 else 1.8))
+    assert drift([usual]) == pytest.approx(0.0, abs=0.02)
+    assert drift([loaded]) == pytest.approx(log(2.0), abs=0.1)

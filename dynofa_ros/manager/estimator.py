@@ -8,6 +8,7 @@ replace its constants. How far single frames lie above the level is told by `tai
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp, isfinite, log, sqrt
 
@@ -24,6 +25,8 @@ LIBRARY_BAND = 0.25  # of a first frame around its library; that is then where t
 LIBRARY_VARIANCE = 2.5e-3  # (5 %)^2
 MEDIAN_VARIANCE = 1.57  # of a median of n frames, times n / r
 VARIANCE_PER_S = 0.002  # growth while nothing is measured
+FADING = 0.01  # per frame answered elsewhere
+USUAL_FRAMES = 256  # over which the usual level is taken
 CUSUM_DRIFT = 1.0
 CUSUM_THRESHOLD = 7.5  # two spikes with a frame in between stay below
 CUSUM_CLIP = 5.0  # one spike alone must not raise the alarm
@@ -42,6 +45,7 @@ class SlowdownFilter:
 
     tail: Tail = field(default_factory=lambda: Tail())
     log_level: float = 0.0
+    usual_level: float = 0.0  # its mean over the last frames
     variance: float = VARIANCE_START
     frames: int = 0
     _residuals: Window = field(default_factory=lambda: Window(RESIDUALS))
@@ -85,7 +89,16 @@ class SlowdownFilter:
         gain = self.variance / (self.variance + noise)
         self.log_level += gain * min(max(innovation, -limit), limit)
         self.variance *= 1.0 - gain
+        self.usual_level += (self.log_level - self.usual_level) / min(self.frames, USUAL_FRAMES)
         return False
+
+    def fade(self, drift: float) -> None:
+        """A frame was answered elsewhere: what was last seen here gets old, what was usual here stays.
+
+        ``drift``: by how much the level of those that run here is above what is usual for them.
+        """
+        self.log_level += FADING * (self.usual_level + drift - self.log_level)
+        self.tail.fade()
 
     def age(self, seconds: float) -> None:
         """Widens the estimate for time in which nothing was measured."""
@@ -227,6 +240,11 @@ class AppEstimator:
     def known(self, processor: str) -> bool:
         """Whether a frame was ever measured on the processor."""
         return processor in self.filters and self.filters[processor].frames > 0
+
+
+def drift(here: Sequence[SlowdownFilter]) -> float:
+    """Log of how much slower than usual those are that run on a processor: their median, 0 without any."""
+    return median_of(sorted(f.log_level - f.usual_level for f in here)) if here else 0.0
 
 
 def prior_slowdown(others: list[SlowdownFilter]) -> float:

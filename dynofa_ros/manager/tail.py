@@ -19,6 +19,7 @@ DEVIATION_USUAL = 0.045  # on boards with nothing else to do: 0.04 to 0.07
 DEVIATION_FLOOR = 1e-3
 USUAL_FRAMES = 16  # frames that the usual deviation counts for
 LEARN_EVERY = 4  # frames
+FADING = 4  # frames forgotten for each one answered elsewhere
 MAD_DEVIATION = 1.4826  # standard deviation / median absolute deviation
 # A bounded spread, as from meetings on a processor, has no such tail: the prior is not wider than this
 # multiple of the log of an upper quantile (1.3 times what it would be if all were normal).
@@ -57,6 +58,12 @@ class Tail:
         """The newest frame was none of the usual spread."""
         if len(self._ratios):
             self._ratios.pop()
+
+    def fade(self) -> None:
+        """The application has answered a frame elsewhere: spikes seen here become old, the spread stays."""
+        if len(self._ratios):
+            self._ratios.drop_oldest(FADING)
+            self._seen += 1
 
     def margin(self, miss_tolerance: float) -> float:
         """Factor that all but `AIMED_SHARE` of ``miss_tolerance`` of the frames stay below."""

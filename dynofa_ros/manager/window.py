@@ -31,6 +31,11 @@ class Window:
         self._drop(value)
         return value
 
+    def drop_oldest(self, count: int) -> None:
+        """Forgets so many of the oldest numbers, or all."""
+        for _ in range(min(count, len(self._newest))):
+            self._drop(self._newest.popleft())
+
     def quantile(self, share: float) -> float:
         """Value that at most ``1 - share`` of the numbers exceed, the least such; ValueError without any."""
         if not self._ordered:

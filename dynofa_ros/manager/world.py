@@ -11,7 +11,7 @@ from typing import Any
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.battery import Battery
 from dynofa_ros.manager.clocks import Clocks, processor_domains, processor_of, top_hz
-from dynofa_ros.manager.estimator import prior_slowdown
+from dynofa_ros.manager.estimator import drift, prior_slowdown
 from dynofa_ros.manager.guards import (
     ActuatorGuard,
     PowerGuard,
@@ -241,10 +241,18 @@ class World:
             clock_version=self.clocks.version(frame.processor),
             period_ms=1e3 / app.due_hz(),
         )
+        self._fade(app)
         if alarm:
             # Just after a change it is the library that is wrong about the new sub-network, not the load.
             return {"latency", "alarm"} if app.estimator.steady_frames > NEW_FRAMES else {"latency"}
         return {"latency"} if frame.deadline_missed else set()
+
+    def _fade(self, app: AppState) -> None:
+        """What was seen of an application on processors that it has left."""
+        for processor, known in app.estimator.filters.items():
+            if processor != app.estimator.processor:
+                here = [a.estimator for a in self.apps.values() if a.estimator.processor == processor]
+                known.fade(drift([estimator.filters[processor] for estimator in here]))
 
     def _out_of_order(self, app: AppState, frame: FrameMonitor) -> str | None:
         sequence, last = frame.frame_sequence, app.last_sequence
