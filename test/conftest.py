@@ -5,9 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
 ROOT = str(Path(__file__).resolve().parent.parent)
 
 os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 100 + 1))
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")  # as Humble always does
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
+
+# A busy machine is no failure: neither an example that takes long, nor the first one of a fresh clone, for
+# which Hypothesis builds its tables of characters.
+settings.register_profile("dynofa", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("dynofa")
