@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LATENCY_TARGET_MS = 65.0
-MISS_TOLERANCE = 0.001  # the manager keeps a margin for all but this share of the frames
 LARGEST_SUBNET_MS = 45.0  # the emulated device runs the largest sub-network in this time at its top clock
 
 
