@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dynofa_ros.cli.common import CliError
 from dynofa_ros.cli.scenario import PROCESSOR, Mapped, phases_of
-from dynofa_ros.cli.timeline import LATENCY_TARGET_MS, PHASES, Load
+from dynofa_ros.cli.timeline import LATENCY_TARGET_MS, MISS_TOLERANCE, PHASES, Load
 from dynofa_ros.evaluation import metrics
 from dynofa_ros.evaluation import scene as scenes
 from dynofa_ros.evaluation.records import Run
@@ -69,7 +69,7 @@ class FivePhases:
 
     @property
     def setup(self) -> Setup:
-        targets = {"latency_target_ms": LATENCY_TARGET_MS}
+        targets = {"latency_target_ms": LATENCY_TARGET_MS, "miss_tolerance": MISS_TOLERANCE}
         own = {app: {**targets, "rate_hz": self.rate_hz} for app in self.apps}
         return Setup(own, {}, self.rate_hz)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LATENCY_TARGET_MS = 65.0
+MISS_TOLERANCE = 0.005  # noise drifts on a computer with other things to do: half of the default
 LARGEST_SUBNET_MS = 45.0  # the emulated device runs the largest sub-network in this time at its top clock
 
 
