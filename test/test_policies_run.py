@@ -8,10 +8,11 @@ from math import isfinite
 import pytest
 
 from dynofa_ros.evaluation.policies import DESCRIPTIONS, POLICIES, make_policy
-from dynofa_ros.evaluation.policies.choice import default_entry, static_entry, twin
+from dynofa_ros.evaluation.policies.choice import static_entry, twin
 from dynofa_ros.evaluation.policies.oracles import Oracle
 from dynofa_ros.evaluation.policies.ours import ManagerPolicy
 from dynofa_ros.evaluation.policies.static_oracle import StaticOracle
+from dynofa_ros.evaluation.robot import default_entry
 from dynofa_ros.evaluation.scenarios import scenes
 from dynofa_ros.evaluation.scene import NONE, Command, Load, NewTargets, Observation, Scene
 from dynofa_ros.evaluation.simulation import Run, simulate

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dynofa_ros.device.nvpmodel import mode_limits
+from dynofa_ros.evaluation.policies.distribution import quantile
 from dynofa_ros.evaluation.scenario_parts import (
     LEVEL_4,
     MODE_CAPPED,
@@ -17,7 +18,7 @@ from dynofa_ros.evaluation.scenario_parts import (
 )
 from dynofa_ros.evaluation.scenarios import SCENARIOS, scenario_of, scenes
 from dynofa_ros.evaluation.scene import CONTENDED, ISOLATED, NONE, NewMode, NewTargets, Scene
-from dynofa_ros.evaluation.traces import draw, noise_quantile
+from dynofa_ros.evaluation.traces import draw
 from dynofa_ros.evaluation.translation import RANGE_MS, translation_library
 
 ALL = scenes(SCENARIOS)
@@ -131,7 +132,5 @@ def test_noise_has_the_spread_of_board_logs() -> None:
 
 
 def test_quantiles_of_the_noise_grow_with_the_share() -> None:
-    assert noise_quantile(NONE, 0.99) == 1.0
-    assert (
-        1.0 < noise_quantile(ISOLATED, 0.9) < noise_quantile(ISOLATED, 0.99) < noise_quantile(CONTENDED, 0.99)
-    )
+    assert quantile(NONE, 0.99) == pytest.approx(1.0)
+    assert 1.0 < quantile(ISOLATED, 0.9) < quantile(ISOLATED, 0.99) < quantile(CONTENDED, 0.99)

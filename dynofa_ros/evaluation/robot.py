@@ -21,6 +21,21 @@ HELD = 8  # sub-networks that stay prepared
 DEFAULT_MARGIN = 1.25  # of perception without a manager
 
 
+def default_entry(app: App) -> LibraryEntry:
+    """What the perception node runs before anybody commands it (`perception_orders`).
+
+    The named one, or the most accurate that should hold the target by itself, else the fastest. Raises
+    ValueError for a library without an entry for the processor.
+    """
+    own = [e for e in app.usable if e.processor == app.mapping]
+    if not own:
+        raise ValueError(f"{app.name}: its library has nothing for '{app.mapping}'")
+    named = [e for e in own if e.id == app.start]
+    fitting = [e for e in own if e.latency_ms <= app.targets.latency_target_ms / DEFAULT_MARGIN]
+    best = max(fitting, key=lambda e: e.accuracy) if fitting else min(own, key=lambda e: e.latency_ms)
+    return named[0] if named else best
+
+
 class Robot:
     """State of one application; the simulation says when things happen."""
 
@@ -30,7 +45,8 @@ class Robot:
         self.targets: AppTargets = app.targets
         self.library: tuple[LibraryEntry, ...] = app.usable
         self.present = False
-        self.current = self.default_knob()
+        first = default_entry(app)
+        self.current = Knob(first.id, first.processor)
         self.wanted: tuple[Knob, int, float] | None = None  # on its way: knob, decision, ready at
         self.decision_id = 0
         self.waiting: int | None = None  # image in the queue
@@ -52,16 +68,6 @@ class Robot:
     def entry(self) -> LibraryEntry:
         """What runs now."""
         return self._entries[self.current.subnet_id, self.current.processor]
-
-    def default_knob(self) -> Knob:
-        """Without a manager: the named one, or the most accurate that should hold the target by itself."""
-        if self.app.start is not None:
-            return Knob(self.app.start, self.app.mapping)
-        own = sorted((e for e in self.app.library if e.processor == self.app.mapping), key=_latency)
-        own = own or sorted(self.app.library, key=_latency)
-        fitting = [e for e in own if e.latency_ms <= self.targets.latency_target_ms / DEFAULT_MARGIN]
-        best = max(fitting, key=lambda e: e.accuracy) if fitting else own[0]
-        return Knob(best.id, best.processor)
 
     def arrive(self, now_s: float) -> FrameRecord | None:
         """The next image comes; returns the record of a frame that is dropped now."""
@@ -172,7 +178,3 @@ class Robot:
             self.current.processor, self.entry.accuracy, nan, nan, self.targets.latency_target_ms,
             True, thinned,
         )  # fmt: skip
-
-
-def _latency(entry: LibraryEntry) -> float:
-    return entry.latency_ms

@@ -35,11 +35,6 @@ def draw(scene: Scene, seed: int) -> dict[str, Trace]:
     return {app.name: _trace(scene, app, number, seed) for number, app in enumerate(scene.apps)}
 
 
-def noise_quantile(noise: Noise, share: float) -> float:
-    """Factor that the noise stays below with probability ``share`` (0..1), by its distribution."""
-    return float(np.quantile(_factors(noise, 20_000, np.random.default_rng(7)), share))
-
-
 def _trace(scene: Scene, app: App, number: int, seed: int) -> Trace:
     arrivals = _arrivals(app, scene.duration_s, np.random.default_rng((seed, ARRIVALS, number)))
     frames = np.random.default_rng((seed, FRAMES, number))

@@ -73,11 +73,11 @@ def _frugality(problem: Problem, plan: Plan, objective: str) -> str:
     """All targets are met: what keeps the clocks, then the sub-networks, from being smaller."""
     for name, clocks in plan.clocks:
         processor = problem.processor(name)
-        rows = [tuple(float(hz) for hz in row) for row in processor.clocks_hz]
-        level = rows.index(clocks) if clocks in rows else 0
-        if level == 0:
+        level = processor.level_of(clocks)
+        if not level:
             continue
-        lower = tuple((n, rows[level - 1] if n == name else c) for n, c in plan.clocks)
+        below_hz = tuple(float(hz) for hz in processor.clocks_hz[level - 1])
+        lower = tuple((n, below_hz if n == name else c) for n, c in plan.clocks)
         below = forecast(problem, replace(plan, clocks=lower), headroom=PATIENT)
         if any(app.late for app in below.apps):
             return "latency"

@@ -295,7 +295,8 @@ class World:
         self.thermal.observe(telemetry.temperatures_c, dt_s)
         model = self.power_model
         expected_w = model.total_w(telemetry, self.thermal.temperature_c) if model else nan
-        cap_w = parameters.power_cap_w
+        # Without a model no plan can keep a battery's budget: the clocks are trimmed to it as to a cap.
+        cap_w = parameters.power_cap_w if model else min(parameters.power_cap_w, self.battery.cap_w)
         over = self.power.observe(telemetry.total_power_w, expected_w, dt_s, cap_w, settled)
         hot = self.thermal.temperature_c >= parameters.temperature_limit_c
         return ({"power"} if over else set()) | ({"temperature"} if hot else set())

@@ -94,6 +94,8 @@ class DeviceNode(ManagedNode):
 
     def check_parameters(self, pending: dict[str, Any]) -> str | None:
         if pending["simulated_mode"]:
+            if isinstance(self._device, SysfsDevice):
+                return "simulated_mode: this device is not simulated (backend sysfs); nvpmodel sets its mode"
             try:
                 find_mode(load_board(pending["board"]), pending["simulated_mode"])
             except ValueError as error:

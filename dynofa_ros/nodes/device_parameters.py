@@ -24,7 +24,7 @@ PARAMETERS = (
         "simulated_mode",
         "",
         "nvpmodel mode of the simulated board, by its name in the board file; empty = all clocks. "
-        "Without effect in the sysfs backend",
+        "Refused while the backend is sysfs",
     ),
     ParameterSpec(
         "sysfs_root",

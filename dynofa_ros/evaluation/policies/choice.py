@@ -13,7 +13,6 @@ from dynofa_ros.evaluation.scene import ISOLATED, App, AppView, Command, Knob, S
 from dynofa_ros.manager.types import LibraryEntry
 
 STATIC_QUANTILE = 0.99  # facts: "the most accurate one whose p99 at the top clock meets D"
-DEFAULT_MARGIN = 1.25  # of the perception node where nobody manages it
 
 
 def on_processor(entries: Sequence[LibraryEntry], processor: str) -> tuple[LibraryEntry, ...]:
@@ -44,19 +43,6 @@ def static_entry(scene: Scene, app: App, mode: str | None = None) -> LibraryEntr
     slowest_ms = top_ms * quantile(ISOLATED, STATIC_QUANTILE) + app.overhead_ms
     fitting = [e for e, ms in zip(allowed, slowest_ms, strict=True) if ms <= app.targets.latency_target_ms]
     return fitting[-1] if fitting else allowed[int(top_ms.argmin())]
-
-
-def default_entry(app: App) -> LibraryEntry:
-    """What the perception node runs before anybody commands it (`PerceptionNode._default_order`).
-
-    Raises ValueError for a library without an entry for the processor.
-    """
-    own = on_processor(app.usable, app.mapping)
-    if not own:
-        raise ValueError(f"{app.name}: its library has nothing for '{app.mapping}'")
-    named = [e for e in own if e.id == app.start]
-    fitting = [e for e in own if e.latency_ms <= app.targets.latency_target_ms / DEFAULT_MARGIN]
-    return (named or fitting[-1:] or [min(own, key=lambda e: e.latency_ms)])[0]
 
 
 def twin(entry: LibraryEntry, entries: Sequence[LibraryEntry]) -> LibraryEntry | None:

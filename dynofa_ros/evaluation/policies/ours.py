@@ -19,8 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from dynofa_ros.device.interface import Band
-from dynofa_ros.evaluation.policies.choice import default_entry, knob_of, on_processor, static_entry, twin
+from dynofa_ros.evaluation.policies.choice import knob_of, on_processor, static_entry, twin
 from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
+from dynofa_ros.evaluation.robot import default_entry
 from dynofa_ros.evaluation.scene import App, Command, FrameRecord, Knob, Knowledge, Observation, Scene
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.types import (

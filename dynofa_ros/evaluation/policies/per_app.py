@@ -9,6 +9,7 @@ without an application keep B4's governors.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -118,7 +119,7 @@ class _Member:
 
 
 @dataclass
-class PerAppPolicy:
+class PerAppPolicy(ABC):
     """Runs the instances and merges what they ask for."""
 
     name: str
@@ -128,9 +129,9 @@ class PerAppPolicy:
     _knobs: dict[str, Knob] = field(default_factory=dict)
     _pinned: dict[str, Levels] = field(default_factory=dict)
 
+    @abstractmethod
     def make(self, profile: Profile, targets: AppTargets, parameters: Parameters) -> Instance:
         """An instance."""
-        raise NotImplementedError
 
     def start(self, scene: Scene, knowledge: Knowledge | None) -> Command:
         """First choices of all applications; those that come later ask for clocks when they are there."""

@@ -13,15 +13,15 @@ In hindsight of the distribution, not of the drawn frames; all applications are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
 from dynofa_ros.device.interface import Band
-from dynofa_ros.evaluation.policies.choice import differing, knob_of
+from dynofa_ros.evaluation.policies.choice import knob_of
 from dynofa_ros.evaluation.policies.distribution import cdf, mean
 from dynofa_ros.evaluation.policies.exact import Choice, Client, Question
-from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
+from dynofa_ros.evaluation.policies.governors import JETSON, StaticPolicy, present_governors
 from dynofa_ros.evaluation.policies.ground import Ground, asked_accuracies, make_ground, overlap_law
 from dynofa_ros.evaluation.policies.limits import constant_limit_w
 from dynofa_ros.evaluation.policies.per_app import accuracy_wanted, power_budget_w
@@ -30,15 +30,12 @@ from dynofa_ros.evaluation.policies.table import PROFILE_C, offered
 from dynofa_ros.evaluation.scene import (
     App,
     Command,
-    FrameRecord,
-    Knob,
     Knowledge,
     Load,
     NewMode,
     NewParameters,
     NewTargets,
     Noise,
-    Observation,
     Reserved,
     Scene,
 )
@@ -105,12 +102,12 @@ def longest_ms(found: Sequence[Phase], noise: Noise, overhead_ms: float, bias: f
 
 
 @dataclass
-class StaticOracle:
+class StaticOracle(StaticPolicy):
     """Decides once."""
 
     name: str = "O2"
+    governors: Mapping[str, str] = field(default_factory=lambda: JETSON)
     clairvoyant: bool = True
-    _wanted: dict[str, Knob] = field(default_factory=dict)
 
     def start(self, scene: Scene, knowledge: Knowledge | None) -> Command:
         """The configuration. Raises ValueError without knowledge."""
@@ -125,19 +122,7 @@ class StaticOracle:
         for name, own in ground.levels.items():
             if name in answer.levels or name != "cpu":
                 bands += own.bands(answer.levels.get(name, 0))
-        return Command(self._wanted, tuple(bands), present_governors(scene, JETSON))
-
-    def wants(self) -> float:
-        """Events only."""
-        return inf
-
-    def on_frame(self, frame: FrameRecord) -> Command | None:
-        """Nothing."""
-        return None
-
-    def step(self, now_s: float, observation: Observation) -> Command | None:
-        """Tells an application that has just arrived what to run."""
-        return differing(self._wanted, observation.apps)
+        return Command(self._wanted, tuple(bands), present_governors(scene, self.governors))
 
 
 def _tables(scene: Scene) -> dict[str, tuple[int, ...]]:
