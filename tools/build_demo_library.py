@@ -19,9 +19,12 @@ import msgspec
 import numpy as np
 from rich.progress import track
 
-from dynofa_ros.evaluation.pictures import Pictures
-from dynofa_ros.library.builder import FITTED_SUBNETS, make_entry
-from dynofa_ros.library.format import (
+from dynofa_ros.demo.pictures import Pictures
+from dynofa_ros.demo.signs import HELD_OUT_SEED, TRAIN_SEED
+from dynofa_ros.library.build import FITTED_SUBNETS, make_entry
+from dynofa_ros.library.images import BATCH, MeasuredAccuracy
+from dynofa_ros.library.latency_model import Runs, fit_model, measure_subnets, spread_subnets
+from dynofa_ros.library.library import (
     Entry,
     Library,
     load_library,
@@ -30,11 +33,8 @@ from dynofa_ros.library.format import (
     save_library,
     save_statistics,
 )
-from dynofa_ros.library.images import BATCH, MeasuredAccuracy
-from dynofa_ros.library.latency_model import Runs, fit_model, measure_subnets, spread_subnets
 from dynofa_ros.library.search import Candidate, Genomes, Objective, search, thin
 from dynofa_ros.supernet.plan import make_plan
-from dynofa_ros.supernet.signs import HELD_OUT_SEED, TRAIN_SEED
 from dynofa_ros.supernet.space import DEMO_SPACE
 from dynofa_ros.supernet.supernet import Supernet, load_supernet
 

@@ -33,8 +33,8 @@ from xavier_predictions import (
 )
 
 from dynofa_ros.device.board import load_board, processor_domains
-from dynofa_ros.library.format import ConfigRecord, Entry, Latency, Library, Processor, save_library
-from dynofa_ros.library.indices import to_indices
+from dynofa_ros.library.genomes import to_indices
+from dynofa_ros.library.library import ConfigRecord, Entry, Latency, Library, Processor, save_library
 from dynofa_ros.library.search import Batch, Genomes, Objective, search, summed_latency, thin
 from dynofa_ros.supernet.plan import count, make_plan
 from dynofa_ros.supernet.space import SubnetConfig

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.numpy import save
 
-from dynofa_ros.atomic import write_atomically
+from dynofa_ros.files import write_atomically
 from dynofa_ros.library.latency_table import official_rows, table_text
 
 SPACE = "ofa_mbv3_w1.2"

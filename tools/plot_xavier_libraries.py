@@ -19,8 +19,8 @@ import matplotlib.pyplot as plt
 import msgspec
 from matplotlib.axes import Axes
 
-from dynofa_ros.atomic import save_figure
-from dynofa_ros.library.format import Library, load_library
+from dynofa_ros.files import save_figure
+from dynofa_ros.library.library import Library, load_library
 from dynofa_ros.paths import share_file
 
 INK, GREY, OURS, GRID = "#24292f", "#57606a", "#0969da", "#d8dee4"

@@ -19,16 +19,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dynofa_ros.evaluation.bagfile import open_bag
-from dynofa_ros.evaluation.message_log import Message, make, read_log, write_log
-from dynofa_ros.evaluation.policies.ours import ManagerPolicy
-from dynofa_ros.evaluation.recording import DECISION_TYPE, RecordedInputs, is_wanted
+from dynofa_ros.evaluation.policies.manager import ManagerPolicy
 from dynofa_ros.evaluation.scenarios import scenes
-from dynofa_ros.evaluation.scene import Command, Event, Fault, Observation, Reserved, Scene
-from dynofa_ros.evaluation.simulation import Simulation
 from dynofa_ros.manager import RuntimeManager, types
+from dynofa_ros.recording.bag import open_bag
+from dynofa_ros.recording.decisions import DECISION_TYPE, RecordedInputs, is_wanted
+from dynofa_ros.recording.text_log import Message, make, read_log, write_log
 from dynofa_ros.ros import names
 from dynofa_ros.ros.inputs import GONE, NANOSECONDS, stamp_ns, to_input
+from dynofa_ros.simulation.scene import Command, Event, Fault, Observation, Reserved, Scene
+from dynofa_ros.simulation.simulator import Simulation
 
 FOLDER = Path(__file__).resolve().parent.parent / "test" / "reference"
 LIVE = {  # arguments of `dynofa demo`

@@ -27,10 +27,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dynofa_ros.demo.signs import CLASS_NAMES, TRAIN_SEED, render_sample
 from dynofa_ros.supernet.masked import BUFFERS, batch_statistics, initial_weights, masked_forward
 from dynofa_ros.supernet.plan import make_plan
 from dynofa_ros.supernet.preprocess import MEAN, STD
-from dynofa_ros.supernet.signs import CLASS_NAMES, TRAIN_SEED, render_sample
 from dynofa_ros.supernet.space import (
     DEMO_SPACE,
     SearchSpace,

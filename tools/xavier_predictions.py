@@ -9,9 +9,9 @@ from itertools import product
 import msgspec
 import numpy as np
 
-from dynofa_ros.benchmarks.baselines import PublishedSubnet, published
-from dynofa_ros.library.format import ConfigRecord
+from dynofa_ros.bench.published_networks import PublishedSubnet, published
 from dynofa_ros.library.latency_table import BlockCosts, LatencyTable, load_latency_table
+from dynofa_ros.library.library import ConfigRecord
 from dynofa_ros.library.predictor import load_predictor
 from dynofa_ros.library.search import Objective, predicted_accuracy
 from dynofa_ros.paths import share_file

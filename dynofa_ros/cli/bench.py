@@ -17,8 +17,8 @@ from dynofa_ros.cli.common import FAILED, OK, CliError, UsageError, check_output
 from dynofa_ros.cli.work import bars
 
 if TYPE_CHECKING:
-    from dynofa_ros.benchmarks.report import Goal
-    from dynofa_ros.benchmarks.timing import Progress
+    from dynofa_ros.bench.report import Goal
+    from dynofa_ros.bench.timing import Progress
     from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.supernet.space import SubnetConfig
     from dynofa_ros.supernet.supernet import Supernet
@@ -81,7 +81,7 @@ def _sections(text: str) -> tuple[str, ...]:
 def _run(options: argparse.Namespace) -> int:
     _check_spaces(options)
     _check_outputs(options)
-    from dynofa_ros.benchmarks.report import environment, goals
+    from dynofa_ros.bench.report import environment, goals
 
     results: dict[str, Any] = dict.fromkeys((*SECTIONS, "comparison_summary"))
     seconds: dict[str, float] = {}
@@ -126,7 +126,7 @@ def _bar(section: str) -> Iterator[Progress]:
 
 
 def _engines(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from dynofa_ros.benchmarks import engines
+    from dynofa_ros.bench import engines
     from dynofa_ros.supernet.space import OFFICIAL_SPACES
 
     spaces: Sequence[str] = options.spaces or OFFICIAL_SPACES
@@ -153,7 +153,7 @@ def _sampled(number: int) -> tuple[Supernet, dict[str, SubnetConfig]]:
 
 
 def _switch(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from dynofa_ros.benchmarks import switching
+    from dynofa_ros.bench import switching
 
     supernet, configs = _sampled(SWITCHED)
     segments = QUICK_SEGMENTS if options.quick else SEGMENTS
@@ -166,27 +166,27 @@ def _switch(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
 
 def _memory(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from dynofa_ros.benchmarks import memory
+    from dynofa_ros.bench import memory
 
     supernet, configs = _sampled(QUICK_CYCLED if options.quick else CYCLED)
     return {"memory": memory.run(supernet, configs)}
 
 
 def _search(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from dynofa_ros.benchmarks import search
+    from dynofa_ros.bench import search
 
     return {"search": search.run(progress)}
 
 
 def _decision(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from dynofa_ros.benchmarks import decision
+    from dynofa_ros.bench import decision
 
     steps = QUICK_STEPS if options.quick else DECISION_STEPS
     return {"decision": decision.run(progress, steps=steps)}
 
 
 def _comparison(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from dynofa_ros.benchmarks import comparison
+    from dynofa_ros.bench import comparison
 
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     found = comparison.run(progress, rounds=rounds)
@@ -244,7 +244,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
 
 
 def _write(options: argparse.Namespace, document: dict[str, Any]) -> None:
-    from dynofa_ros.benchmarks.plots import drawable, plot
+    from dynofa_ros.bench.plots import drawable, plot
 
     for path in _texts(options):
         write_json(path, document)

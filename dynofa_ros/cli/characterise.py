@@ -16,10 +16,10 @@ from dynofa_ros.cli.work import one_line_errors, progress, terminating
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.device.board import Board
-    from dynofa_ros.library.characterise import Journal, Observation
     from dynofa_ros.library.characterised import Characterised
-    from dynofa_ros.library.fitting import Coefficient
-    from dynofa_ros.library.format import Library
+    from dynofa_ros.library.fit import Coefficient
+    from dynofa_ros.library.library import Library
+    from dynofa_ros.library.sweep import Journal, Observation
     from dynofa_ros.library.sweep_points import Settings
 
 DEVICES = ("simulated", "auto")
@@ -115,11 +115,11 @@ def _run(options: argparse.Namespace) -> int:
 
 def _simulated(options: argparse.Namespace) -> int:
     from dynofa_ros.device.board import load_board
-    from dynofa_ros.device.simulated import SimulatedDevice
-    from dynofa_ros.library.characterise import plan_digest
+    from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
     from dynofa_ros.library.files import require_writable
-    from dynofa_ros.library.rigs import SimulatedRig, references_hz
+    from dynofa_ros.library.sweep import plan_digest
     from dynofa_ros.library.sweep_points import Settings, plan_points
+    from dynofa_ros.library.testbench import SimulatedRig, references_hz
 
     require_writable(options.out)
     check_outputs(options.json)
@@ -141,11 +141,11 @@ def _simulated(options: argparse.Namespace) -> int:
 
 def _own(options: argparse.Namespace) -> int:
     from dynofa_ros.device.board import load_board
-    from dynofa_ros.library.characterise import plan_digest
     from dynofa_ros.library.files import open_library, require_writable
     from dynofa_ros.library.own_device import Inference, open_own, rig_of, total_rail
-    from dynofa_ros.library.rigs import references_hz
+    from dynofa_ros.library.sweep import plan_digest
     from dynofa_ros.library.sweep_points import Settings, plan_points
+    from dynofa_ros.library.testbench import references_hz
 
     require_writable(options.out)
     check_outputs(options.json)
@@ -175,7 +175,7 @@ def _own(options: argparse.Namespace) -> int:
 
 def _libraries(paths: Sequence[Path], processors: Sequence[str] | None) -> dict[str, tuple[Path, Library]]:
     """Path and library by processor."""
-    from dynofa_ros.library.format import load_library
+    from dynofa_ros.library.library import load_library
 
     found: dict[str, tuple[Path, Library]] = {}
     for path in paths:
@@ -195,7 +195,7 @@ def _libraries(paths: Sequence[Path], processors: Sequence[str] | None) -> dict[
 def _swept(
     options: argparse.Namespace, rig: Any, points: Sequence[Any], settings: Settings, digest: str
 ) -> list[Observation]:
-    from dynofa_ros.library.characterise import Journal, sweep
+    from dynofa_ros.library.sweep import Journal, sweep
 
     journal = Journal(_journal_path(options.out), digest, options.resume)
     try:
@@ -225,11 +225,11 @@ def _finish(
 ) -> int:
     import yaml
 
-    from dynofa_ros.atomic import write_atomically
+    from dynofa_ros.files import write_atomically
     from dynofa_ros.library.characterised import characterised, power_document, power_observations
     from dynofa_ros.library.files import save_with_statistics
-    from dynofa_ros.library.fitting import fit_power
-    from dynofa_ros.library.format import load_statistics
+    from dynofa_ros.library.fit import fit_power
+    from dynofa_ros.library.library import load_statistics
 
     simulated, board = measured.simulated, measured.model
     results = {

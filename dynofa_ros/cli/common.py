@@ -7,10 +7,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.atomic import check_writable, write_atomically
+from dynofa_ros.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
-    from dynofa_ros.evaluation.records import Run
+    from dynofa_ros.recording.run import Run
 
 OK, FAILED, BAD_USAGE = 0, 1, 2
 
@@ -34,7 +34,7 @@ def to_json(value: Any) -> Any:
 
 def save_plot(run: Run, path: Path, simulated: Run | None = None) -> None:
     """Draw the timeline of a run as a PNG, a simulated one beside it. CliError if it cannot be written."""
-    from dynofa_ros.evaluation.plots import plot_timeline  # matplotlib takes a second to load
+    from dynofa_ros.recording.timeline_plot import plot_timeline  # matplotlib takes a second to load
 
     try:
         plot_timeline(run, path, simulated)

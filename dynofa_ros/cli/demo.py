@@ -19,21 +19,21 @@ from rich.console import Console
 from rich.live import Live
 
 from dynofa_ros.cli.common import FAILED, OK, CliError, save_plot, write_json
-from dynofa_ros.cli.demo_setup import CAMERA, DemoOptions, check_options, node_specs, prepare_output
-from dynofa_ros.cli.live import live_view, phase_line
-from dynofa_ros.cli.processes import NodeProcess, Processes
 from dynofa_ros.cli.report import print_comparison, print_errors, print_summary
-from dynofa_ros.cli.script import MANAGER, FivePhases, Script
-from dynofa_ros.cli.timeline import LARGEST_SUBNET_MS, LATENCY_TARGET_MS
-from dynofa_ros.evaluation import metrics
-from dynofa_ros.evaluation.bagfile import BagError
-from dynofa_ros.evaluation.records import Run, read_run
-from dynofa_ros.evaluation.topics import PHASE_END
+from dynofa_ros.demo.live_table import live_view, phase_line
+from dynofa_ros.demo.phases import MANAGER, FivePhases, Script
+from dynofa_ros.demo.processes import NodeProcess, Processes
+from dynofa_ros.demo.setup import CAMERA, DemoOptions, check_options, node_specs, prepare_output
+from dynofa_ros.demo.timeline import LARGEST_SUBNET_MS, LATENCY_TARGET_MS
+from dynofa_ros.recording import metrics
+from dynofa_ros.recording.bag import BagError
+from dynofa_ros.recording.run import Run, read_run
+from dynofa_ros.topics import PHASE_END
 
 if TYPE_CHECKING:
-    from dynofa_ros.cli.demo_scenario import Played
-    from dynofa_ros.cli.link import Link
-    from dynofa_ros.nodes.camera_bag import CameraTopic
+    from dynofa_ros.demo.camera_bag import CameraTopic
+    from dynofa_ros.demo.director import Link
+    from dynofa_ros.demo.scenario_run import Played
 
 APPS = ("front", "rear", "left", "right", "up", "down")
 SECONDS, RATE_HZ = 60.0, 15.0
@@ -70,7 +70,7 @@ class Demo:
             self._apps = APPS[: options.apps or 1]
             self._script = FivePhases(self._apps, options.seconds or SECONDS, options.rate_hz or RATE_HZ)
         else:
-            from dynofa_ros.cli.demo_scenario import Played
+            from dynofa_ros.demo.scenario_run import Played
 
             self._played = Played(options.scenario, options.seconds, options.seed)
             self._apps = self._played.apps
@@ -104,7 +104,7 @@ class Demo:
     # --- the run -----------------------------------------------------------------------------
 
     def _perform(self) -> None:
-        from dynofa_ros.cli.link import Link
+        from dynofa_ros.demo.director import Link
 
         options = self._options
         # All nodes are on this machine, and nobody else on the network should hear a demo.
@@ -179,7 +179,7 @@ class Demo:
 
     def _calibrate(self) -> float:
         """Measure the library on this machine, in a process of its own. Returns the emulated slowdown."""
-        command = [sys.executable, "-m", "dynofa_ros.cli.calibrate", str(self._library)]
+        command = [sys.executable, "-m", "dynofa_ros.demo.machine_speed", str(self._library)]
         log_path = self._options.out / "logs" / "calibrate.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, start_new_session=True)

@@ -12,7 +12,7 @@ from dynofa_ros.cli.work import one_line_errors
 
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
-    from dynofa_ros.device.clock_backup import Returned
+    from dynofa_ros.device.linux.clock_backup import Returned
 
 
 def add_parser(commands: Commands) -> None:
@@ -63,10 +63,10 @@ def _add_permissions(subcommands: Commands) -> None:
 
 
 def _restore(options: argparse.Namespace) -> int:
-    from dynofa_ros.device.clock_backup import ClockBackup, restore_saved
-    from dynofa_ros.device.inventory import discover
+    from dynofa_ros.device.linux.clock_backup import ClockBackup, restore_saved
+    from dynofa_ros.device.linux.discovery import discover
+    from dynofa_ros.device.linux.sysfs import SysFiles
     from dynofa_ros.device.open import kernel_root
-    from dynofa_ros.device.sysfs_files import SysFiles
 
     try:
         root = kernel_root(options.sysfs_root)
@@ -117,7 +117,7 @@ def _returned_json(returned: tuple[Returned, ...], root: Path, path: Path) -> di
 
 
 def _permissions(options: argparse.Namespace) -> int:
-    from dynofa_ros.device import permissions
+    from dynofa_ros.device.linux import permissions
 
     if options.destination is not None and not options.install:
         raise UsageError("--destination needs --install")

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.device.board import Board
+    from dynofa_ros.evaluation.goals import Goal
     from dynofa_ros.evaluation.study import Study
-    from dynofa_ros.evaluation.study_goals import Goal
 
 SEEDS, QUICK_SEEDS = 10, 2
 LEFT_OUT = ("ours_subnet", "ours_dvfs", "ours_mapping", "B5_10w", "B6_hold")  # unless they are asked for
@@ -87,11 +87,11 @@ def _evaluate(
     options: argparse.Namespace, scenarios: Sequence[str], policies: Sequence[str], seeds: int
 ) -> int:
     from dynofa_ros.cli.work import one_line_errors, progress, terminating
-    from dynofa_ros.evaluation.scenario_parts import evaluation_board
+    from dynofa_ros.evaluation.goals import goals
+    from dynofa_ros.evaluation.report import to_document, write_report
     from dynofa_ros.evaluation.scenarios import scenes
+    from dynofa_ros.evaluation.scenarios.parts import evaluation_board
     from dynofa_ros.evaluation.study import plan, run
-    from dynofa_ros.evaluation.study_goals import goals
-    from dynofa_ros.evaluation.study_report import to_document, write_report
 
     board = evaluation_board()
     with one_line_errors(), terminating():
@@ -120,8 +120,8 @@ def _print(found: Sequence[Goal], study: Study, board: Board, seeds: int) -> Non
     from rich.console import Console
     from rich.table import Table
 
-    from dynofa_ros.evaluation.study_report import footer
-    from dynofa_ros.evaluation.study_tables import figure
+    from dynofa_ros.evaluation.report import footer
+    from dynofa_ros.evaluation.report_tables import figure
 
     console = Console()
     if not console.is_terminal:
@@ -157,7 +157,7 @@ def _sweep(study: Study) -> Table | str:
     """How energies move with the power model."""
     from rich.table import Table
 
-    from dynofa_ros.evaluation.study_tables import SWEEP_OTHERS, sweep_table
+    from dynofa_ros.evaluation.report_tables import SWEEP_OTHERS, sweep_table
 
     rows = sweep_table(study)
     if not rows:

@@ -14,8 +14,8 @@ from dynofa_ros.cli.work import one_line_errors, stages
 
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
-    from dynofa_ros.library.builder import Request
-    from dynofa_ros.library.format import Library
+    from dynofa_ros.library.build import Request
+    from dynofa_ros.library.library import Library
 
 EVALUATIONS, EVALUATIONS_ON_IMAGES = 300_000, 200
 
@@ -89,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
 
         require_writable(options.out)
         check_outputs(options.json)
-        from dynofa_ros.library.builder import build  # torch takes a second
+        from dynofa_ros.library.build import build  # torch takes a second
         from dynofa_ros.library.calibration import use_physical_cores
 
         use_physical_cores()
@@ -106,7 +106,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _request(options: argparse.Namespace) -> Request:
-    from dynofa_ros.library.builder import Request
+    from dynofa_ros.library.build import Request
     from dynofa_ros.library.latency_model import Runs
 
     evaluations = EVALUATIONS if options.images is None else EVALUATIONS_ON_IMAGES

@@ -12,7 +12,7 @@ from dynofa_ros.cli.work import one_line_errors, progress
 
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
-    from dynofa_ros.library.format import Library
+    from dynofa_ros.library.library import Library
 
 HERE = "host"  # name of a board that nobody named
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dynofa_ros.cli.arguments import Commands
-    from dynofa_ros.library.format import Library
+    from dynofa_ros.library.library import Library
 
 COLUMNS = (
     "px",
@@ -58,7 +58,7 @@ def add_parser(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from dynofa_ros.library.format import LibraryError, load_library
+    from dynofa_ros.library.library import LibraryError, load_library
 
     try:
         library = load_library(options.library)
@@ -94,7 +94,7 @@ def _print(library: Library, console: Console) -> None:
 def _table(library: Library) -> Table:
     from rich.table import Table
 
-    from dynofa_ros.cli.live import number
+    from dynofa_ros.demo.live_table import number
 
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("id", no_wrap=True)
@@ -129,7 +129,7 @@ def plot_library(library: Library, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from dynofa_ros.atomic import write_atomically
+    from dynofa_ros.files import write_atomically
 
     image = io.BytesIO()
     with plt.rc_context(

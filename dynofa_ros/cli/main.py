@@ -97,7 +97,8 @@ def _demo(options: argparse.Namespace) -> int:
         for name in ("apps", "rate_hz", "bag"):
             if getattr(options, name) is not None:
                 raise UsageError(f"--{name.replace('_', '-')} and --scenario exclude each other")
-    from dynofa_ros.cli import demo, demo_setup
+    from dynofa_ros.cli import demo
+    from dynofa_ros.demo import setup as demo_setup
 
     chosen = {key: value for key, value in vars(options).items() if key not in ("run", "command")}
     return demo.run(demo_setup.DemoOptions(**chosen))

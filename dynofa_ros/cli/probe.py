@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dynofa_ros.cli.arguments import Commands
-    from dynofa_ros.device.interface import DeviceSample, DomainSample
-    from dynofa_ros.device.inventory import ClockDomain, Inventory
-    from dynofa_ros.device.selftest import Check
-    from dynofa_ros.device.sysfs_files import SysFiles
+    from dynofa_ros.device.device import DeviceSample, DomainSample
+    from dynofa_ros.device.linux.discovery import ClockDomain, Inventory
+    from dynofa_ros.device.linux.selftest import Check
+    from dynofa_ros.device.linux.sysfs import SysFiles
 
 BETWEEN_READINGS_S = 0.25  # energy counters and CPU times give a figure only over an interval
 WIDTH = 110
@@ -63,9 +63,9 @@ def _run(options: argparse.Namespace) -> int:
         raise CliError(f"--sysfs-root {options.sysfs_root}: must be a folder that holds sys/")
     from rich.console import Console
 
-    from dynofa_ros.device.inventory import discover
-    from dynofa_ros.device.sensors import Sensors
-    from dynofa_ros.device.sysfs_files import SysFiles
+    from dynofa_ros.device.linux.discovery import discover
+    from dynofa_ros.device.linux.sensors import Sensors
+    from dynofa_ros.device.linux.sysfs import SysFiles
 
     files = SysFiles(options.sysfs_root)
     inventory = discover(files)
@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace) -> int:
     _print(inventory, result, console)
     passed = True
     if options.selftest:
-        from dynofa_ros.device import selftest
+        from dynofa_ros.device.linux import selftest
 
         checks = selftest.run(files, inventory, sensors, options.allow_writes)
         result["selftest"] = [check.to_json() for check in checks]
@@ -115,7 +115,7 @@ def report(files: SysFiles, inventory: Inventory, sample: DeviceSample) -> dict[
 
 
 def _domain(files: SysFiles, domain: ClockDomain, sample: DomainSample) -> dict[str, Any]:
-    from dynofa_ros.device.inventory import limits_hz
+    from dynofa_ros.device.linux.discovery import limits_hz
 
     low, high = limits_hz(files, domain)
     reasons = [domain.reason]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dynofa_ros.cli.arguments import Commands
-    from dynofa_ros.evaluation.replay import Replay
+    from dynofa_ros.recording.replay import Replay
 
 SHOWN = 10  # differences
 
@@ -38,9 +38,9 @@ def add_parser(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from dynofa_ros.cli.work import progress
-    from dynofa_ros.evaluation.bagfile import BagError
-    from dynofa_ros.evaluation.recording import read_recording
-    from dynofa_ros.evaluation.replay import replay
+    from dynofa_ros.recording.bag import BagError
+    from dynofa_ros.recording.decisions import read_recording
+    from dynofa_ros.recording.replay import replay
 
     check_outputs(options.json)
     try:

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dynofa_ros.cli.common import OK, CliError, save_plot, write_json
-from dynofa_ros.cli.live import number
-from dynofa_ros.evaluation import metrics
-from dynofa_ros.evaluation.bagfile import BagError
-from dynofa_ros.evaluation.records import read_run
+from dynofa_ros.demo.live_table import number
+from dynofa_ros.recording import metrics
+from dynofa_ros.recording.bag import BagError
+from dynofa_ros.recording.run import read_run
 
 COLUMNS = ("results", "miss %", "settled", "p50 ms", "p95 ms", "accuracy", "library", "W")
 

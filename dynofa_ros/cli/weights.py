@@ -15,8 +15,8 @@ from dynofa_ros.paths import cache_folder, share_file
 
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
-    from dynofa_ros.supernet.checkpoints import Checked, Listed
     from dynofa_ros.supernet.download import Progress
+    from dynofa_ros.supernet.zoo import Checked, Listed
 
 LIST = ("config", "checkpoints.yaml")
 SUFFIX = ".safetensors"
@@ -67,7 +67,7 @@ def _add_check(subcommands: Commands) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    from dynofa_ros.supernet import checkpoints
+    from dynofa_ros.supernet import zoo as checkpoints
 
     check_outputs(options.json)
     with one_line_errors():
@@ -108,7 +108,7 @@ def _chosen(listed: dict[str, Listed], names: list[str], url: str | None) -> dic
 def _check(options: argparse.Namespace) -> int:
     if options.out is not None and options.out.suffix != SUFFIX:
         raise UsageError(f"--out {options.out}: the name must end in {SUFFIX}")
-    from dynofa_ros.supernet import checkpoints
+    from dynofa_ros.supernet import zoo as checkpoints
     from dynofa_ros.supernet.convert import save_weights
     from dynofa_ros.supernet.space import load_space
 

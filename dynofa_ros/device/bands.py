@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from dynofa_ros.device.board import FREQUENCY_TOLERANCE_HZ, ceil_frequency, floor_frequency
-from dynofa_ros.device.interface import Band
+from dynofa_ros.device.device import Band
 
 
 def round_band(band: Band, table: tuple[int, ...]) -> Band:

@@ -109,7 +109,7 @@ class Sensors(_Table, frozen=True):
 
 
 class Domain(_Table, frozen=True):
-    """One clock domain and the terms of its power (see :mod:`dynofa_ros.device.power`).
+    """One clock domain and the terms of its power (see :mod:`dynofa_ros.device.power_model`).
 
     ``railgated``: switched off once it has been idle for ``railgate_delay_s``.
     ``poll_s``: period of a devfreq governor, and the longest wait until new limits are noticed.

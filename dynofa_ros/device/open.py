@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynofa_ros.device.board import load_board
-from dynofa_ros.device.interface import Device
-from dynofa_ros.device.inventory import discover
-from dynofa_ros.device.live import RealTimeSimulation
-from dynofa_ros.device.simulated import SimulatedDevice
-from dynofa_ros.device.sysfs import SysfsDevice
-from dynofa_ros.device.sysfs_files import SysFiles
+from dynofa_ros.device.device import Device
+from dynofa_ros.device.linux.discovery import discover
+from dynofa_ros.device.linux.linux_device import SysfsDevice
+from dynofa_ros.device.linux.sysfs import SysFiles
+from dynofa_ros.device.simulated.real_time import RealTimeSimulation
+from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 
 BACKENDS = ("auto", "sysfs", "simulated")
 

@@ -1,1 +1,1 @@
-
+"""The evaluation: scenarios, policies and what their figures say."""

@@ -22,15 +22,15 @@ import msgspec
 import numpy as np
 
 from dynofa_ros.device.board import Board
-from dynofa_ros.evaluation.metrics import mean
 from dynofa_ros.evaluation.policies import make_policy
-from dynofa_ros.evaluation.runlog import Run
-from dynofa_ros.evaluation.scenario_parts import evaluation_board
 from dynofa_ros.evaluation.scenarios import scenario_of, scenes
-from dynofa_ros.evaluation.scenarios_steady import steady
-from dynofa_ros.evaluation.scene import NONE, Scene
+from dynofa_ros.evaluation.scenarios.parts import evaluation_board
+from dynofa_ros.evaluation.scenarios.steady import steady
 from dynofa_ros.evaluation.score import accuracies, score
-from dynofa_ros.evaluation.simulation import simulate
+from dynofa_ros.recording.metrics import mean
+from dynofa_ros.simulation.log import Run
+from dynofa_ros.simulation.scene import NONE, Scene
+from dynofa_ros.simulation.simulator import simulate
 
 OURS, STATIC, ORACLE = "ours", "B4", "O1q"
 PARTS = ("ours_subnet", "ours_dvfs", "ours_mapping")

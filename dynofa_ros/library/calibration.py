@@ -21,7 +21,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from dynofa_ros.library.format import Library
+from dynofa_ros.library.library import Library
 from dynofa_ros.supernet.masked import calibrate
 from dynofa_ros.supernet.plan import Plan, make_plan
 from dynofa_ros.supernet.preprocess import preprocess

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 
 from dynofa_ros.device.board import Board
-from dynofa_ros.library.characterise import Observation
 from dynofa_ros.library.files import renewed_notes
-from dynofa_ros.library.fitting import NORMAL_95, Coefficient, LatencyFit, PowerObservation, fit_latency
-from dynofa_ros.library.format import Entry, Latency, Library, pareto_front
+from dynofa_ros.library.fit import NORMAL_95, Coefficient, LatencyFit, PowerObservation, fit_latency
+from dynofa_ros.library.library import Entry, Latency, Library, pareto_front
+from dynofa_ros.library.sweep import Observation
 
 DIGITS = 6  # significant ones in files
 OUTDATED = ("latency:", "alpha and beta:", "reference frequencies:", "energy:")  # notes that begin so

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from dynofa_ros.atomic import check_writable
-from dynofa_ros.library.format import (
+from dynofa_ros.files import check_writable
+from dynofa_ros.library.library import (
     Library,
     LibraryError,
     check_weights,

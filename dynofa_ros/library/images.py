@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dynofa_ros.library.calibration import ImagesError, WeightedMean
 from dynofa_ros.library.search import Batch
-from dynofa_ros.supernet.engines import Runner, load_engine
+from dynofa_ros.supernet.engines.engine import Runner, load_engine
 from dynofa_ros.supernet.masked import calibrate
 from dynofa_ros.supernet.materialise import materialise
 from dynofa_ros.supernet.plan import make_plan

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 
-from dynofa_ros.library.fitting import robust_fit
+from dynofa_ros.library.fit import robust_fit
 from dynofa_ros.library.latency_table import BlockCosts
 from dynofa_ros.library.profiling import (
     MEMORY_SHARE,
@@ -24,7 +24,7 @@ from dynofa_ros.library.profiling import (
     running_on,
 )
 from dynofa_ros.library.search import Batch, Genomes, Objective, summed_latency
-from dynofa_ros.supernet.engines import load_engine
+from dynofa_ros.supernet.engines.engine import load_engine
 from dynofa_ros.supernet.layers import (
     AveragePool,
     Classifier,

@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from dynofa_ros.library.format import LibraryError, Processor
-from dynofa_ros.library.indices import to_indices
+from dynofa_ros.library.genomes import to_indices
+from dynofa_ros.library.library import LibraryError, Processor
 from dynofa_ros.supernet.space import SubnetConfig, load_space
 
 SPACE = "ofa_mbv3_w1.2"

@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynofa_ros.device.sysfs import SysfsDevice
-from dynofa_ros.library.characterise import SweepError
+from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.library.files import OpenLibrary
 from dynofa_ros.library.profiling import running_on
-from dynofa_ros.library.rigs import RealRig
-from dynofa_ros.supernet.engines import Runner, load_engine, require_processor
+from dynofa_ros.library.sweep import SweepError
+from dynofa_ros.library.testbench import RealRig
+from dynofa_ros.supernet.engines.engine import Runner, load_engine, require_processor
 from dynofa_ros.supernet.materialise import materialise
 from dynofa_ros.supernet.plan import make_plan
 

@@ -18,8 +18,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from dynofa_ros.library.format import LibraryError
-from dynofa_ros.library.indices import to_indices
+from dynofa_ros.library.genomes import to_indices
+from dynofa_ros.library.library import LibraryError
 from dynofa_ros.paths import share_file
 from dynofa_ros.supernet.space import SubnetConfig, load_space
 

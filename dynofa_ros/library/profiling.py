@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 import psutil
 
-from dynofa_ros.library.format import Entry, Latency, Library, pareto_front
-from dynofa_ros.supernet.engines import Runner, load_engine, require_processor
+from dynofa_ros.library.library import Entry, Latency, Library, pareto_front
+from dynofa_ros.supernet.engines.engine import Runner, load_engine, require_processor
 from dynofa_ros.supernet.materialise import materialise
 from dynofa_ros.supernet.plan import count, make_plan
 from dynofa_ros.supernet.space import SubnetConfig

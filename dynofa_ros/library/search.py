@@ -14,7 +14,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from dynofa_ros.library.indices import Indices
+from dynofa_ros.library.genomes import Indices
 from dynofa_ros.library.latency_table import BlockCosts
 from dynofa_ros.library.predictor import AccuracyPredictor
 from dynofa_ros.supernet.space import ELASTIC, SearchSpace, SubnetConfig

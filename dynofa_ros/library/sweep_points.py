@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 
 from dynofa_ros.device.board import processor_of
-from dynofa_ros.device.interface import Capabilities
-from dynofa_ros.library.format import Library
-from dynofa_ros.library.rigs import references_hz
+from dynofa_ros.device.device import Capabilities
+from dynofa_ros.library.library import Library
+from dynofa_ros.library.testbench import references_hz
 
 MOST_REPEATS = 20  # times more inferences where clocks lie close together
 PARTIAL_SHARE = 0.5  # of the time busy, for the power of a processor that waits

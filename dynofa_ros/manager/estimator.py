@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp, isfinite, log, sqrt
 
-from dynofa_ros.manager.tail import DEVIATION_USUAL, MAD_DEVIATION, Tail
+from dynofa_ros.manager.margin import DEVIATION_USUAL, MAD_DEVIATION, Tail
 from dynofa_ros.manager.window import Window, median_of
 
 NOISE_FLOOR = 9e-4  # (3 %)^2: what a pinned, idle machine shows

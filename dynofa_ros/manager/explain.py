@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from dynofa_ros.manager.allocator import solve
 from dynofa_ros.manager.grid import asked, make_grid
 from dynofa_ros.manager.hysteresis import HEADROOM, PATIENT
 from dynofa_ros.manager.ladder import Trace
 from dynofa_ros.manager.many import pins_of
 from dynofa_ros.manager.plan import Forecast, Plan, forecast
 from dynofa_ros.manager.problem import Demand, Problem
+from dynofa_ros.manager.solver import solve
 
 
 def binding_constraint(

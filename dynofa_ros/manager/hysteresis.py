@@ -1,10 +1,10 @@
 """When to act on a better plan: at once if the one in force fails, patiently if it only could be better.
 
-A plan that breaks a limit, or a deadline by more than ``HOLD``, is replaced in the same step. A plan that holds
-is replaced only by one that fills deadlines to ``PATIENT``, that has been better for the whole dwell time, and
-not sooner than the dwell time after the last change; an upgrade that had to be taken back doubles the dwell. A
-change asked for by a user waits for nothing. With the gap between ``PATIENT`` and ``HOLD`` this is a Schmitt
-trigger: noise inside the gap moves no knob.
+A plan that breaks a limit, or a deadline by more than ``HOLD``, is replaced in the same step. A plan that
+holds is replaced only by one that fills deadlines to ``PATIENT``, that has been better for the whole dwell
+time, and not sooner than the dwell time after the last change; an upgrade that had to be taken back doubles
+the dwell. A change asked for by a user waits for nothing. With the gap between ``PATIENT`` and ``HOLD``
+this is a Schmitt trigger: noise inside the gap moves no knob.
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ from math import inf, isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from dynofa_ros.manager.allocator import Point, solve
 from dynofa_ros.manager.grid import Asked, Grid, asked, make_grid
 from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem
-from dynofa_ros.manager.recovery import give_back
+from dynofa_ros.manager.reclaim import give_back
+from dynofa_ros.manager.solver import Point, solve
 
 ACCURACY, RATE, DEADLINE = 0, 1, 2
 PERCENT = 100

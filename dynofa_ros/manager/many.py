@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dynofa_ros.manager.allocator import MAX_FREE_APPS
 from dynofa_ros.manager.ladder import COLD, Outcome, Trace, allocate, fits
 from dynofa_ros.manager.plan import forecast, make_plan, quality
 from dynofa_ros.manager.problem import App, Option, Problem
+from dynofa_ros.manager.solver import MAX_FREE_APPS
 
 
 def allocate_any(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import isfinite, isnan, nan
 
 from dynofa_ros.device.board import Board, BoardError, load_board
-from dynofa_ros.device.power import DomainPower, constant_power_w, domain_power
+from dynofa_ros.device.power_model import DomainPower, constant_power_w, domain_power
 from dynofa_ros.manager.types import Capabilities, Telemetry
 
 TEMPERATURE_GRAIN_C = 2.0  # leakage is taken at steps of this, so that tables can be kept

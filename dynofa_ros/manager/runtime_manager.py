@@ -13,16 +13,17 @@ from time import perf_counter
 
 from dynofa_ros.manager.alternatives import Lookout
 from dynofa_ros.manager.app_state import AppState
+from dynofa_ros.manager.build_problem import build_problem, power_limit_w
+from dynofa_ros.manager.bumpless_start import Takeover
 from dynofa_ros.manager.clocks import processor_of
 from dynofa_ros.manager.commands import CommandBook
 from dynofa_ros.manager.explain import binding_constraint
 from dynofa_ros.manager.guards import SETTLE_S
 from dynofa_ros.manager.hysteresis import Hysteresis
-from dynofa_ros.manager.model import build_problem, power_limit_w
 from dynofa_ros.manager.plan import Choice, Forecast, Plan, forecast
 from dynofa_ros.manager.power import PowerModel, power_model
 from dynofa_ros.manager.problem import App, Problem
-from dynofa_ros.manager.takeover import Takeover
+from dynofa_ros.manager.state import STALE_S, World
 from dynofa_ros.manager.types import (
     AppDecision,
     Capabilities,
@@ -35,7 +36,6 @@ from dynofa_ros.manager.types import (
     SubnetCondition,
     SubnetStatus,
 )
-from dynofa_ros.manager.world import STALE_S, World
 
 # What made a step, the most telling first.
 TRIGGERS = (

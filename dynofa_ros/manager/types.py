@@ -60,6 +60,8 @@ class LibraryEntry:
     beta_ms: float
     energy_j: float = nan
     reference_hz: tuple[tuple[str, int], ...] = ()
+    threads: int = 0  # 0 = whatever the engine takes
+    cluster: str = ""  # clock domain of the CPUs it was measured on, empty = no particular one
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class FrameMonitor:
     deadline_missed: bool
     dropped_frames: int = 0
     malformed_frames: int = 0
+    threads: int = 0
+    cluster: str = ""
 
 
 class SubnetCondition(IntEnum):
@@ -245,6 +249,8 @@ class AppDecision:
     margin: float
     predicted_accuracy: float
     rate_hz: float
+    threads: int = 0
+    cluster: str = ""
 
 
 @dataclass(frozen=True)

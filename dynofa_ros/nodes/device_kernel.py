@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from dynofa_ros.device.battery import BatterySample, find_batteries, read_battery
-from dynofa_ros.device.clock_backup import ClockBackup
-from dynofa_ros.device.inventory_limits import power_mode
-from dynofa_ros.device.inventory_types import Inventory, PowerMode
+from dynofa_ros.device.linux.battery import BatterySample, find_batteries, read_battery
+from dynofa_ros.device.linux.clock_backup import ClockBackup
+from dynofa_ros.device.linux.discovery_limits import power_mode
+from dynofa_ros.device.linux.inventory import Inventory, PowerMode
+from dynofa_ros.device.linux.linux_device import SysfsDevice
+from dynofa_ros.device.linux.sysfs import SysFiles
 from dynofa_ros.device.open import kernel_root
-from dynofa_ros.device.sysfs import SysfsDevice
-from dynofa_ros.device.sysfs_files import SysFiles
 
 MODE_PERIOD_S = 5.0  # nvpmodel's configuration has hundreds of lines
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from builtin_interfaces.msg import Time
 
-from dynofa_ros.device.control import ControlState
-from dynofa_ros.device.interface import AppliedDomain, Band, Capabilities, DeviceSample
+from dynofa_ros.device.command_control import ControlState
+from dynofa_ros.device.device import AppliedDomain, Band, Capabilities, DeviceSample
 from dynofa_ros.msg import (
     DeviceCapabilities,
     DeviceTelemetry,

@@ -11,12 +11,12 @@ from rclpy.timer import Timer
 from sensor_msgs.msg import BatteryState, Temperature
 
 from dynofa_ros.device.board import load_board
-from dynofa_ros.device.control import ClockControl, ControlState
-from dynofa_ros.device.energy import EnergyMeter
-from dynofa_ros.device.interface import Device, DomainStatus
-from dynofa_ros.device.nvpmodel import find_mode
+from dynofa_ros.device.command_control import ClockControl, ControlState
+from dynofa_ros.device.device import Device, DomainStatus
+from dynofa_ros.device.linux.linux_device import WRITES_OFF, SysfsDevice
+from dynofa_ros.device.meters import EnergyMeter
 from dynofa_ros.device.open import open_device
-from dynofa_ros.device.sysfs import WRITES_OFF, SysfsDevice
+from dynofa_ros.device.simulated.power_modes import find_mode
 from dynofa_ros.msg import DeviceCapabilities, DeviceTelemetry, DvfsCommand, DvfsState
 from dynofa_ros.nodes import device_status as status
 from dynofa_ros.nodes.device_kernel import KernelView, changed_clocks
@@ -31,7 +31,7 @@ from dynofa_ros.nodes.device_simulation import SimulatedInputs
 from dynofa_ros.nodes.device_standard import BATTERY, TEMPERATURE, battery_message, temperature_message
 from dynofa_ros.ros import names, qos
 from dynofa_ros.ros.diagnostics import Status
-from dynofa_ros.ros.lifecycle import ManagedNode, run
+from dynofa_ros.ros.node import ManagedNode, run
 
 WATCH_PERIOD_S = 0.1  # dead-man time, changes by governors and throttling
 FOLLOW_PERIOD_S = 0.01  # while a clock may be on its way

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dynofa_ros.device.live import RealTimeSimulation
-from dynofa_ros.device.simulated import ExternalLoad
+from dynofa_ros.device.simulated.real_time import RealTimeSimulation
+from dynofa_ros.device.simulated.simulated_device import ExternalLoad
 from dynofa_ros.msg import InferenceMonitor, SimulatedLoad
 from dynofa_ros.nodes.device_status import RECENT_S
 from dynofa_ros.ros import names, qos
 from dynofa_ros.ros.diagnostics import Level, Status
-from dynofa_ros.ros.lifecycle import ManagedNode
+from dynofa_ros.ros.node import ManagedNode
 
 MONITOR_TYPE = "dynofa_ros/msg/InferenceMonitor"
 

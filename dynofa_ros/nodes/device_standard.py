@@ -12,8 +12,8 @@ import math
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import BatteryState, Temperature
 
-from dynofa_ros.device.battery import BatterySample
-from dynofa_ros.device.interface import DeviceSample
+from dynofa_ros.device.device import DeviceSample
+from dynofa_ros.device.linux.battery import BatterySample
 
 TEMPERATURE = "dynofa/device/temperature"
 BATTERY = "dynofa/device/battery"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable
 
-from dynofa_ros.device.control import ClockControl
-from dynofa_ros.device.interface import (
+from dynofa_ros.device.command_control import ClockControl
+from dynofa_ros.device.device import (
     AppliedDomain,
     Capabilities,
     DeviceSample,
@@ -14,7 +14,7 @@ from dynofa_ros.device.interface import (
     DomainStatus,
     ThrottleFlag,
 )
-from dynofa_ros.device.inventory_types import Inventory, PowerMode
+from dynofa_ros.device.linux.inventory import Inventory, PowerMode
 from dynofa_ros.nodes.device_standard import hottest
 from dynofa_ros.ros.diagnostics import Level, Status
 

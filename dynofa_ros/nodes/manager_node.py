@@ -15,13 +15,13 @@ from rclpy.subscription import Subscription
 
 import dynofa_ros.msg as msg
 from dynofa_ros.manager import RuntimeManager
+from dynofa_ros.manager.state import STALE_S
 from dynofa_ros.manager.types import OBJECTIVES, Decision, Input, Monitors, Parameters
-from dynofa_ros.manager.world import STALE_S
 from dynofa_ros.ros import conversions, names, qos
 from dynofa_ros.ros.diagnostics import Level, Status
 from dynofa_ros.ros.entities import quiet_publisher
 from dynofa_ros.ros.inputs import departure, misnamed, to_input
-from dynofa_ros.ros.lifecycle import ManagedNode, run
+from dynofa_ros.ros.node import ManagedNode, run
 from dynofa_ros.ros.parameters import ParameterSpec
 
 DISCOVERY_PERIOD_S = 0.5

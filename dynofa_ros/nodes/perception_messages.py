@@ -9,7 +9,9 @@ from typing import Any
 from builtin_interfaces.msg import Time
 from std_msgs.msg import Header
 
-from dynofa_ros.library.format import Library
+from dynofa_ros.application.networks import SubnetKey
+from dynofa_ros.application.worker import Timing
+from dynofa_ros.library.library import Library
 from dynofa_ros.msg import (
     AppTargets,
     ClassHypothesis,
@@ -20,8 +22,6 @@ from dynofa_ros.msg import (
     SubnetLibrary,
     SubnetState,
 )
-from dynofa_ros.nodes.frame_worker import Timing
-from dynofa_ros.nodes.perception_model import SubnetKey
 
 try:  # not part of every installation
     from vision_msgs.msg import Classification as VisionClassification

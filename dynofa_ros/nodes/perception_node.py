@@ -13,6 +13,19 @@ import cv2
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
+from dynofa_ros.application.commands import Order, commanded, default_order, hinted, refusal
+from dynofa_ros.application.emulation import DomainClock
+from dynofa_ros.application.networks import Copies, Networks, SubnetKey, top_classes
+from dynofa_ros.application.threads import TaskMapping
+from dynofa_ros.application.worker import (
+    Counters,
+    Frame,
+    FrameWorker,
+    LatestSlot,
+    RateGate,
+    Timing,
+    run_stretched,
+)
 from dynofa_ros.msg import (
     AppTargets,
     Classification,
@@ -24,24 +37,11 @@ from dynofa_ros.msg import (
 )
 from dynofa_ros.nodes import perception_messages as messages
 from dynofa_ros.nodes import perception_status as health
-from dynofa_ros.nodes.emulation import DomainClock
-from dynofa_ros.nodes.frame_worker import (
-    Counters,
-    Frame,
-    FrameWorker,
-    LatestSlot,
-    RateGate,
-    Timing,
-    run_stretched,
-)
-from dynofa_ros.nodes.perception_model import Copies, Networks, SubnetKey, top_classes
-from dynofa_ros.nodes.perception_orders import Order, commanded, default_order, hinted, refusal
 from dynofa_ros.nodes.perception_parameters import PARAMETERS, TARGETS
-from dynofa_ros.nodes.task_mapping import TaskMapping
 from dynofa_ros.ros import names, qos
 from dynofa_ros.ros.diagnostics import Status
 from dynofa_ros.ros.images import MalformedImage, decode
-from dynofa_ros.ros.lifecycle import ManagedNode, run
+from dynofa_ros.ros.node import ManagedNode, run
 from dynofa_ros.supernet.preprocess import preprocess
 from dynofa_ros.supernet.switching import SWITCH_INTERVAL_S, Prepared, Switched, Switcher
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dynofa_ros.ros.parameters import ParameterSpec
-from dynofa_ros.supernet.engines import ENGINES
+from dynofa_ros.supernet.engines.engine import ENGINES
 from dynofa_ros.supernet.switching import CACHE_BYTES
 
 TARGET_SPECS = (

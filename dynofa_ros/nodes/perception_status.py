@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from dynofa_ros.nodes.frame_worker import Counters
-from dynofa_ros.nodes.perception_model import Copy, SubnetKey
-from dynofa_ros.nodes.task_mapping import ThreadState, cpu_list
+from dynofa_ros.application.networks import Copy, SubnetKey
+from dynofa_ros.application.threads import ThreadState, cpu_list
+from dynofa_ros.application.worker import Counters
 from dynofa_ros.ros.diagnostics import Level, Status
 
 SILENT_S = 2.0  # without an image for so long something is wrong with the camera, the topic or its QoS

@@ -12,7 +12,7 @@ from rosbags.interfaces import Connection, Qos
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.storage_mcap import McapWriter
 
-from dynofa_ros.evaluation.bagfile import typestore
+from dynofa_ros.recording.bag import typestore
 
 BAG_VERSION: Literal[8] = 8  # the newest that every supported distribution (Humble on) reads
 

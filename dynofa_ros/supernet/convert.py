@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safetensors.numpy import save
 
-from dynofa_ros.atomic import write_atomically
+from dynofa_ros.files import write_atomically
 from dynofa_ros.paths import cache_folder
 from dynofa_ros.supernet.space import SearchSpace, load_space
 from dynofa_ros.supernet.weights import SUFFIX, Weights, WeightsError, load_weights

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynofa_ros.supernet.engines import Runner, as_images, load_engine
+from dynofa_ros.supernet.engines.engine import Runner, as_images, load_engine
 from dynofa_ros.supernet.materialise import Statistics, materialise
 from dynofa_ros.supernet.plan import make_plan
 from dynofa_ros.supernet.space import SearchSpace, SubnetConfig, load_space

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from dynofa_ros.supernet.engines import Runner
+from dynofa_ros.supernet.engines.engine import Runner
 
 Key = TypeVar("Key", bound=Hashable)
 

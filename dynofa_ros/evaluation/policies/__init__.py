@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dynofa_ros.evaluation.policies.alert import AlertPolicy
+from dynofa_ros.evaluation.policies.dynamic_ofa import StepperPolicy
 from dynofa_ros.evaluation.policies.governors import (
     JETSON,
     MODE_10W,
@@ -14,18 +15,17 @@ from dynofa_ros.evaluation.policies.governors import (
     POWERSAVE,
     StaticPolicy,
 )
-from dynofa_ros.evaluation.policies.oracles import Oracle
-from dynofa_ros.evaluation.policies.ours import (
+from dynofa_ros.evaluation.policies.manager import (
     DVFS_ONLY,
     MAPPING_ONLY,
     SUBNET_ONLY,
     SYSTEM_ONLY,
     ManagerPolicy,
 )
+from dynofa_ros.evaluation.policies.oracles import Oracle
 from dynofa_ros.evaluation.policies.poet import PoetPolicy
 from dynofa_ros.evaluation.policies.static_oracle import StaticOracle
-from dynofa_ros.evaluation.policies.stepper import StepperPolicy
-from dynofa_ros.evaluation.scene import Policy
+from dynofa_ros.simulation.scene import Policy
 
 POLICIES: dict[str, Callable[[], Policy]] = {
     "ours": ManagerPolicy,

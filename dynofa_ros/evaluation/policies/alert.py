@@ -38,9 +38,9 @@ from dynofa_ros.evaluation.policies.per_app import (
     power_budget_w,
     time_to_answer_ms,
 )
-from dynofa_ros.evaluation.policies.table import Array
-from dynofa_ros.evaluation.scene import CONTENDED, Command, Knowledge, Scene
+from dynofa_ros.evaluation.policies.profile_table import Array
 from dynofa_ros.manager.types import AppTargets, FrameMonitor, Parameters
+from dynofa_ros.simulation.scene import CONTENDED, Command, Knowledge, Scene
 
 FORGETTING = 0.3  # a
 GAIN_START, MEAN_START, VARIANCE_START = 0.5, 1.0, 0.1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from math import erf, exp, log, sqrt
 
-from dynofa_ros.evaluation.scene import Noise
+from dynofa_ros.simulation.scene import Noise
 
 
 def normal_cdf(z: float) -> float:

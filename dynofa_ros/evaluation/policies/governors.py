@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 
-from dynofa_ros.evaluation.policies.choice import differing, knob_of, static_entry
-from dynofa_ros.evaluation.scene import Command, FrameRecord, Knob, Knowledge, Observation, Scene
+from dynofa_ros.evaluation.policies.profile import differing, knob_of, static_entry
+from dynofa_ros.simulation.scene import Command, FrameRecord, Knob, Knowledge, Observation, Scene
 
 PERFORMANCE = {"cpu": "performance", "gpu": "performance", "npu": "performance"}
 POWERSAVE = {"cpu": "powersave", "gpu": "powersave", "npu": "powersave"}

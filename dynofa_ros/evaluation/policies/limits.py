@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import exp, inf
 
 from dynofa_ros.device.board import Thermal
-from dynofa_ros.evaluation.scene import Event, Surroundings
 from dynofa_ros.manager.types import Parameters
+from dynofa_ros.simulation.scene import Event, Surroundings
 
 THERMAL_HORIZON_S = 10.0
 LAST_SECONDS_S = 5.0

@@ -24,18 +24,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import inf, nan
 
-from dynofa_ros.device.interface import Band
-from dynofa_ros.evaluation.policies.cameras import Cameras
-from dynofa_ros.evaluation.policies.choice import static_entry
+from dynofa_ros.device.device import Band
+from dynofa_ros.evaluation.policies.camera_overlap import Cameras
 from dynofa_ros.evaluation.policies.distribution import mean, quantile
-from dynofa_ros.evaluation.policies.exact import Answer, Choice, Client, Question, solve
 from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
-from dynofa_ros.evaluation.policies.ground import Ground, asked_accuracies, make_ground, overlap_law
 from dynofa_ros.evaluation.policies.limits import Battery, thermal_limit_w
+from dynofa_ros.evaluation.policies.oracle_ladder import best
+from dynofa_ros.evaluation.policies.oracle_model import Ground, asked_accuracies, make_ground, overlap_law
+from dynofa_ros.evaluation.policies.oracle_solver import Answer, Choice, Client, Question, solve
 from dynofa_ros.evaluation.policies.per_app import accuracy_wanted
-from dynofa_ros.evaluation.policies.sacrifice import best
-from dynofa_ros.evaluation.policies.table import offered_now
-from dynofa_ros.evaluation.scene import (
+from dynofa_ros.evaluation.policies.profile import static_entry
+from dynofa_ros.evaluation.policies.profile_table import offered_now
+from dynofa_ros.simulation.noise import OVERHEAD_SIGMA
+from dynofa_ros.simulation.scene import (
     AppView,
     Command,
     FrameRecord,
@@ -45,7 +46,6 @@ from dynofa_ros.evaluation.scene import (
     Observation,
     Scene,
 )
-from dynofa_ros.evaluation.traces import OVERHEAD_SIGMA
 
 PERIOD_S = 0.02
 LEAKAGE_GRAIN_C = 2.0

@@ -18,10 +18,10 @@ from typing import Protocol
 import numpy as np
 
 from dynofa_ros.device.board import Board
-from dynofa_ros.device.interface import Band
-from dynofa_ros.evaluation.policies.choice import knob_of, on_processor
+from dynofa_ros.device.device import Band
 from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
-from dynofa_ros.evaluation.policies.table import (
+from dynofa_ros.evaluation.policies.profile import knob_of, on_processor
+from dynofa_ros.evaluation.policies.profile_table import (
     Array,
     Levels,
     Tables,
@@ -31,8 +31,8 @@ from dynofa_ros.evaluation.policies.table import (
     rest_w,
     times_ms,
 )
-from dynofa_ros.evaluation.scene import Command, FrameRecord, Knob, Knowledge, Observation, Scene
 from dynofa_ros.manager.types import AppTargets, FrameMonitor, LibraryEntry, Parameters
+from dynofa_ros.simulation.scene import Command, FrameRecord, Knob, Knowledge, Observation, Scene
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,9 +33,9 @@ from dynofa_ros.evaluation.policies.per_app import (
     accuracy_wanted,
     time_to_answer_ms,
 )
-from dynofa_ros.evaluation.policies.table import Array
-from dynofa_ros.evaluation.scene import CONTENDED, Command, Knowledge, Scene
+from dynofa_ros.evaluation.policies.profile_table import Array
 from dynofa_ros.manager.types import AppTargets, FrameMonitor, Parameters
+from dynofa_ros.simulation.scene import CONTENDED, Command, Knowledge, Scene
 
 PROCESS_NOISE, MEASUREMENT_NOISE = 1e-5, 1e-2
 BASE_START, VARIANCE_START = 0.2, 1.0

@@ -17,17 +17,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from dynofa_ros.device.interface import Band
-from dynofa_ros.evaluation.policies.choice import knob_of
+from dynofa_ros.device.device import Band
 from dynofa_ros.evaluation.policies.distribution import cdf, mean
-from dynofa_ros.evaluation.policies.exact import Choice, Client, Question
 from dynofa_ros.evaluation.policies.governors import JETSON, StaticPolicy, present_governors
-from dynofa_ros.evaluation.policies.ground import Ground, asked_accuracies, make_ground, overlap_law
 from dynofa_ros.evaluation.policies.limits import constant_limit_w
+from dynofa_ros.evaluation.policies.oracle_ladder import best
+from dynofa_ros.evaluation.policies.oracle_model import Ground, asked_accuracies, make_ground, overlap_law
+from dynofa_ros.evaluation.policies.oracle_solver import Choice, Client, Question
 from dynofa_ros.evaluation.policies.per_app import accuracy_wanted, power_budget_w
-from dynofa_ros.evaluation.policies.sacrifice import best
-from dynofa_ros.evaluation.policies.table import PROFILE_C, offered
-from dynofa_ros.evaluation.scene import (
+from dynofa_ros.evaluation.policies.profile import knob_of
+from dynofa_ros.evaluation.policies.profile_table import PROFILE_C, offered
+from dynofa_ros.manager.types import AppTargets
+from dynofa_ros.simulation.scene import (
     App,
     Command,
     Knowledge,
@@ -39,7 +40,6 @@ from dynofa_ros.evaluation.scene import (
     Reserved,
     Scene,
 )
-from dynofa_ros.manager.types import AppTargets
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The application layer: what runs for one application, without ROS."""

@@ -1,0 +1,187 @@
+"""The networks of one application: a supernet with its libraries, prepared on demand. No ROS here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dynofa_ros.application.emulation import DomainClock, domains_of, stretch_factor
+from dynofa_ros.library.library import (
+    Entry,
+    Library,
+    LibraryError,
+    check_weights,
+    load_library,
+    load_statistics,
+)
+from dynofa_ros.paths import share_file
+from dynofa_ros.supernet.convert import memory_mapped
+from dynofa_ros.supernet.engines.engine import EngineError, load_engine, require_processor
+from dynofa_ros.supernet.engines.preparation import prepare_subnet
+from dynofa_ros.supernet.plan import make_plan
+from dynofa_ros.supernet.space import DEMO_SPACE, load_space
+from dynofa_ros.supernet.switching import Prepared
+from dynofa_ros.supernet.weights import Weights, WeightsError
+
+DEMO_WEIGHTS = ("config", "weights", f"{DEMO_SPACE}.safetensors")
+DEMO_LIBRARY = ("config", "libraries", "demo", f"cpu_{DEMO_SPACE}.yaml")
+
+
+@dataclass(frozen=True)
+class SubnetKey:
+    """What is prepared: a library entry, and the intra-op threads it runs with."""
+
+    processor: str
+    subnet_id: str
+    threads: int = 1
+
+
+class Networks:
+    """One set of weights and, per processor, the library of sub-networks that may run on it."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        libraries: Mapping[str, Library],
+        statistics: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]],
+        engine: str,
+    ) -> None:
+        self.weights = weights
+        self.libraries = dict(libraries)
+        self.unreached: dict[str, str] = {}  # processors that have a library only, and why
+        self._engine = engine
+        self._statistics = statistics
+        self._prepare_for_engine = load_engine(engine)
+
+    @classmethod
+    def load(cls, weights: str, libraries: str, engine: str) -> Networks:
+        """Read the files. Empty names stand for the demo supernet that is part of the package.
+
+        libraries: one path per processor, separated by commas, all of one space.
+        Raises LibraryError, WeightsError or EngineError, in one line that names file and reason.
+        """
+        paths = [Path(p.strip()).expanduser() for p in libraries.split(",") if p.strip()] or [
+            share_file(*DEMO_LIBRARY)
+        ]
+        read = {path: load_library(path) for path in paths}
+        spaces = {library.space for library in read.values()}
+        if len(spaces) > 1:
+            raise LibraryError(
+                f"library: the files are of several spaces ({', '.join(sorted(spaces))}), expected one"
+            )
+        by_processor: dict[str, tuple[Path, Library]] = {}
+        for path, library in read.items():
+            if library.processor in by_processor:
+                raise LibraryError(f"library: {path} is a second one for processor {library.processor}")
+            by_processor[library.processor] = (path, library)
+        space = spaces.pop()
+        if not weights and space != DEMO_SPACE:
+            raise WeightsError(f"weights is empty: give the path of a checkpoint of {space}")
+        loaded = memory_mapped(
+            load_space(space), Path(weights).expanduser() if weights else share_file(*DEMO_WEIGHTS)
+        )
+        for path, library in by_processor.values():
+            check_weights(library, loaded, path)
+        statistics = {p: load_statistics(path, library) for p, (path, library) in by_processor.items()}
+        return cls(loaded, {p: library for p, (_, library) in by_processor.items()}, statistics, engine)
+
+    def keep_reached(self) -> None:
+        """Set the libraries aside of processors that the engine does not reach on this machine."""
+        for processor in list(self.libraries):
+            try:
+                require_processor(self._engine, processor)
+            except EngineError as error:
+                self.unreached[processor] = str(error)
+                del self.libraries[processor]
+
+    def without(self, processor: str) -> str:
+        """Why nothing can run on ``processor``, in one line; empty if it has a library."""
+        if processor in self.libraries:
+            return ""
+        known = ", ".join(self.libraries) or "none"
+        return self.unreached.get(processor) or (
+            f"processor {processor!r} has no library: there is one for {known}"
+        )
+
+    def entry(self, processor: str, subnet_id: str) -> Entry | None:
+        """The library entry of a key, None if there is none."""
+        library = self.libraries.get(processor)
+        return library.find(subnet_id) if library else None
+
+    def processors_of(self, subnet_id: str) -> list[str]:
+        return [p for p, library in self.libraries.items() if library.find(subnet_id)]
+
+    def prepare(self, key: SubnetKey) -> Prepared[SubnetKey]:
+        """Materialise an entry and warm it up. Raises KeyError (unknown entry), EngineError or ValueError."""
+        entry = self.entry(key.processor, key.subnet_id)
+        if entry is None:
+            raise KeyError(f"{key.subnet_id} is not in the library of {key.processor}")
+        library = self.libraries[key.processor]
+        space, config = load_space(library.space), library.config(entry)
+        own = self._statistics[key.processor].get(entry.id)
+        return prepare_subnet(
+            key,
+            make_plan(space, config),
+            self.weights,
+            self._prepare_for_engine,
+            statistics=own,
+            threads=key.threads,
+            processor=key.processor,
+        )
+
+    def reference_hz(self, processor: str) -> float:
+        """Reference clock of a processor: of its domains the slowest. 0 = the library names none."""
+        frequencies = self.libraries[processor].reference_frequencies_hz
+        return float(min((f for d, f in frequencies.items() if d.startswith(processor)), default=0))
+
+    def stretch_factor(self, key: SubnetKey, clocks: Iterable[DomainClock], slowdown: float) -> float:
+        """Factor on an inference of an entry at ``clocks`` of a device that is ``slowdown`` times slower."""
+        entry = self.entry(key.processor, key.subnet_id)
+        assert entry is not None
+        own = domains_of(key.processor, clocks)
+        return stretch_factor(own, entry.alpha_ms, entry.beta_ms, self.reference_hz(key.processor), slowdown)
+
+    def label(self, index: int) -> str:
+        return self.weights.labels[index] if self.weights.labels else str(index)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A prepared sub-network that is resident; nbytes: of its weights, on the processor of its key."""
+
+    key: SubnetKey
+    nbytes: int
+
+
+class Copies:
+    """Placement: which prepared sub-networks are resident, on which processor.
+
+    The same sub-network on two processors is two copies. Both stay while the budget of the switcher holds
+    them, and a change of processor is a swap between two frames; otherwise the least recently used leaves
+    when another comes, so that the network moves.
+    """
+
+    def __init__(self, prepare: Callable[[SubnetKey], Prepared[SubnetKey]]) -> None:
+        self._prepare = prepare
+        self._made: dict[SubnetKey, int] = {}
+
+    def prepare(self, key: SubnetKey) -> Prepared[SubnetKey]:
+        """As the function it was given, and remembered."""
+        prepared = self._prepare(key)
+        self._made = self._made | {key: prepared.nbytes}  # replaced, never changed: others iterate over it
+        return prepared
+
+    def resident(self, holds: Callable[[SubnetKey], bool]) -> tuple[Copy, ...]:
+        """Of those prepared the ones that the switcher still ``holds``."""
+        return tuple(Copy(key, nbytes) for key, nbytes in self._made.items() if holds(key))
+
+
+def top_classes(logits: np.ndarray, count: int) -> list[tuple[int, float]]:
+    """(class index, softmax probability) of the ``count`` likeliest classes; logits float32 (classes,)."""
+    exponent = np.exp(logits - logits.max())
+    probabilities = exponent / exponent.sum()
+    order = np.argsort(-probabilities, kind="stable")[:count]
+    return [(int(i), float(probabilities[i])) for i in order]

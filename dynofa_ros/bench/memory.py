@@ -1,0 +1,149 @@
+"""Memory of a perception process that switches, against one that runs a single static network.
+
+Both children import what a perception node imports. PSS (proportional set size) counts pages that are shared
+with other processes by their share; the parent samples it while the children work.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynofa_ros.bench.switching import preparation
+from dynofa_ros.supernet.convert import save_weights
+from dynofa_ros.supernet.engines.engine import load_engine
+from dynofa_ros.supernet.materialise import materialise
+from dynofa_ros.supernet.plan import count, make_plan
+from dynofa_ros.supernet.space import SubnetConfig, load_space
+from dynofa_ros.supernet.supernet import Supernet
+from dynofa_ros.supernet.switching import CACHE_BYTES, Switched, Switcher
+from dynofa_ros.supernet.weights import load_weights
+
+SAMPLE_S = 0.01
+FRAMES_PER_SUBNET = 5
+TIMEOUT_S = 300.0
+
+
+def pss_mb(pid: int) -> float:
+    """Proportional set size of a process in MB (10^6). Raises OSError where the kernel does not tell."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise OSError("smaps_rollup has no Pss")
+
+
+def peak_pss_mb(arguments: list[str]) -> float:
+    """Largest PSS of this module run with ``arguments``. Raises RuntimeError with its last words."""
+    command = [sys.executable, "-m", "dynofa_ros.bench.memory", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        peak, end = 0.0, time.monotonic() + TIMEOUT_S
+        while child.poll() is None and time.monotonic() < end:
+            try:
+                peak = max(peak, pss_mb(child.pid))
+            except (OSError, ValueError):  # it ended between the two lines
+                break
+            time.sleep(SAMPLE_S)
+        if child.poll() is None and time.monotonic() >= end:
+            child.kill()
+        _, errors = child.communicate()
+    if child.returncode != 0:
+        raise RuntimeError(f"the measured process failed: {errors.strip().splitlines()[-1:] or 'timeout'}")
+    return peak
+
+
+def run(
+    supernet: Supernet, configs: Mapping[str, SubnetConfig], *, cache_bytes: int = CACHE_BYTES
+) -> dict[str, Any]:
+    """The ``memory`` figures of the benchmark: peak while cycling ``configs`` over peak with the largest."""
+    space, classes = supernet.space, supernet.weights.classes
+    params = {k: count(make_plan(space, c), classes)[1] for k, c in configs.items()}
+    largest = max(configs, key=lambda k: params[k])
+    with tempfile.TemporaryDirectory() as folder:
+        weights, static, jobs = (Path(folder, n) for n in ("w.safetensors", "static.onnx", "jobs.json"))
+        save_weights(weights, supernet.weights)
+        _write_static(supernet, configs[largest], static)
+        jobs.write_text(json.dumps({k: c.to_dict() for k, c in configs.items()}))
+        alone = peak_pss_mb(["static", str(static), str(configs[largest].resolution)])
+        cycling = peak_pss_mb(["dynamic", space.name, str(weights), str(jobs), str(cache_bytes)])
+        supernet_bytes = weights.stat().st_size
+    return {
+        "pss_ratio": cycling / alone,
+        "pss_cycling_mb": cycling,
+        "pss_static_mb": alone,
+        "weights_ratio": supernet_bytes / (4 * sum(params.values())),
+        "cache_mb": cache_bytes / 1e6,
+        "subnets": len(configs),
+    }
+
+
+def _write_static(supernet: Supernet, config: SubnetConfig, path: Path) -> None:
+    from dynofa_ros.supernet.engines.onnx_graph import build_model
+
+    subnet = materialise(make_plan(supernet.space, config), supernet.weights)
+    path.write_bytes(build_model(subnet).SerializeToString())
+
+
+# --- the measured processes -----------------------------------------------------------------------------
+
+
+def _static(path: str, resolution: str) -> None:
+    import onnxruntime
+
+    from dynofa_ros.supernet.engines.onnxruntime import session_options
+
+    session = onnxruntime.InferenceSession(path, session_options(1), providers=["CPUExecutionProvider"])
+    image = np.zeros((1, 3, int(resolution), int(resolution)), np.float32)
+    for _ in range(30 * FRAMES_PER_SUBNET):
+        session.run(None, {"images": image})
+
+
+def _dynamic(space_name: str, weights: str, jobs: str, cache_bytes: str) -> None:
+    space = load_space(space_name)
+    configs = {k: space.config(**c) for k, c in json.loads(Path(jobs).read_text()).items()}
+    supernet = Supernet(space, load_weights(space, weights))
+    load_engine("onnxruntime")
+    prepare = preparation(supernet, configs, "onnxruntime", 1)
+    switcher: Switcher[str] = Switcher(prepare, int(cache_bytes))
+    switcher.activate(next(iter(configs)))
+
+    failures: list[str] = []
+
+    def report(switched: Switched[str]) -> None:
+        if switched.error:
+            failures.append(f"{switched.key}: {switched.error}")
+
+    for key, config in configs.items():
+        switcher.request(key, report)
+        image = np.zeros((1, 3, config.resolution, config.resolution), np.float32)
+        frames = 0
+        while frames < FRAMES_PER_SUBNET and not failures:
+            network = switcher.current
+            if network is not None and network.key == key:
+                network.run(image)
+                frames += 1
+            else:
+                time.sleep(0.001)
+    switcher.close()
+    if failures:
+        raise SystemExit(failures[0])
+
+
+def _main(mode: str, *arguments: str) -> None:
+    import dynofa_ros.nodes.perception_node  # noqa: F401 - what a perception process has in memory anyway
+
+    if mode == "static":
+        _static(*arguments)
+    else:
+        _dynamic(*arguments)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,264 @@
+"""What a sub-network is measured against: the same network deployed alone, and the official dynamic forward.
+
+The static network is the official extracted one (``get_active_subnet``) where the package ``ofa`` is
+installed, else the same layers as ordinary torch modules. Either is deployed as an expert would: batch
+normalisation fused, torch's own activations, channels last; for other engines exported with torch.onnx.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import io
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dynofa_ros.supernet.engines.engine import EngineError, Runner
+from dynofa_ros.supernet.layers import AveragePool, GlobalPool, MaxPool
+from dynofa_ros.supernet.materialise import ConvOp, LinearOp, Op, ResidualOp, Subnet
+from dynofa_ros.supernet.space import SubnetConfig
+
+OPSET = 17
+OFFICIAL = "ofa.imagenet_classification.elastic_nn.networks"
+ELASTIC = {"dropout_rate": 0, "ks_list": [3, 5, 7], "expand_ratio_list": [3, 4, 6], "depth_list": [2, 3, 4]}
+BOTTLENECK = {
+    "dropout_rate": 0,
+    "depth_list": [0, 1, 2],
+    "expand_ratio_list": [0.2, 0.25, 0.35],
+    "width_mult_list": [0.65, 0.8, 1.0],
+}
+STATISTICS_BATCH = (4, 3, 160, 160)
+
+
+@dataclass(frozen=True)
+class Official:
+    """The official supernet of a space with random weights and BN statistics of a batch of random images."""
+
+    net: Any
+
+    def static(self, config: SubnetConfig) -> nn.Module:
+        """The extracted sub-network."""
+        _activate(self.net, config)
+        return self.net.get_active_subnet(preserve_weight=True).eval()
+
+    def dynamic(self, config: SubnetConfig) -> Runner:
+        """The supernet's own forward with this sub-network active; all of them share the weights."""
+        shared = {id(t): t for t in (*self.net.parameters(), *self.net.buffers())}
+        net = copy.deepcopy(self.net, shared)
+        _activate(net, config)
+        return torch_runner(net, torch.contiguous_format)
+
+
+def _activate(net: Any, config: SubnetConfig) -> None:
+    entries = {"ks": config.kernel_sizes, "e": config.expand_ratios, "d": config.depths, "w": config.widths}
+    net.set_active_subnet(**{name: list(values) for name, values in entries.items() if values})
+
+
+def official(space: str, seed: int = 0) -> Official | None:
+    """The official supernet of a space; None if the package ofa is absent or has no such space."""
+    match = re.fullmatch(r"ofa_(mbv3|proxyless|resnet50)(?:_w([\d.]+))?", space)
+    if match is None:
+        return None
+    try:
+        networks = importlib.import_module(OFFICIAL)
+    except ImportError:
+        return None
+    torch.manual_seed(seed)
+    if match[1] == "resnet50":
+        net = networks.OFAResNets(**BOTTLENECK)
+    else:
+        build = networks.OFAMobileNetV3 if match[1] == "mbv3" else networks.OFAProxylessNASNets
+        net = build(width_mult=float(match[2]), **ELASTIC)
+    net.set_max_net()
+    normalisations = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [m.momentum for m in normalisations]
+    for module in normalisations:
+        module.momentum = 1.0
+    net.train()
+    with torch.no_grad():
+        net(torch.randn(STATISTICS_BATCH))
+    for module, momentum in zip(normalisations, momenta, strict=True):
+        module.momentum = momentum
+    return Official(net.eval())
+
+
+def deployed(module: Any) -> nn.Module:
+    """``module`` as a graph engine likes it best: every batch normalisation fused, and torch's own modules in
+    place of the official activations and means."""
+    children = dict(module.named_children())
+    if isinstance(children.get("conv"), nn.Conv2d) and isinstance(children.get("bn"), nn.BatchNorm2d):
+        module.conv = nn.utils.fusion.fuse_conv_bn_eval(module.conv, module.bn)
+        module.bn = nn.Identity()
+    for name, child in module.named_children():
+        own = REPLACEMENTS.get(type(child).__name__)
+        setattr(module, name, own(child) if own else deployed(child))
+    return module
+
+
+def _pool(official_pool: Any) -> nn.Module:
+    pool = nn.AdaptiveAvgPool2d(1)
+    return pool if official_pool.keep_dim else nn.Sequential(pool, nn.Flatten())
+
+
+def _gate(*layers: nn.Module) -> nn.Module:
+    return _Gate(nn.Sequential(nn.AdaptiveAvgPool2d(1), *layers, nn.Hardsigmoid(inplace=True)))
+
+
+class _Gate(nn.Module):
+    def __init__(self, gate: nn.Module) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x)
+
+
+REPLACEMENTS: dict[str, Callable[[Any], nn.Module]] = {
+    "Hswish": lambda _: nn.Hardswish(inplace=True),
+    "MyGlobalAvgPool2d": _pool,
+    "SEModule": lambda se: _gate(se.fc.reduce, nn.ReLU(inplace=True), se.fc.expand),
+}
+
+
+class _Residual(nn.Module):
+    def __init__(self, op: ResidualOp) -> None:
+        super().__init__()
+        self.body, self.shortcut = (nn.Sequential(*map(_module, ops)) for ops in (op.ops, op.shortcut))
+        self.activation = _activation(op.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.body(x) + self.shortcut(x))
+
+
+def _activation(name: str) -> nn.Module:
+    modules = {"relu": nn.ReLU, "relu6": nn.ReLU6, "h_swish": nn.Hardswish}
+    return modules[name](inplace=True) if name else nn.Identity()
+
+
+def _parameter(array: np.ndarray) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(array), requires_grad=False)
+
+
+def _convolution(op: ConvOp) -> nn.Module:
+    outputs, inputs, kernel, _ = op.weight.shape
+    conv = nn.Conv2d(
+        inputs * op.groups,
+        outputs,
+        kernel,
+        op.stride,
+        kernel // 2,
+        groups=op.groups,
+        bias=op.bias is not None,
+    )
+    conv.weight = _parameter(op.weight)
+    if op.bias is not None:
+        conv.bias = _parameter(op.bias)
+    return nn.Sequential(conv, _activation(op.activation))
+
+
+def _module(op: Op) -> nn.Module:
+    if isinstance(op, ConvOp):
+        return _convolution(op)
+    if isinstance(op, ResidualOp):
+        return _Residual(op)
+    if isinstance(op, MaxPool):
+        return nn.MaxPool2d(op.kernel, op.stride, op.kernel // 2)
+    if isinstance(op, AveragePool):
+        return nn.AvgPool2d(op.stride, ceil_mode=True)
+    if isinstance(op, GlobalPool):
+        return nn.AdaptiveAvgPool2d(1)
+    if isinstance(op, LinearOp):
+        linear = nn.Linear(op.weight.shape[1], op.weight.shape[0])
+        linear.weight, linear.bias = _parameter(op.weight), _parameter(op.bias)
+        return nn.Sequential(nn.Flatten(), linear)
+    reduce = ConvOp(op.reduce_weight, op.reduce_bias, 1, 1, "relu")
+    expand = ConvOp(op.expand_weight, op.expand_bias, 1, 1, "")
+    return _gate(_convolution(reduce), _convolution(expand))
+
+
+def plain(subnet: Subnet) -> nn.Module:
+    """The sub-network's layers as ordinary torch modules."""
+    return nn.Sequential(*map(_module, subnet.ops)).eval()
+
+
+def _placed(module: Any, layout: torch.memory_format) -> Any:
+    return module.to(memory_format=layout)  # its type hints do not know this argument alone
+
+
+def torch_runner(module: nn.Module, layout: torch.memory_format = torch.channels_last) -> Runner:
+    """A module as a function of NumPy images, in eager torch on the CPU."""
+    placed = _placed(module, layout)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return placed(torch.from_numpy(images).contiguous(memory_format=layout)).numpy()
+
+    return run
+
+
+def compiled(module: nn.Module) -> Runner:
+    """A module under torch.compile with frozen weights; the first call takes many seconds."""
+    fast: Any = torch.compile(_placed(module, torch.channels_last), options={"freezing": True})
+    return torch_runner(fast)
+
+
+def exported(module: nn.Module, resolution: int) -> bytes:
+    """The module as an ONNX file, traced by torch."""
+    file: Any = io.BytesIO()  # its type hints know only paths
+    images = torch.zeros(1, 3, resolution, resolution)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it calls this exporter the old one; the new one needs onnxscript
+        torch.onnx.export(module, (images,), file, opset_version=OPSET, dynamo=False)
+    return file.getvalue()
+
+
+def onnxruntime_runner(model: bytes, threads: int) -> Runner:
+    """A session on the CPU with the settings of our engine."""
+    import onnxruntime
+
+    from dynofa_ros.supernet.engines.onnxruntime import choose_providers, session_options
+
+    chosen = choose_providers("cpu", onnxruntime.get_available_providers())
+    session = onnxruntime.InferenceSession(model, session_options(threads), providers=chosen)
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0]
+
+
+def openvino_runner(model: bytes, threads: int) -> Runner:
+    """A compiled OpenVINO model on the CPU."""
+    import openvino
+
+    core = openvino.Core()
+    # by default it rounds to bfloat16 where the processor can: another network, 1 % off
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    compiled_model = core.compile_model(core.read_model(model), "CPU", settings)
+    return lambda images: compiled_model([images])[0]
+
+
+GRAPH_ENGINES: dict[str, Callable[[bytes, int], Runner]] = {
+    "onnxruntime": onnxruntime_runner,
+    "openvino": openvino_runner,
+}
+
+
+def static_runner(engine: str, network: Any, threads: int) -> Runner:
+    """A static network in an engine: a ``deployed`` module for torch, else what ``exported`` made of it.
+
+    Raises EngineError for an engine without a static peer.
+    """
+    if engine == "torch":
+        return torch_runner(network)
+    if engine not in GRAPH_ENGINES:
+        raise EngineError(f"engine {engine!r} has no static peer: choose torch, {', '.join(GRAPH_ENGINES)}")
+    return GRAPH_ENGINES[engine](network, threads)

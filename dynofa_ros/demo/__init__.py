@@ -1,0 +1,1 @@
+"""What `dynofa demo` runs: camera, processes, phases and live view."""

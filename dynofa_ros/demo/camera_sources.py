@@ -1,0 +1,115 @@
+"""Where the demo camera's pictures come from: the sign generator or a folder of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[Any]  # uint8; OpenCV's type stubs promise no more than an array
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"})
+SIDE_BRIGHTNESS = 0.4
+SIDE_PX = (16, 9)  # what is left of the picture in the blurred sides
+
+
+class SourceError(ValueError):
+    """A camera source cannot be used; the text is one line that names it and the reason."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """RGB picture of any size and its true class, None if that is not known."""
+
+    rgb: Image
+    label: str | None
+
+
+class Source(Protocol):
+    """An endless sequence of pictures."""
+
+    def picture(self, index: int) -> Picture:
+        """Picture number `index` >= 0; the same index gives the same picture."""
+
+
+class SignSource:
+    """Pictograms of the demo supernet's generator. seed: another seed, other pictures."""
+
+    def __init__(self, seed: int) -> None:
+        from dynofa_ros.demo import signs
+
+        self._names = signs.CLASS_NAMES
+        self._render = signs.render_sample
+        self._seed = signs.CAMERA_SEED + seed
+
+    def picture(self, index: int) -> Picture:
+        rgb, label = self._render(self._seed, index)
+        return Picture(rgb, self._names[label])
+
+
+class FolderSource:
+    """Images of a folder in a shuffled order, again and again.
+
+    One sub-folder per class (its name is the label), or images directly in the folder (label unknown).
+    warn: told once of every file that cannot be decoded; it is left out.
+    Raises SourceError if the folder holds no image, or none that can be decoded.
+    """
+
+    def __init__(self, folder: Path, seed: int, warn: Callable[[str], object]) -> None:
+        if not folder.is_dir():
+            raise SourceError(f"{folder} is not a folder")
+        files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
+        if not files:
+            raise SourceError(f"{folder} holds no image ({' '.join(sorted(IMAGE_SUFFIXES))})")
+        order = np.random.default_rng(seed).permutation(len(files))
+        self._files = [files[i] for i in order]
+        self._folder = folder
+        self._warn = warn
+
+    def picture(self, index: int) -> Picture:
+        while self._files:
+            path = self._files[index % len(self._files)]
+            bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            if bgr is not None:
+                parts = path.relative_to(self._folder).parts
+                return Picture(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), parts[0] if len(parts) > 1 else None)
+            self._warn(f"{path} is left out: not an image that OpenCV can decode")
+            self._files.remove(path)
+        raise SourceError(f"{self._folder} holds no image that OpenCV can decode")
+
+
+def compose(rgb: Image, width: int, height: int) -> Image:
+    """The picture's centre square scaled into the centre of a width x height image, its blur on the sides."""
+    square = _centre_square(rgb)
+    side = min(width, height)
+    scaled = cv2.resize(square, (side, side), interpolation=cv2.INTER_LINEAR)
+    if width == height:
+        return scaled
+    blurred = cv2.convertScaleAbs(
+        cv2.resize(square, SIDE_PX, interpolation=cv2.INTER_AREA), alpha=SIDE_BRIGHTNESS
+    )
+    image = cv2.resize(blurred, (width, height), interpolation=cv2.INTER_LINEAR)
+    top, left = (height - side) // 2, (width - side) // 2
+    image[top : top + side, left : left + side] = scaled
+    return image
+
+
+def _centre_square(image: Image) -> Image:
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side]
+
+
+ENCODERS: dict[str, Callable[[Image], Image]] = {
+    "rgb8": lambda rgb: rgb,
+    "bgr8": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR),
+    "rgba8": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA),
+    "bgra8": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA),
+    "mono8": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY),
+}

@@ -1,0 +1,221 @@
+"""A live scenario beside its simulation: the same targets, library, events and manager in simulated time."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from dynofa_ros.demo.scenario import PROCESSOR, Mapped, ScenePhase, phases_of
+from dynofa_ros.evaluation.policies.manager import ManagerPolicy
+from dynofa_ros.evaluation.scenarios.parts import scaled
+from dynofa_ros.manager.types import LibraryEntry
+from dynofa_ros.recording import metrics
+from dynofa_ros.recording.run import Clocks, Mark, Monitor, Run, Telemetry
+from dynofa_ros.simulation import scene as scenes
+from dynofa_ros.simulation.log import Run as SimulatedRun
+from dynofa_ros.simulation.simulator import simulate
+from dynofa_ros.topics import PHASE_END
+
+S_TO_NS = 1e9
+SETTLE_S = 0.5  # after an event, before which a frame says nothing about noise
+SPIKE = 1.25  # a frame that took so many times its usual time is a spike
+FEWEST = 30  # frames from which noise is measured
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Spread of the live inferences against library, clock and load. ``bias``: median factor."""
+
+    noise: scenes.Noise
+    bias: float
+    overhead_ms: float
+    frames: int
+
+
+def measure(live: Run, mapped: Mapped) -> Measured:
+    """Noise of a live run, from the frames whose clock and load are known; ISOLATED if they are few."""
+    entries = {(e.id, e.processor): e for e in mapped.scene.apps[0].library}
+    residuals = [
+        math.log(m.inference_ms / expected)
+        for m, phase in _settled(live, phases_of(mapped.scene))
+        if (expected := _expected_ms(m, entries.get((m.subnet_id, m.processor)), phase, live.clocks))
+    ]
+    overhead_ms = metrics.percentile([m.latency_ms - m.inference_ms for m in live.monitors], 50)
+    if len(residuals) < FEWEST:
+        return Measured(scenes.ISOLATED, 1.0, overhead_ms, len(residuals))
+    middle = metrics.percentile(residuals, 50)
+    usual = [r - middle for r in residuals if r - middle < math.log(SPIKE)]
+    spikes = [r - middle for r in residuals if r - middle >= math.log(SPIKE)]
+    noise = scenes.Noise(
+        sigma=1.4826 * metrics.percentile([abs(r) for r in usual], 50),
+        spike_share=len(spikes) / len(residuals),
+        spike=math.exp(metrics.percentile(spikes, 50)) if spikes else 1.0,
+        correlation=_correlation(usual),
+    )
+    return Measured(noise, math.exp(middle), overhead_ms, len(residuals))
+
+
+def simulated(mapped: Mapped, measured: Measured, warm_up_s: float, seed: int) -> SimulatedRun:
+    """The scene under our manager, begun ``warm_up_s`` earlier as the live one was."""
+    scene = mapped.scene
+    library = scaled(scene.apps[0].library, measured.bias)
+    warm = replace(
+        scene,
+        apps=tuple(replace(a, library=library, overhead_ms=measured.overhead_ms) for a in scene.apps),
+        duration_s=scene.duration_s + warm_up_s,
+        timeline=tuple(replace(event, at_s=event.at_s + warm_up_s) for event in scene.timeline),
+        noise=measured.noise,
+    )
+    return simulate(warm, ManagerPolicy(), seed)
+
+
+def as_records(run: SimulatedRun, phases: Sequence[ScenePhase], warm_up_s: float, origin_ns: int) -> Run:
+    """A simulated run as if it had been recorded; the first phase begins at ``origin_ns``."""
+
+    def ns(at_s: float) -> int:
+        return origin_ns + round(S_TO_NS * (at_s - warm_up_s))
+
+    records = Run()
+    records.marks = [Mark(ns(warm_up_s + p.start_s), p.name) for p in phases]
+    records.marks.append(Mark(ns(run.scene.duration_s) + 1, PHASE_END))  # after the last sample
+    for frame in sorted(run.frames, key=lambda f: f.answered_s if f.monitor else math.inf):
+        told = frame.monitor
+        if told is None or frame.answered_s < warm_up_s:
+            continue
+        records.monitors.append(
+            Monitor(
+                time_ns=ns(frame.answered_s),
+                app=frame.app,
+                frame=(ns(frame.arrived_s), frame.app),
+                subnet_id=frame.subnet_id,
+                processor=frame.processor,
+                inference_ms=frame.inference_ms,
+                latency_ms=frame.latency_ms,
+                latency_target_ms=frame.latency_target_ms,
+                missed=frame.missed,
+                dropped=told.dropped_frames,
+                malformed=0,
+            )
+        )
+    clocks_hz: dict[str, float] = {}
+    for at_s, domain, hz in run.clocks:
+        clocks_hz = {**clocks_hz, domain: float(hz)}
+        records.clocks.append(Clocks(ns(at_s), clocks_hz))
+    for before, after in pairwise(run.samples):
+        if after.at_s > before.at_s:
+            power_w = (after.energy_j - before.energy_j) / (after.at_s - before.at_s)
+            clocks = _clocks_at(records.clocks, ns(after.at_s))
+            records.telemetry.append(
+                Telemetry(ns(after.at_s), power_w, after.energy_j, after.temperature_c, clocks, "simulated")
+            )
+    begin_ns = ns(warm_up_s)
+    records.telemetry = [t for t in records.telemetry if t.time_ns >= begin_ns]
+    records.command_times_ns = sorted({ns(at_s) for at_s, *_ in run.bands if at_s >= warm_up_s})
+    records.accuracy = {
+        (app.name, e.id, e.processor): e.accuracy for app in run.scene.apps for e in app.library
+    }
+    return records
+
+
+def compare(live: Run, beside: Run) -> dict[str, Any]:
+    """Figures of both runs side by side, of the whole and of each phase: ``{figure: {live, simulated}}``."""
+    pair = {"live": live, "simulated": beside}
+    summaries = {name: metrics.summary(run) for name, run in pair.items()}
+    whole = {
+        name: _figures(run, s, metrics.phases(run))
+        for (name, run), s in zip(pair.items(), summaries.values(), strict=True)
+    }
+    phases = []
+    for index, phase in enumerate(summaries["live"]["phases"]):
+        cut = {
+            name: _figures(run, summaries[name]["phases"][index], [metrics.phases(run)[index]])
+            for name, run in pair.items()
+        }
+        phases.append({"name": phase["name"], **_side_by_side(cut)})
+    return {**_side_by_side(whole), "phases": phases}
+
+
+def figures_of(beside: Run, measured: Measured, seed: int) -> dict[str, Any]:
+    """The simulated run with the keys of the live summary that it has, and what it was simulated with."""
+    summary = metrics.summary(beside)
+    for part in (summary, *summary["phases"]):
+        for key in ("frames_published", "decisions", "manager_cpu_percent", "malformed_frames"):
+            part.pop(key)  # a simulation has none of these, or nobody asked
+    del summary["errors"]
+    return {
+        "policy": "ours",
+        "seed": seed,
+        "simulated_with": {
+            "noise_source": "live run" if measured.frames >= FEWEST else "isolated",
+            "noise": asdict(measured.noise),
+            "latency_factor": measured.bias,
+            "overhead_ms": measured.overhead_ms,
+        },
+        **summary,
+    }
+
+
+def _side_by_side(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {key: {name: own[key] for name, own in values.items()} for key in values["live"]}
+
+
+def _figures(run: Run, summary: Mapping[str, Any], cut: Sequence[metrics.Phase]) -> dict[str, Any]:
+    start_ns, end_ns = cut[0].start_ns, cut[-1].end_ns
+    monitors = [m for m in run.monitors if start_ns <= m.time_ns < end_ns]
+    minutes = (end_ns - start_ns) / S_TO_NS / 60.0
+    counted = Counter(m.subnet_id for m in monitors)
+    return {
+        "deadline_miss_percent": summary["deadline_miss_percent"],
+        "deadline_miss_percent_settled": summary["deadline_miss_percent_settled"],
+        "accuracy": summary["accuracy"]["expected"],
+        "latency_p50_ms": summary["latency_ms"]["p50"],
+        "energy_j": summary["energy_j"],
+        "mean_power_w": summary["mean_power_w"],
+        "subnet_switches_per_min": summary["subnet_switches"] / minutes,
+        "subnet_shares": {subnet: n / len(monitors) for subnet, n in counted.most_common()},
+    }
+
+
+def _settled(live: Run, phases: Sequence[ScenePhase]) -> list[tuple[Monitor, ScenePhase]]:
+    """Frames with the phase that they began and ended in, without those that followed its event closely."""
+    found = []
+    for cut, phase in zip(metrics.phases(live), phases, strict=False):
+        begin_ns = cut.start_ns + round(SETTLE_S * S_TO_NS)
+        found += [(m, phase) for m in live.monitors if begin_ns <= m.time_ns < cut.end_ns]
+    return found
+
+
+def _correlation(values: Sequence[float]) -> float:
+    """Of each value with the next, at least 0; 0 where all are alike."""
+    with np.errstate(invalid="ignore"):
+        found = float(np.corrcoef(values[:-1], values[1:])[0, 1])
+    return min(0.95, max(0.0, found)) if math.isfinite(found) else 0.0
+
+
+def _expected_ms(
+    frame: Monitor, entry: LibraryEntry | None, phase: ScenePhase, clocks: Sequence[Clocks]
+) -> float | None:
+    """What the inference should have taken; None if that is not known, or the clock moved meanwhile."""
+    if entry is None or not entry.reference_hz:
+        return None
+    seen = {
+        _clocks_at(clocks, at_ns).get(PROCESSOR, math.nan)
+        for at_ns in (frame.time_ns, frame.time_ns - round(1e6 * frame.latency_ms))
+    }
+    hz = seen.pop()
+    if seen or not (math.isfinite(hz) and hz > 0.0):
+        return None
+    ratio = entry.reference_hz[0][1] / hz
+    return (1.0 + phase.slowdown) * (entry.alpha_ms + entry.beta_ms * ratio)
+
+
+def _clocks_at(clocks: Sequence[Clocks], at_ns: int) -> Mapping[str, float]:
+    index = bisect_right(clocks, at_ns, key=lambda c: c.time_ns)
+    return clocks[index - 1].clocks_hz if index else {}

@@ -1,0 +1,333 @@
+"""The demo's side of ROS: waits for the nodes, turns their knobs, watches and records the run."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import GetParameters, SetParametersAtomically
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter, parameter_value_to_python
+from rclpy.serialization import deserialize_message
+from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import Empty, Float64, String
+
+from dynofa_ros import topics
+from dynofa_ros.cli.common import CliError
+from dynofa_ros.demo.timeline import Load
+from dynofa_ros.msg import (
+    AppTargets,
+    DeviceCapabilities,
+    DvfsState,
+    ManagerDecision,
+    SimulatedLoad,
+    SubnetLibrary,
+    SubnetState,
+)
+from dynofa_ros.recording.run import Collector, Run, collector
+from dynofa_ros.ros import names, qos
+from dynofa_ros.ros.names import app_topic
+from dynofa_ros.ros.recorder import ExpectedTopic, Recorder, load_message_class
+
+NODE_NAME, NAMESPACE = "director", "/demo"
+ASK_AGAIN_S = 3.0
+SERVICE_TIMEOUT_S = 20.0  # the demo's camera runs at low priority, and a robot may be busy
+POLL_S = 0.02
+
+
+@dataclass
+class Announced:
+    """Latched states received so far: what is still missing keeps the demo waiting."""
+
+    apps: dict[str, set[str]] = field(default_factory=dict)
+    capabilities: DeviceCapabilities | None = None
+    dvfs_state: bool = False
+    decided_apps: set[str] = field(default_factory=set)
+
+    def missing(self, apps: Sequence[str]) -> list[str]:
+        """What has not been announced yet, in words."""
+        lacking = [
+            f"{name} of perception/{app}"
+            for app in apps
+            for name in ("targets", "library", "subnet_state")
+            if name not in self.apps.get(app, set())
+        ]
+        if self.capabilities is None:
+            lacking.append("capabilities of dynofa/device")
+        if not self.dvfs_state:
+            lacking.append("dvfs_state of dynofa/device")
+        if not set(apps) <= self.decided_apps:
+            lacking.append("a decision of dynofa/manager for every application")
+        return lacking
+
+
+class Link:
+    """A ROS node `/demo/director` that is spun in a thread of its own, and the recorder.
+
+    wait: called as wait(seconds) while something is awaited; it raises to give up.
+    """
+
+    def __init__(self, apps: Sequence[str], wait: Callable[[float], None]) -> None:
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        self._apps = apps
+        self._wait = wait
+        self._node = rclpy.create_node(NODE_NAME, namespace=NAMESPACE, start_parameter_services=False)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._recorder: Recorder | None = None
+        self._clients: dict[str, Any] = {}
+        self.failure: str | None = None  # why the ROS thread ended
+        self.announced = Announced()
+        self.live = Run()  # what was recorded so far
+        self.camera_finished = threading.Event()
+        self._collectors: dict[tuple[str, str], tuple[Collector, Any] | None] = {}
+        self._phase = self._node.create_publisher(String, self._topic(topics.PHASE), qos.EVENT)
+        self._cpu = self._node.create_publisher(Float64, self._topic(topics.MANAGER_CPU), qos.EVENT)
+        self._errors = self._node.create_publisher(String, self._topic(topics.ERRORS), qos.EVENT)
+        self._load = self._node.create_publisher(
+            SimulatedLoad, self._topic(names.SIMULATED_LOAD), qos.SIMULATED_LOAD
+        )
+        self._listen()
+        self._thread = threading.Thread(target=self._spin, name="ros", daemon=True)
+        self._thread.start()
+
+    # --- before the run ----------------------------------------------------------------------
+
+    def check_alone(self, own: int) -> None:
+        """Raises CliError if this domain and namespace have more managers or devices than our `own`."""
+        seen = self._node.get_node_names_and_namespaces()
+        if max(seen.count((name, "/dynofa")) for name in ("manager", "device")) > own:
+            domain = os.environ.get("ROS_DOMAIN_ID", "0")
+            raise CliError(f"ROS domain {domain} has a dynofa manager or device already; set ROS_DOMAIN_ID")
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Until every node has announced itself. Raises CliError that names what is missing."""
+        deadline = time.monotonic() + timeout_s
+        while missing := self.announced.missing(self._apps):
+            self.check_alone(own=1)
+            if time.monotonic() > deadline:
+                what = ", ".join(missing)
+                raise CliError(f"not ready after {timeout_s:g} s (see the logs); missing: {what}")
+            self._wait(POLL_S)
+        self.check_alone(own=1)
+
+    def record(self, bag: Path) -> None:
+        """Start recording, before the nodes: a replay needs the first step. CliError if it cannot write."""
+        try:
+            self._recorder = Recorder(bag, self._expected_topics(), self._collect, namespace=NAMESPACE)
+        except OSError as error:
+            raise CliError(f"cannot record into {bag}: {error.strerror}") from error
+        self._executor.add_node(self._recorder)
+
+    def wait_until_recorded(self, timeout_s: float) -> None:
+        """Until the recorder hears device and applications: the manager must not hear more than it does.
+
+        Raises CliError that names what is missing.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (missing := self._unrecorded()) or not self._phase.get_subscription_count():
+            self.check_alone(own=1)
+            if time.monotonic() > deadline:
+                what = ", ".join(missing) or "the recorder's subscriptions"
+                raise CliError(f"not ready after {timeout_s:g} s (see the logs); missing: {what}")
+            self._wait(POLL_S)
+
+    # --- knobs -------------------------------------------------------------------------------
+
+    def start_phase(self, name: str) -> None:
+        """Mark the start of a phase in the recording."""
+        self._phase.publish(String(data=name))
+
+    def set_load(self, processor: str, load: Load) -> None:
+        """Load from outside on every clock domain of a processor of the simulated device."""
+        capabilities = self.announced.capabilities
+        assert capabilities is not None, "wait_until_ready comes first"
+        for domain in (d.domain for d in capabilities.domains if d.domain.startswith(processor)):
+            message = SimulatedLoad(domain=domain)
+            message.header.stamp = self._node.get_clock().now().to_msg()
+            message.utilization_percent, message.slowdown = load.utilization_percent, load.slowdown
+            self._load.publish(message)
+
+    def publish_manager_cpu(self, percent: float) -> None:
+        """100 = one core."""
+        self._cpu.publish(Float64(data=percent))
+
+    def publish_error(self, text: str) -> None:
+        """Put an error of the run into the recording."""
+        self._errors.publish(String(data=text))
+
+    def get_parameter(self, node: str, name: str) -> Any:
+        """Value of a parameter of /<node>. Raises CliError."""
+        response = self._call(GetParameters, f"/{node}/get_parameters", GetParameters.Request(names=[name]))
+        if not response.values:
+            raise CliError(f"{node} has no parameter {name}")
+        return parameter_value_to_python(response.values[0])
+
+    def set_parameters(self, node: str, values: Mapping[str, Any]) -> None:
+        """Set parameters of /<node> together. Raises CliError with the node's reason if it refuses."""
+        request = SetParametersAtomically.Request(
+            parameters=[Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        )
+        service = f"/{node}/set_parameters_atomically"
+        result = self._call(SetParametersAtomically, service, request).result
+        if not result.successful:
+            asked = ", ".join(f"{name} = {value}" for name, value in values.items())
+            raise CliError(f"{node} refused {asked}: {result.reason}")
+
+    def activate(self, node: str, *, active: bool = True) -> None:
+        """Activate (or deactivate) the lifecycle node /<node>. Raises CliError if it cannot."""
+        if active:
+            self._change_state(node, Transition.TRANSITION_ACTIVATE, State.PRIMARY_STATE_ACTIVE)
+        else:
+            self._change_state(node, Transition.TRANSITION_DEACTIVATE, State.PRIMARY_STATE_INACTIVE)
+
+    def configure(self, node: str) -> None:
+        """Configure the lifecycle node /<node>. Raises CliError if it cannot."""
+        self._change_state(node, Transition.TRANSITION_CONFIGURE, State.PRIMARY_STATE_INACTIVE)
+
+    # --- end ---------------------------------------------------------------------------------
+
+    def stop_recording(self) -> str | None:
+        """Close the bag. Returns why recording had failed, None if it had not."""
+        if self._recorder is None:
+            return None
+        self._recorder.close()
+        return self._recorder.failure
+
+    def close(self) -> None:
+        """Leave ROS."""
+        self.stop_recording()
+        self._executor.shutdown(timeout_sec=1.0)
+        if self._recorder is not None:
+            self._recorder.destroy_node()
+        self._node.destroy_node()
+        rclpy.shutdown()
+        self._thread.join(timeout=1.0)
+
+    # --- inside ------------------------------------------------------------------------------
+
+    def _topic(self, relative: str) -> str:
+        return names.topic(NAMESPACE, relative)
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            pass
+        except Exception as error:  # noqa: BLE001 - the main thread reports it
+            self.failure = f"{type(error).__name__}: {error}"
+
+    def _listen(self) -> None:
+        announced = self.announced
+
+        def of_app(app: str, name: str) -> Callable[[Any], None]:
+            return lambda _: announced.apps.setdefault(app, set()).add(name)
+
+        def subscribe(kind: Any, relative: str, callback: Callable[[Any], None], profile: Any) -> None:
+            self._node.create_subscription(kind, self._topic(relative), callback, profile)
+
+        for app in self._apps:
+            for kind, name in (
+                (AppTargets, "targets"),
+                (SubnetLibrary, "library"),
+                (SubnetState, "subnet_state"),
+            ):
+                subscribe(kind, app_topic(app, name), of_app(app, name), qos.APP_STATE)
+        subscribe(
+            DeviceCapabilities,
+            names.CAPABILITIES,
+            lambda m: setattr(announced, "capabilities", m),
+            qos.DEVICE_STATE,
+        )
+        subscribe(
+            DvfsState, names.DVFS_STATE, lambda _: setattr(announced, "dvfs_state", True), qos.DEVICE_STATE
+        )
+        subscribe(
+            ManagerDecision,
+            names.DECISION,
+            lambda m: announced.decided_apps.update(a.app for a in m.apps),
+            qos.DECISION,
+        )
+        subscribe(Empty, topics.CAMERA_FINISHED, lambda _: self.camera_finished.set(), qos.EVENT)
+
+    def _expected_topics(self) -> list[ExpectedTopic]:
+        own = "dynofa_ros/msg/"
+        table = [
+            (names.TELEMETRY, own + "DeviceTelemetry", qos.TELEMETRY),
+            (names.CAPABILITIES, own + "DeviceCapabilities", qos.DEVICE_STATE),
+            (names.DVFS_STATE, own + "DvfsState", qos.DEVICE_STATE),
+            (names.DVFS_COMMAND, own + "DvfsCommand", qos.DVFS_COMMAND),
+            (names.SIMULATED_LOAD, own + "SimulatedLoad", qos.SIMULATED_LOAD),
+            (topics.GROUND_TRUTH, own + "Classification", qos.EVENT),
+            (topics.PHASE, "std_msgs/msg/String", qos.EVENT),
+            (topics.ERRORS, "std_msgs/msg/String", qos.EVENT),
+            (topics.MANAGER_CPU, "std_msgs/msg/Float64", qos.EVENT),
+        ]
+        for app in self._apps:
+            table += [
+                (app_topic(app, "classification"), own + "Classification", qos.CLASSIFICATION),
+                (app_topic(app, "monitor"), own + "InferenceMonitor", qos.MONITOR),
+                (app_topic(app, "targets"), own + "AppTargets", qos.APP_STATE),
+                (app_topic(app, "library"), own + "SubnetLibrary", qos.APP_STATE),
+                (app_topic(app, "subnet_state"), own + "SubnetState", qos.APP_STATE),
+                (app_topic(app, "subnet_command"), own + "SubnetCommand", qos.SUBNET_COMMAND),
+            ]
+        # Last, because what waits is taken in this order: no decision is recorded before what it names.
+        table.append((names.DECISION, own + "ManagerDecision", qos.DECISION))
+        return [ExpectedTopic(self._topic(relative), kind, profile) for relative, kind, profile in table]
+
+    def _collect(self, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
+        """Everything recorded also goes into `live`."""
+        key = topic, message_type
+        if key not in self._collectors:
+            collect = collector("", topic, message_type)
+            self._collectors[key] = (collect, load_message_class(message_type)) if collect else None
+        found = self._collectors[key]
+        if found is not None:
+            collect, message_class = found
+            collect(self.live, time_ns, deserialize_message(data, message_class))
+
+    def _unrecorded(self) -> list[str]:
+        """Topics of the nodes that the recorder has not heard yet."""
+        heard = {topic for topic, _ in list(self._collectors)}
+        topics = [names.TELEMETRY, names.CAPABILITIES, names.DVFS_STATE]
+        topics += [app_topic(a, name) for a in self._apps for name in ("targets", "library", "subnet_state")]
+        return [topic for topic in topics if self._topic(topic) not in heard]
+
+    def _change_state(self, node: str, transition: int, goal: int) -> None:
+        request = ChangeState.Request(transition=Transition(id=transition))
+        if self._call(ChangeState, f"/{node}/change_state", request).success:
+            return
+        # Refused, or done already and the first answer was lost.
+        state = self._call(GetState, f"/{node}/get_state", GetState.Request()).current_state
+        if state.id != goal:
+            raise CliError(f"{node} could not be changed, it is {state.label}")
+
+    def _call(self, service_type: Any, name: str, request: Any) -> Any:
+        """The answer. A node may hear a request before it can reach who asked: then it is lost, ask again."""
+        if name not in self._clients:
+            self._clients[name] = self._node.create_client(service_type, name)
+        client = self._clients[name]
+        deadline = time.monotonic() + SERVICE_TIMEOUT_S
+        while not client.service_is_ready():
+            self._give_up_after(deadline, name)
+        while True:
+            future, asked_s = client.call_async(request), time.monotonic()
+            while not future.done() and time.monotonic() - asked_s < ASK_AGAIN_S:
+                self._give_up_after(deadline, name)
+            if future.done():
+                return future.result()
+            client.remove_pending_request(future)
+
+    def _give_up_after(self, deadline: float, name: str) -> None:
+        if time.monotonic() > deadline:
+            raise CliError(f"service {name} did not answer within {SERVICE_TIMEOUT_S:g} s")
+        self._wait(POLL_S)

@@ -1,0 +1,102 @@
+"""What the demo shows while it runs: a live table, or one line per phase."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dynofa_ros.recording.metrics import Phase, figures, percentile
+from dynofa_ros.recording.run import Monitor, Run, Telemetry
+
+RECENT = 75  # frames per app that the latency columns look at: 5 s at 15 Hz
+
+
+def number(value: float | None, digits: int = 0, unit: str = "") -> str:
+    """A figure for people; unknown is a dash."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}{unit}"
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """A fraction 0..1 as percent."""
+    return number(100.0 * fraction, digits, " %")
+
+
+def phase_line(run: Run, phase: Phase) -> str:
+    """One line on a phase, for a terminal without a live table."""
+    values = figures(run, [phase], phase.start_ns, phase.end_ns)
+    accuracy, latency = values["accuracy"], values["latency_ms"]
+    subnets = dict.fromkeys(m.subnet_id for m in within(run.monitors, phase))
+    return (
+        f"{phase.name:<16} {values['results']:>5} results  "
+        f"missed {number(values['deadline_miss_percent'], 1)} %  "
+        f"p50 {number(latency['p50'])} ms  p95 {number(latency['p95'])} ms  "
+        f"accuracy {percent(accuracy['measured'])} (expected {percent(accuracy['expected'])})  "
+        f"{number(values['mean_power_w'], 2)} W  {', '.join(subnets)}"
+    )
+
+
+def within(records: Sequence[Any], phase: Phase) -> list[Any]:
+    """The records received during the phase."""
+    return [record for record in records if phase.start_ns <= record.time_ns < phase.end_ns]
+
+
+def live_view(run: Run, phase: Phase, elapsed_s: float, total_s: float) -> RenderableType:
+    """The table: applications, then device and manager. total_s: NaN where the end is not known."""
+    title = f"{phase.name.replace('_', ' ')} · {elapsed_s:.0f} of {number(total_s)} s"
+    parts: list[RenderableType] = [_applications(run, phase, title)]
+    if run.telemetry:
+        parts.append(_device_line(run, run.telemetry[-1]))
+    if run.decisions:
+        decision = run.decisions[-1]
+        feasible = "" if decision.feasible else " · not every target can be met"
+        text = f" manager   trigger {decision.trigger} · bound by {decision.binding_constraint}{feasible}"
+        parts.append(Text(text))
+    return Group(*parts)
+
+
+def _applications(run: Run, phase: Phase, title: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", expand=False)
+    for column in ("app", "sub-network", "on"):
+        table.add_column(column)
+    for column in ("p50 ms", "p95 ms", "target ms", "missed", "accuracy expected", "measured"):
+        table.add_column(column, justify="right")
+    monitors = list(run.monitors)
+    for app in sorted({m.app for m in monitors}):
+        table.add_row(*_row(run, [m for m in monitors if m.app == app], phase))
+    return table
+
+
+def _row(run: Run, monitors: list[Monitor], phase: Phase) -> list[str | Text]:
+    last = monitors[-1]
+    recent = [m.latency_ms for m in monitors[-RECENT:]]
+    results = [r for r in run.results if r.app == last.app]
+    own = Run(monitors=monitors, results=results, truths=run.truths, accuracy=run.accuracy)
+    values = figures(own, [phase], phase.start_ns, phase.end_ns)
+    p95 = percentile(recent, 95)
+    late = "bold red" if p95 > last.latency_target_ms else "green"
+    return [
+        last.app,
+        last.subnet_id,
+        last.processor,
+        number(percentile(recent, 50), 1),
+        Text(number(p95, 1), style=late),
+        number(last.latency_target_ms, 1),
+        number(values["deadline_miss_percent"], 1, " %"),
+        percent(values["accuracy"]["expected"]),
+        percent(values["accuracy"]["measured"]),
+    ]
+
+
+def _device_line(run: Run, sample: Telemetry) -> Text:
+    cap = run.decisions[-1].power_cap_w if run.decisions else math.nan
+    clocks = " ".join(f"{d} {number(hz / 1e6)}" for d, hz in sorted(sample.clocks_hz.items()))
+    limit = f" of {cap:.2f}" if math.isfinite(cap) else ""
+    return Text(
+        f" device    {clocks} MHz · {number(sample.power_w, 2)}{limit} W · "
+        f"{number(sample.temperature_c, 1)} °C · {sample.source}"
+    )

@@ -1,0 +1,33 @@
+"""Sign pictures the way a perception node sees them: shown by the demo's camera, cropped, resized."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from dynofa_ros.demo.signs import render_sample
+from dynofa_ros.supernet.preprocess import preprocess
+
+CAMERA_PX = 720  # side of the scene in the demo camera's image
+
+
+class Pictures:
+    """``number`` scenes of one seed of the generator, with their labels."""
+
+    def __init__(self, seed: int, number: int) -> None:
+        rendered = [render_sample(seed, index) for index in range(number)]
+        self.number = number
+        self.labels = np.array([label for _, label in rendered])
+        self._scenes = [np.ascontiguousarray(image[..., ::-1]) for image, _ in rendered]
+        self._last: tuple[int, np.ndarray] | None = None
+
+    def at(self, resolution: int) -> np.ndarray:
+        """Network inputs, float32 (number, 3, resolution, resolution); the last resolution is kept."""
+        if self._last is None or self._last[0] != resolution:
+            self._last = (resolution, np.concatenate([_shown(scene, resolution) for scene in self._scenes]))
+        return self._last[1]
+
+
+def _shown(scene: np.ndarray, resolution: int) -> np.ndarray:
+    shown = cv2.resize(scene, (CAMERA_PX, CAMERA_PX), interpolation=cv2.INTER_LINEAR)
+    return preprocess(shown, resolution)

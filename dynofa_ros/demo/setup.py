@@ -1,0 +1,145 @@
+"""What the demo needs before it starts: options checked, an empty output folder, the nodes to run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynofa_ros.cli.common import CliError, UsageError
+from dynofa_ros.demo.phases import DEVICE, MANAGER, Setup
+from dynofa_ros.demo.processes import NodeSpec
+from dynofa_ros.paths import share_file
+from dynofa_ros.recording.bag import BagError
+
+if TYPE_CHECKING:
+    from dynofa_ros.demo.camera_bag import CameraTopic
+
+CAMERA = "demo/camera"
+SHM_DIRECTORY = Path("/dev/shm")
+SHM_NEEDED_BYTES = 48 * 2**20  # the camera's segment of config/fastdds_camera.xml, and some
+CAMERA_NICENESS = 10  # drawing pictures is not the robot's work: it must not take the cores from perception
+OWN_OUTPUTS = frozenset({"bag", "logs", "summary.json", "timeline.png"})
+MARKER = Path("logs", ".dynofa_demo")  # tells an earlier demo's folders from the user's own
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the user asked for. bag: play this one instead of a timeline. scenario: instead of the phases.
+
+    seconds: None = 60, or the scenario's own length.
+    """
+
+    out: Path
+    seconds: float | None = None
+    headless: bool = False
+    apps: int | None = None  # None = 1, or the scenario's own
+    images: Path | None = None
+    bag: Path | None = None
+    topic: str = ""
+    rate_hz: float | None = None  # None = 15, or the scenario's own
+    seed: int = 0
+    json: Path | None = None
+    scenario: str | None = None
+
+
+def check_options(options: DemoOptions) -> CameraTopic | None:
+    """The camera topic of --bag, None without one. Raises UsageError where options cannot work."""
+    written = {options.out.resolve() / name for name in OWN_OUTPUTS}
+    for path in (options.bag, options.images):
+        if path is not None and written & {path.resolve(), *path.resolve().parents}:
+            raise UsageError(f"{path} would be overwritten by the demo's output; choose another --out")
+    if options.images is not None and not options.images.is_dir():
+        raise UsageError(f"--images {options.images} is not a folder")
+    if options.bag is None:
+        return None
+    from dynofa_ros.demo.camera_bag import find_camera
+
+    try:
+        return find_camera(options.bag, options.topic)
+    except BagError as error:
+        raise UsageError(str(error)) from error
+
+
+def prepare_output(out: Path) -> None:
+    """Room for the results: those of an earlier demo in the folder are removed, nothing else is.
+
+    Raises UsageError where something of the same name is not an earlier demo's.
+    """
+    try:
+        entries = {entry.name for entry in out.iterdir()} & OWN_OUTPUTS if out.exists() else set()
+        if entries and not (out / MARKER).is_file():
+            raise UsageError(f"{out / min(entries)} is not of an earlier demo; choose another --out")
+        for name in entries:
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        (out / "logs").mkdir(parents=True)
+        (out / MARKER).touch()
+    except OSError as error:
+        raise CliError(f"cannot write to {out}: {error.strerror}") from error
+
+
+def node_specs(
+    options: DemoOptions,
+    setup: Setup,
+    camera: CameraTopic | None,
+    library: Path,
+    emulated_slowdown: float,
+) -> list[NodeSpec]:
+    """All nodes of the demo. library: of this machine. camera: the topic of --bag."""
+    apps = tuple(setup.perception)
+    perception = {
+        "processor": setup.processor,
+        "library": str(library.resolve()),
+        "image_transport": camera.transport if camera else "raw",
+        "emulate_dvfs": True,
+        "emulated_slowdown": emulated_slowdown,
+    }
+    return [
+        _node("nodes.device_node", DEVICE, {"backend": "simulated", **setup.device}),
+        _node("nodes.manager_node", MANAGER, {"autostart": False}),  # it begins when everything is recorded
+        *(
+            _node("nodes.perception_node", f"perception/{app}", {**perception, **own})
+            for app, own in setup.perception.items()
+        ),
+        NodeSpec(
+            "demo.camera_node",
+            "demo",
+            "camera",
+            camera_parameters(options, apps, setup.rate_hz),
+            camera_environment(),
+            CAMERA_NICENESS,
+        ),
+    ]
+
+
+def _node(module: str, label: str, parameters: dict[str, Any]) -> NodeSpec:
+    namespace, name = label.split("/")
+    return NodeSpec(module, namespace, name, parameters)
+
+
+def camera_parameters(options: DemoOptions, apps: Sequence[str], rate_hz: float) -> dict[str, Any]:
+    """Parameters of the camera; it waits to be activated."""
+    return {
+        "autostart": False,
+        "apps": ",".join(apps),
+        "rate_hz": rate_hz,
+        "seed": options.seed,
+        "images": str(options.images.resolve()) if options.images else "",
+        "bag": str(options.bag.resolve()) if options.bag else "",
+        "bag_topic": options.topic,
+    }
+
+
+def camera_environment() -> dict[str, str]:
+    """Fast DDS settings with which images fit in shared memory; none if the user chose some or room lacks."""
+    names = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+    if any(name in os.environ for name in names):
+        return {}
+    if not SHM_DIRECTORY.is_dir() or shutil.disk_usage(SHM_DIRECTORY).free < SHM_NEEDED_BYTES:
+        return {}
+    profile = str(share_file("config", "fastdds_camera.xml"))
+    return {name: profile for name in names}

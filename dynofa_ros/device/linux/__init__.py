@@ -1,0 +1,1 @@
+"""The real device: clocks and sensors of a Linux kernel, found and used through its files."""

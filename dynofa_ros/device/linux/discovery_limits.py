@@ -1,0 +1,129 @@
+"""Limits that others put on the clocks: the nvpmodel mode in force, jetson_clocks, CPU sets."""
+
+from __future__ import annotations
+
+import re
+
+from dynofa_ros.device.linux.discovery_clocks import CPU, EMC_CAP, cpu_numbers, limits_hz
+from dynofa_ros.device.linux.inventory import Cap, ClockDomain, PowerMode
+from dynofa_ros.device.linux.sysfs import SysFiles
+
+NVPMODEL_CONF = "/etc/nvpmodel.conf"
+NVPMODEL_STATUS = "/var/lib/nvpmodel/status"
+HEADER = re.compile(r"<\s*(PARAM|POWER_MODEL|PM_CONFIG|FAN_CONFIG)\s+([^>]*)>")
+FIELD = re.compile(r"([A-Z_]+)=(\S+)")
+NO_LIMIT = {-1, 2**31 - 1}
+
+
+def power_mode(files: SysFiles, domains: tuple[ClockDomain, ...]) -> PowerMode | None:
+    """The nvpmodel mode in force with its caps per domain; None without a readable configuration.
+
+    The number is that of the status file, else the default of the configuration.
+    """
+    paths, modes, default = _parse(files.text(NVPMODEL_CONF))
+    status = re.search(r"pmode:\s*([0-9]+)", files.text(NVPMODEL_STATUS))
+    number = int(status[1]) if status else default
+    if number is None or number not in modes:
+        return None
+    name, settings = modes[number]
+    caps: dict[str, dict[str, int | None]] = {}
+    for key, value in settings:
+        path = paths.get(key) or (key[1] if key[1].startswith("/") else "")
+        for domain in domains:
+            end = _which_limit(files, path, domain)
+            if end and re.fullmatch(r"-?[0-9]+", value):
+                hz = int(value) * domain.unit_hz
+                caps.setdefault(domain.name, {})[end] = None if int(value) in NO_LIMIT or hz <= 0 else hz
+    return PowerMode(
+        number, name, tuple(Cap(domain, cap.get("min"), cap.get("max")) for domain, cap in caps.items())
+    )
+
+
+def clocks_pinned(files: SysFiles, domains: tuple[ClockDomain, ...]) -> bool:
+    """Whether every CPU and GPU clock that could move has min == max, as jetson_clocks leaves them."""
+    states = []
+    for domain in domains:
+        if domain.kind == "cpufreq" or domain.name == "gpu":
+            low, high = limits_hz(files, domain)
+            if domain.hardware_min_hz != domain.hardware_max_hz and low and high:
+                states.append(low == high)
+    return bool(states) and all(states)
+
+
+def cpu_notes(files: SysFiles) -> tuple[str, ...]:
+    """Which CPUs are on, and which this process may use (affinity and cpuset)."""
+    notes = []
+    online, present = files.text(f"{CPU}/online"), files.text(f"{CPU}/present")
+    if online:
+        off = sorted(set(cpu_numbers(present)) - set(cpu_numbers(online)))
+        notes.append(f"CPUs online: {online}" + (f"; off: {', '.join(map(str, off))}" if off else ""))
+    allowed = re.search(r"^Cpus_allowed_list:\s*(\S+)", files.text("/proc/self/status"), re.MULTILINE)
+    if allowed and set(cpu_numbers(allowed[1])) != set(cpu_numbers(online)):
+        notes.append(f"this process may use CPUs {allowed[1]} only (affinity or cpuset)")
+    cpuset = _cpuset(files)
+    if cpuset and set(cpu_numbers(cpuset)) != set(cpu_numbers(online)):
+        notes.append(f"its cpuset holds CPUs {cpuset}; no affinity reaches outside")
+    return tuple(notes)
+
+
+def _cpuset(files: SysFiles) -> str:
+    """CPUs of this process's control group, version 2 or 1; empty if there is none."""
+    for line in files.text("/proc/self/cgroup").splitlines():
+        number, controllers, group = (line.split(":", 2) + ["", ""])[:3]
+        if number == "0" and not controllers:
+            path = f"/sys/fs/cgroup{group.rstrip('/')}/cpuset.cpus.effective"
+        elif "cpuset" in controllers.split(","):
+            path = f"/sys/fs/cgroup/cpuset{group.rstrip('/')}/cpuset.cpus"
+        else:
+            continue
+        cpus = files.text(path)
+        if cpus:
+            return cpus
+    return ""
+
+
+def _which_limit(files: SysFiles, path: str, domain: ClockDomain) -> str:
+    """``min`` or ``max`` if the path is that limit of the domain, else empty."""
+    if not path:
+        return ""
+    if domain.name == "emc" and path == EMC_CAP:
+        return "max"
+    real = files.resolve(path)
+    cpu = re.search(r"/cpu([0-9]+)/cpufreq/(\w+)$", real)
+    if cpu and domain.kind == "cpufreq" and int(cpu[1]) in domain.cpus:
+        real = f"{domain.directory}/{cpu[2]}"
+    return {domain.min_path: "min", domain.max_path: "max"}.get(real, "")
+
+
+Settings = list[tuple[tuple[str, str], str]]
+
+
+def _parse(
+    text: str,
+) -> tuple[dict[tuple[str, str], str], dict[int, tuple[str, Settings]], int | None]:
+    """Paths by (parameter, argument), modes by number with their settings, and the default mode.
+
+    Old files (TX2) name the path itself in a mode; its key is then ("", path). Of paths for several
+    kernels (``_KNEXT``) the first stands: both are links to the same file.
+    """
+    paths: dict[tuple[str, str], str] = {}
+    modes: dict[int, tuple[str, Settings]] = {}
+    default: int | None = None
+    section, name, settings = "", "", Settings()
+    for line in text.splitlines():
+        words = line.split("#")[0].split()
+        header = HEADER.match(line.strip())
+        if header:
+            section, fields = header[1], dict(FIELD.findall(header[2]))
+            name, settings = fields.get("NAME", ""), []
+            if section == "POWER_MODEL" and fields.get("ID", "").isdecimal():
+                modes[int(fields["ID"])] = (name, settings)
+            elif section == "PM_CONFIG" and fields.get("DEFAULT", "").isdecimal():
+                default = int(fields["DEFAULT"])
+        elif section == "PARAM" and len(words) == 2:
+            paths[name, words[0]] = words[1]
+        elif section == "POWER_MODEL" and len(words) == 3:
+            settings.append(((words[0], words[1]), words[2]))
+        elif section == "POWER_MODEL" and len(words) == 2 and words[0].startswith("/"):
+            settings.append((("", words[0]), words[1]))
+    return paths, modes, default

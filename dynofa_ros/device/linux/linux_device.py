@@ -1,0 +1,154 @@
+"""The real device: what the kernel's files show and let be set."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+
+from dynofa_ros.device.device import (
+    AppliedDomain,
+    Band,
+    Capabilities,
+    DeviceSample,
+    DomainCapability,
+    DomainStatus,
+)
+from dynofa_ros.device.linux.clock_backup import ClockBackup
+from dynofa_ros.device.linux.clock_writer import ClockWriter
+from dynofa_ros.device.linux.discovery_limits import power_mode
+from dynofa_ros.device.linux.inventory import ClockDomain, Inventory
+from dynofa_ros.device.linux.sensors import Sensors
+from dynofa_ros.device.linux.sysfs import SysFiles
+
+SOURCE = "sysfs"
+WRITES_OFF = "writes are off (parameter allow_writes)"
+PINNED = "left alone: every clock is pinned as jetson_clocks does it; `sudo jetson_clocks --restore` first"
+
+
+class SysfsDevice:
+    """Implements :class:`dynofa_ros.device.device.Device`.
+
+    With ``allow_writes`` it first gives back what a killed process left changed. Clocks are given back by
+    `restore` and `close`, on leaving a ``with`` block, and when the interpreter ends or drops the object;
+    not by signals, which the program has to turn into one of these.
+    Raises BackupError (a ValueError) if another process controls the clocks, OSError if the state folder
+    cannot be used, both only with ``allow_writes``.
+    """
+
+    def __init__(
+        self,
+        files: SysFiles,
+        *,
+        allow_writes: bool = False,
+        override_pinned: bool = False,
+        inventory: Inventory | None = None,
+        backup: ClockBackup | None = None,
+    ) -> None:
+        self._sensors = sensors = Sensors(files, inventory)
+        self._inventory = self._sensors.inventory
+        self._allow_writes = allow_writes
+        self._pinned = self._inventory.clocks_pinned and not override_pinned
+        # The writer must not know this object: it gives the clocks back when nobody does any more.
+        self._writer = ClockWriter(
+            files,
+            self._inventory.domains,
+            backup or ClockBackup(files),
+            read_mode=lambda: power_mode(files, sensors.inventory.domains),
+            held_down=lambda: any(files.number(sign.path) for sign in sensors.inventory.throttle_signs),
+            pinned=self._inventory.clocks_pinned,
+            override_pinned=override_pinned,
+        )
+        # A forked child must not give back its parent's clocks.
+        self._at_exit = weakref.finalize(self, _restore_own, self._writer, os.getpid())
+        if allow_writes:
+            self._writer.recover()
+
+    @property
+    def inventory(self) -> Inventory:
+        """As of the last search."""
+        return self._sensors.inventory
+
+    def capabilities(self) -> Capabilities:
+        """Of what was found so far; a GPU may appear long after the start, when it is first used."""
+        found = self._inventory
+        return Capabilities(
+            found.board or "unknown",
+            tuple(self._capability(domain) for domain in found.domains),
+            found.processors,
+            SOURCE,
+        )
+
+    def read(self) -> DeviceSample:
+        """What the sensors say; what cannot be read is NaN."""
+        sample = self._sensors.read()
+        if self._sensors.inventory is not self._inventory:
+            self._inventory = self._sensors.inventory
+            self._writer.update(self._inventory.domains)
+        return sample
+
+    def apply(self, bands: Sequence[Band]) -> tuple[AppliedDomain, ...]:
+        if self._allow_writes:
+            return self._writer.apply(bands)
+        refused = DomainStatus.REJECTED
+        states = self._writer.applied()
+        clocks = {state.domain: state.actual_hz for state in states}
+        unknown = float("nan")
+        return (
+            *states,
+            *(
+                AppliedDomain(
+                    band.domain,
+                    band.min_hz,
+                    band.max_hz,
+                    clocks.get(band.domain, unknown),
+                    refused,
+                    f"{band.domain}: {WRITES_OFF}",
+                )
+                for band in bands
+            ),
+        )
+
+    def applied(self) -> tuple[AppliedDomain, ...]:
+        return self._writer.applied()
+
+    def restore(self) -> None:
+        """Give back the clocks found; those that cannot be given back now stay on disk and are retried by
+        `applied`, the next start and `dynofa device restore`."""
+        self._writer.restore()
+
+    def close(self) -> None:
+        """Restore, and close all files."""
+        self._writer.restore()
+        self._sensors.close()
+        self._at_exit.detach()
+
+    def __enter__(self) -> SysfsDevice:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        place: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _capability(self, domain: ClockDomain) -> DomainCapability:
+        reasons = [domain.reason] if domain.reason else []
+        if not self._allow_writes:
+            reasons.append(WRITES_OFF)
+        elif self._pinned and domain.writable:
+            reasons.append(PINNED)
+        can_write = self._allow_writes and domain.writable and not self._pinned
+        return DomainCapability(
+            domain.name, domain.frequencies_hz, domain.readable, can_write, "; ".join(reasons)
+        )
+
+
+def _restore_own(writer: ClockWriter, owner: int) -> None:
+    if os.getpid() == owner:
+        with suppress(OSError):
+            writer.restore()

@@ -1,0 +1,304 @@
+"""Readings of everything in an inventory: NaN with a reason when a sensor fails, and back by itself.
+
+Files stay open between readings. What changes slowly or costs much is read less often than the rest, so
+every value has an age.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+from dynofa_ros.device.device import (
+    DeviceSample,
+    DomainSample,
+    RailSample,
+    TemperatureSample,
+    ThrottleFlag,
+)
+from dynofa_ros.device.linux import sensor_values
+from dynofa_ros.device.linux.discovery import discover
+from dynofa_ros.device.linux.inventory import ClockDomain, Inventory, Rail, ThrottleSign, Zone
+from dynofa_ros.device.linux.sensor_values import CpuTimes, EnergyCounter, Sensor
+from dynofa_ros.device.linux.sysfs import KeptFile, SysFiles
+
+FAST_EVERY_S = 0.04  # power, clock and load of a GPU, which their drivers renew every few to 25 ms
+LOAD_EVERY_S = 0.1  # CPU times and energy counters, which need an interval
+SLOW_EVERY_S = 0.2  # temperatures; voltage and current beside a power file
+CPU_CLOCK_EVERY_S = 0.2  # on Xavier and Orin each reading holds a CPU of that clock for 0.5 ms
+THROTTLE_EVERY_S = 0.5
+LOOK_EVERY_S = 2.0
+SEARCH_EVERY_S = 10.0
+WATCHED_FOLDERS = (
+    "/sys/devices/system/cpu/cpufreq",
+    "/sys/class/devfreq",
+    "/sys/class/hwmon",
+    "/sys/class/powercap",
+    "/sys/class/thermal",
+)
+THROTTLE_KINDS = {"thermal": ThrottleFlag.THERMAL, "power": ThrottleFlag.POWER}
+Spec = TypeVar("Spec", Rail, ClockDomain, Zone, ThrottleSign)
+
+
+class Sensors:
+    """Reads samples. What was found once stays in every sample, with NaN while it is gone.
+
+    Folders of devices are looked at every 2 s, and everything is searched again when one changed, or every
+    10 s while a sensor fails. ``inventory`` is the last search.
+    """
+
+    def __init__(
+        self,
+        files: SysFiles,
+        inventory: Inventory | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.inventory = discover(files) if inventory is None else inventory
+        self._files = files
+        self._clock_s = clock_s
+        times = CpuTimes(files.keep("/proc/stat"), clock_s)
+        self._rails = _Group[Rail](lambda rail: _Rail(files, rail, clock_s))
+        self._domains = _Group[ClockDomain](lambda domain: _Domain(files, domain, times))
+        self._zones = _Group[Zone](lambda zone: _Zone(files, zone))
+        self._signs = _Group[ThrottleSign](lambda sign: _Sign(files, sign))
+        self._total_rails: tuple[str, ...] = ()
+        self._folders = self._look()
+        self._look_s = self._search_s = clock_s()
+        self._take_in(self.inventory)
+
+    def read(self) -> DeviceSample:
+        """Sample everything now; never raises for what a sensor does."""
+        now_s = self._clock_s()
+        if now_s - self._look_s >= LOOK_EVERY_S:
+            self._search_if_changed(now_s)
+        rails: tuple[RailSample, ...] = self._rails.samples(now_s)
+        return DeviceSample(
+            total_power_w=self._total_w(rails),
+            rails=rails,
+            domains=self._domains.samples(now_s),
+            temperatures=self._zones.samples(now_s),
+            throttle=_throttle(self._signs.samples(now_s)),
+            taken_s=now_s,
+        )
+
+    def close(self) -> None:
+        """Close all files; a later reading opens them again."""
+        for channel in self._channels():
+            channel.close()
+
+    def _total_w(self, rails: tuple[RailSample, ...]) -> float:
+        if not self._total_rails:
+            return math.nan
+        return sum(rail.power_w for rail in rails if rail.name in self._total_rails)
+
+    def _search_if_changed(self, now_s: float) -> None:
+        self._look_s = now_s
+        folders = self._look()
+        failing = now_s - self._search_s >= SEARCH_EVERY_S and any(c.failing for c in self._channels())
+        if folders == self._folders and not failing:
+            return
+        self._folders, self._search_s = folders, now_s
+        try:
+            self.inventory = discover(self._files)
+        except OSError:  # something vanished during the search; the next one will do
+            return
+        self._take_in(self.inventory)
+
+    def _take_in(self, found: Inventory) -> None:
+        self._rails.renew({rail.name: rail for rail in found.rails})
+        self._domains.renew({domain.name: domain for domain in found.domains})
+        self._zones.renew({zone.name: zone for zone in found.zones})
+        self._signs.renew({sign.path: sign for sign in found.throttle_signs})
+        self._total_rails = self._total_rails or found.total_rails
+
+    def _look(self) -> tuple[tuple[str, ...], ...]:
+        return tuple(tuple(self._files.names(folder)) for folder in WATCHED_FOLDERS)
+
+    def _channels(self) -> Iterable[_Channel]:
+        groups = (self._rails, self._domains, self._zones, self._signs)
+        return [channel for group in groups for channel in group.channels.values()]
+
+
+def _throttle(signs: Iterable[tuple[str, float]]) -> ThrottleFlag:
+    """What holds clocks down; UNKNOWN beside it while no sign of heat or none of power can be read."""
+    flags, known = ThrottleFlag.NONE, set()
+    for kind, value in signs:
+        if not math.isnan(value):
+            known.add(kind)
+            flags |= THROTTLE_KINDS[kind] if value else ThrottleFlag.NONE
+    return flags if known == THROTTLE_KINDS.keys() else flags | ThrottleFlag.UNKNOWN
+
+
+class _Group(Generic[Spec]):
+    """Channels of one kind by name. Their samples are made anew only when one of them is due."""
+
+    def __init__(self, make: Callable[[Spec], _Channel]) -> None:
+        self.channels: dict[str, _Channel] = {}
+        self._make: Callable[[Spec], _Channel] = make
+        self._specs: dict[str, Spec] = {}
+        self._samples: tuple[Any, ...] = ()
+        self._due_s = -math.inf
+
+    def renew(self, found: dict[str, Spec]) -> None:
+        """Add what is new and replace what moved; what vanished stays and reads NaN."""
+        for name, spec in found.items():
+            if self._specs.get(name) != spec:
+                if name in self.channels:
+                    self.channels[name].close()
+                self._specs[name] = spec
+                self.channels[name] = self._make(spec)
+                self._due_s = -math.inf
+
+    def samples(self, now_s: float) -> tuple[Any, ...]:
+        if now_s >= self._due_s:
+            channels = self.channels.values()
+            self._samples = tuple([channel.at(now_s) for channel in channels])
+            self._due_s = min((channel.due_s for channel in channels), default=math.inf)
+        return self._samples
+
+
+class _Channel:
+    """Something with a name in the samples: its last sample, and its sensors in the order of reading."""
+
+    _main: Sensor
+
+    def __init__(self, files: SysFiles) -> None:
+        self.due_s = -math.inf
+        self._files = files
+        self._kept: list[KeptFile] = []
+        self._sensors: tuple[Sensor, ...] = ()
+        self._sample: Any = None
+
+    @property
+    def failing(self) -> bool:
+        return bool(self._main.reason)
+
+    def at(self, now_s: float) -> Any:
+        """The sample now, made anew if a sensor is due."""
+        if now_s >= self.due_s:
+            for sensor in self._sensors:
+                sensor.update(now_s)
+            self.due_s = min([sensor.due_s for sensor in self._sensors])
+            self._sample = self._make_sample()
+        return self._sample
+
+    def close(self) -> None:
+        for file in self._kept:
+            file.close()
+
+    def _keep(self, path: str) -> KeptFile:
+        self._kept.append(self._files.keep(path))
+        return self._kept[-1]
+
+    def _make_sample(self) -> Any:
+        raise NotImplementedError
+
+
+class _Rail(_Channel):
+    def __init__(self, files: SysFiles, rail: Rail, clock_s: Callable[[], float]) -> None:
+        super().__init__(files)
+        self._spec = rail
+        every_s = SLOW_EVERY_S if rail.power_path else FAST_EVERY_S
+        self._voltage = self._milli(rail.voltage_path, every_s)
+        self._current = self._milli(rail.current_path, every_s)
+        self._main = self._power(rail, clock_s)
+        self._sensors = (self._voltage, self._current, self._main)
+
+    def _make_sample(self) -> RailSample:
+        rail, power = self._spec, self._main
+        volt, ampere = self._voltage.value, self._current.value
+        return RailSample(rail.name, power.value, volt, ampere, rail.is_total, power.taken_s, power.reason)
+
+    def _milli(self, path: str | None, every_s: float) -> Sensor:
+        if path is None:
+            return Sensor(_no_file, "", math.inf)
+        file = self._keep(path)
+        return Sensor(lambda: sensor_values.milli(file), path, every_s)
+
+    def _power(self, rail: Rail, clock_s: Callable[[], float]) -> Sensor:
+        if rail.energy_path:
+            counter = EnergyCounter(self._keep(rail.energy_path), rail.energy_range_uj, clock_s)
+            return Sensor(counter.power_w, rail.energy_path, LOAD_EVERY_S)
+        if rail.power_path is None:
+            return Sensor(self._product, "", FAST_EVERY_S)
+        path = rail.power_path
+        file = self._keep(path)
+
+        def take() -> float:
+            watt = sensor_values.to_int(file.read(), path) * rail.power_unit_w
+            return sensor_values.power_w(watt, path, rail.is_total)
+
+        return Sensor(take, path, FAST_EVERY_S)
+
+    def _product(self) -> float:
+        reason = self._voltage.reason or self._current.reason
+        if reason:
+            raise ValueError(reason)
+        watt = self._voltage.value * self._current.value
+        return sensor_values.power_w(watt, self._spec.current_path or "", self._spec.is_total)
+
+
+class _Domain(_Channel):
+    def __init__(self, files: SysFiles, domain: ClockDomain, times: CpuTimes) -> None:
+        super().__init__(files)
+        self._spec = domain
+        path, unit_hz, highest_hz = domain.current_path, domain.unit_hz, domain.hardware_max_hz
+        file = self._keep(path)
+        every_s = CPU_CLOCK_EVERY_S if domain.kind == "cpufreq" else FAST_EVERY_S
+        self._main = Sensor(lambda: sensor_values.clock_hz(file, unit_hz, highest_hz), path, every_s)
+        self._load = self._load_sensor(domain, times)
+        self._sensors = (self._main, self._load)
+
+    def _make_sample(self) -> DomainSample:
+        clock, load = self._main, self._load
+        return DomainSample(
+            domain=self._spec.name,
+            frequency_hz=clock.value,
+            utilization=load.value,
+            taken_s=clock.taken_s,
+            reason=clock.reason,
+            utilization_taken_s=load.taken_s,
+            utilization_reason=load.reason,
+        )
+
+    def _load_sensor(self, domain: ClockDomain, times: CpuTimes) -> Sensor:
+        if domain.kind == "cpufreq":
+            return Sensor(lambda: times.share(domain.cpus), "/proc/stat", LOAD_EVERY_S)
+        if domain.load_path is None:
+            return Sensor(_no_file, "", math.inf)
+        path = domain.load_path
+        file = self._keep(path)
+        if domain.kind == "emc":
+            return Sensor(lambda: sensor_values.memory_share(file, self._main.value), path, LOAD_EVERY_S)
+        return Sensor(lambda: sensor_values.load_share(file), path, FAST_EVERY_S)
+
+
+class _Zone(_Channel):
+    def __init__(self, files: SysFiles, zone: Zone) -> None:
+        super().__init__(files)
+        self._name = zone.name
+        file = self._keep(zone.path)
+        self._main = Sensor(lambda: sensor_values.temperature_c(file), zone.path, SLOW_EVERY_S)
+        self._sensors = (self._main,)
+
+    def _make_sample(self) -> TemperatureSample:
+        sensor = self._main
+        return TemperatureSample(self._name, sensor.value, sensor.taken_s, sensor.reason)
+
+
+class _Sign(_Channel):
+    def __init__(self, files: SysFiles, sign: ThrottleSign) -> None:
+        super().__init__(files)
+        self._kind = sign.kind
+        file = self._keep(sign.path)
+        self._main = Sensor(lambda: sensor_values.sign(file), sign.path, THROTTLE_EVERY_S)
+        self._sensors = (self._main,)
+
+    def _make_sample(self) -> tuple[str, float]:
+        return self._kind, self._main.value
+
+
+def _no_file() -> float:
+    raise ValueError("the kernel shows none")

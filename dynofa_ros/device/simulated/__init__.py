@@ -1,0 +1,1 @@
+"""The simulated device: a board in explicit time."""

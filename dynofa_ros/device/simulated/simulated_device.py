@@ -1,0 +1,354 @@
+"""A simulated board in explicit time: clocks, governors, power, heat, throttling and sensors.
+
+No wall clock is read here. It jumps from event to event (a governor that runs, a clock that arrives, a
+change of load), and between two events everything is integrated exactly: how a stretch of time is cut into
+calls of ``advance`` changes nothing but the last digits. Random numbers depend on the seed and on what they
+are for, not on the calls before. :mod:`dynofa_ros.device.simulated.real_time` runs it in real time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from dynofa_ros.device.bands import refusals, round_band
+from dynofa_ros.device.board import Board, processor_of
+from dynofa_ros.device.device import (
+    AppliedDomain,
+    Band,
+    Capabilities,
+    DeviceSample,
+    DomainCapability,
+    DomainSample,
+    DomainStatus,
+    ThrottleFlag,
+)
+from dynofa_ros.device.power_model import leak_factor
+from dynofa_ros.device.simulated.governors import GOVERNORS
+from dynofa_ros.device.simulated.noise import uniform
+from dynofa_ros.device.simulated.power_modes import find_mode, mode_limits
+from dynofa_ros.device.simulated.simulated_domain import NS, SimulatedDomain
+from dynofa_ros.device.simulated.simulated_sensors import SimulatedSensors, Truth
+from dynofa_ros.device.simulated.thermal import next_temperature_c, next_throttle_step, steady_temperature_c
+
+# Leakage follows the temperature on this grid; in between it is constant, so that power is.
+LEAKAGE_PERIOD_NS = 250_000_000
+POLL_STREAM = 1000  # random streams below belong to the rails
+
+Share = float | Sequence[float]
+
+
+@dataclass(frozen=True)
+class ExternalLoad:
+    """Load from outside the managed applications.
+
+    utilization: busy share (0..1) of each core of a domain, or one share per online core. slowdown: by how
+    much managed work on it takes longer (0.4 = 40 %). realtime: it has a real-time task that can always run.
+    io_wait: a task of it wakes up from I/O all the time.
+    """
+
+    utilization: Share
+    slowdown: float = 0.0
+    realtime: bool = False
+    io_wait: bool = False
+
+
+NO_LOAD = ExternalLoad(0.0)
+
+
+class SimulatedDevice:
+    """Implements :class:`dynofa_ros.device.device.Device`.
+
+    ``ambient_c`` and ``thermal`` (see ``thermal.with_resistance``) may be changed at any time between calls.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        seed: int = 0,
+        temperature_c: float | None = None,
+        *,
+        mode: str | int | None = None,
+        governors: Mapping[str, str] | None = None,
+    ) -> None:
+        """temperature_c: default is the steady temperature of the idle board. mode: nvpmodel mode by name or
+        id, None = all clocks. governors: by domain or processor, instead of those of the board file.
+
+        Raises ValueError for an unknown mode, governor or domain.
+        """
+        self.board = board
+        self.thermal = board.thermal
+        self.ambient_c = board.thermal.ambient_c
+        self.energy_j = 0.0  # true energy of the module, without sensor error
+        self.mode: str | None = find_mode(board, mode) if mode is not None else None
+        self._seed = seed
+        self._sensors = SimulatedSensors(board, seed)
+        self._now_ns = self._integrated_ns = self._sampled_ns = 0
+        self._tables = {name: domain.frequencies_hz for name, domain in board.domains.items()}
+        limits = mode_limits(board, mode)
+        self._domains = {
+            name: SimulatedDomain(name, domain, limits[name], self._poll_delay(number))
+            for number, (name, domain) in enumerate(board.domains.items())
+        }
+        self._all = tuple(self._domains.values())
+        self._rail_energy_j = dict.fromkeys(board.rails, 0.0)
+        self._next_leakage_ns = LEAKAGE_PERIOD_NS
+        self._throttle_period_ns = self._next_throttle_ns = round(board.thermal.throttle_period_s / NS)
+        for name, governor in (governors or {}).items():
+            self.set_governor(name, governor)
+        self._start(temperature_c)
+
+    # --- Device ------------------------------------------------------------------------------
+
+    def capabilities(self) -> Capabilities:
+        """The clocks that the mode leaves, all readable, and writable unless it has switched them off."""
+        domains = tuple(
+            DomainCapability(
+                d.name,
+                tuple(hz for hz in d.table if hz <= d.limit.max_hz),
+                True,
+                d.online > 0,
+                self._offline(d),
+            )
+            for d in self._all
+        )
+        return Capabilities(self.board.name, domains, self.board.processors, "simulated")
+
+    def read(self) -> DeviceSample:
+        """Sensors at the present simulated time, with lag, noise and steps; clocks are read exactly."""
+        rails = self._sensors.rails(self._seen_total_w, self._seen_w, self.now_s)
+        elapsed_ns, self._sampled_ns = self._now_ns - self._sampled_ns, self._now_ns
+        domains = tuple(
+            DomainSample(d.name, float(d.actual_hz), d.sample_utilization(self._now_ns, elapsed_ns))
+            for d in self._all
+        )
+        throttled = any(d.throttled for d in self._all)
+        return DeviceSample(
+            total_power_w=rails[0].power_w,
+            rails=rails,
+            domains=domains,
+            temperatures=self._sensors.temperatures(self.temperature_c),
+            throttle=ThrottleFlag.THERMAL if throttled else ThrottleFlag.NONE,
+        )
+
+    def apply(self, bands: Sequence[Band]) -> tuple[AppliedDomain, ...]:
+        """See ``Device.apply``. A band above a cap is taken and held down, as the kernel does it."""
+        refused: list[AppliedDomain] = []
+        for band, reason in zip(bands, refusals(bands, self._tables), strict=True):
+            domain = self._domains.get(band.domain)
+            reason = reason or self._offline(domain)
+            if domain is None or reason:
+                actual_hz = float(domain.actual_hz) if domain else math.nan
+                refused.append(
+                    AppliedDomain(
+                        band.domain, band.min_hz, band.max_hz, actual_hz, DomainStatus.REJECTED, reason
+                    )
+                )
+                continue
+            domain.ask(band, round_band(band, domain.table), self._now_ns)
+        return (*self.applied(), *refused)
+
+    def applied(self) -> tuple[AppliedDomain, ...]:
+        """State of every domain at the present simulated time."""
+        return tuple(domain.applied() for domain in self._all)
+
+    def restore(self) -> None:
+        """Back to the bands found at start; the governors rule again, inside the mode's caps."""
+        for domain in self._all:
+            domain.ask(None, None, self._now_ns)
+
+    # --- knobs that the Device does not have -----------------------------------------------------
+
+    def set_mode(self, mode: str | int | None) -> None:
+        """Switch to an nvpmodel mode by name or id, None = all clocks. ValueError for an unknown one."""
+        limits = mode_limits(self.board, mode)
+        self.mode = find_mode(self.board, mode) if mode is not None else None
+        for domain in self._all:
+            domain.cap(limits[domain.name], self._now_ns)
+            self._refresh(domain)
+        self._sum_up()
+
+    def set_governor(self, name: str, governor: str, speed_hz: int = 0) -> None:
+        """Another governor for a domain, or for all domains of a processor; ``speed_hz`` is for userspace.
+
+        Raises ValueError for an unknown name.
+        """
+        if governor not in GOVERNORS:
+            raise ValueError(f"unknown governor '{governor}' (known: {', '.join(GOVERNORS)})")
+        chosen = [d for d in self._all if name in (d.name, processor_of(d.name))]
+        if not chosen:
+            raise ValueError(f"board {self.board.name} has no clock domain or processor '{name}'")
+        for domain in chosen:
+            domain.use_governor(governor, self._now_ns, speed_hz)
+
+    def clocks_hz(self) -> dict[str, int]:
+        """Clocks in effect now, by domain; 0 = off."""
+        return {d.name: d.actual_hz for d in self._all}
+
+    def truth(self) -> Truth:
+        """Everything as it is, for a judge; a manager must not see it."""
+        return Truth(
+            self.now_s,
+            self._total_w,
+            dict(self._rail_w),
+            self.energy_j,
+            dict(self._rail_energy_j),
+            self.temperature_c,
+            self.clocks_hz(),
+            {d.name: d.utilization for d in self._all},
+            tuple(d.name for d in self._all if d.throttled),
+            tuple(d.name for d in self._all if d.gated),
+        )
+
+    # --- simulated time ----------------------------------------------------------------------
+
+    @property
+    def now_s(self) -> float:
+        return self._now_ns * NS
+
+    def advance(
+        self,
+        dt_s: float,
+        busy: Mapping[str, Share] | None = None,
+        load: Mapping[str, ExternalLoad] | None = None,
+    ) -> None:
+        """``advance_to`` for a duration. Raises ValueError also for a duration that is negative."""
+        if not 0.0 <= dt_s < math.inf:
+            raise ValueError(f"dt_s must be >= 0, not {dt_s}")
+        self._advance(self._now_ns + round(dt_s / NS), busy, load, False)
+
+    def advance_to(
+        self,
+        to_s: float,
+        busy: Mapping[str, Share] | None = None,
+        load: Mapping[str, ExternalLoad] | None = None,
+        until_clock: bool = False,
+    ) -> float:
+        """Let time pass under a constant load; returns the time reached, in seconds.
+
+        ``busy``: share of time (0..1, at the clock in effect) for which managed work occupies each core of a
+        domain, or one share per online core; ``load``: load from outside. Domains not named have none.
+        ``until_clock``: stop early at the first instant at which a clock in effect changes.
+        Raises ValueError for a time before now, an unknown domain or a value outside its range.
+        """
+        if not self.now_s - NS <= to_s < math.inf:
+            raise ValueError(f"to_s must be >= {self.now_s}, not {to_s}")
+        self._advance(max(round(to_s / NS), self._now_ns), busy, load, until_clock)
+        return self.now_s
+
+    def _advance(
+        self,
+        to_ns: int,
+        busy: Mapping[str, Share] | None,
+        load: Mapping[str, ExternalLoad] | None,
+        until_clock: bool,
+    ) -> None:
+        self._set_load(busy or {}, load or {})
+        while True:
+            due_ns = min(self._next_leakage_ns, self._next_throttle_ns)
+            for domain in self._all:
+                if domain.due_ns < due_ns:
+                    due_ns = domain.due_ns
+            if due_ns > to_ns:
+                break
+            self._now_ns = due_ns
+            if self._run(due_ns) and until_clock:
+                to_ns = due_ns
+        self._now_ns = to_ns
+        self._integrate()
+
+    def _set_load(self, busy: Mapping[str, Share], load: Mapping[str, ExternalLoad]) -> None:
+        for name in (*busy, *load):
+            if name not in self._domains:
+                raise ValueError(f"board {self.board.name} has no clock domain '{name}'")
+        changed = False
+        for name, domain in self._domains.items():
+            outside = load.get(name, NO_LOAD)
+            flags = (outside.slowdown, outside.realtime, outside.io_wait)
+            if domain.set_load(busy.get(name, 0.0), outside.utilization, flags, self._now_ns):
+                self._refresh(domain)
+                changed = True
+        if changed:
+            self._sum_up()
+
+    def _run(self, now_ns: int) -> bool:
+        """All events of this instant; True if a clock in effect changed."""
+        changed, clock = False, False
+        for domain in self._all:
+            if domain.due_ns <= now_ns and (what := domain.run(now_ns)):
+                self._refresh(domain)
+                changed, clock = True, clock or what == "clock"
+        if self._next_leakage_ns <= now_ns:
+            self._next_leakage_ns += LEAKAGE_PERIOD_NS
+            self._integrate()
+            self._renew_leakage()
+        elif changed:
+            self._sum_up()
+        if self._next_throttle_ns <= now_ns:
+            self._next_throttle_ns += self._throttle_period_ns
+            self._integrate()
+            self._throttle(now_ns)
+        return clock
+
+    def _throttle(self, now_ns: int) -> None:
+        for domain in self._all:
+            if domain.domain.throttled:
+                deepest = len(domain.table) - 1
+                step = next_throttle_step(self.thermal, domain.throttle_step, self.temperature_c, deepest)
+                domain.throttle(step, now_ns)
+
+    # --- power and heat ------------------------------------------------------------------------
+
+    def _start(self, temperature_c: float | None) -> None:
+        self._total_w, self._rail_w = 0.0, dict.fromkeys(self.board.rails, 0.0)
+        self.temperature_c = self.ambient_c if temperature_c is None else temperature_c
+        self._renew_leakage()
+        for _ in range(10 if temperature_c is None else 0):  # leakage makes it implicit; contracts by 0.01
+            self.temperature_c = steady_temperature_c(self.thermal, self._total_w, self.ambient_c)
+            self._renew_leakage()
+        # What the power sensors show, behind their lag.
+        self._seen_total_w, self._seen_w = self._total_w, dict(self._rail_w)
+
+    def _renew_leakage(self) -> None:
+        self._leak = leak = leak_factor(self.board, self.temperature_c)
+        self._constant_w = {n: rail.static_w + rail.leakage_w * leak for n, rail in self.board.rails.items()}
+        for domain in self._all:
+            self._refresh(domain)
+        self._sum_up()
+
+    def _refresh(self, domain: SimulatedDomain) -> None:
+        domain.power_w = domain.terms().at(domain.utilization, self._leak, domain.gated)
+
+    def _sum_up(self) -> None:
+        """The power changes now: what went before is integrated first."""
+        self._integrate()
+        rail_w = dict(self._constant_w)
+        for domain in self._all:
+            rail_w[domain.domain.rail] += domain.power_w
+        self._rail_w = rail_w
+        power = self.board.power
+        self._total_w = power.base_w + (1.0 + power.conversion_loss) * sum(rail_w.values())
+
+    def _integrate(self) -> None:
+        passed_ns, self._integrated_ns = self._now_ns - self._integrated_ns, self._now_ns
+        if not passed_ns:
+            return
+        passed_s, total_w = passed_ns * NS, self._total_w
+        self.energy_j += total_w * passed_s
+        self.temperature_c = next_temperature_c(
+            self.thermal, self.temperature_c, total_w, self.ambient_c, passed_s
+        )
+        lag_s = self.board.sensors.lag_s
+        keep = math.exp(-passed_s / lag_s) if lag_s else 0.0
+        self._seen_total_w = total_w + (self._seen_total_w - total_w) * keep
+        for name, power_w in self._rail_w.items():
+            self._rail_energy_j[name] += power_w * passed_s
+            self._seen_w[name] = power_w + (self._seen_w[name] - power_w) * keep
+
+    def _poll_delay(self, number: int) -> Callable[[], float]:
+        asked = iter(range(1 << 62))
+        return lambda: uniform(self._seed, POLL_STREAM + number, next(asked))
+
+    def _offline(self, domain: SimulatedDomain | None) -> str:
+        return f"{domain.name}: offline in mode {self.mode}" if domain and not domain.online else ""

@@ -1,0 +1,299 @@
+"""One clock domain of a simulated board: its load per core, governor, limits and clock.
+
+Time is in integer nanoseconds, so that events fall on the same instants however a stretch of time is cut.
+What happens between two events is integrated exactly, when it is next needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from dynofa_ros.device.board import Domain, floor_frequency
+from dynofa_ros.device.device import AppliedDomain, Band, DomainStatus
+from dynofa_ros.device.power_model import DomainTerms, domain_terms
+from dynofa_ros.device.simulated.governors import GOVERNORS, PELT_HALF_LIFE_S, Governor, GovernorState, Load
+from dynofa_ros.device.simulated.power_modes import DomainLimit
+
+NEVER = 1 << 62
+NS = 1e-9
+IDLE_UTILIZATION = 1e-3  # PELT average below which no governor asks for more than the lowest clock
+
+
+class SimulatedDomain:
+    """``poll_delay`` gives the part (0..1) of ``poll_s`` that passes until new limits are noticed."""
+
+    def __init__(
+        self, name: str, domain: Domain, limit: DomainLimit, poll_delay: Callable[[], float]
+    ) -> None:
+        self.name = name
+        self.domain = domain
+        self.table = domain.frequencies_hz
+        self.request: Band | None = None
+        self.slowdown = 0.0
+        self.utilization = 0.0  # mean over all cores, now
+        self.power_w = 0.0  # on the rail; kept by the board
+        self.gated = domain.railgated
+        self.actual_hz = domain.start_min_hz
+        self.throttle_step = 0
+        self.due_ns = NEVER
+        self._poll_delay = poll_delay
+        self._start_band = Band(name, domain.start_min_hz, domain.start_max_hz)
+        self._terms: dict[int, DomainTerms] = {}
+        self._load: tuple[object, ...] = ()
+        self._busy = [0.0]  # per core; one entry while all cores are alike
+        self._average = [0.0]  # PELT
+        self._window_s = [0.0]  # busy time since the governor ran
+        self._sampled_s = 0.0  # busy time, mean over the cores, since the previous sample
+        self._realtime = self._io_wait = False
+        self._settled_ns = self._ran_ns = 0
+        self._idle_since_ns = -NEVER
+        self._pending: tuple[int, int] | None = None  # (due, clock)
+        self._next_run_ns = NEVER
+        self._resting_ns: int | None = None  # the governor need not run until there is load
+        self.band = self._start_band
+        self.limit = limit
+        self.use_governor(domain.governor, 0)
+        if self._pending:
+            self.actual_hz, self._pending = self._pending[1], None
+        if not limit.online:
+            self.actual_hz = 0
+        self._schedule()
+
+    # --- limits ------------------------------------------------------------------------------
+
+    def ask(self, request: Band | None, band: Band | None, now_ns: int) -> None:
+        """A new band in table entries, and how it was asked for; None = the band found at start."""
+        self.request, self.band = request, band or self._start_band
+        self._retarget(now_ns)
+
+    def cap(self, limit: DomainLimit, now_ns: int) -> None:
+        """Limit of a new nvpmodel mode."""
+        self._settle(now_ns)
+        if not limit.online:
+            self.actual_hz = 0
+        elif not self.online:
+            self.actual_hz = floor_frequency(self.table, min(self._start_band.min_hz, limit.max_hz))
+        self.limit = limit
+        self._load = ()  # the load is spread anew over the cores that are online
+        self._retarget(now_ns)
+
+    def throttle(self, step: int, now_ns: int) -> None:
+        """Clock steps that heat takes away from the top of the table."""
+        if step != self.throttle_step:
+            self.throttle_step = step
+            self._retarget(now_ns)
+
+    def use_governor(self, name: str, now_ns: int, speed_hz: int = 0) -> None:
+        """Another governor starts, from an empty memory."""
+        self._governor: Governor = GOVERNORS[name]
+        polled_s = self.domain.poll_s if self._governor.polled else 0.0
+        self._period_ns = round((polled_s or self._governor.period_s) / NS)
+        self._state = GovernorState(speed_hz=speed_hz)
+        self._retarget(now_ns)
+
+    @property
+    def online(self) -> int:
+        """Cores that are online; 0 = the domain is off."""
+        return self.limit.online
+
+    @property
+    def throttled(self) -> bool:
+        """Heat holds the clock below what the band and the mode allow."""
+        return self.online > 0 and self._limits.max_hz < min(self.band.max_hz, self.limit.max_hz)
+
+    @property
+    def status(self) -> DomainStatus:
+        if self.request is None or not self.online:
+            return DomainStatus.DISABLED
+        if self._limits.max_hz < self.band.min_hz:
+            return DomainStatus.THROTTLED
+        if not self.band.min_hz <= self.actual_hz <= self.band.max_hz:
+            return DomainStatus.PENDING
+        return DomainStatus.APPLIED
+
+    def applied(self) -> AppliedDomain:
+        low_hz, high_hz = (self.request.min_hz, self.request.max_hz) if self.request else (0, 0)
+        actual_hz = float(self.actual_hz)
+        return AppliedDomain(
+            self.name, low_hz, high_hz, actual_hz, self.status, external_slowdown=self.slowdown
+        )
+
+    # --- load --------------------------------------------------------------------------------
+
+    def set_load(
+        self,
+        managed: float | Sequence[float],
+        outside: float | Sequence[float],
+        flags: tuple[float, bool, bool],
+        now_ns: int,
+    ) -> bool:
+        """Busy shares from now on: of every core, or one per core; ``flags`` = (slowdown, realtime, io_wait).
+
+        True if it changed. Raises ValueError, naming the domain, for a share that is negative or NaN or for
+        a wrong number of them.
+        """
+        load = (managed, outside, flags)
+        if load == self._load:
+            return False
+        busy = self._spread(managed, outside)
+        if not 0.0 <= flags[0] < math.inf:
+            raise ValueError(f"slowdown of domain {self.name} must be >= 0, not {flags[0]}")
+        self._settle(now_ns)
+        self._wake(now_ns)
+        self._load = load
+        self.slowdown, self._realtime, self._io_wait = flags
+        if len(busy) > len(self._busy):
+            self._average *= len(busy)
+            self._window_s *= len(busy)
+        self._busy = busy if len(busy) == len(self._average) else busy * len(self._average)
+        was_idle, self.utilization = self.utilization == 0.0, sum(busy) / len(busy)
+        if self.utilization > 0.0:
+            self.gated = False
+        elif not was_idle:
+            self._idle_since_ns = now_ns
+        self._schedule()
+        return True
+
+    def _spread(self, managed: float | Sequence[float], outside: float | Sequence[float]) -> list[float]:
+        if isinstance(managed, (int, float)) and isinstance(outside, (int, float)):
+            shares = [self._total(managed, outside)]
+            off = self.domain.cores - self.online
+            return shares * self.online + [0.0] * off if off else shares
+        lists = []
+        for given in (managed, outside):
+            each = [given] * self.online if isinstance(given, (int, float)) else list(given)
+            if len(each) != self.online:
+                raise ValueError(f"load of domain {self.name} has {len(each)} shares for {self.online} cores")
+            lists.append(each)
+        shares = [self._total(a, b) for a, b in zip(*lists, strict=True)]
+        return shares + [0.0] * (self.domain.cores - self.online)
+
+    def _total(self, managed: float, outside: float) -> float:
+        if not (managed >= 0.0 and outside >= 0.0):
+            raise ValueError(f"load of domain {self.name} must be >= 0, not {managed} and {outside}")
+        return min(managed + outside, 1.0)
+
+    def sample_utilization(self, now_ns: int, elapsed_ns: int) -> float:
+        """Mean utilisation (0..1) since the previous call, ``elapsed_ns`` ago."""
+        self._settle(now_ns)
+        busy_s, self._sampled_s = self._sampled_s, 0.0
+        return busy_s / (elapsed_ns * NS) if elapsed_ns else self.utilization
+
+    def terms(self) -> DomainTerms:
+        """Terms of the power at the clock in effect."""
+        terms = self._terms.get(self.actual_hz)
+        if terms is None:
+            terms = self._terms[self.actual_hz] = domain_terms(self.domain, self.actual_hz)
+        return terms
+
+    # --- time --------------------------------------------------------------------------------
+
+    def run(self, now_ns: int) -> Literal["", "power", "clock"]:
+        """Everything that is due now; says what changed."""
+        changed: Literal["", "power", "clock"] = ""
+        if self._pending and self._pending[0] <= now_ns:
+            self._settle(now_ns)
+            self.actual_hz, self._pending = self._pending[1], None
+            changed = "clock"
+        if not self.gated and self._gate_ns() <= now_ns:
+            self.gated, changed = True, changed or "power"
+        if self._next_run_ns <= now_ns:
+            state = self._state
+            wanted_hz = self._decide(now_ns)
+            self._next_run_ns = now_ns + self._period_ns
+            if self._pending is None and wanted_hz != self.actual_hz:
+                self._pending = (now_ns + round(self.domain.transition_s / NS), wanted_hz)
+            elif state == self._state and self._nothing_to_do():
+                self._resting_ns, self._next_run_ns = now_ns, NEVER
+        self._schedule()
+        return changed
+
+    def _nothing_to_do(self) -> bool:
+        """Idle at the lowest clock: the governor would find the same every time."""
+        return (
+            self.actual_hz == self._limits.min_hz
+            and self._pending is None
+            and not (self.utilization or self._realtime or self._io_wait or self.domain.railgated)
+            and max(self._average) < IDLE_UTILIZATION
+        )
+
+    def _wake(self, now_ns: int) -> None:
+        """The governor runs again, at the instants at which it always did."""
+        if self._resting_ns is not None:
+            self._ran_ns = now_ns - (now_ns - self._resting_ns) % self._period_ns
+            self._next_run_ns, self._resting_ns = self._ran_ns + self._period_ns, None
+
+    def _gate_ns(self) -> int:
+        if not self.domain.railgated or self.utilization > 0.0:
+            return NEVER
+        return self._idle_since_ns + round(self.domain.railgate_delay_s / NS)
+
+    def _schedule(self) -> None:
+        due_ns = self._pending[0] if self._pending else NEVER
+        if self._next_run_ns < due_ns:
+            due_ns = self._next_run_ns
+        if self.domain.railgated and not self.gated:
+            due_ns = min(due_ns, self._gate_ns())
+        self.due_ns = due_ns
+
+    def _settle(self, now_ns: int) -> None:
+        """Bring what follows from load and clock up to now."""
+        passed_s = (now_ns - self._settled_ns) * NS
+        if passed_s <= 0.0:
+            return
+        self._settled_ns = now_ns
+        keep = 0.5 ** (passed_s / PELT_HALF_LIFE_S)
+        speed = self.actual_hz / self.table[-1]
+        average, window_s = self._average, self._window_s
+        for core, busy in enumerate(self._busy):
+            reached = busy * speed
+            average[core] = reached + (average[core] - reached) * keep  # governors.pelt
+            window_s[core] += busy * passed_s
+        self._sampled_s += self.utilization * passed_s
+
+    def _decide(self, now_ns: int) -> int:
+        """Run the governor on what happened since it last ran."""
+        self._settle(now_ns)
+        period_s = (now_ns - self._ran_ns) * NS
+        self._ran_ns = now_ns
+        # Rounded, so that the cut of the time does not show in what governors count as whole percent.
+        share = min(round(max(self._window_s) / period_s, 9), 1.0) if period_s else 0.0
+        self._window_s = [0.0] * len(self._window_s)
+        load = Load(
+            now_ns * NS,
+            period_s,
+            self.actual_hz,
+            share,
+            max(self._average),
+            self.online,
+            self.gated,
+            self._realtime,
+            self._io_wait,
+        )
+        self._state, wanted_hz = self._governor.law(self._state, load, self.table, self._limits)
+        return wanted_hz
+
+    def _retarget(self, now_ns: int) -> None:
+        """After a change of the limits: the nearest clock inside them, or the governor's own choice."""
+        table = self.table
+        cap_hz = min(table[len(table) - 1 - self.throttle_step], self.limit.max_hz)
+        limits = self._limits = Band(self.name, min(self.band.min_hz, cap_hz), min(self.band.max_hz, cap_hz))
+        self._pending, self._next_run_ns, self._resting_ns = None, NEVER, None
+        if self.online:
+            if self._period_ns:
+                wanted_hz = floor_frequency(table, max(min(self.actual_hz, limits.max_hz), limits.min_hz))
+                if limits.min_hz < limits.max_hz:
+                    self._next_run_ns = now_ns + self._period_ns
+                    self._forget_window(now_ns)
+            else:
+                wanted_hz = self._decide(now_ns)
+            if wanted_hz != self.actual_hz:
+                delay_s = self.domain.transition_s + self.domain.poll_s * self._poll_delay()
+                self._pending = (now_ns + round(delay_s / NS), wanted_hz)
+        self._schedule()
+
+    def _forget_window(self, now_ns: int) -> None:
+        self._settle(now_ns)
+        self._ran_ns, self._window_s = now_ns, [0.0] * len(self._window_s)

@@ -1,0 +1,66 @@
+"""What holds on a simulated board, and what its sensors show of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dynofa_ros.device.board import Board
+from dynofa_ros.device.device import RailSample, TemperatureSample
+from dynofa_ros.device.simulated.noise import normal
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What really holds, which no sensor shows. Energies since the start; ``rail_*`` by measured rail.
+
+    utilization: mean over a domain's cores, now. gated: domains switched off because they are idle.
+    """
+
+    now_s: float
+    total_w: float
+    rail_w: Mapping[str, float]
+    energy_j: float
+    rail_energy_j: Mapping[str, float]
+    temperature_c: float
+    clocks_hz: Mapping[str, int]
+    utilization: Mapping[str, float]
+    throttled: tuple[str, ...]
+    gated: tuple[str, ...]
+
+
+class SimulatedSensors:
+    """Noise and steps. The noise of a rail belongs to the conversion that is read, not to the reading:
+    two readings within one conversion are the same."""
+
+    def __init__(self, board: Board, seed: int) -> None:
+        self._board = board
+        self._seed = seed
+
+    def rails(self, total_w: float, rail_w: Mapping[str, float], now_s: float) -> tuple[RailSample, ...]:
+        """The total rail first. The powers are those behind the sensors' lag."""
+        named = {self._board.power.total_rail: total_w, **rail_w}
+        conversion = int(now_s / self._board.sensors.conversion_s)
+        return tuple(
+            self._rail(number, name, power_w, conversion)
+            for number, (name, power_w) in enumerate(named.items())
+        )
+
+    def temperatures(self, temperature_c: float) -> tuple[TemperatureSample, ...]:
+        step_c = self._board.sensors.temperature_step_c
+        return tuple(
+            TemperatureSample(name, _quantize(temperature_c + offset_c, step_c))
+            for name, offset_c in self._board.thermal.sensor_offsets_c.items()
+        )
+
+    def _rail(self, number: int, name: str, power_w: float, conversion: int) -> RailSample:
+        sensors = self._board.sensors
+        deviation_w = sensors.noise_w + sensors.noise_share * power_w
+        noisy_w = max(power_w + deviation_w * normal(self._seed, number, conversion), 0.0)
+        voltage_v = _quantize(sensors.supply_v, sensors.voltage_step_v)
+        current_a = _quantize(noisy_w / voltage_v, sensors.current_step_a)
+        return RailSample(name, voltage_v * current_a, voltage_v, current_a, number == 0)
+
+
+def _quantize(value: float, step: float) -> float:
+    return round(value / step) * step

@@ -1,0 +1,132 @@
+"""The runtime manager of this package, fed as `nodes/manager_node.py` feeds it, whole and restricted.
+
+- ``ours``: RuntimeManager as it is: every message in the order of arrival, a step each control_period_s and
+  at once on events (targets, library, parameters, capabilities, departure, a missed deadline).
+- ``ours_subnet`` = B7 (app-only): sub-networks alone. Clocks belong to B4's governors (the capabilities say
+  that no clock can be written; they are still read back), the processor is fixed (the library is cut down
+  to it).
+- ``ours_dvfs``: clocks alone. Sub-network (`choice.static_entry`) and processor are fixed.
+- ``ours_mapping``: processors alone. Clocks by B4's governors; the static sub-network, elsewhere its twin
+  (`choice.twin`).
+- B8 (sys-only): processors and clocks; the sub-network as in ``ours_mapping``.
+
+The restrictions change what the manager is told, never the manager. Processors that nobody sets have B4's
+governors from the start in all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from dynofa_ros.device.device import Band
+from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
+from dynofa_ros.evaluation.policies.profile import knob_of, on_processor, static_entry, twin
+from dynofa_ros.manager import RuntimeManager
+from dynofa_ros.manager.types import (
+    Capabilities,
+    Decision,
+    Input,
+    LibraryEntry,
+    Message,
+    Monitors,
+    SubnetLibrary,
+)
+from dynofa_ros.simulation.application import default_entry
+from dynofa_ros.simulation.scene import App, Command, FrameRecord, Knob, Knowledge, Observation, Scene
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Freedom:
+    """Which knobs the manager may turn."""
+
+    subnet: bool = True
+    clocks: bool = True
+    mapping: bool = True
+
+
+ALL = Freedom()
+SUBNET_ONLY = Freedom(clocks=False, mapping=False)
+DVFS_ONLY = Freedom(subnet=False, mapping=False)
+MAPPING_ONLY = Freedom(subnet=False, clocks=False)
+SYSTEM_ONLY = Freedom(subnet=False)
+
+
+@dataclass
+class ManagerPolicy:
+    """RuntimeManager behind the interface of a policy. ``decision``: its last."""
+
+    name: str = "ours"
+    freedom: Freedom = ALL
+    clairvoyant: bool = False
+    decision: Decision | None = None
+    _allowed: dict[str, frozenset[Key]] = field(default_factory=dict)
+    _period_s: float = 0.2
+
+    def start(self, scene: Scene, knowledge: Knowledge | None) -> Command:
+        """What runs until the first decision: the nodes' own default, or the static sub-network."""
+        self._manager = RuntimeManager()
+        self._period_s = scene.parameters.control_period_s
+        self._allowed = {app.name: _allowed(scene, app, self.freedom) for app in scene.apps}
+        pick = default_entry if self.freedom.subnet else lambda app: static_entry(scene, app)
+        knobs = {app.name: knob_of(pick(app)) for app in scene.apps}
+        return Command(knobs=knobs, governors=present_governors(scene, JETSON))
+
+    def wants(self) -> float:
+        """The control period in force."""
+        return self._period_s
+
+    def on_frame(self, frame: FrameRecord) -> Command | None:
+        """Nothing: the monitor message is among the inputs of the next step, and a miss makes that one."""
+        return None
+
+    def step(self, now_s: float, observation: Observation) -> Command | None:
+        """One step of the manager."""
+        self._period_s = observation.parameters.control_period_s
+        inputs = observation.inputs
+        if self.freedom != ALL:
+            inputs = tuple(replace(item, message=self._told(item)) for item in inputs)
+        now_ns = round(now_s * 1e9)
+        self.decision = self._manager.step(now_ns, Monitors(inputs, observation.parameters))
+        return command_of(self.decision)
+
+    def _told(self, item: Input) -> Message:
+        message = item.message
+        if isinstance(message, SubnetLibrary):
+            allowed = self._allowed[message.app]
+            kept = tuple(e for e in message.entries if (e.id, e.processor) in allowed)
+            return replace(message, entries=kept or message.entries)
+        if isinstance(message, Capabilities) and not self.freedom.clocks:
+            return replace(message, domains=tuple(replace(d, can_write=False) for d in message.domains))
+        return message
+
+
+def command_of(decision: Decision) -> Command | None:
+    """The knobs of a decision that must be turned now; None if there are none."""
+    knobs = {
+        c.app: Knob(c.subnet_id, c.processor, c.rate_hz, c.prefetch_subnet_ids) for c in decision.commands
+    }
+    bands = decision.dvfs.bands if decision.dvfs else ()
+    if not knobs and not bands:
+        return None
+    return Command(
+        knobs=knobs,
+        bands=tuple(Band(b.domain, b.min_hz, b.max_hz) for b in bands),
+        decision_id=decision.decision_id,
+    )
+
+
+def _allowed(scene: Scene, app: App, freedom: Freedom) -> frozenset[Key]:
+    """Entries that the manager is told of."""
+    processors = {e.processor for e in app.usable} if freedom.mapping else {app.mapping}
+    own = {name: on_processor(app.usable, name) for name in processors}
+    if freedom.subnet:
+        return frozenset(_key(e) for entries in own.values() for e in entries)
+    static = static_entry(scene, app)
+    twins = [static if name == app.mapping else twin(static, entries) for name, entries in own.items()]
+    return frozenset(_key(e) for e in twins if e is not None)
+
+
+def _key(entry: LibraryEntry) -> Key:
+    return entry.id, entry.processor

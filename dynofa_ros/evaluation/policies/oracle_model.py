@@ -1,0 +1,127 @@
+"""What the oracles reckon with: the true board, and how much applications delay each other there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+
+from dynofa_ros.device.board import Board, processor_domains
+from dynofa_ros.device.power_model import constant_power_w, domain_power
+from dynofa_ros.evaluation.policies.camera_overlap import Cameras
+from dynofa_ros.evaluation.policies.oracle_solver import Overlap, Place
+from dynofa_ros.evaluation.policies.profile import on_processor
+from dynofa_ros.evaluation.policies.profile_table import Array, Levels, Tables, make_levels, times_ms
+from dynofa_ros.manager.types import AppTargets, LibraryEntry
+from dynofa_ros.simulation.processors import CORES_EXPONENT
+
+FEW = 4  # applications up to which offsets of cameras are reckoned with
+GOVERNOR_TIPPING = 0.8  # schedutil: 1.25 x utilisation
+
+
+def asked_accuracies(entries: Sequence[LibraryEntry], wanted: float, floor: float) -> tuple[float, ...]:
+    """Accuracies from the one wanted (at most the best) down to the floor; the best if none reaches that."""
+    known = sorted({e.accuracy for e in entries})
+    top = next((a for a in known if a >= wanted), known[-1])
+    between = [a for a in known if floor <= a <= top]
+    if not between:
+        between = [next((a for a in known if a >= floor), known[-1])]
+    return tuple(reversed(between))
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """Processors on offer at a temperature, and every application's entries and times there."""
+
+    board: Board
+    temperature_c: float
+    levels: Mapping[str, Levels]
+    entries: Mapping[tuple[str, str], tuple[LibraryEntry, ...]]
+    times_ms: Mapping[tuple[str, str], Array]
+
+    def place(self, name: str, outside: float) -> Place:
+        """A processor with a utilisation from outside."""
+        levels = self.levels[name]
+        slope = levels.busy_w - levels.idle_w
+        return Place(name, levels.idle_w + slope * outside, slope, self.idle_w(name, outside))
+
+    def idle_w(self, name: str, outside: float) -> float:
+        """Power of a processor that hosts nobody: the CPU has its governor's clock, others the lowest."""
+        levels = self.levels[name]
+        hz = float(levels.speed_hz[0])
+        if name == "cpu":
+            lowest_hz = min(self.board.domains[d].start_min_hz for d in levels.domains)
+            hz = float(levels.speed_hz[-1]) if outside > GOVERNOR_TIPPING else float(lowest_hz)
+        level = int(np.abs(levels.speed_hz - hz).argmin())
+        if not outside:
+            return float(levels.unused_w[level])
+        return float(levels.idle_w[level] + outside * (levels.busy_w[level] - levels.idle_w[level]))
+
+    def constant_w(self, outside: Mapping[str, float]) -> float:
+        """Power that no choice changes; ``outside``: utilisation of the processors that nobody can use."""
+        total = constant_power_w(self.board, self.temperature_c)
+        if "emc" in self.board.domains:
+            hz = self.board.domains["emc"].start_max_hz
+            total += domain_power(self.board, "emc", hz, self.temperature_c).unused_w
+        return total + sum(self.idle_w(name, share) for name, share in outside.items())
+
+    def most_w(self) -> float:
+        """Power with everything busy at its top clock."""
+        return self.constant_w({}) + sum(float(levels.busy_w[-1]) for levels in self.levels.values())
+
+
+def make_ground(
+    board: Board, tables: Tables, libraries: Mapping[str, Sequence[LibraryEntry]], temperature_c: float
+) -> Ground:
+    """The ground for the clocks on offer."""
+    levels = {
+        name: make_levels(board, name, tables, temperature_c)
+        for name in board.processors
+        if any(tables.get(d) for d in processor_domains(board, name))
+    }
+    pairs = [(app, name) for app in libraries for name in levels]
+    entries = {(app, name): on_processor(libraries[app], name) for app, name in pairs}
+    times = {
+        (app, name): times_ms(own, levels[name], _speed(board, name, tables))
+        for (app, name), own in entries.items()
+        if own
+    }
+    return Ground(board, temperature_c, levels, {pair: entries[pair] for pair in times}, times)
+
+
+def _speed(board: Board, processor: str, tables: Tables) -> float:
+    """Speed of a processor of which a mode leaves some cores, as the simulated one has it."""
+    cores = {d: board.domains[d].cores for d in processor_domains(board, processor)}
+    left = sum(n for d, n in cores.items() if d in tables)
+    return float((left / sum(cores.values())) ** CORES_EXPONENT)
+
+
+def overlap_law(
+    targets: Sequence[AppTargets], contention: Mapping[str, float], cameras: Cameras | None
+) -> Overlap:
+    """Time that one application adds to another's: their overlap x the contention of the processor.
+
+    With the offsets of the cameras, and few applications: the longest overlap there is. Else, if they meet in
+    more than miss_tolerance of the frames, the worst case. For many, or without cameras: the worst case
+    times the chance of meeting.
+    """
+    rates = np.array([1e-3 * t.rate_hz for t in targets])[None, :, None]
+    tolerances = np.array([t.miss_tolerance for t in targets])[:, None, None]
+    known = cameras if cameras is not None and len(targets) <= FEW else None
+
+    def added(processor: str, own_ms: Array, other_ms: Array) -> Array:
+        own, other = own_ms[:, None], other_ms[None]
+        meet = np.minimum(1.0, rates * (own + other))
+        if known is None:
+            return contention.get(processor, 0.0) * np.minimum(own, other) * meet
+        overlap = np.where(meet < tolerances, 0.0, np.minimum(own, np.ceil(rates * own) * other))
+        here = np.flatnonzero(np.isfinite(own_ms).any(axis=1)).tolist()  # who can be on this processor
+        for i, j in permutations(here, 2):
+            worst = known.worst(targets[i], targets[j], own_ms[i], other_ms[j])
+            if worst is not None:
+                overlap[i, j] = worst
+        return contention.get(processor, 0.0) * overlap
+
+    return added

@@ -1,0 +1,237 @@
+"""Exact operating points for the oracles: processor mapping x sub-network x clock levels, by full tables.
+
+Written independently of `dynofa_ros.manager`, so that the manager can be judged against it. For given
+accuracies, dividers and stretched deadlines the least power of each processor is tabulated for every subset
+of applications it may host, and the best split found by trying all of them.
+
+An application on a processor at a level takes guard * slowdown * (alpha + beta * f_ref / f), and for every
+other one there the time that their jobs overlap, times the contention (that is the law of
+`evaluation.processors`, exactly, for two jobs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from math import inf
+from typing import TypeVar
+
+import numpy as np
+
+from dynofa_ros.evaluation.policies.profile_table import Array
+from dynofa_ros.manager.types import LibraryEntry
+
+LOAD_CEILING = 0.92
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """One processor. ``base_w``, ``slope_w``: per level, power = base + slope * load. ``idle_w``: no host."""
+
+    name: str
+    base_w: Array
+    slope_w: Array
+    idle_w: float
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """One application on one processor: entries in ascending accuracy, ``unit_ms`` entries x levels."""
+
+    entries: tuple[LibraryEntry, ...]
+    unit_ms: Array
+    slowdown: float  # expected time / unit time
+    guard: float  # time that must fit / expected time
+
+    def quickest(self, accuracy: float) -> tuple[Array, np.ndarray]:
+        """Least unit time per level with at least an accuracy, and the entry that has it; inf: none."""
+        enough = np.array([e.accuracy >= accuracy - 1e-12 for e in self.entries])
+        masked = np.where(enough[:, None], self.unit_ms, inf)
+        return masked.min(axis=0), masked.argmin(axis=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Client:
+    """One application. ``accuracies``: what it may be asked for, the best first."""
+
+    name: str
+    priority: int
+    rate_hz: float
+    budget_ms: float
+    accuracies: tuple[float, ...]
+    choices: Mapping[str, Choice]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What each application gets: place in its accuracies, divider of its rate, factor on its deadline."""
+
+    levels: tuple[int, ...]
+    dividers: tuple[int, ...]
+    stretches: tuple[float, ...]
+
+    def at(self, app: int, level: int) -> Asked:
+        """Another accuracy for one application."""
+        return replace(self, levels=put(self.levels, app, level))
+
+    @property
+    def whole(self) -> bool:
+        """Whether all rates and deadlines are kept."""
+        return max(self.dividers, default=1) == 1 and max(self.stretches, default=1.0) == 1.0
+
+
+def put(values: tuple[T, ...], place: int, value: T) -> tuple[T, ...]:
+    """The values with another one at a place."""
+    return (*values[:place], value, *values[place + 1 :])
+
+
+# (processor, guarded times, expected times), both applications x levels -> time that another one adds:
+# application x other x levels
+Overlap = Callable[[str, Array, Array], Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """Everything an operating point is chosen from. ``known``: answers found so far, whatever the limit."""
+
+    clients: tuple[Client, ...]
+    places: tuple[Place, ...]
+    constant_w: float
+    limit_w: float
+    overlap: Overlap
+    known: dict[Asked, Answer | None] = field(default_factory=dict)
+
+    def within(self, limit_w: float) -> Question:
+        """The same under another limit."""
+        return self if limit_w == self.limit_w else replace(self, limit_w=limit_w)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An operating point; ``levels`` of the processors that host somebody."""
+
+    asked: Asked
+    entries: tuple[LibraryEntry, ...]
+    levels: dict[str, int]
+    power_w: float
+
+
+def solve(question: Question, asked: Asked) -> Answer | None:
+    """Least power that gives everybody what is asked, None if nothing does."""
+    if asked not in question.known:
+        question.known[asked] = _cheapest(question, asked)
+    answer = question.known[asked]
+    return answer if answer is not None and answer.power_w <= question.limit_w else None
+
+
+def _cheapest(question: Question, asked: Asked) -> Answer | None:
+    powers = [_power(question, asked, place) for place in question.places]
+    found = _split([_least(power, place) for power, place in zip(powers, question.places, strict=True)])
+    if found is None:
+        return None
+    subsets, least_w = found
+    entries: list[LibraryEntry | None] = [None] * len(question.clients)
+    levels = {}
+    for place, power, subset in zip(question.places, powers, subsets, strict=True):
+        if not subset:
+            continue
+        level = levels[place.name] = int(power[subset].argmin())
+        for i, client in enumerate(question.clients):
+            if subset >> i & 1:
+                choice = client.choices[place.name]
+                accuracy = client.accuracies[asked.levels[i]]
+                entries[i] = choice.entries[int(choice.quickest(accuracy)[1][level])]
+    placed = tuple(e for e in entries if e is not None)
+    return Answer(asked, placed, levels, question.constant_w + least_w)
+
+
+def _power(question: Question, asked: Asked, place: Place) -> Array:
+    """Power of a processor: subsets x levels; inf where a deadline or the load ceiling breaks."""
+    clients = question.clients
+    if not any(place.name in client.choices for client in clients):
+        return np.full((1 << len(clients), 1), inf)
+    expected = np.full((len(clients), len(place.base_w)), inf)
+    guarded = expected.copy()
+    for i, client in enumerate(clients):
+        choice = client.choices.get(place.name)
+        if choice is not None:
+            unit_ms, _ = choice.quickest(client.accuracies[asked.levels[i]])
+            expected[i] = unit_ms * choice.slowdown
+            guarded[i] = expected[i] * choice.guard
+    rates = np.array([1e-3 * c.rate_hz / d for c, d in zip(clients, asked.dividers, strict=True)])
+    budgets = np.array([c.budget_ms * s for c, s in zip(clients, asked.stretches, strict=True)])
+    with np.errstate(invalid="ignore"):
+        added = question.overlap(place.name, guarded, expected)
+    added = np.where(np.isfinite(added), added, inf)
+    added[np.arange(len(clients)), np.arange(len(clients))] = 0.0
+    load = _sums(np.zeros((1, 1, expected.shape[1])), rates[None, :, None] * expected)[0]
+    total = _sums(guarded[:, None], added)
+    late = total > budgets[:, None, None] * (1.0 + 1e-9)
+    bad = ~(load <= LOAD_CEILING) | (late & _members(len(clients)).T[:, :, None]).any(axis=0)
+    with np.errstate(invalid="ignore"):
+        power: Array = np.where(bad, inf, place.base_w + place.slope_w * load)
+    return power
+
+
+def _sums(empty: Array, parts: Array) -> Array:
+    """``empty`` + the sum of the parts of every subset: x, parts, levels -> x, subsets, levels."""
+    count = parts.shape[1]
+    sums = np.empty((len(parts), 1 << count, parts.shape[2]))
+    sums[:, :1] = empty
+    for bit in range(count):
+        half = 1 << bit
+        np.add(sums[:, :half], parts[:, bit, None], out=sums[:, half : 2 * half])
+    return sums
+
+
+def _least(power: Array, place: Place) -> Array:
+    """Least power of a processor for every subset."""
+    least: Array = power.min(axis=1)
+    least[0] = place.idle_w
+    return least
+
+
+def _split(tables: Sequence[Array]) -> tuple[list[int], float] | None:
+    """The subset of each processor with the least sum; None if there is no finite one."""
+    rest, part, starts = _pairs(len(tables[0]))
+    sums = [tables[0]]
+    for table in tables[1:]:
+        sums.append(np.minimum.reduceat(sums[-1][rest] + table[part], starts))
+    left = len(tables[0]) - 1
+    total = float(sums[-1][left])
+    if not total < inf:
+        return None
+    subsets = [0] * len(tables)
+    for k in range(len(tables) - 1, 0, -1):
+        end = starts[left + 1] if left + 1 < len(starts) else len(part)
+        window = slice(int(starts[left]), int(end))
+        subsets[k] = int(part[window][(sums[k - 1][rest[window]] + tables[k][part[window]]).argmin()])
+        left ^= subsets[k]
+    subsets[0] = left
+    return subsets, total
+
+
+@lru_cache(maxsize=16)
+def _members(count: int) -> np.ndarray:
+    """Subsets x applications: who is in."""
+    return (np.arange(1 << count)[:, None] >> np.arange(count) & 1).astype(bool)
+
+
+@lru_cache(maxsize=16)
+def _pairs(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All (rest, part) of all sets, and where those of each set start."""
+    rest: list[int] = []
+    part: list[int] = []
+    starts: list[int] = []
+    for whole in range(size):
+        starts.append(len(part))
+        taken = whole
+        while True:
+            part.append(taken)
+            rest.append(whole ^ taken)
+            if not taken:
+                break
+            taken = (taken - 1) & whole
+    return np.array(rest), np.array(part), np.array(starts)

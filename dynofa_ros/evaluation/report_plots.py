@@ -1,0 +1,207 @@
+"""Pictures of a study: energy against misses, decomposition and sweep; what all its pictures share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynofa_ros.evaluation.study import OURS, Study, interval
+from dynofa_ros.files import save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, GRID = "#24292f", "#6e7781", "#d8dee4"
+APP_COLOURS = ("#0969da", "#8250df", "#1a7f37", "#bf8700", "#953800", "#1b7c83", "#6639ba", "#57606a")
+KINDS = {"ours": "#0969da", "B": "#6e7781", "O": "#1a7f37", "rival": "#bc4c00"}
+MARKS = {
+    OURS: ("o", KINDS["ours"]),
+    "B1": ("s", KINDS["B"]),
+    "B2": ("v", KINDS["B"]),
+    "B3": ("^", KINDS["B"]),
+    "B4": ("D", KINDS["B"]),
+    "B5": ("p", KINDS["B"]),
+    "B5_10w": ("h", KINDS["B"]),
+    "B6": ("X", KINDS["rival"]),
+    "B6_hold": ("x", KINDS["rival"]),
+    "B7": ("<", "#54aeff"),
+    "B8": (">", "#54aeff"),
+    "B9": ("P", KINDS["rival"]),
+    "B9_tuned": ("*", KINDS["rival"]),
+    "B10": ("d", KINDS["rival"]),
+    "O1q": ("o", KINDS["O"]),
+    "O1f": ("v", KINDS["O"]),
+    "O2": ("s", KINDS["O"]),
+}
+WIDTH_IN, DPI = 11.0, 110
+FAILED_PERCENT = 99.0  # who misses all that and is cheap does not set the scale of a panel
+
+
+def plot_energy(study: Study, footer: str, path: Path) -> None:
+    """Energy against misses, one panel per scene, one mark per policy with its interval."""
+    from matplotlib.lines import Line2D
+
+    names, policies = study.scenes, study.policies
+    columns = min(4, max(3, len(names)))
+    rows = -(-len(names) // columns)
+    figure, axes = new_figure(rows, columns, (WIDTH_IN, 2.6 * rows + 1.3))
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    for axis, scene in zip(axes.flat, names, strict=False):
+        _energy_panel(axis, study, scene)
+        style(axis)
+    for number in range(max(0, len(names) - columns), len(names)):
+        axes.flat[number].set_xlabel("misses (%)")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("energy (J)")
+    handles = [Line2D([], [], linestyle="", label=policy, **_mark(policy)) for policy in policies]
+    figure.legend(
+        handles=handles,
+        loc="outside right upper",
+        frameon=False,
+        fontsize=8.5,
+        title="policy",
+        title_fontsize=8.5,
+    )
+    finish(figure, "Energy of the module against misses: compare at equal misses only", footer, path)
+
+
+def _mark(policy: str) -> dict[str, Any]:
+    """Ours in blue, oracles in green and open, rivals that decide in orange, governors in grey."""
+    marker, colour = MARKS.get(policy, ("o", KINDS["ours"] if policy.startswith(OURS) else MUTED))
+    face = "none" if policy.startswith("O") else colour
+    size = 7.5 if policy == OURS or policy.startswith("O") else 5.5
+    return {"marker": marker, "color": colour, "markerfacecolor": face, "markersize": size}
+
+
+def _energy_panel(axis: Axes, study: Study, scene: str) -> None:
+    heights, ours_j = [], study.mean(scene, OURS, "energy_j.all_rails")
+    for policy in study.policies:
+        misses = interval(study.values(scene, policy, "miss_percent"))
+        energy = interval(study.values(scene, policy, "energy_j.all_rails"))
+        if not isfinite(energy[0]):
+            continue
+        axis.errorbar(
+            misses[0],
+            energy[0],
+            xerr=[[misses[0] - misses[1]], [misses[2] - misses[0]]],
+            yerr=[[energy[0] - energy[1]], [energy[2] - energy[0]]],
+            elinewidth=0.7,
+            zorder=3 if policy == OURS else 2,
+            **_mark(policy),
+        )
+        if misses[0] < FAILED_PERCENT or energy[0] > ours_j:
+            heights.append(energy[0])
+    axis.set_xscale("symlog", linthresh=1.0)
+    axis.set_xlim(-0.15, 150.0)
+    axis.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
+    axis.set_title(scene, fontsize=9.5, loc="left")
+    if heights:  # differences of a percent must not look like a factor
+        low, high = min(heights), max(heights)
+        middle, half = 0.5 * (low + high), max(0.56 * (high - low), 0.15 * high)
+        axis.set_ylim(middle - half, middle + half)
+
+
+def plot_bars(
+    values: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    title: str,
+    unit: str,
+    footer: str,
+    path: Path,
+) -> None:
+    """Groups of horizontal bars with intervals: group -> name -> (mean, low, high)."""
+    groups = {name: bars for name, bars in values.items() if bars}
+    bars_in_all = sum(len(bars) for bars in groups.values())
+    figure, axes = new_figure(1, 1, (WIDTH_IN * 0.75, 0.24 * bars_in_all + 0.3 * len(groups) + 1.2))
+    axis = axes[0, 0]
+    place, ticks = 0.0, []
+    colours = dict(
+        zip(
+            dict.fromkeys(n.rstrip(" *") for bars in groups.values() for n in bars),
+            APP_COLOURS * 3,
+            strict=False,
+        )
+    )
+    for group, bars in groups.items():
+        axis.text(
+            0.0,
+            place,
+            f" {group}",
+            transform=axis.get_yaxis_transform(),
+            va="center",
+            fontsize=9,
+            fontweight="bold",
+        )
+        for name, (mean, low, high) in bars.items():
+            place += 1.0
+            axis.barh(
+                place,
+                mean,
+                xerr=[[mean - low], [high - mean]],
+                color=colours[name.rstrip(" *")],
+                height=0.75,
+                error_kw={"elinewidth": 0.8},
+            )
+            axis.annotate(
+                f"{mean:+.1f}",
+                (max(mean, high, 0.0), place),
+                textcoords="offset points",
+                xytext=(4, 0),
+                va="center",
+                fontsize=7.5,
+                color=MUTED,
+            )
+            ticks.append((place, name))
+        place += 1.4
+    axis.set_yticks([p for p, _ in ticks], [n for _, n in ticks], fontsize=8)
+    axis.set_ylim(place - 0.7, -0.9)  # downwards
+    axis.axvline(0.0, color=INK, linewidth=0.8)
+    axis.margins(x=0.12)
+    axis.set_xlabel(unit)
+    style(axis)
+    finish(figure, title, footer, path)
+
+
+# --- common -------------------------------------------------------------------------------------------------
+
+
+def new_figure(
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    *,
+    sharex: bool = False,
+    ratios: Sequence[float] | None = None,
+) -> tuple[Figure, Any]:
+    """A figure and its axes (rows x columns), in the style of all pictures."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"font.size": 9, "axes.edgecolor": GRID, "axes.labelcolor": INK, "text.color": INK})
+    return plt.subplots(
+        rows, columns, figsize=size, layout="constrained", squeeze=False, sharex=sharex, height_ratios=ratios
+    )
+
+
+def style(axis: Axes) -> None:
+    """Grid and ticks."""
+    axis.grid(color=GRID, linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.tick_params(colors=MUTED, labelsize=8)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def finish(figure: Figure, title: str, footer: str, path: Path) -> None:
+    """Title and footer; the file. Raises OSError."""
+    import matplotlib.pyplot as plt
+
+    figure.suptitle(title, fontsize=11.5, fontweight="bold", x=0.01, ha="left")
+    figure.supxlabel(footer, fontsize=7.5, color=MUTED, x=0.01, ha="left")
+    save_figure(figure, path, dpi=DPI)
+    plt.close(figure)

@@ -1,0 +1,279 @@
+"""A library from a search: accuracy predicted or from images, latency from a table or measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from dynofa_ros.library.images import MeasuredAccuracy, Statistics, load_image_folder, split
+from dynofa_ros.library.latency_model import Runs, fit_model, measure_subnets, spread_subnets
+from dynofa_ros.library.latency_table import LatencyTable, load_latency_table
+from dynofa_ros.library.library import (
+    Entry,
+    Latency,
+    Library,
+    LibraryError,
+    Processor,
+    pareto_front,
+)
+from dynofa_ros.library.predictor import HIGHEST_PX, LOWEST_PX, load_predictor
+from dynofa_ros.library.search import (
+    Candidate,
+    Genomes,
+    Objective,
+    predicted_accuracy,
+    search,
+    summed_latency,
+    thin,
+)
+from dynofa_ros.supernet.plan import count, make_plan
+from dynofa_ros.supernet.space import SearchSpace, load_space
+from dynofa_ros.supernet.supernet import Supernet, load_supernet
+
+BETA_SHARE = 0.9
+HERE = "host"  # name of a board that nobody named
+FITTED_SUBNETS = 64  # measured for the latency model, which only ranks: few rounds, short pauses
+FIT_ROUNDS, FIT_PAUSE_S = 8, 0.005
+SPARE = 1.25  # candidates measured per point that is wanted: some leave the front when they are measured
+OnStep = Callable[[str, int], None]
+
+PREDICTED_ACCURACY = (
+    "accuracy: predicted; the predictor promises 4.5 to 6.9 points more than was measured on ImageNet, "
+    "so it ranks sub-networks and is no accuracy to expect"
+)
+IMAGE_ACCURACY = (
+    "accuracy: measured on {scored} images of {folder} with BN statistics from {calibration} others; "
+    "the scored images also chose the sub-networks. Images are prepared by the official recipe, which crops "
+    "more than a perception node does: `dynofa library calibrate` makes statistics for the node"
+)
+TABLE_LATENCY = (
+    "latency: predicted, the sum of entries of {table}; such sums are off for whole networks (about half of "
+    "what was measured on the GPU of a Jetson Xavier NX): `dynofa library profile` measures on the board; "
+    "p95 is not known and repeats the median"
+)
+LIVE_LATENCY = (
+    "latency: measured on {board}, {engine}, {threads} thread(s), {rounds} rounds, {pause:g} ms between "
+    "inferences; the search used a model fitted to {fitted} sub-networks, its error on networks that it was "
+    "not fitted to: median {median:.1%}, 90 % within {most:.1%}"
+)
+SHARES = "alpha and beta: the share of beta (0.9) is a guess; one clock frequency cannot tell them apart"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to build.
+
+    weights: a checkpoint; None = random ones, and a library that is bound to none. images: an ImageFolder, of
+    which ``count`` images are used; None = the accuracy predictor. latency_table: None = measured here, as
+    ``runs`` says. board, processor: None = those of the table, else this machine. max_latency_ms holds for
+    the table or the fitted model.
+    """
+
+    space: str
+    evaluations: int
+    board: str | None = None
+    processor: Processor | None = None
+    weights: Path | None = None
+    images: Path | None = None
+    count: int = 2000
+    latency_table: Path | None = None
+    runs: Runs = field(default_factory=Runs)
+    points: int = 32
+    seed: int = 0
+    min_accuracy: float = 0.0
+    max_latency_ms: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A library, and the BN statistics of its entries where images gave them."""
+
+    library: Library
+    statistics: dict[str, Statistics]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An objective, the resolutions for which it holds, and what the library says about it."""
+
+    objective: Objective
+    resolutions: Sequence[int]
+    note: str
+
+
+def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Built:
+    """Search, measure, and keep the Pareto front.
+
+    on_step gets a stage's name and its number of steps in all, once per step. Raises ValueError (of which
+    LibraryError, WeightsError and ImagesError are kinds) or EngineError in one line.
+    """
+    space = load_space(request.space)
+    if request.images is None:
+        load_predictor(space.name)  # refuses a space without one before any work
+    elif request.weights is None:
+        raise LibraryError("--images needs --weights: accuracy is measured with them")
+    table_file = None if request.latency_table is None else load_latency_table(request.latency_table)
+    table = None if table_file is None else _table(table_file, request.latency_table, space)
+    board = _agreed("board", request.board, table_file.board if table_file else None, HERE)
+    of_table = table_file.processor if table_file else None
+    processor = _agreed("processor", request.processor, of_table, request.runs.processor)
+    supernet = load_supernet(space.name, request.weights)
+    accuracy = _predicted(space) if request.images is None else _from_images(request, supernet, on_step)
+    usable = [r for r in accuracy.resolutions if table is None or r in table.resolutions]
+    if not usable:
+        raise LibraryError(f"{request.latency_table} has none of the resolutions that can be searched")
+    latency = table or _profiled(request, supernet, usable, on_step)
+    front = search(
+        space,
+        accuracy.objective,
+        latency.objective,
+        evaluations=request.evaluations,
+        seed=request.seed,
+        resolutions=usable,
+        max_latency_ms=request.max_latency_ms,
+        on_batch=lambda total: None if request.images else on_step("searching", total),
+    )
+    front = [c for c in front if c.accuracy >= request.min_accuracy]
+    if not front:
+        raise LibraryError(
+            f"no sub-network was found with an accuracy of {request.min_accuracy:g} or more within "
+            f"{request.max_latency_ms:g} ms: ask for less"
+        )
+    entries = _entries(request, supernet, front, on_step)
+    library = Library(
+        schema_version=1,
+        space=space.name,
+        weights_sha256=None if request.weights is None else supernet.weights.digest,
+        board=board,
+        processor=msgspec.convert(processor, Processor),
+        reference_frequencies_hz={},
+        notes=(accuracy.note, latency.note, SHARES, _search_note(request)),
+        entries=tuple(entries),
+    )
+    known = accuracy.objective.statistics if isinstance(accuracy.objective, MeasuredAccuracy) else {}
+    statistics = {e.id: known[library.config(e)] for e in entries if library.config(e) in known}
+    return Built(library, statistics)
+
+
+def _agreed(what: str, asked: str | None, of_table: str | None, default: str) -> str:
+    """What the table is of, unless the user says it where the table does not."""
+    if asked and of_table and asked != of_table:
+        raise LibraryError(f"--{what} {asked}: the latency table is of {what} {of_table}")
+    return asked or of_table or default
+
+
+def make_entry(
+    supernet: Supernet,
+    candidate: Candidate,
+    accuracy_source: str,
+    times_ms: np.ndarray | None = None,
+    name: str = "",
+) -> Entry:
+    """An entry of a library; latency is the median of ``times_ms``, or predicted where there are none."""
+    median = p95 = round(candidate.latency_ms, 4)
+    if times_ms is not None:
+        median, p95 = (round(float(v), 4) for v in np.percentile(times_ms, (50, 95)))
+    macs, params = count(make_plan(supernet.space, candidate.config), supernet.weights.classes)
+    return msgspec.convert(
+        {
+            "id": name,
+            "config": candidate.config.to_dict(),
+            "accuracy": round(candidate.accuracy, 5),
+            "accuracy_source": accuracy_source,
+            "latency_ms": Latency(median, p95),
+            "latency_source": "predicted" if times_ms is None else "measured",
+            "alpha_ms": round(median * (1 - BETA_SHARE), 5),
+            "beta_ms": round(median * BETA_SHARE, 5),
+            "macs": macs,
+            "params": params,
+        },
+        Entry,
+    )
+
+
+def _table(table: LatencyTable, path: Path | None, space: SearchSpace) -> _Source:
+    assert path is not None
+    table.check_space(space.name)
+    note = TABLE_LATENCY.format(table=path.name)
+    return _Source(summed_latency(table.block_costs()), table.resolutions, note)
+
+
+def _predicted(space: SearchSpace) -> _Source:
+    resolutions = [r for r in space.resolutions if LOWEST_PX <= r <= HIGHEST_PX]
+    return _Source(predicted_accuracy(load_predictor(space.name)), resolutions, PREDICTED_ACCURACY)
+
+
+def _from_images(request: Request, supernet: Supernet, on_step: OnStep) -> _Source:
+    assert request.images is not None
+    images = load_image_folder(request.images, supernet.weights)
+    calibration, scored = split(images, request.count, request.seed)
+    objective = MeasuredAccuracy(
+        supernet, calibration, scored, on_subnet=lambda: on_step("measuring accuracy", request.evaluations)
+    )
+    note = IMAGE_ACCURACY.format(
+        scored=len(scored.labels), calibration=len(calibration.labels), folder=request.images.name
+    )
+    return _Source(objective, supernet.space.resolutions, note)
+
+
+def _profiled(request: Request, supernet: Supernet, resolutions: Sequence[int], on_step: OnStep) -> _Source:
+    """A latency model of this machine."""
+    runs = replace(
+        request.runs,
+        rounds=min(request.runs.rounds, FIT_ROUNDS),
+        pause_s=min(request.runs.pause_s, FIT_PAUSE_S),
+    )
+    configs = spread_subnets(Genomes(supernet.space, resolutions), FITTED_SUBNETS, request.seed)
+    times = measure_subnets(
+        supernet, configs, runs, request.seed, lambda total: on_step("measuring this machine", total)
+    )
+    model = fit_model([make_plan(supernet.space, config) for config in configs], times)
+    note = LIVE_LATENCY.format(
+        board=request.board or HERE,
+        engine=runs.engine,
+        threads=runs.threads,
+        rounds=request.runs.rounds,
+        pause=1e3 * request.runs.pause_s,
+        fitted=len(configs),
+        median=np.median(model.errors),
+        most=np.quantile(model.errors, 0.9),
+    )
+    return _Source(model.objective(supernet.space, resolutions), resolutions, note)
+
+
+def _entries(
+    request: Request, supernet: Supernet, front: Sequence[Candidate], on_step: OnStep
+) -> list[Entry]:
+    """The points that are wanted, fastest first; without a table they are measured and compared anew."""
+    source = "measured" if request.images else "predicted"
+    live = request.latency_table is None
+    number = round(SPARE * request.points) if live else request.points
+    chosen = [front[i] for i in thin([c.latency_ms for c in front], number, [c.accuracy for c in front])]
+    times: Sequence[np.ndarray | None] = [None] * len(chosen)
+    if live:
+        configs = [c.config for c in chosen]
+        times = list(
+            measure_subnets(
+                supernet,
+                configs,
+                request.runs,
+                request.seed,
+                lambda total: on_step("measuring the front", total),
+            )
+        )
+    entries = pareto_front([make_entry(supernet, c, source, t) for c, t in zip(chosen, times, strict=True)])
+    kept = [entries[i] for i in thin([e.latency_ms.median for e in entries], request.points)]
+    return [msgspec.structs.replace(e, id=f"s{i:02d}_r{e.config.resolution}") for i, e in enumerate(kept)]
+
+
+def _search_note(request: Request) -> str:
+    bounds = ""
+    if request.min_accuracy > 0:
+        bounds += f", accuracy of {request.min_accuracy:g} or more"
+    if np.isfinite(request.max_latency_ms):
+        bounds += f", at most {request.max_latency_ms:g} ms"
+    return f"search: dynofa library build, {request.evaluations} evaluations, seed {request.seed}{bounds}"

@@ -1,0 +1,256 @@
+"""The library file: the Pareto sub-networks of one space on one board and processor, as checked YAML."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import yaml
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from dynofa_ros.device.board import DOMAIN_NAME
+from dynofa_ros.files import write_atomically
+from dynofa_ros.supernet.space import SubnetConfig, load_space
+from dynofa_ros.supernet.weights import Weights
+
+Processor = Literal["cpu", "gpu", "npu"]
+LARGEST = 2**63 - 1  # a whole number that messages and arrays hold
+
+
+class LibraryError(ValueError):
+    """A library that does not fit the schema, its space or its weights."""
+
+
+class ConfigRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    resolution: int
+    kernel_sizes: tuple[int, ...]
+    expand_ratios: tuple[int | float, ...]  # shares in ofa_resnet50, whole elsewhere
+    depths: tuple[int, ...]
+    widths: tuple[int, ...] = ()
+
+
+class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Milliseconds of one inference at the reference frequencies."""
+
+    median: float
+    p95: float
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One sub-network.
+
+    accuracy: 0..1; latency = alpha_ms + beta_ms * f_reference / f; energy_j: None = unknown.
+    """
+
+    id: str
+    config: ConfigRecord
+    accuracy: float
+    accuracy_source: Literal["measured", "published", "predicted"]
+    latency_ms: Latency
+    latency_source: Literal["measured", "published", "predicted"]
+    alpha_ms: float
+    beta_ms: float
+    macs: int
+    params: int
+    energy_j: float | None = None
+
+
+class StatisticsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Per sub-network BN statistics, in a file beside the library."""
+
+    file: str
+    sha256: str
+
+
+class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A strict Pareto front: entries ascend in latency and in accuracy.
+
+    weights_sha256: None = published or predicted figures, bound to no particular file of weights.
+    """
+
+    schema_version: Literal[1]
+    space: str
+    weights_sha256: str | None
+    board: str
+    processor: Processor
+    reference_frequencies_hz: dict[str, int]
+    notes: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    bn_statistics: StatisticsFile | None = None
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def config(self, entry: Entry) -> SubnetConfig:
+        """The checked configuration of an entry. Raises ValueError as SearchSpace.config does."""
+        return load_space(self.space).config(**msgspec.structs.asdict(entry.config))
+
+    def find(self, subnet_id: str) -> Entry | None:
+        return next((e for e in self.entries if e.id == subnet_id), None)
+
+    def best_within(self, latency_ms: float) -> Entry:
+        """The most accurate entry whose median latency is within ``latency_ms``, else the fastest."""
+        fitting = [e for e in self.entries if e.latency_ms.median <= latency_ms]
+        return fitting[-1] if fitting else self.entries[0]
+
+
+def _finite(name: str, value: float, low: float, high: float = math.inf) -> None:
+    if not low <= value <= high or value == math.inf:
+        limit = f"in {low:g}..{high:g}" if math.isfinite(high) else f"finite and at least {low:g}"
+        raise LibraryError(f"{name} = {str(value)[:40]} is not allowed: it must be {limit}")
+
+
+def _check_entry(library: Library, index: int, entry: Entry) -> None:
+    if not entry.id or "/" in entry.id:  # it begins keys of the file of statistics
+        raise LibraryError(f"entries[{index}].id = {entry.id!r} is not allowed: it must be a name without /")
+    place = f"entries[{index}] ({entry.id})"
+    try:
+        library.config(entry)
+    except ValueError as error:
+        raise LibraryError(f"{place}.config: {error}") from None
+    _finite(f"{place}.accuracy", entry.accuracy, 0, 1)
+    _finite(f"{place}.latency_ms.median", entry.latency_ms.median, 1e-6)
+    _finite(f"{place}.latency_ms.p95", entry.latency_ms.p95, entry.latency_ms.median)
+    _finite(f"{place}.alpha_ms", entry.alpha_ms, 0)
+    _finite(f"{place}.beta_ms", entry.beta_ms, 0)
+    _finite(f"{place}.macs", entry.macs, 1, LARGEST)
+    _finite(f"{place}.params", entry.params, 1, LARGEST)
+    if entry.energy_j is not None:
+        _finite(f"{place}.energy_j", entry.energy_j, 0)
+    if not math.isclose(entry.alpha_ms + entry.beta_ms, entry.latency_ms.median, rel_tol=0.05):
+        raise LibraryError(f"{place}: alpha_ms + beta_ms must be latency_ms.median within 5 %")
+
+
+def check_library(library: Library) -> None:
+    """Raises LibraryError naming the key and the reason for what the schema alone cannot refuse."""
+    load_space(library.space)
+    if library.weights_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", library.weights_sha256):
+        raise LibraryError(
+            f"weights_sha256 = {library.weights_sha256!r} is not 64 hexadecimal digits or null"
+        )
+    if not library.entries:
+        raise LibraryError("entries is empty: a library needs at least one sub-network")
+    for index, entry in enumerate(library.entries):
+        _check_entry(library, index, entry)
+    for name, frequency in library.reference_frequencies_hz.items():
+        if not DOMAIN_NAME.fullmatch(name):
+            raise LibraryError(
+                f"reference_frequencies_hz.{name}: a clock domain is named cpu<number>, gpu, npu or emc"
+            )
+        _finite(f"reference_frequencies_hz.{name}", frequency, 1, LARGEST)
+    if library.bn_statistics is not None:
+        file = library.bn_statistics.file
+        if file in ("", "..") or Path(file).name != file:
+            raise LibraryError(
+                f"bn_statistics.file = {file!r} is not allowed: it must name a file beside the library"
+            )
+    ids = [e.id for e in library.entries]
+    for index, (before, after) in enumerate(pairwise(library.entries), start=1):
+        if after.id in ids[:index]:
+            raise LibraryError(f"entries[{index}].id = {after.id!r} is not unique")
+        if not (after.latency_ms.median > before.latency_ms.median and after.accuracy > before.accuracy):
+            raise LibraryError(
+                f"entries[{index}] ({after.id}) breaks the Pareto front: "
+                f"it must be slower and more accurate than {before.id}"
+            )
+
+
+def load_library(path: str | Path, weights: Weights | None = None) -> Library:
+    """Read and check a library file; with ``weights``, also that it was made for them.
+
+    Raises LibraryError naming the file, the key and the reason.
+    """
+    path = Path(path)
+    try:
+        library = msgspec.yaml.decode(path.read_bytes(), type=Library)
+        check_library(library)
+    except OSError as error:
+        raise LibraryError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, msgspec.DecodeError) as error:  # ValidationError is a DecodeError
+        raise LibraryError(f"{path}: {' '.join(str(error).split())}") from None
+    if weights is not None:
+        check_weights(library, weights, path)
+    return library
+
+
+def check_weights(library: Library, weights: Weights, path: Path) -> None:
+    """Raises LibraryError naming the file if the library was made for other weights."""
+    if library.weights_sha256 is not None and library.weights_sha256 != weights.digest:
+        raise LibraryError(
+            f"{path}: weights_sha256 {library.weights_sha256[:12]} is not that of {weights.source} "
+            f"({weights.digest[:12]}): the library was made for other weights"
+        )
+
+
+def library_text(library: Library) -> str:
+    """The YAML of a library, the lists of a configuration on one line each so that a diff can be read."""
+    head = msgspec.to_builtins(library)
+    entries = head.pop("entries")
+
+    def dump(value: Any, flow: bool | None) -> str:
+        return yaml.safe_dump(value, sort_keys=False, default_flow_style=flow, width=110, allow_unicode=True)
+
+    return dump(head, False) + dump({"entries": entries}, None)
+
+
+def save_library(path: str | Path, library: Library) -> None:
+    """Check and write. Raises LibraryError as check_library does, OSError if it cannot be written."""
+    check_library(library)
+    write_atomically(Path(path), library_text(library).encode())
+
+
+def save_statistics(path: Path, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> StatisticsFile:
+    """Write the BN statistics of several sub-networks; keys are "<subnet id>/<official BN name>"."""
+    arrays = {
+        f"{subnet}/{key}": np.ascontiguousarray(array, np.float32)
+        for subnet, own in statistics.items()
+        for key, array in own.items()
+    }
+    data = save(arrays)
+    write_atomically(path, data)
+    return StatisticsFile(path.name, hashlib.sha256(data).hexdigest())
+
+
+def load_statistics(library_path: str | Path, library: Library) -> dict[str, dict[str, np.ndarray]]:
+    """BN statistics by sub-network; empty where the library has none.
+
+    Raises LibraryError naming the file if it is missing, damaged or not the one the library was made with.
+    """
+    if library.bn_statistics is None:
+        return {}
+    path = Path(library_path).parent / library.bn_statistics.file
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != library.bn_statistics.sha256:
+            raise LibraryError(
+                f"{path}: sha256 is {digest[:12]}, the library names {library.bn_statistics.sha256[:12]}"
+            )
+        arrays = load_file(path)
+    except OSError as error:
+        raise LibraryError(f"{path}: BN statistics cannot be read: {error.strerror}") from None
+    except SafetensorError as error:
+        raise LibraryError(f"{path}: not a safetensors file: {error}") from None
+    statistics: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        subnet, _, key = name.partition("/")
+        statistics.setdefault(subnet, {})[key] = array
+    return statistics
+
+
+def pareto_front(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """The entries that no other beats in latency and accuracy, ascending in both."""
+    front: list[Entry] = []
+    for entry in sorted(entries, key=lambda e: (e.latency_ms.median, -e.accuracy)):
+        if not front or (
+            entry.accuracy > front[-1].accuracy and entry.latency_ms.median > front[-1].latency_ms.median
+        ):
+            front.append(entry)
+    return tuple(front)

@@ -1,0 +1,240 @@
+"""Characterisation: a sweep of sub-networks x clocks x processors through the Device interface.
+
+Every point of the sweep pins the clocks, waits until they read back, runs one sub-network (or nothing) and
+records latency and power. Finished points are kept in a journal, so that a sweep that was cut continues.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from dynofa_ros.device.device import AppliedDomain, Band, Device, DeviceSample, DomainStatus
+from dynofa_ros.library.sweep_points import Point, Settings, SweepError
+from dynofa_ros.library.testbench import Rig, temperature_c
+
+SAMPLE_S = 0.05  # between two readings of the power sensors
+POLL_S = 0.01  # between two looks at the clocks while they settle
+CLOCKS_SETTLE_S = 3.0  # longest wait for the clocks to read back
+POWER_SETTLE_S = 0.4  # sensors lag by 30-50 ms; governors and regulators settle in less
+SAME_CLOCK = 0.02  # relative; a pinned clock that reads back this close is set
+INFERENCES_S = 1.0  # run at a time once the power is known
+FEWEST_INFERENCES = 5
+
+
+class Times(msgspec.Struct, frozen=True):
+    """Milliseconds per inference; ``error`` is the standard error of the median."""
+
+    median: float
+    p95: float
+    error: float
+    number: int
+
+
+class Observation(msgspec.Struct, frozen=True):
+    """What was seen at one point; null = unknown. ``rails_w``: (mean, standard error) by sensor.
+
+    ``skipped`` says why nothing was measured.
+    """
+
+    point: Point
+    frequencies_hz: dict[str, float | None] = {}
+    utilization: dict[str, float | None] = {}
+    temperature_c: float | None = None
+    rails_w: dict[str, tuple[float, float]] = {}
+    latency_ms: Times | None = None
+    settled_s: float = 0.0
+    skipped: str = ""
+
+
+# --- one point -----------------------------------------------------------------------------------
+
+
+def observe(rig: Rig, point: Point, settings: Settings, seed: int) -> Observation:
+    """Pin the clocks, let them and the sensors settle, measure."""
+    rig.begin(seed)
+    start_s = rig.now_s()
+    unsettled = _pin(rig, point)
+    settled_s = rig.now_s() - start_s
+    if unsettled:
+        return Observation(point, settled_s=settled_s, skipped=unsettled)
+    _spend(rig, point, POWER_SETTLE_S)
+    rig.device.read()  # utilisation counts from here
+    begin_s, times, samples = rig.now_s(), list[float](), list[DeviceSample]()
+    wanted_samples = settings.window_s / SAMPLE_S
+    while not _enough(len(times), rig.now_s() - begin_s, point, settings):
+        sampling = len(samples) < wanted_samples
+        times += _spend(rig, point, SAMPLE_S if sampling else INFERENCES_S)
+        if sampling:
+            samples.append(rig.device.read())
+    return Observation(
+        point,
+        frequencies_hz=_means({s: [d.frequency_hz for d in ds] for s, ds in _by_domain(samples).items()}),
+        utilization=_means({s: [d.utilization for d in ds] for s, ds in _by_domain(samples).items()}),
+        temperature_c=_mean([temperature_c([t.temperature_c for t in s.temperatures]) for s in samples]),
+        rails_w=_power(samples),
+        latency_ms=summarise(times) if times else None,
+        settled_s=settled_s,
+    )
+
+
+def _pin(rig: Rig, point: Point) -> str:
+    """Why the clocks are not as asked, empty if they are."""
+    wanted = dict(point.clocks)
+    if not wanted:
+        return ""
+    refused = [
+        d.reason
+        for d in rig.device.apply([Band(name, hz, hz) for name, hz in wanted.items()])
+        if d.status is DomainStatus.REJECTED
+    ]
+    if refused:
+        return "; ".join(refused)
+    end_s = rig.now_s() + CLOCKS_SETTLE_S
+    while True:
+        waiting = [d for d in rig.device.applied() if d.domain in wanted and not _set(d, wanted[d.domain])]
+        if not waiting or rig.now_s() >= end_s:
+            break
+        rig.wait(POLL_S)
+    return "; ".join(
+        f"{d.domain} is {d.status.name} at {d.actual_hz / 1e6:g} MHz instead of {wanted[d.domain] / 1e6:g}"
+        for d in waiting
+    )
+
+
+def _set(domain: AppliedDomain, wanted_hz: int) -> bool:
+    return abs(domain.actual_hz - wanted_hz) <= SAME_CLOCK * wanted_hz
+
+
+def _spend(rig: Rig, point: Point, seconds: float) -> list[float]:
+    if point.share > 0.0:
+        return rig.run(point.processor, point.subnet_id, point.share, seconds)
+    rig.wait(seconds)
+    return []
+
+
+def _enough(inferences: int, elapsed_s: float, point: Point, settings: Settings) -> bool:
+    wanted = settings.repeats * point.repeats if point.share > 0.0 else 0
+    if elapsed_s >= settings.longest_s:
+        return inferences >= min(wanted, FEWEST_INFERENCES)
+    return elapsed_s >= settings.window_s and inferences >= wanted
+
+
+def summarise(times_ms: Sequence[float]) -> Times:
+    """Median, 95th percentile and the standard error of the median, from its robust spread."""
+    values = np.asarray(times_ms)
+    median, p95 = (float(v) for v in np.percentile(values, (50, 95)))
+    spread = 1.4826 * float(np.median(np.abs(values - median)))
+    # 1.2533 = sqrt(pi / 2): the median of normal values scatters that much more than their mean
+    return Times(median, p95, max(1.2533 * spread / math.sqrt(len(values)), 3e-4 * median), len(values))
+
+
+def _by_domain(samples: Sequence[DeviceSample]) -> dict[str, list]:
+    names = [d.domain for d in samples[0].domains]
+    return {n: [d for s in samples for d in s.domains if d.domain == n] for n in names}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    known = [v for v in values if math.isfinite(v)]
+    return float(np.mean(known)) if known else None
+
+
+def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
+    return {name: _mean(own) for name, own in values.items()}
+
+
+def _power(samples: Sequence[DeviceSample]) -> dict[str, tuple[float, float]]:
+    rails: dict[str, tuple[float, float]] = {}
+    for name in [rail.name for rail in samples[0].rails]:
+        own = np.array([r.power_w for s in samples for r in s.rails if r.name == name])
+        own = own[np.isfinite(own)]
+        if len(own) >= 2:
+            step_w = 1e-3  # a sensor that shows one value all the time is not exact
+            error = max(float(own.std(ddof=1)), step_w) / math.sqrt(len(own))
+            rails[name] = (float(own.mean()), error)
+    return rails
+
+
+# --- the sweep -----------------------------------------------------------------------------------
+
+
+def plan_digest(points: Sequence[Point], settings: Settings, facts: Mapping[str, object]) -> str:
+    """Names a sweep: the same digest means the same points under the same conditions (``facts``)."""
+    data = msgspec.json.encode([points, settings, sorted(facts.items())])
+    return hashlib.sha256(data).hexdigest()
+
+
+class Journal:
+    """Finished points as JSON lines; the first line names the sweep. A line torn by a cut is dropped."""
+
+    def __init__(self, path: Path, digest: str, resume: bool) -> None:
+        """Raises SweepError for a journal of another sweep, or one that is there and not to be resumed."""
+        self.observations: dict[str, Observation] = {}
+        head = msgspec.json.encode({"sweep": digest}) + b"\n"
+        whole = b""
+        if path.exists():
+            data = path.read_bytes()
+            whole = data[: data.rfind(b"\n") + 1]
+        if whole and not resume:
+            raise SweepError(f"{path} is of an unfinished sweep: continue it with --resume, or delete it")
+        if whole and not whole.startswith(head):
+            raise SweepError(f"{path} is of another sweep: repeat its options, or delete it and begin anew")
+        try:
+            for line in whole.splitlines()[1:]:
+                observation = msgspec.json.decode(line, type=Observation)
+                self.observations[observation.point.key] = observation
+        except msgspec.DecodeError as error:
+            raise SweepError(f"{path}: {error}: delete it and begin anew") from None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("r+b" if whole else "wb")
+        self._file.truncate(len(whole))
+        self._file.seek(len(whole))
+        if not whole:
+            self._write(head)
+
+    def add(self, observation: Observation) -> None:
+        """Safe on disk when this returns."""
+        self._write(msgspec.json.encode(observation) + b"\n")
+        self.observations[observation.point.key] = observation
+
+    def _write(self, line: bytes) -> None:
+        self._file.write(line)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@contextmanager
+def restoring(device: Callable[[], Device]) -> Iterator[None]:
+    """Gives the clocks back however the block ends, also when a signal raises in it."""
+    try:
+        yield
+    finally:
+        device().restore()
+
+
+def sweep(
+    rig: Rig,
+    points: Sequence[Point],
+    settings: Settings,
+    journal: Journal,
+    digest: str,
+    on_point: Callable[[], None] = lambda: None,
+) -> list[Observation]:
+    """Observations of all points in their order; those in the journal are not measured again."""
+    with restoring(lambda: rig.device):
+        for point in points:
+            if point.key not in journal.observations:
+                seed = int.from_bytes(hashlib.sha256(f"{digest}{point.key}".encode()).digest()[:6], "big")
+                journal.add(observe(rig, point, settings, seed))
+            on_point()
+    return [journal.observations[point.key] for point in points]

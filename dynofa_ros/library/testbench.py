@@ -1,0 +1,148 @@
+"""What a characterisation runs on: a device whose clocks are set, and something that runs sub-networks.
+
+On real hardware an inference is an inference and time passes by itself. On the simulated board both are
+simulated: an inference takes alpha + beta * f_reference / f of its library entry, with noise.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from dynofa_ros.device.board import Board, processor_domains
+from dynofa_ros.device.device import Device
+from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
+from dynofa_ros.library.library import Library
+from dynofa_ros.supernet.engines.engine import Runner
+
+# Guesses, as on a quiet computer: scatter of single inferences, and how often one is disturbed how much.
+NOISE, SPIKE_SHARE, SPIKE = 0.02, 0.02, 0.5
+# Where the simulated board's temperature is when a point begins (degrees Celsius).
+COOLEST_C, WARMEST_C = 30.0, 75.0
+
+
+class Rig(Protocol):
+    """``device`` may change with ``begin``."""
+
+    @property
+    def device(self) -> Device: ...
+
+    def begin(self, seed: int) -> None:
+        """A new point of the sweep starts; everything random in it follows from ``seed``."""
+        ...
+
+    def now_s(self) -> float:
+        """Steady clock of the rig."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass without work."""
+        ...
+
+    def run(self, processor: str, subnet_id: str, share: float, seconds: float) -> list[float]:
+        """Milliseconds of each inference run within about ``seconds``, at least one; the processor is busy
+        for ``share`` (0..1) of the time."""
+        ...
+
+
+class SimulatedRig:
+    """A simulated board that starts every point afresh, so that the order of the points does not matter."""
+
+    def __init__(
+        self, board: Board, libraries: Mapping[str, Library], references_hz: Mapping[str, float]
+    ) -> None:
+        """references_hz: clock at which an entry takes alpha + beta, by processor."""
+        self._board = board
+        self._libraries = libraries
+        self._references_hz = references_hz
+        self.begin(0)
+
+    @property
+    def device(self) -> SimulatedDevice:
+        return self._device
+
+    def begin(self, seed: int) -> None:
+        start_c = random.Random(seed).uniform(COOLEST_C, WARMEST_C)
+        self._device = SimulatedDevice(self._board, seed, start_c)
+        self._random = np.random.default_rng(seed)
+
+    def now_s(self) -> float:
+        return self._device.now_s
+
+    def wait(self, seconds: float) -> None:
+        self._device.advance(seconds)
+
+    def run(self, processor: str, subnet_id: str, share: float, seconds: float) -> list[float]:
+        domains = processor_domains(self._board, processor)
+        actual_hz = min(d.actual_hz for d in self._device.applied() if d.domain in domains)
+        entry = self._libraries[processor].find(subnet_id)
+        if entry is None:
+            raise KeyError(f"{subnet_id} is not in the library of {processor}")
+        expected_ms = entry.alpha_ms + entry.beta_ms * self._references_hz[processor] / actual_hz
+        number = max(1, round(1e3 * seconds * share / expected_ms))
+        times_ms = expected_ms * self._noise(number)
+        self._device.advance(float(times_ms.sum()) / 1e3 / share, busy=dict.fromkeys(domains, share))
+        return [float(t) for t in times_ms]
+
+    def _noise(self, number: int) -> np.ndarray:
+        spikes = self._random.random(number) < SPIKE_SHARE
+        heights = 1.0 + spikes * SPIKE * self._random.random(number)
+        return np.exp(NOISE * self._random.standard_normal(number)) * heights
+
+
+class RealRig:
+    """Real inference on a real device. ``prepare`` makes (runner, resolution) for a processor's entry."""
+
+    def __init__(self, device: Device, prepare: Callable[[str, str], tuple[Runner, int]]) -> None:
+        self._device = device
+        self._prepare = prepare
+        self._ready: tuple[str, str] | None = None
+
+    @property
+    def device(self) -> Device:
+        return self._device
+
+    def begin(self, seed: int) -> None:
+        """Nothing: the hardware is as the point before left it."""
+
+    def now_s(self) -> float:
+        return time.perf_counter()
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def run(self, processor: str, subnet_id: str, share: float, seconds: float) -> list[float]:
+        if self._ready != (processor, subnet_id):
+            self._runner, resolution = self._prepare(processor, subnet_id)
+            self._ready = (processor, subnet_id)
+            self._images = np.zeros((1, 3, resolution, resolution), np.float32)
+            self._runner(self._images)
+        end_s = self.now_s() + seconds
+        times_ms: list[float] = []
+        while not times_ms or self.now_s() < end_s:
+            start_ns = time.perf_counter_ns()
+            self._runner(self._images)
+            times_ms.append((time.perf_counter_ns() - start_ns) / 1e6)
+            if share < 1.0:
+                time.sleep(times_ms[-1] / 1e3 * (1 / share - 1))
+        return times_ms
+
+
+def references_hz(library: Library, tables: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Reference clock of each of the library's processor's domains: as the library names it, else the top."""
+    return {
+        name: library.reference_frequencies_hz.get(name, max(table))
+        for name, table in tables.items()
+        if name.startswith(library.processor)
+    }
+
+
+def temperature_c(temperatures: Sequence[float]) -> float:
+    """One temperature for the module: the median of its sensors, NaN where there is none."""
+    known = [t for t in temperatures if math.isfinite(t)]
+    return float(np.median(known)) if known else math.nan

@@ -1,0 +1,318 @@
+"""From what the manager knows to the arrays of an allocation problem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, isfinite, nan
+
+import numpy as np
+
+from dynofa_ros.manager.app_state import AppState, Menus
+from dynofa_ros.manager.clocks import processor_of
+from dynofa_ros.manager.guards import CAP_GUARD, CAP_RELEASE
+from dynofa_ros.manager.plan import MEETING
+from dynofa_ros.manager.problem import (
+    LAUNCHER,
+    App,
+    Array,
+    EntryTable,
+    Option,
+    Problem,
+    Processor,
+    demand_accuracies,
+    make_menu,
+    make_table,
+)
+from dynofa_ros.manager.state import World
+from dynofa_ros.manager.types import AppTargets, Parameters
+
+CONTENTION = {"cpu": 0.3, "gpu": 0.45, "npu": 0.45}  # guess; what it gets wrong ends up in the slowdown
+BACKGROUND_FLOOR = 0.02  # less utilisation than this does not keep a processor awake
+
+
+def build_problem(world: World, parameters: Parameters, apps: Sequence[AppState]) -> Problem:
+    """Problem of the given applications; those that no processor can run are left out (compare the names)."""
+    names = _processor_names(world, apps)
+    named = {name for app in apps for name in app.named_processors}
+    if any(world.launch_share(name) > 0.0 for name in named):
+        named.add(LAUNCHER)
+    processors = tuple(_processor(world, name) for name in names if name in named)
+    unused = tuple(_processor(world, name) for name in names if name not in named)
+    models = [_app(world, parameters, app, processors) for app in apps]
+    return Problem(
+        apps=tuple(model for model in models if model is not None),
+        processors=processors,
+        constant_w=_constant_w(world) + sum(p.idle_w for p in unused),
+        power_limit_w=power_limit_w(world, parameters)[0],
+        power_known=world.power_model is not None,
+        unused=unused,
+        most_frames=parameters.objective == "throughput",
+        least_latency=parameters.objective == "latency",
+    )
+
+
+def power_limit_w(world: World, parameters: Parameters, *, release: bool = False) -> tuple[float, str]:
+    """Power that a plan may be predicted to take, and which limit that is.
+
+    ``release``: the looser limit above which a plan in force is given up. inf without a limit, and on
+    boards whose power is not known: there the clocks are trimmed by what is measured.
+    """
+    if world.power_model is None:
+        return inf, "power_cap"
+    cap_w = world.power.limit_w(parameters.power_cap_w)
+    battery_w = world.battery.cap_w  # of the mean: what is over now is less later
+    thermal_w = world.thermal.limit_w(parameters.temperature_limit_c, world.power.measured_w)
+    if release:
+        cap_w *= (1.0 - CAP_RELEASE) / (1.0 - CAP_GUARD)
+        battery_w *= 1.0 + CAP_GUARD
+        thermal_w *= 1.0 + CAP_GUARD
+    cap_w = min(cap_w, battery_w)
+    return (cap_w, "power_cap") if cap_w <= thermal_w else (thermal_w, "temperature")
+
+
+def _processor_names(world: World, apps: Sequence[AppState]) -> list[str]:
+    known = {processor_of(d.domain) for d in world.capabilities.domains} if world.capabilities else set()
+    offered = set(world.capabilities.processors) if world.capabilities else set()
+    named = {name for app in apps for name in app.named_processors}
+    # Without a device every processor that a library names is taken at its word.
+    usable = offered | {str(name) for name in known if name} if world.capabilities else named
+    return sorted(usable)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What does not change from step to step about a processor; arrays are levels x domains.
+
+    ``clocks_hz`` is what is set, NaN where it cannot be; ``real_hz`` what then runs, NaN where nobody knows.
+    """
+
+    domains: tuple[str, ...]
+    clocks_hz: Array
+    real_hz: Array
+    speed_hz: Array
+    unused_w: Array
+    idle_w: Array
+    busy_w: Array
+    base_w: Array  # without anybody's load; one value per level
+    slope_w: Array  # per load
+    quiet: Array  # zeros
+    place: dict[tuple[float, ...], int]  # level of each combination of clocks
+
+
+def _processor(world: World, name: str) -> Processor:
+    levels = _levels_of(world, name)
+    base_w, slope_w, background = _loaded(world, levels)
+    idle_level, idle_w = _idle(world, name, levels, base_w, background)
+    return Processor(
+        name=name,
+        domains=levels.domains,
+        clocks_hz=levels.clocks_hz,
+        speed_hz=levels.speed_hz,
+        reference_hz=world.clocks_of(name)[1],
+        base_w=base_w,
+        slope_w=slope_w,
+        background=background,
+        idle_w=idle_w,
+        idle_level=idle_level,
+        contention=MEETING * CONTENTION.get(name, 0.0),
+        launch_share=world.launch_share(name),
+        place=levels.place,
+    )
+
+
+def _levels_of(world: World, name: str) -> Levels:
+    """Levels of a processor, from the world's memory where nothing they depend on has changed."""
+    domains, _ = world.clocks_of(name)
+    deaf = world.actuators.deaf
+    tables = world.writable.get((name, deaf))
+    if tables is None:
+        tables = world.writable[name, deaf] = _writable(world, domains, deaf)
+    actual = tuple(nan if table else world.clocks.hz(d) for table, d in zip(tables, domains, strict=True))
+    model = world.power_model
+    temperature = model.grain(world.thermal.temperature_c) if model else nan
+    # By their text: NaN is not equal to itself.
+    key = (name, deaf, repr(actual), world.power.trim_levels, repr(temperature))
+    if key not in world.levels:
+        if len(world.levels) > 64:
+            world.levels.clear()
+        world.levels[key] = _make_levels(world, domains, tables, actual, temperature)
+    return world.levels[key]
+
+
+def _writable(world: World, domains: Sequence[str], deaf: frozenset[str]) -> tuple[tuple[int, ...], ...]:
+    """Frequencies that can be set, per domain; none where it may not be written, or does not obey."""
+    known = {d.domain: d for d in world.capabilities.domains} if world.capabilities else {}
+    return tuple(known[d].frequencies_hz if known[d].can_write and d not in deaf else () for d in domains)
+
+
+def _make_levels(
+    world: World,
+    domains: tuple[str, ...],
+    tables: Sequence[tuple[int, ...]],
+    actual: Sequence[float],
+    temperature: float,
+) -> Levels:
+    clocks = _steps(tables, world.power.trim_levels)
+    real = np.where(np.isnan(clocks), np.array(actual, dtype=float), clocks)
+    speed = np.fmin.reduce(real, axis=1) if domains else np.full(len(real), nan)
+    if world.power_model is None:
+        # Only comparisons count: energy per cycle grows with the square of a voltage that follows the clock.
+        top = np.nanmax(np.append(speed, 1.0))
+        relative = np.where(np.isfinite(speed), speed / top, 1.0)[:, None] ** 3
+        return _levels(domains, clocks, real, speed, (0.0 * relative, 0.1 * relative, 1.1 * relative))
+    model = world.power_model
+    shares = [
+        [
+            model.domain(d, float(f) if isfinite(f) else 0.0, temperature)
+            for d, f in zip(domains, row, strict=True)
+        ]
+        for row in real
+    ]
+    unused, idle, busy = (
+        np.array([[getattr(s, part) for s in row] for row in shares]).reshape(real.shape)
+        for part in ("unused_w", "idle_w", "busy_w")
+    )
+    return _levels(domains, clocks, real, speed, (unused, idle, busy))
+
+
+def _levels(
+    domains: tuple[str, ...], clocks: Array, real: Array, speed: Array, powers: tuple[Array, Array, Array]
+) -> Levels:
+    unused, idle, busy = powers
+    place = {tuple(row): level for level, row in reversed(list(enumerate(clocks.tolist())))}
+    slope = (busy - idle).sum(axis=1)
+    return Levels(
+        domains, clocks, real, speed, unused, idle, busy, idle.sum(axis=1), slope, np.zeros(len(real)), place
+    )
+
+
+def _steps(tables: Sequence[tuple[int, ...]], trim: int) -> Array:
+    """Clock of every domain at every level: all domains of a processor go up and down together."""
+    rows: list[tuple[float, ...]] = []
+    for hz in sorted({hz for table in tables for hz in table}):
+        row = tuple(next((float(f) for f in t if f >= hz), float(t[-1])) if t else nan for t in tables)
+        if row not in rows:
+            rows.append(row)
+    rows = rows or [tuple(nan for _ in tables)]
+    kept = rows[: max(1, len(rows) - trim)]
+    return np.array(kept, dtype=float).reshape(len(kept), len(tables))
+
+
+def _loaded(world: World, levels: Levels) -> tuple[Array, Array, Array]:
+    """Power without managed load, power per load, and utilisation by others, at every level."""
+    cycles = [world.background_hz(d) for d in levels.domains]
+    if not any(cycles):
+        return levels.base_w, levels.slope_w, levels.quiet
+    hz = np.array(cycles, dtype=float)
+    others = np.where(np.isfinite(levels.real_hz), hz / levels.real_hz, 0.0)
+    per_load = levels.busy_w - levels.idle_w
+    if others.shape != per_load.shape:  # no power model: one column for the processor
+        others = others.max(axis=1, initial=0.0)[:, None]
+    base_w = (levels.idle_w + per_load * np.minimum(others, 1.0)).sum(axis=1)
+    return base_w, levels.slope_w, others.max(axis=1, initial=0.0)
+
+
+def _idle(
+    world: World, name: str, levels: Levels, base_w: Array, background: Array
+) -> tuple[int | None, float]:
+    """Level of a processor that hosts no application, None = its governor's, and the power it then takes.
+
+    The CPU also runs everything else on the robot and is left to its governor; other processors get their
+    lowest clock that leaves room for what others do there.
+    """
+    if name == "cpu":
+        return None, _governed_w(world, levels.domains)
+    level = 0
+    if background is not levels.quiet:
+        room = np.flatnonzero(background <= 1.0 - BACKGROUND_FLOOR)
+        level = int(room[0]) if len(room) else len(base_w) - 1
+    used = background[level] > BACKGROUND_FLOOR
+    return level, float(base_w[level] if used else levels.unused_w[level].sum())
+
+
+def _governed_w(world: World, domains: Sequence[str]) -> float:
+    """Power of domains at the clocks they have now."""
+    if world.power_model is None:
+        return 0.0
+    total = 0.0
+    for domain in domains:
+        hz = world.clocks.hz(domain)
+        if isfinite(hz):
+            share = world.power_model.domain(domain, hz, world.thermal.temperature_c)
+            total += share.at(min(1.0, world.background_hz(domain) / hz))
+    return total
+
+
+def _constant_w(world: World) -> float:
+    """Power that no processor's clock changes: the module, domains of no processor, the measured bias."""
+    model = world.power_model
+    if model is None:
+        return 0.0
+    total = model.constant_w(world.thermal.temperature_c) + world.power.bias_w
+    readings = world.telemetry.domains if world.telemetry else ()
+    for reading in readings:
+        if processor_of(reading.domain) is None and reading.domain in model.board.domains:
+            if isfinite(reading.frequency_hz):
+                share = model.domain(reading.domain, reading.frequency_hz, world.thermal.temperature_c)
+                total += share.at(reading.utilization if isfinite(reading.utilization) else 0.0)
+    return total
+
+
+def _app(
+    world: World, parameters: Parameters, state: AppState, processors: Sequence[Processor]
+) -> App | None:
+    targets = state.targets
+    if targets is None:
+        return None
+    target = _accuracy_target(targets, parameters.objective)
+    key = (state.usable, target, targets.accuracy_floor, *(id(p.speed_hz) for p in processors))
+    if state.menus_key != key:
+        # The arrays themselves are kept with the tables: an id that is still in use is never given twice.
+        state.menus_key, state.menus = key, _menus(state, target, targets.accuracy_floor, processors)
+    menus = state.menus
+    if menus is None:
+        return None
+    return App(
+        name=state.name,
+        priority=targets.priority,
+        rate_hz=state.due_hz(),
+        latency_target_ms=targets.latency_target_ms,
+        overhead_ms=state.estimator.overhead.typical_ms(),
+        accuracies=menus.accuracies,
+        below_floor=menus.below_floor,
+        options={
+            name: Option(
+                menu, world.slowdown(state, name), state.estimator.margin(name, targets.miss_tolerance)
+            )
+            for name, menu in menus.by_processor.items()
+        },
+    )
+
+
+def _accuracy_target(targets: AppTargets, objective: str) -> float:
+    if objective in ("energy", "latency"):
+        return targets.accuracy_floor
+    return 1.0 if objective == "accuracy_under_power" else targets.accuracy_target
+
+
+def _menus(state: AppState, target: float, floor: float, processors: Sequence[Processor]) -> Menus | None:
+    """Menus of one application, from tables that only its library and the clocks decide."""
+    tables = {p.name: table for p in processors if (table := _table(state, p)) is not None}
+    if not tables:
+        return None
+    available = [accuracy for table in tables.values() for accuracy in table.accuracies]
+    accuracies, below = demand_accuracies(available, target, floor)
+    menus = {name: make_menu(table, accuracies) for name, table in tables.items()}
+    return Menus(accuracies, below, menus)
+
+
+def _table(state: AppState, processor: Processor) -> EntryTable | None:
+    """Table of an application on a processor, the last one if neither library nor clocks are others since."""
+    usable, kept = state.usable, state.tables.get(processor.name)
+    if kept is None or kept[0] is not processor.speed_hz or kept[1] is not usable:
+        own = tuple(e for e in usable if e.processor == processor.name)
+        kept = (processor.speed_hz, usable, make_table(own, processor) if own else None)
+        state.tables[processor.name] = kept
+    table: EntryTable | None = kept[2]
+    return table

@@ -1,0 +1,328 @@
+"""What the manager knows: the messages it has consumed, checked, and what was learned from them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import exp, isfinite, nan
+from typing import Any
+
+from dynofa_ros.manager.app_state import AppState
+from dynofa_ros.manager.budgets import Battery
+from dynofa_ros.manager.clocks import Clocks, processor_domains, processor_of, top_hz
+from dynofa_ros.manager.estimator import drift, prior_slowdown
+from dynofa_ros.manager.guards import (
+    ActuatorGuard,
+    PowerGuard,
+    ThermalGuard,
+    check_frame,
+    check_library,
+    check_targets,
+)
+from dynofa_ros.manager.power import PowerModel, power_model
+from dynofa_ros.manager.problem import LAUNCHER, reference_hz
+from dynofa_ros.manager.types import (
+    AppTargets,
+    Capabilities,
+    Departure,
+    DvfsStatus,
+    FrameMonitor,
+    Input,
+    LibraryEntry,
+    Parameters,
+    SubnetCondition,
+    SubnetLibrary,
+    SubnetStatus,
+    Telemetry,
+)
+
+REORDER_SPAN = 50  # a frame_sequence further back than this is of a restarted node
+CLOCK_JUMP_NS = 1_000_000_000
+LOAD_SMOOTHING_S = 0.5
+BACKGROUND_SMOOTHING_S = 1.0
+STALE_S = 2.0
+NEW_FRAMES = 8  # of a sub-network: an alarm among them does not say that the load has changed
+PAUSE_S, PAUSE_PERIODS = 1.0, 3.0
+BACKGROUND_DEADBAND = 0.05
+SATURATED = 0.98
+
+
+@dataclass
+class World:
+    """State of the manager's surroundings. ``consume`` returns the triggers that a message is."""
+
+    load_power_model: Callable[[Capabilities], PowerModel | None] = power_model
+    apps: dict[str, AppState] = field(default_factory=dict)
+    capabilities: Capabilities | None = None
+    power_model: PowerModel | None = None
+    clocks: Clocks = field(default_factory=Clocks)
+    power: PowerGuard = field(default_factory=PowerGuard)
+    thermal: ThermalGuard = field(default_factory=ThermalGuard)
+    battery: Battery = field(default_factory=Battery)
+    actuators: ActuatorGuard = field(default_factory=ActuatorGuard)
+    dvfs: DvfsStatus | None = None
+    telemetry: Telemetry | None = None
+    telemetry_ns: int = 0  # time of the step that consumed it
+    rejected: Counter[str] = field(default_factory=Counter)
+    last_rejection: str = ""
+    newest_foreign_id: int = 0  # highest decision_id that a receiver has taken
+    busy_hz: dict[str, float] = field(default_factory=dict)  # per domain: utilisation x clock, smoothed
+    own_hz: dict[str, float] = field(default_factory=dict)  # per processor: managed load x clock
+    levels: dict[Any, Any] = field(default_factory=dict)  # these two are kept by model.py from step to step
+    writable: dict[Any, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    others_hz: dict[str, float] = field(default_factory=dict)  # per domain: what is not ours, smoothed again
+    _clocks_of: dict[str, tuple[tuple[str, ...], float]] = field(default_factory=dict)
+    _busy_ms: dict[str, float] = field(default_factory=dict)
+
+    def open_step(self, now_ns: int, dt_s: float, parameters: Parameters) -> None:
+        """Begins a step, ``dt_s`` after the last one."""
+        self.battery.elapse(dt_s)
+        self.battery.start(parameters)
+        self.actuators.expire(now_ns)
+
+    def consume(self, item: Input, now_ns: int, parameters: Parameters, settled: bool) -> set[str]:
+        """Takes one message at step time ``now_ns``; ``settled`` = no clock was commanded just now."""
+        message = item.message
+        if isinstance(message, FrameMonitor):
+            return self._frame(message, now_ns)
+        if isinstance(message, Telemetry):
+            return self._telemetry(message, now_ns, parameters, settled)
+        if isinstance(message, DvfsStatus):
+            return self._dvfs(message)
+        if isinstance(message, Capabilities):
+            return self._capabilities(message, now_ns)
+        if isinstance(message, AppTargets):
+            return self._targets(message, now_ns)
+        if isinstance(message, SubnetLibrary):
+            return self._library(message, now_ns)
+        if isinstance(message, SubnetStatus):
+            return self._status(message, now_ns)
+        if isinstance(message, Departure):
+            return {"departure"} if self.apps.pop(message.app, None) else set()
+        raise TypeError(f"{item.topic}: {type(message).__name__} is no input of the manager")
+
+    def close_step(self, now_ns: int, dt_s: float, parameters: Parameters) -> None:
+        """Averages what was counted since the last step, ``dt_s`` ago."""
+        # After a pause, or a jump of the clock, frames per second mean nothing.
+        paused = dt_s > max(PAUSE_S, PAUSE_PERIODS * parameters.control_period_s)
+        for app in self.apps.values():
+            if app.thinned or paused:
+                app.rate.restart()
+            else:
+                app.rate.observe(app.new_frames, dt_s)
+            app.new_frames = 0
+            for processor, filter_ in app.estimator.filters.items():
+                if processor != app.estimator.processor or app.silent(now_ns):
+                    filter_.age(dt_s)
+        weight = 1.0 - exp(-dt_s / LOAD_SMOOTHING_S)
+        for processor in set(self.own_hz) | set(self._busy_ms):
+            hz = self.clocks.speed_hz(processor)
+            load = self._busy_ms.get(processor, 0.0) * 1e-3 / dt_s if dt_s > 0.0 else 0.0
+            if isfinite(hz):
+                self.own_hz[processor] = _smooth(self.own_hz.get(processor, 0.0), load * hz, weight)
+        self._busy_ms.clear()
+        weight = 1.0 - exp(-dt_s / BACKGROUND_SMOOTHING_S)
+        for domain in self.busy_hz:
+            before = self.others_hz.get(domain, 0.0)
+            self.others_hz[domain] = _smooth(before, self._others_hz(domain), weight)
+
+    def rebase(self, now_ns: int) -> None:
+        """Starts all ages anew: the clock was set back."""
+        self.telemetry_ns = min(self.telemetry_ns, now_ns)
+        self.actuators.rebase(now_ns)
+        for app in self.apps.values():
+            app.since_ns = min(app.since_ns, now_ns)
+            app.last_frame_ns = min(app.last_frame_ns, now_ns)
+
+    def telemetry_age_s(self, now_ns: int) -> float:
+        """Seconds since something new came from the device, NaN = there is no device."""
+        if self.capabilities is None and self.telemetry is None:
+            return nan
+        return (now_ns - self.telemetry_ns) * 1e-9
+
+    def background_hz(self, domain: str) -> float:
+        """Work that others do on a domain, in cycles per second; 0 where nothing is known.
+
+        It is believed slowly and forgotten fast: the rest of a frame just answered must not count as theirs.
+        """
+        return min(self.others_hz.get(domain, 0.0), self._others_hz(domain))
+
+    def _others_hz(self, domain: str) -> float:
+        own = self.own_hz.get(processor_of(domain) or "", 0.0)
+        hz = self.clocks.hz(domain)
+        busy = self.busy_hz.get(domain, 0.0)
+        # Where nothing is left idle nobody knows how much more others would take.
+        deadband = BACKGROUND_DEADBAND * hz if isfinite(hz) and busy < SATURATED * hz else 0.0
+        return max(0.0, busy - own - deadband)
+
+    def clocks_of(self, processor: str) -> tuple[tuple[str, ...], float]:
+        """Clock domains of a processor, and the top clock of the slowest of them (NaN = unknown)."""
+        found = self._clocks_of.get(processor)
+        if found is None:
+            domains = processor_domains(self.capabilities, processor)
+            found = self._clocks_of[processor] = (domains, top_hz(self.capabilities, processor))
+        return found
+
+    def launch_share(self, processor: str) -> float:
+        """Share of alpha that scales with the clock of the CPU: see the board file."""
+        return self.power_model.board.launch_share.get(processor, 0.0) if self.power_model else 0.0
+
+    def slowdown(self, app: AppState, processor: str) -> float:
+        """Slowdown of an application on a processor: measured, or what others measured there."""
+        own = app.estimator.filters.get(processor)
+        if own is not None and own.frames > 0:
+            return own.slowdown
+        others = [
+            other.estimator.filters[processor]
+            for other in self.apps.values()
+            if processor in other.estimator.filters
+        ]
+        return prior_slowdown(others)
+
+    def _reject(self, kind: str, reason: str) -> set[str]:
+        self.rejected[kind] += 1
+        self.last_rejection = reason
+        return set()
+
+    def _app(self, name: str, now_ns: int) -> AppState:
+        return self.apps.setdefault(name, AppState(name, since_ns=now_ns))
+
+    def _targets(self, targets: AppTargets, now_ns: int) -> set[str]:
+        reason = check_targets(targets)
+        if reason is not None:
+            return self._reject("targets", f"targets of {targets.app}: {reason}")
+        app = self._app(targets.app, now_ns)
+        changed, app.targets = app.targets != targets, targets
+        return {"targets"} if changed else set()
+
+    def _library(self, library: SubnetLibrary, now_ns: int) -> set[str]:
+        entries, reasons = check_library(library)
+        for reason in reasons:
+            self._reject("library", reason)
+        app = self._app(library.app, now_ns)
+        changed = app.entries != entries or bool(app.refused)
+        if changed:  # equal entries keep their tables
+            app.entries = entries
+        app.refused.clear()
+        app.last_sequence = 0  # published once per start of the node
+        return {"library"} if changed else set()
+
+    def _status(self, status: SubnetStatus, now_ns: int) -> set[str]:
+        app = self._app(status.app, now_ns)
+        before, app.status = app.status, status
+        self.newest_foreign_id = max(self.newest_foreign_id, status.decision_id)
+        special = (SubnetCondition.PINNED, SubnetCondition.DISABLED)
+        was = before.status if before and before.status in special else None
+        now = status.status if status.status in special else None
+        pinned_anew = now == SubnetCondition.PINNED and before and before.subnet_id != status.subnet_id
+        return {"targets"} if was != now or pinned_anew else set()
+
+    def _frame(self, frame: FrameMonitor, now_ns: int) -> set[str]:
+        app = self.apps.get(frame.app)
+        if app is None or app.targets is None or not app.entries:
+            return self._reject("monitor", f"monitor of {frame.app}: no targets and library of it are known")
+        reason = check_frame(frame) or self._out_of_order(app, frame)
+        if reason is not None:
+            return self._reject("monitor", f"monitor of {frame.app}, frame {frame.frame_sequence}: {reason}")
+        app.last_sequence, app.last_frame_ns = frame.frame_sequence, now_ns
+        app.missed = frame.deadline_missed
+        app.new_frames += 1 + frame.dropped_frames
+        entry = app.entry(frame.subnet_id, frame.processor)
+        if entry is None:
+            where = f"{frame.subnet_id!r} on {frame.processor!r}"
+            return self._reject("monitor", f"monitor of {frame.app}: its library has no {where}")
+        self._busy_ms[frame.processor] = self._busy_ms.get(frame.processor, 0.0) + frame.inference_ms
+        alarm = app.estimator.observe(
+            running=(frame.subnet_id, frame.processor),
+            measured_ms=frame.inference_ms,
+            latency_ms=frame.latency_ms,
+            predicted_ms=self._predicted_ms(entry) * app.shared,
+            clock_version=self.clocks.version(frame.processor),
+            period_ms=1e3 / app.due_hz(),
+        )
+        self._fade(app)
+        if alarm:
+            # Just after a change it is the library that is wrong about the new sub-network, not the load.
+            return {"latency", "alarm"} if app.estimator.steady_frames > NEW_FRAMES else {"latency"}
+        return {"latency"} if frame.deadline_missed else set()
+
+    def _fade(self, app: AppState) -> None:
+        """What was seen of an application on processors that it has left."""
+        for processor, known in app.estimator.filters.items():
+            if processor != app.estimator.processor:
+                here = [a.estimator for a in self.apps.values() if a.estimator.processor == processor]
+                known.fade(drift([estimator.filters[processor] for estimator in here]))
+
+    def _out_of_order(self, app: AppState, frame: FrameMonitor) -> str | None:
+        sequence, last = frame.frame_sequence, app.last_sequence
+        restarted = sequence == 1 or sequence < last - REORDER_SPAN
+        if sequence > last or restarted:
+            return None
+        return f"comes after frame {last}"
+
+    def _predicted_ms(self, entry: LibraryEntry) -> float:
+        reference = reference_hz(entry, *self.clocks_of(entry.processor))
+        ratio = reference / self.clocks.speed_hz(entry.processor)
+        known_ms = entry.alpha_ms + entry.beta_ms * (ratio if isfinite(ratio) else 1.0)
+        share = self.launch_share(entry.processor)
+        if share == 0.0:
+            return known_ms
+        slower = self.clocks_of(LAUNCHER)[1] / self.clocks.speed_hz(LAUNCHER) - 1.0
+        return known_ms + share * entry.alpha_ms * (slower if isfinite(slower) else 0.0)
+
+    def _telemetry(
+        self, telemetry: Telemetry, now_ns: int, parameters: Parameters, settled: bool
+    ) -> set[str]:
+        dt_s = 0.1
+        if self.telemetry is not None:
+            step_ns = telemetry.stamp_ns - self.telemetry.stamp_ns
+            if -CLOCK_JUMP_NS < step_ns <= 0:
+                return self._reject("telemetry", "telemetry: not newer than the last sample")
+            if step_ns < 0:
+                self.clocks.restart()
+            dt_s = min(max(step_ns * 1e-9, 0.0), 1.0) or 0.1
+            self.battery.use(telemetry.total_power_w, max(step_ns, 0) * 1e-9)
+        self.telemetry, self.telemetry_ns = telemetry, now_ns
+        for reading in telemetry.domains:
+            self.clocks.observe(telemetry.stamp_ns, reading.domain, reading.frequency_hz)
+            self.actuators.observe(now_ns, reading.domain, reading.frequency_hz)
+            if isfinite(reading.utilization) and isfinite(reading.frequency_hz):
+                busy = min(max(reading.utilization, 0.0), 1.0) * reading.frequency_hz
+                weight = 1.0 - exp(-dt_s / LOAD_SMOOTHING_S)
+                before = self.busy_hz.get(reading.domain, 0.0)
+                self.busy_hz[reading.domain] = _smooth(before, busy, weight)
+        self.thermal.observe(telemetry.temperatures_c, dt_s)
+        model = self.power_model
+        expected_w = model.total_w(telemetry, self.thermal.temperature_c) if model else nan
+        # Without a model no plan can keep a battery's budget: the clocks are trimmed to it as to a cap.
+        cap_w = parameters.power_cap_w if model else min(parameters.power_cap_w, self.battery.cap_w)
+        over = self.power.observe(telemetry.total_power_w, expected_w, dt_s, cap_w, settled)
+        hot = self.thermal.temperature_c >= parameters.temperature_limit_c
+        return ({"power"} if over else set()) | ({"temperature"} if hot else set())
+
+    def _dvfs(self, status: DvfsStatus) -> set[str]:
+        self.dvfs = status
+        self.newest_foreign_id = max(self.newest_foreign_id, status.decision_id)
+        for domain in status.domains:
+            self.clocks.observe(status.stamp_ns, domain.domain, domain.actual_hz)
+        return set()
+
+    def _capabilities(self, capabilities: Capabilities, now_ns: int) -> set[str]:
+        if capabilities == self.capabilities:
+            return set()
+        if self.telemetry is None:
+            self.telemetry_ns = now_ns  # it has from now on to say something
+        self.capabilities = capabilities
+        for kept in (self.levels, self.writable, self._clocks_of):
+            kept.clear()
+        self.power_model = self.load_power_model(capabilities)
+        if self.power_model is not None:
+            thermal = self.power_model.board.thermal
+            self.thermal.resistance_c_per_w = thermal.resistance_c_per_w
+            self.thermal.time_constant_s = thermal.time_constant_s
+        return {"library"}
+
+
+def _smooth(before: float, value: float, weight: float) -> float:
+    return before + weight * (value - before)

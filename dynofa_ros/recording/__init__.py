@@ -1,0 +1,1 @@
+"""Recorded runs: bags and logs read, summarised, drawn and replayed."""

@@ -1,0 +1,207 @@
+"""What a replay needs of a recorded run: every decision of the manager, and the inputs that they name.
+
+Reads rosbag2 without rclpy. A decision is kept as plain data: dicts, lists, and leaves of the precision of
+its message (float32 as numpy.float32).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.typesys.store import Typestore
+
+from dynofa_ros.manager.types import Input, Parameters
+from dynofa_ros.recording.bag import BagError, open_bag, typestore
+from dynofa_ros.recording.run import robot_root
+from dynofa_ros.recording.text_log import Message, all_types, read_log
+from dynofa_ros.ros import names
+from dynofa_ros.ros.inputs import GONE, departure, misnamed, parameters_of, stamp_ns, to_input
+
+DECISION_TYPE = "dynofa_ros/msg/ManagerDecision"
+_APP = r"perception/[^/]+/"
+INPUT_TYPES = {
+    _APP + "targets": "dynofa_ros/msg/AppTargets",
+    _APP + "library": "dynofa_ros/msg/SubnetLibrary",
+    _APP + "subnet_state": "dynofa_ros/msg/SubnetState",
+    _APP + "monitor": "dynofa_ros/msg/InferenceMonitor",
+    names.TELEMETRY: "dynofa_ros/msg/DeviceTelemetry",
+    names.CAPABILITIES: "dynofa_ros/msg/DeviceCapabilities",
+    names.DVFS_STATE: "dynofa_ros/msg/DvfsState",
+}
+_ONCE_ONLY = re.compile(f"{_APP}monitor|{re.escape(names.TELEMETRY)}")  # not latched: nobody hears them twice
+_TARGETS = re.compile(_APP + "targets")
+
+
+@dataclass(frozen=True)
+class RecordedDecision:
+    """One step of the manager as it was published. ``fields``: the whole message as plain data."""
+
+    decision_id: int
+    step_number: int
+    step_time_ns: int
+    inputs: tuple[tuple[str, int], ...]
+    parameters: Parameters
+    fields: Mapping[str, Any]
+
+
+@dataclass
+class RecordedInputs:
+    """Inputs by topic and sequence.
+
+    A sequence can come again when its node restarts: what was recorded later is then taken later.
+    """
+
+    _items: list[Input] = field(default_factory=list)
+    _places: defaultdict[tuple[str, int], list[int]] = field(default_factory=lambda: defaultdict(list))
+    _taken: set[int] = field(default_factory=set)
+    _last: dict[str, int] = field(default_factory=dict)  # place of the input taken last, per topic
+
+    def add(self, item: Input) -> None:
+        """The next message of the recording."""
+        self._places[item.topic, item.sequence].append(len(self._items))
+        self._items.append(item)
+
+    def take(self, topic: str, sequence: int) -> Input | None:
+        """The input that a decision names, None if it was not recorded."""
+        if sequence == GONE and _TARGETS.fullmatch(topic):
+            return departure(topic.split("/")[1])
+        places = self._places.get((topic, sequence), [])
+        if _ONCE_ONLY.fullmatch(topic):
+            places = [place for place in places if place not in self._taken]
+        if not places:
+            return None
+        last = self._last.get(topic, -1)
+        place = next((place for place in places if place > last), places[-1])
+        self._taken.add(place)
+        self._last[topic] = place
+        return self._items[place]
+
+
+@dataclass
+class Recording:
+    """Decisions in the order of recording, and all inputs."""
+
+    decisions: list[RecordedDecision] = field(default_factory=list)
+    inputs: RecordedInputs = field(default_factory=RecordedInputs)
+
+
+def read_recording(
+    path: Path, namespace: str | None = None, step: Callable[[int], None] = lambda total: None
+) -> Recording:
+    """Read a bag, or a log of messages (.jsonl).
+
+    namespace: of the robot, e.g. `/robot1`; None = the only one in the bag. step: called once per message
+    with their number.
+
+    Raises BagError if it cannot be read, holds several namespaces or no decisions, or if its messages
+    are those of another version of this package.
+    """
+    if path.suffix == ".jsonl":
+        return recording(path, read_log(path), typestore())
+    with open_bag(path) as reader:
+        root = robot_root(path, {c.topic for c in reader.connections}, namespace)
+        wanted = [c for c in reader.connections if is_wanted(root, c.topic, c.msgtype)]
+        _check_definitions(path, reader.typestore, {c.msgtype for c in wanted})
+
+        total = sum(connection.msgcount for connection in wanted)
+
+        def messages() -> Iterator[Message]:
+            for connection, _, raw in reader.messages(wanted) if wanted else ():
+                try:
+                    message = reader.deserialize(raw, connection.msgtype)
+                except Exception as error:  # rosbags checks little of what it unpacks
+                    text = f"a message of {connection.topic} is damaged, or of another version"
+                    raise BagError(f"cannot read {path}: {text} ({type(error).__name__})") from error
+                step(total)
+                yield connection.topic[len(root) + 1 :], connection.msgtype, message
+
+        return recording(path, messages(), reader.typestore)
+
+
+def recording(path: Path, messages: Iterable[Message], store: Typestore) -> Recording:
+    """What these messages hold; their topics lack the robot's namespace.
+
+    path: for errors. Raises BagError if there are no decisions, or none of this version.
+    """
+    found = Recording()
+    for topic, message_type, message in messages:
+        if message_type != DECISION_TYPE:
+            _add_input(found.inputs, topic, message)
+            continue
+        try:
+            found.decisions.append(_decision(message, store))
+        except ValueError as error:
+            raise BagError(f"{path}: decision {message.decision_id} cannot be replayed: {error}") from error
+    if not found.decisions:
+        raise BagError(f"{path} holds no decision: record {names.DECISION} and the monitors with it")
+    return found
+
+
+def plain(message: Any, message_type: str, store: Typestore) -> dict[str, Any]:
+    """A message of rosbags as dicts, lists and leaves."""
+    return {
+        name: _plain(getattr(message, name), description, store)
+        for name, description in store.fielddefs[message_type][1]
+    }
+
+
+def _plain(value: Any, description: Any, store: Typestore) -> Any:
+    node, detail = description
+    if node.name == "NAME":
+        return plain(value, detail, store)
+    if node.name == "BASE":
+        if detail[0] == "float32":
+            return np.float32(value)
+        return value.item() if isinstance(value, np.generic) else value
+    return [_plain(element, detail[0], store) for element in value]
+
+
+def _add_input(inputs: RecordedInputs, topic: str, message: Any) -> None:
+    """As the manager's node takes it: what names another application or has no meaning is left out."""
+    if misnamed(topic, message) is None:
+        try:
+            inputs.add(to_input(topic, message))
+        except ValueError:
+            return
+
+
+def _decision(message: Any, store: Typestore) -> RecordedDecision:
+    return RecordedDecision(
+        decision_id=int(message.decision_id),
+        step_number=int(message.step_number),
+        step_time_ns=stamp_ns(message.step_time),
+        inputs=tuple((consumed.topic, int(consumed.sequence)) for consumed in message.inputs),
+        parameters=parameters_of(message),
+        fields=plain(message, DECISION_TYPE, store),
+    )
+
+
+def is_wanted(root: str, topic: str, message_type: str) -> bool:
+    """Whether a replay needs a topic. root: prefix of the robot's topics, empty or `/robot1`."""
+    if not topic.startswith(root + "/"):
+        return False
+    relative = topic[len(root) + 1 :]
+    if relative == names.DECISION:
+        return message_type == DECISION_TYPE
+    return any(message_type == kind and re.fullmatch(p, relative) for p, kind in INPUT_TYPES.items())
+
+
+def _check_definitions(path: Path, theirs: Typestore, message_types: set[str]) -> None:
+    """Raises BagError if a message of this package was defined otherwise when it was recorded."""
+    ours = typestore()
+    for name in all_types(message_types, ours):
+        if name not in theirs.fielddefs:
+            raise BagError(f"{path} does not say what {name} consists of")
+        here, there = dict(ours.fielddefs[name][1]), dict(theirs.fielddefs[name][1])
+        odd = [key for key in {**here, **there} if here.get(key) != there.get(key)]
+        if odd:
+            raise BagError(
+                f"{path} was recorded with another version of this package: {name} differs in "
+                f"{', '.join(odd)}; replay it with that version"
+            )

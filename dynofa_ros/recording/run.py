@@ -1,0 +1,311 @@
+"""A recorded run as plain records.
+
+Reads what `dynofa demo` records and what `ros2 bag record` records of the same topics, without rclpy.
+Unknown numbers are NaN; times are the recorder's receipt times in nanoseconds unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dynofa_ros.recording.bag import BagError, open_bag
+from dynofa_ros.topics import ERRORS, GROUND_TRUTH, MANAGER_CPU, PHASE
+
+MARK_DELAY_NS = 100_000_000  # a mark may be recorded so much later than the first frames after it
+
+FrameKey = tuple[int, str]  # header.stamp in nanoseconds, header.frame_id
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """One answered frame (dynofa_ros/InferenceMonitor)."""
+
+    time_ns: int
+    app: str
+    frame: FrameKey
+    subnet_id: str
+    processor: str
+    inference_ms: float
+    latency_ms: float
+    latency_target_ms: float
+    missed: bool
+    dropped: int
+    malformed: int
+
+
+@dataclass(frozen=True)
+class Label:
+    """The most probable class of one frame, or its true one. class_id None = not known."""
+
+    time_ns: int
+    app: str  # empty for ground truth
+    frame: FrameKey
+    class_id: str | None
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """One sample of the device. power_w: of the whole module. temperature_c: of the hottest sensor."""
+
+    time_ns: int
+    power_w: float
+    energy_j: float
+    temperature_c: float
+    clocks_hz: Mapping[str, float]
+    source: str
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """What the device applied (dynofa_ros/DvfsState)."""
+
+    time_ns: int
+    clocks_hz: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One step of the manager. Limits are those in force for this step, NaN = none or not told."""
+
+    time_ns: int
+    trigger: str
+    binding_constraint: str
+    feasible: bool
+    power_cap_w: float
+    temperature_limit_c: float
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Start of a phase; `end` closes the last one."""
+
+    time_ns: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A number at a time."""
+
+    time_ns: int
+    value: float
+
+
+LibraryKey = tuple[str, str, str]  # app, subnet_id, processor
+Collector = Callable[["Run", int, Any], None]
+
+
+@dataclass
+class Run:
+    """Everything of a recorded run that figures and plots need, each list in order of receipt."""
+
+    monitors: list[Monitor] = field(default_factory=list)
+    results: list[Label] = field(default_factory=list)
+    truths: list[Label] = field(default_factory=list)
+    telemetry: list[Telemetry] = field(default_factory=list)
+    clocks: list[Clocks] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    command_times_ns: list[int] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    manager_cpu: list[Reading] = field(default_factory=list)
+    accuracy: dict[LibraryKey, float] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    has_ground_truth: bool = False
+
+
+def read_run(path: Path, namespace: str | None = None) -> Run:
+    """Read a bag. namespace: of the robot, e.g. `/robot1`; None = the only one in the bag.
+
+    What came before the first mark, a demo's start and warm-up, is left out.
+    Raises BagError if the bag cannot be read, holds several namespaces, or holds no run of this package.
+    """
+    run = Run()
+    with open_bag(path) as reader:
+        root = robot_root(path, {c.topic for c in reader.connections}, namespace)
+        collectors = {(c.topic, c.msgtype): collector(root, c.topic, c.msgtype) for c in reader.connections}
+        chosen = [c for c in reader.connections if collectors[c.topic, c.msgtype]]
+        run.has_ground_truth = any(c.topic == f"{root}/{GROUND_TRUTH}" for c in chosen)
+        for connection, time_ns, raw in reader.messages(chosen) if chosen else ():
+            collect = collectors[connection.topic, connection.msgtype]
+            assert collect is not None
+            collect(run, time_ns, reader.deserialize(raw, connection.msgtype))
+    return from_first_mark(run)
+
+
+def collector(root: str, topic: str, message_type: str) -> Collector | None:
+    """What adds a message of this topic to a Run; None if a Run has no use for it.
+
+    root: prefix of the robot's topics, empty or `/robot1`. Messages may be those of rclpy or of rosbags.
+    """
+    if not topic.startswith(root + "/"):
+        return None
+    relative = topic[len(root) + 1 :]
+    for (pattern, wanted_type), add in _COLLECTORS.items():
+        match = re.fullmatch(pattern, relative)
+        if match and message_type == wanted_type:
+            app = match.groupdict().get("app", "")
+            return lambda run, time_ns, message: add(run, time_ns, app, message)
+    return None
+
+
+def robot_root(path: Path, topics: set[str], namespace: str | None) -> str:
+    """Prefix of the robot's topics: empty, or `/robot1`."""
+    pattern = re.compile(
+        r"(?P<root>.*)/(perception/[^/]+/monitor|dynofa/device/telemetry|dynofa/manager/decision)"
+    )
+    roots = sorted({m["root"] for m in map(pattern.fullmatch, topics) if m})
+    if namespace is not None:
+        wanted = "/" + namespace.strip("/") if namespace.strip("/") else ""
+        if wanted not in roots:
+            raise BagError(f"{path} holds no run in namespace {namespace!r}; it has: {_names(roots)}")
+        return wanted
+    if not roots:
+        raise BagError(f"{path} holds no run: no topic perception/<app>/monitor, dynofa/... in it")
+    if len(roots) > 1:
+        raise BagError(f"{path} holds several namespaces ({_names(roots)}); choose one with --namespace")
+    return roots[0]
+
+
+def from_first_mark(run: Run) -> Run:
+    """The run without its warm-up. What the device told last before the mark still holds and is kept."""
+    if not run.marks:
+        return run
+    start_ns = run.marks[0].time_ns - MARK_DELAY_NS
+
+    def later(records: list[Any]) -> list[Any]:
+        return [record for record in records if record.time_ns >= start_ns]
+
+    def last_and_later(records: list[Any]) -> list[Any]:
+        return [record for record in records if record.time_ns < start_ns][-1:] + later(records)
+
+    return replace(
+        run,
+        monitors=later(run.monitors),
+        results=later(run.results),
+        truths=later(run.truths),
+        telemetry=last_and_later(run.telemetry),
+        clocks=last_and_later(run.clocks),
+        decisions=later(run.decisions),
+        command_times_ns=[time_ns for time_ns in run.command_times_ns if time_ns >= start_ns],
+        manager_cpu=later(run.manager_cpu),
+    )
+
+
+def _names(roots: list[str]) -> str:
+    return ", ".join(root or "/" for root in roots) or "none"
+
+
+def _frame(header: Any) -> FrameKey:
+    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec, header.frame_id
+
+
+def _monitor(run: Run, time_ns: int, app: str, message: Any) -> None:
+    run.monitors.append(
+        Monitor(
+            time_ns=time_ns,
+            app=app,
+            frame=_frame(message.header),
+            subnet_id=message.subnet_id,
+            processor=message.processor,
+            inference_ms=float(message.inference_ms),
+            latency_ms=float(message.latency_ms),
+            latency_target_ms=float(message.latency_target_ms),
+            missed=bool(message.deadline_missed),
+            dropped=int(message.dropped_frames),
+            malformed=int(message.malformed_frames),
+        )
+    )
+
+
+def _label(time_ns: int, app: str, message: Any) -> Label:
+    best = message.results[0].class_id if message.results else None
+    return Label(time_ns, app, _frame(message.header), best)
+
+
+def _result(run: Run, time_ns: int, app: str, message: Any) -> None:
+    run.results.append(_label(time_ns, app, message))
+
+
+def _truth(run: Run, time_ns: int, app: str, message: Any) -> None:
+    run.truths.append(_label(time_ns, app, message))
+
+
+def _telemetry(run: Run, time_ns: int, app: str, message: Any) -> None:
+    temperatures = [float(t.temperature_c) for t in message.temperatures if math.isfinite(t.temperature_c)]
+    run.telemetry.append(
+        Telemetry(
+            time_ns=time_ns,
+            power_w=float(message.total_power_w),
+            energy_j=float(message.energy_j),
+            temperature_c=max(temperatures, default=math.nan),
+            clocks_hz={d.domain: float(d.frequency_hz) for d in message.domains},
+            source=message.source,
+        )
+    )
+
+
+def _clocks(run: Run, time_ns: int, app: str, message: Any) -> None:
+    run.clocks.append(Clocks(time_ns, {d.domain: float(d.actual_hz) for d in message.domains}))
+
+
+def _decision(run: Run, time_ns: int, app: str, message: Any) -> None:
+    parameters = {p.name: p.value for p in message.parameters}
+    run.decisions.append(
+        Decision(
+            time_ns=time_ns,
+            trigger=message.trigger,
+            binding_constraint=message.binding_constraint,
+            feasible=bool(message.feasible),
+            power_cap_w=_limit(parameters.get("power_cap_w")),
+            temperature_limit_c=_limit(parameters.get("temperature_limit_c")),
+        )
+    )
+
+
+def _limit(value: Any) -> float:
+    """A rcl_interfaces/ParameterValue as a limit; absent, 0 and infinite (no limit) become NaN."""
+    if value is None:
+        return math.nan
+    number = {2: float(value.integer_value), 3: float(value.double_value)}.get(value.type, math.nan)
+    return number if math.isfinite(number) and number > 0 else math.nan
+
+
+def _command(run: Run, time_ns: int, app: str, message: Any) -> None:
+    run.command_times_ns.append(time_ns)
+
+
+def _mark(run: Run, time_ns: int, app: str, message: Any) -> None:
+    run.marks.append(Mark(time_ns, message.data))
+
+
+def _manager_cpu(run: Run, time_ns: int, app: str, message: Any) -> None:
+    run.manager_cpu.append(Reading(time_ns, float(message.data)))
+
+
+def _library(run: Run, time_ns: int, app: str, message: Any) -> None:
+    run.accuracy.update({(app, e.id, e.processor): float(e.accuracy) for e in message.entries})
+
+
+def _error(run: Run, time_ns: int, app: str, message: Any) -> None:
+    run.errors.append(message.data)
+
+
+_APP = r"perception/(?P<app>[^/]+)/"
+_COLLECTORS: dict[tuple[str, str], Callable[[Run, int, str, Any], None]] = {
+    (_APP + "monitor", "dynofa_ros/msg/InferenceMonitor"): _monitor,
+    (_APP + "classification", "dynofa_ros/msg/Classification"): _result,
+    (_APP + "library", "dynofa_ros/msg/SubnetLibrary"): _library,
+    (GROUND_TRUTH, "dynofa_ros/msg/Classification"): _truth,
+    ("dynofa/device/telemetry", "dynofa_ros/msg/DeviceTelemetry"): _telemetry,
+    ("dynofa/device/dvfs_state", "dynofa_ros/msg/DvfsState"): _clocks,
+    ("dynofa/device/dvfs_command", "dynofa_ros/msg/DvfsCommand"): _command,
+    ("dynofa/manager/decision", "dynofa_ros/msg/ManagerDecision"): _decision,
+    (PHASE, "std_msgs/msg/String"): _mark,
+    (MANAGER_CPU, "std_msgs/msg/Float64"): _manager_cpu,
+    (ERRORS, "std_msgs/msg/String"): _error,
+}

@@ -1,0 +1,236 @@
+"""The timeline of a run as a picture: how latency, sub-network, clocks and power moved through the phases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynofa_ros.recording.metrics import Phase, percentile, phases
+from dynofa_ros.recording.run import Monitor, Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH_IN, HEIGHT_IN, DPI = 10.0, 8.6, 110
+INK, MUTED, GRID = "#24292f", "#6e7781", "#d8dee4"
+PHASE_FILL = ("#ffffff", "#f3f6fa")
+APP_COLOURS = ("#0969da", "#8250df", "#1a7f37", "#bf8700", "#cf222e", "#1b7c83")
+LIMIT, MISS, HEAT, SIMULATED = "#57606a", "#cf222e", "#d4622a", "#bf3989"
+DOMAIN_COLOURS = {"gpu": "#1a7f37", "npu": "#8250df", "emc": "#afb8c1"}
+CPU_COLOURS = ("#0969da", "#54aeff", "#1b7c83", "#0a3069", "#6639ba", "#4ac26b", "#bf8700", "#953800")
+
+
+def plot_timeline(run: Run, path: Path, simulated: Run | None = None) -> None:
+    """Draw the run to a PNG file; its folder must exist. simulated: the same run in simulation, dotted."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(
+        {"font.size": 9.5, "axes.edgecolor": GRID, "axes.labelcolor": INK, "text.color": INK}
+    ):
+        figure, axes = plt.subplots(
+            4,
+            1,
+            sharex=True,
+            figsize=(WIDTH_IN, HEIGHT_IN),
+            height_ratios=(1.5, 1.0, 1.0, 1.1),
+            layout="constrained",
+        )
+        found = phases(run)
+        origin = found[0].start_ns if found else _first_time(run)
+        _latency_panel(axes[0], run, origin)
+        _accuracy_panel(axes[1], run, origin)
+        _clock_panel(axes[2], run, origin)
+        if simulated is not None:
+            _draw_simulated(axes, simulated, origin)
+        _power_panel(axes[3], run, origin)
+        for axis in axes:
+            _decorate(axis, found, origin)
+        _name_phases(axes[0], found, origin)
+        figure.align_ylabels(axes)
+        axes[-1].set_xlabel("time (s)")
+        axes[-1].set_xlim(*_span(run, found, origin))
+        figure.suptitle(_title(run), fontsize=11.5, fontweight="bold", x=0.01, ha="left")
+        figure.savefig(path, dpi=DPI)
+        plt.close(figure)
+
+
+def _title(run: Run) -> str:
+    sources = sorted({t.source for t in run.telemetry if t.source})
+    device = f"device: {', '.join(sources)}" if sources else "no device telemetry"
+    return f"dynofa: latency, accuracy, clocks and power of one run ({device})"
+
+
+def _first_time(run: Run) -> int:
+    return min((r.time_ns for records in (run.monitors, run.telemetry) for r in records), default=0)
+
+
+def _span(run: Run, found: Sequence[Phase], origin: int) -> tuple[float, float]:
+    times = [r.time_ns for records in (run.monitors, run.telemetry) for r in records]
+    start, end = (
+        (found[0].start_ns, found[-1].end_ns) if found else (min(times, default=0), max(times, default=0))
+    )
+    return (start - origin) / 1e9, max((end - origin) / 1e9, (start - origin) / 1e9 + 0.1)
+
+
+def _seconds(records: Sequence[Any], origin: int) -> list[float]:
+    return [(record.time_ns - origin) / 1e9 for record in records]
+
+
+def _by_app(run: Run) -> dict[str, list[Monitor]]:
+    return {app: [m for m in run.monitors if m.app == app] for app in sorted({m.app for m in run.monitors})}
+
+
+def _latency_panel(axis: Axes, run: Run, origin: int) -> None:
+    by_app = _by_app(run)
+    top = _latency_top(run.monitors)
+    for index, ((app, monitors), colour) in enumerate(zip(by_app.items(), cycle(APP_COLOURS), strict=False)):
+        only_once = "_" if index else ""  # matplotlib leaves labels with an underscore out of the legend
+        times = _seconds(monitors, origin)
+        latencies = [min(m.latency_ms, 0.97 * top) for m in monitors]  # a hiccup stays visible at the edge
+        axis.plot(times, latencies, ".", ms=3, color=colour, label=f"{app}, per frame")
+        targets = [m.latency_target_ms for m in monitors]
+        axis.step(times, targets, where="post", color=LIMIT, lw=1.3, ls="--", label=f"{only_once}target")
+        missed = [(t, value) for t, value, m in zip(times, latencies, monitors, strict=True) if m.missed]
+        axis.plot(*_columns(missed), "x", ms=5, color=MISS, label=f"{only_once}missed")
+        lost = [(t, 0.03 * top) for t, m in zip(times, monitors, strict=True) if m.dropped + m.malformed]
+        if lost:
+            axis.plot(*_columns(lost), "v", ms=5, color=MISS, label=f"{app}, not answered")
+    axis.set_ylabel("latency (ms)")
+    axis.set_ylim(0, top)
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _latency_top(monitors: Sequence[Monitor]) -> float:
+    """High enough for all targets and nearly all frames: one hiccup must not flatten the panel."""
+    latencies = [m.latency_ms for m in monitors]
+    targets = [m.latency_target_ms for m in monitors if math.isfinite(m.latency_target_ms)]
+    most = percentile(latencies, 99)
+    return 1.25 * max([most if math.isfinite(most) else 1.0, *targets])
+
+
+def _accuracy_panel(axis: Axes, run: Run, origin: int) -> None:
+    by_app = _by_app(run)
+    for (app, monitors), colour in zip(by_app.items(), cycle(APP_COLOURS), strict=False):
+        accuracy = [100.0 * run.accuracy.get((m.app, m.subnet_id, m.processor), math.nan) for m in monitors]
+        axis.step(
+            _seconds(monitors, origin), accuracy, where="post", color=colour, lw=1.6, label=f"{app}, library"
+        )
+    axis.set_ylabel("sub-network\naccuracy (%)")
+    axis.margins(y=0.2)
+
+
+def _clock_panel(axis: Axes, run: Run, origin: int) -> None:
+    times = _seconds(run.telemetry, origin)
+    cpu_colours = cycle(CPU_COLOURS)
+    for mhz, domains in _clock_series(run).items():
+        colour = DOMAIN_COLOURS.get(domains[0]) or next(cpu_colours)
+        axis.step(times, mhz, where="post", color=colour, lw=1.6, label=", ".join(domains))
+    axis.set_ylabel("clock (MHz)")
+    axis.margins(y=0.15)
+    axis.set_ylim(bottom=0)
+
+
+def _clock_series(run: Run) -> dict[tuple[float, ...], list[str]]:
+    """Clock over time in MHz -> the domains that had it: domains with one common clock are one line."""
+    series: dict[tuple[float, ...], list[str]] = {}
+    for domain in sorted({domain for t in run.telemetry for domain in t.clocks_hz} - {"emc"}):
+        mhz = tuple(t.clocks_hz.get(domain, math.nan) / 1e6 for t in run.telemetry)
+        series.setdefault(mhz, []).append(domain)
+    return series
+
+
+def _power_panel(axis: Axes, run: Run, origin: int) -> None:
+    times = _seconds(run.telemetry, origin)
+    axis.plot(times, [t.power_w for t in run.telemetry], color=APP_COLOURS[0], lw=1.3, label="power")
+    caps = [d.power_cap_w for d in run.decisions]
+    if any(math.isfinite(cap) for cap in caps):
+        axis.step(
+            _seconds(run.decisions, origin),
+            caps,
+            where="post",
+            color=LIMIT,
+            lw=1.3,
+            ls="--",
+            label="power cap",
+        )
+    axis.set_ylabel("power (W)")
+    axis.margins(y=0.2)
+    axis.set_ylim(bottom=0)
+    heat = axis.twinx()
+    heat.plot(times, [t.temperature_c for t in run.telemetry], color=HEAT, lw=1.3, label="temperature")
+    heat.set_ylabel("hottest (°C)", color=HEAT)
+    heat.margins(y=0.4)
+    _style(heat)
+    handles, labels = axis.get_legend_handles_labels()
+    more_handles, more_labels = heat.get_legend_handles_labels()
+    _legend(axis, handles + more_handles, labels + more_labels)
+
+
+def _draw_simulated(axes: Sequence[Axes], run: Run, origin: int) -> None:
+    """What the simulator says: the sub-network of each application, and power."""
+    style: dict[str, Any] = {"color": SIMULATED, "lw": 1.2, "ls": ":"}
+    for index, (app, monitors) in enumerate(_by_app(run).items()):
+        accuracy = [100.0 * run.accuracy.get((app, m.subnet_id, m.processor), math.nan) for m in monitors]
+        label = "_" if index else "simulated"
+        axes[1].step(_seconds(monitors, origin), accuracy, where="post", label=label, **style)
+    power_w = [t.power_w for t in run.telemetry]
+    axes[3].plot(_seconds(run.telemetry, origin), power_w, label="simulated", **style)
+
+
+def _style(axis: Axes) -> None:
+    axis.tick_params(colors=MUTED, length=0)
+    for side in ("top", "left", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def _decorate(axis: Axes, found: Sequence[Phase], origin: int) -> None:
+    _style(axis)
+    axis.grid(axis="y", color=GRID, lw=0.6)
+    axis.set_axisbelow(True)
+    for index, phase in enumerate(found):
+        start, end = (phase.start_ns - origin) / 1e9, (phase.end_ns - origin) / 1e9
+        axis.axvspan(start, end, color=PHASE_FILL[index % 2], lw=0, zorder=0)
+        if index:
+            axis.axvline(start, color=GRID, lw=1.0, zorder=1)
+    if axis.get_legend() is None:
+        handles, labels = axis.get_legend_handles_labels()
+        if handles:
+            _legend(axis, handles, labels)
+
+
+def _legend(axis: Axes, handles: list[Any], labels: list[str]) -> None:
+    axis.legend(
+        handles,
+        labels,
+        loc="upper left",
+        bbox_to_anchor=(1.085, 1.0),
+        frameon=False,
+        fontsize=8.5,
+        borderaxespad=0,
+    )
+
+
+def _name_phases(axis: Axes, found: Sequence[Phase], origin: int) -> None:
+    for phase in found:
+        middle = ((phase.start_ns + phase.end_ns) / 2 - origin) / 1e9
+        axis.annotate(
+            phase.name.replace("_", " "),
+            (middle, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=9.5,
+            color=MUTED,
+            fontweight="bold",
+        )

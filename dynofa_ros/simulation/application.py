@@ -1,0 +1,180 @@
+"""One application of a simulated robot: camera, queue of one frame, what runs now and what comes next."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from math import isfinite, nan
+
+from dynofa_ros.application.worker import RateGate
+from dynofa_ros.manager.types import (
+    AppTargets,
+    FrameMonitor,
+    LibraryEntry,
+    SubnetCondition,
+    SubnetStatus,
+)
+from dynofa_ros.simulation.noise import Trace
+from dynofa_ros.simulation.scene import App, FrameRecord, Knob
+
+PREPARE_S, MIGRATE_S = 0.06, 0.15  # a sub-network that is not held: same processor, another one
+HELD = 8  # sub-networks that stay prepared
+DEFAULT_MARGIN = 1.25  # of perception without a manager
+
+
+def default_entry(app: App) -> LibraryEntry:
+    """What the perception node runs before anybody commands it (`perception_orders`).
+
+    The named one, or the most accurate that should hold the target by itself, else the fastest. Raises
+    ValueError for a library without an entry for the processor.
+    """
+    own = [e for e in app.usable if e.processor == app.mapping]
+    if not own:
+        raise ValueError(f"{app.name}: its library has nothing for '{app.mapping}'")
+    named = [e for e in own if e.id == app.start]
+    fitting = [e for e in own if e.latency_ms <= app.targets.latency_target_ms / DEFAULT_MARGIN]
+    best = max(fitting, key=lambda e: e.accuracy) if fitting else min(own, key=lambda e: e.latency_ms)
+    return named[0] if named else best
+
+
+class Robot:
+    """State of one application; the simulation says when things happen."""
+
+    def __init__(self, app: App, trace: Trace) -> None:
+        self.app = app
+        self.trace = trace
+        self.targets: AppTargets = app.targets
+        self.library: tuple[LibraryEntry, ...] = app.usable
+        self.present = False
+        first = default_entry(app)
+        self.current = Knob(first.id, first.processor)
+        self.wanted: tuple[Knob, int, float] | None = None  # on its way: knob, decision, ready at
+        self.decision_id = 0
+        self.waiting: int | None = None  # image in the queue
+        self.serving: int | None = None  # image that is being answered
+        self.serving_target_ms = nan
+        self.started_s = nan
+        self.next_image = 0
+        self._sequence = self._dropped = 0
+        self._gate: RateGate | None = None
+        self._held: OrderedDict[tuple[str, str], float] = OrderedDict()  # ready at
+        self._entries = {(e.id, e.processor): e for e in app.library}
+        self._held[self.current.subnet_id, self.current.processor] = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.app.name
+
+    @property
+    def entry(self) -> LibraryEntry:
+        """What runs now."""
+        return self._entries[self.current.subnet_id, self.current.processor]
+
+    def arrive(self, now_s: float) -> FrameRecord | None:
+        """The next image comes; returns the record of a frame that is dropped now."""
+        index = self.next_image
+        self.next_image += 1
+        if self._gate is not None and not self._gate.accepts(round(now_s * 1e9)):
+            return self._drop(index, thinned=True)
+        replaced, self.waiting = self.waiting, index
+        return None if replaced is None else self._drop(replaced)
+
+    def take(self, now_s: float) -> int | None:
+        """Begin with the frame in the queue, if the application is free; returns its number."""
+        if self.serving is not None or self.waiting is None:
+            return None
+        self.serving, self.waiting = self.waiting, None
+        self.started_s, self.serving_target_ms = now_s, self.targets.latency_target_ms
+        return self.serving
+
+    def answer(self, now_s: float, entry: LibraryEntry, inference_s: float) -> FrameRecord:
+        """The frame in work is answered now by ``entry``."""
+        index = self.serving
+        assert index is not None
+        self.serving = None
+        arrived_s = self.trace.arrivals_s[index]
+        latency_ms, overhead_ms = 1e3 * (now_s - arrived_s), self.trace.overhead_ms[index]
+        missed = latency_ms > self.serving_target_ms
+        self._sequence += 1
+        monitor = FrameMonitor(
+            app=self.name,
+            frame_sequence=self._sequence,
+            decision_id=self.decision_id,
+            subnet_id=entry.id,
+            processor=entry.processor,
+            queue_wait_ms=1e3 * (self.started_s - arrived_s),
+            preprocess_ms=0.5 * overhead_ms,
+            inference_ms=1e3 * inference_s,
+            postprocess_ms=0.5 * overhead_ms,
+            latency_ms=latency_ms,
+            latency_target_ms=self.serving_target_ms,
+            deadline_missed=missed,
+            dropped_frames=self._dropped,
+        )
+        self._dropped = 0
+        return FrameRecord(
+            self.name, index, arrived_s, now_s, entry.id, entry.processor, entry.accuracy,
+            latency_ms, 1e3 * inference_s, self.serving_target_ms, missed, False, monitor,
+        )  # fmt: skip
+
+    def late(self, now_s: float) -> list[FrameRecord]:
+        """Forget the frames in queue and work; those whose deadline is over count as dropped."""
+        left = [index for index in (self.serving, self.waiting) if index is not None]
+        self.waiting = self.serving = None
+        due_ms = self.targets.latency_target_ms
+        return [self._drop(i) for i in left if 1e3 * (now_s - self.trace.arrivals_s[i]) > due_ms]
+
+    def command(self, knob: Knob, decision_id: int, now_s: float, free: bool) -> SubnetStatus:
+        """A new knob; returns the state that the node publishes at once. ``free``: it acts at once."""
+        key = (knob.subnet_id, knob.processor)
+        if key not in self._entries:
+            return self.status(SubnetCondition.REJECTED, decision_id)
+        self._thin(knob.rate_hz)
+        ready_s = now_s if free else self._prepare(key, now_s)
+        self.wanted = (knob, decision_id, ready_s)
+        if ready_s <= now_s:
+            self.switch(now_s)
+            return self.status(SubnetCondition.APPLIED)
+        for subnet_id in knob.prefetch:
+            self._prepare((subnet_id, knob.processor), ready_s)
+        return self.status(SubnetCondition.PENDING, decision_id)
+
+    def switch(self, now_s: float) -> bool:
+        """Takes over the knob that is ready; False if it has been replaced by another."""
+        if self.wanted is None or self.wanted[2] > now_s:
+            return False
+        self.current, self.decision_id, _ = self.wanted
+        self.wanted = None
+        for subnet_id in self.current.prefetch:
+            self._prepare((subnet_id, self.current.processor), now_s)
+        return True
+
+    def status(self, condition: SubnetCondition, decision_id: int | None = None) -> SubnetStatus:
+        """Message of the node's state."""
+        known = self.decision_id if decision_id is None else decision_id
+        return SubnetStatus(self.name, known, self.current.subnet_id, self.current.processor, condition)
+
+    def _prepare(self, key: tuple[str, str], now_s: float) -> float:
+        """When a sub-network is ready, if it is wanted now."""
+        if key not in self._entries:
+            return now_s
+        if key not in self._held:
+            moved = key[1] != self.current.processor
+            self._held[key] = now_s + (MIGRATE_S if moved else PREPARE_S)
+        self._held.move_to_end(key)
+        while len(self._held) > HELD:
+            self._held.popitem(last=False)
+        return max(now_s, self._held[key])
+
+    def _thin(self, rate_hz: float) -> None:
+        if not (isfinite(rate_hz) and 0.0 < rate_hz < self.targets.rate_hz):
+            self._gate = None
+        elif self._gate is None or self._gate.rate_hz != rate_hz:
+            self._gate = RateGate(rate_hz)
+
+    def _drop(self, index: int, thinned: bool = False) -> FrameRecord:
+        self._dropped += 1
+        return FrameRecord(
+            self.name, index, self.trace.arrivals_s[index], nan, self.current.subnet_id,
+            self.current.processor, self.entry.accuracy, nan, nan, self.targets.latency_target_ms,
+            True, thinned,
+        )  # fmt: skip

@@ -1,0 +1,68 @@
+"""What chance decides in a scene, drawn beforehand from the seed, so that all policies meet the same.
+
+Every number belongs to one application and one image (or one processor), never to the order in which a policy
+made things happen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynofa_ros.device.board import PROCESSORS
+from dynofa_ros.simulation.scene import App, Noise, Scene
+
+OVERHEAD_SIGMA = 0.2
+ARRIVALS, FRAMES, BIAS = 1, 2, 3  # streams
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Chance of one application; one value per image. ``bias`` by processor."""
+
+    arrivals_s: tuple[float, ...]
+    noise: tuple[float, ...]  # factor on the inference
+    overhead_ms: tuple[float, ...]
+    bias: dict[str, float]  # factor on the library
+
+
+def draw(scene: Scene, seed: int) -> dict[str, Trace]:
+    """The traces of all applications of a scene, by name."""
+    return {app.name: _trace(scene, app, number, seed) for number, app in enumerate(scene.apps)}
+
+
+def _trace(scene: Scene, app: App, number: int, seed: int) -> Trace:
+    arrivals = _arrivals(app, scene.duration_s, np.random.default_rng((seed, ARRIVALS, number)))
+    frames = np.random.default_rng((seed, FRAMES, number))
+    noise = _factors(scene.noise, len(arrivals), frames)
+    spread = OVERHEAD_SIGMA if scene.noise.sigma else 0.0
+    overhead = app.overhead_ms * np.exp(spread * frames.standard_normal(len(arrivals)))
+    biases = np.exp(scene.bias * np.random.default_rng((seed, BIAS, number)).standard_normal(len(PROCESSORS)))
+    return Trace(
+        tuple(arrivals.tolist()),
+        tuple(noise.tolist()),
+        tuple(overhead.tolist()),
+        dict(zip(PROCESSORS, biases.tolist(), strict=True)),
+    )
+
+
+def _arrivals(app: App, duration_s: float, rng: np.random.Generator) -> Floats:
+    start_s, end_s = app.from_s, min(app.until_s, duration_s)
+    rate = app.targets.rate_hz
+    count = int((end_s - start_s) * rate) + 1
+    gaps = rng.exponential(1.0 / rate, 2 * count + 20) if app.poisson else np.full(count, 1.0 / rate)
+    first_s = gaps[0] if app.poisson else rng.uniform() / rate
+    times: Floats = start_s + first_s + np.cumsum(gaps) - gaps[0]
+    return times[times < end_s]
+
+
+def _factors(noise: Noise, number: int, rng: np.random.Generator) -> Floats:
+    normal, spikes = rng.standard_normal(number), rng.uniform(size=number)
+    fresh = (1.0 - noise.correlation**2) ** 0.5
+    for n in range(1, number):
+        normal[n] = noise.correlation * normal[n - 1] + fresh * normal[n]
+    return np.exp(noise.sigma * normal) * np.where(spikes < noise.spike_share, noise.spike, 1.0)

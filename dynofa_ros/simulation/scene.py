@@ -1,0 +1,331 @@
+"""What a simulated evaluation consists of: applications, a timeline, and what a policy sees and commands.
+
+Everything here is plain data. Messages are those of :mod:`dynofa_ros.manager.types`, so that a policy under
+test gets exactly what the manager node gets. Units are in the names; times are seconds since the start of
+the scene; unknown numbers are NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf, nan
+from typing import Literal, Protocol, TypeAlias
+
+from dynofa_ros.device.board import Board
+from dynofa_ros.device.device import Band
+from dynofa_ros.manager.types import (
+    AppTargets,
+    Capabilities,
+    FrameMonitor,
+    Input,
+    LibraryEntry,
+    Parameters,
+    Telemetry,
+)
+
+# --- what is simulated -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Spread of the time of one inference: exp(sigma * z), z normal with lag-1 correlation, times a spike."""
+
+    sigma: float
+    spike_share: float
+    spike: float
+    correlation: float = 0.0
+
+
+# From logs of real boards (facts: CV 0.04-0.07 alone, 0.09-0.18 with a competing job).
+NONE = Noise(0.0, 0.0, 1.0)
+ISOLATED = Noise(0.04, 0.01, 1.3, 0.05)
+CONTENDED = Noise(0.18, 0.03, 2.0, 0.2)
+
+
+@dataclass(frozen=True)
+class App:
+    """One application. ``library``: what it may run, all processors together.
+
+    ``mapping``: the processor that policies without task mapping use. ``movable`` False: nobody may move it.
+    ``start``: the sub-network it runs at first by default (None = a policy chooses). ``poisson``: frames come
+    at random with the mean rate of the targets. It is there in [``from_s``, ``until_s``).
+    """
+
+    name: str
+    targets: AppTargets
+    library: tuple[LibraryEntry, ...]
+    mapping: str = "gpu"
+    movable: bool = True
+    start: str | None = None
+    from_s: float = 0.0
+    until_s: float = inf
+    poisson: bool = False
+    overhead_ms: float = 3.0  # preprocessing and postprocessing of a frame
+
+    @property
+    def usable(self) -> tuple[LibraryEntry, ...]:
+        """The library as it is published: of one processor only if the application must not move."""
+        if self.movable:
+            return self.library
+        return tuple(e for e in self.library if e.processor == self.mapping)
+
+
+@dataclass(frozen=True)
+class NewTargets:
+    """A user changes the targets of an application."""
+
+    at_s: float
+    targets: AppTargets
+
+
+@dataclass(frozen=True)
+class NewParameters:
+    """A user changes the manager's parameters: power cap, temperature limit, objective."""
+
+    at_s: float
+    parameters: Parameters
+
+
+@dataclass(frozen=True)
+class Load:
+    """Load from outside on all domains of a processor, from now on.
+
+    ``slowdown`` 0.35 = managed work there takes 35 % longer.
+    """
+
+    at_s: float
+    processor: str
+    utilization: float
+    slowdown: float
+
+
+@dataclass(frozen=True)
+class NewMode:
+    """Somebody switches the nvpmodel mode; the device then offers the clocks that the mode leaves."""
+
+    at_s: float
+    mode: str
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Ambient temperature, and the thermal resistance as a multiple of the board's (a fan that stops)."""
+
+    at_s: float
+    ambient_c: float
+    resistance_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """A processor is reserved for somebody else until ``until_s``.
+
+    The applications withdraw its sub-networks from their libraries; work that stays there is slowed down.
+    """
+
+    at_s: float
+    until_s: float
+    processor: str
+    slowdown: float = 4.0
+
+
+FaultKind = Literal["frozen_monitors", "no_temperature", "ignored_clocks", "manager_paused"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something breaks in [at_s, until_s)."""
+
+    at_s: float
+    until_s: float
+    kind: FaultKind
+
+
+Event: TypeAlias = NewTargets | NewParameters | Load | NewMode | Surroundings | Reserved | Fault
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scenario, or one variant of it.
+
+    ``board``: what policies know; ``real_board``: what is simulated (None = the same). ``contention``: by
+    how much a running job slows another on the same processor. ``bias``: spread of the true latency of an
+    application on a processor against its library. ``feasible``: phases [from, until) in which all targets
+    can be held, where misses and energy are compared. ``steps``: times after which settling is measured.
+    """
+
+    name: str
+    title: str
+    board: Board
+    apps: tuple[App, ...]
+    duration_s: float
+    timeline: tuple[Event, ...] = ()
+    parameters: Parameters = field(default_factory=Parameters)
+    mode: str | None = None
+    noise: Noise = ISOLATED
+    bias: float = 0.03
+    contention: Mapping[str, float] = field(default_factory=lambda: {"cpu": 1.0, "gpu": 0.45, "npu": 0.45})
+    feasible: tuple[tuple[float, float], ...] = ((0.0, inf),)
+    steps: tuple[float, ...] = ()
+    real_board: Board | None = None
+    temperature_c: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def truth(self) -> Board:
+        """The board that is simulated."""
+        return self.board if self.real_board is None else self.real_board
+
+    def app(self, name: str) -> App:
+        """An application by name. Raises KeyError."""
+        for app in self.apps:
+            if app.name == name:
+                return app
+        raise KeyError(name)
+
+
+# --- what a policy commands ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What one application is to run. ``rate_hz`` NaN = every due frame."""
+
+    subnet_id: str
+    processor: str
+    rate_hz: float = nan
+    prefetch: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Command:
+    """Knobs to turn now; what is not named stays as it is.
+
+    ``governors``: by domain or by processor (``device.governors.GOVERNORS``). ``mode``: nvpmodel mode, in
+    force where it leaves less of the GPU than the scene's own. ``decision_id`` comes back in the states.
+    """
+
+    knobs: Mapping[str, Knob] = field(default_factory=dict)
+    bands: tuple[Band, ...] = ()
+    governors: Mapping[str, str] = field(default_factory=dict)
+    mode: str | None = None
+    decision_id: int = 0
+
+
+# --- what a policy sees ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRecord:
+    """One due frame: answered, or dropped (``answered_s`` and the times are then NaN).
+
+    ``index``: number of the image, the same for all policies. ``thinned``: dropped because a knob asked for
+    a lower rate. ``accuracy``: that of the sub-network that answered. ``monitor``: the message, None if
+    the frame was dropped (a node tells of dropped frames with its next answer).
+    """
+
+    app: str
+    index: int
+    arrived_s: float
+    answered_s: float
+    subnet_id: str
+    processor: str
+    accuracy: float
+    latency_ms: float
+    inference_ms: float
+    latency_target_ms: float
+    missed: bool
+    thinned: bool = False
+    monitor: FrameMonitor | None = None
+
+
+@dataclass(frozen=True)
+class AppView:
+    """What is published about one application."""
+
+    targets: AppTargets
+    library: tuple[LibraryEntry, ...]
+    running: Knob
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the topics say at a step.
+
+    ``inputs``: all messages since the last step, in order of arrival, as the manager node gets them.
+    ``trigger``: ``event`` = not because the period is over, but because targets, a library, a parameter or
+    the capabilities changed, an application left or a frame missed its deadline.
+    ``clocks_hz``: read back, per domain.
+    """
+
+    trigger: Literal["periodic", "event"]
+    inputs: tuple[Input, ...]
+    apps: Mapping[str, AppView]
+    parameters: Parameters
+    capabilities: Capabilities
+    clocks_hz: Mapping[str, float]
+    telemetry: Telemetry | None
+
+
+class Knowledge(Protocol):
+    """The simulator's truth at the present instant, for oracles only."""
+
+    @property
+    def scene(self) -> Scene:
+        """What is simulated, with its timeline."""
+        ...
+
+    def slowdown(self, app: str, processor: str) -> float:
+        """True time of an application on a processor / time by its library: bias and outside load."""
+        ...
+
+    def noise(self) -> Noise:
+        """Noise in force."""
+        ...
+
+    def next_noise(self, app: str) -> float:
+        """Factor on the inference of the frame that the application will answer next."""
+        ...
+
+    def overhead_ms(self, app: str) -> float:
+        """Mean overhead of a frame."""
+        ...
+
+    def outside(self, processor: str) -> float:
+        """Utilisation from outside of the domains of a processor."""
+        ...
+
+    def temperature_c(self) -> float:
+        """True temperature."""
+        ...
+
+    def energy_j(self) -> float:
+        """True energy of the module since the start."""
+        ...
+
+
+class Policy(Protocol):
+    """A manager under test. Everything it does must be a function of what it is given.
+
+    ``clairvoyant``: gets Knowledge, and its knobs act at once and cost nothing.
+    """
+
+    name: str
+    clairvoyant: bool
+
+    def start(self, scene: Scene, knowledge: Knowledge | None) -> Command:
+        """Before the first frame; may read the board, the applications and the mode, not the timeline."""
+        ...
+
+    def wants(self) -> float:
+        """Period of ``step`` in seconds; inf = events only."""
+        ...
+
+    def on_frame(self, frame: FrameRecord) -> Command | None:
+        """After every frame that was answered or dropped."""
+        ...
+
+    def step(self, now_s: float, observation: Observation) -> Command | None:
+        """Every ``wants()`` seconds, and at once on events."""
+        ...

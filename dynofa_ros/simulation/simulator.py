@@ -1,0 +1,292 @@
+"""Discrete-event simulation of a robot under a policy: frames, queues, knobs, messages, a timeline.
+
+Time jumps from event to event; in between the simulated board is integrated exactly. The same
+(scene, policy, seed) gives the same run bit for bit, but for the processor time of the decisions.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from math import inf, isfinite
+from typing import Literal
+
+from dynofa_ros.manager.types import Input, Message, SubnetCondition, Telemetry
+from dynofa_ros.simulation.application import Robot
+from dynofa_ros.simulation.ground_truth import Insight
+from dynofa_ros.simulation.log import Run, Sample
+from dynofa_ros.simulation.noise import draw
+from dynofa_ros.simulation.plant import Plant, cpu_gpu_rail
+from dynofa_ros.simulation.processors import Job, SharedProcessor
+from dynofa_ros.simulation.scene import AppView, Command, FrameRecord, Observation, Policy, Scene
+from dynofa_ros.simulation.timeline import schedule
+
+TELEMETRY_S = 0.0997  # 10 Hz, but not in step with cameras: samples must not all meet one phase of a frame
+COMMAND_S = 0.001  # from a decision to the knob
+EVENT_DELAY_S = 0.02  # events that come together are answered together
+MAX_INPUTS = 2000
+DEVICE = "dynofa/device/"
+
+
+class Simulation:
+    """One run; its public attributes are for ``happenings``."""
+
+    def __init__(self, scene: Scene, policy: Policy, seed: int) -> None:
+        self.scene = scene
+        self._policy = policy
+        self._free = policy.clairvoyant
+        self.plant = Plant(scene, seed, instant=self._free)
+        traces = draw(scene, seed)
+        self.robots = {app.name: Robot(app, traces[app.name]) for app in scene.apps}
+        self.parameters = scene.parameters
+        self.faults: set[str] = set()
+        self._frozen: dict[str, FrameRecord] = {}
+        self._inputs: list[Input] = []
+        self._telemetry: Telemetry | None = None
+        self._capabilities = self.plant.capabilities()
+        self._told_hz: dict[str, int] = {}
+        self._decision_id = 0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        self.now_s = 0.0
+        self._last_step_s = -inf
+        self._step_due = False
+        self._rail = cpu_gpu_rail(scene.truth)
+        self.log = Run(scene, policy.name, seed)
+
+    # --- the run -------------------------------------------------------------------------------
+
+    def run(self) -> Run:
+        """Simulate the whole scene."""
+        self.publish(DEVICE + "capabilities", self._capabilities)
+        self._publish_clocks()
+        self._log_clocks({})
+        insight = Insight(self.scene, self.plant, self.robots)
+        first = self._policy.start(self.scene, insight if self._free else None)
+        self._execute(first)
+        schedule(self)
+        self.at(0.0, self._tick)
+        self.at(0.0, self._periodic)
+        end_s = self.scene.duration_s
+        while self.now_s < end_s:
+            self._go_on(end_s)
+        for robot in self.robots.values():
+            self.log.frames += robot.late(end_s)
+        self.sample()
+        return self.log
+
+    def _go_on(self, end_s: float) -> None:
+        """To the next event, or to a change of a clock if that comes first."""
+        plant = self.plant
+        due_s = min(self._events[0][0], plant.ready_s, end_s)
+        if due_s > self.now_s:
+            before = plant.clocks_hz
+            self.now_s = plant.advance(due_s)
+            if plant.clocks_hz is not before:
+                self._log_clocks(before)
+            if self.now_s < due_s:
+                return
+        for processor in plant.processors.values():
+            while processor.ready_s <= self.now_s:
+                self._finish(processor, min(processor.jobs, key=lambda job: job.ready_s))
+        while self._events[0][0] <= self.now_s < end_s:
+            heapq.heappop(self._events)[2]()
+
+    def at(self, at_s: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (at_s, next(self._order), action))
+
+    # --- frames --------------------------------------------------------------------------------
+
+    def _arrive(self, robot: Robot) -> None:
+        if not robot.present:
+            return
+        dropped = robot.arrive(self.now_s)
+        self.await_image(robot)
+        if dropped is not None:
+            self.log.frames.append(dropped)
+            self._tell(dropped)
+        self._take(robot)
+
+    def await_image(self, robot: Robot) -> None:
+        if robot.next_image < len(robot.trace.arrivals_s):
+            self.at(robot.trace.arrivals_s[robot.next_image], partial(self._arrive, robot))
+
+    def _take(self, robot: Robot) -> None:
+        index = robot.take(self.now_s)
+        if index is not None:
+            self.at(self.now_s + 1e-3 * robot.trace.overhead_ms[index], partial(self._infer, robot, index))
+
+    def _infer(self, robot: Robot, index: int) -> None:
+        if robot.serving != index:
+            return  # the application has left meanwhile
+        entry = robot.entry
+        processor = self.plant.processors[entry.processor]
+        factor = robot.trace.bias[entry.processor] * robot.trace.noise[index]
+        processor.start(robot.name, entry, factor, self.now_s)
+        self.plant.occupy(processor)
+
+    def _finish(self, processor: SharedProcessor, job: Job) -> None:
+        processor.finish(job, self.now_s)
+        self.plant.occupy(processor)
+        robot = self.robots[job.app]
+        record = robot.answer(self.now_s, job.entry, self.now_s - job.started_s)
+        self.log.frames.append(record)
+        if "frozen_monitors" in self.faults:
+            record = self._frozen.setdefault(record.app, record)
+        assert record.monitor is not None
+        self.publish(f"perception/{record.app}/monitor", record.monitor)
+        self._tell(record)
+        if record.missed:
+            self.ask_for_step()
+        self._take(robot)
+
+    def _tell(self, record: FrameRecord) -> None:
+        if "manager_paused" in self.faults:
+            return
+        before_s = time.thread_time()
+        command = self._policy.on_frame(record)
+        self._decided(time.thread_time() - before_s, command is not None)
+        self._obey(command)
+
+    # --- the policy ----------------------------------------------------------------------------
+
+    def _periodic(self) -> None:
+        period_s = self._policy.wants()
+        if isfinite(period_s):
+            self.at(self.now_s + period_s, self._periodic)
+            self._step("periodic")
+
+    def ask_for_step(self) -> None:
+        """A step at once, but not sooner than EVENT_DELAY_S after the last."""
+        if not self._step_due:
+            self._step_due = True
+            self.at(max(self.now_s, self._last_step_s + EVENT_DELAY_S), self._event_step)
+
+    def _event_step(self) -> None:
+        self._step_due = False
+        self._step("event")
+
+    def _step(self, trigger: Literal["periodic", "event"]) -> None:
+        if "manager_paused" in self.faults:
+            return
+        self._last_step_s = self.now_s
+        inputs, self._inputs = tuple(self._inputs), []
+        views = {r.name: AppView(r.targets, r.library, r.current) for r in self.robots.values() if r.present}
+        clocks = {name: float(hz) for name, hz in self.plant.clocks_hz.items()}
+        observation = Observation(
+            trigger, inputs, views, self.parameters, self._capabilities, clocks, self._telemetry
+        )
+        before_s = time.thread_time()
+        command = self._policy.step(self.now_s, observation)
+        self._decided(time.thread_time() - before_s, True)
+        self._obey(command)
+
+    def _decided(self, spent_s: float, counts: bool) -> None:
+        self.log.manager_s += spent_s
+        if counts:
+            self.log.decisions_s.append(spent_s)
+
+    def _obey(self, command: Command | None) -> None:
+        if command is None:
+            return
+        if self._free:
+            self._execute(command)
+        else:
+            self.at(self.now_s + COMMAND_S, partial(self._execute, command))
+
+    def _execute(self, command: Command) -> None:
+        for name, knob in sorted(command.knobs.items()):
+            robot = self.robots[name]
+            status = robot.command(knob, command.decision_id, self.now_s, self._free or not robot.present)
+            if robot.wanted is not None:
+                self.at(robot.wanted[2], partial(self._switch, robot))
+            if robot.present:
+                self.publish(f"perception/{name}/subnet_state", status)
+            if status.status == SubnetCondition.APPLIED:
+                self.log.knobs.append((self.now_s, name, robot.current))
+        if command.mode is not None:
+            self.change_clocks(partial(self.plant.set_mode, command.mode, self.now_s, own=True))
+            self.offer()
+        if command.bands or command.governors:
+            self._command_clocks(command)
+
+    def _switch(self, robot: Robot) -> None:
+        if robot.switch(self.now_s):
+            self.log.knobs.append((self.now_s, robot.name, robot.current))
+            if robot.present:
+                state = robot.status(SubnetCondition.APPLIED)
+                self.publish(f"perception/{robot.name}/subnet_state", state)
+
+    def _command_clocks(self, command: Command) -> None:
+        self.log.bands += [(self.now_s, b.domain, b.min_hz, b.max_hz) for b in command.bands]
+        bands = () if "ignored_clocks" in self.faults else command.bands
+        governors = sorted(command.governors.items())
+        self.change_clocks(partial(self.plant.apply, bands, governors, self.now_s))
+        self._decision_id = max(self._decision_id, command.decision_id)
+        self._publish_clocks()
+
+    def change_clocks(self, action: Callable[[], None]) -> None:
+        before = self.plant.clocks_hz
+        action()
+        self._log_clocks(before)
+
+    def _log_clocks(self, before: dict[str, int]) -> None:
+        """Clocks that have changed; the device publishes its state when a commanded one arrives."""
+        changed = [(d, hz) for d, hz in self.plant.clocks_hz.items() if before.get(d) != hz]
+        self.log.clocks += [(self.now_s, domain, hz) for domain, hz in changed]
+        if any(self.plant.pinned(domain) for domain, _ in changed):
+            self._publish_clocks()
+
+    # --- messages ------------------------------------------------------------------------------
+
+    def publish(self, topic: str, message: Message) -> None:
+        if len(self._inputs) < MAX_INPUTS:
+            sequence = getattr(message, "frame_sequence", round(self.now_s * 1e9))
+            self._inputs.append(Input(topic, sequence, message))
+
+    def _publish_clocks(self) -> None:
+        self._told_hz = self.plant.clocks_hz
+        self.publish(DEVICE + "dvfs_state", self.plant.states(round(self.now_s * 1e9), self._decision_id))
+
+    def _tick(self) -> None:
+        """Telemetry, and the truth for the judge."""
+        self.at(self.now_s + TELEMETRY_S, self._tick)
+        self._telemetry = self.plant.telemetry(round(self.now_s * 1e9), "no_temperature" in self.faults)
+        self.publish(DEVICE + "telemetry", self._telemetry)
+        if self._told_hz is not self.plant.clocks_hz:
+            self._publish_clocks()
+        self.sample()
+
+    def sample(self) -> None:
+        """Writes the truth down for the judge."""
+        truth = self.plant.truth()
+        self.log.samples.append(
+            Sample(
+                self.now_s,
+                truth.energy_j,
+                truth.rail_energy_j[self._rail],
+                truth.temperature_c,
+                self.parameters.power_cap_w,
+                self.parameters.temperature_limit_c,
+            )
+        )
+
+    def repair(self, kind: str) -> None:
+        """A fault ends."""
+        self.faults.discard(kind)
+        self._frozen.clear()
+
+    def offer(self) -> None:
+        """The device publishes what it can do now."""
+        self._capabilities = self.plant.capabilities()
+        self.publish(DEVICE + "capabilities", self._capabilities)
+        self._publish_clocks()
+        self.ask_for_step()
+
+
+def simulate(scene: Scene, policy: Policy, seed: int) -> Run:
+    """One run of a scene under a policy."""
+    return Simulation(scene, policy, seed).run()

@@ -1,0 +1,1 @@
+"""Engines: what executes a sub-network, one file each."""

@@ -1,0 +1,87 @@
+"""Slot, rate gate, counters and emulation: the pipeline without ROS."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynofa_ros.application.emulation import DomainClock, domains_of, stretch_factor
+from dynofa_ros.application.worker import Counters, FrameWorker, LatestSlot, RateGate
+
+
+def accepted(rate_hz: float, arrivals_s: list[float]) -> int:
+    gate = RateGate(rate_hz)
+    return sum(gate.accepts(int(t * 1e9)) for t in arrivals_s)
+
+
+@pytest.mark.parametrize(
+    ("camera_hz", "rate_hz", "expected"), [(30, 15, 150), (15, 15, 150), (10, 15, 100), (60, 15, 150)]
+)
+def test_the_gate_thins_to_its_rate(camera_hz, rate_hz, expected):
+    assert abs(accepted(rate_hz, [i / camera_hz for i in range(10 * camera_hz)]) - expected) <= 1
+
+
+@given(st.lists(st.floats(-0.12, 0.12), min_size=100, max_size=100))
+def test_jitter_of_the_camera_loses_no_frame_of_its_own_rate(jitter):
+    """The first frame sets the phase: with 12 % of jitter on either side no frame comes 30 % early."""
+    arrivals = [(i + j) / 15 for i, j in enumerate(jitter, start=1)]
+    assert accepted(15, arrivals) == 100
+
+
+def test_a_stream_that_paused_is_not_caught_up_with():
+    arrivals = [0.0, 1 / 15, 5.0, 5.0 + 1 / 60, 5.0 + 2 / 60, 5.0 + 4 / 60]
+    assert accepted(15, arrivals) == 4
+
+
+def test_the_slot_keeps_the_newest_and_tells_what_it_replaced():
+    slot: LatestSlot[int] = LatestSlot()
+    assert [slot.put(i) for i in range(3)] == [False, True, True]
+    assert slot.take() == 2 and not slot.put(3)
+
+
+def test_the_worker_answers_and_ends():
+    slot: LatestSlot[int] = LatestSlot()
+    answered, done = [], threading.Event()
+    worker = FrameWorker(slot, lambda frame: (answered.append(frame), done.set()))
+    slot.put(7)
+    assert done.wait(5) and answered == [7]
+    assert worker.stop(5)
+
+
+def test_counts_are_told_once():
+    counters = Counters()
+    counters.drop(), counters.drop(), counters.malformed()
+    assert counters.answered() == (1, 2, 1) and counters.answered() == (2, 0, 0)
+    assert (counters.total_dropped, counters.total_malformed) == (2, 1)
+
+
+def clock(hz: float, slowdown: float = 0.0, domain: str = "cpu0") -> DomainClock:
+    return DomainClock(domain, hz, slowdown)
+
+
+def test_the_factor_of_the_contract():
+    """latency = real x emulated_slowdown x (1 + external) x (alpha + beta * f_ref / f)"""
+    factor = stretch_factor(
+        [clock(1e9, 0.5)], alpha_ms=0.2, beta_ms=0.8, reference_hz=2e9, emulated_slowdown=10
+    )
+    assert factor == pytest.approx(10 * 1.5 * (0.2 + 0.8 * 2))
+
+
+def test_the_slowest_clock_and_the_heaviest_load_count():
+    clocks = [clock(2e9, 0.0), clock(1e9, 0.1, "cpu2"), clock(1.5e9, 0.4, "cpu4")]
+    assert stretch_factor(clocks, 0, 1, 2e9, 1) == pytest.approx(2 * 1.4)
+    assert domains_of("cpu", [*clocks, clock(1, 9, "gpu")]) == clocks
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True), st.floats(allow_nan=True, allow_infinity=True))
+def test_unknown_states_never_give_an_unusable_factor(hz, slowdown):
+    factor = stretch_factor([clock(hz, slowdown)], 0.1, 0.9, 2e9, 20)
+    assert factor > 0 and not math.isnan(factor)
+
+
+def test_without_a_device_the_top_clock_is_assumed():
+    assert stretch_factor([], 0.1, 0.9, 2e9, 20) == pytest.approx(20)

@@ -1,0 +1,264 @@
+"""The `dynofa` command as its users meet it: help, exit codes, one-line errors, figures from a bag."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rosbags.rosbag2 import StoragePlugin, Writer
+
+from dynofa_ros.cli.common import UsageError
+from dynofa_ros.demo import setup as demo_setup
+from dynofa_ros.demo.live_table import live_view, phase_line
+from dynofa_ros.demo.processes import NodeSpec, Processes
+from dynofa_ros.demo.setup import camera_environment, prepare_output
+from dynofa_ros.demo.timeline import LATENCY_TARGET_MS, PHASES
+from dynofa_ros.recording.bag import typestore
+from dynofa_ros.recording.metrics import Phase
+from dynofa_ros.recording.run import Decision, Label, Monitor, Run, Telemetry
+
+
+def dynofa(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does."""
+    command = [sys.executable, "-m", "dynofa_ros.cli.main", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def message(kind: str, **fields: Any) -> bytes:
+    """A serialised message; what is not given is zero or empty."""
+    store = typestore()
+    return bytes(store.serialize_cdr(make(kind, **fields), kind))
+
+
+def make(kind: str, **fields: Any) -> Any:
+    """A message of rosbags with defaults for what is not given."""
+    store = typestore()
+    if kind == "std_msgs/msg/Header" and not fields:
+        fields = {"frame_id": "front_camera"}
+    values = {}
+    for name, (node_type, description) in store.fielddefs[kind][1]:
+        if name in fields:
+            values[name] = fields[name]
+        elif node_type.name == "NAME":
+            values[name] = make(str(description))
+        elif node_type.name == "BASE":
+            values[name] = "" if description[0] == "string" else 0
+        else:
+            values[name] = []
+    return store.types[kind](**values)
+
+
+def write_run(path: Path, storage: StoragePlugin, version: int = 8) -> None:
+    """A bag with ten answered frames, two of them late, as a robot's recorder writes it."""
+    kind = "dynofa_ros/msg/InferenceMonitor"
+    with Writer(path, version=version, storage_plugin=storage) as writer:  # type: ignore[arg-type]
+        topic = writer.add_connection("/robot1/perception/front/monitor", kind, typestore=typestore())
+        for number in range(10):
+            late = number >= 8
+            raw = message(
+                kind,
+                subnet_id="a",
+                processor="cpu",
+                latency_ms=50.0 + late,
+                inference_ms=45.0,
+                deadline_missed=late,
+            )
+            writer.write(topic, 10**18 + number * 10**8, raw)
+
+
+@pytest.mark.parametrize("command", [(), ("demo",), ("report",)])
+def test_help_shows_an_example(command: tuple[str, ...]) -> None:
+    result = dynofa(*command, "--help")
+    assert result.returncode == 0
+    assert not command or f"example: dynofa {command[0]}" in result.stdout
+
+
+def test_help_needs_no_heavy_imports() -> None:
+    code = "import sys; from dynofa_ros.cli.main import _parser; _parser(); print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(result.stdout.split())
+    assert not {"numpy", "rclpy", "rosbags", "matplotlib", "torch", "rich"} & loaded
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "COMMAND"),
+        (["demo", "--seconds", "nan"], "must be a number from 5 to 86400 s, got 'nan'"),
+        (["demo", "--seconds", "fast"], "must be a number from 5 to 86400 s, got 'fast'"),
+        (["demo", "--apps", "0"], "must be a whole number from 1 to 6, got '0'"),
+        (["demo", "--rate-hz", "-5"], "must be a number from 0.5 to 120 Hz"),
+        (["demo", "--seed", "1.5"], "must be a whole number"),
+        (["demo", "--topic", "/camera"], "--topic needs --bag"),
+        (["demo", "--bag", "missing"], "missing does not exist"),
+        (["demo", "--images", "missing"], "--images missing is not a folder"),
+        (["demo", "--images", "a", "--bag", "b"], "not allowed with"),
+        (["fly"], "invalid choice"),
+        (["report"], "required"),
+    ],
+)
+def test_bad_usage_is_exit_code_2(arguments: list[str], reason: str, tmp_path: Path) -> None:
+    result = dynofa(*arguments, *(["--out", tmp_path / "out"] if arguments[:1] == ["demo"] else []))
+    assert result.returncode == 2
+    assert reason in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_report_without_a_bag_fails_in_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = dynofa("report", tmp_path / name)
+    assert result.returncode == 1
+    assert result.stderr.startswith("dynofa report: ") and result.stderr.count("\n") == 1
+    assert name in result.stderr
+
+
+def test_report_of_a_bag_without_a_run(tmp_path: Path) -> None:
+    with Writer(tmp_path / "bag", version=9) as writer:
+        topic = writer.add_connection("/chatter", "std_msgs/msg/String", typestore=typestore())
+        writer.write(topic, 1, message("std_msgs/msg/String", data="hello"))
+    result = dynofa("report", tmp_path / "bag")
+    assert result.returncode == 1
+    assert "holds no run" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("storage", "version"), [(StoragePlugin.SQLITE3, 8), (StoragePlugin.SQLITE3, 9), (StoragePlugin.MCAP, 9)]
+)
+def test_report_of_a_robots_bag(storage: StoragePlugin, version: int, tmp_path: Path) -> None:
+    write_run(tmp_path / "bag", storage, version)
+    result = dynofa("report", tmp_path / "bag", "--json", tmp_path / "f.json", "--plot", tmp_path / "f.png")
+    assert (result.returncode, result.stderr) == (0, "")
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert figures["results"] == figures["frames_due"] == 10
+    assert figures["deadline_miss_percent"] == pytest.approx(20.0)
+    assert figures["latency_ms"]["p50"] == 50.0
+    assert figures["frames_published"] is None, "no camera of the demo in this bag"
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+    row = next(line for line in result.stdout.splitlines() if line.startswith("all"))
+    assert re.split(r"\s+", row)[1:3] == ["10", "20.0"]
+
+
+def test_report_that_cannot_write_its_file(tmp_path: Path) -> None:
+    write_run(tmp_path / "bag", StoragePlugin.MCAP)
+    (tmp_path / "file").write_text("")
+    result = dynofa("report", tmp_path / "bag", "--json", tmp_path / "file" / "f.json")
+    assert result.returncode == 1
+    assert "cannot write" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_output_folder_of_an_earlier_demo_is_reused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare_output(out)
+    (out / "bag").mkdir()
+    (out / "bag" / "bag.mcap").write_text("old")
+    (out / "summary.json").write_text("{}")
+    prepare_output(out)
+    assert [path.name for path in out.iterdir()] == ["logs"]
+
+
+def test_logs_of_something_else_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "precious.log").write_text("precious")
+    with pytest.raises(UsageError, match="logs"):
+        prepare_output(tmp_path)
+    assert (tmp_path / "logs" / "precious.log").read_text() == "precious"
+
+
+def test_other_files_in_the_output_folder_stay(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    prepare_output(tmp_path)
+    prepare_output(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["timeline.png", "bag", "summary.json"])
+def test_what_an_earlier_demo_did_not_write_is_not_replaced(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(UsageError, match=name):
+        prepare_output(tmp_path)
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_inputs_inside_the_output_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "out" / "bag").mkdir(parents=True)
+    with pytest.raises(UsageError, match="would be overwritten"):
+        demo_setup.check_options(
+            demo_setup.DemoOptions(out=tmp_path / "out", images=tmp_path / "out" / "bag")
+        )
+
+
+def test_camera_environment_respects_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    if os.path.isdir("/dev/shm"):
+        assert camera_environment()["FASTDDS_DEFAULT_PROFILES_FILE"].endswith("fastdds_camera.xml")
+    monkeypatch.setattr(demo_setup, "SHM_NEEDED_BYTES", 2**62)
+    assert camera_environment() == {}, "no room in shared memory"
+    monkeypatch.setattr(demo_setup, "SHM_NEEDED_BYTES", 0)
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "mine.xml")
+    assert camera_environment() == {}
+
+
+def test_timeline_is_the_promised_one() -> None:
+    names = [phase.name for phase in PHASES]
+    assert names == ["steady", "background_load", "power_cap", "tighter_target", "release"]
+    steady, load, cap, tighter, release = PHASES
+    assert steady == type(steady)("steady") and release == type(release)("release")
+    assert load.load.slowdown > 0 and cap.power_cap_share is not None and cap.power_cap_share < 1
+    assert tighter.latency_target_ms < LATENCY_TARGET_MS
+
+
+def test_parameters_keep_their_type_on_the_command_line() -> None:
+    command = NodeSpec("demo.camera_node", "demo", "camera", {"a": 60.0, "b": "007", "c": True}, {}).command()
+    assert ["-p", "a:=60.0", "-p", 'b:="007"', "-p", "c:=true"] == command[-6:]
+    assert ["-r", "__node:=camera", "-r", "__ns:=/demo"] == command[5:9]
+
+
+def test_a_node_that_dies_is_told_with_its_last_line(tmp_path: Path) -> None:
+    with Processes(tmp_path) as processes:
+        process = processes.start(NodeSpec("no_such_node", "demo", "ghost", {}, {}))
+        process.wait(20.0)
+        (failure,) = processes.failures()
+        assert processes.failures() == [], "told once"
+    assert re.match(r"demo/ghost ended with exit code 1: ModuleNotFoundError: .*no_such_node", failure)
+    assert (tmp_path / "demo_ghost.log").is_file()
+
+
+def small_run() -> Run:
+    """One late frame, one sample of the device, one decision."""
+    run = Run(accuracy={("front", "s3", "cpu"): 0.812})
+    key = (1, "front_camera")
+    run.monitors = [Monitor(2 * 10**9, "front", key, "s3", "cpu", 61.0, 66.6, 60.0, True, 0, 0)]
+    run.results = [Label(2 * 10**9, "front", key, "stop")]
+    run.truths = [Label(10**9, "", key, "stop")]
+    run.telemetry = [Telemetry(10**9, 5.25, 1.0, 41.5, {"cpu0": 1.19e9}, "simulated")]
+    run.decisions = [Decision(10**9, "power", "power_cap", False, 6.5, math.nan)]
+    return run
+
+
+def test_the_live_table_tells_what_happens() -> None:
+    console = Console(width=120, file=io.StringIO())
+    phase = Phase("power_cap", 10**9, 3 * 10**9)
+    console.print(live_view(small_run(), phase, 12.0, 60.0))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    for text in ("power cap · 12 of 60 s", "s3", "66.6", "100.0 %", "81.2 %", "cpu0 1190", "5.25 of 6.50 W"):
+        assert text in shown, text
+    assert "trigger power · bound by power_cap · not every target can be met" in shown
+    assert phase_line(small_run(), phase).startswith("power_cap            1 results  missed 100.0 %")
+
+
+def test_the_live_table_bears_a_run_without_anything() -> None:
+    Console(file=io.StringIO()).print(live_view(Run(), Phase("steady", 0, 1), 0.0, math.nan))
+    assert "missed – %" in phase_line(Run(), Phase("steady", 0, 1))

@@ -1,0 +1,308 @@
+"""`dynofa demo` from end to end: real processes over DDS, as a user starts and stops them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+
+from dynofa_ros.demo.camera_bag import RAW_TYPE
+from dynofa_ros.demo.camera_sources import ENCODERS, SignSource, compose
+from dynofa_ros.demo.timeline import PHASES
+from dynofa_ros.recording.bag import open_bag, typestore
+from dynofa_ros.recording.run import read_run
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
+
+START_TIMEOUT_S = 90.0
+END_S = 10.0  # how long an interrupted demo may take to end
+SECONDS = 15.0
+SHARED_MEMORY = Path("/dev/shm")
+
+Timeline = tuple[Path, int, str, dict[str, Any]]  # folder, exit code, terminal output, summary
+
+
+class Running:
+    """A demo in a process of its own, and everything that it started."""
+
+    def __init__(self, out: Path, *arguments: object) -> None:
+        self.out = out
+        command = [sys.executable, "-m", "dynofa_ros.cli.main", "demo", "--headless", "--out", str(out)]
+        # A group of its own: tests end a demo, never each other.
+        self.process = subprocess.Popen(
+            [*command, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.nodes: list[psutil.Process] = []
+        self.shared_memory: set[Path] = set()
+        self._before = set(SHARED_MEMORY.iterdir())  # a process killed earlier may have left some
+
+    def wait_until_recording(self) -> None:
+        """Until frames are answered; notes the processes and the shared memory that they use."""
+        wait_for(self._camera_is_active, START_TIMEOUT_S, "no frames", self.process)
+        time.sleep(3.0)
+        self.nodes = [p for p in psutil.Process(self.process.pid).children(recursive=True) if p.is_running()]
+        pids = [self.process.pid, *(p.pid for p in self.nodes)]
+        self.shared_memory = {path for pid in pids for path in mapped_shared_memory(pid)} - self._before
+
+    def _camera_is_active(self) -> bool:
+        """For the second time: the first is the warm-up."""
+        log = self.out / "logs" / "demo_camera.log"
+        return log.is_file() and log.read_text().count(": active") == 2
+
+    def node(self, name: str) -> psutil.Process:
+        """The process of a node, by the name that it was given."""
+        return next(p for p in self.nodes if f"__node:={name}" in p.cmdline())
+
+    def finish(self, timeout_s: float) -> tuple[int, str, dict[str, Any]]:
+        """Exit code, terminal output and summary of a demo that ends by itself."""
+        text, _ = self.process.communicate(timeout=timeout_s)
+        return self.process.returncode, text, json.loads((self.out / "summary.json").read_text())
+
+    def check_nothing_is_left(self) -> None:
+        """No process and no shared memory of the demo's nodes."""
+        assert self.nodes and self.shared_memory, "nothing was watched"
+        wait_for(lambda: not any(map(alive, self.nodes)), END_S, f"orphans: {self.nodes}")
+        left = {path for path in self.shared_memory if path.exists()}
+        # Fast DDS shares its port files with every other participant of this machine.
+        in_use = {path for pid in psutil.pids() for path in mapped_shared_memory(pid)} if left else set()
+        assert left - in_use == set()
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def mapped_shared_memory(pid: int) -> set[Path]:
+    """The Fast DDS segments that a process has mapped."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    except OSError:  # it ended, or is someone else's
+        return set()
+    mapped = (line.split()[5:] for line in lines)
+    names = ("fastdds_", "fastrtps_")
+    return {Path(path[0]) for path in mapped if path and Path(path[0]).name.startswith(names)}
+
+
+def wait_for(
+    condition: Callable[[], bool], timeout_s: float, what: str, process: subprocess.Popen[str] | None = None
+) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if process is not None and process.poll() is not None:
+            pytest.fail(f"{what}; the demo ended with {process.returncode}: {process.communicate()[0]}")
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def timeline(tmp_path_factory: pytest.TempPathFactory) -> Timeline:
+    """A whole short demo: its folder, exit code, output and summary."""
+    demo = Running(tmp_path_factory.mktemp("demo") / "out", "--seconds", SECONDS)
+    demo.wait_until_recording()
+    code, text, summary = demo.finish(SECONDS + START_TIMEOUT_S)
+    demo.check_nothing_is_left()
+    return demo.out, code, text, summary
+
+
+def test_the_demo_succeeds(timeline: Timeline) -> None:
+    out, code, text, summary = timeline
+    assert code == 0, text
+    assert summary["errors"] == []
+    assert {path.name for path in out.iterdir()} == {"summary.json", "timeline.png", "bag", "logs"}
+    for phase in PHASES:
+        assert any(line.startswith(phase.name) for line in text.splitlines()), "one line per phase"
+
+
+def test_phases_are_equally_long(timeline: Timeline) -> None:
+    phases = timeline[3]["phases"]
+    assert [phase["name"] for phase in phases] == [phase.name for phase in PHASES]
+    for phase in phases:
+        assert phase["end_s"] - phase["start_s"] == pytest.approx(SECONDS / len(PHASES), abs=0.7)
+        assert phase["results"] > 0
+
+
+def test_the_manager_moves_sub_networks_and_clocks(timeline: Timeline) -> None:
+    summary = timeline[3]
+    subnets = {subnet for phase in summary["phases"] for subnet in phase["subnets_used"]}
+    clocks = {
+        (domain, hz)
+        for phase in summary["phases"]
+        for domain, used in phase["clocks_used"].items()
+        for hz in used
+        if domain.startswith(("cpu", "gpu"))
+    }
+    assert len(subnets) >= 2 and summary["subnet_switches"] >= 1
+    assert len(clocks) > len({domain for domain, _ in clocks}), "no domain changed its clock"
+    assert summary["decisions"] > SECONDS and summary["dvfs_commands"] >= 1
+
+
+def test_frames_are_answered_in_time_and_correctly(timeline: Timeline) -> None:
+    summary = timeline[3]
+    assert summary["frames_published"] > 12 * SECONDS
+    # Loose, for a busy machine and phases of 3 s; the goals of `make demo` are for a minute on an idle one.
+    assert summary["results"] > 0.85 * summary["frames_published"]
+    assert summary["deadline_miss_percent_settled"] < 25.0
+    accuracy = summary["accuracy"]
+    assert accuracy["frames_scored"] > 100
+    # Three standard deviations of an accuracy of 0.8 over 200 frames; 0.03 holds for the full minute.
+    assert accuracy["measured"] == pytest.approx(accuracy["expected"], abs=0.09)
+    assert 0 < summary["mean_power_w"] < 30
+    assert summary["energy_j"] == pytest.approx(summary["mean_power_w"] * SECONDS, rel=0.3)
+
+
+def test_every_result_carries_a_header_of_the_camera(timeline: Timeline) -> None:
+    run = read_run(timeline[0] / "bag")
+    assert {result.frame for result in run.results} <= {truth.frame for truth in run.truths}
+    assert [m.frame for m in run.monitors] == [result.frame for result in run.results]
+
+
+def test_figures_are_recomputed_from_the_bag(timeline: Timeline) -> None:
+    out, _, _, summary = timeline
+    again = out.parent / "again.json"
+    command = [sys.executable, "-m", "dynofa_ros.cli.main", "report", str(out), "--json", str(again)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert json.loads(again.read_text()) == summary
+
+
+def test_every_decision_is_reproduced_from_the_bag(timeline: Timeline) -> None:
+    command = [sys.executable, "-m", "dynofa_ros.cli.main", "replay", str(timeline[0])]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+    assert int(result.stdout.split()[0]) > 5 * SECONDS - 10, "control_period_s is 0.2 s"
+
+
+def test_the_bag_has_all_topics_but_images(timeline: Timeline) -> None:
+    with open_bag(timeline[0] / "bag") as reader:
+        topics = {c.topic for c in reader.connections}
+    assert "/perception/front/image" not in topics
+    app = {"classification", "monitor", "targets", "library", "subnet_state", "subnet_command"}
+    assert {f"/perception/front/{name}" for name in app} <= topics
+    device = {"telemetry", "capabilities", "dvfs_state", "dvfs_command", "simulated_load"}
+    assert {f"/dynofa/device/{name}" for name in device} <= topics
+    assert {"/dynofa/manager/decision", "/diagnostics", "/parameter_events"} <= topics
+
+
+def test_the_picture_is_drawn(timeline: Timeline) -> None:
+    picture = cv2.imread(str(timeline[0] / "timeline.png"))
+    assert picture is not None and picture.shape[1] >= 1000
+    assert picture.std() > 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_ends_soon_and_keeps_its_results(number: signal.Signals, tmp_path: Path) -> None:
+    demo = Running(tmp_path / "out", "--seconds", 60)
+    demo.wait_until_recording()
+    begin = time.monotonic()
+    os.kill(demo.process.pid, number)
+    code, text, summary = demo.finish(60.0)
+    assert time.monotonic() - begin < END_S, text
+    assert code == 1
+    assert summary["errors"] == [f"interrupted by {number.name}"]
+    assert summary["results"] > 10 and (demo.out / "timeline.png").is_file()
+    demo.check_nothing_is_left()
+
+
+def test_a_killed_demo_leaves_no_orphan(tmp_path: Path) -> None:
+    demo = Running(tmp_path / "out", "--seconds", 60)
+    demo.wait_until_recording()
+    demo.process.kill()
+    demo.process.communicate()
+    wait_for(lambda: not any(map(alive, demo.nodes)), END_S, f"orphans: {demo.nodes}")
+    assert read_run(demo.out).monitors, "what was recorded so far can be read"
+
+
+def test_a_node_that_dies_is_an_error(tmp_path: Path) -> None:
+    demo = Running(tmp_path / "out", "--seconds", 60, "--apps", 2)
+    demo.wait_until_recording()
+    demo.node("rear").kill()
+    code, text, summary = demo.finish(30.0)
+    assert code == 1
+    assert len(summary["errors"]) == 1, summary["errors"]
+    error = summary["errors"][0]
+    assert error.startswith("perception/rear ended with exit code -9: ") and error in " ".join(text.split())
+    assert set(summary["apps"]) == {"front", "rear"}
+    for app in summary["apps"].values():
+        assert app["results"] > 10 and app["frames_published"] > 10
+    assert summary["results"] == sum(app["results"] for app in summary["apps"].values())
+
+
+def test_a_second_demo_in_the_same_domain_is_refused(tmp_path: Path) -> None:
+    first = Running(tmp_path / "first", "--seconds", 60)
+    first.wait_until_recording()
+    code, _, summary = Running(tmp_path / "second", "--seconds", 60).finish(60.0)
+    os.kill(first.process.pid, signal.SIGINT)
+    first.finish(30.0)
+    assert code == 1
+    assert "has a dynofa manager or device already" in summary["errors"][0]
+
+
+ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8")
+PICTURES = 4
+STAMP_S = 1_500_000_000
+
+
+def stamp_ns(number: int) -> int:
+    """Stamp of image `number` of the bag."""
+    return (STAMP_S + number) * 10**9 + number
+
+
+def write_camera_bag(path: Path, storage: StoragePlugin) -> None:
+    """Every picture once in every encoding, 2 Hz, stamps long past."""
+    store = typestore()
+    types = store.types
+    with Writer(path, version=8, storage_plugin=storage) as writer:
+        camera = writer.add_connection("/elsewhere/eye", RAW_TYPE, typestore=store)
+        for number in range(PICTURES * len(ENCODINGS)):
+            rgb = compose(SignSource(seed=9).picture(number // len(ENCODINGS)).rgb, 640, 480)
+            encoding = ENCODINGS[number % len(ENCODINGS)]
+            pixels = np.ascontiguousarray(ENCODERS[encoding](rgb))
+            stamp = types["builtin_interfaces/msg/Time"](sec=STAMP_S + number, nanosec=number)
+            header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="eye")
+            image = types[RAW_TYPE](
+                header=header,
+                height=480,
+                width=640,
+                encoding=encoding,
+                is_bigendian=0,
+                step=pixels.nbytes // 480,
+                data=pixels.reshape(-1),
+            )
+            writer.write(camera, 10**18 + number * 500_000_000, store.serialize_cdr(image, RAW_TYPE))
+
+
+@pytest.mark.parametrize("storage", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
+def test_a_bag_recorded_elsewhere_is_answered(storage: StoragePlugin, tmp_path: Path) -> None:
+    write_camera_bag(tmp_path / "camera", storage)
+    demo = Running(tmp_path / "out", "--bag", tmp_path / "camera")
+    code, text, summary = demo.finish(START_TIMEOUT_S)
+    assert code == 0, text
+    number = PICTURES * len(ENCODINGS)
+    assert summary["frames_published"] == number
+    assert summary["results"] + summary["dropped_frames"] == summary["frames_due"]
+    assert summary["results"] >= number // 2  # all of them, unless the machine is busy
+    run = read_run(demo.out / "bag")
+    assert len(run.results) == summary["results"]
+    subnets = {monitor.frame: monitor.subnet_id for monitor in run.monitors}
+    classes: dict[tuple[int, str], set[str | None]] = {}
+    for result in run.results:
+        sent = result.frame[0] // 10**9 - STAMP_S
+        assert 0 <= sent < number and result.frame == (stamp_ns(sent), "eye")
+        classes.setdefault((sent // len(ENCODINGS), subnets[result.frame]), set()).add(result.class_id)
+    assert {picture for picture, _ in classes} == set(range(PICTURES))
+    assert all(len(found) == 1 for found in classes.values()), f"encodings differ: {classes}"

@@ -1,0 +1,119 @@
+"""nvpmodel modes as data, and a simulated board that switches between them."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynofa_ros.device.board import load_board, processor_domains
+from dynofa_ros.device.device import Band, DomainStatus, ThrottleFlag
+from dynofa_ros.device.simulated.power_modes import DomainLimit, find_mode, mode_limits
+from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
+
+NX, ORIN = load_board("xavier_nx"), load_board("orin_nano")
+FULL = {"cpu0": 1.0, "cpu2": 1.0, "cpu4": 1.0, "gpu": 1.0, "emc": 1.0}
+
+
+def clocks(simulated) -> dict[str, float]:
+    return {domain.domain: domain.actual_hz for domain in simulated.applied()}
+
+
+def test_modes_of_a_xavier_nx_by_name_and_by_id():
+    assert find_mode(NX, 2) == find_mode(NX, "MODE_15W_6CORE") == "MODE_15W_6CORE"
+    assert list(NX.modes) == [find_mode(NX, number) for number in range(9)]
+    limits = mode_limits(NX, "MODE_10W_4CORE")
+    assert limits["cpu0"] == limits["cpu2"] == DomainLimit(2, 1_190_400_000)
+    assert limits["cpu4"].online == 0
+    assert (limits["gpu"].max_hz, limits["emc"].max_hz) == (803_250_000, 1_600_000_000)
+    assert mode_limits(NX, 6)["emc"].max_hz == 1_866_000_000
+
+
+def test_modes_of_an_orin_nano_round_down_to_the_table():
+    limits = mode_limits(ORIN, "15W")  # 1510.4 and 624.75 MHz are no clocks of the Super table
+    assert (limits["cpu0"], limits["cpu4"]) == (DomainLimit(4, 1_497_600_000), DomainLimit(2, 1_497_600_000))
+    assert limits["gpu"].max_hz == 612_000_000
+    assert [mode_limits(ORIN, "7W")[name].online for name in ("cpu0", "cpu4")] == [4, 0]
+
+
+def test_a_mode_may_leave_a_part_of_a_cluster_online():
+    mode = msgspec.structs.replace(ORIN.modes["7W"], cores=5)
+    limits = mode_limits(msgspec.structs.replace(ORIN, modes={"7W": mode}), "7W")
+    assert [limits[name].online for name in ("cpu0", "cpu4")] == [4, 1]
+
+
+def test_an_unknown_mode_is_named_with_those_there_are():
+    for board, mode in ((NX, "MAXN"), (NX, 99), (msgspec.structs.replace(NX, modes={}), 0)):
+        with pytest.raises(ValueError, match="has no mode .*(0 MODE_15W_2CORE|none)"):
+            mode_limits(board, mode)
+
+
+@given(st.sampled_from([(b, m) for b in (NX, ORIN) for m in (None, *b.modes)]))
+def test_a_mode_never_allows_more_than_the_board_has(chosen):
+    board, mode = chosen
+    limits = mode_limits(board, mode)
+    assert list(limits) == list(board.domains)
+    for name, limit in limits.items():
+        domain = board.domains[name]
+        assert 0 <= limit.online <= domain.cores and limit.max_hz in domain.frequencies_hz
+    cores = sum(limits[name].online for name in processor_domains(board, "cpu"))
+    assert cores == (board.modes[mode].cores if mode else None) or cores == 6
+
+
+# --- in the simulator --------------------------------------------------------------------------
+
+
+def test_a_mode_caps_the_clocks_and_switches_clusters_off():
+    simulated = SimulatedDevice(NX, mode="MODE_10W_4CORE")
+    simulated.advance(2.0, {name: 1.0 for name in FULL if name != "cpu4"})
+    assert clocks(simulated) == {
+        "cpu0": 1_190_400_000.0, "cpu2": 1_190_400_000.0, "cpu4": 0.0,
+        "gpu": 803_250_000.0, "npu": 896_000_000.0, "emc": 1_600_000_000.0,
+    }  # fmt: skip
+    left = {d.domain: d.frequencies_hz for d in simulated.capabilities().domains}
+    assert left["gpu"] == tuple(hz for hz in NX.domains["gpu"].frequencies_hz if hz <= 803_250_000)
+    offline = simulated.capabilities().domains[2]
+    assert (offline.can_write, offline.reason) == (False, "cpu4: offline in mode MODE_10W_4CORE")
+    assert simulated.read().throttle == ThrottleFlag.NONE
+
+
+def test_a_cap_in_mid_run_holds_a_band_down_and_lets_it_go_again():
+    simulated = SimulatedDevice(NX)
+    gpu = Band("gpu", 1_109_250_000, 1_109_250_000)
+    simulated.apply([gpu, Band("cpu4", 1_420_800_000, 1_420_800_000)])
+    simulated.advance(0.1)
+    simulated.set_mode(4)
+    assert simulated.mode == "MODE_10W_4CORE"
+    simulated.advance(0.1, {"gpu": 1.0})
+    states = {domain.domain: domain for domain in simulated.applied()}
+    assert states["gpu"].status is DomainStatus.THROTTLED and states["gpu"].actual_hz == 803_250_000
+    assert states["cpu4"].status is DomainStatus.DISABLED and states["cpu4"].actual_hz == 0
+    (refused,) = [d for d in simulated.apply([Band("cpu4", 115_200_000, 115_200_000)]) if d.reason]
+    assert refused.status is DomainStatus.REJECTED and "cpu4: offline in mode" in refused.reason
+    simulated.set_mode(None)
+    simulated.advance(0.1)
+    assert clocks(simulated)["gpu"] == 1_109_250_000
+    assert clocks(simulated)["cpu4"] == 1_420_800_000
+
+
+def test_modes_order_the_power_at_full_load():
+    def watts(mode: str) -> float:
+        simulated = SimulatedDevice(NX, mode=mode, temperature_c=45.0)
+        simulated.advance(2.0, FULL)
+        return simulated.truth().total_w
+
+    # The published totals of the model are 9.7, 14.8 and 16.5 W at half the memory load.
+    for mode, expected_w in (("MODE_10W_4CORE", 9.7), ("MODE_15W_2CORE", 14.8), ("MODE_15W_6CORE", 16.5)):
+        assert watts(mode) == pytest.approx(expected_w, abs=0.5)
+
+
+def test_load_on_cores_that_are_off_counts_nothing():
+    mode = msgspec.structs.replace(ORIN.modes["7W"], cores=2)
+    board = msgspec.structs.replace(ORIN, modes={"2CORE": mode})
+    simulated = SimulatedDevice(board, mode="2CORE")
+    simulated.advance(0.5, {"cpu0": 1.0, "cpu4": 1.0})
+    assert simulated.truth().utilization["cpu0"] == 0.5  # two of four cores
+    assert simulated.truth().utilization["cpu4"] == 0.0
+    with pytest.raises(ValueError, match="cpu0 has 4 shares for 2 cores"):
+        simulated.advance(0.1, {"cpu0": (1.0, 0.0, 0.0, 0.0)})

@@ -1,0 +1,192 @@
+"""The oracles' solver equals trying everything; what it gives up is the least."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from math import inf
+
+import numpy as np
+import pytest
+
+from dynofa_ros.evaluation.policies.oracle_ladder import DIVIDERS, best
+from dynofa_ros.evaluation.policies.oracle_solver import (
+    LOAD_CEILING,
+    Asked,
+    Choice,
+    Client,
+    Place,
+    Question,
+    solve,
+)
+from dynofa_ros.evaluation.policies.profile_table import Array
+from dynofa_ros.manager.types import LibraryEntry
+
+NAMES = ("cpu", "gpu", "npu")
+CONTENTION = 0.4
+
+
+def overlap(processor: str, own_ms: Array, other_ms: Array) -> Array:
+    return CONTENTION * np.minimum(own_ms[:, None], other_ms[None])
+
+
+def random_question(rng: np.random.Generator, apps: int, levels: int = 3, entries: int = 3) -> Question:
+    clients = []
+    for n in range(apps):
+        choices = {}
+        for name in rng.choice(NAMES, rng.integers(1, 4), replace=False):
+            accuracies = np.sort(rng.choice(np.arange(0.7, 0.8, 0.01), entries, replace=False))
+            times = np.sort(rng.uniform(10.0, 60.0, entries))
+            library = tuple(
+                LibraryEntry(f"s{i}", str(name), float(a), float(t), float(t), 0.0)
+                for i, (a, t) in enumerate(zip(accuracies, times, strict=True))
+            )
+            speed = np.linspace(1.0, 0.4, levels)
+            choices[str(name)] = Choice(
+                library, times[:, None] * speed, float(rng.uniform(0.9, 1.4)), float(rng.uniform(1.0, 1.3))
+            )
+        known = {e.accuracy for c in choices.values() for e in c.entries}
+        clients.append(
+            Client(
+                f"app{n}",
+                int(rng.integers(0, 2)),
+                float(rng.uniform(2.0, 15.0)),
+                float(rng.uniform(15.0, 90.0)),
+                tuple(sorted(known, reverse=True)),
+                choices,
+            )
+        )
+    places = tuple(
+        Place(n, np.sort(rng.uniform(0.2, 2.0, levels)), np.sort(rng.uniform(1.0, 9.0, levels)), 0.1)
+        for n in NAMES
+    )
+    return Question(tuple(clients), places, 2.0, float(rng.choice([inf, 6.0, 9.0])), overlap)
+
+
+def brute_force(question: Question, asked: Asked) -> float:
+    """Least power over all mappings, levels and entries; inf if nothing does."""
+    least = inf
+    clients = question.clients
+    own = [list(c.choices) for c in clients]
+    sizes = [range(len(p.base_w)) for p in question.places]
+    for mapping in product(*own):
+        for levels in product(*sizes):
+            at = dict(zip(NAMES, levels, strict=True))
+            options = [
+                [
+                    c.choices[k].unit_ms[e, at[k]] * c.choices[k].slowdown
+                    for e in range(len(c.choices[k].entries))
+                    if c.choices[k].entries[e].accuracy >= c.accuracies[a] - 1e-12
+                ]
+                for c, k, a in zip(clients, mapping, asked.levels, strict=True)
+            ]
+            for times in product(*options):
+                least = min(least, _power(question, asked, mapping, at, times))
+    return least
+
+
+def _power(
+    question: Question, asked: Asked, mapping: tuple[str, ...], at: dict[str, int], times: tuple[float, ...]
+) -> float:
+    clients = question.clients
+    total = question.constant_w
+    for place in question.places:
+        members = [i for i, k in enumerate(mapping) if k == place.name]
+        load = sum(1e-3 * clients[i].rate_hz / asked.dividers[i] * times[i] for i in members)
+        for i in members:
+            guarded = times[i] * clients[i].choices[place.name].guard
+            added = sum(CONTENTION * min(guarded, times[j]) for j in members if j != i)
+            if guarded + added > clients[i].budget_ms * asked.stretches[i]:
+                return inf
+        if load > LOAD_CEILING:
+            return inf
+        level = at[place.name]
+        total += place.base_w[level] + place.slope_w[level] * load if members else place.idle_w
+    return total if total <= question.limit_w else inf
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_solve_equals_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    question = random_question(rng, apps=int(rng.integers(1, 4)), levels=2, entries=2)
+    count = len(question.clients)
+    asked = Asked(
+        tuple(int(rng.integers(0, len(c.accuracies))) for c in question.clients),
+        tuple(int(rng.choice(DIVIDERS)) for _ in range(count)),
+        tuple(float(rng.choice([1.0, 1.5, inf])) for _ in range(count)),
+    )
+    answer, least = solve(question, asked), brute_force(question, asked)
+    assert (answer is None) == (least == inf)
+    if answer is not None:
+        assert answer.power_w == pytest.approx(least, rel=1e-12)
+        for i, entry in enumerate(answer.entries):
+            assert entry.accuracy >= question.clients[i].accuracies[asked.levels[i]] - 1e-12
+            assert entry.processor in answer.levels
+
+
+def test_some_instances_are_infeasible_and_some_are_not() -> None:
+    kinds = set()
+    for seed in range(60):
+        question = random_question(np.random.default_rng(seed), 2)
+        whole = Asked((0, 0), (1, 1), (1.0, 1.0))
+        kinds.add(solve(question, whole) is None)
+    assert kinds == {True, False}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_best_loses_the_least_accuracy_of_two(seed: int) -> None:
+    question = random_question(np.random.default_rng(1000 + seed), 2)
+    sizes = [range(len(c.accuracies)) for c in question.clients]
+    floors = Asked(tuple(len(r) - 1 for r in sizes), (1, 1), (1.0, 1.0))
+    answer = best(question)
+    if solve(question, floors) is None:
+        assert not answer.asked.whole or answer.power_w > question.limit_w
+        return
+    assert answer.asked.whole
+    first, second = sorted(range(2), key=lambda i: (question.clients[i].priority, i))
+    same_class = question.clients[0].priority == question.clients[1].priority
+
+    def worth(levels: tuple[int, ...]) -> tuple[float, ...]:
+        a = [c.accuracies[n] for c, n in zip(question.clients, levels, strict=True)]
+        return (round(sum(a), 9),) if same_class else (a[first], a[second])
+
+    possible = [
+        worth(levels) for levels in product(*sizes) if solve(question, Asked(levels, (1, 1), (1.0, 1.0)))
+    ]
+    assert worth(answer.asked.levels) == max(possible)
+
+
+@pytest.mark.parametrize("apps", [3, 5])
+def test_nothing_is_given_up_in_vain(apps: int) -> None:
+    conceded = 0
+    for seed in range(12):
+        question = random_question(np.random.default_rng(2000 + seed), apps)
+        answer = best(question)
+        assert len(answer.entries) == apps
+        if answer.power_w > question.limit_w:
+            continue
+        asked = answer.asked
+        for i in range(apps):
+            if asked.dividers[i] > 1:
+                conceded += 1
+                whole = (*asked.dividers[:i], 1, *asked.dividers[i + 1 :])
+                assert solve(question, replace(asked, dividers=whole)) is None
+            if asked.levels[i] > 0:
+                assert solve(question, asked.at(i, asked.levels[i] - 1)) is None
+    assert conceded > 0
+
+
+def test_what_cannot_run_at_all_is_an_error() -> None:
+    client = Client("a", 0, 10.0, 50.0, (0.7,), {})
+    place = Place("gpu", np.ones(2), np.ones(2), 0.1)
+    with pytest.raises(ValueError, match="no processor"):
+        best(Question((client,), (place,), 1.0, inf, overlap))
+
+
+def test_a_deadline_that_cannot_be_held_is_missed_by_little() -> None:
+    entry = LibraryEntry("s", "gpu", 0.7, 40.0, 40.0, 0.0)
+    choice = Choice((entry,), np.array([[80.0, 40.0]]), 1.0, 1.0)
+    place = Place("gpu", np.array([0.5, 1.0]), np.array([1.0, 2.0]), 0.1)
+    client = Client("a", 0, 10.0, 38.0, (0.7,), {"gpu": choice})
+    answer = best(Question((client,), (place,), 1.0, inf, overlap))
+    assert answer.asked.stretches == (1.1,) and answer.asked.dividers == (1,) and answer.levels == {"gpu": 1}

@@ -1,0 +1,248 @@
+"""The library file: what is accepted, what is refused and with which words; profiling."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynofa_ros.application.networks import DEMO_LIBRARY, DEMO_WEIGHTS, Networks
+from dynofa_ros.library.library import (
+    ConfigRecord,
+    Entry,
+    Latency,
+    Library,
+    LibraryError,
+    load_library,
+    load_statistics,
+    pareto_front,
+    save_library,
+    save_statistics,
+)
+from dynofa_ros.library.profiling import measure
+from dynofa_ros.paths import share_file
+from dynofa_ros.supernet.space import DEMO_SPACE, load_space
+from dynofa_ros.supernet.weights import load_weights
+
+SPACE = load_space(DEMO_SPACE)
+
+
+def entry(name: str, latency_ms: float, accuracy: float) -> Entry:
+    config = {k: tuple(v) if isinstance(v, list) else v for k, v in SPACE.smallest.to_dict().items()}
+    return Entry(
+        id=name,
+        config=ConfigRecord(**config),
+        accuracy=accuracy,
+        accuracy_source="measured",
+        latency_ms=Latency(latency_ms, latency_ms * 1.1),
+        latency_source="measured",
+        alpha_ms=latency_ms * 0.1,
+        beta_ms=latency_ms * 0.9,
+        macs=1,
+        params=1,
+    )
+
+
+def library(*entries: Entry) -> Library:
+    return Library(
+        schema_version=1,
+        space=DEMO_SPACE,
+        weights_sha256="0" * 64,
+        board="demo",
+        processor="cpu",
+        reference_frequencies_hz={"cpu0": 1_907_200_000},
+        notes=(),
+        entries=entries or (entry("a", 1.0, 0.7), entry("b", 2.0, 0.8)),
+    )
+
+
+def test_round_trip(tmp_path):
+    save_library(tmp_path / "l.yaml", library())
+    assert load_library(tmp_path / "l.yaml") == library()
+    assert [p.name for p in tmp_path.iterdir()] == ["l.yaml"]  # no temporary file is left
+
+
+def edit(path: list, value):
+    def change(data: dict) -> None:
+        for key in path[:-1]:
+            data = data[key]
+        data[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (edit(["schema_version"], 2), ["schema_version"]),
+        (edit(["surprise"], 1), ["surprise"]),
+        (edit(["space"], "alexnet"), ["alexnet", "ofa_mbv3"]),
+        (edit(["processor"], "tpu"), ["processor", "tpu"]),
+        (edit(["weights_sha256"], "unknown"), ["weights_sha256", "unknown", "64 hexadecimal digits or null"]),
+        (edit(["entries", 0, "config", "expand_ratios"], 3.5), ["entries[0].config.expand_ratios"]),
+        (
+            edit(["entries", 0, "config", "expand_ratios"], [3.5] + [3] * 19),
+            ["expand_ratios[0] = 3.5", "3, 4, 6"],
+        ),
+        (edit(["entries"], []), ["entries is empty"]),
+        (
+            edit(["entries", 0, "config", "resolution"], 66),
+            ["entries[0] (a)", "resolution = 66", "multiple of 4"],
+        ),
+        (edit(["entries", 0, "config", "depths"], [2, 2]), ["entries[0] (a)", "depths has 2 entries"]),
+        (edit(["entries", 0, "config", "resolution"], "big"), ["entries[0].config.resolution"]),
+        (edit(["entries", 1, "accuracy"], 80.0), ["entries[1] (b).accuracy", "0..1"]),
+        (edit(["entries", 1, "accuracy"], float("nan")), ["entries[1] (b).accuracy"]),
+        (edit(["entries", 1, "accuracy"], 0.6), ["entries[1] (b)", "Pareto"]),
+        (edit(["entries", 1, "latency_ms"], {"median": 0.5, "p95": 0.6}), ["entries[1] (b)"]),
+        (edit(["entries", 1, "latency_ms"], {"median": 2.0, "p95": 1.0}), ["p95"]),
+        (edit(["entries", 1, "alpha_ms"], 1.5), ["alpha_ms + beta_ms"]),
+        (edit(["entries", 1, "id"], "a"), ["not unique"]),
+        (edit(["entries", 0, "accuracy_source"], "guessed"), ["accuracy_source"]),
+        (edit(["entries", 1, "macs"], 10**400), ["entries[1] (b).macs = 1000", "1..9.22337e+18"]),
+        (edit(["entries", 1, "params"], 2**63), ["entries[1] (b).params = 9223372036854775808"]),
+        (edit(["entries", 1, "alpha_ms"], 10**400), ["alpha_ms"]),
+        (edit(["entries", 1, "id"], ""), ["entries[1].id = ''", "a name without /"]),
+        (edit(["entries", 1, "id"], "a/b"), ["entries[1].id = 'a/b'", "a name without /"]),
+        (edit(["reference_frequencies_hz", "cpu0"], 10**400), ["reference_frequencies_hz.cpu0 = 1000"]),
+        (edit(["reference_frequencies_hz", "cpu"], 1), ["reference_frequencies_hz.cpu:", "cpu<number>, gpu"]),
+        (edit(["reference_frequencies_hz", ""], 1), ["reference_frequencies_hz.:", "cpu<number>, gpu"]),
+        *(
+            (edit(["bn_statistics"], {"file": name, "sha256": "0"}), [f"bn_statistics.file = {name!r}"])
+            for name in ("", "..", "/etc/passwd", "../s.safetensors", "a/s.safetensors", "s/")
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_key_and_reason(tmp_path, change, words):
+    data = msgspec.to_builtins(library())
+    change(data)
+    path = tmp_path / "l.yaml"
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(LibraryError) as error:
+        load_library(path)
+    for word in (*words, str(path)):
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "[", "a: {b", "\x00", "entries: 3"])
+def test_a_corrupt_file_is_one_line(tmp_path, text):
+    path = tmp_path / "l.yaml"
+    path.write_text(text)
+    with pytest.raises(LibraryError) as error:
+        load_library(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_library_for_other_weights_is_refused(tmp_path):
+    weights = load_weights(SPACE, share_file(*DEMO_WEIGHTS))
+    save_library(tmp_path / "l.yaml", library())
+    with pytest.raises(LibraryError, match="made for other weights"):
+        load_library(tmp_path / "l.yaml", weights)
+
+
+def test_a_library_without_a_digest_fits_any_weights_of_its_space(tmp_path):
+    weights = load_weights(SPACE, share_file(*DEMO_WEIGHTS))
+    save_library(tmp_path / "l.yaml", msgspec.structs.replace(library(), weights_sha256=None))
+    assert load_library(tmp_path / "l.yaml", weights).weights_sha256 is None
+
+
+def test_shares_and_widths_of_resnet_survive_the_file(tmp_path):
+    resnet = load_space("ofa_resnet50")
+    config = resnet.random(np.random.default_rng(0))
+    record = {k: tuple(v) if isinstance(v, list) else v for k, v in config.to_dict().items()}
+    one = msgspec.structs.replace(entry("a", 1.0, 0.7), config=ConfigRecord(**record))
+    own = msgspec.structs.replace(library(one), space=resnet.name)
+    save_library(tmp_path / "l.yaml", own)
+    read = load_library(tmp_path / "l.yaml")
+    assert read == own and read.config(read.entries[0]) == config
+
+
+def test_damaged_statistics_are_refused(tmp_path):
+    own = save_statistics(
+        tmp_path / "s.safetensors", {"a": {"first_conv.bn.running_mean": np.zeros(8, np.float32)}}
+    )
+    with_statistics = msgspec.structs.replace(library(), bn_statistics=own)
+    read = load_statistics(tmp_path / "l.yaml", with_statistics)
+    assert read["a"]["first_conv.bn.running_mean"].shape == (8,)
+    (tmp_path / "s.safetensors").write_bytes(b"other")
+    with pytest.raises(LibraryError, match="sha256"):
+        load_statistics(tmp_path / "l.yaml", with_statistics)
+    (tmp_path / "s.safetensors").unlink()
+    with pytest.raises(LibraryError, match="cannot be read"):
+        load_statistics(tmp_path / "l.yaml", with_statistics)
+
+
+points = st.lists(st.tuples(st.floats(0.1, 100), st.floats(0, 1)), min_size=1, max_size=40)
+
+
+@given(points)
+def test_pareto_front_is_what_no_point_dominates(values):
+    entries = [entry(str(i), *value) for i, value in enumerate(values)]
+    front = pareto_front(entries)
+    for before, after in pairwise(front):
+        assert after.latency_ms.median > before.latency_ms.median and after.accuracy > before.accuracy
+    for e in entries:
+        assert any(f.latency_ms.median <= e.latency_ms.median and f.accuracy >= e.accuracy for f in front)
+
+
+@given(points, st.floats(0.01, 200))
+def test_best_within_never_exceeds_the_budget_unless_nothing_fits(values, budget):
+    own = library(*pareto_front([entry(str(i), *value) for i, value in enumerate(values)]))
+    best = own.best_within(budget)
+    if best.latency_ms.median > budget:
+        assert best is own.entries[0]
+    else:
+        assert all(e.accuracy <= best.accuracy for e in own if e.latency_ms.median <= budget)
+
+
+def test_measure_interleaves_and_leaves_out_the_warm_up():
+    now, calls = [0], []
+
+    def runner(name: str, cost_ns: int):
+        def run(images):
+            calls.append(name)
+            now[0] += cost_ns
+            return images
+
+        return run
+
+    runners = {"a": runner("a", 1_000_000), "b": runner("b", 3_000_000)}
+    times = measure(runners, {"a": 64, "b": 96}, rounds=4, warm_up=2, clock=lambda: now[0])
+    assert calls == ["a", "b"] * 6
+    assert times["a"].tolist() == [1.0] * 4 and times["b"].tolist() == [3.0] * 4
+
+
+# --- the library that the package ships ---------------------------------------------------------
+
+
+def test_the_demo_library_keeps_its_promises():
+    weights = load_weights(SPACE, share_file(*DEMO_WEIGHTS))
+    own = load_library(share_file(*DEMO_LIBRARY), weights)
+    assert len(own.entries) >= 8
+    assert own.entries[0].accuracy >= 0.70
+    assert own.entries[-1].accuracy - own.entries[0].accuracy >= 0.04
+    assert own.entries[-1].latency_ms.median >= 3 * own.entries[0].latency_ms.median
+    assert len(weights.labels) >= 20
+    assert share_file(*DEMO_WEIGHTS).stat().st_size <= 10e6
+
+
+def test_measured_accuracy_is_what_the_file_says():
+    """A few hundred fresh pictures: within sampling error of the file's figure, far from another net's."""
+    from dynofa_ros.application.networks import SubnetKey
+    from dynofa_ros.demo.pictures import Pictures
+
+    networks = Networks.load("", "", "onnxruntime")
+    own = networks.libraries["cpu"]
+    pictures = Pictures(seed=99, number=300)
+    for e in (own.entries[0], own.entries[-1]):
+        network = networks.prepare(SubnetKey("cpu", e.id))
+        logits = np.concatenate([network.run(i[None]) for i in pictures.at(network.resolution)])
+        measured = float((logits.argmax(1) == pictures.labels).mean())
+        deviation = (e.accuracy * (1 - e.accuracy) / pictures.number) ** 0.5
+        assert abs(measured - e.accuracy) < 3.5 * deviation, (e.id, measured, e.accuracy)

@@ -1,0 +1,100 @@
+"""The allocator against brute force."""
+
+from __future__ import annotations
+
+from math import inf
+
+import numpy as np
+import pytest
+from manager_problems import brute_force, make_problem, random_demands, solved
+
+from dynofa_ros.manager.grid import asked, make_grid
+from dynofa_ros.manager.ladder import allocate
+from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem, demand_accuracies, make_table
+from dynofa_ros.manager.solver import best_for
+
+INSTANCES = 600
+
+
+def test_the_allocator_equals_brute_force() -> None:
+    outcomes = {"feasible": 0, "infeasible": 0}
+    for seed in range(INSTANCES):
+        problem = make_problem(seed)
+        rng = np.random.default_rng(10_000 + seed)
+        demands = random_demands(problem, rng)
+        headroom = float(rng.choice([1.0, 0.9]))
+        rules = {
+            "power": bool(rng.random() < 0.8),
+            "load": bool(rng.random() < 0.9),
+            "background": bool(rng.random() < 0.5),
+        }
+        expected = brute_force(problem, demands, headroom=headroom, **rules)
+        point = solved(problem, demands, headroom, **rules)
+        outcomes["feasible" if expected < inf else "infeasible"] += 1
+        assert (point is None) == (expected == inf), seed
+        if point is not None:
+            assert point.power_w == pytest.approx(expected, rel=1e-12), seed
+    assert min(outcomes.values()) > 90, outcomes
+
+
+def brute_best(
+    problem: Problem, demands: tuple[Demand, ...], app: int, relaxed: bool
+) -> tuple[int, int] | None:
+    """Least divider, then best level, of one application, by trying them all."""
+    for divider in DIVIDERS:
+        for level in range(len(problem.apps[app].accuracies)):
+            tried = list(demands)
+            tried[app] = Demand(level, divider, relaxed)
+            if brute_force(problem, tuple(tried)) < inf:
+                return divider, level
+    return None
+
+
+def test_the_most_for_one_application_equals_brute_force() -> None:
+    some = 0
+    for seed in range(120):
+        problem = make_problem(seed)
+        rng = np.random.default_rng(30_000 + seed)
+        demands = random_demands(problem, rng)
+        app = int(rng.integers(len(problem.apps)))
+        relaxed = bool(rng.random() < 0.2)
+        with np.errstate(all="ignore"):
+            found = best_for(make_grid(problem, 1.0), asked(demands), app, DIVIDERS, relaxed=relaxed)
+        assert found == brute_best(problem, demands, app, relaxed), seed
+        some += found is not None
+    assert 30 < some < 115
+
+
+def test_pins_hold() -> None:
+    for seed in range(60):
+        problem = make_problem(seed)
+        names = [p.name for p in problem.processors]
+        able = [
+            sorted(name for name, o in app.options.items() if np.isfinite(o.menu.unit_ms[-1]).all())
+            for app in problem.apps
+        ]
+        pins = tuple(names.index(places[-1]) for places in able)
+        outcome = allocate(problem, pins=pins)
+        assert outcome.point.mapping == tuple(names[pin] for pin in pins)
+
+
+@pytest.mark.parametrize(
+    ("target", "floor", "expected", "below"),
+    [
+        (1.0, 0.0, (0.8, 0.7, 0.6), False),
+        (0.65, 0.0, (0.7, 0.6), False),
+        (0.5, 0.0, (0.6,), False),
+        (0.7, 0.7, (0.7,), False),
+        (0.6, 0.75, (0.8,), False),
+        (1.0, 0.9, (0.8,), True),
+    ],
+)
+def test_demand_accuracies(target: float, floor: float, expected: tuple[float, ...], below: bool) -> None:
+    assert demand_accuracies([0.6, 0.8, 0.7, 0.7], target, floor) == (expected, below)
+
+
+def test_an_empty_library_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one library entry"):
+        demand_accuracies([], 1.0, 0.0)
+    with pytest.raises(ValueError, match="at least one library entry"):
+        make_table([], make_problem(0).processors[0])

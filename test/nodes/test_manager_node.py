@@ -1,0 +1,547 @@
+"""The manager node as a real process over DDS; the test plays the device and the applications."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from dynofa_ros.msg import (
+    AppTargets,
+    DeviceCapabilities,
+    DeviceTelemetry,
+    DomainCapability,
+    DomainFrequency,
+    DomainState,
+    DomainTelemetry,
+    DvfsCommand,
+    DvfsState,
+    InferenceMonitor,
+    ManagerDecision,
+    SubnetCommand,
+    SubnetEntry,
+    SubnetLibrary,
+    SubnetState,
+    TemperatureReading,
+)
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from manager_plant import BOARD, CPU, capabilities, make_library
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.parameter_client import AsyncParameterClient
+from rclpy.serialization import deserialize_message, serialize_message
+
+from dynofa_ros.device.power_model import predict_power
+from dynofa_ros.manager import RuntimeManager
+from dynofa_ros.manager.types import Monitors
+from dynofa_ros.ros import conversions, inputs, names, qos
+
+pytestmark = pytest.mark.live
+
+ROOT = Path(__file__).resolve().parents[2]
+DOMAIN_ID = 100 + os.getpid() % 50
+NAMESPACE = "/robot1/dynofa"
+TIMEOUT_S = 10.0
+RATE_HZ = 15.0
+
+
+class FakeApp:
+    """The topics of one perception node. Its frames say what time they took and do not take it."""
+
+    def __init__(self, robot: Robot, name: str, namespace: str = "") -> None:
+        namespace = namespace or robot.namespace
+        self.robot, self.name = robot, name
+        self.entries = {e.id: e for e in make_library(name).entries}
+        self.subnet_id, self.decision_id, self.sequence = "s0", 0, 0
+        self.target_ms = 60.0
+        self.commands: list[SubnetCommand] = []
+        node = robot.node
+
+        def publisher(kind: type, topic: str, profile: Any) -> Any:
+            return node.create_publisher(kind, names.topic(namespace, names.app_topic(name, topic)), profile)
+
+        self.publishers = {
+            "targets": publisher(AppTargets, "targets", qos.APP_STATE),
+            "library": publisher(SubnetLibrary, "library", qos.APP_STATE),
+            "subnet_state": publisher(SubnetState, "subnet_state", qos.APP_STATE),
+            "monitor": publisher(InferenceMonitor, "monitor", qos.MONITOR),
+        }
+        topic = names.topic(namespace, names.app_topic(name, "subnet_command"))
+        self.subscription = node.create_subscription(
+            SubnetCommand, topic, self._on_command, qos.SUBNET_COMMAND
+        )
+        self.set_target(60.0)
+        self._publish_library()
+        self._publish_state()
+
+    def send(self, topic: str, message: Any) -> None:
+        if not isinstance(message, InferenceMonitor):
+            message.header.stamp = self.robot.node.get_clock().now().to_msg()
+        self.robot.record(names.app_topic(self.name, topic), message)
+        self.publishers[topic].publish(message)
+
+    def set_target(self, target_ms: float, **changes: Any) -> None:
+        self.target_ms = target_ms
+        values = {"accuracy_target": 1.0, "accuracy_floor": 0.0, "rate_hz": RATE_HZ, "miss_tolerance": 0.01}
+        self.send("targets", AppTargets(app=self.name, latency_target_ms=target_ms, **{**values, **changes}))
+
+    def frame(self) -> None:
+        entry = self.entries[self.subnet_id]
+        noise = float(np.exp(self.robot.rng.normal(0.0, 0.03)))
+        ratio = BOARD.domains["cpu0"].frequencies_hz[-1] / self.robot.hz["cpu0"]
+        inference = (entry.alpha_ms + entry.beta_ms * ratio) * noise
+        self.sequence += 1
+        message = InferenceMonitor(
+            app=self.name,
+            frame_sequence=self.sequence,
+            decision_id=self.decision_id,
+            subnet_id=self.subnet_id,
+            processor="cpu",
+            queue_wait_ms=0.2,
+            preprocess_ms=1.0,
+            inference_ms=inference,
+            postprocess_ms=0.3,
+            latency_ms=inference + 1.5,
+            end_to_end_ms=math.nan,
+            latency_target_ms=self.target_ms,
+            deadline_missed=inference + 1.5 > self.target_ms,
+        )
+        self.send("monitor", message)
+
+    def leave(self) -> None:
+        for publisher in self.publishers.values():
+            self.robot.node.destroy_publisher(publisher)
+        self.robot.node.destroy_subscription(self.subscription)
+        self.robot.apps.remove(self)
+
+    def _on_command(self, command: SubnetCommand) -> None:
+        self.commands.append(command)
+        if command.decision_id > self.decision_id:
+            self.subnet_id, self.decision_id = command.subnet_id, int(command.decision_id)
+            self._publish_state()
+
+    def _publish_state(self) -> None:
+        state = SubnetState(decision_id=self.decision_id, subnet_id=self.subnet_id, processor="cpu")
+        self.send("subnet_state", state)
+
+    def _publish_library(self) -> None:
+        entries = [
+            SubnetEntry(
+                id=e.id,
+                processor=e.processor,
+                accuracy=e.accuracy,
+                latency_ms=e.latency_ms,
+                alpha_ms=e.alpha_ms,
+                beta_ms=e.beta_ms,
+                energy_j=math.nan,
+                reference_frequencies=[
+                    DomainFrequency(domain=d, frequency_hz=hz) for d, hz in e.reference_hz
+                ],
+            )
+            for e in self.entries.values()
+        ]
+        self.send("library", SubnetLibrary(app=self.name, entries=entries))
+
+
+def as_received(message: Any) -> Any:
+    """The message after its way over the wire, which rounds float32 fields."""
+    return deserialize_message(serialize_message(message), type(message))
+
+
+class Robot:
+    """Device and applications; everything that is sent is kept by the name that a decision gives it."""
+
+    def __init__(self, namespace: str = NAMESPACE) -> None:
+        self.namespace = namespace
+        self._context = Context()
+        rclpy.init(context=self._context, domain_id=DOMAIN_ID)
+        self.node = rclpy.create_node("robot", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self.rng = np.random.default_rng(0)
+        self.hz = {name: float(d.start_max_hz) for name, d in BOARD.domains.items()}
+        self.sent: dict[tuple[str, int], Any] = {}
+        self.apps: list[FakeApp] = []
+        self.decisions: list[ManagerDecision] = []
+        self.dvfs_commands: list[DvfsCommand] = []
+        self.diagnostics: dict[str, tuple[int, str]] = {}
+        self.publishers = {
+            names.CAPABILITIES: (DeviceCapabilities, qos.DEVICE_STATE),
+            names.DVFS_STATE: (DvfsState, qos.DEVICE_STATE),
+            names.TELEMETRY: (DeviceTelemetry, qos.TELEMETRY),
+        }
+        self._publish = {
+            topic: self.node.create_publisher(kind, names.topic(self.namespace, topic), profile).publish
+            for topic, (kind, profile) in self.publishers.items()
+        }
+        self._subscribe(ManagerDecision, names.DECISION, qos.DECISION, self.decisions.append)
+        self._subscribe(DvfsCommand, names.DVFS_COMMAND, qos.DVFS_COMMAND, self._on_dvfs)
+        self._subscribe(DiagnosticArray, names.DIAGNOSTICS, 10, self._on_diagnostics)
+        self._next = {"frame": time.monotonic(), "telemetry": time.monotonic()}
+        self._send_capabilities()
+        self._send_dvfs_state(0)
+
+    def record(self, topic: str, message: Any) -> None:
+        self.sent[topic, inputs.sequence_of(message)] = as_received(message)
+
+    def send(self, topic: str, message: Any) -> None:
+        message.header.stamp = self.node.get_clock().now().to_msg()
+        self.record(topic, message)
+        self._publish[topic](message)
+
+    def spin(self, seconds: float) -> None:
+        self.wait(lambda: False, "", seconds)
+
+    def wait(self, condition: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> float:
+        """Runs the robot until the condition holds; the seconds that took. Without a name: just runs it."""
+        start_s = time.monotonic()
+        while not condition():
+            now_s = time.monotonic()
+            if now_s - start_s > timeout_s:
+                assert not what, f"not seen within {timeout_s} s: {what}"
+                break
+            if now_s >= self._next["frame"]:
+                self._next["frame"] = max(now_s, self._next["frame"]) + 1.0 / RATE_HZ
+                for app in self.apps:
+                    app.frame()
+            if now_s >= self._next["telemetry"]:
+                self._next["telemetry"] = now_s + 0.1
+                self._send_telemetry()
+            self._executor.spin_once(timeout_sec=0.005)
+        return time.monotonic() - start_s
+
+    def client(self, kind: type, service: str) -> Any:
+        return self.node.create_client(kind, f"{self.namespace}/manager/{service}")
+
+    def set_parameter(self, name: str, value: object) -> str:
+        """Reason of the refusal, empty if it was accepted."""
+        client = AsyncParameterClient(self.node, f"{self.namespace}/manager")
+        assert client.wait_for_services(timeout_sec=TIMEOUT_S)
+        future = client.set_parameters([Parameter(name, value=value)])
+        self.wait(future.done, f"answer to setting {name}")
+        (result,) = future.result().results
+        return "" if result.successful else str(result.reason)
+
+    def change_state(self, transition: int) -> bool:
+        client = self.client(ChangeState, "change_state")
+        assert client.wait_for_service(timeout_sec=TIMEOUT_S)
+        request = ChangeState.Request()
+        request.transition.id = transition
+        future = client.call_async(request)
+        self.wait(future.done, "lifecycle transition")
+        return bool(future.result().success)
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+    def _subscribe(self, kind: type, topic: str, profile: Any, callback: Callable[[Any], None]) -> None:
+        self.node.create_subscription(kind, names.topic(self.namespace, topic), callback, profile)
+
+    def _on_dvfs(self, command: DvfsCommand) -> None:
+        self.dvfs_commands.append(command)
+        for band in command.bands:
+            self.hz[band.domain] = min(max(self.hz[band.domain], float(band.min_hz)), float(band.max_hz))
+        self._send_dvfs_state(int(command.decision_id))
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self.diagnostics[status.name.rpartition(": ")[2]] = (ord(status.level), status.message)
+
+    def _send_capabilities(self) -> None:
+        known = capabilities()
+        domains = [
+            DomainCapability(
+                domain=d.domain, frequencies_hz=list(d.frequencies_hz), can_read=True, can_write=d.can_write
+            )
+            for d in known.domains
+        ]
+        message = DeviceCapabilities(board=known.board, domains=domains, processors=list(known.processors))
+        self.send(names.CAPABILITIES, message)
+
+    def _send_dvfs_state(self, decision_id: int) -> None:
+        domains = [DomainState(domain=d, actual_hz=hz) for d, hz in self.hz.items()]
+        self.send(names.DVFS_STATE, DvfsState(decision_id=decision_id, domains=domains))
+
+    def _send_telemetry(self) -> None:
+        used = {d: 0.7 if self.apps else 0.0 for d in CPU}
+        power = predict_power(BOARD, self.hz, used, 45.0).total_w
+        domains = [
+            DomainTelemetry(domain=d, frequency_hz=hz, utilization_percent=100.0 * used.get(d, 0.0))
+            for d, hz in self.hz.items()
+        ]
+        temperatures = [TemperatureReading(name="CPU-therm", temperature_c=45.0)]
+        self.send(
+            names.TELEMETRY,
+            DeviceTelemetry(total_power_w=power, domains=domains, temperatures=temperatures),
+        )
+
+
+def start_manager(namespace: str = NAMESPACE, *, autostart: bool = True) -> subprocess.Popen:
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN_ID)}
+    command = [sys.executable, str(ROOT / "scripts" / "manager_node")]
+    command += ["--ros-args", "-r", f"__ns:={namespace}", "-p", f"autostart:={str(autostart).lower()}"]
+    return subprocess.Popen(command, env=environment)
+
+
+def stop(process: subprocess.Popen) -> int:
+    process.send_signal(signal.SIGINT)
+    try:
+        return process.wait(timeout=TIMEOUT_S)
+    finally:
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def robot() -> Iterator[Robot]:
+    robot = Robot()
+    yield robot
+    robot.close()
+
+
+@pytest.fixture(scope="module")
+def manager(robot: Robot) -> Iterator[subprocess.Popen]:
+    process = start_manager()
+    yield process
+    assert stop(process) == 0
+
+
+@pytest.fixture
+def front(robot: Robot, manager: subprocess.Popen) -> FakeApp:
+    """A managed application in its steady state."""
+    if not robot.apps:
+        robot.apps.append(FakeApp(robot, "front"))
+    app = robot.apps[0]
+    if app.target_ms != 60.0:
+        app.set_target(60.0)
+    robot.wait(lambda: app.subnet_id == "s9", "command to run the largest sub-network")
+    return app
+
+
+def latest(robot: Robot) -> ManagerDecision:
+    return robot.decisions[-1]
+
+
+def test_an_application_is_found_measured_and_planned(robot: Robot, front: FakeApp) -> None:
+    command = front.commands[-1]
+    assert (command.subnet_id, command.processor) == ("s9", "cpu")
+    assert math.isnan(command.rate_hz) and command.valid_for_s >= 1.0
+    assert command.prefetch_subnet_ids == ["s8"]
+    assert command.decision_id > 0 and command.header.stamp.sec > 0
+    robot.wait(lambda: robot.dvfs_commands, "command to set clocks")
+    robot.spin(0.5)
+    decision = latest(robot)
+    assert [app.app for app in decision.apps] == ["front"]
+    assert decision.feasible and decision.objective == "quality"
+    assert decision.binding_constraint in {"latency", "accuracy_target", "utilization"}
+    assert 0.0 < decision.predicted_power_w < 20.0 and decision.compute_ms > 0.0
+    bands = {band.domain: (band.min_hz, band.max_hz) for band in decision.bands}
+    assert bands["gpu"] == (114_750_000, 114_750_000)
+    assert robot.hz["cpu0"] == bands["cpu0"][1] <= 1_907_200_000
+    assert {p.name for p in decision.parameters} == {
+        "objective",
+        "power_cap_w",
+        "temperature_limit_c",
+        "control_period_s",
+        "min_dwell_s",
+        "battery_energy_j",
+        "battery_time_s",
+    }
+
+
+def test_a_tighter_target_changes_the_sub_network_and_back(robot: Robot, front: FakeApp) -> None:
+    robot.spin(1.0)
+    front.set_target(0.6 * 50.0)
+    assert robot.wait(lambda: front.subnet_id != "s9", "smaller sub-network") < 1.5
+    robot.spin(1.0)
+    front.set_target(60.0)
+    assert robot.wait(lambda: front.subnet_id == "s9", "largest sub-network again") < 1.5
+
+
+def test_a_parameter_acts_within_a_control_period(robot: Robot, front: FakeApp) -> None:
+    assert robot.set_parameter("objective", "energy") == ""
+    assert robot.wait(lambda: front.subnet_id == "s0", "objective in force") < 1.0
+    assert latest(robot).objective == "energy"
+    assert robot.set_parameter("objective", "quality") == ""
+    robot.wait(lambda: front.subnet_id == "s9", "objective taken back")
+    assert robot.set_parameter("power_cap_w", 6) == ""  # an integer for a double
+    robot.wait(lambda: latest(robot).binding_constraint == "power_cap", "power cap in force")
+    assert latest(robot).predicted_power_w <= 6.0
+    assert robot.set_parameter("power_cap_w", math.inf) == ""
+    robot.wait(lambda: front.subnet_id == "s9", "power cap lifted")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("objective", "fast", "one of 'quality', 'energy', 'accuracy_under_power', 'battery'"),
+        ("objective", "battery", "needs a budget: set battery_energy_j (J) and battery_time_s (s) first"),
+        ("battery_energy_j", -1.0, "at least 0.0 J"),
+        ("battery_energy_j", math.nan, "at least 0.0 J"),
+        ("battery_time_s", 0.0, "from 1.0 to 10000000.0 s"),
+        ("battery_time_s", math.nan, "from 1.0 to 10000000.0 s"),
+        ("power_cap_w", -5.0, "at least 0.0 W"),
+        ("power_cap_w", math.nan, "at least 0.0 W"),
+        ("power_cap_w", "fast", "at least 0.0 W"),
+        ("temperature_limit_c", 500.0, "from 30.0 to 120.0 C"),
+        ("control_period_s", 0.0, "from 0.02 to 10.0 s"),
+        ("min_dwell_s", math.inf, "from 0.0 to 60.0 s"),
+    ],
+)
+def test_bad_parameters_are_refused_with_the_allowed_range(
+    robot: Robot, manager: subprocess.Popen, name: str, value: object, allowed: str
+) -> None:
+    assert allowed in robot.set_parameter(name, value)
+
+
+def test_a_battery_budget_acts_within_a_control_period(robot: Robot, front: FakeApp) -> None:
+    assert robot.set_parameter("battery_energy_j", 550) == ""
+    assert robot.set_parameter("battery_time_s", 100) == ""
+    assert robot.set_parameter("objective", "battery") == ""
+    assert robot.wait(lambda: latest(robot).objective == "battery", "objective in force") < 1.0
+    assert latest(robot).predicted_power_w <= 5.5
+    assert "needs a budget" in robot.set_parameter("battery_energy_j", math.inf)
+    assert robot.set_parameter("objective", "quality") == ""
+    robot.wait(lambda: front.subnet_id == "s9", "objective taken back")
+
+
+def test_another_control_period_is_kept(robot: Robot, front: FakeApp) -> None:
+    assert robot.set_parameter("control_period_s", 0.05) == ""
+    robot.decisions.clear()
+    robot.spin(1.0)
+    assert len(robot.decisions) > 10
+    assert robot.set_parameter("control_period_s", 0.2) == ""
+    robot.spin(0.3)
+    robot.decisions.clear()
+    robot.spin(1.0)
+    assert 3 <= len(robot.decisions) <= 8
+
+
+def test_applications_of_other_namespaces_are_left_alone(robot: Robot, front: FakeApp) -> None:
+    other = FakeApp(robot, "side", namespace="/robot2/dynofa")
+    robot.apps.append(other)
+    robot.spin(1.5)
+    other.leave()
+    assert other.commands == []
+    assert [app.app for app in latest(robot).apps] == ["front"]
+
+
+def test_bad_monitors_show_in_diagnostics(robot: Robot, front: FakeApp) -> None:
+    robot.wait(lambda: "monitors" in robot.diagnostics, "diagnostics")
+    front.publishers["monitor"].publish(
+        InferenceMonitor(
+            app="front", frame_sequence=10**9, subnet_id="s9", processor="cpu", inference_ms=math.nan
+        )
+    )
+    robot.wait(lambda: "inference_ms" in robot.diagnostics["monitors"][1], "refused monitor in diagnostics")
+    assert robot.diagnostics["monitors"][0] == 1
+    assert robot.diagnostics["telemetry"] == (0, "up to date")
+    assert robot.diagnostics["applications"] == (0, "1 managed of 1 seen")
+
+
+def test_messages_in_the_name_of_another_are_ignored(robot: Robot, front: FakeApp) -> None:
+    robot.spin(0.3)
+    robot.decisions.clear()
+    front.publishers["targets"].publish(
+        AppTargets(app="rear", latency_target_ms=1.0, rate_hz=15.0, miss_tolerance=0.01)
+    )
+    robot.spin(0.7)
+    assert {app.app for decision in robot.decisions for app in decision.apps} == {"front"}
+    assert "targets" not in {decision.trigger for decision in robot.decisions}
+
+
+def test_hopeless_targets_show_in_diagnostics(robot: Robot, front: FakeApp) -> None:
+    front.set_target(3.0)
+    robot.wait(lambda: not latest(robot).feasible, "infeasible decision")
+    robot.wait(lambda: robot.diagnostics["decision"][0] == 1, "infeasible decision in diagnostics")
+    assert "latency" in robot.diagnostics["decision"][1]
+    front.set_target(60.0)
+    robot.wait(lambda: latest(robot).feasible, "feasible decision")
+
+
+def test_inactive_means_silent(robot: Robot, front: FakeApp) -> None:
+    assert robot.change_state(Transition.TRANSITION_DEACTIVATE)
+    robot.spin(0.3)
+    robot.decisions.clear()
+    commands = len(front.commands)
+    robot.spin(1.0)
+    assert robot.decisions == [] and len(front.commands) == commands
+    last_id = front.decision_id
+    assert robot.change_state(Transition.TRANSITION_ACTIVATE)
+    robot.wait(lambda: front.decision_id > last_id, "a newer command after activation")
+    assert front.subnet_id == "s9"
+
+
+def test_an_application_that_leaves_is_dropped(robot: Robot, front: FakeApp) -> None:
+    robot.decisions.clear()
+    front.leave()
+    robot.wait(lambda: any(d.trigger == "departure" for d in robot.decisions), "departure")
+    assert [app.app for app in latest(robot).apps] == []
+    departed = next(d for d in robot.decisions if d.trigger == "departure")
+    gone = [(i.topic, i.sequence) for i in departed.inputs if i.sequence == inputs.GONE]
+    assert gone == [("perception/front/targets", 0)]
+
+
+def test_recorded_inputs_reproduce_every_decision_and_a_restart_goes_on_above() -> None:
+    robot = Robot("/robot3/dynofa")
+    process = start_manager(robot.namespace, autostart=False)
+    try:
+        assert robot.change_state(Transition.TRANSITION_CONFIGURE)
+        topic = names.topic(robot.namespace, names.DECISION)
+        robot.wait(lambda: robot.node.count_publishers(topic), "publisher of decisions")  # none is missed
+        assert robot.change_state(Transition.TRANSITION_ACTIVATE)
+        robot.wait(lambda: robot.decisions, "first decision")
+        app = FakeApp(robot, "front")
+        robot.apps.append(app)
+        robot.wait(lambda: app.subnet_id == "s9", "first plan")
+        app.set_target(30.0)
+        robot.spin(1.0)
+        app.set_target(60.0)
+        robot.spin(0.3)
+        robot.set_parameter("power_cap_w", 6.0)
+        robot.spin(1.0)
+        assert stop(process) == 0
+        robot.spin(0.3)
+        recorded = list(robot.decisions)
+        replay(robot, recorded)
+
+        last_id, running = app.decision_id, app.subnet_id
+        process = start_manager(robot.namespace)
+        robot.wait(lambda: app.decision_id > last_id, "command of the new manager")
+        robot.wait(lambda: app.subnet_id == "s9", "the cap went with the old manager's parameters")
+        assert running != "s9"
+    finally:
+        stop(process)
+        robot.close()
+
+
+def replay(robot: Robot, recorded: list[ManagerDecision]) -> None:
+    """Steps a new manager with what each decision says it consumed, and compares."""
+    assert [d.step_number for d in recorded] == list(range(1, len(recorded) + 1)), "not all were recorded"
+    assert len(recorded) > 15
+    assert {d.trigger for d in recorded} >= {"startup", "targets", "parameter", "periodic"}
+    manager = RuntimeManager()
+    for message in recorded:
+        consumed_inputs = []
+        for consumed in message.inputs:
+            key = (consumed.topic, int(consumed.sequence))
+            assert key in robot.sent, f"missing input {key}"
+            consumed_inputs.append(inputs.to_input(consumed.topic, robot.sent[key]))
+        monitors = Monitors(tuple(consumed_inputs), inputs.parameters_of(message))
+        decision = manager.step(inputs.stamp_ns(message.step_time), monitors)
+        again = conversions.decision_message(replace(decision, compute_ms=message.compute_ms))
+        assert str(as_received(again)) == str(message)

@@ -1,0 +1,397 @@
+"""The perception node as a real process over DDS."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy")
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from dynofa_ros.msg import (  # noqa: E402
+    AppTargets,
+    Classification,
+    DomainState,
+    DvfsState,
+    InferenceMonitor,
+    SubnetCommand,
+    SubnetLibrary,
+    SubnetState,
+)
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
+from rclpy.context import Context  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.parameter_client import AsyncParameterClient  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+
+from dynofa_ros.application.networks import Networks, SubnetKey  # noqa: E402
+from dynofa_ros.demo.camera_sources import compose  # noqa: E402
+from dynofa_ros.demo.signs import render_sample  # noqa: E402
+from dynofa_ros.ros import names, qos  # noqa: E402
+from dynofa_ros.supernet.preprocess import preprocess  # noqa: E402
+
+pytestmark = pytest.mark.live
+
+DOMAIN_ID = 1 + os.getpid() % 40
+NAMESPACE, APP = "/robot2/perception", "rear"
+TIMEOUT_S = 15.0
+LIBRARY = Networks.load("", "", "onnxruntime").libraries["cpu"]
+SMALLEST, LARGEST = LIBRARY.entries[0], LIBRARY.entries[-1]
+
+
+def start(*arguments: str, domain_id: int = DOMAIN_ID) -> subprocess.Popen:
+    environment = {
+        **os.environ,
+        "ROS_DOMAIN_ID": str(domain_id),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    }
+    command = [sys.executable, "-m", "dynofa_ros.nodes.perception_node", "--ros-args"]
+    command += ["-r", f"__node:={APP}", "-r", f"__ns:={NAMESPACE}", *arguments]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+class Client:
+    """Camera, manager and user of one perception node."""
+
+    RECEIVED = {
+        "classification": (Classification, qos.CLASSIFICATION),
+        "monitor": (InferenceMonitor, qos.MONITOR),
+        "targets": (AppTargets, qos.APP_STATE),
+        "library": (SubnetLibrary, qos.APP_STATE),
+        "subnet_state": (SubnetState, qos.APP_STATE),
+    }
+
+    def __init__(self, domain_id: int = DOMAIN_ID) -> None:
+        self._context = Context()
+        rclpy.init(context=self._context, domain_id=domain_id)
+        self.node = rclpy.create_node("client", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self.received: dict[str, list[Any]] = {name: [] for name in self.RECEIVED}
+        self.diagnostics: dict[str, tuple[int, str]] = {}
+        for name, (kind, profile) in self.RECEIVED.items():
+            self.node.create_subscription(
+                kind, self.topic(names.app_topic(APP, name)), self.received[name].append, profile
+            )
+        self.node.create_subscription(DiagnosticArray, names.DIAGNOSTICS, self._on_diagnostics, 10)
+        self.image = self._publisher(Image, names.app_topic(APP, "image"), 1)
+        self.compressed = self._publisher(CompressedImage, names.app_topic(APP, "image/compressed"), 1)
+        self.command = self._publisher(
+            SubnetCommand, names.app_topic(APP, "subnet_command"), qos.SUBNET_COMMAND
+        )
+        self.dvfs = self._publisher(DvfsState, names.DVFS_STATE, qos.DEVICE_STATE)
+        self.parameters = AsyncParameterClient(self.node, f"{NAMESPACE}/{APP}")
+
+    def topic(self, relative: str) -> str:
+        return names.topic(NAMESPACE, relative)
+
+    def _publisher(self, kind: Any, relative: str, profile: Any) -> Any:
+        return self.node.create_publisher(kind, self.topic(relative), profile)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self.diagnostics[status.name.split(": ", 1)[1]] = (status.level[0], status.message)
+
+    def wait(self, condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            if result := condition():
+                return result
+            self._executor.spin_once(timeout_sec=0.02)
+        raise AssertionError(
+            f"{what}: not within {timeout_s} s; received { ({k: len(v) for k, v in self.received.items()}) }"
+        )
+
+    def spin(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._executor.spin_once(timeout_sec=0.02)
+
+    def answer(self, message: Any, publisher: Any = None) -> Classification:
+        """Send one image, sent again until answered (best effort); its result."""
+        self.forget("classification", "monitor")
+        publisher = publisher or self.image
+        sent = 0.0
+        end = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < end:
+            if time.monotonic() - sent > 1.0:
+                publisher.publish(message)
+                sent = time.monotonic()
+            self._executor.spin_once(timeout_sec=0.02)
+            for result in self.received["classification"]:
+                if result.header == message.header:
+                    self.wait(lambda: self.received["monitor"], "a monitor for the result")
+                    return result
+        raise AssertionError("no answer to the image")
+
+    def forget(self, *topics: str) -> None:
+        for name in topics or self.received:
+            self.received[name].clear()
+
+    def set(self, **values: Any) -> list[Any]:
+        future = self.parameters.set_parameters([Parameter(k, value=v) for k, v in values.items()])
+        return self.wait(lambda: future.done() and future.result(), f"set {values}").results
+
+    def transition(self, transition_id: int) -> bool:
+        client = self.node.create_client(ChangeState, f"{NAMESPACE}/{APP}/change_state")
+        assert client.wait_for_service(TIMEOUT_S)
+        future = client.call_async(ChangeState.Request(transition=Transition(id=transition_id)))
+        return self.wait(lambda: future.done() and future.result(), "transition").success
+
+    def state(self, status: int, subnet_id: str | None = None) -> SubnetState:
+        def matches() -> Any:
+            found = [s for s in self.received["subnet_state"] if s.status == status]
+            return found and (subnet_id is None or found[-1].subnet_id == subnet_id) and found[-1]
+
+        return self.wait(matches, f"state {status} of {subnet_id}")
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[subprocess.Popen]:
+    process = start("-p", "latency_target_ms:=1000.0", "-p", "rate_hz:=100", "-p", "top_k:=3")
+    yield process
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0, process.stderr and process.stderr.read()
+
+
+@pytest.fixture(scope="module")
+def node(process) -> Iterator[Client]:
+    client = Client()
+    client.wait(
+        lambda: client.received["library"] and client.received["subnet_state"],
+        "the node's latched topics",
+        40,
+    )
+    client.wait(
+        lambda: client.image.get_subscription_count() and client.command.get_subscription_count(), "discovery"
+    )
+    yield client
+    client.close()
+
+
+SCENE = compose(render_sample(7, 1)[0], 320, 180)  # small enough for the default shared memory of Fast DDS
+STAMP = iter(range(1, 10_000))
+
+
+def image(sent_as: str = "bgr8", **fields: Any) -> Image:
+    encoders = {
+        "bgr8": lambda rgb: rgb[..., ::-1],
+        "rgb8": lambda rgb: rgb,
+        "bgra8": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA),
+    }
+    data = np.ascontiguousarray(encoders[sent_as](SCENE))
+    message = Image(height=data.shape[0], width=data.shape[1], encoding=sent_as, step=data.strides[0])
+    message.header.stamp.sec, message.header.stamp.nanosec = next(STAMP), 123
+    message.header.frame_id = "rear_optical"
+    message.data = data.tobytes()
+    for name, value in fields.items():
+        setattr(message, name, value)
+    return message
+
+
+def test_a_frame_gets_the_class_of_the_network_and_its_own_header(node):
+    result = node.answer(image())
+    assert len(result.results) == 3
+    scores = [r.score for r in result.results]
+    assert scores == sorted(scores, reverse=True) and 0 < sum(scores) <= 1.0001
+    monitor = node.received["monitor"][-1]
+    networks = Networks.load("", "", "onnxruntime")
+    network = networks.prepare(SubnetKey(monitor.processor, monitor.subnet_id))
+    logits = network.run(preprocess(np.ascontiguousarray(SCENE[..., ::-1]), network.resolution))[0]
+    assert result.results[0].class_id == networks.label(int(logits.argmax()))
+
+
+def test_every_encoding_gives_the_same_class(node):
+    classes = {e: node.answer(image(e)).results[0].class_id for e in ("bgr8", "rgb8", "bgra8")}
+    assert len(set(classes.values())) == 1, classes
+
+
+def test_the_monitor_adds_up(node):
+    node.answer(image())
+    monitor = node.received["monitor"][-1]
+    stages = (monitor.queue_wait_ms, monitor.preprocess_ms, monitor.inference_ms, monitor.postprocess_ms)
+    assert all(s >= 0 for s in stages) and monitor.inference_ms > 0
+    assert monitor.latency_ms == pytest.approx(sum(stages), abs=0.01)
+    assert monitor.deadline_missed == (monitor.latency_ms > monitor.latency_target_ms)
+    assert math.isnan(monitor.end_to_end_ms)  # a stamp of 1970 cannot be compared
+    assert monitor.app == APP and 0 < monitor.top1_score <= 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"data": b"\0" * 100}, "100 bytes of data"),
+        ({"encoding": "martian8"}, "'martian8' is not one of"),
+        ({"width": 0, "height": 0, "data": b""}, "must be at least 1"),
+        ({"step": 10}, "must be at least 960"),
+    ],
+)
+def test_a_malformed_image_is_dropped_counted_and_named(node, fields, words):
+    node.diagnostics.clear()
+    node.forget()
+    node.image.publish(image(**fields))
+    node.wait(lambda: words in node.diagnostics.get("input", (0, ""))[1], f"diagnostic with {words!r}")
+    assert not node.received["classification"]
+    node.answer(image())  # the node goes on
+    assert node.received["monitor"][-1].malformed_frames == 1
+
+
+def test_a_command_switches_and_is_tied_to_the_frames(node):
+    node.forget()
+    for number, entry in enumerate((SMALLEST, LARGEST, SMALLEST), start=100):
+        node.command.publish(
+            SubnetCommand(decision_id=number, subnet_id=entry.id, processor="cpu", rate_hz=math.nan)
+        )
+        state = node.state(SubnetState.APPLIED, entry.id)
+        assert state.decision_id == number and state.expected_accuracy == pytest.approx(entry.accuracy)
+        node.answer(image())
+        monitor = node.received["monitor"][-1]
+        assert (monitor.subnet_id, monitor.decision_id) == (entry.id, number)
+
+
+def test_an_old_or_impossible_command_changes_nothing(node):
+    node.forget()
+    node.command.publish(SubnetCommand(decision_id=200, subnet_id=SMALLEST.id))
+    node.state(SubnetState.APPLIED, SMALLEST.id)
+    node.forget()
+    node.command.publish(SubnetCommand(decision_id=199, subnet_id=LARGEST.id, processor="cpu"))
+    node.command.publish(SubnetCommand(decision_id=201, subnet_id="none", processor="cpu"))
+    state = node.state(SubnetState.REJECTED, SMALLEST.id)
+    assert "'none' is not in the library" in state.message and state.decision_id == 201
+    node.answer(image())
+    assert node.received["monitor"][-1].subnet_id == SMALLEST.id
+
+
+def test_a_command_that_is_not_renewed_lapses(node):
+    node.forget("subnet_state")
+    node.command.publish(
+        SubnetCommand(decision_id=300, subnet_id=SMALLEST.id, processor="cpu", valid_for_s=0.5)
+    )
+    node.state(SubnetState.APPLIED, SMALLEST.id)
+    node.forget("subnet_state")
+    assert (
+        node.state(SubnetState.APPLIED, LARGEST.id).decision_id == 0
+    )  # with 1 s to spare the best is the default
+
+
+def test_parameters_act_or_are_refused_with_the_range(node):
+    node.forget("targets")
+    assert node.set(latency_target_ms=40)[0].successful  # an integer is taken for a double
+    targets = node.wait(lambda: node.received["targets"] and node.received["targets"][-1], "targets")
+    assert targets.latency_target_ms == 40.0 and targets.app == APP
+    for bad in (-5.0, math.nan, "fast"):
+        result = node.set(latency_target_ms=bad)[0]
+        assert not result.successful
+        assert "latency_target_ms" in result.reason and "1.0" in result.reason and "10000.0" in result.reason
+    assert "subnet_id must be empty or one of" in node.set(subnet_id="none")[0].reason
+    assert "accuracy_floor" in node.set(accuracy_target=0.5, accuracy_floor=0.9)[1].reason
+    assert node.set(latency_target_ms=1000.0, accuracy_target=1.0)[0].successful
+
+
+def test_pin_and_release(node):
+    node.forget("subnet_state")
+    assert node.set(subnet_id=SMALLEST.id)[0].successful
+    node.state(SubnetState.PINNED, SMALLEST.id)
+    node.command.publish(SubnetCommand(decision_id=400, subnet_id=LARGEST.id, processor="cpu"))
+    node.spin(0.5)
+    node.answer(image())
+    assert node.received["monitor"][-1].subnet_id == SMALLEST.id
+    assert node.set(subnet_id="")[0].successful
+    node.state(SubnetState.APPLIED, LARGEST.id)  # what the manager wanted meanwhile
+
+
+def test_paused_answers_nothing(node):
+    node.set(paused=True)
+    node.state(SubnetState.DISABLED)
+    node.forget()
+    node.image.publish(image())
+    node.spin(0.5)
+    assert not node.received["classification"]
+    node.set(paused=False)
+    node.answer(image())
+
+
+def test_inactive_runs_no_callback_and_comes_back(node):
+    assert node.transition(Transition.TRANSITION_DEACTIVATE)
+    node.state(SubnetState.DISABLED)
+    node.wait(lambda: node.image.get_subscription_count() == 0, "the subscription to end")
+    assert node.transition(Transition.TRANSITION_ACTIVATE)
+    node.wait(lambda: node.image.get_subscription_count(), "the subscription to come back")
+    node.answer(image())
+
+
+def test_the_onnxruntime_process_has_no_torch(node, process):
+    maps = Path(f"/proc/{process.pid}/maps").read_text()
+    assert "onnxruntime" in maps and "libtorch" not in maps
+
+
+def test_compressed_images_and_emulated_clocks():
+    """A second node: JPEG in; at half the clock and 50 % load from outside the inference takes longer."""
+    process = start(
+        *("-p", "image_transport:=compressed", "-p", "emulate_dvfs:=true", "-p", "emulated_slowdown:=8"),
+        *("-p", "latency_target_ms:=1000.0", "-p", f"subnet_id:={LARGEST.id}"),
+        domain_id=DOMAIN_ID + 1,  # the other node has the same name
+    )
+    client = Client(DOMAIN_ID + 1)
+    try:
+        client.wait(lambda: client.received["library"] and client.received["subnet_state"], "the node", 40)
+        client.wait(
+            lambda: client.compressed.get_subscription_count() and client.dvfs.get_subscription_count(),
+            "discovery",
+        )
+        library = {e.id: e for e in client.received["library"][-1].entries}
+        assert library[LARGEST.id].latency_ms == pytest.approx(8 * LARGEST.latency_ms.median, rel=1e-4)
+        reference = LIBRARY.reference_frequencies_hz["cpu0"]
+
+        def inference_ms(frequency_hz: float, slowdown: float) -> float:
+            domain = DomainState(domain="cpu0", actual_hz=frequency_hz, external_slowdown=slowdown)
+            client.dvfs.publish(DvfsState(domains=[domain], source="simulated"))
+            client.spin(0.3)
+            times = []
+            for _ in range(7):
+                jpeg = cv2.imencode(".jpg", SCENE[..., ::-1])[1].tobytes()
+                message = CompressedImage(format="jpeg", data=jpeg)
+                message.header.stamp.sec = next(STAMP)
+                client.answer(message, client.compressed)
+                times.append(client.received["monitor"][-1].inference_ms)
+            return float(np.median(times))
+
+        full, half = inference_ms(float(reference), 0.0), inference_ms(reference / 2, 0.5)
+        expected = 1.5 * (LARGEST.alpha_ms + 2 * LARGEST.beta_ms) / LARGEST.latency_ms.median
+        assert half / full == pytest.approx(expected, rel=0.35)
+    finally:
+        client.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-p", "latency_target_ms:=-3"], "latency_target_ms must be"),
+        (["-p", "library:=/none.yaml"], "/none.yaml"),
+        (["-p", "weights:=/none.pth"], "/none.pth"),
+        (["-p", "processor:=gpu"], "'gpu' has no library"),
+    ],
+)
+def test_a_wrong_start_is_one_line_and_exit_code_1(arguments, words):
+    process = start(*arguments)
+    _, errors = process.communicate(timeout=40)
+    assert process.returncode == 1 and words in errors and "Traceback" not in errors

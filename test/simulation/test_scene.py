@@ -1,0 +1,136 @@
+"""Scenarios are sound declarations, and chance is the same for every policy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dynofa_ros.device.simulated.power_modes import mode_limits
+from dynofa_ros.evaluation.policies.distribution import quantile
+from dynofa_ros.evaluation.scenarios import SCENARIOS, scenario_of, scenes
+from dynofa_ros.evaluation.scenarios.parts import (
+    LEVEL_4,
+    MODE_CAPPED,
+    evaluation_board,
+    level_4_ratio,
+    vision_library,
+)
+from dynofa_ros.evaluation.scenarios.translation import RANGE_MS, translation_library
+from dynofa_ros.simulation.noise import draw
+from dynofa_ros.simulation.scene import CONTENDED, ISOLATED, NONE, NewMode, NewTargets, Scene
+
+ALL = scenes(SCENARIOS)
+
+
+def named(name: str) -> Scene:
+    return next(scene for scene in ALL if scene.name == name)
+
+
+def test_every_scenario_is_there_and_names_are_unique() -> None:
+    names = [scene.name for scene in ALL]
+    assert len(set(names)) == len(names)
+    assert tuple(dict.fromkeys(map(scenario_of, names))) == SCENARIOS == tuple(f"S{n}" for n in range(1, 13))
+
+
+def test_an_unknown_scenario_is_named_with_those_that_there_are() -> None:
+    with pytest.raises(ValueError, match=r"unknown scenario S99 \(known: S1, S2, "):
+        scenes(["S1", "S99"])
+
+
+@pytest.mark.parametrize("scene", ALL, ids=lambda scene: scene.name)
+def test_a_scene_is_consistent(scene: Scene) -> None:
+    mode_limits(scene.truth, scene.mode)
+    times = [event.at_s for event in scene.timeline]
+    assert times == sorted(times) and all(0.0 < t < scene.duration_s for t in times)
+    assert all(0.0 < t < scene.duration_s for t in scene.steps if np.isfinite(t))
+    for event in scene.timeline:
+        if isinstance(event, NewMode):
+            mode_limits(scene.truth, event.mode)
+        if isinstance(event, NewTargets):
+            scene.app(event.targets.app)
+    for app in scene.apps:
+        assert app.targets.app == app.name
+        assert 0.0 <= app.targets.accuracy_floor <= app.targets.accuracy_target <= 1.0
+        own = [e for e in app.usable if e.processor == app.mapping]
+        assert own and max(e.accuracy for e in own) >= app.targets.accuracy_floor
+        assert app.start is None or app.start in {e.id for e in own}
+        assert all(domain in scene.board.domains for e in app.library for domain, _ in e.reference_hz)
+
+
+def test_an_application_that_may_not_move_offers_one_processor() -> None:
+    left, right = named("S2 fixed").apps
+    assert {e.processor for e in left.usable} == {"gpu"}
+    assert {e.processor for e in right.usable} == {"cpu"}
+    assert {e.processor for app in named("S2 gpu").apps for e in app.usable} == {"gpu"}
+    assert all(len({e.processor for e in app.usable}) == 3 for app in named("S2").apps)
+
+
+def test_deadlines_of_another_measurement_are_scaled() -> None:
+    assert level_4_ratio() == pytest.approx(51.08 / 62.2)
+    assert named("S6").apps[0].targets.latency_target_ms == pytest.approx(100 * 51.08 / 62.2 + 3.0, abs=0.05)
+    level_4 = next(e for e in named("S3").apps[0].library if e.id == LEVEL_4)
+    assert level_4.latency_ms + 3.0 == pytest.approx(46.0)
+
+
+def test_the_capped_mode_is_ten_watts_with_a_slower_gpu() -> None:
+    limits = mode_limits(evaluation_board(), MODE_CAPPED)
+    assert limits["gpu"].max_hz == 510_000_000
+    assert limits["cpu0"] == mode_limits(evaluation_board(), "MODE_10W_4CORE")["cpu0"]
+
+
+def test_the_translation_library_spans_the_published_range() -> None:
+    entries = translation_library("gpu", (("gpu", 1_109_250_000),))
+    assert (entries[0].latency_ms, entries[-1].latency_ms) == RANGE_MS
+    assert all(a.latency_ms < b.latency_ms and a.accuracy < b.accuracy for a, b in zip(entries, entries[1:]))  # noqa: B905
+    assert len(entries) == 5 and entries[-1].accuracy == 1.0
+    assert entries[2].alpha_ms + entries[2].beta_ms == pytest.approx(entries[2].latency_ms)
+
+
+def test_the_vision_library_has_the_published_networks_of_the_gpu() -> None:
+    published = [e for e in vision_library() if e.processor == "gpu" and e.id.startswith("published_6")]
+    assert [e.latency_ms for e in published] == [41.16, 45.42, 49.44, 51.08, 56.75, 61.73]
+
+
+def test_traces_depend_on_the_seed_alone_and_belong_to_images() -> None:
+    scene = named("S4")
+    again, other = draw(scene, 3), draw(scene, 4)
+    assert draw(scene, 3) == again and again != other
+    assert again["front"].noise[:50] != again["side"].noise[:50]
+    longer = draw(replace(scene, duration_s=120.0), 3)
+    assert longer["front"].arrivals_s[:100] == again["front"].arrivals_s[:100]
+    assert longer["front"].bias == again["front"].bias
+
+
+def test_images_come_at_the_rate_and_while_the_application_is_there() -> None:
+    trace = draw(named("S7"), 0)["app1"]
+    app = named("S7").app("app1")
+    assert app.from_s <= trace.arrivals_s[0] < app.from_s + 0.2
+    assert app.until_s - 0.2 <= trace.arrivals_s[-1] < app.until_s
+    assert np.diff(trace.arrivals_s) == pytest.approx(0.2)
+
+
+def test_sentences_come_at_random() -> None:
+    scene = replace(named("S12"), duration_s=20_000.0)
+    gaps = np.diff(draw(scene, 0)["translation"].arrivals_s)
+    assert np.mean(gaps) == pytest.approx(5.0, rel=0.05)
+    assert np.std(gaps) == pytest.approx(np.mean(gaps), rel=0.1)  # exponential
+
+
+def test_noise_has_the_spread_of_board_logs() -> None:
+    isolated, contended = (
+        np.array(draw(replace(named("S1"), noise=noise, duration_s=2000.0), 0)["camera"].noise)
+        for noise in (ISOLATED, CONTENDED)
+    )
+    assert 0.04 <= isolated.std() / isolated.mean() <= 0.07
+    assert 1.05 <= np.percentile(isolated, 99) / np.median(isolated) <= 1.35
+    assert np.mean(contended > 1.8) == pytest.approx(0.03, abs=0.01)
+    lag = np.log(contended)
+    assert 0.05 < np.corrcoef(lag[:-1], lag[1:])[0, 1] < 0.3
+    assert set(draw(replace(named("S1"), noise=NONE), 0)["camera"].noise) == {1.0}
+
+
+def test_quantiles_of_the_noise_grow_with_the_share() -> None:
+    assert quantile(NONE, 0.99) == pytest.approx(1.0)
+    assert 1.0 < quantile(ISOLATED, 0.9) < quantile(ISOLATED, 0.99) < quantile(CONTENDED, 0.99)

@@ -1,0 +1,192 @@
+"""Background preparation, atomic swap, bounded cache."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from dynofa_ros.supernet.switching import Prepared, Switched, Switcher
+
+pytestmark = pytest.mark.live
+
+WAIT_S = 5.0
+
+
+class Bench:
+    """Prepares fake sub-networks of 10 bytes; a held key waits, a broken one fails."""
+
+    def __init__(self, capacity: int = 35) -> None:
+        self.prepared: list[str] = []
+        self.broken: set[str] = set()
+        self.gates: dict[str, threading.Event] = {}
+        self.reports: list[Switched[str]] = []
+        self._reported = threading.Condition()
+        self.switcher: Switcher[str] = Switcher(self.prepare, capacity)
+
+    def prepare(self, key: str) -> Prepared[str]:
+        if key in self.gates:
+            assert self.gates[key].wait(WAIT_S)
+        self.prepared.append(key)
+        if key in self.broken:
+            raise RuntimeError(f"{key} is\nbroken")
+        return Prepared(key, lambda images: images, 64, 10)
+
+    def report(self, outcome: Switched[str]) -> None:
+        with self._reported:
+            self.reports.append(outcome)
+            self._reported.notify_all()
+
+    def request(self, key: str) -> bool:
+        return self.switcher.request(key, self.report)
+
+    def wait_for_reports(self, number: int) -> None:
+        with self._reported:
+            assert self._reported.wait_for(lambda: len(self.reports) >= number, WAIT_S), self.reports
+
+    @property
+    def current(self) -> str:
+        assert self.switcher.current is not None
+        return self.switcher.current.key
+
+
+@pytest.fixture
+def bench():
+    bench = Bench()
+    bench.switcher.activate("a")
+    yield bench
+    for gate in bench.gates.values():
+        gate.set()
+    bench.switcher.close()
+
+
+def test_the_old_one_answers_until_the_new_one_is_ready(bench):
+    bench.gates["b"] = threading.Event()
+    assert not bench.request("b")
+    assert bench.current == "a"
+    bench.gates["b"].set()
+    bench.wait_for_reports(1)
+    assert bench.current == "b" and bench.reports[0].error is None and bench.reports[0].duration_ms >= 0
+
+
+def test_a_repeated_switch_is_swapped_in_at_once(bench):
+    bench.request("b")
+    bench.wait_for_reports(1)
+    assert bench.request("a") and bench.current == "a"
+    assert bench.prepared == ["a", "b"]
+
+
+def test_a_failed_preparation_keeps_the_old_one_and_says_why(bench):
+    bench.broken.add("b")
+    bench.request("b")
+    bench.wait_for_reports(1)
+    assert bench.reports[0].error == "b is broken" and bench.current == "a"
+    bench.broken.clear()
+    bench.request("b")
+    bench.wait_for_reports(2)
+    assert bench.current == "b"
+
+
+def test_only_the_newest_request_counts(bench):
+    bench.gates["b"] = threading.Event()
+    bench.request("b")
+    bench.request("c")
+    bench.gates["b"].set()
+    bench.wait_for_reports(1)
+    assert bench.current == "c" and [r.key for r in bench.reports] == ["c"]
+
+
+def test_a_repeated_request_is_prepared_once(bench):
+    bench.gates["b"] = threading.Event()
+    bench.request("b")
+    bench.request("b")
+    bench.gates["b"].set()
+    bench.wait_for_reports(1)
+    assert bench.current == "b" and bench.prepared == ["a", "b"] and len(bench.reports) == 1
+
+
+def test_a_cached_request_overtakes_one_in_preparation(bench):
+    bench.gates["b"] = threading.Event()
+    bench.request("b")
+    assert bench.request("a")
+    bench.gates["b"].set()
+    bench.request("c")
+    bench.wait_for_reports(2)
+    assert bench.current == "c" and [r.key for r in bench.reports] == ["a", "c"]
+
+
+def test_the_cache_is_bounded_and_drops_the_least_recently_used(bench):
+    for number, key in enumerate("bcd", start=1):
+        bench.request(key)
+        bench.wait_for_reports(number)
+    assert bench.switcher.cached_bytes <= 35
+    assert not bench.request("a")  # had to leave
+    bench.wait_for_reports(4)
+    assert bench.request("d")  # was still there
+
+
+def test_hints_are_prepared_within_the_bound_and_never_shown(bench):
+    bench.switcher.prefetch(["b", "c", "d"])
+    deadline = threading.Event()
+    for _ in range(200):
+        if bench.prepared == ["a", "b", "c", "d"]:
+            break
+        deadline.wait(0.02)
+    assert bench.current == "a" and bench.request("b") and bench.request("c")
+    assert bench.switcher.cached_bytes <= 35
+
+
+# --- the memory of a perception process -----------------------------------------------------------
+
+ANSWER = """
+import sys
+import dynofa_ros.nodes.perception_node
+from dynofa_ros.application.networks import Networks, SubnetKey
+networks = Networks.load("", "", "onnxruntime")
+entry = networks.libraries["cpu"].entries[0]
+prepared = networks.prepare(SubnetKey("cpu", entry.id))
+assert prepared.nbytes > 0
+assert "torch" not in sys.modules
+"""
+
+
+def test_a_perception_process_with_onnxruntime_never_imports_torch():
+    done = subprocess.run([sys.executable, "-c", ANSWER], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_hint_that_does_not_fit_is_prepared_once_only(bench):
+    """Three hints in a cache for the current one and two more: the third is tried once, then known."""
+    for _ in range(3):
+        bench.switcher.prefetch(["b", "c", "d"])
+        pause = threading.Event()
+        pause.wait(0.1)
+    assert sorted(set(bench.prepared)) == ["a", "b", "c", "d"] and bench.prepared.count("d") == 1
+    assert [key for key in "abcd" if bench.switcher.holds(key)] == ["a", "b", "c"]
+
+
+def test_new_hints_replace_what_is_no_longer_hinted(bench):
+    bench.switcher.prefetch(["b", "c"])
+    pause = threading.Event()
+    while not bench.switcher.holds("c"):
+        pause.wait(0.01)
+    bench.switcher.prefetch(["d"])
+    while not bench.switcher.holds("d"):
+        pause.wait(0.01)
+    assert bench.switcher.holds("a") and bench.switcher.cached_bytes <= 35
+
+
+def test_a_report_that_raises_does_not_end_switching(bench, caplog):
+    def broken(outcome):
+        raise RuntimeError("the listener is gone")
+
+    bench.switcher.request("b", broken)
+    pause = threading.Event()
+    while bench.current != "b":
+        pause.wait(0.01)
+    pause.wait(0.05)
+    bench.request("c")
+    bench.wait_for_reports(1)
+    assert bench.current == "c" and "the listener is gone" in caplog.text
