@@ -40,7 +40,7 @@ from dynofa_ros.nodes import perception_status as health
 from dynofa_ros.nodes.perception_parameters import PARAMETERS, TARGETS
 from dynofa_ros.ros import names, qos
 from dynofa_ros.ros.diagnostics import Status
-from dynofa_ros.ros.images import MalformedImage, decode
+from dynofa_ros.ros.images import ImageDecoder, MalformedImage
 from dynofa_ros.ros.node import ManagedNode, run
 from dynofa_ros.supernet.preprocess import preprocess
 from dynofa_ros.supernet.switching import SWITCH_INTERVAL_S, Prepared, Switched, Switcher
@@ -100,6 +100,7 @@ class PerceptionNode(ManagedNode):
 
     def activate(self) -> None:
         self._counters = Counters()
+        self._decoder = ImageDecoder(self.value("significant_bits"))
         self._slot: LatestSlot[Frame] = LatestSlot()
         self._recent_misses: deque[bool] = deque(maxlen=RECENT_FRAMES)
         self._last_image_ns: int | None = None
@@ -296,7 +297,7 @@ class PerceptionNode(ManagedNode):
         assert self._switcher is not None and self._switcher.current is not None
         network, order = self._switcher.current, self._order
         target_ms = self.value("latency_target_ms")
-        images = preprocess(decode(frame.message), network.resolution)
+        images = preprocess(self._decoder.decode(frame.message), network.resolution)
         prepared = time.perf_counter_ns()
         logits = self._infer(network, images)
         inferred = time.perf_counter_ns()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dynofa_ros.ros.images import SAMPLE_BITS
 from dynofa_ros.ros.parameters import ParameterSpec
 from dynofa_ros.supernet.engines.engine import ENGINES
 from dynofa_ros.supernet.switching import CACHE_BYTES
@@ -60,6 +61,14 @@ PARAMETERS = (
     ),
     ParameterSpec(
         "image_transport", "raw", "kind of image to subscribe", choices=("raw", "compressed"), dynamic=False
+    ),
+    ParameterSpec(
+        "significant_bits",
+        0,
+        "bits in use in each 16-bit sample of mono16, rgb16 or bayer16 images: 8, 10, 12, 14 or 16; "
+        "0 = learned from the images, the fewest that hold every sample seen",
+        choices=(0, *SAMPLE_BITS),
+        dynamic=False,
     ),
     ParameterSpec(
         "emulate_dvfs",

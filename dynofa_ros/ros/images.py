@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -38,7 +39,8 @@ def _packed_encodings() -> dict[str, tuple[str, int, int]]:
     channels |= {f"bayer_{pattern}": 1 for pattern in ("rggb", "bggr", "gbrg", "grbg")}
     table = {name + "8": (name + "8", count, 1) for name, count in channels.items()}
     table |= {name + "16": (name + "8", count, 2) for name, count in channels.items()}
-    for code, encoding in {"C1": "mono8", "C3": "bgr8", "C4": "bgra8"}.items():
+    table["8UC1"] = ("mono8", 1, 1)
+    for code, encoding in {"C3": "bgr8", "C4": "bgra8"}.items():
         table["8U" + code] = (encoding, int(code[1]), 1)
         table["16U" + code] = (encoding, int(code[1]), 2)
     table |= dict.fromkeys(("yuv422", "uyvy"), ("yuv422", 2, 1))
@@ -49,21 +51,55 @@ def _packed_encodings() -> dict[str, tuple[str, int, int]]:
 _PACKED = _packed_encodings()
 _PLANAR_ROWS = {"nv12": 1.5, "nv21": 1.5, "nv24": 3.0}  # rows of data per row of the image
 SUPPORTED_ENCODINGS = (*_PACKED, *_PLANAR_ROWS)
+DEPTH_ENCODINGS = ("16UC1", "16SC1", "32SC1", "32FC1", "64FC1")
+"""Drivers publish distances under these (REP 118: 16UC1 in millimetres, 32FC1 in metres)."""
+SAMPLE_BITS = (8, 10, 12, 14, 16)
+"""Depths of the sensors that are delivered in 16-bit samples."""
 
 
-def decode(message: Any, converter: Converter | None = None) -> Pixels:
+class ImageDecoder:
+    """Decodes the images of one camera, and learns how many bits of its 16-bit samples are in use.
+
+    No message of sensor_msgs says so: 10-bit and 12-bit sensors often fill the low bits of mono16, rgb16 or
+    bayer16. ``significant_bits`` 0 = the fewest of ``SAMPLE_BITS`` that hold every sample seen so far.
+    """
+
+    def __init__(self, significant_bits: int = 0) -> None:
+        if significant_bits and significant_bits not in SAMPLE_BITS:
+            known = ", ".join(map(str, SAMPLE_BITS))
+            raise ValueError(f"significant_bits must be 0 or one of {known}, not {significant_bits}")
+        self.significant_bits = significant_bits
+        self._largest = 0
+
+    def decode(self, message: Any, converter: Converter | None = None) -> Pixels:
+        """As the function ``decode``, with the bits of this camera."""
+        return decode(message, converter, self._bits)
+
+    def _bits(self, samples: npt.NDArray[np.uint16]) -> int:
+        if self.significant_bits:
+            return self.significant_bits
+        self._largest = max(self._largest, int(samples.max(initial=0)))
+        return next(bits for bits in SAMPLE_BITS if self._largest < 1 << bits)
+
+
+def decode(
+    message: Any,
+    converter: Converter | None = None,
+    bits_of: Callable[[npt.NDArray[np.uint16]], int] = lambda samples: 16,
+) -> Pixels:
     """Pixels of a sensor_msgs/Image or CompressedImage: BGR, uint8, H x W x 3, contiguous.
 
-    Of 16-bit samples the high byte is taken, whatever the range in use. A bgr8 image without padding is
-    returned as a view of the message's data. converter: for tests; default is cv_bridge where it works,
-    rosbags-image elsewhere.
+    Of 16-bit samples the high 8 of the bits in use are taken; ``bits_of`` says how many of them are (all by
+    default). A bgr8 image without padding is returned as a view of the message's data. converter: for tests;
+    default is cv_bridge where it works, rosbags-image elsewhere.
 
     Raises MalformedImage, and ImportError where neither library works.
     """
     if hasattr(message, "format"):
-        return _decode_compressed(message)
+        return _decode_compressed(message, converter, bits_of)
     encoding = message.encoding
     width, height = int(message.width), int(message.height)
+    _refuse_depth(encoding)
     if encoding not in SUPPORTED_ENCODINGS:
         raise MalformedImage(f"encoding {encoding[:40]!r} is not one of {', '.join(SUPPORTED_ENCODINGS)}")
     if width < 1 or height < 1:
@@ -72,10 +108,20 @@ def decode(message: Any, converter: Converter | None = None) -> Pixels:
         raise MalformedImage(f"image of {width} x {height} pixels: at most {MAX_PIXELS} are accepted")
     if encoding in _PLANAR_ROWS:
         return _decode_planar(message)
-    return _decode_packed(message, converter)
+    return _decode_packed(message, converter, bits_of)
 
 
-def _decode_packed(message: Any, converter: Converter | None) -> Pixels:
+def _refuse_depth(encoding: str) -> None:
+    if encoding in DEPTH_ENCODINGS:
+        raise MalformedImage(
+            f"{encoding} is the encoding of depth images, which are no pictures: subscribe to the colour or "
+            "infrared image (mono16 for 16-bit gray)"
+        )
+
+
+def _decode_packed(
+    message: Any, converter: Converter | None, bits_of: Callable[[npt.NDArray[np.uint16]], int]
+) -> Pixels:
     encoding, width, height = message.encoding, int(message.width), int(message.height)
     encoding8, samples, sample_bytes = _PACKED[encoding]
     if encoding8.startswith("yuv422") and width % 2:
@@ -85,7 +131,8 @@ def _decode_packed(message: Any, converter: Converter | None) -> Pixels:
     row_bytes = width * samples * sample_bytes
     rows = _rows(message, row_bytes, row_count=height)[:, :row_bytes]
     if sample_bytes == 2:
-        rows = rows[:, 0 if message.is_bigendian else 1 :: 2]
+        order = ">u2" if message.is_bigendian else "<u2"
+        rows = _to_8_bits(np.ascontiguousarray(rows).view(order), bits_of)
     pixels = rows if samples == 1 else rows.reshape(height, width, samples)
     if encoding8 != "bgr8":
         pixels = _convert(converter or default_converter(), pixels, encoding8)
@@ -105,20 +152,76 @@ def _decode_planar(message: Any) -> Pixels:
     return np.asarray(cv2.cvtColor(rows[:, :width], code), np.uint8)
 
 
-def _decode_compressed(message: Any) -> Pixels:
+def _to_8_bits(samples: npt.NDArray[np.uint16], bits_of: Callable[..., int]) -> Pixels:
+    return (samples >> (bits_of(samples) - 8)).clip(max=255).astype(np.uint8)
+
+
+def _decode_compressed(message: Any, converter: Converter | None, bits_of: Callable[..., int]) -> Pixels:
+    """``format`` is read as image_transport writes it: `bayer_rggb8; jpeg compressed ` is a JPEG of the raw
+    mosaic, `rgb8; jpeg compressed bgr8` one of colours."""
     data = _bytes(message.data)
-    pixels = None
-    if len(data):
+    source, _, codec = message.format.partition(";")
+    _refuse_depth(source.strip())
+    if "compressedDepth" in codec:
+        raise MalformedImage("compressedDepth images are no pictures: subscribe to the colour image")
+    mosaic = source.strip() if codec.split()[-1:] == ["compressed"] and "bayer" in source else ""
+    reason = _incomplete(data.tobytes()) if len(data) else None
+    colours = cv2.IMREAD_GRAYSCALE if mosaic else cv2.IMREAD_COLOR
+    pixels: Any = None
+    if len(data) and reason is None:
         try:
-            pixels = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+            pixels = cv2.imdecode(data, colours | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
         except cv2.error:
             pixels = None
     if pixels is None:
         raise MalformedImage(
-            f"compressed image of format {message.format[:40]!r} with {len(data)} bytes cannot be decoded: "
-            "it must be a whole JPEG, PNG or other file that OpenCV reads"
+            f"compressed image of format {message.format[:40]!r} with {len(data)} bytes cannot be decoded"
+            f"{f' ({reason})' if reason else ''}: it must be a whole JPEG, PNG or other file of OpenCV's"
         )
+    if pixels.dtype == np.uint16:
+        pixels = _to_8_bits(pixels, bits_of)
+    if pixels.dtype != np.uint8:
+        raise MalformedImage(f"compressed image with {pixels.dtype} samples: it must have 8 or 16 bits each")
+    if mosaic:
+        encoding = next((e for e in _PACKED if e == mosaic), "")
+        if not encoding or min(pixels.shape[:2]) < 3:
+            raise MalformedImage(f"compressed image of format {message.format[:40]!r}: unknown Bayer pattern")
+        pixels = _convert(converter or default_converter(), pixels, _PACKED[encoding][0])
     return np.asarray(pixels, np.uint8)
+
+
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in coded data FF 00 is a byte, D0..D7 restart
+
+
+def _incomplete(data: bytes) -> str | None:
+    """Why a JPEG or PNG is not whole. OpenCV before 5.0 fills what is cut off: gray, or the last picture."""
+    if data.startswith(b"\xff\xd8"):
+        return None if _has_jpeg_end(data) else "the JPEG is cut off: it has no end marker"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return None if _has_png_end(data) else "the PNG is cut off: it has no end chunk"
+    return None
+
+
+def _has_jpeg_end(data: bytes) -> bool:
+    """Whether the segments (ITU-T T.81, annex B) lead to an EOI marker; a thumbnail's lies inside one."""
+    at = 2
+    while found := _NEXT_MARKER.search(data, at):
+        marker = data[found.end() - 1]
+        if marker == 0xD9:
+            return True
+        length = int.from_bytes(data[found.end() : found.end() + 2], "big")
+        at = found.end() + max(length, 2)
+    return False
+
+
+def _has_png_end(data: bytes) -> bool:
+    at = 8
+    while at + 12 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        at += 12 + length
+        if kind == b"IEND":
+            return at <= len(data)
+    return False
 
 
 def _bytes(data: Any) -> Pixels:

@@ -21,7 +21,7 @@ from dynofa_ros.ros import images
 from dynofa_ros.ros.images import Converter, MalformedImage, decode
 
 COLOUR = ("rgb8", "bgr8", "rgba8", "bgra8", "8UC3", "8UC4", "rgb16", "bgr16", "rgba16", "bgra16", "16UC3")
-GRAY = ("mono8", "mono16", "8UC1", "16UC1")
+GRAY = ("mono8", "mono16", "8UC1")
 BAYER = tuple(f"bayer_{pattern}{bits}" for pattern in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16))
 YUV = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21", "nv24")
 
@@ -242,7 +242,8 @@ def spoiled(**fields: object) -> Image:
         (spoiled(data=array("B", bytes(145))), ["145 bytes", "must have 144"]),
         (spoiled(data=array("B")), ["0 bytes", "must have 144"]),
         (spoiled(encoding="rgb9"), ["'rgb9'", "rgb8", "nv12"]),
-        (spoiled(encoding="32FC1"), ["'32FC1'"]),
+        (spoiled(encoding="32FC1"), ["32FC1", "depth", "colour"]),
+        (spoiled(encoding="16UC1"), ["16UC1", "depth", "mono16"]),
         (spoiled(encoding="yuv422", width=7), ["width 7", "even"]),
         (spoiled(encoding="nv12", height=5), ["8 x 5", "even"]),
         (spoiled(encoding="bayer_rggb8", width=2), ["2 x 6", "at least 3 x 3"]),
@@ -291,6 +292,89 @@ def test_a_truncated_compressed_image_is_malformed(extension: str, keep: float) 
     message.data = message.data[: keep if isinstance(keep, int) else int(keep * len(message.data))]
     with pytest.raises(MalformedImage, match="cannot be decoded"):
         decode(message)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("encoding", ["mono16", "rgb16", "bayer_rggb16"])
+def test_samples_in_the_low_bits_give_the_picture(encoding: str, bits: int) -> None:
+    """As drivers of 10-bit and 12-bit sensors send it; nothing in the message says so."""
+    bgr = smooth_picture(96, 64)
+    bgr[0, 0] = 255
+    message = message_of(bgr, encoding)
+    samples = np.frombuffer(message.data, "<u2") >> (16 - bits)
+    message.data = array("B", samples.astype("<u2").tobytes())
+    reference = decode(message_of(bgr, encoding))
+    assert np.abs(images.ImageDecoder().decode(message).astype(int) - reference).max() <= 1
+    assert np.abs(images.ImageDecoder(bits).decode(message).astype(int) - reference).max() <= 1
+
+
+def test_the_bits_in_use_never_shrink() -> None:
+    decoder = images.ImageDecoder()
+    bright, dark = (message_of(np.full((4, 4, 3), value, np.uint8), "mono16") for value in (255, 3))
+    assert decoder.decode(bright).max() == 255
+    assert decoder.decode(dark).max() == 3, "a dark picture of a 16-bit camera stays dark"
+
+
+def test_significant_bits_are_checked() -> None:
+    with pytest.raises(ValueError, match="0 or one of 8, 10, 12, 14, 16, not 9"):
+        images.ImageDecoder(9)
+
+
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+@pytest.mark.parametrize("extension", [".png", ".jpg"])
+def test_a_compressed_mosaic_is_debayered(pattern: str, extension: str) -> None:
+    bgr = smooth_picture(96, 64)
+    codec = extension[1:].replace("jpg", "jpeg")
+    data = cv2.imencode(extension, rows_of(bgr, f"bayer_{pattern}8"), [cv2.IMWRITE_JPEG_QUALITY, 100])[1]
+    message = CompressedImage(
+        format=f"bayer_{pattern}8; {codec} compressed ", data=array("B", data.tobytes())
+    )
+    assert np.abs(decode(message).astype(int) - bgr).max() <= 16
+
+
+def test_a_bayer_camera_that_compresses_colours_is_left_as_it_is() -> None:
+    message = compressed(".png", smooth_picture(96, 64))
+    message.format = "bayer_rggb8; png compressed bgr8"
+    assert (decode(message) == smooth_picture(96, 64)).all()
+
+
+@pytest.mark.parametrize(
+    "form", ["16UC1; png compressed ", "32FC1; compressedDepth png", "16UC1; compressedDepth"]
+)
+def test_compressed_depth_is_refused(form: str) -> None:
+    message = compressed(".png", np.full((8, 8), 1200, np.uint16))
+    message.format = form
+    with pytest.raises(MalformedImage, match="depth|Depth"):
+        decode(message)
+
+
+def test_compressed_low_bits_give_the_picture() -> None:
+    message = compressed(".png", np.arange(4096, dtype=np.uint16).reshape(64, 64))
+    message.format = "mono16; png compressed "
+    assert (images.ImageDecoder().decode(message)[..., 0] == (np.arange(4096) >> 4).reshape(64, 64)).all()
+
+
+@pytest.mark.parametrize("progressive", [0, 1])
+@pytest.mark.parametrize("tail", [b"", b"\x00" * 7, b"\xff"])
+def test_what_follows_the_end_of_a_jpeg_does_no_harm(progressive: int, tail: bytes) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (64, 96, 3), np.uint8)
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive, cv2.IMWRITE_JPEG_RST_INTERVAL, 3]
+    data = cv2.imencode(".jpg", noise, options)[1].tobytes()
+    assert decode(CompressedImage(format="jpeg", data=array("B", data + tail))).shape == noise.shape
+    for keep in rng.integers(2, len(data) - 1, 20):
+        with pytest.raises(MalformedImage, match="cannot be decoded"):
+            decode(CompressedImage(format="jpeg", data=array("B", data[:keep])))
+
+
+def test_the_end_of_a_thumbnail_is_not_the_end_of_the_picture() -> None:
+    data = cv2.imencode(".jpg", smooth_picture(96, 64))[1].tobytes()
+    thumbnail = cv2.imencode(".jpg", smooth_picture(16, 16))[1].tobytes()
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    whole = data[:2] + segment + data[2:]
+    assert decode(CompressedImage(format="jpeg", data=array("B", whole))).shape == (64, 96, 3)
+    with pytest.raises(MalformedImage, match="no end marker"):
+        decode(CompressedImage(format="jpeg", data=array("B", whole[:-40])))
 
 
 def test_data_may_be_an_array_bytes_or_a_list() -> None:

@@ -270,7 +270,7 @@ def test_a_callback_that_raises_is_reported_and_the_node_goes_on(bench: Bench) -
     assert bench.spin_until(lambda: any("on_message failed" in s.message for s in bench.diagnostics))
     (status,) = [s for s in bench.diagnostics if "on_message failed" in s.message]
     assert status.level == bytes([Level.ERROR])
-    assert "KeyError: 'no such thing' (test_ros_lifecycle.py:" in status.message
+    assert "KeyError: 'no such thing' (test_node.py:" in status.message
     assert bench.spin_until(lambda: bench.diagnostics[-1].message == "active"), "reported once"
 
 
