@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import io
+import json
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,3 +59,19 @@ def save_figure(figure: Figure, path: Path, dpi: int) -> None:
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=dpi)
     write_atomically(path, image.getvalue())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, atomically; NaN and infinite numbers become null. Raises OSError."""
+    text = json.dumps(to_json(value), indent=2) + "\n"
+    # /dev/stdout is a link: what it leads to is written, not the link replaced
+    write_atomically(path.resolve() if path.is_file() else path, text.encode())
+
+
+def to_json(value: Any) -> Any:
+    """``value`` with NaN and infinite numbers as None, for json.dumps."""
+    if isinstance(value, dict):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -42,3 +42,11 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """The ``--json FILE`` that every subcommand has."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
+
+
+def add_recording(parser: argparse.ArgumentParser) -> None:
+    """The recorded run that a subcommand reads."""
+    parser.add_argument(
+        "path", type=Path, metavar="BAG|DIR", help="a rosbag2, or a folder that `dynofa demo` wrote"
+    )
+    parser.add_argument("--namespace", metavar="NS", help="of the robot, if the bag holds several")

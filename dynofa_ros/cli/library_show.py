@@ -94,7 +94,7 @@ def _print(library: Library, console: Console) -> None:
 def _table(library: Library) -> Table:
     from rich.table import Table
 
-    from dynofa_ros.demo.live_table import number
+    from dynofa_ros.demo.tables import number
 
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("id", no_wrap=True)

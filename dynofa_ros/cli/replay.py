@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import add_json
-from dynofa_ros.cli.common import FAILED, OK, CliError, check_outputs, write_json
+from dynofa_ros.cli.arguments import add_json, add_recording
+from dynofa_ros.cli.common import FAILED, OK, check_outputs, write_json
+from dynofa_ros.errors import CliError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,10 +29,7 @@ def add_parser(commands: Commands) -> None:
         "version of the package. Exit code 0 = all reproduced.",
         epilog="example: dynofa replay out --json replay.json",
     )
-    parser.add_argument(
-        "path", type=Path, metavar="BAG|DIR", help="a rosbag2, or a folder that `dynofa demo` wrote"
-    )
-    parser.add_argument("--namespace", metavar="NS", help="of the robot, if the bag holds several")
+    add_recording(parser)
     add_json(parser)
     parser.set_defaults(run=_run)
 
@@ -47,13 +45,11 @@ def _run(options: argparse.Namespace) -> int:
         with progress("read") as step:
             recording = read_recording(options.path, options.namespace, step)
     except BagError as error:
-        if options.json is not None:
-            write_json(options.json, _document(options.path, None, str(error)))
+        write_json(options.json, _document(options.path, None, str(error)))
         raise CliError(str(error)) from error
     with progress("replay") as step:
         found = replay(recording, step)
-    if options.json is not None:
-        write_json(options.json, _document(options.path, found))
+    write_json(options.json, _document(options.path, found))
     return _print(found)
 
 
@@ -81,10 +77,10 @@ def _print(found: Replay) -> int:
     from rich.console import Console
 
     console = Console()
-    different, left = len(found.different), found.decisions - len(found.comparisons)
+    different, not_replayed = len(found.different), found.decisions - len(found.comparisons)
     parts = [f"{found.decisions} decisions", f"{found.reproduced} reproduced bit for bit"]
     parts += [f"{different} different"] if different else []
-    parts += [f"{left} not replayed"] if left else []
+    parts += [f"{not_replayed} not replayed"] if not_replayed else []
     _say(console, ", ".join(parts))
     if found.different:
         _print_differences(found, console)

@@ -56,7 +56,7 @@ class FolderSource:
     """Images of a folder in a shuffled order, again and again.
 
     One sub-folder per class (its name is the label), or images directly in the folder (label unknown).
-    warn: told once of every file that cannot be decoded; it is left out.
+    warn: called once for every file that cannot be decoded; it is left out.
     Raises SourceError if the folder holds no image, or none that can be decoded.
     """
 

@@ -8,13 +8,26 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dynofa_ros.demo.scenario import PROCESSOR, Mapped, ScenePhase, phases_of
+from dynofa_ros.demo.scenario import (
+    PROCESSOR,
+    Mapped,
+    ScenarioPhases,
+    ScenePhase,
+    description,
+    live_library,
+    map_scene,
+    original,
+    phases_of,
+    published_entries,
+)
 from dynofa_ros.evaluation.policies.manager import ManagerPolicy
 from dynofa_ros.evaluation.scenarios.parts import scaled
+from dynofa_ros.library.library import load_library, save_library
 from dynofa_ros.manager.types import LibraryEntry
 from dynofa_ros.recording import metrics
 from dynofa_ros.recording.run import Clocks, Mark, Monitor, Run, Telemetry
@@ -27,6 +40,39 @@ S_TO_NS = 1e9
 SETTLE_S = 0.5  # after an event, before which a frame says nothing about noise
 SPIKE = 1.25  # a frame that took so many times its usual time is a spike
 FEWEST = 30  # frames from which noise is measured
+
+
+class LiveScenario:
+    """One scenario with the real nodes: what it becomes on this computer, and its simulation."""
+
+    def __init__(self, scenario: str, seconds: float | None, seed: int) -> None:
+        self._scenario = scenario
+        self._seconds = seconds
+        self._seed = seed
+        self._scene = original(scenario)
+
+    @property
+    def apps(self) -> tuple[str, ...]:
+        """Names of the applications."""
+        return tuple(app.name for app in self._scene.apps)
+
+    def prepare(self, library: Path, emulated_slowdown: float) -> ScenarioPhases:
+        """What is played. The library measured on this computer is rewritten for the scenario's processor."""
+        live = live_library(load_library(library), self._scene)
+        save_library(library, live)
+        self._slowdown = emulated_slowdown
+        self._mapped = map_scene(self._scenario, published_entries(live, emulated_slowdown), self._seconds)
+        return ScenarioPhases(self._mapped)
+
+    def simulate(self, live: Run, summary: dict[str, Any], warm_up_s: float) -> Run:
+        """Simulate the same and add both to the summary; returns the simulated run."""
+        measured = measure(live, self._mapped)
+        run = simulated(self._mapped, measured, warm_up_s, self._seed)
+        beside = as_records(run, phases_of(self._mapped.scene), warm_up_s, live.marks[0].time_ns)
+        summary["scenario"] = description(self._mapped, self._slowdown)
+        summary["simulated"] = figures_of(beside, measured, self._seed)
+        summary["comparison"] = compare(live, beside)
+        return beside
 
 
 @dataclass(frozen=True)
@@ -86,8 +132,7 @@ def as_records(run: SimulatedRun, phases: Sequence[ScenePhase], warm_up_s: float
     records.marks = [Mark(ns(warm_up_s + p.start_s), p.name) for p in phases]
     records.marks.append(Mark(ns(run.scene.duration_s) + 1, PHASE_END))  # after the last sample
     for frame in sorted(run.frames, key=lambda f: f.answered_s if f.monitor else math.inf):
-        told = frame.monitor
-        if told is None or frame.answered_s < warm_up_s:
+        if frame.monitor is None or frame.answered_s < warm_up_s:
             continue
         records.monitors.append(
             Monitor(
@@ -100,7 +145,7 @@ def as_records(run: SimulatedRun, phases: Sequence[ScenePhase], warm_up_s: float
                 latency_ms=frame.latency_ms,
                 latency_target_ms=frame.latency_target_ms,
                 missed=frame.missed,
-                dropped=told.dropped_frames,
+                dropped=frame.monitor.dropped_frames,
                 malformed=0,
             )
         )
@@ -126,20 +171,23 @@ def as_records(run: SimulatedRun, phases: Sequence[ScenePhase], warm_up_s: float
 
 def compare(live: Run, beside: Run) -> dict[str, Any]:
     """Figures of both runs side by side, of the whole and of each phase: ``{figure: {live, simulated}}``."""
-    pair = {"live": live, "simulated": beside}
-    summaries = {name: metrics.summary(run) for name, run in pair.items()}
-    whole = {
-        name: _figures(run, s, metrics.phases(run))
-        for (name, run), s in zip(pair.items(), summaries.values(), strict=True)
+    runs = {
+        name: (run, metrics.summary(run), metrics.phases(run))
+        for name, run in (("live", live), ("simulated", beside))
     }
-    phases = []
-    for index, phase in enumerate(summaries["live"]["phases"]):
-        cut = {
-            name: _figures(run, summaries[name]["phases"][index], [metrics.phases(run)[index]])
-            for name, run in pair.items()
+
+    def side_by_side(index: int | None = None) -> dict[str, Any]:
+        """Of one phase; None = of the whole."""
+        own = {
+            name: _figures(run, summary, cut)
+            if index is None
+            else _figures(run, summary["phases"][index], cut[index : index + 1])
+            for name, (run, summary, cut) in runs.items()
         }
-        phases.append({"name": phase["name"], **_side_by_side(cut)})
-    return {**_side_by_side(whole), "phases": phases}
+        return {key: {name: values[key] for name, values in own.items()} for key in own["live"]}
+
+    phases = [{"name": p.name, **side_by_side(i)} for i, p in enumerate(runs["live"][2])]
+    return {**side_by_side(), "phases": phases}
 
 
 def figures_of(beside: Run, measured: Measured, seed: int) -> dict[str, Any]:
@@ -160,10 +208,6 @@ def figures_of(beside: Run, measured: Measured, seed: int) -> dict[str, Any]:
         },
         **summary,
     }
-
-
-def _side_by_side(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {key: {name: own[key] for name, own in values.items()} for key in values["live"]}
 
 
 def _figures(run: Run, summary: Mapping[str, Any], cut: Sequence[metrics.Phase]) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Empty, Float64, String
 
 from dynofa_ros import topics
-from dynofa_ros.cli.common import CliError
-from dynofa_ros.demo.timeline import Load
+from dynofa_ros.demo.phases import Load
+from dynofa_ros.errors import CliError, writing
 from dynofa_ros.msg import (
     AppTargets,
     DeviceCapabilities,
@@ -69,7 +69,7 @@ class Announced:
         return lacking
 
 
-class Link:
+class Director:
     """A ROS node `/demo/director` that is spun in a thread of its own, and the recorder.
 
     wait: called as wait(seconds) while something is awaited; it raises to give up.
@@ -121,10 +121,8 @@ class Link:
 
     def record(self, bag: Path) -> None:
         """Start recording, before the nodes: a replay needs the first step. CliError if it cannot write."""
-        try:
+        with writing(bag):
             self._recorder = Recorder(bag, self._expected_topics(), self._collect, namespace=NAMESPACE)
-        except OSError as error:
-            raise CliError(f"cannot record into {bag}: {error.strerror}") from error
         self._executor.add_node(self._recorder)
 
     def wait_until_recorded(self, timeout_s: float) -> None:

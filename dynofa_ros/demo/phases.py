@@ -1,28 +1,35 @@
-"""What a demo plays: the five phases, or a scenario. Says what the nodes start with and turns the knobs."""
+"""What a demo plays: phases, each with the knobs that it turns, and what the nodes start with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dynofa_ros.cli.common import CliError
-from dynofa_ros.demo.scenario import PROCESSOR, Mapped, phases_of
-from dynofa_ros.demo.timeline import LATENCY_TARGET_MS, MISS_TOLERANCE, PHASES, Load
-from dynofa_ros.manager.types import AppTargets
+from dynofa_ros.errors import CliError
 from dynofa_ros.recording import metrics
 from dynofa_ros.recording.run import Run
-from dynofa_ros.simulation import scene as scenes
 
 if TYPE_CHECKING:
-    from dynofa_ros.demo.director import Link
+    from dynofa_ros.demo.director import Director
 
 DEVICE, MANAGER = "dynofa/device", "dynofa/manager"
+LATENCY_TARGET_MS = 65.0
+MISS_TOLERANCE = 0.005  # noise drifts on a computer with other things to do: half of the default
+LARGEST_SUBNET_MS = 45.0  # the emulated device runs the largest sub-network in this time at its top clock
+
+
+@dataclass(frozen=True)
+class Load:
+    """Load from outside on all clock domains of a processor."""
+
+    utilization_percent: float = 0.0
+    slowdown: float = 0.0  # 0.5 = our work takes 50 % longer
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Start-up parameters that the script decides: of each application, of the device; rate of the camera."""
+    """Start-up parameters that the phases decide: of each application, of the device; rate of the camera."""
 
     perception: Mapping[str, Mapping[str, Any]]
     device: Mapping[str, Any]
@@ -30,27 +37,46 @@ class Setup:
     processor: str = "cpu"
 
 
-class Script(Protocol):
-    """Phases that follow each other without a gap."""
+class Phases(Protocol):
+    """Phases that follow each other without a gap.
+
+    names, ends_s: of the phases in their order; ends from the start of the first. setup: of the nodes.
+    """
 
     @property
-    def names(self) -> Sequence[str]:
-        """Of the phases, in their order."""
-        ...
+    def names(self) -> Sequence[str]: ...
 
     @property
-    def ends_s(self) -> Sequence[float]:
-        """When each phase ends, from the start of the first."""
-        ...
+    def ends_s(self) -> Sequence[float]: ...
 
     @property
-    def setup(self) -> Setup:
-        """What the nodes start with."""
-        ...
+    def setup(self) -> Setup: ...
 
-    def apply(self, link: Link, index: int) -> None:
+    def begin(self, director: Director, index: int) -> None:
         """Turn the knobs of the phase that begins now. Raises CliError."""
         ...
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What holds during one of the five phases; what is not named is as in the steady phase.
+
+    power_cap_share: cap relative to the power that the steady phase used; None = no cap.
+    """
+
+    name: str
+    latency_target_ms: float = LATENCY_TARGET_MS
+    load: Load = Load()
+    power_cap_share: float | None = None
+
+
+PHASES = (
+    Phase("steady"),
+    Phase("background_load", load=Load(utilization_percent=30.0, slowdown=0.5)),
+    Phase("power_cap", power_cap_share=0.85),
+    Phase("tighter_target", latency_target_ms=0.6 * LATENCY_TARGET_MS),
+    Phase("release"),
+)
 
 
 @dataclass
@@ -69,62 +95,23 @@ class FivePhases:
 
     @property
     def setup(self) -> Setup:
-        targets = {"latency_target_ms": LATENCY_TARGET_MS, "miss_tolerance": MISS_TOLERANCE}
-        own = {app: {**targets, "rate_hz": self.rate_hz} for app in self.apps}
-        return Setup(own, {}, self.rate_hz)
+        own = {
+            "latency_target_ms": LATENCY_TARGET_MS,
+            "miss_tolerance": MISS_TOLERANCE,
+            "rate_hz": self.rate_hz,
+        }
+        return Setup({app: own for app in self.apps}, {}, self.rate_hz)
 
-    def apply(self, link: Link, index: int) -> None:
+    def begin(self, director: Director, index: int) -> None:
         if index == 0:
-            self._no_cap = link.get_parameter(MANAGER, "power_cap_w")
-        phase = PHASES[index]
-        cap_w = self._no_cap
+            self._no_cap = director.get_parameter(MANAGER, "power_cap_w")
+        phase, cap_w = PHASES[index], self._no_cap
         if phase.power_cap_share is not None:
-            cap_w = phase.power_cap_share * steady_power_w(link.live)
+            cap_w = phase.power_cap_share * steady_power_w(director.live)
         for app in self.apps:  # first: a cap that goes must not open the way to what the target then forbids
-            link.set_parameters(f"perception/{app}", {"latency_target_ms": phase.latency_target_ms})
-        link.set_load("cpu", phase.load)
-        link.set_parameters(MANAGER, {"power_cap_w": cap_w})
-
-
-@dataclass
-class ScenarioScript:
-    """The events of a scenario that was carried over."""
-
-    mapped: Mapped
-
-    def __post_init__(self) -> None:
-        self._phases = phases_of(self.mapped.scene)
-
-    @property
-    def names(self) -> Sequence[str]:
-        return [phase.name for phase in self._phases]
-
-    @property
-    def ends_s(self) -> Sequence[float]:
-        return [phase.end_s for phase in self._phases]
-
-    @property
-    def setup(self) -> Setup:
-        scene = self.mapped.scene
-        own = {app.name: target_parameters(app.targets) for app in scene.apps}
-        device = {"simulated_mode": scene.mode or ""}
-        return Setup(own, device, max(app.targets.rate_hz for app in scene.apps), PROCESSOR)
-
-    def apply(self, link: Link, index: int) -> None:
-        for event in self._phases[index].events:
-            if isinstance(event, scenes.NewTargets):
-                link.set_parameters(f"perception/{event.targets.app}", target_parameters(event.targets))
-            elif isinstance(event, scenes.NewMode):
-                link.set_parameters(DEVICE, {"simulated_mode": event.mode})
-            elif isinstance(event, scenes.Load):
-                link.set_load(event.processor, Load(100.0 * event.utilization, event.slowdown))
-
-
-def target_parameters(targets: AppTargets) -> dict[str, Any]:
-    """Parameters of the perception node for targets."""
-    values = asdict(targets)
-    del values["app"]
-    return values
+            director.set_parameters(f"perception/{app}", {"latency_target_ms": phase.latency_target_ms})
+        director.set_load("cpu", phase.load)
+        director.set_parameters(MANAGER, {"power_cap_w": cap_w})
 
 
 def steady_power_w(live: Run) -> float:
@@ -133,5 +120,5 @@ def steady_power_w(live: Run) -> float:
     middle_ns = (begin_ns + end_ns) // 2
     power_w = metrics.mean(t.power_w for t in live.telemetry if middle_ns <= t.time_ns < end_ns)
     if power_w != power_w:
-        raise CliError("no power_cap phase: dynofa/device told no power in the steady phase")
+        raise CliError("no power_cap phase: dynofa/device published no power in the steady phase")
     return power_w

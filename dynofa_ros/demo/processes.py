@@ -125,7 +125,7 @@ class Processes:
         return process
 
     def failures(self) -> list[str]:
-        """One line per process that ended although nobody asked it to; each is told once."""
+        """One line per process that ended although nobody asked it to; each is reported once."""
         ended = [p for p in self._running.values() if p.exit_code is not None]
         for process in ended:
             process.close()

@@ -16,18 +16,24 @@ stretched so that the largest sub-network takes 45 ms at the top clock. The rule
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import inf, nan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dynofa_ros.demo.phases import DEVICE, Setup
+from dynofa_ros.demo.phases import Load as LiveLoad
 from dynofa_ros.device.board import load_board
 from dynofa_ros.evaluation.scenarios import scenes
 from dynofa_ros.evaluation.scenarios.parts import BOARD, MODE_CAPPED
 from dynofa_ros.library.library import Library
 from dynofa_ros.manager.types import AppTargets, LibraryEntry
 from dynofa_ros.simulation.scene import App, Event, Load, NewMode, NewTargets, Scene
+
+if TYPE_CHECKING:
+    from dynofa_ros.demo.director import Director
 
 PROCESSOR = "gpu"
 CAPPED_LIVE = "MODE_10W_DESKTOP"  # of the board file; GPU at 510 MHz as MODE_CAPPED
@@ -41,25 +47,23 @@ class Scale:
     scenario_accuracy: tuple[float, float]
     live_accuracy: tuple[float, float]
 
-    def targets(self, told: AppTargets) -> AppTargets:
+    def targets(self, declared: AppTargets) -> AppTargets:
         """The live targets for those of the scenario."""
         return replace(
-            told,
-            latency_target_ms=round(self.latency * told.latency_target_ms, 1),
-            accuracy_target=self.accuracy(told.accuracy_target),
-            accuracy_floor=self.accuracy(told.accuracy_floor),
+            declared,
+            latency_target_ms=round(self.latency * declared.latency_target_ms, 1),
+            accuracy_target=self.accuracy(declared.accuracy_target),
+            accuracy_floor=self.accuracy(declared.accuracy_floor),
         )
 
-    def accuracy(self, told: float) -> float:
+    def accuracy(self, declared: float) -> float:
         """The same share of the way from the least to the most accurate sub-network."""
-        if told in (0.0, 1.0):
-            return told
-        low, high = self.scenario_accuracy
-        share = min(1.0, max(0.0, (told - low) / (high - low)))
+        if declared in (0.0, 1.0):
+            return declared
+        (low, high), (live_low, live_high) = self.scenario_accuracy, self.live_accuracy
+        share = min(1.0, max(0.0, (declared - low) / (high - low)))
         # rounded down: a target at the top must not be above it
-        return (
-            int(1e4 * (self.live_accuracy[0] + share * (self.live_accuracy[1] - self.live_accuracy[0]))) / 1e4
-        )
+        return int(1e4 * (live_low + share * (live_high - live_low))) / 1e4
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def live_library(measured: Library, scene: Scene) -> Library:
     )
 
 
-def told_entries(library: Library, slowdown: float) -> tuple[LibraryEntry, ...]:
+def published_entries(library: Library, slowdown: float) -> tuple[LibraryEntry, ...]:
     """The library as the perception node publishes it from a device that is ``slowdown`` times slower."""
     reference = tuple(library.reference_frequencies_hz.items())
     return tuple(
@@ -130,23 +134,25 @@ def told_entries(library: Library, slowdown: float) -> tuple[LibraryEntry, ...]:
 
 def map_scene(scenario: str, entries: tuple[LibraryEntry, ...], seconds: float | None) -> Mapped:
     """Carry a scenario over to the demo's library. seconds: length of the time line, None = as declared."""
-    told = original(scenario)
-    own = [e for e in told.apps[0].library if e.processor == PROCESSOR]
+    declared = original(scenario)
+    own = [e for e in declared.apps[0].library if e.processor == PROCESSOR]
     scale = Scale(
-        max(e.latency_ms for e in entries) / _largest(told.apps[0]).latency_ms,
+        max(e.latency_ms for e in entries) / _largest(declared.apps[0]).latency_ms,
         (min(e.accuracy for e in own), max(e.accuracy for e in own)),
         (min(e.accuracy for e in entries), max(e.accuracy for e in entries)),
     )
-    factor = 1.0 if seconds is None else seconds / told.duration_s
-    apps = tuple(App(app.name, scale.targets(app.targets), entries, mapping=PROCESSOR) for app in told.apps)
+    factor = 1.0 if seconds is None else seconds / declared.duration_s
+    apps = tuple(
+        App(app.name, scale.targets(app.targets), entries, mapping=PROCESSOR) for app in declared.apps
+    )
     scene = replace(
-        told,
+        declared,
         board=load_board(BOARD),
         apps=apps,
-        duration_s=factor * told.duration_s,
-        timeline=tuple(_event(event, scale, factor) for event in told.timeline),
+        duration_s=factor * declared.duration_s,
+        timeline=tuple(_event(event, scale, factor) for event in declared.timeline),
         feasible=((0.0, inf),),
-        steps=tuple(factor * at_s for at_s in told.steps),
+        steps=tuple(factor * at_s for at_s in declared.steps),
         bias=0.0,
         contention={},
         notes=(),
@@ -172,6 +178,45 @@ def phases_of(scene: Scene) -> tuple[ScenePhase, ...]:
         name = "_and_".join(_name(e) for e in events) or "start"
         phases.append(ScenePhase(name, start_s, end_s, events, tuple(targets.values()), mode, slowdown))
     return tuple(phases)
+
+
+@dataclass
+class ScenarioPhases:
+    """The events of a scenario that was carried over, as the phases of a demo."""
+
+    mapped: Mapped
+
+    def __post_init__(self) -> None:
+        self._phases = phases_of(self.mapped.scene)
+
+    @property
+    def names(self) -> Sequence[str]:
+        return [phase.name for phase in self._phases]
+
+    @property
+    def ends_s(self) -> Sequence[float]:
+        return [phase.end_s for phase in self._phases]
+
+    @property
+    def setup(self) -> Setup:
+        scene = self.mapped.scene
+        own = {app.name: target_parameters(app.targets) for app in scene.apps}
+        rate_hz = max(app.targets.rate_hz for app in scene.apps)
+        return Setup(own, {"simulated_mode": scene.mode or ""}, rate_hz, PROCESSOR)
+
+    def begin(self, director: Director, index: int) -> None:
+        for event in self._phases[index].events:
+            if isinstance(event, NewTargets):
+                director.set_parameters(f"perception/{event.targets.app}", target_parameters(event.targets))
+            elif isinstance(event, NewMode):
+                director.set_parameters(DEVICE, {"simulated_mode": event.mode})
+            elif isinstance(event, Load):
+                director.set_load(event.processor, LiveLoad(100.0 * event.utilization, event.slowdown))
+
+
+def target_parameters(targets: AppTargets) -> dict[str, Any]:
+    """Parameters of the perception node for targets."""
+    return {name: value for name, value in asdict(targets).items() if name != "app"}
 
 
 def description(mapped: Mapped, emulated_slowdown: float) -> dict[str, Any]:

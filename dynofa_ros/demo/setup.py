@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.common import CliError, UsageError
 from dynofa_ros.demo.phases import DEVICE, MANAGER, Setup
 from dynofa_ros.demo.processes import NodeSpec
+from dynofa_ros.errors import UsageError, writing
 from dynofa_ros.paths import share_file
 from dynofa_ros.recording.bag import BagError
 
@@ -42,7 +42,6 @@ class DemoOptions:
     topic: str = ""
     rate_hz: float | None = None  # None = 15, or the scenario's own
     seed: int = 0
-    json: Path | None = None
     scenario: str | None = None
 
 
@@ -69,7 +68,7 @@ def prepare_output(out: Path) -> None:
 
     Raises UsageError where something of the same name is not an earlier demo's.
     """
-    try:
+    with writing(out):
         entries = {entry.name for entry in out.iterdir()} & OWN_OUTPUTS if out.exists() else set()
         if entries and not (out / MARKER).is_file():
             raise UsageError(f"{out / min(entries)} is not of an earlier demo; choose another --out")
@@ -78,8 +77,6 @@ def prepare_output(out: Path) -> None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         (out / "logs").mkdir(parents=True)
         (out / MARKER).touch()
-    except OSError as error:
-        raise CliError(f"cannot write to {out}: {error.strerror}") from error
 
 
 def node_specs(

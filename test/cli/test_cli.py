@@ -16,12 +16,12 @@ import pytest
 from rich.console import Console
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from dynofa_ros.cli.common import UsageError
 from dynofa_ros.demo import setup as demo_setup
-from dynofa_ros.demo.live_table import live_view, phase_line
+from dynofa_ros.demo.phases import LATENCY_TARGET_MS, PHASES
 from dynofa_ros.demo.processes import NodeSpec, Processes
 from dynofa_ros.demo.setup import camera_environment, prepare_output
-from dynofa_ros.demo.timeline import LATENCY_TARGET_MS, PHASES
+from dynofa_ros.demo.tables import live_view, phase_line
+from dynofa_ros.errors import UsageError
 from dynofa_ros.recording.bag import typestore
 from dynofa_ros.recording.metrics import Phase
 from dynofa_ros.recording.run import Decision, Label, Monitor, Run, Telemetry
@@ -225,12 +225,12 @@ def test_parameters_keep_their_type_on_the_command_line() -> None:
     assert ["-r", "__node:=camera", "-r", "__ns:=/demo"] == command[5:9]
 
 
-def test_a_node_that_dies_is_told_with_its_last_line(tmp_path: Path) -> None:
+def test_a_node_that_dies_is_reported_with_its_last_line(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes:
         process = processes.start(NodeSpec("no_such_node", "demo", "ghost", {}, {}))
         process.wait(20.0)
         (failure,) = processes.failures()
-        assert processes.failures() == [], "told once"
+        assert processes.failures() == [], "reported once"
     assert re.match(r"demo/ghost ended with exit code 1: ModuleNotFoundError: .*no_such_node", failure)
     assert (tmp_path / "demo_ghost.log").is_file()
 
@@ -247,7 +247,7 @@ def small_run() -> Run:
     return run
 
 
-def test_the_live_table_tells_what_happens() -> None:
+def test_the_live_table_shows_what_happens() -> None:
     console = Console(width=120, file=io.StringIO())
     phase = Phase("power_cap", 10**9, 3 * 10**9)
     console.print(live_view(small_run(), phase, 12.0, 60.0))

@@ -20,7 +20,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from dynofa_ros.demo.camera_bag import RAW_TYPE
 from dynofa_ros.demo.camera_sources import ENCODERS, SignSource, compose
-from dynofa_ros.demo.timeline import PHASES
+from dynofa_ros.demo.phases import PHASES
 from dynofa_ros.recording.bag import open_bag, typestore
 from dynofa_ros.recording.run import read_run
 

@@ -13,9 +13,9 @@ pytest.importorskip("dynofa_ros.msg", reason="the messages of the package are no
 
 from lifecycle_msgs.msg import State
 
-from dynofa_ros.cli.common import CliError
-from dynofa_ros.demo import director as link_module
-from dynofa_ros.demo.director import Link
+from dynofa_ros.demo import director as director_module
+from dynofa_ros.demo.director import Director
+from dynofa_ros.errors import CliError
 
 pytestmark = pytest.mark.live
 
@@ -42,15 +42,15 @@ class Service:
 
 
 @pytest.fixture
-def linked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Link]:
-    monkeypatch.setattr(link_module, "ASK_AGAIN_S", 0.01)
-    monkeypatch.setattr(link_module, "SERVICE_TIMEOUT_S", 0.2)
+def director(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Director]:
+    monkeypatch.setattr(director_module, "ASK_AGAIN_S", 0.01)
+    monkeypatch.setattr(director_module, "SERVICE_TIMEOUT_S", 0.2)
 
-    def make(**services: Service) -> Link:
-        link = Link.__new__(Link)
-        link._wait = lambda seconds: None
-        link._clients = {f"/demo/camera/{name}": service for name, service in services.items()}
-        return link
+    def make(**services: Service) -> Director:
+        made = Director.__new__(Director)
+        made._wait = lambda seconds: None
+        made._clients = {f"/demo/camera/{name}": service for name, service in services.items()}
+        return made
 
     return make
 
@@ -62,25 +62,25 @@ def in_state(number: int, label: str) -> Any:
     return SimpleNamespace(current_state=SimpleNamespace(id=number, label=label))
 
 
-def test_an_answer_that_is_lost_is_asked_for_again(linked: Callable[..., Link]) -> None:
+def test_an_answer_that_is_lost_is_asked_for_again(director: Callable[..., Director]) -> None:
     change = Service(None, None, CHANGED)
-    linked(change_state=change).configure("demo/camera")
+    director(change_state=change).configure("demo/camera")
     assert len(change.requests) == 3 and change.pending == 1
 
 
-def test_a_change_that_was_made_before_the_answer_was_lost_counts(linked: Callable[..., Link]) -> None:
+def test_a_change_that_was_made_before_the_answer_was_lost_counts(director: Callable[..., Director]) -> None:
     change = Service(None, REFUSED)
     state = Service(in_state(State.PRIMARY_STATE_INACTIVE, "inactive"))
-    linked(change_state=change, get_state=state).configure("demo/camera")
+    director(change_state=change, get_state=state).configure("demo/camera")
     assert len(state.requests) == 1
 
 
-def test_a_change_that_fails_is_an_error_that_names_the_state(linked: Callable[..., Link]) -> None:
+def test_a_change_that_fails_is_an_error_that_names_the_state(director: Callable[..., Director]) -> None:
     state = Service(in_state(State.PRIMARY_STATE_UNCONFIGURED, "unconfigured"))
     with pytest.raises(CliError, match="demo/camera could not be changed, it is unconfigured"):
-        linked(change_state=Service(REFUSED), get_state=state).activate("demo/camera")
+        director(change_state=Service(REFUSED), get_state=state).activate("demo/camera")
 
 
-def test_a_service_that_never_answers_is_an_error(linked: Callable[..., Link]) -> None:
+def test_a_service_that_never_answers_is_an_error(director: Callable[..., Director]) -> None:
     with pytest.raises(CliError, match=r"/demo/camera/change_state did not answer within 0\.2 s"):
-        linked(change_state=Service()).activate("demo/camera", active=False)
+        director(change_state=Service()).activate("demo/camera", active=False)

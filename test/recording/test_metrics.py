@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynofa_ros.cli.common import to_json
+from dynofa_ros.files import to_json
 from dynofa_ros.recording import metrics
 from dynofa_ros.recording.run import (
     Clocks,

@@ -1,18 +1,19 @@
-"""What the demo shows while it runs: a live table, or one line per phase."""
+"""What the demo and `dynofa report` show of a run: a live table, a line per phase, the figures at the end."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from dynofa_ros.recording.metrics import Phase, figures, percentile
 from dynofa_ros.recording.run import Monitor, Run, Telemetry
 
+COLUMNS = ("results", "miss %", "settled", "p50 ms", "p95 ms", "accuracy", "library", "W")
 RECENT = 75  # frames per app that the latency columns look at: 5 s at 15 Hz
 
 
@@ -100,3 +101,74 @@ def _device_line(run: Run, sample: Telemetry) -> Text:
         f" device    {clocks} MHz · {number(sample.power_w, 2)}{limit} W · "
         f"{number(sample.temperature_c, 1)} °C · {sample.source}"
     )
+
+
+def print_errors(summary: dict[str, Any], console: Console) -> None:
+    """One line per error of the run."""
+    for text in summary["errors"]:
+        console.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_summary(summary: dict[str, Any], console: Console) -> None:
+    """The figures as a table: one row per phase, per application where there are several, and for all."""
+    table = _table(COLUMNS)
+    for phase in summary["phases"]:
+        table.add_row(phase["name"].replace("_", " "), *_cells(phase))
+    for app, values in summary.get("apps", {}).items():
+        table.add_row(app, *_cells(values), style="dim")
+    table.add_row("all", *_cells(summary), style="bold")
+    console.print(table)
+    overhead, due = summary["overhead_ms"], summary["frames_due"]
+    console.print(
+        f"images {number(summary['frames_published'])} published, {due} due, "
+        f"{summary['dropped_frames']} dropped, {summary['malformed_frames']} malformed; "
+        f"overhead p95 {number(overhead['p95'], 1)} ms; energy {number(summary['energy_j'], 1)} J\n"
+        f"{summary['decisions']} decisions, {summary['subnet_switches']} sub-network switches, "
+        f"{summary['dvfs_commands']} clock commands; "
+        f"manager {number(summary['manager_cpu_percent'], 1)} % of a core",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def print_comparison(comparison: Mapping[str, Any], console: Console) -> None:
+    """The two runs as a table, one row per phase and one for all."""
+    console.print("live / simulated, switches per minute:", highlight=False)
+    table = _table(("miss %", "library %", "W", "switches", "used most"))
+    for row in (*comparison["phases"], {"name": "all", **comparison}):
+        used = [next(iter(row["subnet_shares"][name]), "–") for name in ("live", "simulated")]
+        table.add_row(
+            row["name"].replace("_", " "),
+            _both(row["deadline_miss_percent"], 1),
+            _both(row["accuracy"], 1, 100.0),
+            _both(row["mean_power_w"], 1),
+            _both(row["subnet_switches_per_min"], 0),
+            " / ".join(used),
+        )
+    console.print(table)
+
+
+def _table(columns: Sequence[str]) -> Table:
+    """A column of names, then figures."""
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _both(values: Mapping[str, float], digits: int, factor: float = 1.0) -> str:
+    return " / ".join(number(factor * values[name], digits) for name in ("live", "simulated"))
+
+
+def _cells(values: dict[str, Any]) -> list[str]:
+    return [
+        str(values["results"]),
+        number(values["deadline_miss_percent"], 1),
+        number(values["deadline_miss_percent_settled"], 1),
+        number(values["latency_ms"]["p50"], 1),
+        number(values["latency_ms"]["p95"], 1),
+        number(100 * values["accuracy"]["measured"], 1),
+        number(100 * values["accuracy"]["expected"], 1),
+        number(values.get("mean_power_w"), 2),
+    ]

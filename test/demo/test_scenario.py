@@ -13,11 +13,21 @@ import numpy as np
 import pytest
 
 from dynofa_ros.application.networks import DEMO_LIBRARY
-from dynofa_ros.cli.main import LIVE_SCENARIOS, main
+from dynofa_ros.cli.demo import LIVE_SCENARIOS
+from dynofa_ros.cli.main import main
 from dynofa_ros.demo import comparison, scenario
-from dynofa_ros.demo.phases import ScenarioScript, target_parameters
-from dynofa_ros.demo.scenario import CAPPED_LIVE, PROCESSOR, Mapped, Scale, live_library, map_scene, phases_of
-from dynofa_ros.demo.timeline import Load
+from dynofa_ros.demo.phases import Load
+from dynofa_ros.demo.scenario import (
+    CAPPED_LIVE,
+    PROCESSOR,
+    Mapped,
+    Scale,
+    ScenarioPhases,
+    live_library,
+    map_scene,
+    phases_of,
+    target_parameters,
+)
 from dynofa_ros.device.board import load_board
 from dynofa_ros.device.simulated.power_modes import mode_limits
 from dynofa_ros.evaluation.scenarios.parts import MODE_CAPPED, default_board
@@ -35,7 +45,7 @@ SLOWDOWN = 45.0 / 1.8459  # the largest sub-network of the demo's library takes 
 
 def mapped(name: str, seconds: float | None = None) -> Mapped:
     library = live_library(load_library(share_file(*DEMO_LIBRARY)), scenario.original(name))
-    return map_scene(name, scenario.told_entries(library, SLOWDOWN), seconds)
+    return map_scene(name, scenario.published_entries(library, SLOWDOWN), seconds)
 
 
 # --- what is carried over ------------------------------------------------------------------------
@@ -48,14 +58,14 @@ def test_the_library_stands_for_the_gpu_with_the_scenarios_share_of_beta() -> No
     for entry in library:
         assert entry.alpha_ms + entry.beta_ms == pytest.approx(entry.latency_ms.median)
         assert entry.beta_ms / entry.latency_ms.median == pytest.approx(0.4, abs=0.01)
-    assert scenario.told_entries(library, SLOWDOWN)[-1].latency_ms == pytest.approx(45.0)
+    assert scenario.published_entries(library, SLOWDOWN)[-1].latency_ms == pytest.approx(45.0)
 
 
 @pytest.mark.parametrize("name", LIVE_SCENARIOS)
 def test_deadlines_keep_their_distance_from_the_largest_sub_network(name: str) -> None:
-    told, live = scenario.original(name), mapped(name).scene
-    assert [app.name for app in live.apps] == [app.name for app in told.apps]
-    for before, after in zip(told.apps, live.apps, strict=True):
+    declared, live = scenario.original(name), mapped(name).scene
+    assert [app.name for app in live.apps] == [app.name for app in declared.apps]
+    for before, after in zip(declared.apps, live.apps, strict=True):
         largest = max(e.latency_ms for e in before.library if e.processor == PROCESSOR)
         ratio = before.targets.latency_target_ms / largest
         assert after.targets.latency_target_ms / 45.0 == pytest.approx(ratio, abs=0.002)
@@ -94,8 +104,8 @@ def test_phases_follow_each_other_and_carry_the_targets_in_force() -> None:
     phases = phases_of(live.scene)
     assert [p.start_s for p in phases] == [10.0 * n for n in range(8)]
     assert [p.end_s for p in phases] == [10.0 * n for n in range(1, 9)]
-    told = scenario.original("S6")
-    asked = [told.apps[0].targets, *(e.targets for e in told.timeline)]  # type: ignore[union-attr]
+    declared = scenario.original("S6")
+    asked = [declared.apps[0].targets, *(e.targets for e in declared.timeline)]  # type: ignore[union-attr]
     assert [p.targets for p in phases] == [(live.scale.targets(t),) for t in asked]
     text = scenario.description(live, SLOWDOWN)
     assert text["phases"][1]["targets"][0]["latency_target_ms"] == phases[1].targets[0].latency_target_ms
@@ -108,7 +118,7 @@ def test_what_has_no_live_knob_is_an_error() -> None:
 
 
 class Knobs:
-    """Stands in for the Link: notes what is turned."""
+    """Stands in for the Director: notes what is turned."""
 
     def __init__(self) -> None:
         self.turned: list[tuple[str, Any]] = []
@@ -121,10 +131,10 @@ class Knobs:
 
 
 def played(name: str) -> list[list[tuple[str, Any]]]:
-    script, phases = ScenarioScript(mapped(name)), []
-    for index in range(len(script.names)):
+    live, phases = ScenarioPhases(mapped(name)), []
+    for index in range(len(live.names)):
         knobs = Knobs()
-        script.apply(knobs, index)  # type: ignore[arg-type]
+        live.begin(knobs, index)  # type: ignore[arg-type]
         phases.append(knobs.turned)
     return phases
 
@@ -147,7 +157,7 @@ def test_knobs_are_turned_phase_by_phase() -> None:
 
 
 def test_nodes_start_with_the_first_targets_and_mode() -> None:
-    setup = ScenarioScript(mapped("S4")).setup
+    setup = ScenarioPhases(mapped("S4")).setup
     assert setup.device == {"simulated_mode": "MODE_15W_6CORE"}
     assert (setup.rate_hz, setup.processor) == (10.0, "gpu")
     assert [own["rate_hz"] for own in setup.perception.values()] == [10.0, 4.0]
