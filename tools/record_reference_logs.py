@@ -27,7 +27,8 @@ from dynofa_ros.recording.decisions import DECISION_TYPE, RecordedInputs, is_wan
 from dynofa_ros.recording.text_log import Message, make, read_log, write_log
 from dynofa_ros.ros import names
 from dynofa_ros.ros.inputs import GONE, NANOSECONDS, stamp_ns, to_input
-from dynofa_ros.simulation.scene import Command, Event, Fault, Observation, Reserved, Scene
+from dynofa_ros.simulation.policy import Command, Observation
+from dynofa_ros.simulation.scene import Event, Fault, Reserved, Scene
 from dynofa_ros.simulation.simulator import Simulation
 
 FOLDER = Path(__file__).resolve().parent.parent / "test" / "reference"

@@ -107,10 +107,10 @@ class Rival:
     space: str
 
     def __post_init__(self) -> None:
-        from dynofa_ros.bench import static_networks as peers  # torch takes a second to load
+        from dynofa_ros.bench import static_networks  # torch takes a second to load
 
-        self.peers = peers
-        self.official = peers.official(self.space)
+        self.networks = static_networks
+        self.official = static_networks.official(self.space)
         state = self.official.net.state_dict() if self.official else None
         self.supernet = load_supernet(self.space, state)
         self.configs = subnets(self.supernet.space)
@@ -129,8 +129,8 @@ class Rival:
     def static_module(self, name: str) -> Any:
         """The same network as a torch module of its own."""
         if self.official is None:
-            return self.peers.plain(self.subnet(name))
-        return self.peers.deployed(self.official.static(self.configs[name]))
+            return self.networks.plain(self.subnet(name))
+        return self.networks.deployed(self.official.static(self.configs[name]))
 
     def static_runner(self, engine: str, name: str, threads: int) -> Runner:
         """The same network deployed alone; what it is made from is made once."""
@@ -138,8 +138,8 @@ class Rival:
         if key not in self._static:
             module = self.static_module(name)
             resolution = self.configs[name].resolution
-            self._static[key] = module if engine == "torch" else self.peers.exported(module, resolution)
-        return self.peers.static_runner(engine, self._static[key], threads)
+            self._static[key] = module if engine == "torch" else self.networks.exported(module, resolution)
+        return self.networks.static_runner(engine, self._static[key], threads)
 
     def rows(
         self,
@@ -192,7 +192,7 @@ class Rival:
                     self.official.dynamic(config), config.resolution
                 )
         if compile_one:
-            fast = self.peers.compiled(self.static_module("mid"))
+            fast = self.networks.compiled(self.static_module("mid"))
             groups["torch"][f"mid {COMPILED}"] = _call(fast, self.configs["mid"].resolution)
         return [group for group in groups.values() if group]
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from dynofa_ros.recording.metrics import mean, percentile
-from dynofa_ros.simulation.log import Run, Sample
+from dynofa_ros.simulation.log import FrameRecord, Run, Sample
 from dynofa_ros.simulation.plant import idle_power
-from dynofa_ros.simulation.scene import FrameRecord, NewTargets, Scene
+from dynofa_ros.simulation.scene import NewTargets, Scene
 
 AFTER_STEP_S = 2.0  # what follows a step is not the steady state
 SETTLED_FRAMES = 20

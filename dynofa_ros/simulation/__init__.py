@@ -1,1 +1,1 @@
-"""A robot in simulated time: applications, board and noise as discrete events. No ROS."""
+"""Applications and a board in simulated time, as discrete events. No ROS."""

@@ -1,4 +1,4 @@
-"""One application of a simulated robot: camera, queue of one frame, what runs now and what comes next."""
+"""One simulated application: camera, queue of one frame, what runs now and what comes next."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from dynofa_ros.manager.types import (
     SubnetCondition,
     SubnetStatus,
 )
+from dynofa_ros.simulation.log import FrameRecord, Knob
 from dynofa_ros.simulation.noise import Trace
-from dynofa_ros.simulation.scene import App, FrameRecord, Knob
+from dynofa_ros.simulation.scene import App
 
 PREPARE_S, MIGRATE_S = 0.06, 0.15  # a sub-network that is not held: same processor, another one
 HELD = 8  # sub-networks that stay prepared
@@ -22,7 +23,7 @@ DEFAULT_MARGIN = 1.25  # of perception without a manager
 
 
 def default_entry(app: App) -> LibraryEntry:
-    """What the perception node runs before anybody commands it (`perception_orders`).
+    """What the perception node runs before anybody commands it (`application.commands`).
 
     The named one, or the most accurate that should hold the target by itself, else the fastest. Raises
     ValueError for a library without an entry for the processor.
@@ -36,11 +37,11 @@ def default_entry(app: App) -> LibraryEntry:
     return named[0] if named else best
 
 
-class Robot:
+class SimulatedApplication:
     """State of one application; the simulation says when things happen."""
 
     def __init__(self, app: App, trace: Trace) -> None:
-        self.app = app
+        self.spec = app
         self.trace = trace
         self.targets: AppTargets = app.targets
         self.library: tuple[LibraryEntry, ...] = app.usable
@@ -62,7 +63,7 @@ class Robot:
 
     @property
     def name(self) -> str:
-        return self.app.name
+        return self.spec.name
 
     @property
     def entry(self) -> LibraryEntry:

@@ -1,43 +1,50 @@
-"""The truth of a running simulation, for clairvoyant policies: implements ``scene.Knowledge``."""
+"""The truth of a running simulation at the present instant, for oracles only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dynofa_ros.simulation.application import Robot
+from dynofa_ros.simulation.application import SimulatedApplication
 from dynofa_ros.simulation.plant import Plant
 from dynofa_ros.simulation.scene import Noise, Scene
 
 
 @dataclass(frozen=True)
-class Insight:
-    """See ``scene.Knowledge`` for the methods."""
+class GroundTruth:
+    """What nobody can measure. ``scene``: what is simulated, with its timeline."""
 
     scene: Scene
     plant: Plant
-    robots: Mapping[str, Robot]
+    apps: Mapping[str, SimulatedApplication]
 
     def slowdown(self, app: str, processor: str) -> float:
-        return self.robots[app].trace.bias[processor] * self.plant.processors[processor].slowdown
+        """True time of an application on a processor / time by its library: bias and outside load."""
+        return self.apps[app].trace.bias[processor] * self.plant.processors[processor].slowdown
 
     def noise(self) -> Noise:
+        """Noise in force."""
         return self.scene.noise
 
     def next_noise(self, app: str) -> float:
-        robot = self.robots[app]
-        index = robot.next_image if robot.waiting is None else robot.waiting
-        noise = robot.trace.noise
+        """Factor on the inference of the frame that the application will answer next."""
+        one = self.apps[app]
+        index = one.next_image if one.waiting is None else one.waiting
+        noise = one.trace.noise
         return noise[min(index, len(noise) - 1)] if noise else 1.0
 
     def overhead_ms(self, app: str) -> float:
-        return self.robots[app].app.overhead_ms
+        """Mean overhead of a frame."""
+        return self.apps[app].spec.overhead_ms
 
     def outside(self, processor: str) -> float:
+        """Utilisation from outside of the domains of a processor."""
         return self.plant.outside(processor)
 
     def temperature_c(self) -> float:
+        """True temperature."""
         return self.plant.device.temperature_c
 
     def energy_j(self) -> float:
+        """True energy of the module since the start."""
         return self.plant.device.energy_j

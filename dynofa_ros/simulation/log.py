@@ -1,10 +1,46 @@
-"""What is kept of a simulated run for the judge."""
+"""What is kept of a simulated run: frames, knobs, clocks and the truth at each time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import nan
 
-from dynofa_ros.simulation.scene import FrameRecord, Knob, Scene
+from dynofa_ros.manager.types import FrameMonitor
+from dynofa_ros.simulation.scene import Scene
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What one application is to run. ``rate_hz`` NaN = every due frame."""
+
+    subnet_id: str
+    processor: str
+    rate_hz: float = nan
+    prefetch: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRecord:
+    """One due frame: answered, or dropped (``answered_s`` and the times are then NaN).
+
+    ``index``: number of the image, the same for all policies. ``thinned``: dropped because a knob asked for
+    a lower rate. ``accuracy``: that of the sub-network that answered. ``monitor``: the message, None if
+    the frame was dropped (a node tells of dropped frames with its next answer).
+    """
+
+    app: str
+    index: int
+    arrived_s: float
+    answered_s: float
+    subnet_id: str
+    processor: str
+    accuracy: float
+    latency_ms: float
+    inference_ms: float
+    latency_target_ms: float
+    missed: bool
+    thinned: bool = False
+    monitor: FrameMonitor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,30 +1,17 @@
-"""What a simulated evaluation consists of: applications, a timeline, and what a policy sees and commands.
+"""What is simulated: applications, noise, and the events of a timeline. Plain data.
 
-Everything here is plain data. Messages are those of :mod:`dynofa_ros.manager.types`, so that a policy under
-test gets exactly what the manager node gets. Units are in the names; times are seconds since the start of
-the scene; unknown numbers are NaN.
+Units are in the names; times are seconds since the start of the scene; unknown numbers are NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf, nan
-from typing import Literal, Protocol, TypeAlias
+from math import inf
+from typing import Literal, TypeAlias
 
 from dynofa_ros.device.board import Board
-from dynofa_ros.device.device import Band
-from dynofa_ros.manager.types import (
-    AppTargets,
-    Capabilities,
-    FrameMonitor,
-    Input,
-    LibraryEntry,
-    Parameters,
-    Telemetry,
-)
-
-# --- what is simulated -------------------------------------------------------------------------------
+from dynofa_ros.manager.types import AppTargets, LibraryEntry, Parameters
 
 
 @dataclass(frozen=True)
@@ -183,149 +170,3 @@ class Scene:
             if app.name == name:
                 return app
         raise KeyError(name)
-
-
-# --- what a policy commands ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Knob:
-    """What one application is to run. ``rate_hz`` NaN = every due frame."""
-
-    subnet_id: str
-    processor: str
-    rate_hz: float = nan
-    prefetch: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Command:
-    """Knobs to turn now; what is not named stays as it is.
-
-    ``governors``: by domain or by processor (``device.governors.GOVERNORS``). ``mode``: nvpmodel mode, in
-    force where it leaves less of the GPU than the scene's own. ``decision_id`` comes back in the states.
-    """
-
-    knobs: Mapping[str, Knob] = field(default_factory=dict)
-    bands: tuple[Band, ...] = ()
-    governors: Mapping[str, str] = field(default_factory=dict)
-    mode: str | None = None
-    decision_id: int = 0
-
-
-# --- what a policy sees ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class FrameRecord:
-    """One due frame: answered, or dropped (``answered_s`` and the times are then NaN).
-
-    ``index``: number of the image, the same for all policies. ``thinned``: dropped because a knob asked for
-    a lower rate. ``accuracy``: that of the sub-network that answered. ``monitor``: the message, None if
-    the frame was dropped (a node tells of dropped frames with its next answer).
-    """
-
-    app: str
-    index: int
-    arrived_s: float
-    answered_s: float
-    subnet_id: str
-    processor: str
-    accuracy: float
-    latency_ms: float
-    inference_ms: float
-    latency_target_ms: float
-    missed: bool
-    thinned: bool = False
-    monitor: FrameMonitor | None = None
-
-
-@dataclass(frozen=True)
-class AppView:
-    """What is published about one application."""
-
-    targets: AppTargets
-    library: tuple[LibraryEntry, ...]
-    running: Knob
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What the topics say at a step.
-
-    ``inputs``: all messages since the last step, in order of arrival, as the manager node gets them.
-    ``trigger``: ``event`` = not because the period is over, but because targets, a library, a parameter or
-    the capabilities changed, an application left or a frame missed its deadline.
-    ``clocks_hz``: read back, per domain.
-    """
-
-    trigger: Literal["periodic", "event"]
-    inputs: tuple[Input, ...]
-    apps: Mapping[str, AppView]
-    parameters: Parameters
-    capabilities: Capabilities
-    clocks_hz: Mapping[str, float]
-    telemetry: Telemetry | None
-
-
-class Knowledge(Protocol):
-    """The simulator's truth at the present instant, for oracles only."""
-
-    @property
-    def scene(self) -> Scene:
-        """What is simulated, with its timeline."""
-        ...
-
-    def slowdown(self, app: str, processor: str) -> float:
-        """True time of an application on a processor / time by its library: bias and outside load."""
-        ...
-
-    def noise(self) -> Noise:
-        """Noise in force."""
-        ...
-
-    def next_noise(self, app: str) -> float:
-        """Factor on the inference of the frame that the application will answer next."""
-        ...
-
-    def overhead_ms(self, app: str) -> float:
-        """Mean overhead of a frame."""
-        ...
-
-    def outside(self, processor: str) -> float:
-        """Utilisation from outside of the domains of a processor."""
-        ...
-
-    def temperature_c(self) -> float:
-        """True temperature."""
-        ...
-
-    def energy_j(self) -> float:
-        """True energy of the module since the start."""
-        ...
-
-
-class Policy(Protocol):
-    """A manager under test. Everything it does must be a function of what it is given.
-
-    ``clairvoyant``: gets Knowledge, and its knobs act at once and cost nothing.
-    """
-
-    name: str
-    clairvoyant: bool
-
-    def start(self, scene: Scene, knowledge: Knowledge | None) -> Command:
-        """Before the first frame; may read the board, the applications and the mode, not the timeline."""
-        ...
-
-    def wants(self) -> float:
-        """Period of ``step`` in seconds; inf = events only."""
-        ...
-
-    def on_frame(self, frame: FrameRecord) -> Command | None:
-        """After every frame that was answered or dropped."""
-        ...
-
-    def step(self, now_s: float, observation: Observation) -> Command | None:
-        """Every ``wants()`` seconds, and at once on events."""
-        ...

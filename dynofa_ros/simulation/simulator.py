@@ -1,4 +1,4 @@
-"""Discrete-event simulation of a robot under a policy: frames, queues, knobs, messages, a timeline.
+"""Discrete-event simulation of applications and a board under a policy: frames, knobs, messages, a timeline.
 
 Time jumps from event to event; in between the simulated board is integrated exactly. The same
 (scene, policy, seed) gives the same run bit for bit, but for the processor time of the decisions.
@@ -15,13 +15,14 @@ from math import inf, isfinite
 from typing import Literal
 
 from dynofa_ros.manager.types import Input, Message, SubnetCondition, Telemetry
-from dynofa_ros.simulation.application import Robot
-from dynofa_ros.simulation.ground_truth import Insight
-from dynofa_ros.simulation.log import Run, Sample
+from dynofa_ros.simulation.application import SimulatedApplication
+from dynofa_ros.simulation.ground_truth import GroundTruth
+from dynofa_ros.simulation.log import FrameRecord, Run, Sample
 from dynofa_ros.simulation.noise import draw
 from dynofa_ros.simulation.plant import Plant, cpu_gpu_rail
+from dynofa_ros.simulation.policy import AppView, Command, Observation, Policy
 from dynofa_ros.simulation.processors import Job, SharedProcessor
-from dynofa_ros.simulation.scene import AppView, Command, FrameRecord, Observation, Policy, Scene
+from dynofa_ros.simulation.scene import Scene
 from dynofa_ros.simulation.timeline import schedule
 
 TELEMETRY_S = 0.0997  # 10 Hz, but not in step with cameras: samples must not all meet one phase of a frame
@@ -32,7 +33,7 @@ DEVICE = "dynofa/device/"
 
 
 class Simulation:
-    """One run; its public attributes are for ``happenings``."""
+    """One run; its public attributes are for ``timeline``."""
 
     def __init__(self, scene: Scene, policy: Policy, seed: int) -> None:
         self.scene = scene
@@ -40,7 +41,7 @@ class Simulation:
         self._free = policy.clairvoyant
         self.plant = Plant(scene, seed, instant=self._free)
         traces = draw(scene, seed)
-        self.robots = {app.name: Robot(app, traces[app.name]) for app in scene.apps}
+        self.apps = {app.name: SimulatedApplication(app, traces[app.name]) for app in scene.apps}
         self.parameters = scene.parameters
         self.faults: set[str] = set()
         self._frozen: dict[str, FrameRecord] = {}
@@ -64,8 +65,8 @@ class Simulation:
         self.publish(DEVICE + "capabilities", self._capabilities)
         self._publish_clocks()
         self._log_clocks({})
-        insight = Insight(self.scene, self.plant, self.robots)
-        first = self._policy.start(self.scene, insight if self._free else None)
+        truth = GroundTruth(self.scene, self.plant, self.apps)
+        first = self._policy.start(self.scene, truth if self._free else None)
         self._execute(first)
         schedule(self)
         self.at(0.0, self._tick)
@@ -73,8 +74,8 @@ class Simulation:
         end_s = self.scene.duration_s
         while self.now_s < end_s:
             self._go_on(end_s)
-        for robot in self.robots.values():
-            self.log.frames += robot.late(end_s)
+        for app in self.apps.values():
+            self.log.frames += app.late(end_s)
         self.sample()
         return self.log
 
@@ -100,39 +101,39 @@ class Simulation:
 
     # --- frames --------------------------------------------------------------------------------
 
-    def _arrive(self, robot: Robot) -> None:
-        if not robot.present:
+    def _arrive(self, app: SimulatedApplication) -> None:
+        if not app.present:
             return
-        dropped = robot.arrive(self.now_s)
-        self.await_image(robot)
+        dropped = app.arrive(self.now_s)
+        self.await_image(app)
         if dropped is not None:
             self.log.frames.append(dropped)
             self._tell(dropped)
-        self._take(robot)
+        self._take(app)
 
-    def await_image(self, robot: Robot) -> None:
-        if robot.next_image < len(robot.trace.arrivals_s):
-            self.at(robot.trace.arrivals_s[robot.next_image], partial(self._arrive, robot))
+    def await_image(self, app: SimulatedApplication) -> None:
+        if app.next_image < len(app.trace.arrivals_s):
+            self.at(app.trace.arrivals_s[app.next_image], partial(self._arrive, app))
 
-    def _take(self, robot: Robot) -> None:
-        index = robot.take(self.now_s)
+    def _take(self, app: SimulatedApplication) -> None:
+        index = app.take(self.now_s)
         if index is not None:
-            self.at(self.now_s + 1e-3 * robot.trace.overhead_ms[index], partial(self._infer, robot, index))
+            self.at(self.now_s + 1e-3 * app.trace.overhead_ms[index], partial(self._infer, app, index))
 
-    def _infer(self, robot: Robot, index: int) -> None:
-        if robot.serving != index:
+    def _infer(self, app: SimulatedApplication, index: int) -> None:
+        if app.serving != index:
             return  # the application has left meanwhile
-        entry = robot.entry
+        entry = app.entry
         processor = self.plant.processors[entry.processor]
-        factor = robot.trace.bias[entry.processor] * robot.trace.noise[index]
-        processor.start(robot.name, entry, factor, self.now_s)
+        factor = app.trace.bias[entry.processor] * app.trace.noise[index]
+        processor.start(app.name, entry, factor, self.now_s)
         self.plant.occupy(processor)
 
     def _finish(self, processor: SharedProcessor, job: Job) -> None:
         processor.finish(job, self.now_s)
         self.plant.occupy(processor)
-        robot = self.robots[job.app]
-        record = robot.answer(self.now_s, job.entry, self.now_s - job.started_s)
+        app = self.apps[job.app]
+        record = app.answer(self.now_s, job.entry, self.now_s - job.started_s)
         self.log.frames.append(record)
         if "frozen_monitors" in self.faults:
             record = self._frozen.setdefault(record.app, record)
@@ -141,7 +142,7 @@ class Simulation:
         self._tell(record)
         if record.missed:
             self.ask_for_step()
-        self._take(robot)
+        self._take(app)
 
     def _tell(self, record: FrameRecord) -> None:
         if "manager_paused" in self.faults:
@@ -174,7 +175,7 @@ class Simulation:
             return
         self._last_step_s = self.now_s
         inputs, self._inputs = tuple(self._inputs), []
-        views = {r.name: AppView(r.targets, r.library, r.current) for r in self.robots.values() if r.present}
+        views = {r.name: AppView(r.targets, r.library, r.current) for r in self.apps.values() if r.present}
         clocks = {name: float(hz) for name, hz in self.plant.clocks_hz.items()}
         observation = Observation(
             trigger, inputs, views, self.parameters, self._capabilities, clocks, self._telemetry
@@ -199,26 +200,26 @@ class Simulation:
 
     def _execute(self, command: Command) -> None:
         for name, knob in sorted(command.knobs.items()):
-            robot = self.robots[name]
-            status = robot.command(knob, command.decision_id, self.now_s, self._free or not robot.present)
-            if robot.wanted is not None:
-                self.at(robot.wanted[2], partial(self._switch, robot))
-            if robot.present:
+            app = self.apps[name]
+            status = app.command(knob, command.decision_id, self.now_s, self._free or not app.present)
+            if app.wanted is not None:
+                self.at(app.wanted[2], partial(self._switch, app))
+            if app.present:
                 self.publish(f"perception/{name}/subnet_state", status)
             if status.status == SubnetCondition.APPLIED:
-                self.log.knobs.append((self.now_s, name, robot.current))
+                self.log.knobs.append((self.now_s, name, app.current))
         if command.mode is not None:
             self.change_clocks(partial(self.plant.set_mode, command.mode, self.now_s, own=True))
             self.offer()
         if command.bands or command.governors:
             self._command_clocks(command)
 
-    def _switch(self, robot: Robot) -> None:
-        if robot.switch(self.now_s):
-            self.log.knobs.append((self.now_s, robot.name, robot.current))
-            if robot.present:
-                state = robot.status(SubnetCondition.APPLIED)
-                self.publish(f"perception/{robot.name}/subnet_state", state)
+    def _switch(self, app: SimulatedApplication) -> None:
+        if app.switch(self.now_s):
+            self.log.knobs.append((self.now_s, app.name, app.current))
+            if app.present:
+                state = app.status(SubnetCondition.APPLIED)
+                self.publish(f"perception/{app.name}/subnet_state", state)
 
     def _command_clocks(self, command: Command) -> None:
         self.log.bands += [(self.now_s, b.domain, b.min_hz, b.max_hz) for b in command.bands]

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dynofa_ros.manager.types import Departure, SubnetCondition, SubnetLibrary
-from dynofa_ros.simulation.application import Robot
+from dynofa_ros.simulation.application import SimulatedApplication
 from dynofa_ros.simulation.scene import (
     Event,
     Load,
@@ -25,42 +25,42 @@ RESERVED_UTILIZATION = 0.95
 
 def schedule(sim: Simulation) -> None:
     """Everything that the scene has in store."""
-    for robot in sim.robots.values():
-        sim.at(robot.app.from_s, partial(_join, sim, robot))
-        if robot.app.until_s < sim.scene.duration_s:
-            sim.at(robot.app.until_s, partial(_leave, sim, robot))
+    for app in sim.apps.values():
+        sim.at(app.spec.from_s, partial(_join, sim, app))
+        if app.spec.until_s < sim.scene.duration_s:
+            sim.at(app.spec.until_s, partial(_leave, sim, app))
     for event in sim.scene.timeline:
         sim.at(event.at_s, partial(_happen, sim, event))
 
 
-def _join(sim: Simulation, robot: Robot) -> None:
-    robot.present = True
-    sim.log.knobs.append((sim.now_s, robot.name, robot.current))
-    sim.publish(f"perception/{robot.name}/targets", robot.targets)
-    _publish_library(sim, robot)
-    sim.publish(f"perception/{robot.name}/subnet_state", robot.status(SubnetCondition.APPLIED))
-    sim.await_image(robot)
+def _join(sim: Simulation, app: SimulatedApplication) -> None:
+    app.present = True
+    sim.log.knobs.append((sim.now_s, app.name, app.current))
+    sim.publish(f"perception/{app.name}/targets", app.targets)
+    _publish_library(sim, app)
+    sim.publish(f"perception/{app.name}/subnet_state", app.status(SubnetCondition.APPLIED))
+    sim.await_image(app)
 
 
-def _leave(sim: Simulation, robot: Robot) -> None:
-    sim.log.frames += robot.late(sim.now_s)
-    robot.present = False
+def _leave(sim: Simulation, app: SimulatedApplication) -> None:
+    sim.log.frames += app.late(sim.now_s)
+    app.present = False
     for processor in sim.plant.processors.values():
-        for job in [job for job in processor.jobs if job.app == robot.name]:
+        for job in [job for job in processor.jobs if job.app == app.name]:
             processor.finish(job, sim.now_s)
             sim.plant.occupy(processor)
-    sim.publish(f"perception/{robot.name}/targets", Departure(robot.name))
+    sim.publish(f"perception/{app.name}/targets", Departure(app.name))
     sim.ask_for_step()
 
 
-def _publish_library(sim: Simulation, robot: Robot) -> None:
-    sim.publish(f"perception/{robot.name}/library", SubnetLibrary(robot.name, robot.library))
+def _publish_library(sim: Simulation, app: SimulatedApplication) -> None:
+    sim.publish(f"perception/{app.name}/library", SubnetLibrary(app.name, app.library))
     sim.ask_for_step()
 
 
 def _happen(sim: Simulation, event: Event) -> None:
     if isinstance(event, NewTargets):
-        sim.robots[event.targets.app].targets = event.targets
+        sim.apps[event.targets.app].targets = event.targets
         sim.publish(f"perception/{event.targets.app}/targets", event.targets)
         sim.ask_for_step()
     elif isinstance(event, NewParameters):
@@ -85,8 +85,8 @@ def _happen(sim: Simulation, event: Event) -> None:
 def _reserve(sim: Simulation, event: Reserved, *, taken: bool) -> None:
     utilization, slowdown = (RESERVED_UTILIZATION, event.slowdown - 1.0) if taken else (0.0, 0.0)
     sim.plant.set_load("reserved", event.processor, utilization, slowdown, sim.now_s)
-    for robot in sim.robots.values():
-        left = tuple(e for e in robot.app.usable if not taken or e.processor != event.processor)
-        robot.library = left or robot.app.usable
-        if robot.present:
-            _publish_library(sim, robot)
+    for app in sim.apps.values():
+        left = tuple(e for e in app.spec.usable if not taken or e.processor != event.processor)
+        app.library = left or app.spec.usable
+        if app.present:
+            _publish_library(sim, app)

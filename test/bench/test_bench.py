@@ -12,9 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynofa_ros.bench import comparison, decision, engines, report, timing
-from dynofa_ros.bench import published_networks as baselines
-from dynofa_ros.bench import static_networks as peers
+from dynofa_ros.bench import (
+    comparison,
+    decision,
+    engines,
+    published_networks,
+    report,
+    static_networks,
+    timing,
+)
 from dynofa_ros.cli import bench
 from dynofa_ros.cli.main import main
 from dynofa_ros.supernet.engines.engine import load_engine
@@ -28,8 +34,8 @@ SMALL = "ofa_mbv3_w0.25"
 # --- networks of the comparison ------------------------------------------------------------------
 
 
-def by_family(family: str) -> list[baselines.Network]:
-    return [n for n in baselines.networks() if n.family == family]
+def by_family(family: str) -> list[published_networks.Network]:
+    return [n for n in published_networks.networks() if n.family == family]
 
 
 def test_autoslim_has_the_published_operation_counts() -> None:
@@ -61,12 +67,14 @@ def test_published_subnetworks_have_the_operation_counts_of_the_official_code() 
 
 def test_channel_numbers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="expected 6 that end with 1000 classes"):
-        baselines.autoslim_mnasnet(((1, 3), (2, 3)), (16, 8, 24, 16, 1280))
+        published_networks.autoslim_mnasnet(((1, 3), (2, 3)), (16, 8, 24, 16, 1280))
 
 
-@pytest.mark.parametrize("plan", [baselines.mobilenet_v1(0.25), baselines.mobilenet_v2(0.25)])
+@pytest.mark.parametrize(
+    "plan", [published_networks.mobilenet_v1(0.25), published_networks.mobilenet_v2(0.25)]
+)
 def test_baselines_compute_the_same_in_both_engines(plan: Any) -> None:
-    subnet = materialise(plan, baselines.random_weights(plan))
+    subnet = materialise(plan, published_networks.random_weights(plan))
     image = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
     torch_logits, ort_logits = (load_engine(e)(subnet, 1, "cpu")(image) for e in ("torch", "onnxruntime"))
     assert np.ptp(torch_logits) > 0.1
@@ -201,7 +209,7 @@ def test_rows_of_a_space(installed: bool, monkeypatch: pytest.MonkeyPatch) -> No
     if installed:
         pytest.importorskip("ofa", reason="needs the package ofa")
     else:
-        monkeypatch.setattr(peers, "official", lambda space: None)
+        monkeypatch.setattr(static_networks, "official", lambda space: None)
     monkeypatch.setattr(engines, "subnets", lambda space: {"min": space.smallest})
     names = ["onnxruntime", "torch"]
     rows = engines.run(spaces=[SMALL], engines=names, threads=(1,), rounds=10, limit_s=0.0)
@@ -217,9 +225,9 @@ def test_rows_of_a_space(installed: bool, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_static_network_that_is_another_one_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "official", lambda space: None)
+    monkeypatch.setattr(static_networks, "official", lambda space: None)
     rival = engines.Rival(SMALL)
-    monkeypatch.setattr(rival, "static_module", lambda name: peers.plain(rival.subnet("mid")))
+    monkeypatch.setattr(rival, "static_module", lambda name: static_networks.plain(rival.subnet("mid")))
     with pytest.raises(RuntimeError, match="ofa_mbv3_w0.25 min in torch is not its static network"):
         rival._check("torch", "min", 1)
 
@@ -227,7 +235,7 @@ def test_a_static_network_that_is_another_one_is_an_error(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("space", [SMALL, "ofa_proxyless_w0.25", "ofa_resnet50"])
 def test_deployed_static_networks_still_compute_what_the_official_ones_do(space: str) -> None:
     pytest.importorskip("ofa", reason="needs the package ofa")
-    official = peers.official(space)
+    official = static_networks.official(space)
     assert official is not None
     config = load_space(space).config(**{"resolution": 128})
     module = official.static(config)
@@ -235,7 +243,7 @@ def test_deployed_static_networks_still_compute_what_the_official_ones_do(space:
     with torch.inference_mode():
         expected, spread = module(image), (module(other) - module(image)).abs().max()
         dynamic = official.dynamic(config)(image.numpy())
-        deployed = peers.deployed(module)
+        deployed = static_networks.deployed(module)
         assert (deployed(image) - expected).abs().max() < 1e-3 * spread
     assert np.abs(dynamic - expected.numpy()).max() < 1e-3 * float(spread)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in deployed.modules())

@@ -19,7 +19,7 @@ from dynofa_ros.evaluation.policies.oracle_solver import (
     Question,
     solve,
 )
-from dynofa_ros.evaluation.policies.profile_table import Array
+from dynofa_ros.evaluation.policies.profile import Array
 from dynofa_ros.manager.types import LibraryEntry
 
 NAMES = ("cpu", "gpu", "npu")

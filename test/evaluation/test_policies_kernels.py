@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from dynofa_ros.device.board import load_board
 from dynofa_ros.evaluation.policies import alert, poet
-from dynofa_ros.evaluation.policies.camera_overlap import Cameras, offsets_ms, worst_overlap_ms
 from dynofa_ros.evaluation.policies.distribution import cdf, mean, quantile
-from dynofa_ros.evaluation.policies.dynamic_ofa import Stepper, levels_of
+from dynofa_ros.evaluation.policies.dynamic_ofa import StepManager, levels_of
 from dynofa_ros.evaluation.policies.limits import Battery, constant_limit_w, thermal_limit_w
+from dynofa_ros.evaluation.policies.oracle_model import Cameras, offsets_ms, worst_overlap_ms
 from dynofa_ros.evaluation.policies.per_app import Profile, home, make_profile, time_to_answer_ms
-from dynofa_ros.evaluation.policies.profile_table import make_levels, offered, times_ms
+from dynofa_ros.evaluation.policies.profile import make_levels, offered, times_ms
 from dynofa_ros.manager.types import AppTargets, FrameMonitor, LibraryEntry, Parameters
 from dynofa_ros.simulation.scene import CONTENDED, ISOLATED, Noise, Surroundings
 
@@ -98,8 +98,8 @@ def test_distribution_agrees_with_drawn_numbers() -> None:
 # --- Dynamic-OFA -------------------------------------------------------------------------------------------
 
 
-def stepper(level: int, accuracy: float = 0.77, **more: bool) -> Stepper:
-    return Stepper((0.742, 0.750, 0.761, 0.775, 0.783, 0.790), level, 60.0, accuracy, **more)
+def stepper(level: int, accuracy: float = 0.77, **more: bool) -> StepManager:
+    return StepManager((0.742, 0.750, 0.761, 0.775, 0.783, 0.790), level, 60.0, accuracy, **more)
 
 
 def test_stepper_goes_down_once_the_mean_of_twenty_is_over_the_constraint() -> None:
@@ -121,7 +121,7 @@ def test_stepper_climbs_at_the_72nd_frame_and_only_for_accuracy() -> None:
     assert {one.observe(40.0) for _ in range(200)} == {3}
 
 
-def oscillate(one: Stepper, frames: int) -> list[int]:
+def oscillate(one: StepManager, frames: int) -> list[int]:
     return [one.observe(70.0 if one.level >= 3 else 50.0) for _ in range(frames)]
 
 

@@ -16,7 +16,8 @@ from dynofa_ros.evaluation.scenarios import scenes
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.types import Monitors
 from dynofa_ros.simulation.application import default_entry
-from dynofa_ros.simulation.scene import NONE, Command, Load, NewTargets, Observation, Scene
+from dynofa_ros.simulation.policy import Command, Observation
+from dynofa_ros.simulation.scene import NONE, Load, NewTargets, Scene
 from dynofa_ros.simulation.simulator import Run, simulate
 
 PAIR = replace(scenes(["S4"])[0], timeline=(), duration_s=6.0)

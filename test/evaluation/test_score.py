@@ -23,9 +23,9 @@ from dynofa_ros.evaluation.score import (
     switches,
 )
 from dynofa_ros.evaluation.study import change_percent, interval
-from dynofa_ros.simulation.log import Run, Sample
+from dynofa_ros.simulation.log import FrameRecord, Knob, Run, Sample
 from dynofa_ros.simulation.plant import idle_power
-from dynofa_ros.simulation.scene import FrameRecord, Knob, NewTargets, Scene
+from dynofa_ros.simulation.scene import NewTargets, Scene
 
 SCENE = Scene(
     "S0",

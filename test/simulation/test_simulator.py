@@ -23,22 +23,19 @@ from dynofa_ros.manager.types import (
     SubnetStatus,
     Telemetry,
 )
-from dynofa_ros.simulation.log import Run
+from dynofa_ros.simulation.ground_truth import GroundTruth
+from dynofa_ros.simulation.log import FrameRecord, Knob, Run
+from dynofa_ros.simulation.policy import Command, Observation, Policy
 from dynofa_ros.simulation.processors import SharedProcessor
 from dynofa_ros.simulation.scene import (
     NONE,
     App,
-    Command,
     Event,
     Fault,
-    FrameRecord,
-    Knob,
-    Knowledge,
     Load,
     NewMode,
     NewParameters,
     NewTargets,
-    Observation,
     Reserved,
     Scene,
     Surroundings,
@@ -51,7 +48,7 @@ OTHER = replace(ENTRY, id="small", accuracy=0.7, latency_ms=20.0, alpha_ms=12.0,
 
 
 @dataclass
-class Script:
+class Script(Policy):
     """Does what it is told at given times, and keeps what it sees."""
 
     orders: dict[float, Command] = field(default_factory=dict)
@@ -62,8 +59,8 @@ class Script:
     seen: list[tuple[float, Observation]] = field(default_factory=list)
     frames: list[FrameRecord] = field(default_factory=list)
 
-    def start(self, scene: Scene, knowledge: Knowledge | None) -> Command:
-        self.knowledge = knowledge
+    def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
+        self.truth = truth
         return self.first
 
     def wants(self) -> float:
@@ -196,14 +193,14 @@ def test_an_unknown_network_is_refused() -> None:
 def test_a_knob_of_a_clairvoyant_acts_at_once() -> None:
     policy = Script({1.0: Command({"app": Knob("small", "gpu")})}, clairvoyant=True)
     run = simulate(scene_of(app()), policy, 0)
-    assert policy.knowledge is not None and policy.knowledge.slowdown("app", "gpu") == 1.0
+    assert policy.truth is not None and policy.truth.slowdown("app", "gpu") == 1.0
     assert [at_s for at_s, _, knob in run.knobs if knob.subnet_id == "small"] == pytest.approx([1.0])
 
 
 def test_others_know_nothing() -> None:
     policy = Script()
     simulate(scene_of(app()), policy, 0)
-    assert policy.knowledge is None
+    assert policy.truth is None
 
 
 def test_the_energy_is_that_of_the_device() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dynofa_ros.evaluation.policies.alert import AlertPolicy
-from dynofa_ros.evaluation.policies.dynamic_ofa import StepperPolicy
+from dynofa_ros.evaluation.policies.dynamic_ofa import DynamicOfaPolicy
 from dynofa_ros.evaluation.policies.governors import (
     JETSON,
     MODE_10W,
@@ -25,7 +25,7 @@ from dynofa_ros.evaluation.policies.manager import (
 from dynofa_ros.evaluation.policies.oracles import Oracle
 from dynofa_ros.evaluation.policies.poet import PoetPolicy
 from dynofa_ros.evaluation.policies.static_oracle import StaticOracle
-from dynofa_ros.simulation.scene import Policy
+from dynofa_ros.simulation.policy import Policy
 
 POLICIES: dict[str, Callable[[], Policy]] = {
     "ours": ManagerPolicy,
@@ -38,8 +38,8 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "B4": lambda: StaticPolicy("B4", JETSON),
     "B5": lambda: StaticPolicy("B5", JETSON, MODE_15W),
     "B5_10w": lambda: StaticPolicy("B5_10w", JETSON, MODE_10W),
-    "B6": StepperPolicy,
-    "B6_hold": lambda: StepperPolicy("B6_hold", hold=True),
+    "B6": DynamicOfaPolicy,
+    "B6_hold": lambda: DynamicOfaPolicy("B6_hold", hold=True),
     "B7": lambda: ManagerPolicy("B7", SUBNET_ONLY),
     "B8": lambda: ManagerPolicy("B8", SYSTEM_ONLY),
     "B9": AlertPolicy,

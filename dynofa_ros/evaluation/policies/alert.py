@@ -38,9 +38,11 @@ from dynofa_ros.evaluation.policies.per_app import (
     power_budget_w,
     time_to_answer_ms,
 )
-from dynofa_ros.evaluation.policies.profile_table import Array
+from dynofa_ros.evaluation.policies.profile import Array
 from dynofa_ros.manager.types import AppTargets, FrameMonitor, Parameters
-from dynofa_ros.simulation.scene import CONTENDED, Command, Knowledge, Scene
+from dynofa_ros.simulation.ground_truth import GroundTruth
+from dynofa_ros.simulation.policy import Command
+from dynofa_ros.simulation.scene import CONTENDED, Scene
 
 FORGETTING = 0.3  # a
 GAIN_START, MEAN_START, VARIANCE_START = 0.5, 1.0, 0.1
@@ -197,12 +199,12 @@ class AlertPolicy(PerAppPolicy):
     name: str = "B9"
     tuned: bool = False
 
-    def start(self, scene: Scene, knowledge: Knowledge | None) -> Command:
+    def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
         """Chooses the constants, then as all."""
         self._constants = REMEMBERED
         if self.tuned:
             self._constants = TUNED_CONTENDED if scene.noise == CONTENDED else TUNED
-        return super().start(scene, knowledge)
+        return super().start(scene, truth)
 
     def make(self, profile: Profile, targets: AppTargets, parameters: Parameters) -> Instance:
         """An ALERT."""

@@ -24,12 +24,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from math import inf
 
 from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
 from dynofa_ros.evaluation.policies.profile import knob_of, on_processor
 from dynofa_ros.manager.types import LibraryEntry
-from dynofa_ros.simulation.scene import App, Command, FrameRecord, Knowledge, Observation, Scene
+from dynofa_ros.simulation.ground_truth import GroundTruth
+from dynofa_ros.simulation.log import FrameRecord
+from dynofa_ros.simulation.policy import Command, Observation, Policy
+from dynofa_ros.simulation.scene import App, Scene
 
 LEVELS = 6
 START_LEVEL = 4
@@ -41,7 +43,7 @@ CEILING = 1.5  # x constraint
 
 
 @dataclass
-class Stepper:
+class StepManager:
     """The rule for one application; ``accuracies`` ascend with the level."""
 
     accuracies: tuple[float, ...]
@@ -105,27 +107,22 @@ def levels_of(entries: tuple[LibraryEntry, ...]) -> tuple[LibraryEntry, ...]:
 
 
 @dataclass
-class StepperPolicy:
+class DynamicOfaPolicy(Policy):
     """One stepper per application; clocks by B4's governors, processor fixed."""
 
     name: str = "B6"
     hold: bool = False
-    clairvoyant: bool = False
     _levels: dict[str, tuple[LibraryEntry, ...]] = field(default_factory=dict)
-    _steppers: dict[str, Stepper] = field(default_factory=dict)
+    _steppers: dict[str, StepManager] = field(default_factory=dict)
     _ceilings: dict[str, float] = field(default_factory=dict)  # accuracy of the start level
 
-    def start(self, scene: Scene, knowledge: Knowledge | None) -> Command:
+    def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
         """The start level of every application."""
         knobs = {}
         for app in scene.apps:
             self._add(app)
             knobs[app.name] = knob_of(self._levels[app.name][self._steppers[app.name].level])
         return Command(knobs=knobs, governors=present_governors(scene, JETSON))
-
-    def wants(self) -> float:
-        """Events only."""
-        return inf
 
     def on_frame(self, frame: FrameRecord) -> Command | None:
         """Counts answered frames."""
@@ -155,7 +152,7 @@ class StepperPolicy:
             if entry.id == app.start and entry.processor == app.mapping:
                 level = next((n for n, e in enumerate(levels) if e.accuracy >= entry.accuracy), level)
         self._levels[app.name], self._ceilings[app.name] = levels, levels[level].accuracy
-        self._steppers[app.name] = Stepper(
+        self._steppers[app.name] = StepManager(
             accuracies=tuple(e.accuracy for e in levels),
             level=level,
             constraint_ms=app.targets.latency_target_ms,

@@ -1,6 +1,6 @@
 """B1 to B5: a static sub-network on a fixed processor, clocks by the governors of the kernel.
 
-All five run the same sub-network (`choice.static_entry`), so that they differ in the clocks alone:
+All five run the same sub-network (`profile.static_entry`), so that they differ in the clocks alone:
 
 - B1 ``performance`` on every processor; B2 ``powersave`` (the lowest clock of the band found at start).
 - B3 ``ondemand`` on the CPU, ``simple_ondemand`` (devfreq's own) on the GPU.
@@ -8,17 +8,20 @@ All five run the same sub-network (`choice.static_entry`), so that they differ i
 - B5 B4's governors in an nvpmodel mode: the 15 W mode with all cores (``B5``) and the 10 W mode with four
   (``B5_10w``); the sub-network is chosen for the top clock of that mode.
 
-The NPU keeps the board's own governor, memory its clock. Settings of the governors: ``device.governors``.
+The NPU keeps the board's own governor, memory its clock. Settings of the governors:
+``device.simulated.governors``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf
 
 from dynofa_ros.evaluation.policies.profile import differing, knob_of, static_entry
-from dynofa_ros.simulation.scene import Command, FrameRecord, Knob, Knowledge, Observation, Scene
+from dynofa_ros.simulation.ground_truth import GroundTruth
+from dynofa_ros.simulation.log import Knob
+from dynofa_ros.simulation.policy import Command, Observation, Policy
+from dynofa_ros.simulation.scene import Scene
 
 PERFORMANCE = {"cpu": "performance", "gpu": "performance", "npu": "performance"}
 POWERSAVE = {"cpu": "powersave", "gpu": "powersave", "npu": "powersave"}
@@ -33,27 +36,18 @@ def present_governors(scene: Scene, governors: Mapping[str, str]) -> dict[str, s
 
 
 @dataclass
-class StaticPolicy:
+class StaticPolicy(Policy):
     """Nothing changes after the start."""
 
     name: str
     governors: Mapping[str, str]
     mode: str | None = None
-    clairvoyant: bool = False
     _wanted: dict[str, Knob] = field(default_factory=dict)
 
-    def start(self, scene: Scene, knowledge: Knowledge | None) -> Command:
+    def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
         """Sub-network and governors. Raises ValueError for a mode that the board lacks."""
         self._wanted = {app.name: knob_of(static_entry(scene, app, self.mode)) for app in scene.apps}
         return Command(knobs=self._wanted, governors=present_governors(scene, self.governors), mode=self.mode)
-
-    def wants(self) -> float:
-        """Events only."""
-        return inf
-
-    def on_frame(self, frame: FrameRecord) -> Command | None:
-        """Nothing."""
-        return None
 
     def step(self, now_s: float, observation: Observation) -> Command | None:
         """Tells an application that has just arrived what to run."""

@@ -5,9 +5,9 @@
 - ``ours_subnet`` = B7 (app-only): sub-networks alone. Clocks belong to B4's governors (the capabilities say
   that no clock can be written; they are still read back), the processor is fixed (the library is cut down
   to it).
-- ``ours_dvfs``: clocks alone. Sub-network (`choice.static_entry`) and processor are fixed.
+- ``ours_dvfs``: clocks alone. Sub-network (`profile.static_entry`) and processor are fixed.
 - ``ours_mapping``: processors alone. Clocks by B4's governors; the static sub-network, elsewhere its twin
-  (`choice.twin`).
+  (`profile.twin`).
 - B8 (sys-only): processors and clocks; the sub-network as in ``ours_mapping``.
 
 The restrictions change what the manager is told, never the manager. Processors that nobody sets have B4's
@@ -32,7 +32,10 @@ from dynofa_ros.manager.types import (
     SubnetLibrary,
 )
 from dynofa_ros.simulation.application import default_entry
-from dynofa_ros.simulation.scene import App, Command, FrameRecord, Knob, Knowledge, Observation, Scene
+from dynofa_ros.simulation.ground_truth import GroundTruth
+from dynofa_ros.simulation.log import Knob
+from dynofa_ros.simulation.policy import Command, Observation, Policy
+from dynofa_ros.simulation.scene import App, Scene
 
 Key = tuple[str, str]
 
@@ -54,17 +57,20 @@ SYSTEM_ONLY = Freedom(subnet=False)
 
 
 @dataclass
-class ManagerPolicy:
-    """RuntimeManager behind the interface of a policy. ``decision``: its last."""
+class ManagerPolicy(Policy):
+    """RuntimeManager behind the interface of a policy. ``decision``: its last.
+
+    It does nothing on a frame: the monitor message is among the inputs of the next step, which a miss causes
+    at once.
+    """
 
     name: str = "ours"
     freedom: Freedom = ALL
-    clairvoyant: bool = False
     decision: Decision | None = None
     _allowed: dict[str, frozenset[Key]] = field(default_factory=dict)
     _period_s: float = 0.2
 
-    def start(self, scene: Scene, knowledge: Knowledge | None) -> Command:
+    def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
         """What runs until the first decision: the nodes' own default, or the static sub-network."""
         self._manager = RuntimeManager()
         self._period_s = scene.parameters.control_period_s
@@ -76,10 +82,6 @@ class ManagerPolicy:
     def wants(self) -> float:
         """The control period in force."""
         return self._period_s
-
-    def on_frame(self, frame: FrameRecord) -> Command | None:
-        """Nothing: the monitor message is among the inputs of the next step, and a miss makes that one."""
-        return None
 
     def step(self, now_s: float, observation: Observation) -> Command | None:
         """One step of the manager."""

@@ -1,24 +1,30 @@
-"""What the oracles reckon with: the true board, and how much applications delay each other there."""
+"""What the oracles know: the true board, and how much applications delay each other there.
+
+Two periodic applications can only overlap as far as the true offsets of their cameras allow.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import lru_cache
 from itertools import permutations
+from math import ceil, gcd
 
 import numpy as np
 
 from dynofa_ros.device.board import Board, processor_domains
 from dynofa_ros.device.power_model import constant_power_w, domain_power
-from dynofa_ros.evaluation.policies.camera_overlap import Cameras
 from dynofa_ros.evaluation.policies.oracle_solver import Overlap, Place
-from dynofa_ros.evaluation.policies.profile import on_processor
-from dynofa_ros.evaluation.policies.profile_table import Array, Levels, Tables, make_levels, times_ms
+from dynofa_ros.evaluation.policies.profile import Array, Levels, Tables, make_levels, on_processor, times_ms
 from dynofa_ros.manager.types import AppTargets, LibraryEntry
 from dynofa_ros.simulation.processors import CORES_EXPONENT
 
 FEW = 4  # applications up to which offsets of cameras are reckoned with
 GOVERNOR_TIPPING = 0.8  # schedutil: 1.25 x utilisation
+MOST_OFFSETS = 64
+SAME_S = 1e-6
 
 
 def asked_accuracies(entries: Sequence[LibraryEntry], wanted: float, floor: float) -> tuple[float, ...]:
@@ -32,7 +38,7 @@ def asked_accuracies(entries: Sequence[LibraryEntry], wanted: float, floor: floa
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
+class OracleModel:
     """Processors on offer at a temperature, and every application's entries and times there."""
 
     board: Board
@@ -72,10 +78,10 @@ class Ground:
         return self.constant_w({}) + sum(float(levels.busy_w[-1]) for levels in self.levels.values())
 
 
-def make_ground(
+def make_model(
     board: Board, tables: Tables, libraries: Mapping[str, Sequence[LibraryEntry]], temperature_c: float
-) -> Ground:
-    """The ground for the clocks on offer."""
+) -> OracleModel:
+    """The model for the clocks on offer."""
     levels = {
         name: make_levels(board, name, tables, temperature_c)
         for name in board.processors
@@ -88,7 +94,7 @@ def make_ground(
         for (app, name), own in entries.items()
         if own
     }
-    return Ground(board, temperature_c, levels, {pair: entries[pair] for pair in times}, times)
+    return OracleModel(board, temperature_c, levels, {pair: entries[pair] for pair in times}, times)
 
 
 def _speed(board: Board, processor: str, tables: Tables) -> float:
@@ -96,6 +102,67 @@ def _speed(board: Board, processor: str, tables: Tables) -> float:
     cores = {d: board.domains[d].cores for d in processor_domains(board, processor)}
     left = sum(n for d, n in cores.items() if d in tables)
     return float((left / sum(cores.values())) ** CORES_EXPONENT)
+
+
+@dataclass
+class Cameras:
+    """Time of image 0 of every application whose images come at its rate; others are not periodic."""
+
+    first_s: dict[str, float] = field(default_factory=dict)
+    _last: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _irregular: set[str] = field(default_factory=set)
+    _period_s: dict[str, float] = field(default_factory=dict)
+
+    def observe(self, app: str, index: int, arrived_s: float) -> None:
+        """Takes the number and the time of an image."""
+        before = self._last.get(app)
+        self._last[app] = (index, arrived_s)
+        if before is None or index == before[0] or app in self._irregular:
+            return
+        period_s = (arrived_s - before[1]) / (index - before[0])
+        if abs(period_s - self._period_s.setdefault(app, period_s)) > SAME_S:
+            self._irregular.add(app)
+            self.first_s.pop(app, None)
+        elif app not in self.first_s:
+            self.first_s[app] = arrived_s - index * period_s
+
+    def known(self, apps: Sequence[str]) -> tuple[bool, ...]:
+        """Of which applications the offset is known."""
+        return tuple(app in self.first_s for app in apps)
+
+    def worst(self, targets: AppTargets, other: AppTargets, own_ms: Array, other_ms: Array) -> Array | None:
+        """Longest overlap (ms, per level) of a job with those of another application; None = unknown."""
+        if targets.app not in self.first_s or other.app not in self.first_s:
+            return None
+        if any(abs(self._period_s[t.app] * t.rate_hz - 1.0) > 1e-6 for t in (targets, other)):
+            return None  # the targets ask for another rate than the camera has
+        offset_ms = 1e3 * (self.first_s[other.app] - self.first_s[targets.app])
+        offsets = offsets_ms(offset_ms, (targets.rate_hz, other.rate_hz))
+        return worst_overlap_ms(offsets, 1e3 / other.rate_hz, own_ms, other_ms)
+
+
+@lru_cache(maxsize=1024)
+def offsets_ms(offset_ms: float, rates_hz: tuple[float, float]) -> Array:
+    """All offsets in [0, period of the other) at which its images come after one of the first's."""
+    own, other = (1000 / Fraction(hz).limit_denominator(1000) for hz in rates_hz)
+    step = Fraction(gcd(own.numerator * other.denominator, other.numerator * own.denominator),
+                    own.denominator * other.denominator)  # fmt: skip
+    count = min(int(other / step), MOST_OFFSETS)
+    return np.sort((offset_ms + float(other) * np.arange(count) / count) % float(other))
+
+
+def worst_overlap_ms(offsets: Array, period_ms: float, own_ms: Array, other_ms: Array) -> Array:
+    """Longest total overlap of one job that starts at 0 with jobs that start at an offset + k periods."""
+    finite = own_ms[np.isfinite(own_ms)]
+    last = min(20, ceil(float(finite.max()) / period_ms)) if len(finite) else 0
+    total = np.zeros((len(offsets), len(own_ms)))
+    for k in range(-1, last + 1):
+        start = (offsets + k * period_ms)[:, None]
+        total += np.maximum(
+            0.0, np.minimum(own_ms - np.maximum(start, 0.0), other_ms + np.minimum(start, 0.0))
+        )
+    worst: Array = total.max(axis=0)
+    return worst
 
 
 def overlap_law(

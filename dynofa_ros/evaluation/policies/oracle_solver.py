@@ -6,7 +6,7 @@ of applications it may host, and the best split found by trying all of them.
 
 An application on a processor at a level takes guard * slowdown * (alpha + beta * f_ref / f), and for every
 other one there the time that their jobs overlap, times the contention (that is the law of
-`evaluation.processors`, exactly, for two jobs).
+`simulation.processors`, exactly, for two jobs).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from dynofa_ros.evaluation.policies.profile_table import Array
+from dynofa_ros.evaluation.policies.profile import Array
 from dynofa_ros.manager.types import LibraryEntry
 
 LOAD_CEILING = 0.92

@@ -7,11 +7,12 @@
   of which it takes a quantile. A frame that cannot be saved gets O1q's choice. Processors are O1q's (waking
   one up for a frame costs more than it saves), and from two applications on the accuracies too.
 
-Both solve `sacrifice.best` at each choice. A deadline holds if quantile(noise, 1 - miss_tolerance) x expected
-time plus the overlap with others fits in latency_target - overhead; loads and power are by the mean noise.
+Both solve `oracle_ladder.best` at each choice. A deadline holds if quantile(noise, 1 - miss_tolerance) x
+expected time plus the overlap with others fits in latency_target - overhead; loads and power are by the mean
+noise.
 Interpretations:
 
-- Overlap of applications on one processor: `ground.overlap_law`.
+- Overlap of applications on one processor: `oracle_model.overlap_law`.
 - A power cap holds in the mean: while jobs run, power is above it for a tenth of a second now and then.
 - Temperature: the power that reaches temperature_limit_c in 10 s (one RC, true ambient and resistance).
 - `battery`: what is left of the true energy over the time left. Processors that host nobody: lowest clock,
@@ -25,27 +26,25 @@ from dataclasses import dataclass, field, replace
 from math import inf, nan
 
 from dynofa_ros.device.device import Band
-from dynofa_ros.evaluation.policies.camera_overlap import Cameras
 from dynofa_ros.evaluation.policies.distribution import mean, quantile
 from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
 from dynofa_ros.evaluation.policies.limits import Battery, thermal_limit_w
 from dynofa_ros.evaluation.policies.oracle_ladder import best
-from dynofa_ros.evaluation.policies.oracle_model import Ground, asked_accuracies, make_ground, overlap_law
+from dynofa_ros.evaluation.policies.oracle_model import (
+    Cameras,
+    OracleModel,
+    asked_accuracies,
+    make_model,
+    overlap_law,
+)
 from dynofa_ros.evaluation.policies.oracle_solver import Answer, Choice, Client, Question, solve
 from dynofa_ros.evaluation.policies.per_app import accuracy_wanted
-from dynofa_ros.evaluation.policies.profile import static_entry
-from dynofa_ros.evaluation.policies.profile_table import offered_now
+from dynofa_ros.evaluation.policies.profile import offered_now, static_entry
+from dynofa_ros.simulation.ground_truth import GroundTruth
+from dynofa_ros.simulation.log import FrameRecord, Knob
 from dynofa_ros.simulation.noise import OVERHEAD_SIGMA
-from dynofa_ros.simulation.scene import (
-    AppView,
-    Command,
-    FrameRecord,
-    Knob,
-    Knowledge,
-    Noise,
-    Observation,
-    Scene,
-)
+from dynofa_ros.simulation.policy import AppView, Command, Observation, Policy
+from dynofa_ros.simulation.scene import Noise, Scene
 
 PERIOD_S = 0.02
 LEAKAGE_GRAIN_C = 2.0
@@ -64,12 +63,12 @@ def staying(question: Question, answer: Answer) -> Question:
 
 
 @dataclass
-class Oracle:
+class Oracle(Policy):
     """``per_frame``: knows the noise of the next frame of every application (O1f)."""
 
     name: str = "O1q"
     per_frame: bool = False
-    clairvoyant: bool = True
+    clairvoyant = True
     _answers: dict[object, Answer] = field(default_factory=dict)
     _views: Mapping[str, AppView] = field(default_factory=dict)
     _noises: dict[str, float] = field(default_factory=dict)
@@ -77,18 +76,18 @@ class Oracle:
     _bands: dict[str, Band] = field(default_factory=dict)
     _questions: dict[object, Question] = field(default_factory=dict)
 
-    def start(self, scene: Scene, knowledge: Knowledge | None) -> Command:
-        """The static sub-network until the applications are there. Raises ValueError without knowledge."""
-        if knowledge is None:
-            raise ValueError(f"{self.name} needs the simulator's knowledge")
-        self._scene, self._knowledge = scene, knowledge
+    def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
+        """The static sub-network until the applications are there. Raises ValueError without the truth."""
+        if truth is None:
+            raise ValueError(f"{self.name} needs the ground truth of the simulator")
+        self._scene, self._truth = scene, truth
         self._cameras = Cameras()
         self._battery = Battery()
         self._tables: dict[str, tuple[int, ...]] = {}
         self._offer: object = None
         self._kept: list[object] = []
         self._parameters = scene.parameters
-        self._grounds: dict[object, Ground] = {}
+        self._models: dict[object, OracleModel] = {}
         knobs = {a.name: Knob(static_entry(scene, a).id, a.mapping) for a in scene.apps}
         return Command(knobs=knobs, governors=present_governors(scene, JETSON))
 
@@ -103,7 +102,7 @@ class Oracle:
         self._cameras.observe(frame.app, frame.index, frame.arrived_s)
         if frame.monitor is None and frame.app in self._noises:
             return None  # its frame is still in work
-        self._noises[frame.app] = self._knowledge.next_noise(frame.app)
+        self._noises[frame.app] = self._truth.next_noise(frame.app)
         return self._choose(frame.arrived_s if frame.monitor is None else frame.answered_s)
 
     def step(self, now_s: float, observation: Observation) -> Command | None:
@@ -114,7 +113,7 @@ class Oracle:
         self._parameters = observation.parameters
         self._knobs = {n: v.running for n, v in observation.apps.items()}
         for name in self._views:
-            self._noises.setdefault(name, self._knowledge.next_noise(name))
+            self._noises.setdefault(name, self._truth.next_noise(name))
         return self._choose(now_s)
 
     def _choose(self, now_s: float) -> Command | None:
@@ -135,7 +134,7 @@ class Oracle:
 
     def _wanted_bands(self, answer: Answer) -> list[Band]:
         bands: list[Band] = []
-        for name, levels in self._ground().levels.items():
+        for name, levels in self._model().levels.items():
             if name in answer.levels:
                 bands += levels.bands(answer.levels[name])
             elif name != "cpu":
@@ -180,8 +179,8 @@ class Oracle:
         """Everything that the answer depends on, but for the limit."""
         names = sorted(self._views)
         processors = self._scene.board.processors
-        slow = tuple(round(self._knowledge.slowdown(n, p), 6) for n in names for p in processors)
-        outside = tuple(self._knowledge.outside(p) for p in processors)
+        slow = tuple(round(self._truth.slowdown(n, p), 6) for n in names for p in processors)
+        outside = tuple(self._truth.outside(p) for p in processors)
         targets = tuple((self._views[n].targets, len(self._views[n].library)) for n in names)
         known = self._cameras.known(names)
         wanted = self._parameters.objective
@@ -189,27 +188,27 @@ class Oracle:
 
     def _question(self, limit_w: float, noises: tuple[float, ...] | None) -> Question:
         names = sorted(self._views)
-        ground, known = self._ground(), self._knowledge
+        model, known = self._model(), self._truth
         given = (None,) * len(names) if noises is None else noises
-        clients = tuple(self._client(n, ground, noise) for n, noise in zip(names, given, strict=True))
+        clients = tuple(self._client(n, model, noise) for n, noise in zip(names, given, strict=True))
         usable = {name for client in clients for name in client.choices}
-        places = tuple(ground.place(n, known.outside(n)) for n in ground.levels if n in usable)
-        unused = {n: known.outside(n) for n in ground.levels if n not in usable}
+        places = tuple(model.place(n, known.outside(n)) for n in model.levels if n in usable)
+        unused = {n: known.outside(n) for n in model.levels if n not in usable}
         targets = [self._views[n].targets for n in names]
         law = overlap_law(targets, self._scene.contention, self._cameras)
-        return Question(clients, places, ground.constant_w(unused), limit_w, law)
+        return Question(clients, places, model.constant_w(unused), limit_w, law)
 
-    def _client(self, name: str, ground: Ground, noise: float | None) -> Client:
-        view, known = self._views[name], self._knowledge
+    def _client(self, name: str, model: OracleModel, noise: float | None) -> Client:
+        view, known = self._views[name], self._truth
         targets = view.targets
         wanted = accuracy_wanted(targets, self._parameters)
         typical = mean(known.noise())
         upper = noise if noise is not None else quantile(known.noise(), 1.0 - targets.miss_tolerance)
         choices = {}
-        for (app, processor), times in ground.times_ms.items():
+        for (app, processor), times in model.times_ms.items():
             if app == name:
                 slowdown = known.slowdown(name, processor) * typical
-                entries = ground.entries[app, processor]
+                entries = model.entries[app, processor]
                 choices[processor] = Choice(entries, times, slowdown, upper / typical)
         return Client(
             name=name,
@@ -222,37 +221,37 @@ class Oracle:
 
     def _overhead_ms(self, name: str, exact_noise: bool) -> float:
         """The mean; where only the overhead is left to chance, what miss_tolerance of them exceed."""
-        mean_ms = self._knowledge.overhead_ms(name)
-        if not exact_noise or not self._knowledge.noise().sigma:
+        mean_ms = self._truth.overhead_ms(name)
+        if not exact_noise or not self._truth.noise().sigma:
             return mean_ms
         spread = Noise(OVERHEAD_SIGMA, 0.0, 1.0)
         return mean_ms * quantile(spread, 1.0 - self._views[name].targets.miss_tolerance)
 
-    def _ground(self) -> Ground:
+    def _model(self) -> OracleModel:
         """Levels and times of what is on offer now, from memory."""
         libraries = {n: v.library for n, v in sorted(self._views.items())}
         key = (self._offer, tuple((n, id(own)) for n, own in libraries.items()), self._leakage_c())
-        if key not in self._grounds:
+        if key not in self._models:
             self._kept.append(libraries)  # an id is good as long as its object lives
-            self._grounds[key] = make_ground(self._scene.truth, self._tables, libraries, key[-1])
-        return self._grounds[key]
+            self._models[key] = make_model(self._scene.truth, self._tables, libraries, key[-1])
+        return self._models[key]
 
     # --- limits -------------------------------------------------------------------------------
 
     def _leakage_c(self) -> float:
-        return round(self._knowledge.temperature_c() / LEAKAGE_GRAIN_C) * LEAKAGE_GRAIN_C
+        return round(self._truth.temperature_c() / LEAKAGE_GRAIN_C) * LEAKAGE_GRAIN_C
 
     def _limit_w(self, now_s: float) -> float:
-        used_j = self._knowledge.energy_j()
+        used_j = self._truth.energy_j()
         cap_w = min(self._parameters.power_cap_w, self._battery.limit_w(self._parameters, now_s, used_j))
         thermal_w = thermal_limit_w(
             self._scene.truth.thermal,
             self._scene.timeline,
             now_s,
-            self._knowledge.temperature_c(),
+            self._truth.temperature_c(),
             self._parameters.temperature_limit_c,
         )
         limit_w = min(cap_w, thermal_w)
-        if limit_w >= self._ground().most_w():
+        if limit_w >= self._model().most_w():
             return inf
         return round(limit_w / LIMIT_GRAIN_W) * LIMIT_GRAIN_W

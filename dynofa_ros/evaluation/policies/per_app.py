@@ -9,7 +9,7 @@ without an application keep B4's governors.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -20,19 +20,23 @@ import numpy as np
 from dynofa_ros.device.board import Board
 from dynofa_ros.device.device import Band
 from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
-from dynofa_ros.evaluation.policies.profile import knob_of, on_processor
-from dynofa_ros.evaluation.policies.profile_table import (
+from dynofa_ros.evaluation.policies.profile import (
     Array,
     Levels,
     Tables,
+    knob_of,
     make_levels,
     offered,
     offered_now,
+    on_processor,
     rest_w,
     times_ms,
 )
 from dynofa_ros.manager.types import AppTargets, FrameMonitor, LibraryEntry, Parameters
-from dynofa_ros.simulation.scene import Command, FrameRecord, Knob, Knowledge, Observation, Scene
+from dynofa_ros.simulation.ground_truth import GroundTruth
+from dynofa_ros.simulation.log import FrameRecord, Knob
+from dynofa_ros.simulation.policy import Command, Observation, Policy
+from dynofa_ros.simulation.scene import Scene
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,11 +123,10 @@ class _Member:
 
 
 @dataclass
-class PerAppPolicy(ABC):
-    """Runs the instances and merges what they ask for."""
+class PerAppPolicy(Policy):
+    """Runs the instances after every frame and merges what they ask for."""
 
     name: str
-    clairvoyant: bool = False
     _members: dict[str, _Member] = field(default_factory=dict)
     _levels: dict[str, int] = field(default_factory=dict)  # commanded, by processor
     _knobs: dict[str, Knob] = field(default_factory=dict)
@@ -133,7 +136,7 @@ class PerAppPolicy(ABC):
     def make(self, profile: Profile, targets: AppTargets, parameters: Parameters) -> Instance:
         """An instance."""
 
-    def start(self, scene: Scene, knowledge: Knowledge | None) -> Command:
+    def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
         """First choices of all applications; those that come later ask for clocks when they are there."""
         self._scene = scene
         tables = offered(scene.board, scene.mode)
@@ -143,10 +146,6 @@ class PerAppPolicy(ABC):
             self._members[app.name] = _Member(instance, profile, app.mapping, (), app.from_s <= 0.0)
         command = self._command() or Command()
         return Command(command.knobs, command.bands, present_governors(scene, JETSON))
-
-    def wants(self) -> float:
-        """Events only: these managers act after every frame."""
-        return inf
 
     def on_frame(self, frame: FrameRecord) -> Command | None:
         """Feeds the instance of the application that was answered."""

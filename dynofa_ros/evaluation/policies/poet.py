@@ -33,9 +33,11 @@ from dynofa_ros.evaluation.policies.per_app import (
     accuracy_wanted,
     time_to_answer_ms,
 )
-from dynofa_ros.evaluation.policies.profile_table import Array
+from dynofa_ros.evaluation.policies.profile import Array
 from dynofa_ros.manager.types import AppTargets, FrameMonitor, Parameters
-from dynofa_ros.simulation.scene import CONTENDED, Command, Knowledge, Scene
+from dynofa_ros.simulation.ground_truth import GroundTruth
+from dynofa_ros.simulation.policy import Command
+from dynofa_ros.simulation.scene import CONTENDED, Scene
 
 PROCESS_NOISE, MEASUREMENT_NOISE = 1e-5, 1e-2
 BASE_START, VARIANCE_START = 0.2, 1.0
@@ -180,10 +182,10 @@ class PoetPolicy(PerAppPolicy):
 
     name: str = "B10"
 
-    def start(self, scene: Scene, knowledge: Knowledge | None) -> Command:
+    def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
         """Chooses the margin, then as all."""
         self._margin = MARGIN_CONTENDED if scene.noise == CONTENDED else MARGIN
-        return super().start(scene, knowledge)
+        return super().start(scene, truth)
 
     def make(self, profile: Profile, targets: AppTargets, parameters: Parameters) -> Instance:
         """A POET."""

@@ -1,18 +1,129 @@
-"""What a developer settles once: processor and sub-network of an application. And knobs made from that.
+"""The profile that every rival starts from, and what a developer settles once.
 
-Policies without task mapping use ``App.mapping``; so do all rivals that their authors gave no mapping.
+Operating points as arrays: what a processor costs at each clock level, how long an entry takes there. They
+come from the same library and board file as the manager's own tables, and share no code with them. Processor
+and static sub-network of an application: policies without task mapping use ``App.mapping``; so do all rivals
+that their authors gave no mapping.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from dynofa_ros.device.board import Board, processor_domains
+from dynofa_ros.device.device import Band
+from dynofa_ros.device.power_model import constant_power_w, domain_power
+from dynofa_ros.device.simulated.power_modes import mode_limits
 from dynofa_ros.evaluation.policies.distribution import quantile
-from dynofa_ros.evaluation.policies.profile_table import Levels, make_levels, offered, times_ms
-from dynofa_ros.manager.types import LibraryEntry
-from dynofa_ros.simulation.scene import ISOLATED, App, AppView, Command, Knob, Scene
+from dynofa_ros.manager.types import Capabilities, LibraryEntry
+from dynofa_ros.simulation.log import Knob
+from dynofa_ros.simulation.policy import AppView, Command
+from dynofa_ros.simulation.scene import ISOLATED, App, Scene
 
+PROFILE_C = 45.0  # temperature of the profile; leakage changes little within the range of use
 STATIC_QUANTILE = 0.99  # facts: "the most accurate one whose p99 at the top clock meets D"
+
+Array = NDArray[np.float64]
+Tables = Mapping[str, tuple[int, ...]]  # clocks on offer, by domain
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """Clock levels of one processor, ascending. Power is the processor's share of the whole module.
+
+    ``clocks_hz``: levels x domains. ``idle_w``, ``busy_w``: at utilisation just above 0 and at 1.
+    ``unused_w``: with no work at all, where a railgated domain is off.
+    """
+
+    processor: str
+    domains: tuple[str, ...]
+    clocks_hz: tuple[tuple[int, ...], ...]
+    speed_hz: Array
+    idle_w: Array
+    busy_w: Array
+    unused_w: Array
+
+    def __len__(self) -> int:
+        return len(self.clocks_hz)
+
+    def bands(self, level: int) -> tuple[Band, ...]:
+        """Bands that pin the processor to a level."""
+        row = self.clocks_hz[level]
+        return tuple(Band(domain, hz, hz) for domain, hz in zip(self.domains, row, strict=True))
+
+    def nearest(self, clocks_hz: Mapping[str, float]) -> int | None:
+        """Level that the clocks read back are closest to, by the slowest domain; None = unknown."""
+        known = [clocks_hz[d] for d in self.domains if clocks_hz.get(d, 0.0) > 0.0]
+        return int(np.abs(self.speed_hz - min(known)).argmin()) if known else None
+
+
+def offered(board: Board, mode: str | None) -> dict[str, tuple[int, ...]]:
+    """Clocks that a mode leaves of a board; domains that are off are left out."""
+    limits = mode_limits(board, mode)
+    return {
+        name: tuple(hz for hz in domain.frequencies_hz if hz <= limits[name].max_hz)
+        for name, domain in board.domains.items()
+        if limits[name].online
+    }
+
+
+def offered_now(capabilities: Capabilities) -> dict[str, tuple[int, ...]]:
+    """Clocks that a device offers now."""
+    return {d.domain: d.frequencies_hz for d in capabilities.domains if d.can_write and d.frequencies_hz}
+
+
+def make_levels(board: Board, processor: str, tables: Tables, temperature_c: float = PROFILE_C) -> Levels:
+    """Levels of a processor. Its domains go up and down together. Raises ValueError if none is on offer."""
+    domains = tuple(d for d in processor_domains(board, processor) if tables.get(d))
+    if not domains:
+        raise ValueError(f"board {board.name} offers no clocks of a processor '{processor}'")
+    tables_used = tuple(tables[d] for d in domains)
+    steps = sorted({hz for table in tables_used for hz in table})
+    rows = dict.fromkeys(
+        tuple(next((f for f in table if f >= hz), table[-1]) for table in tables_used) for hz in steps
+    )
+    clocks = tuple(rows)
+    shares = [
+        [domain_power(board, d, hz, temperature_c) for d, hz in zip(domains, row, strict=True)]
+        for row in clocks
+    ]
+    return Levels(
+        processor=processor,
+        domains=domains,
+        clocks_hz=clocks,
+        speed_hz=np.array([float(min(row)) for row in clocks]),
+        idle_w=np.array([sum(s.idle_w for s in row) for row in shares]),
+        busy_w=np.array([sum(s.busy_w for s in row) for row in shares]),
+        unused_w=np.array([sum(s.unused_w for s in row) for row in shares]),
+    )
+
+
+def rest_w(board: Board, levels: Levels, temperature_c: float = PROFILE_C) -> float:
+    """Power of the module without one processor: the other domains unused at their lowest clocks."""
+    total = constant_power_w(board, temperature_c)
+    for name, domain in board.domains.items():
+        if name not in levels.domains:
+            hz = domain.start_max_hz if name == "emc" else domain.frequencies_hz[0]
+            total += domain_power(board, name, hz, temperature_c).unused_w
+    return total
+
+
+def times_ms(entries: Sequence[LibraryEntry], levels: Levels, speed: float = 1.0) -> Array:
+    """Time of each entry at each level at slowdown 1; ``speed`` = share of the processor that is there."""
+    rows = [e.alpha_ms + e.beta_ms * _reference_hz(e, levels) / (speed * levels.speed_hz) for e in entries]
+    return np.array(rows)
+
+
+def _reference_hz(entry: LibraryEntry, levels: Levels) -> float:
+    named = [hz for domain, hz in entry.reference_hz if domain in levels.domains]
+    return float(min(named)) if named else float(levels.speed_hz[-1])
+
+
+# --- what a developer settles ------------------------------------------------------------------------------
 
 
 def on_processor(entries: Sequence[LibraryEntry], processor: str) -> tuple[LibraryEntry, ...]:

@@ -1,11 +1,11 @@
 """O2, OracleStatic: the best single configuration in hindsight.
 
 One sub-network and processor per application and one clock level per processor for the whole scene, by
-`sacrifice.best`, knowing all that will happen: the share of misses of a candidate is the mean over
+`oracle_ladder.best`, knowing all that will happen: the share of misses of a candidate is the mean over
 the phases of the timeline (targets, load from outside, reservations; presence of the application) of the
 probability that a frame is late, by the distribution of the noise and the true bias. It must not exceed
 miss_tolerance. Accuracy: the highest that any phase asks for, at least the highest floor; then what
-`sacrifice.best` gives up. Clocks: those that every mode of the timeline leaves. Power: the least cap; for
+`oracle_ladder.best` gives up. Clocks: those that every mode of the timeline leaves. Power: the least cap; for
 `battery` the budget over its time; for heat the most that never exceeds the limit when drawn all the time.
 
 In hindsight of the distribution, not of the drawn frames; all applications are reckoned with at once.
@@ -22,24 +22,14 @@ from dynofa_ros.evaluation.policies.distribution import cdf, mean
 from dynofa_ros.evaluation.policies.governors import JETSON, StaticPolicy, present_governors
 from dynofa_ros.evaluation.policies.limits import constant_limit_w
 from dynofa_ros.evaluation.policies.oracle_ladder import best
-from dynofa_ros.evaluation.policies.oracle_model import Ground, asked_accuracies, make_ground, overlap_law
+from dynofa_ros.evaluation.policies.oracle_model import OracleModel, asked_accuracies, make_model, overlap_law
 from dynofa_ros.evaluation.policies.oracle_solver import Choice, Client, Question
 from dynofa_ros.evaluation.policies.per_app import accuracy_wanted, power_budget_w
-from dynofa_ros.evaluation.policies.profile import knob_of
-from dynofa_ros.evaluation.policies.profile_table import PROFILE_C, offered
+from dynofa_ros.evaluation.policies.profile import PROFILE_C, knob_of, offered
 from dynofa_ros.manager.types import AppTargets
-from dynofa_ros.simulation.scene import (
-    App,
-    Command,
-    Knowledge,
-    Load,
-    NewMode,
-    NewParameters,
-    NewTargets,
-    Noise,
-    Reserved,
-    Scene,
-)
+from dynofa_ros.simulation.ground_truth import GroundTruth
+from dynofa_ros.simulation.policy import Command
+from dynofa_ros.simulation.scene import App, Load, NewMode, NewParameters, NewTargets, Noise, Reserved, Scene
 
 
 @dataclass(frozen=True)
@@ -107,19 +97,19 @@ class StaticOracle(StaticPolicy):
 
     name: str = "O2"
     governors: Mapping[str, str] = field(default_factory=lambda: JETSON)
-    clairvoyant: bool = True
+    clairvoyant = True
 
-    def start(self, scene: Scene, knowledge: Knowledge | None) -> Command:
-        """The configuration. Raises ValueError without knowledge."""
-        if knowledge is None:
-            raise ValueError(f"{self.name} needs the simulator's knowledge")
+    def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
+        """The configuration. Raises ValueError without the truth."""
+        if truth is None:
+            raise ValueError(f"{self.name} needs the ground truth of the simulator")
         tables = _tables(scene)
-        ground = make_ground(scene.truth, tables, {a.name: a.usable for a in scene.apps}, PROFILE_C)
-        clients = tuple(_client(scene, knowledge, app, ground) for app in scene.apps)
-        answer = best(_question(scene, knowledge, clients, ground))
+        model = make_model(scene.truth, tables, {a.name: a.usable for a in scene.apps}, PROFILE_C)
+        clients = tuple(_client(scene, truth, app, model) for app in scene.apps)
+        answer = best(_question(scene, truth, clients, model))
         self._wanted = {c.name: knob_of(e) for c, e in zip(clients, answer.entries, strict=True)}
         bands: list[Band] = []
-        for name, own in ground.levels.items():
+        for name, own in model.levels.items():
             if name in answer.levels or name != "cpu":
                 bands += own.bands(answer.levels.get(name, 0))
         return Command(self._wanted, tuple(bands), present_governors(scene, self.governors))
@@ -133,21 +123,21 @@ def _tables(scene: Scene) -> dict[str, tuple[int, ...]]:
     return {d: min((offer[d] for offer in offers), key=len) for d in shared}
 
 
-def _client(scene: Scene, knowledge: Knowledge, app: App, ground: Ground) -> Client:
+def _client(scene: Scene, truth: GroundTruth, app: App, model: OracleModel) -> Client:
     known = phases(scene, app, app.mapping)
     targets = [phase.targets for phase in known] or [app.targets]
     typical, budget_ms = mean(scene.noise), targets[0].latency_target_ms - app.overhead_ms
     choices = {}
-    for (owner, name), times in ground.times_ms.items():
+    for (owner, name), times in model.times_ms.items():
         if owner != app.name:
             continue
         found = phases(scene, app, name)
         now = _at(scene, app, name, 0.0)[1]
-        bias = knowledge.slowdown(app.name, name) / now
+        bias = truth.slowdown(app.name, name) / now
         outside = sum(p.weight * p.slowdown for p in found) / max(1e-9, sum(p.weight for p in found))
         slowdown = bias * typical * (outside or 1.0)
         longest = longest_ms(found, scene.noise, app.overhead_ms, bias)
-        entries = ground.entries[owner, name]
+        entries = model.entries[owner, name]
         choices[name] = Choice(entries, times, slowdown, budget_ms / (longest * slowdown))
     return Client(
         name=app.name,
@@ -163,21 +153,21 @@ def _client(scene: Scene, knowledge: Knowledge, app: App, ground: Ground) -> Cli
     )
 
 
-def _question(scene: Scene, knowledge: Knowledge, clients: tuple[Client, ...], ground: Ground) -> Question:
+def _question(scene: Scene, truth: GroundTruth, clients: tuple[Client, ...], model: OracleModel) -> Question:
     usable = {name for client in clients for name in client.choices}
-    places = tuple(ground.place(name, 0.0) for name in ground.levels if name in usable)
-    unused = {name: 0.0 for name in ground.levels if name not in usable}
+    places = tuple(model.place(name, 0.0) for name in model.levels if name in usable)
+    unused = {name: 0.0 for name in model.levels if name not in usable}
     law = overlap_law([app.targets for app in scene.apps], scene.contention, None)
-    return Question(clients, places, ground.constant_w(unused), _limit_w(scene, knowledge), law)
+    return Question(clients, places, model.constant_w(unused), _limit_w(scene, truth), law)
 
 
-def _limit_w(scene: Scene, knowledge: Knowledge) -> float:
+def _limit_w(scene: Scene, truth: GroundTruth) -> float:
     parameters = [scene.parameters, *(e.parameters for e in scene.timeline if isinstance(e, NewParameters))]
     heat_w = constant_limit_w(
         scene.truth.thermal,
         scene.timeline,
         scene.duration_s,
-        knowledge.temperature_c(),
+        truth.temperature_c(),
         min(p.temperature_limit_c for p in parameters),
     )
     return min(heat_w, *(power_budget_w(p) for p in parameters))
