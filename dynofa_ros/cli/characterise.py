@@ -16,6 +16,7 @@ from dynofa_ros.cli.work import one_line_errors, progress, terminating
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.device.board import Board
+    from dynofa_ros.device.device import Capabilities
     from dynofa_ros.library.characterised import Characterised
     from dynofa_ros.library.fit import Coefficient
     from dynofa_ros.library.library import Library
@@ -39,6 +40,7 @@ class Measured:
 LONGEST_S = 1000.0  # of a point, in simulated time, which passes quickly
 LONGEST_OWN_S = 20.0  # of a point on hardware
 BOARD = "xavier_nx"
+ALL = "all"
 
 
 def add_parser(commands: Commands) -> None:
@@ -49,7 +51,9 @@ def add_parser(commands: Commands) -> None:
         description="Pins clocks, runs sub-networks, samples power, fits latency = alpha + beta * f_ref / "
         "f per sub-network and the coefficients of the board's power model, with their standard errors. "
         "Writes the library to --out and the coefficients beside it (FILE_power.yaml); with libraries of "
-        "several processors, FILE_cpu.yaml, FILE_gpu.yaml, ... A sweep that was cut goes on with --resume. "
+        "several processors, FILE_cpu.yaml, FILE_gpu.yaml, ... With --clusters and --threads a sub-network "
+        "has one entry per cluster and number of threads, among which the manager chooses. "
+        "A sweep that was cut goes on with --resume. "
         "Clocks are given back at the end, on errors and on signals.",
         epilog="example: dynofa characterise --device auto --library cpu.yaml --weights W.safetensors "
         "--out nx.yaml",
@@ -62,7 +66,14 @@ def add_parser(commands: Commands) -> None:
         help=f"name or path of a board file (default {BOARD}; --device auto: no power model is fitted)",
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="needed with --device auto")
-    add_engine(parser)
+    add_engine(parser, several=True)
+    parser.add_argument(
+        "--clusters",
+        type=_clusters,
+        default=(),
+        metavar="cpu0,cpu4",
+        help="measure every sub-network on each of these CPU clusters (clock domains); all = each of them",
+    )
     parser.add_argument("--sysfs-root", type=Path, default=Path("/sys"), metavar="DIR", help="default /sys")
     parser.add_argument(
         "--override-jetson-clocks", action="store_true", help="take over clocks that jetson_clocks has pinned"
@@ -100,6 +111,13 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _clusters(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(n.strip() for n in text.split(",")))
+    if names != (ALL,) and not all(n.startswith("cpu") and n[3:].isdecimal() for n in names):
+        raise argparse.ArgumentTypeError(f"must be all or CPU clock domains such as cpu0,cpu4, got {text!r}")
+    return names
+
+
 def _frequencies(text: str) -> int | None:
     return None if text == "all" else whole(2, 1000)(text)
 
@@ -128,7 +146,7 @@ def _simulated(options: argparse.Namespace) -> int:
     libraries = {p: library for p, (_, library) in sources.items()}
     capabilities = SimulatedDevice(board).capabilities()
     settings = Settings(options.frequencies, options.repeats, options.window_s, LONGEST_S, options.seed)
-    points = plan_points(capabilities, libraries, settings)
+    points = plan_points(capabilities, libraries, settings, *_placements(options, capabilities, libraries))
     tables = {d.domain: d.frequencies_hz for d in capabilities.domains}
     references = {p: references_hz(library, tables) for p, library in libraries.items()}
     rig = SimulatedRig(board, libraries, {p: min(own.values()) for p, own in references.items()})
@@ -153,14 +171,15 @@ def _own(options: argparse.Namespace) -> int:
     sources = _libraries(options.library, options.processors)
     opened = {p: open_library(path, options.weights) for p, (path, _) in sources.items()}
     libraries = {p: o.library for p, o in opened.items()}
-    inference = Inference(options.engine, options.threads, options.affinity)
+    inference = Inference(options.engine, options.affinity)
     device = open_own(options.sysfs_root, options.override_jetson_clocks)
     try:
         rig, capabilities = rig_of(device, opened, inference), device.capabilities()
         settings = Settings(
             options.frequencies, options.repeats, options.window_s, LONGEST_OWN_S, options.seed
         )
-        points = plan_points(capabilities, libraries, settings)
+        places = _placements(options, capabilities, libraries)
+        points = plan_points(capabilities, libraries, settings, *places)
         tables = {d.domain: d.frequencies_hz for d in capabilities.domains if d.frequencies_hz}
         references = {p: references_hz(library, tables) for p, library in libraries.items()}
         facts = {"device": "sysfs", "board": capabilities.board, "libraries": list(libraries.values())}
@@ -190,6 +209,23 @@ def _libraries(paths: Sequence[Path], processors: Sequence[str] | None) -> dict[
             "takes its latencies from the library of each processor"
         )
     return {p: found[p] for p in processors or found}
+
+
+def _placements(
+    options: argparse.Namespace, capabilities: Capabilities, libraries: Mapping[str, Library]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """CPU clusters and numbers of threads to measure: those asked for, else those of the CPU's library."""
+    from dynofa_ros.device.board import processor_of
+
+    known = libraries["cpu"].placements if "cpu" in libraries else ()
+    clusters: tuple[str, ...] = options.clusters
+    if clusters == (ALL,):
+        clusters = tuple(d.domain for d in capabilities.domains if processor_of(d.domain) == "cpu")
+    threads: tuple[int, ...] = options.threads
+    return (
+        clusters or tuple(sorted({cluster for cluster, _ in known if cluster})),
+        threads or tuple(sorted({number for _, number in known if number})),
+    )
 
 
 def _swept(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dynofa_ros.library.library import Library
 
 HERE = "host"  # name of a board that nobody named
+MOST_THREADS = 255
 
 
 def add_parser(commands: Commands) -> None:
@@ -24,8 +25,11 @@ def add_parser(commands: Commands) -> None:
         help="measure a library's latencies on this machine",
         description="Measures every sub-network of a library here, interleaved, the way a perception node "
         "runs them, and writes a library with these latencies. Entries that another one beats now leave it. "
+        "With --threads every sub-network has one entry per number of threads, among which the manager "
+        "chooses; without it they are measured with one thread and the manager leaves that knob alone. "
         "Without LIBRARY it is the one that was made for the weights, in this folder or the package.",
-        epilog="example: dynofa library profile cpu.yaml --weights w1.2.safetensors --out mine.yaml",
+        epilog="example: dynofa library profile cpu.yaml --weights w1.2.safetensors --threads 1,2,4 "
+        "--out mine.yaml",
     )
     parser.add_argument("library", type=Path, nargs="?", metavar="LIBRARY", help="a library file (YAML)")
     parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint of its space")
@@ -33,7 +37,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--board", metavar="NAME", default=HERE, help=f"what to call this machine (default {HERE})"
     )
-    add_engine(parser)
+    add_engine(parser, several=True)
     parser.add_argument("--processor", choices=("cpu", "gpu", "npu"), help="default: the library's")
     parser.add_argument("--rounds", type=whole(5, 10_000), default=60, help="inferences of each (default 60)")
     parser.add_argument(
@@ -47,10 +51,16 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(run=_run)
 
 
-def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Options that say how an inference runs."""
+def add_engine(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Options that say how an inference runs; ``several``: with one or more numbers of threads."""
     parser.add_argument("--engine", default="onnxruntime", help="default onnxruntime")
-    parser.add_argument("--threads", type=whole(1, 256), default=1, metavar="N", help="default 1")
+    parser.add_argument(
+        "--threads",
+        type=thread_list if several else whole(1, MOST_THREADS),
+        default=() if several else 1,
+        metavar="N,N" if several else "N",
+        help="e.g. 1,2,4 (default: 1, not named in the entries)" if several else "default 1",
+    )
     parser.add_argument(
         "--affinity", type=cpu_list, default=(), metavar="CPUS", help="e.g. 0,1: CPUs of the inference thread"
     )
@@ -62,6 +72,19 @@ def cpu_list(text: str) -> tuple[int, ...]:
     if not all(n.strip().isdecimal() for n in numbers):
         raise argparse.ArgumentTypeError(f"must be CPU numbers such as 0,1, got {text!r}")
     return tuple(sorted({int(n) for n in numbers}))
+
+
+def thread_list(text: str) -> tuple[int, ...]:
+    """Argument type: numbers of threads separated by commas."""
+    one = whole(1, MOST_THREADS)
+    return tuple(sorted({one(n.strip()) for n in text.split(",")}))
+
+
+def described_threads(threads: tuple[int, ...]) -> str:
+    """Numbers of threads in words: "1 thread", "1, 2 and 4 threads"."""
+    numbers = threads or (1,)
+    text = " and ".join(filter(None, (", ".join(map(str, numbers[:-1])), str(numbers[-1]))))
+    return f"{text} thread{'' if numbers == (1,) else 's'}"
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -105,7 +128,7 @@ def _described(measured: Library, before: Library, options: argparse.Namespace) 
     cpus = f", CPUs {','.join(map(str, options.affinity))}" if options.affinity else ""
     note = (
         f"latency: measured on {options.board} by dynofa library profile, {options.engine}, "
-        f"{options.threads} thread{'s' if options.threads > 1 else ''}{cpus}, {options.rounds} rounds, "
+        f"{described_threads(options.threads)}{cpus}, {options.rounds} rounds, "
         f"{options.pause_ms:g} ms between inferences; alpha and beta keep their earlier shares"
     )
     outdated = ("latency:",) if same else ("latency:", "reference frequencies:", "energy:")
@@ -123,12 +146,18 @@ def _results(before: Library, after: Library, options: argparse.Namespace) -> di
         "board": after.board,
         "processor": after.processor,
         "engine": options.engine,
-        "threads": options.threads,
+        "threads": list(options.threads) if len(options.threads) > 1 else max(options.threads, default=1),
         "affinity": list(options.affinity),
         "rounds": options.rounds,
         "pause_ms": options.pause_ms,
         "entries": [
-            {"id": e.id, "accuracy": e.accuracy, "median_ms": e.latency_ms.median, "p95_ms": e.latency_ms.p95}
+            {
+                "id": e.id,
+                "threads": e.threads or 1,
+                "accuracy": e.accuracy,
+                "median_ms": e.latency_ms.median,
+                "p95_ms": e.latency_ms.p95,
+            }
             for e in after
         ],
         "dropped": [e.id for e in before if after.find(e.id) is None],
@@ -137,9 +166,11 @@ def _results(before: Library, after: Library, options: argparse.Namespace) -> di
 
 def _print(source: Path, results: dict[str, Any]) -> None:
     print(f"{source} on {results['board']} ({results['processor']}, {results['engine']}):")
-    print(f"{'sub-network':24} {'accuracy':>8} {'median ms':>10} {'p95 ms':>10}")
+    print(f"{'sub-network':24} {'threads':>7} {'accuracy':>8} {'median ms':>10} {'p95 ms':>10}")
     for e in results["entries"]:
-        print(f"{e['id']:24} {e['accuracy']:8.4f} {e['median_ms']:10.3f} {e['p95_ms']:10.3f}")
+        print(
+            f"{e['id']:24} {e['threads']:7} {e['accuracy']:8.4f} {e['median_ms']:10.3f} {e['p95_ms']:10.3f}"
+        )
     if results["dropped"]:
         print(f"no longer on the front here, so left out: {', '.join(results['dropped'])}")
     print(f"written: {results['library']}")

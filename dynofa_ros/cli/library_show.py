@@ -102,7 +102,7 @@ def _table(library: Library) -> Table:
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for e in library.entries:
         table.add_row(
-            e.id,
+            e.label,
             str(e.config.resolution),
             ",".join(map(str, e.config.depths)),
             number(e.accuracy, 4),

@@ -38,7 +38,6 @@ def calibrate(out: Path) -> float:
         library,
         supernet,
         ENGINE,
-        threads=1,
         rounds=ROUNDS,
         pause_s=PAUSE_S,
         clock=time.thread_time_ns,  # what the perception node stretches

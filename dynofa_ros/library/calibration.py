@@ -80,7 +80,7 @@ def library_statistics(
     for entry in library.entries:
         config = library.config(entry)
         plans.setdefault(config.resolution, {})[entry.id] = make_plan(supernet.space, config)
-    total = len(library.entries) * -(-len(files) // batch)
+    total = sum(map(len, plans.values())) * -(-len(files) // batch)
     statistics: dict[str, dict[str, np.ndarray]] = {}
     for resolution, own in plans.items():
         means = {subnet_id: WeightedMean() for subnet_id in own}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -51,22 +52,28 @@ def characterised(
     entries: list[Entry] = []
     fits: dict[str, LatencyFit | None] = {}
     unmeasured = []
-    for entry in library:
-        own = [
-            o
-            for o in observations
-            if (o.point.processor, o.point.subnet_id, o.point.share) == (library.processor, entry.id, 1.0)
-            and o.latency_ms is not None
-        ]
+    seen: dict[tuple[str, str, int], list[Observation]] = {}
+    for o in observations:
+        if (o.point.processor, o.point.share) == (library.processor, 1.0):
+            own = seen.setdefault((o.point.subnet_id, o.point.cluster, o.point.threads), [])
+            own += [o] if o.latency_ms is not None else []
+    placements = sorted({key[1:] for key in seen})
+    for (cluster, threads), name in product(placements, dict.fromkeys(e.id for e in library)):
+        source = library.find(name, cluster, threads) or library.find(name)
+        assert source is not None
+        entry = msgspec.structs.replace(source, cluster=cluster or None, threads=threads or None)
+        own = seen.get((name, cluster, threads), [])
         if not own:
-            unmeasured.append(entry.id)
+            unmeasured.append(entry.label)
             continue
-        fits[entry.id] = _fit(own, references_hz)
-        entries.append(_entry(entry, own, references_hz, fits[entry.id], total_rail, simulated))
+        at = {d: hz for d, hz in references_hz.items() if cluster in ("", d)}
+        fit = fits[entry.label] = _fit(own, at)
+        entries.append(_entry(entry, own, at, fit, total_rail, simulated))
     if not entries:
         raise ValueError(f"no sub-network could be measured on {library.processor}")
     front = pareto_front(entries)
-    kept = {e.id for e in front}
+    kept = {e.label for e in front}
+    dropped = tuple(name for name in [e.label for e in entries] if name not in kept)
     result = msgspec.structs.replace(
         library,
         board=board,
@@ -74,7 +81,7 @@ def characterised(
         notes=renewed_notes(library.notes, _note(board, simulated, fits), OUTDATED),
         entries=front,
     )
-    return Characterised(result, fits, tuple(e.id for e in entries if e.id not in kept), tuple(unmeasured))
+    return Characterised(result, fits, dropped, tuple(unmeasured))
 
 
 def _ratio(observation: Observation, references_hz: Mapping[str, int]) -> float:

@@ -16,13 +16,14 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from dynofa_ros.device.board import DOMAIN_NAME
+from dynofa_ros.device.board import DOMAIN_NAME, processor_of
 from dynofa_ros.files import write_atomically
 from dynofa_ros.supernet.space import SubnetConfig, load_space
 from dynofa_ros.supernet.weights import Weights
 
 Processor = Literal["cpu", "gpu", "npu"]
 LARGEST = 2**63 - 1  # a whole number that messages and arrays hold
+MOST_THREADS = 255  # that messages hold
 
 
 class LibraryError(ValueError):
@@ -45,9 +46,11 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One sub-network.
+    """One sub-network, as measured in one placement.
 
     accuracy: 0..1; latency = alpha_ms + beta_ms * f_reference / f; energy_j: None = unknown.
+    threads: intra-op threads it was measured with, None = whatever the engine takes. cluster: clock domain
+    of the CPUs it was measured on ("cpu0"), None = no particular one.
     """
 
     id: str
@@ -61,6 +64,19 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     macs: int
     params: int
     energy_j: float | None = None
+    threads: int | None = None
+    cluster: str | None = None
+
+    @property
+    def placement(self) -> tuple[str, int]:
+        """Cluster and threads, in the order of the file's groups; "" and 0 where none is named."""
+        return self.cluster or "", self.threads or 0
+
+    @property
+    def label(self) -> str:
+        """Its id with its placement, where it has one: "s1 on cpu0 x2"."""
+        cluster, threads = self.placement
+        return self.id + f" on {cluster}" * bool(cluster) + f" x{threads}" * bool(threads)
 
 
 class StatisticsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,8 +87,11 @@ class StatisticsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A strict Pareto front: entries ascend in latency and in accuracy.
+    """A strict Pareto front per placement: its entries ascend in latency and in accuracy.
 
+    A placement is a cluster with a number of threads. Placements do not compete with each other: more threads
+    and faster cores are quicker, fewer threads and slower cores take less energy, so both stay. The same
+    sub-network has the same id in all of them.
     weights_sha256: None = published or predicted figures, bound to no particular file of weights.
     """
 
@@ -93,13 +112,29 @@ class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The checked configuration of an entry. Raises ValueError as SearchSpace.config does."""
         return load_space(self.space).config(**msgspec.structs.asdict(entry.config))
 
-    def find(self, subnet_id: str) -> Entry | None:
-        return next((e for e in self.entries if e.id == subnet_id), None)
+    def find(self, subnet_id: str, cluster: str | None = None, threads: int | None = None) -> Entry | None:
+        """The first entry of a sub-network, with this cluster and these threads where they are given ("" and
+        0 = entries that name none)."""
+        for entry in self.entries:
+            same = cluster in (None, entry.placement[0]) and threads in (None, entry.placement[1])
+            if entry.id == subnet_id and same:
+                return entry
+        return None
+
+    @property
+    def placements(self) -> tuple[tuple[str, int], ...]:
+        """(cluster, threads) of the entries, in the order of the file."""
+        return tuple(dict.fromkeys(e.placement for e in self.entries))
 
     def best_within(self, latency_ms: float) -> Entry:
-        """The most accurate entry whose median latency is within ``latency_ms``, else the fastest."""
+        """The most accurate entry whose median latency is within ``latency_ms``, else the fastest.
+
+        Of equal ones the one that comes first in the file.
+        """
         fitting = [e for e in self.entries if e.latency_ms.median <= latency_ms]
-        return fitting[-1] if fitting else self.entries[0]
+        if not fitting:
+            return min(self.entries, key=lambda e: e.latency_ms.median)
+        return max(fitting, key=lambda e: e.accuracy)
 
 
 def _finite(name: str, value: float, low: float, high: float = math.inf) -> None:
@@ -125,6 +160,16 @@ def _check_entry(library: Library, index: int, entry: Entry) -> None:
     _finite(f"{place}.params", entry.params, 1, LARGEST)
     if entry.energy_j is not None:
         _finite(f"{place}.energy_j", entry.energy_j, 0)
+    if entry.threads is not None:
+        _finite(f"{place}.threads", entry.threads, 1, MOST_THREADS)
+    known = entry.cluster is None or (
+        DOMAIN_NAME.fullmatch(entry.cluster) and processor_of(entry.cluster) == library.processor
+    )
+    if not known:
+        raise LibraryError(
+            f"{place}.cluster = {entry.cluster!r} is not allowed: it must be a clock domain of processor "
+            f"{library.processor}, such as {'cpu0' if library.processor == 'cpu' else library.processor}"
+        )
     if not math.isclose(entry.alpha_ms + entry.beta_ms, entry.latency_ms.median, rel_tol=0.05):
         raise LibraryError(f"{place}: alpha_ms + beta_ms must be latency_ms.median within 5 %")
 
@@ -152,14 +197,30 @@ def check_library(library: Library) -> None:
             raise LibraryError(
                 f"bn_statistics.file = {file!r} is not allowed: it must name a file beside the library"
             )
-    ids = [e.id for e in library.entries]
-    for index, (before, after) in enumerate(pairwise(library.entries), start=1):
-        if after.id in ids[:index]:
-            raise LibraryError(f"entries[{index}].id = {after.id!r} is not unique")
-        if not (after.latency_ms.median > before.latency_ms.median and after.accuracy > before.accuracy):
+    for cluster, threads in library.placements:
+        own = [(n, e) for n, e in enumerate(library.entries) if e.placement == (cluster, threads)]
+        where = f" with {threads} threads" * bool(threads) + f" on {cluster}" * bool(cluster)
+        ids = [e.id for _, e in own]
+        for place, ((_, before), (index, after)) in enumerate(pairwise(own), start=1):
+            if after.id in ids[:place]:
+                raise LibraryError(f"entries[{index}].id = {after.id!r} is not unique{where}")
+            if not (after.latency_ms.median > before.latency_ms.median and after.accuracy > before.accuracy):
+                raise LibraryError(
+                    f"entries[{index}] ({after.id}) breaks the Pareto front{where}: "
+                    f"it must be slower and more accurate than {before.id}"
+                )
+    _check_configs(library)
+
+
+def _check_configs(library: Library) -> None:
+    """Raises LibraryError for an id that stands for two sub-networks, or one of two accuracies."""
+    first: dict[str, Entry] = {}
+    for index, entry in enumerate(library.entries):
+        same = first.setdefault(entry.id, entry)
+        if (entry.config, entry.accuracy) != (same.config, same.accuracy):
             raise LibraryError(
-                f"entries[{index}] ({after.id}) breaks the Pareto front: "
-                f"it must be slower and more accurate than {before.id}"
+                f"entries[{index}] ({entry.id}): config and accuracy must be those of the first entry "
+                "with this id"
             )
 
 
@@ -193,7 +254,10 @@ def check_weights(library: Library, weights: Weights, path: Path) -> None:
 def library_text(library: Library) -> str:
     """The YAML of a library, the lists of a configuration on one line each so that a diff can be read."""
     head = msgspec.to_builtins(library)
-    entries = head.pop("entries")
+    entries = [
+        {k: v for k, v in e.items() if v is not None or k not in ("threads", "cluster")}
+        for e in head.pop("entries")
+    ]
 
     def dump(value: Any, flow: bool | None) -> str:
         return yaml.safe_dump(value, sort_keys=False, default_flow_style=flow, width=110, allow_unicode=True)
@@ -246,11 +310,17 @@ def load_statistics(library_path: str | Path, library: Library) -> dict[str, dic
 
 
 def pareto_front(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """The entries that no other beats in latency and accuracy, ascending in both."""
-    front: list[Entry] = []
+    """The entries that no other of their placement beats in latency and accuracy, ascending in both.
+
+    One placement after the other, in ascending order.
+    """
+    fronts: dict[tuple[str, int], list[Entry]] = {
+        placement: [] for placement in sorted({e.placement for e in entries})
+    }
     for entry in sorted(entries, key=lambda e: (e.latency_ms.median, -e.accuracy)):
+        front = fronts[entry.placement]
         if not front or (
             entry.accuracy > front[-1].accuracy and entry.latency_ms.median > front[-1].latency_ms.median
         ):
             front.append(entry)
-    return tuple(front)
+    return tuple(entry for front in fronts.values() for entry in front)

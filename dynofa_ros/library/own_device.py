@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,10 @@ from dynofa_ros.supernet.plan import make_plan
 
 @dataclass(frozen=True)
 class Inference:
-    """How networks are run; ``affinity`` empty = on every CPU of the process."""
+    """How networks are run where a point of the sweep does not say; ``affinity`` empty = on every CPU of the
+    process."""
 
     engine: str = "onnxruntime"
-    threads: int = 1
     affinity: Collection[int] = ()
 
     def bound(self) -> AbstractContextManager[None]:
@@ -41,16 +41,26 @@ def rig_of(device: SysfsDevice, libraries: Mapping[str, OpenLibrary], inference:
         raise SweepError(f"no clock of {capabilities.board or 'this computer'} can be set: {reasons}")
     prepare_for_engine = load_engine(inference.engine)
 
-    def prepare(processor: str, subnet_id: str) -> tuple[Runner, int]:
+    def prepare(processor: str, subnet_id: str, threads: int) -> tuple[Runner, int]:
         opened = libraries[processor]
         entry = opened.library.find(subnet_id)
         assert entry is not None
         config = opened.library.config(entry)
         plan = make_plan(opened.supernet.space, config)
         subnet = materialise(plan, opened.supernet.weights, opened.statistics.get(subnet_id))
-        return prepare_for_engine(subnet, inference.threads, processor), config.resolution
+        return prepare_for_engine(subnet, threads or 1, processor), config.resolution
 
-    return RealRig(device, prepare)
+    cpus = cluster_cpus(device)
+
+    def bound(cluster: str) -> AbstractContextManager[None]:
+        return running_on(cpus[cluster]) if cluster else nullcontext()
+
+    return RealRig(device, prepare, bound)
+
+
+def cluster_cpus(device: SysfsDevice) -> dict[str, tuple[int, ...]]:
+    """Numbers of the CPUs of each clock domain that has some."""
+    return {domain.name: domain.cpus for domain in device.inventory.domains if domain.cpus}
 
 
 def total_rail(device: SysfsDevice) -> str:

@@ -95,7 +95,7 @@ def profile(
     supernet: Supernet,
     engine: str,
     *,
-    threads: int = 1,
+    threads: Sequence[int] = (),
     affinity: Collection[int] = (),
     processor: str | None = None,
     rounds: int = 40,
@@ -108,16 +108,25 @@ def profile(
 ) -> Library:
     """The library with the latencies of this machine; entries that are no longer on the front leave it.
 
+    threads: every sub-network is measured with each of these numbers of threads, all interleaved, and has one
+    entry for each that names it. Empty: with one thread, in entries that name none.
     alpha and beta keep their shares, because one clock frequency cannot tell them apart. Energies leave: they
     were those of another machine or processor. processor: where the engine runs, None = the library's.
     on_round gets the number of rounds in all. memory_limit in bytes, None = half of what is free: a larger
     library is measured in groups, scaled to each other by the entry that is in all of them.
-    Raises EngineError, or ValueError for CPUs that this process may not use.
+    Raises EngineError, or ValueError for CPUs that this process may not use or more threads than those.
     """
     processor = processor or library.processor
     prepare = load_engine(engine)
     require_processor(engine, processor)
-    configs = {e.id: library.config(e) for e in library.entries}
+    _check_threads(threads, affinity)
+    wanted = {
+        _key(e.id, number): msgspec.structs.replace(e, threads=number, cluster=None)
+        for number in threads or (None,)
+        for e in reversed(library.entries)  # of several entries of one id the first counts
+    }
+    wanted = dict(reversed(wanted.items()))
+    configs = {key: library.config(e) for key, e in wanted.items()}
     limit = int(psutil.virtual_memory().available * MEMORY_SHARE) if memory_limit is None else memory_limit
     needed = {key: _bytes_needed(supernet, config) for key, config in configs.items()}
     groups = memory_groups(needed, limit)
@@ -128,9 +137,11 @@ def profile(
         runners = {
             key: prepare(
                 materialise(
-                    make_plan(supernet.space, configs[key]), supernet.weights, (statistics or {}).get(key)
+                    make_plan(supernet.space, configs[key]),
+                    supernet.weights,
+                    (statistics or {}).get(wanted[key].id),
                 ),
-                threads,
+                wanted[key].threads or 1,
                 processor,
             )
             for key in group
@@ -149,11 +160,21 @@ def profile(
                 )
             )
         del runners  # before the next group takes its memory
-    times = joined(measured, library.entries[0].id)
-    entries = pareto_front([_remeasured(e, times[e.id]) for e in library.entries])
+    times = joined(measured, next(iter(wanted)))
+    entries = pareto_front([_remeasured(e, times[key]) for key, e in wanted.items()])
     return msgspec.structs.replace(
         library, processor=processor, weights_sha256=supernet.weights.digest, entries=entries
     )
+
+
+def _key(subnet_id: str, threads: int | None) -> str:
+    return subnet_id if threads is None else f"{subnet_id} with {threads} threads"
+
+
+def _check_threads(threads: Sequence[int], affinity: Collection[int]) -> None:
+    cpus = len(affinity or os.sched_getaffinity(0))
+    if too_many := [n for n in threads if n > cpus]:
+        raise ValueError(f"threads = {too_many[0]} must be at most {cpus}, the CPUs that may be used")
 
 
 def _bytes_needed(supernet: Supernet, config: SubnetConfig) -> int:

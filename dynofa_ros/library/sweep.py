@@ -115,7 +115,8 @@ def _set(domain: AppliedDomain, wanted_hz: int) -> bool:
 
 def _spend(rig: Rig, point: Point, seconds: float) -> list[float]:
     if point.share > 0.0:
-        return rig.run(point.processor, point.subnet_id, point.share, seconds)
+        place = point.cluster, point.threads
+        return rig.run(point.processor, point.subnet_id, point.share, seconds, *place)
     rig.wait(seconds)
     return []
 

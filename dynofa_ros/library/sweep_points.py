@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 
 import msgspec
 import numpy as np
@@ -35,7 +36,8 @@ class Settings(msgspec.Struct, frozen=True):
 class Point(msgspec.Struct, frozen=True):
     """Pinned clocks, and the sub-network that runs; ``share`` of the time busy, 0 = nothing runs.
 
-    ``repeats``: inferences wanted, in multiples of the settings' number.
+    ``repeats``: inferences wanted, in multiples of the settings' number. ``cluster``: clock domain of the
+    CPUs that compute, "" = no particular one; ``threads``: 0 = whatever the rig takes.
     """
 
     clocks: tuple[tuple[str, int], ...]
@@ -43,11 +45,14 @@ class Point(msgspec.Struct, frozen=True):
     subnet_id: str = ""
     share: float = 0.0
     repeats: int = 1
+    cluster: str = ""
+    threads: int = 0
 
     @property
     def key(self) -> str:
         clocks = ",".join(f"{name}={hz}" for name, hz in self.clocks)
-        return f"{self.processor or 'idle'}/{self.subnet_id}/{self.share:g}/{clocks}"
+        place = f"/{self.cluster or 'anywhere'} x{self.threads}" if self.cluster or self.threads else ""
+        return f"{self.processor or 'idle'}/{self.subnet_id}/{self.share:g}/{clocks}{place}"
 
 
 def choose_clocks(table: Sequence[int], number: int | None, reference_hz: float) -> tuple[int, ...]:
@@ -60,13 +65,20 @@ def choose_clocks(table: Sequence[int], number: int | None, reference_hz: float)
 
 
 def plan_points(
-    capabilities: Capabilities, libraries: Mapping[str, Library], settings: Settings
+    capabilities: Capabilities,
+    libraries: Mapping[str, Library],
+    settings: Settings,
+    clusters: Sequence[str] = (),
+    threads: Sequence[int] = (),
 ) -> tuple[Point, ...]:
     """All points, in a random order that the seed decides, so that slow drifts hit all clocks alike.
 
     libraries: by processor. Domains of one processor with the same table change together; what is not
-    swept stays parked. Raises SweepError if the device has no processor of a library.
+    swept stays parked. clusters, threads: on the CPU every sub-network is measured on each of these clock
+    domains, alone, with each of these numbers of threads. Raises SweepError if the device has no processor of
+    a library, or no such cluster.
     """
+    _check_clusters(capabilities, clusters)
     tables = {d.domain: d.frequencies_hz for d in capabilities.domains if d.can_write and d.frequencies_hz}
     points: list[Point] = []
     for processor, library in libraries.items():
@@ -75,18 +87,32 @@ def plan_points(
             raise SweepError(f"{capabilities.board} has no processor {processor!r} (it has {known})")
         references = references_hz(library, tables)
         parked = _parked(tables, references)
-        largest = library.entries[-1].id
-        sweep = list(_sweep(tables, parked, processor, references, settings.frequencies))
-        repeats = _repeats([min(hz for name, hz in c if processor_of(name) == processor) for c in sweep])
-        for clocks in sweep:
-            points += [Point(clocks, processor, entry.id, 1.0, repeats) for entry in library]
-            points.append(Point(clocks, processor, largest, PARTIAL_SHARE))
+        ids = list(dict.fromkeys(entry.id for entry in library))
+        for cluster in clusters if processor == "cpu" and clusters else ("",):
+            own = [
+                name for name in tables if name == cluster or not cluster and processor_of(name) == processor
+            ]
+            sweep = list(_sweep(tables, parked, cluster or processor, references, settings.frequencies))
+            repeats = _repeats([min((hz for name, hz in c if name in own), default=1) for c in sweep])
+            for clocks, number in product(sweep, threads if processor == "cpu" and threads else (0,)):
+                place = cluster, number
+                points += [Point(clocks, processor, name, 1.0, repeats, *place) for name in ids]
+                points.append(Point(clocks, processor, ids[-1], PARTIAL_SHARE, 1, *place))
     parked = _parked(tables, {})
     for processor in {processor_of(name) or name: None for name in tables}:
         points += map(Point, _sweep(tables, parked, processor, {}, settings.frequencies))
     unique = list({point.key: point for point in points}.values())
     random.Random(settings.seed).shuffle(unique)
     return tuple(unique)
+
+
+def _check_clusters(capabilities: Capabilities, clusters: Sequence[str]) -> None:
+    known = [d.domain for d in capabilities.domains if processor_of(d.domain) == "cpu"]
+    if missing := [name for name in clusters if name not in known]:
+        raise SweepError(
+            f"{capabilities.board or 'this computer'} has no CPU cluster {missing[0]!r} "
+            f"(it has {', '.join(known) or 'none'})"
+        )
 
 
 def _repeats(clocks_hz: Sequence[int]) -> int:

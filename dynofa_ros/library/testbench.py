@@ -1,7 +1,8 @@
 """What a characterisation runs on: a device whose clocks are set, and something that runs sub-networks.
 
 On real hardware an inference is an inference and time passes by itself. On the simulated board both are
-simulated: an inference takes alpha + beta * f_reference / f of its library entry, with noise.
+simulated: an inference takes alpha + beta * f_reference / f of its library entry, with noise; for threads
+that no entry was measured with, times what `thread_share` says.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +26,15 @@ from dynofa_ros.supernet.engines.engine import Runner
 NOISE, SPIKE_SHARE, SPIKE = 0.02, 0.02, 0.5
 # Where the simulated board's temperature is when a point begins (degrees Celsius).
 COOLEST_C, WARMEST_C = 30.0, 75.0
+# Of the time of an inference with one thread, what more threads do not shorten. From six networks of the
+# ofa_mbv3 spaces with ONNX Runtime on an x86 computer with two CPUs: two threads take 0.61 to 0.67 of the
+# time of one. That it is the same on other computers, and holds for more threads (Amdahl's law), is a guess.
+SERIAL_SHARE = 0.28
+
+
+def thread_share(threads: int) -> float:
+    """Time of an inference with several threads over its time with one."""
+    return SERIAL_SHARE + (1.0 - SERIAL_SHARE) / max(threads, 1)
 
 
 class Rig(Protocol):
@@ -44,9 +55,17 @@ class Rig(Protocol):
         """Let time pass without work."""
         ...
 
-    def run(self, processor: str, subnet_id: str, share: float, seconds: float) -> list[float]:
+    def run(
+        self,
+        processor: str,
+        subnet_id: str,
+        share: float,
+        seconds: float,
+        cluster: str = "",
+        threads: int = 0,
+    ) -> list[float]:
         """Milliseconds of each inference run within about ``seconds``, at least one; the processor is busy
-        for ``share`` (0..1) of the time."""
+        for ``share`` (0..1) of the time. cluster, threads: see ``sweep_points.Point``."""
         ...
 
 
@@ -77,17 +96,35 @@ class SimulatedRig:
     def wait(self, seconds: float) -> None:
         self._device.advance(seconds)
 
-    def run(self, processor: str, subnet_id: str, share: float, seconds: float) -> list[float]:
-        domains = processor_domains(self._board, processor)
+    def run(
+        self,
+        processor: str,
+        subnet_id: str,
+        share: float,
+        seconds: float,
+        cluster: str = "",
+        threads: int = 0,
+    ) -> list[float]:
+        domains = (cluster,) if cluster else processor_domains(self._board, processor)
         actual_hz = min(d.actual_hz for d in self._device.applied() if d.domain in domains)
-        entry = self._libraries[processor].find(subnet_id)
+        library, cores = self._libraries[processor], self._cores(domains)
+        entry = library.find(subnet_id, cluster, threads) or library.find(subnet_id)
         if entry is None:
             raise KeyError(f"{subnet_id} is not in the library of {processor}")
-        expected_ms = entry.alpha_ms + entry.beta_ms * self._references_hz[processor] / actual_hz
+        reference_hz = library.reference_frequencies_hz.get(cluster, self._references_hz[processor])
+        expected_ms = entry.alpha_ms + entry.beta_ms * reference_hz / actual_hz
+        if entry.placement != (cluster, threads):
+            whole = self._cores(processor_domains(self._board, processor))
+            before, now = entry.threads or whole, threads or cores
+            expected_ms *= thread_share(min(now, cores)) / thread_share(before)
         number = max(1, round(1e3 * seconds * share / expected_ms))
         times_ms = expected_ms * self._noise(number)
-        self._device.advance(float(times_ms.sum()) / 1e3 / share, busy=dict.fromkeys(domains, share))
+        busy = share * (min(1.0, threads / cores) if threads else 1.0)
+        self._device.advance(float(times_ms.sum()) / 1e3 / share, busy=dict.fromkeys(domains, busy))
         return [float(t) for t in times_ms]
+
+    def _cores(self, domains: Sequence[str]) -> int:
+        return sum(self._board.domains[d].cores for d in domains)
 
     def _noise(self, number: int) -> np.ndarray:
         spikes = self._random.random(number) < SPIKE_SHARE
@@ -96,12 +133,23 @@ class SimulatedRig:
 
 
 class RealRig:
-    """Real inference on a real device. ``prepare`` makes (runner, resolution) for a processor's entry."""
+    """Real inference on a real device.
 
-    def __init__(self, device: Device, prepare: Callable[[str, str], tuple[Runner, int]]) -> None:
+    ``prepare`` makes (runner, resolution) for a processor's entry and a number of threads (0 = its own);
+    ``bound`` binds the calling thread to the CPUs of a cluster, and with it the threads that an engine then
+    starts ("" = leaves it).
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        prepare: Callable[[str, str, int], tuple[Runner, int]],
+        bound: Callable[[str], AbstractContextManager[None]] = lambda cluster: nullcontext(),
+    ) -> None:
         self._device = device
         self._prepare = prepare
-        self._ready: tuple[str, str] | None = None
+        self._bound = bound
+        self._ready: tuple[str, str, str, int] | None = None
 
     @property
     def device(self) -> Device:
@@ -116,12 +164,24 @@ class RealRig:
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)
 
-    def run(self, processor: str, subnet_id: str, share: float, seconds: float) -> list[float]:
-        if self._ready != (processor, subnet_id):
-            self._runner, resolution = self._prepare(processor, subnet_id)
-            self._ready = (processor, subnet_id)
-            self._images = np.zeros((1, 3, resolution, resolution), np.float32)
-            self._runner(self._images)
+    def run(
+        self,
+        processor: str,
+        subnet_id: str,
+        share: float,
+        seconds: float,
+        cluster: str = "",
+        threads: int = 0,
+    ) -> list[float]:
+        with self._bound(cluster):
+            if self._ready != (processor, subnet_id, cluster, threads):
+                self._runner, resolution = self._prepare(processor, subnet_id, threads)
+                self._ready = (processor, subnet_id, cluster, threads)
+                self._images = np.zeros((1, 3, resolution, resolution), np.float32)
+                self._runner(self._images)
+            return self._timed(share, seconds)
+
+    def _timed(self, share: float, seconds: float) -> list[float]:
         end_s = self.now_s() + seconds
         times_ms: list[float] = []
         while not times_ms or self.now_s() < end_s:

@@ -26,7 +26,7 @@ from dynofa_ros.device.device import Band, DomainStatus
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.library.characterised import characterised, power_observations
 from dynofa_ros.library.fit import fit_power
-from dynofa_ros.library.library import Library, load_library
+from dynofa_ros.library.library import Library, check_library, load_library
 from dynofa_ros.library.sweep import (
     Journal,
     Observation,
@@ -34,7 +34,7 @@ from dynofa_ros.library.sweep import (
     sweep,
 )
 from dynofa_ros.library.sweep_points import Point, Settings, SweepError, choose_clocks, plan_points
-from dynofa_ros.library.testbench import RealRig, SimulatedRig, references_hz
+from dynofa_ros.library.testbench import RealRig, SimulatedRig, references_hz, thread_share
 from dynofa_ros.paths import share_file
 
 BOARD = load_board("xavier_nx")
@@ -145,6 +145,45 @@ def test_points_cover_clocks_subnets_and_idle():
         plan_points(replace(CAPABILITIES, processors=("cpu",)), {"gpu": GPU}, Settings())
 
 
+def test_points_of_a_cluster_change_its_clock_alone():
+    points = plan_points(CAPABILITIES, {"cpu": CPU}, Settings(frequencies=3), ("cpu0", "cpu4"), (1, 2))
+    busy = [p for p in points if p.share == 1.0]
+    assert {(p.subnet_id, p.cluster, p.threads) for p in busy} == {
+        (e.id, c, n) for e in CPU for c in ("cpu0", "cpu4") for n in (1, 2)
+    }
+    for cluster, others in (("cpu0", ("cpu2", "cpu4")), ("cpu4", ("cpu0", "cpu2"))):
+        clocks = [dict(p.clocks) for p in busy if p.cluster == cluster]
+        assert len({c[cluster] for c in clocks}) == 3 and all(
+            len({c[o] for c in clocks}) == 1 for o in others
+        )
+    assert len({p.key for p in points}) == len(points)
+    with pytest.raises(SweepError, match="has no CPU cluster 'cpu7' \\(it has cpu0, cpu2, cpu4\\)"):
+        plan_points(CAPABILITIES, {"cpu": CPU}, Settings(), ("cpu7",))
+
+
+def test_a_sweep_of_clusters_gives_one_entry_per_cluster_and_number_of_threads(tmp_path):
+    few = msgspec.structs.replace(CPU, entries=CPU.entries[::5])
+    settings = Settings(frequencies=4, window_s=0.5)
+    points = plan_points(CAPABILITIES, {"cpu": few}, settings, ("cpu0", "cpu2"), (1, 2))
+    journal = Journal(tmp_path / "j.jsonl", "d", resume=False)
+    observations = sweep(simulated({"cpu": few}), points, settings, journal, "0")
+    result = characterised(few, observations, references_hz(few, TABLES), "nx", "VDD_IN", simulated=True)
+    assert result.library.placements == (("cpu0", 1), ("cpu0", 2), ("cpu2", 1), ("cpu2", 2))
+    assert result.unmeasured == () and set(result.fits) == {
+        f"{e.id} on {c} x{n}" for e in few for c in ("cpu0", "cpu2") for n in (1, 2)
+    }
+    for e in few:
+        one, two = (result.library.find(e.id, "cpu0", n) for n in (1, 2))
+        ratio = two.latency_ms.median / one.latency_ms.median
+        assert ratio == pytest.approx(thread_share(2) / thread_share(1), rel=0.05)
+        whole = one.latency_ms.median / (e.alpha_ms + e.beta_ms)
+        assert whole == pytest.approx(1 / thread_share(6), rel=0.05), (
+            "a library without threads has all cores"
+        )
+        assert two.energy_j < one.energy_j, "the rest of the module waits for less long"
+    check_library(result.library)
+
+
 def test_a_point_is_the_same_whatever_was_measured_before():
     rig, settings = simulated({"cpu": CPU}), Settings(window_s=0.5)
     first, second = plan_points(CAPABILITIES, {"cpu": CPU}, settings)[:2]
@@ -174,7 +213,7 @@ def real_rig(device, events: list[str] | None = None) -> RealRig:
             device.advance(0.05)
             return super().run(*arguments[:3], 0.0)
 
-    def prepare(processor: str, subnet_id: str):
+    def prepare(processor: str, subnet_id: str, threads: int):
         if events is not None:
             events.append(f"prepare {processor} {subnet_id}")
         return (lambda images: images), 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -93,6 +94,23 @@ def test_own_clocks_are_swept_and_given_back(tmp_path: Path, root: Path) -> None
     assert len(clocks) == 2, "each clock was in force when its point was measured"
     for entry in library:
         assert entry.energy_j == pytest.approx(3.5 * entry.latency_ms.median / 1e3, rel=0.05)
+
+
+def test_own_clusters_are_measured_on_their_own_cpus(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3, 4, 5})
+    bound: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cpus: bound.append(set(cpus)))
+    assert run(tmp_path, "--clusters", "all", "--threads", "1,2") == 0
+    library = load_library(tmp_path / "own.yaml")
+    assert library.placements == tuple((c, n) for c in ("cpu0", "cpu2", "cpu4") for n in (1, 2))
+    assert {0, 1} in bound and {2, 3} in bound and {4, 5} in bound
+    assert bound[-1] == {0, 1, 2, 3, 4, 5}, "the thread is given back"
+    points = json.loads((tmp_path / "own.json").read_text())["points"]
+    for cluster in ("cpu0", "cpu2", "cpu4"):
+        own = [p for p in points if p["point"]["cluster"] == cluster]
+        assert len({p["frequencies_hz"][cluster] for p in own}) == 2
 
 
 def test_without_weights_or_clocks_it_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

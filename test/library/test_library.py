@@ -18,6 +18,7 @@ from dynofa_ros.library.library import (
     Latency,
     Library,
     LibraryError,
+    check_library,
     load_library,
     load_statistics,
     pareto_front,
@@ -67,6 +68,52 @@ def test_round_trip(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["l.yaml"]  # no temporary file is left
 
 
+def placed(of: Entry, cluster: str | None, threads: int | None, factor: float = 1.0) -> Entry:
+    """The same sub-network in another placement, slower by a factor."""
+    slower = entry(of.id, of.latency_ms.median * factor, of.accuracy)
+    return msgspec.structs.replace(slower, cluster=cluster, threads=threads)
+
+
+def test_a_placement_is_a_front_of_its_own(tmp_path):
+    a, b = library().entries
+    own = library(
+        *(placed(e, "cpu0", 1, 4.0) for e in (a, b)),
+        *(placed(e, "cpu0", 2, 2.5) for e in (a, b)),
+        placed(a, "cpu4", 1),
+    )
+    save_library(tmp_path / "l.yaml", own)
+    read = load_library(tmp_path / "l.yaml")
+    assert read == own and read.placements == (("cpu0", 1), ("cpu0", 2), ("cpu4", 1))
+    assert pareto_front([*own.entries, placed(b, "cpu4", 1, 0.4)]) == (
+        *own.entries[:4],
+        placed(b, "cpu4", 1, 0.4),
+    ), "a quicker and better one counts in its own placement only"
+    assert read.find("a") == own.entries[0] and read.find("a", "cpu0", 2) == own.entries[2]
+    assert read.find("b", "cpu4") is None and read.find("a", threads=3) is None
+    assert read.best_within(5.0) == own.entries[3] and read.best_within(0.1) == own.entries[4]
+
+
+def test_a_placement_that_is_no_front_and_an_id_of_two_networks_are_refused():
+    a, b = library().entries
+    flat = library(a, placed(a, "cpu0", 2, 1.2), placed(b, "cpu0", 2, 0.1))
+    with pytest.raises(
+        LibraryError, match=r"entries\[2\] \(b\) breaks the Pareto front with 2 threads on cpu0"
+    ):
+        check_library(flat)
+    with pytest.raises(LibraryError, match=r"entries\[2\].id = 'a' is not unique with 2 threads"):
+        check_library(library(a, placed(a, None, 2), placed(a, None, 2, 1.5)))
+    other = msgspec.structs.replace(placed(a, None, 2), accuracy=0.75)
+    with pytest.raises(LibraryError, match=r"entries\[1\] \(a\): config and accuracy must be those"):
+        check_library(library(a, other))
+
+
+def test_a_file_that_names_no_placement_is_written_without_the_keys(tmp_path):
+    save_library(tmp_path / "l.yaml", library())
+    text = (tmp_path / "l.yaml").read_text()
+    assert "threads" not in text and "cluster" not in text
+    assert load_library(tmp_path / "l.yaml").placements == (("", 0),)
+
+
 def edit(path: list, value):
     def change(data: dict) -> None:
         for key in path[:-1]:
@@ -107,6 +154,10 @@ def edit(path: list, value):
         (edit(["entries", 1, "macs"], 10**400), ["entries[1] (b).macs = 1000", "1..9.22337e+18"]),
         (edit(["entries", 1, "params"], 2**63), ["entries[1] (b).params = 9223372036854775808"]),
         (edit(["entries", 1, "alpha_ms"], 10**400), ["alpha_ms"]),
+        (edit(["entries", 1, "threads"], 0), ["entries[1] (b).threads = 0", "1..255"]),
+        (edit(["entries", 1, "threads"], 256), ["entries[1] (b).threads = 256"]),
+        (edit(["entries", 1, "cluster"], "gpu"), ["entries[1] (b).cluster = 'gpu'", "cpu, such as cpu0"]),
+        (edit(["entries", 1, "cluster"], "big"), ["entries[1] (b).cluster = 'big'"]),
         (edit(["entries", 1, "id"], ""), ["entries[1].id = ''", "a name without /"]),
         (edit(["entries", 1, "id"], "a/b"), ["entries[1].id = 'a/b'", "a name without /"]),
         (edit(["reference_frequencies_hz", "cpu0"], 10**400), ["reference_frequencies_hz.cpu0 = 1000"]),

@@ -21,7 +21,7 @@ from dynofa_ros.library.files import find_library, open_library, renewed_notes, 
 from dynofa_ros.library.library import Library, LibraryError, load_library, load_statistics, save_library
 from dynofa_ros.library.profiling import joined, measure, memory_groups, profile, running_on
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet.engines.engine import EngineError
+from dynofa_ros.supernet.engines.engine import EngineError, load_engine
 from dynofa_ros.supernet.masked import initial_weights
 from dynofa_ros.supernet.space import DEMO_SPACE, load_space
 
@@ -146,6 +146,34 @@ def test_profile_writes_a_library_of_this_machine(tmp_path, capsys):
     assert all(name in shown for name in values["dropped"]) and str(out) in shown
 
 
+def test_profile_measures_every_network_with_every_number_of_threads(tmp_path, capsys, monkeypatch):
+    two = tmp_path / "two.yaml"
+    few = load_library(DEMO)
+    save_library(two, msgspec.structs.replace(few, entries=few.entries[::6], bn_statistics=None))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cpus: None)
+    engine = load_engine("onnxruntime")
+    used: list[int] = []
+
+    def counted(subnet, threads, processor):
+        used.append(threads)
+        return engine(subnet, threads, processor)
+
+    monkeypatch.setattr("dynofa_ros.library.profiling.load_engine", lambda name: counted)
+    out, results = tmp_path / "mine.yaml", tmp_path / "r.json"
+    assert quick(two, "--out", out, "--threads", "2,1", "--json", results) == 0
+    own, ids = load_library(out), [e.id for e in few.entries[::6]]
+    assert sorted(used) == sorted([1, 2] * len(ids)), "each network is prepared once with each number"
+    assert own.placements == (("", 1), ("", 2)) and {e.id for e in own} <= set(ids)
+    assert "1 and 2 threads," in own.notes[-1] and "threads" in capsys.readouterr().out
+    values = json.loads(results.read_text())
+    assert values["threads"] == [1, 2]
+    assert [(e["id"], e["threads"]) for e in values["entries"]] == [(e.id, e.threads) for e in own]
+    assert quick(out, "--out", tmp_path / "again.yaml", "--threads", 3) == 0
+    again = load_library(tmp_path / "again.yaml")
+    assert again.placements == (("", 3),) and len(again.entries) <= len(ids), "one entry per network again"
+
+
 def test_what_leaves_the_front_is_named(tmp_path, capsys, monkeypatch):
     def slow_second(library: Library, *arguments: object, **options: object) -> Library:
         first, _, *rest = library.entries
@@ -168,6 +196,7 @@ def test_the_same_board_keeps_its_reference_clocks(tmp_path):
         (("missing.yaml",), "missing.yaml: cannot be read"),
         ((DEMO, "--engine", "abacus"), "engine 'abacus' is unknown"),
         ((DEMO, "--affinity", "9999"), "must be among"),
+        ((DEMO, "--threads", "1,250"), "threads = 250 must be at most [0-9]+, the CPUs that may be used"),
         ((DEMO, "--weights", "missing.pth"), "missing.pth: no such file"),
     ],
 )
