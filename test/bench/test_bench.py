@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from dynofa_ros.bench import (
 )
 from dynofa_ros.cli import bench
 from dynofa_ros.cli.main import main
+from dynofa_ros.evaluation.policies.manager import ManagerPolicy
+from dynofa_ros.simulation.simulator import simulate
 from dynofa_ros.supernet.engines.engine import load_engine
 from dynofa_ros.supernet.materialise import materialise
 from dynofa_ros.supernet.space import OFFICIAL_SPACES, load_space
@@ -270,15 +273,19 @@ def test_decision_rows() -> None:
         assert found["steps"] == 30 and found["steps_with_commands"] > 3
 
 
-def test_the_robot_of_the_decision_benchmark_obeys() -> None:
-    robot = decision.Robot(2, seed=1)
-    for number in range(60):
-        robot.obey(robot.manager.step(robot.now_ns, robot.advance(number)))
-    plan = robot.manager.plan
-    assert plan is not None
-    running = {a.targets.app: a.running for a in robot.apps}
-    assert running == {c.app: (c.entry.id, c.entry.processor) for c in plan.choices}
-    assert not robot.manager.world.rejected
+def test_the_applications_of_the_decision_benchmark_do_what_is_decided() -> None:
+    manager = decision.TimedManager(60)
+    scene = decision.make_scene(2, 60, seed=1)
+    run = simulate(replace(scene, duration_s=scene.duration_s + 0.7), ManagerPolicy(manager=manager), 1)
+    decided = {a.app: (a.subnet_id, a.processor) for a in manager.taken[-1][0].apps}
+    running = {app: (knob.subnet_id, knob.processor) for _, app, knob in run.knobs}
+    assert len(decided) == 2 and running == decided
+    assert not manager.world.rejected
+    assert {type(e).__name__ for e in decision.make_scene(2, 100, seed=1).timeline} == {
+        "Load",
+        "NewParameters",
+        "NewTargets",
+    }
 
 
 # --- report and command --------------------------------------------------------------------------

@@ -66,13 +66,13 @@ class ManagerPolicy(Policy):
 
     name: str = "ours"
     freedom: Freedom = ALL
+    manager: RuntimeManager = field(default_factory=RuntimeManager)
     decision: Decision | None = None
     _allowed: dict[str, frozenset[Key]] = field(default_factory=dict)
     _period_s: float = 0.2
 
     def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
         """What runs until the first decision: the nodes' own default, or the static sub-network."""
-        self._manager = RuntimeManager()
         self._period_s = scene.parameters.control_period_s
         self._allowed = {app.name: _allowed(scene, app, self.freedom) for app in scene.apps}
         pick = default_entry if self.freedom.subnet else lambda app: static_entry(scene, app)
@@ -90,7 +90,7 @@ class ManagerPolicy(Policy):
         if self.freedom != ALL:
             inputs = tuple(replace(item, message=self._told(item)) for item in inputs)
         now_ns = round(now_s * 1e9)
-        self.decision = self._manager.step(now_ns, Monitors(inputs, observation.parameters))
+        self.decision = self.manager.step(now_ns, Monitors(inputs, observation.parameters))
         return command_of(self.decision)
 
     def _told(self, item: Input) -> Message:
