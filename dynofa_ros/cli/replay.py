@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ def _run(options: argparse.Namespace) -> int:
     except BagError as error:
         write_json(options.json, _document(options.path, None, str(error)))
         raise CliError(str(error)) from error
+    for problem in recording.problems:
+        print(f"warning: {problem}", file=sys.stderr)
     with progress("replay") as step:
         found = replay(recording, step)
     write_json(options.json, _document(options.path, found))

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rosbags.interfaces import Connection
-from rosbags.rosbag2 import Reader, ReaderError
-from rosbags.serde import SerdeError
-
-from dynofa_ros.recording.bag import BagError, find_bag, typestore
+from dynofa_ros.recording.bag import BagError, open_bag
 from dynofa_ros.recording.run import FrameKey
 
 RAW_TYPE = "sensor_msgs/msg/Image"
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
+LATE_NS = 20_000_000
 TRANSPORTS = {RAW_TYPE: "raw", COMPRESSED_TYPE: "compressed"}
 
 
@@ -29,6 +25,7 @@ class CameraTopic:
     message_type: str  # RAW_TYPE or COMPRESSED_TYPE
     frames: int
     duration_ns: int
+    problems: tuple[str, ...] = ()  # what was repaired in the bag, or is missing
 
     @property
     def transport(self) -> str:
@@ -50,12 +47,12 @@ def find_camera(bag: Path, topic: str = "") -> CameraTopic:
 
     Raises BagError, in one line, if the bag cannot be read or has no such topic, or several.
     """
-    with _reader(bag) as reader:
+    with open_bag(bag) as reader:
         connections = [c for c in reader.connections if c.msgtype in TRANSPORTS and c.msgcount]
         cameras = {c.topic: c.msgtype for c in connections}
         name = _choose(bag, cameras, {c.topic: c.msgtype for c in reader.connections}, topic)
-        frames = sum(c.msgcount for c in connections if c.topic == name)
-        return CameraTopic(bag, name, cameras[name], frames, reader.duration)
+        count = sum(c.msgcount for c in connections if c.topic == name)
+        return CameraTopic(bag, name, cameras[name], count, reader.duration_ns, tuple(reader.problems))
 
 
 def _choose(bag: Path, cameras: dict[str, str], topics: dict[str, str], topic: str) -> str:
@@ -68,7 +65,9 @@ def _choose(bag: Path, cameras: dict[str, str], topics: dict[str, str], topic: s
             raise BagError(f"topic {name} of {bag} is {topics[name]} or empty; a camera is {wanted}")
         return name
     if not cameras:
-        raise BagError(f"{bag} has no camera topic ({' or '.join(TRANSPORTS)} with messages in it)")
+        listed = ", ".join(f"{name} ({kind})" for name, kind in sorted(topics.items())) or "no topic at all"
+        wanted = " or ".join(TRANSPORTS)
+        raise BagError(f"{bag} has no camera topic ({wanted} with messages in it); it has: {listed}")
     if len(cameras) > 1:
         raise BagError(
             f"{bag} has several camera topics: {', '.join(sorted(cameras))}; choose one with --topic"
@@ -82,37 +81,32 @@ def frames(camera: CameraTopic, warn: Callable[[str], object]) -> Iterator[BagFr
     Raises BagError if the bag turns out damaged.
     """
     first_ns: int | None = None
-    with _reader(camera.bag) as reader:
-        connections: list[Connection] = [c for c in reader.connections if c.topic == camera.name]
+    with open_bag(camera.bag) as reader:
+        connections = [c for c in reader.connections if c.topic == camera.name]
         for connection, time_ns, raw in reader.messages(connections):
             try:
-                message = typestore().deserialize_cdr(raw, connection.msgtype)
-            except SerdeError as error:
-                warn(f"skipped an image of {camera.bag}: {error}")
+                header = reader.deserialize(raw, connection.msgtype).header
+            except Exception as error:  # noqa: BLE001 - rosbags checks little of what it unpacks
+                warn(f"skipped an image of {camera.bag}: {type(error).__name__}: {error}")
                 continue
             first_ns = time_ns if first_ns is None else first_ns
-            header = message.header  # type: ignore[attr-defined]
             stamp_ns = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
-            yield BagFrame(time_ns - first_ns, (stamp_ns, header.frame_id), bytes(raw))
-
-
-@contextmanager
-def _reader(bag: Path) -> Iterator[Reader]:
-    """Unlike `open_bag`, needs no message definitions: a camera's bag may hold types unknown here."""
-    path = find_bag(bag)
-    try:
-        with Reader(path) as reader:
-            yield reader
-    except (ReaderError, OSError) as error:
-        raise BagError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+            yield BagFrame(time_ns - first_ns, (stamp_ns, header.frame_id), raw)
 
 
 def play(
     recorded: Iterator[BagFrame], publish: Callable[[BagFrame], None], sleep_until: Callable[[int], bool]
 ) -> bool:
-    """Publish every frame when it is due. sleep_until(steady_ns): False = stop. True = played to the end."""
-    start_ns = time.monotonic_ns()
+    """Publish every frame when it is due. sleep_until(steady_ns): False = stop. True = played to the end.
+
+    Time starts with the first frame, so that opening a large or compressed bag costs none. A frame that
+    comes late, because the disk is slow, moves all that follow: a burst would only be lost.
+    """
+    start_ns: int | None = None
     for frame in recorded:
+        now_ns = time.monotonic_ns()
+        if start_ns is None or now_ns > start_ns + frame.offset_ns + LATE_NS:
+            start_ns = now_ns - frame.offset_ns
         if not sleep_until(start_ns + frame.offset_ns):
             return False
         publish(frame)

@@ -68,6 +68,8 @@ class CameraNode(ManagedNode):
             raise ValueError("apps must name at least one application")
         if self.value("bag"):
             self._camera = camera_bag.find_camera(Path(self.value("bag")), self.value("bag_topic"))
+            for problem in self._camera.problems:
+                self.get_logger().warning(problem)
         elif self.value("images"):
             folder, warn = Path(self.value("images")), self.get_logger().warning
             self._source = FolderSource(folder, self.value("seed"), warn)

@@ -1,18 +1,46 @@
-"""rosbag2 files without a ROS distribution: message types, opening, one-line errors."""
+"""rosbag2 files without a ROS distribution, also damaged ones: what is whole in them is read.
+
+A recorder that was killed leaves an sqlite file with a write-ahead log, or an mcap file without a footer; a
+copied bag may lack its metadata.yaml; splits may overlap in time. Storage files are therefore opened one by
+one, repaired where needed, and merged by time. What was repaired or is missing is in `Bag.problems`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import heapq
+import io
+import re
+import shutil
+import sqlite3
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.rosbag2 import ReaderError
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+import msgspec
+from rosbags.interfaces import Connection, MessageDefinition, MessageDefinitionFormat
+from rosbags.rosbag2.storage_mcap import McapReader
+from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from dynofa_ros.paths import PACKAGE, share_file
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+STORAGE_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
+MCAP_MAGIC = b"\x89MCAP0\r\n"
+# An empty DataEnd and a Footer without summary: a reader then scans the records (mcap.dev, section Records).
+_MCAP_END = b"\x0f" + (4).to_bytes(8, "little") + bytes(4) + b"\x02" + (20).to_bytes(8, "little") + bytes(20)
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # a CDR message begins with 00
+_Storage = McapReader | Sqlite3Reader
 
 
 class BagError(ValueError):
@@ -30,45 +58,281 @@ def typestore() -> Typestore:
     return store
 
 
-def find_bag(path: Path) -> Path:
-    """The bag that a user means by `path`: a bag folder, a storage file, or a folder that holds `bag/`.
+@dataclass
+class Bag:
+    """An open bag. ``connections``: one per topic and storage file, types by their names of today."""
 
-    A bag whose recorder was killed has no metadata.yaml; its storage file is returned instead.
-    Raises BagError if there is none.
-    """
-    if path.is_file():
-        return path
-    if not path.exists():
-        raise BagError(f"{path} does not exist")
-    for folder in (path, path / "bag"):
-        if (folder / "metadata.yaml").is_file():
-            return folder
-        files = sorted([*folder.glob("*.mcap"), *folder.glob("*.db3")])
-        if len(files) == 1:
-            return files[0]
-        if files:
-            raise BagError(f"{folder} has several storage files and no metadata.yaml; name one of them")
-    raise BagError(f"{path} is not a rosbag2: no metadata.yaml, .mcap or .db3 in it")
+    path: Path
+    connections: list[Connection] = field(default_factory=list)
+    typestore: Typestore = field(default_factory=typestore)
+    problems: list[str] = field(default_factory=list)
+    duration_ns: int = 0
+    _storages: list[_Storage] = field(default_factory=list)
+
+    def messages(
+        self, connections: Collection[Connection] | None = None
+    ) -> Iterator[tuple[Connection, int, bytes]]:
+        """(connection, time of receipt in ns, CDR) of these connections, or all, in the order of receipt.
+
+        Raises BagError where the bag turns out damaged; what came before has been yielded. Messages that
+        are missing without an error of the storage are in ``problems`` afterwards.
+        """
+        wanted = self.connections if connections is None else connections
+        read = 0
+        try:
+            parts = [self._of_storage(storage, wanted) for storage in self._storages]
+            for message in heapq.merge(*parts, key=lambda message: message[1]):
+                read += 1
+                yield message
+        except Exception as error:  # rosbags, its databases and decompressors have errors of their own
+            raise BagError(f"cannot read {self.path}: {_one_line(error)}") from error
+        if read < (promised := sum(c.msgcount for c in wanted)):
+            self.problems.append(f"{self.path} is damaged: {promised - read} of {promised} messages are gone")
+
+    def deserialize(self, raw: bytes, message_type: str) -> Any:
+        """The message, by the definition in the bag or else by `typestore()`. Raises rosbags' errors."""
+        return self.typestore.deserialize_cdr(raw, message_type)
+
+    def _of_storage(
+        self, storage: _Storage, wanted: Collection[Connection]
+    ) -> Iterator[tuple[Connection, int, bytes]]:
+        own = {c.id: c for c in wanted if c.owner is storage}
+        chosen = [c for c in storage.connections if c.id in own]
+        for connection, time_ns, raw in storage.messages(chosen) if chosen else ():
+            data = bytes(raw)
+            yield own[connection.id], time_ns, zstd.decompress(data) if data[:4] == _ZSTD_MAGIC else data
 
 
 @contextmanager
-def open_bag(path: Path) -> Iterator[AnyReader]:
-    """An open reader of a rosbag2 (sqlite3 or mcap). Types come from the bag, or from `typestore()`.
+def open_bag(path: Path) -> Iterator[Bag]:
+    """An open rosbag2: a folder, a storage file, or a folder that holds `bag/`.
 
-    Raises BagError if the bag is missing, damaged or of another format.
+    sqlite3 or mcap, compressed with zstd by file or by message or not, with or without metadata.yaml.
+    Raises BagError if there is none, or nothing in it can be read.
     """
-    bag = find_bag(path)
+    with ExitStack() as stack:
+        files, problems = _storage_files(path)
+        bag = Bag(files[0].parent if len(files) > 1 else files[0], problems=problems)
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="dynofa_bag_")))
+        for file in files:
+            try:
+                storage = _open_storage(file, folder, problems)
+            except Exception as error:  # as in `Bag.messages`
+                problems.append(f"cannot read {file}: {_one_line(error)}")
+                continue
+            stack.callback(storage.close)
+            bag._storages.append(storage)
+        if not bag._storages:
+            raise BagError(problems[-1])
+        bag.connections = [
+            c._replace(msgtype=_type_of_today(c.msgtype), owner=storage)
+            for storage in bag._storages
+            for c in storage.connections
+        ]
+        bag.typestore = _types_of(bag.connections, problems)
+        spans = [s.metadata for s in bag._storages if s.metadata.message_count]
+        if spans:
+            bag.duration_ns = max(s.end_time for s in spans) - min(s.start_time for s in spans)
+        yield bag
+
+
+def _storage_files(path: Path) -> tuple[list[Path], list[str]]:
+    """The storage files that a user means, in the order of their names, and what is odd about them."""
+    if path.is_file():
+        if path.suffix == ".bag":
+            raise BagError(f"{path} is a ROS 1 bag: convert it with `rosbags-convert --src {path} --dst NEW`")
+        if not path.name.endswith(STORAGE_SUFFIXES):
+            raise BagError(f"{path} is no rosbag2: its name must end with {', '.join(STORAGE_SUFFIXES)}")
+        return [path], []
+    if not path.exists():
+        raise BagError(f"{path} does not exist")
+    for folder in (path, path / "bag"):
+        found = [f for f in sorted(folder.glob("*"), key=_natural) if f.name.endswith(STORAGE_SUFFIXES)]
+        # A recorder that dies while it compresses leaves both: the uncompressed one is whole.
+        found = [f for f in found if f.suffix != ".zstd" or f.with_suffix("") not in found]
+        listed, problems = _listed(folder / "metadata.yaml")
+        if not listed and len({re.sub(r"(_\d+)?\..*$", "", f.name) for f in found}) > 1:
+            raise BagError(f"{folder} has several storage files and no metadata.yaml; name one of them")
+        missing = [name for name in listed if not any(f.name in (name, name + ".zstd") for f in found)]
+        problems += [f"{folder / name}, which metadata.yaml names, is missing" for name in missing]
+        if found:
+            return found, problems
+        if missing:
+            raise BagError(problems[-1])
+    if any(path.glob("*.bag")):
+        raise BagError(f"{path} holds a ROS 1 bag: convert it with `rosbags-convert --src BAG --dst NEW`")
+    raise BagError(f"{path} is not a rosbag2: no .mcap or .db3 file in it")
+
+
+def _listed(metadata: Path) -> tuple[list[str], list[str]]:
+    """Names of the storage files in a metadata.yaml, and why they cannot be had."""
+    if not metadata.is_file():
+        return [], []
     try:
-        reader = AnyReader([bag], default_typestore=typestore())
-        reader.open()
-    except (AnyReaderError, OSError, AssertionError, ValueError, KeyError, TypeError) as error:
-        raise BagError(f"cannot read {bag}: {_one_line(error)}") from error
+        information = msgspec.yaml.decode(metadata.read_bytes())["rosbag2_bagfile_information"]
+        return [Path(str(name)).name for name in information["relative_file_paths"]], []
+    except Exception as error:  # of PyYAML, which stands behind msgspec, of its absence, of the content
+        return [], [f"{metadata} is damaged and was not used: {_one_line(error)}"]
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorting key by which x_2 comes before x_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _open_storage(file: Path, folder: Path, problems: list[str]) -> _Storage:
+    """A storage file open for reading, from a repaired copy in ``folder`` where it is damaged."""
+    source = file
+    if file.stat().st_size == 0:
+        raise ValueError("the file is empty")
+    if file.suffix == ".zstd":
+        source = _decompressed(file, folder, problems)
+    if source.suffix == ".db3":
+        storage: _Storage = Sqlite3Reader(_recovered_database(source, folder, problems))
+        storage.open()
+        return storage
+    if _ends_with_magic(source):
+        try:
+            storage = McapReader(source)
+            storage.open()
+            return storage
+        except Exception as error:  # a damaged summary: the records may be whole
+            problems.append(f"the summary of {file} was not used: {_one_line(error)}")
+    end = _last_whole_record(source)
+    lost = source.stat().st_size - end
+    problems.append(f"{file} was not closed by its recorder: read without its last {lost} bytes")
+    storage = McapReader(_CutMcap(source, end))  # type: ignore[arg-type]  # it needs no more of a path
+    storage.open()
+    return storage
+
+
+def _decompressed(file: Path, folder: Path, problems: list[str]) -> Path:
+    copy = folder / file.stem
+    with zstd.open(file, "rb") as source, copy.open("wb") as target:
+        try:
+            shutil.copyfileobj(source, target)
+        except (EOFError, zstd.ZstdError) as error:
+            problems.append(f"{file} is cut off: {_one_line(error)}")
+    return copy
+
+
+def _recovered_database(file: Path, folder: Path, problems: list[str]) -> Path:
+    """The database with what its recorder had committed to the write-ahead log; a copy if there is one."""
+    logs = [file.with_name(file.name + suffix) for suffix in ("-wal", "-journal")]
+    if not any(log.is_file() and log.stat().st_size for log in logs):
+        return file
+    copy = folder / file.name
+    for part in (file, *logs):
+        if part.is_file():
+            shutil.copyfile(part, folder / part.name)
+    connection = sqlite3.connect(copy)
     try:
-        yield reader
-    except (AnyReaderError, ReaderError) as error:
-        raise BagError(f"cannot read {bag}: {_one_line(error)}") from error
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("PRAGMA journal_mode=DELETE")
     finally:
-        reader.close()
+        connection.close()
+    problems.append(f"{file} was not closed by its recorder: its log was used")
+    return copy
+
+
+def _ends_with_magic(file: Path) -> bool:
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - len(MCAP_MAGIC)))
+        return stream.read() == MCAP_MAGIC
+
+
+def _last_whole_record(file: Path) -> int:
+    """Where the last whole record before the end of the data ends. Raises ValueError if it is no mcap."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if stream.read(8) != MCAP_MAGIC:
+            raise ValueError("the file does not begin as an mcap file")
+        end = 8
+        while len(head := stream.read(9)) == 9 and head[0] not in (0x02, 0x0F):
+            following = end + 9 + int.from_bytes(head[1:], "little")
+            if following > size:
+                break
+            end = following
+            stream.seek(end)
+    return end
+
+
+@dataclass
+class _CutMcap:
+    """As much of a path as rosbags needs: it opens the whole records of a file, and an end behind them."""
+
+    path: Path
+    end: int
+
+    def open(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_WithEnd(self.path, self.end, _MCAP_END + MCAP_MAGIC))
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+class _WithEnd(io.RawIOBase):
+    """The first bytes of a file, and others behind them."""
+
+    def __init__(self, path: Path, size: int, end: bytes) -> None:
+        super().__init__()
+        self._file, self._size, self._end, self._at = path.open("rb"), size, end, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size + len(self._end)}[whence]
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        if self._at < self._size:
+            self._file.seek(self._at)
+            data = self._file.read(min(len(buffer), self._size - self._at))
+        else:
+            data = self._end[self._at - self._size :][: len(buffer)]
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _type_of_today(name: str) -> str:
+    """`sensor_msgs/Image`, as the first recorders wrote it, is `sensor_msgs/msg/Image`."""
+    package, _, kind = name.rpartition("/")
+    return name if "/" in package or not package else f"{package}/msg/{kind}"
+
+
+def _types_of(connections: list[Connection], problems: list[str]) -> Typestore:
+    """The definitions in the bag; those of `typestore()` for the other types."""
+    types: dict[str, Any] = dict(typestore().fielddefs)
+    for connection in connections:
+        try:
+            types.update(_defined(connection.msgdef, connection.msgtype))
+        except Exception as error:  # rosbags' parser has errors of several kinds
+            problems.append(f"the definition of {connection.msgtype} is damaged: {_one_line(error)}")
+    store = get_typestore(Stores.EMPTY)
+    store.register(types)
+    return store
+
+
+def _defined(definition: MessageDefinition, message_type: str) -> dict[str, Any]:
+    if definition.format == MessageDefinitionFormat.MSG:
+        return dict(get_types_from_msg(definition.data, message_type))
+    found: dict[str, Any] = {}
+    if definition.format == MessageDefinitionFormat.IDL:
+        separator = "=" * 80 + "\n"
+        for part in definition.data.split(separator):
+            head, _, rest = part.partition("\n")
+            found.update(get_types_from_idl(rest if head.startswith("IDL: ") else part) if part else {})
+    return found
 
 
 def _one_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,7 @@ class Recording:
 
     decisions: list[RecordedDecision] = field(default_factory=list)
     inputs: RecordedInputs = field(default_factory=RecordedInputs)
+    problems: tuple[str, ...] = ()  # what was repaired in the bag, or is missing
 
 
 def read_recording(
@@ -112,7 +113,7 @@ def read_recording(
         total = sum(connection.msgcount for connection in wanted)
 
         def messages() -> Iterator[Message]:
-            for connection, _, raw in reader.messages(wanted) if wanted else ():
+            for connection, _, raw in reader.messages(wanted):
                 try:
                     message = reader.deserialize(raw, connection.msgtype)
                 except Exception as error:  # rosbags checks little of what it unpacks
@@ -121,7 +122,7 @@ def read_recording(
                 step(total)
                 yield connection.topic[len(root) + 1 :], connection.msgtype, message
 
-        return recording(path, messages(), reader.typestore)
+        return replace(recording(path, messages(), reader.typestore), problems=tuple(reader.problems))
 
 
 def recording(path: Path, messages: Iterable[Message], store: Typestore) -> Recording:

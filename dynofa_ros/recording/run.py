@@ -130,10 +130,11 @@ def read_run(path: Path, namespace: str | None = None) -> Run:
         collectors = {(c.topic, c.msgtype): collector(root, c.topic, c.msgtype) for c in reader.connections}
         chosen = [c for c in reader.connections if collectors[c.topic, c.msgtype]]
         run.has_ground_truth = any(c.topic == f"{root}/{GROUND_TRUTH}" for c in chosen)
-        for connection, time_ns, raw in reader.messages(chosen) if chosen else ():
+        for connection, time_ns, raw in reader.messages(chosen):
             collect = collectors[connection.topic, connection.msgtype]
             assert collect is not None
             collect(run, time_ns, reader.deserialize(raw, connection.msgtype))
+        run.errors += reader.problems
     return from_first_mark(run)
 
 

@@ -1,0 +1,240 @@
+"""Bags as robots leave them: killed recorders, lost power, compression, splits, old names, damaged files."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+from dynofa_ros.recording.bag import Bag, BagError, open_bag, typestore
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+TEXT = "std_msgs/msg/String"
+STORAGES = (StoragePlugin.SQLITE3, StoragePlugin.MCAP)
+
+
+def raw(number: int) -> bytes:
+    store = typestore()
+    return bytes(store.serialize_cdr(store.types[TEXT](data=f"message {number}"), TEXT))
+
+
+def write(
+    path: Path,
+    numbers: range = range(20),
+    storage: StoragePlugin = StoragePlugin.MCAP,
+    mode: CompressionMode = CompressionMode.NONE,
+    topics: tuple[str, ...] = ("/text",),
+) -> Path:
+    """A bag with one message per number and topic, a nanosecond apart, message n at time 1000 + n."""
+    writer = Writer(path, version=8, storage_plugin=storage)
+    if mode is not CompressionMode.NONE:
+        writer.set_compression(mode, CompressionFormat.ZSTD)
+    with writer:
+        connections = [writer.add_connection(topic, TEXT, typestore=typestore()) for topic in topics]
+        for number in numbers:
+            for connection in connections:
+                writer.write(connection, 1000 + number, raw(number))
+    return path
+
+
+def numbers_of(bag: Bag) -> list[int]:
+    found = [(time_ns, bag.deserialize(data, c.msgtype).data) for c, time_ns, data in bag.messages()]
+    assert all(text == f"message {time_ns - 1000}" for time_ns, text in found)
+    return [time_ns - 1000 for time_ns, _ in found]
+
+
+def read(path: Path) -> tuple[list[int], list[str]]:
+    with open_bag(path) as bag:
+        return numbers_of(bag), bag.problems
+
+
+def storage_file(bag: Path) -> Path:
+    return next(f for f in bag.iterdir() if f.name != "metadata.yaml")
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("mode", [CompressionMode.NONE, CompressionMode.FILE, CompressionMode.MESSAGE])
+@pytest.mark.parametrize("metadata", [True, False])
+def test_every_compression_with_and_without_metadata(
+    storage: StoragePlugin, mode: CompressionMode, metadata: bool, tmp_path: Path
+) -> None:
+    bag = write(tmp_path / "bag", storage=storage, mode=mode)
+    if not metadata:
+        (bag / "metadata.yaml").unlink()
+    assert read(bag) == (list(range(20)), [])
+    assert read(tmp_path) == (list(range(20)), []), "the folder that holds bag/"
+    assert read(storage_file(bag)) == (list(range(20)), [])
+
+
+def test_the_write_ahead_log_of_a_killed_recorder_is_read(tmp_path: Path) -> None:
+    """sqlite keeps what is committed in the -wal file until it is closed (rosbag2 issue 521)."""
+    done = storage_file(write(tmp_path / "done", range(20), StoragePlugin.SQLITE3))
+    live = sqlite3.connect(tmp_path / "live.db3")
+    live.execute("PRAGMA journal_mode=WAL")
+    live.execute("PRAGMA wal_autocheckpoint=0")
+    with sqlite3.connect(done) as source:
+        live.executescript("\n".join(source.iterdump()))
+    live.commit()
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for name in ("live.db3", "live.db3-wal"):
+        shutil.copy(tmp_path / name, killed)
+    live.close()
+    assert (killed / "live.db3-wal").stat().st_size > (killed / "live.db3").stat().st_size
+    before = {f.name: f.read_bytes() for f in killed.iterdir()}
+    numbers, problems = read(killed)
+    assert numbers == list(range(20))
+    assert len(problems) == 1 and "was not closed by its recorder" in problems[0]
+    assert {f.name: f.read_bytes() for f in killed.iterdir()} == before, "the bag itself is left as it is"
+
+
+@pytest.mark.parametrize("mode", [CompressionMode.NONE, CompressionMode.STORAGE])
+@pytest.mark.parametrize("share", [0.999, 0.8, 0.5])
+def test_an_mcap_cut_by_lost_power_is_read_up_to_there(
+    mode: CompressionMode, share: float, tmp_path: Path
+) -> None:
+    whole = storage_file(write(tmp_path / "bag", range(2000), mode=mode))
+    cut = tmp_path / "cut.mcap"
+    data = whole.read_bytes()
+    cut.write_bytes(data[: int(share * len(data))])
+    numbers, problems = read(cut)
+    assert numbers == list(range(len(numbers)))
+    # In a chunked file the chunk that is cut goes as a whole.
+    if mode is CompressionMode.NONE and share >= 0.8:
+        assert len(numbers) > 0.5 * share * 2000
+    assert len(problems) == 1 and "not closed by its recorder" in problems[0] and "last" in problems[0]
+
+
+def test_a_damaged_summary_does_not_hide_the_messages(tmp_path: Path) -> None:
+    file = storage_file(write(tmp_path / "bag"))
+    data = bytearray(file.read_bytes())
+    data[-28:-20] = (len(data) * 2).to_bytes(8, "little")  # summary_start of the footer
+    file.write_bytes(data)
+    numbers, problems = read(file)
+    assert numbers == list(range(20)) and any("summary" in problem for problem in problems)
+
+
+def test_splits_are_merged_by_time_though_they_overlap(tmp_path: Path) -> None:
+    bag = tmp_path / "bag"
+    bag.mkdir()
+    for part, numbers in enumerate((range(0, 20, 2), range(1, 20, 2), range(20, 30))):
+        shutil.copy(storage_file(write(tmp_path / f"part{part}", numbers)), bag / f"bag_{part}.mcap")
+    assert read(bag) == (list(range(30)), [])
+
+
+def test_a_split_that_is_missing_is_named(tmp_path: Path) -> None:
+    bag = write(tmp_path / "bag")
+    metadata = bag / "metadata.yaml"
+    name = storage_file(bag).name
+    metadata.write_text(metadata.read_text().replace(f"- {name}", f"- {name}\n  - bag_7.mcap", 1))
+    numbers, problems = read(bag)
+    assert numbers == list(range(20))
+    assert problems == [f"{bag / 'bag_7.mcap'}, which metadata.yaml names, is missing"]
+
+
+@pytest.mark.parametrize(
+    "change", [("storage_identifier: mcap", "storage_identifier: ''"), ("version: 8", ": [")]
+)
+def test_what_metadata_says_of_the_storage_is_not_needed(change: tuple[str, str], tmp_path: Path) -> None:
+    bag = write(tmp_path / "bag")
+    text = (bag / "metadata.yaml").read_text()
+    assert change[0] in text
+    (bag / "metadata.yaml").write_text(text.replace(*change))
+    assert read(bag)[0] == list(range(20))
+
+
+def test_types_by_their_old_names_are_understood(tmp_path: Path) -> None:
+    bag = write(tmp_path / "bag", storage=StoragePlugin.SQLITE3)
+    with sqlite3.connect(storage_file(bag)) as database:
+        database.execute("UPDATE topics SET type = 'std_msgs/String'")
+        database.execute("DELETE FROM message_definitions")
+    with open_bag(bag) as reader:
+        assert {c.msgtype for c in reader.connections} == {TEXT}
+        assert numbers_of(reader) == list(range(20))
+
+
+def test_chosen_connections_only(tmp_path: Path) -> None:
+    with open_bag(write(tmp_path / "bag", topics=("/a", "/b"))) as bag:
+        chosen = [c for c in bag.connections if c.topic == "/b"]
+        assert {c.topic for c, _, _ in bag.messages(chosen)} == {"/b"}
+        assert list(bag.messages([])) == []
+        assert bag.duration_ns == 20
+
+
+def empty_file(folder: Path) -> Path:
+    (folder / "x.mcap").touch()
+    return folder / "x.mcap"
+
+
+def wrong_content(folder: Path) -> Path:
+    (folder / "x.mcap").write_bytes(b"no bag at all, but long enough")
+    return folder / "x.mcap"
+
+
+def ros1(folder: Path) -> Path:
+    (folder / "x.bag").write_bytes(b"#ROSBAG V2.0\n")
+    return folder / "x.bag"
+
+
+def two_bags(folder: Path) -> Path:
+    for name in ("left.mcap", "right.mcap"):
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (empty_file, "the file is empty"),
+        (wrong_content, "does not begin as an mcap file"),
+        (ros1, "ROS 1 bag: convert it with `rosbags-convert"),
+        (lambda folder: ros1(folder).parent, "ROS 1 bag: convert it with `rosbags-convert"),
+        (two_bags, "several storage files and no metadata.yaml"),
+        (lambda folder: folder, "is not a rosbag2"),
+        (lambda folder: folder / "missing", "does not exist"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(make: Callable[[Path], Path], words: str, tmp_path: Path) -> None:
+    with pytest.raises(BagError, match=words) as error, open_bag(make(tmp_path)):
+        pass
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_damage_in_the_middle_is_named(tmp_path: Path) -> None:
+    file = storage_file(write(tmp_path / "bag", range(4000), mode=CompressionMode.STORAGE))
+    data = bytearray(file.read_bytes())
+    start = data.index(b"zstd") + 100  # inside the first chunk
+    data[start : start + 200] = bytes(200)
+    file.write_bytes(data)
+    seen = 0
+    with open_bag(file) as bag:
+        try:
+            for _ in bag.messages():
+                seen += 1
+        except BagError as error:
+            assert str(file) in str(error)
+        else:
+            assert bag.problems == [f"{file} is damaged: {4000 - seen} of 4000 messages are gone"]
+    assert seen < 4000
+
+
+def test_a_cut_zstd_file_gives_what_came(tmp_path: Path) -> None:
+    whole = storage_file(write(tmp_path / "bag", range(2000)))
+    packed = zstd.compress(whole.read_bytes())
+    cut = tmp_path / "cut.mcap.zstd"
+    cut.write_bytes(packed[: len(packed) // 2])
+    try:
+        numbers, problems = read(cut)
+    except BagError as error:
+        assert "cut" in str(error)
+    else:
+        assert numbers == list(range(len(numbers))) and any("cut off" in problem for problem in problems)
