@@ -1,6 +1,6 @@
 # For trying and developing dynofa_ros where no ROS 2 is installed. A robot uses colcon: see README.md.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean
+.PHONY: help install install-demo demo test lint clean
 
 # An interpreter (3.10 to 3.12); without it the first of python3, python3.12, python3.11, python3.10 that fits.
 PYTHON ?=
@@ -8,20 +8,23 @@ PYTHON ?=
 ARGS ?=
 
 help: ## this text
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: ## create or update .venv with everything (PYTHON=... chooses the interpreter)
-	@PYTHON="$(PYTHON)" tools/install.sh
+install-demo: ## create or update .venv with what the demo uses, without torch (PYTHON=... chooses the interpreter)
+	@PYTHON="$(PYTHON)" tools/install.sh demo
 
-demo: install ## install, then `dynofa demo` (ARGS=...)
+install: ## the same with everything: torch and what tests and checks need
+	@PYTHON="$(PYTHON)" tools/install.sh test
+
+demo: install-demo ## install what the demo uses, then `dynofa demo` (ARGS=...)
 	@.venv/bin/dynofa demo $(ARGS)
 
-test: install ## install, then pytest (ARGS=...): on two cores what has no processes and no clock, then the rest
+test: install ## install everything, then pytest (ARGS=...): on two cores what has no processes and no clock, then the rest
 	@run() { .venv/bin/python -m pytest "$$@" $(ARGS) || test $$? -eq 5; }; \
 	run -n 2 --dist loadfile -m "not live"; others=$$?; \
 	run -m live && exit $$others # 5, ARGS leave no test, is no failure
 
-lint: install ## install, then ruff and mypy
+lint: install ## install everything, then ruff and mypy
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
 clean: ## remove what was built; .venv stays

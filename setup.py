@@ -17,7 +17,7 @@ from setuptools.command.build_py import build_py
 PACKAGE = "dynofa_ros"
 ROOT = Path(__file__).resolve().parent
 
-# No bounds: a Jetson keeps the torch that NVIDIA built for it.
+# No bounds: a robot keeps what its distribution has. torch is an extra (pyproject.toml).
 # onnxruntime and onnxruntime-gpu overwrite each other, so on Arm boards the user chooses.
 RUNTIME = [
     "matplotlib",
@@ -31,7 +31,8 @@ RUNTIME = [
     "rich",
     "rosbags",
     "safetensors",
-    "torch",
+    "scipy",
+    "sortedcontainers",
 ]
 # What a ROS 2 distribution brings by apt, from PyPI.
 WITHOUT_DISTRIBUTION = [

@@ -1,7 +1,9 @@
 #!/bin/sh
-# Creates or updates .venv; what `make install` runs. PYTHON=... chooses the interpreter.
+# Creates or updates .venv; what `make install-demo` and `make install` run. PYTHON=... chooses the interpreter.
+# The argument names the set of packages: demo (no torch) or test (everything). One environment holds both.
 set -eu
 cd "$(dirname "$0")/.."
+packages=${1:-test}
 venv=.venv
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
@@ -52,8 +54,20 @@ check_prerequisites() {
         fail "the C headers of $1 are missing: install python$(python_version "$1")-dev"
 }
 
-wanted=$(digest CMakeLists.txt constraints.txt package.xml pyproject.toml setup.py cmake config dynofa_ros launch msg scripts)
-if [ -z "${PYTHON:-}" ] && [ "$(cat $venv/installed.sha256 2>/dev/null)" = "$wanted" ]; then
+case $packages in
+demo) files=constraints/demo.txt ;;
+test) files="constraints/demo.txt constraints/test.txt" ;;
+*) fail "unknown set of packages $packages: choose demo or test" ;;
+esac
+pins=$(digest $files)
+# The package is built with what demo.txt pins.
+sources=$(digest CMakeLists.txt constraints/demo.txt package.xml pyproject.toml setup.py cmake config dynofa_ros launch msg scripts)
+
+is_installed() { # what the digest $2 names, according to the file $1 of the environment
+    [ "$(cat "$venv/$1.sha256" 2>/dev/null)" = "$2" ]
+}
+
+if [ -z "${PYTHON:-}" ] && is_installed "$packages" "$pins" && is_installed dynofa_ros "$sources"; then
     exit 0
 fi
 
@@ -64,12 +78,13 @@ if ! $venv/bin/python -I -m pip --version >/dev/null 2>&1 ||
     { [ -n "${PYTHON:-}" ] && [ "$(python_version "$python")" != "$(python_version $venv/bin/python)" ]; }; then
     "$python" -m venv --clear $venv
 fi
-if [ "$(cat $venv/constraints.sha256 2>/dev/null)" != "$(digest constraints.txt)" ]; then
-    $venv/bin/python -I -m pip install -r constraints.txt
-    digest constraints.txt >$venv/constraints.sha256
+if ! is_installed "$packages" "$pins"; then
+    $venv/bin/python -I -m pip install -r "constraints/$packages.txt"
+    echo "$pins" >"$venv/$packages.sha256"
+    [ "$packages" = demo ] || digest constraints/demo.txt >$venv/demo.sha256
 fi
-if [ "$(cat $venv/installed.sha256 2>/dev/null)" != "$wanted" ]; then
+if ! is_installed dynofa_ros "$sources"; then
     echo "make install: building dynofa_ros (about a minute the first time)"
     $venv/bin/python -I -m pip install --quiet --no-deps --no-build-isolation --force-reinstall .
-    echo "$wanted" >$venv/installed.sha256
+    echo "$sources" >$venv/dynofa_ros.sha256
 fi
