@@ -102,6 +102,8 @@ def staged_install(build: Path) -> Path:
         "CMAKE_INSTALL_PREFIX": str(stage),
         "BUILD_TESTING": "OFF",
     }
+    if not sourced_prefixes():
+        options["CMAKE_UNITY_BUILD"] = "ON"  # half the time; cmake/pypi_wheels.cmake says where it cannot be
     configure = ["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(build)]
     for command in (
         [*configure, *(f"-D{name}={value}" for name, value in options.items())],

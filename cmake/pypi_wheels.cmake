@@ -1,4 +1,4 @@
-# Three corrections for a build against the ROS 2 wheels from PyPI. With a ROS 2 distribution nothing here applies.
+# Four corrections for a build against the ROS 2 wheels from PyPI. With a ROS 2 distribution nothing here applies.
 
 # 1. No setup file has put the prefix of the wheels on AMENT_PREFIX_PATH.
 get_filename_component(wheels_prefix "${ament_cmake_DIR}/../../.." ABSOLUTE)
@@ -31,6 +31,15 @@ function(mend_include_folders target)
   set_target_properties(${target} PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${mended}")
 endfunction()
 
+# 4. setup.py compiles all sources of a target as one. The sources of two generators define the same names.
+function(compile_sources_apart)
+  foreach(generator generator_c typesupport_introspection_cpp)
+    if(TARGET ${PROJECT_NAME}__rosidl_${generator})
+      set_target_properties(${PROJECT_NAME}__rosidl_${generator} PROPERTIES UNITY_BUILD OFF)
+    endif()
+  endforeach()
+endfunction()
+
 function(mend_all_include_folders)
   get_directory_property(imported IMPORTED_TARGETS)
   get_directory_property(own BUILDSYSTEM_TARGETS)
@@ -39,4 +48,5 @@ function(mend_all_include_folders)
   endforeach()
 endfunction()
 
+cmake_language(DEFER CALL compile_sources_apart)
 cmake_language(DEFER CALL mend_all_include_folders) # once every find_package has run

@@ -6,6 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+EXTRAS = {  # of pyproject.toml, by the module that they bring
+    "jinja2": "evaluation",
+    "openvino": "openvino",
+    "pandas": "evaluation",
+    "torch": "torch",
+    "torchvision": "images",
+}
+
 
 class CliError(Exception):
     """Ends the command with exit code 1; the text is one line for the user."""
@@ -13,6 +21,14 @@ class CliError(Exception):
 
 class UsageError(CliError):
     """Ends the command with exit code 2: an argument is wrong."""
+
+
+def missing_extra(error: BaseException) -> str | None:
+    """One line that says how to install the module that could not be imported; None for any other error."""
+    name = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if name not in EXTRAS:
+        return None
+    return f"this needs {name}, which is not installed: pip install 'dynofa_ros[{EXTRAS[name]}]'"
 
 
 @contextmanager

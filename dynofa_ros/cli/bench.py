@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dynofa_ros.cli.arguments import add_json, whole
 from dynofa_ros.cli.common import FAILED, OK, CliError, UsageError, check_outputs, write_json
 from dynofa_ros.cli.work import bars
+from dynofa_ros.errors import missing_extra
 
 if TYPE_CHECKING:
     from dynofa_ros.bench.report import Goal
@@ -93,7 +94,8 @@ def _run(options: argparse.Namespace) -> int:
             with _bar(section) as progress:
                 results |= MEASURE[section](options, progress)
         except Exception as error:  # whatever breaks one section must not cost the others
-            errors.append(f"{section}: {' '.join(str(error).split()) or type(error).__name__}")
+            reason = missing_extra(error) or " ".join(str(error).split()) or type(error).__name__
+            errors.append(f"{section}: {reason}")
         seconds[section] = round(time.monotonic() - start, 1)
     found = goals(results)
     _print(found, errors, surroundings)

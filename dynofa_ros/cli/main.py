@@ -20,7 +20,7 @@ from dynofa_ros.cli import (
     weights,
 )
 from dynofa_ros.cli.common import BAD_USAGE, FAILED
-from dynofa_ros.errors import CliError, UsageError
+from dynofa_ros.errors import CliError, UsageError, missing_extra
 
 COMMANDS = (demo, report, replay, probe, device, library, characterise, weights, bench, evaluate)
 
@@ -31,9 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
-    except CliError as error:
+    except (CliError, ModuleNotFoundError) as error:
+        text = error if isinstance(error, CliError) else missing_extra(error)
+        if text is None:
+            raise
         command = " ".join(filter(None, (options.command, getattr(options, "subcommand", None))))
-        print(f"dynofa {command}: {error}", file=sys.stderr)
+        print(f"dynofa {command}: {text}", file=sys.stderr)
         return BAD_USAGE if isinstance(error, UsageError) else FAILED
     except KeyboardInterrupt:
         return FAILED

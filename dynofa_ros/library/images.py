@@ -102,7 +102,9 @@ def load_image_folder(folder: Path, weights: Weights) -> FolderImages:
     try:
         from torchvision.datasets import ImageFolder
     except ImportError:
-        raise ImagesError("accuracy from images needs torchvision: pip install torchvision") from None
+        raise ImagesError(
+            "accuracy from images needs torchvision: pip install 'dynofa_ros[images]'"
+        ) from None
     if not folder.is_dir():
         raise ImagesError(f"{folder} is not a folder")
     try:

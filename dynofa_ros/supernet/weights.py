@@ -142,8 +142,8 @@ def _read_torch(path: Path) -> Checkpoint:
         import torch  # only the official checkpoints need it
     except ImportError:
         raise WeightsError(
-            f"{path}: this format needs torch, which is not installed: on a machine with torch run "
-            f"'dynofa weights check {path.name} --out {path.stem}{SUFFIX}' and use that file"
+            f"{path}: this format needs torch, which is not installed: pip install 'dynofa_ros[torch]', or "
+            f"use the file that 'dynofa weights check {path.name} --out {path.stem}{SUFFIX}' writes elsewhere"
         ) from None
     state = torch.load(path, map_location="cpu", weights_only=True)
     return Checkpoint(_state_dict_arrays(state, str(path)), source=str(path))

@@ -35,6 +35,7 @@ THIRD_PARTY = {
     "cv2": ("python3-opencv", "opencv-python-headless"),
     "cv_bridge": ("cv_bridge", "rosbags-image"),
     "diagnostic_msgs": ("diagnostic_msgs", "ros-diagnostic-msgs"),
+    "jinja2": ("", "jinja2"),
     "launch": ("launch", ""),
     "launch_ros": ("launch_ros", ""),
     "lifecycle_msgs": ("lifecycle_msgs", "ros-lifecycle-msgs"),
@@ -45,13 +46,16 @@ THIRD_PARTY = {
     "onnxruntime": ("", "onnxruntime"),
     "openvino": ("", "openvino"),
     "PIL": ("python3-pil", "pillow"),
+    "pandas": ("", "pandas"),
     "psutil": ("python3-psutil", "psutil"),
     "rcl_interfaces": ("rcl_interfaces", "ros-rcl-interfaces"),
     "rclpy": ("rclpy", "ros-rclpy"),
     "rich": ("python3-rich", "rich"),
     "rosbags": ("", "rosbags"),
     "safetensors": ("", "safetensors"),
+    "scipy": ("python3-scipy", "scipy"),
     "sensor_msgs": ("sensor_msgs", "ros-sensor-msgs"),
+    "sortedcontainers": ("", "sortedcontainers"),
     "std_msgs": ("std_msgs", "ros-std-msgs"),
     "torch": ("", "torch"),
     "torchvision": ("", "torchvision"),
@@ -74,6 +78,13 @@ def pip_requirements() -> set[str]:
         node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.List)
     ]
     return {pip_name(requirement) for value in lists for requirement in ast.literal_eval(value)}
+
+
+def extras(*names: str) -> set[str]:
+    """Names in these extras of pyproject.toml, without names in all of them."""
+    groups = PYPROJECT["project"]["optional-dependencies"]
+    found = {pip_name(requirement) for name in names or groups for requirement in groups[name]}
+    return found - {"dynofa-ros"}
 
 
 def imported_by(path: Path) -> set[str]:
@@ -120,18 +131,31 @@ def test_every_import_is_declared() -> None:
     assert {"numpy", "rclpy"} <= imported
     assert imported <= THIRD_PARTY.keys(), "unknown import: add it to package.xml, setup.py and this table"
     assert {THIRD_PARTY[name][0] for name in imported} - {""} <= manifest
-    extras = PYPROJECT["project"]["optional-dependencies"]
-    optional = {pip_name(requirement) for name in ("images", "openvino") for requirement in extras[name]}
-    assert {THIRD_PARTY[name][1] for name in imported} - {""} <= requirements | optional
+    assert {THIRD_PARTY[name][1] for name in imported} - {""} <= requirements | extras(
+        "images", "openvino", "torch", "evaluation"
+    )
+
+
+def pins(file: str) -> set[str]:
+    """Names that a file of constraints/ pins; every line pins one exactly."""
+    lines = (ROOT / "constraints" / file).read_text().splitlines()
+    found = [line for line in lines if line and not line.startswith(("#", "-r "))]
+    assert [line for line in found if not re.match(r"[\w.-]+==[\w.]+(;|$)", line)] == []
+    return {pip_name(line) for line in found}
 
 
 def test_make_pins_everything_it_installs() -> None:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = [line for line in lines if line and not line.startswith("#")]
-    assert [pin for pin in pins if not re.match(r"[\w.-]+==[\w.]+(;|$)", pin)] == []
-    extras = PYPROJECT["project"]["optional-dependencies"].values()
-    wanted = {pip_name(r) for group in [PYPROJECT["build-system"]["requires"], *extras] for r in group}
-    assert wanted | pip_requirements() <= {pip_name(pin) for pin in pins}
+    build = {pip_name(requirement) for requirement in PYPROJECT["build-system"]["requires"]}
+    assert build | pip_requirements() <= pins("demo.txt")
+    assert extras() <= pins("demo.txt") | pins("test.txt")
+
+
+def test_demo_installs_no_torch() -> None:
+    """Neither torch nor what only torch needs, such as CUDA's libraries."""
+    assert "torch" not in pip_requirements()
+    large = {name for name in pins("demo.txt") if name.startswith(("torch", "nvidia", "cuda", "triton"))}
+    assert large == set()
+    assert {"torch", "triton"} <= pins("test.txt")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
