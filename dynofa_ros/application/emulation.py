@@ -16,9 +16,10 @@ class DomainClock:
     external_slowdown: float
 
 
-def domains_of(processor: str, clocks: Iterable[DomainClock]) -> list[DomainClock]:
-    """The clock domains of a processor: those whose name starts with its name."""
-    return [c for c in clocks if c.domain.startswith(processor)]
+def domains_of(place: str, clocks: Iterable[DomainClock]) -> list[DomainClock]:
+    """The clock domains of a processor, those whose name starts with its name; of a cluster that one."""
+    clocks = list(clocks)
+    return [c for c in clocks if c.domain == place] or [c for c in clocks if c.domain.startswith(place)]
 
 
 def stretch_factor(

@@ -106,17 +106,25 @@ class Networks:
             f"processor {processor!r} has no library: there is one for {known}"
         )
 
-    def entry(self, processor: str, subnet_id: str) -> Entry | None:
-        """The library entry of a key, None if there is none."""
+    def entry(self, processor: str, subnet_id: str, cluster: str = "", threads: int = 0) -> Entry | None:
+        """The library entry of a sub-network in a placement, None if there is none.
+
+        With other threads where none has these; without a cluster of any cluster where none has none.
+        """
         library = self.libraries.get(processor)
-        return library.find(subnet_id) if library else None
+        if library is None:
+            return None
+        found = library.find(subnet_id, cluster, threads) or library.find(subnet_id, cluster)
+        if found is None and not cluster:
+            found = library.find(subnet_id, threads=threads) or library.find(subnet_id)
+        return found
 
     def processors_of(self, subnet_id: str) -> list[str]:
         return [p for p, library in self.libraries.items() if library.find(subnet_id)]
 
     def prepare(self, key: SubnetKey) -> Prepared[SubnetKey]:
         """Materialise an entry and warm it up. Raises KeyError (unknown entry), EngineError or ValueError."""
-        entry = self.entry(key.processor, key.subnet_id)
+        entry = self.entry(key.processor, key.subnet_id, threads=key.threads)
         if entry is None:
             raise KeyError(f"{key.subnet_id} is not in the library of {key.processor}")
         library = self.libraries[key.processor]
@@ -132,17 +140,21 @@ class Networks:
             processor=key.processor,
         )
 
-    def reference_hz(self, processor: str) -> float:
-        """Reference clock of a processor: of its domains the slowest. 0 = the library names none."""
+    def reference_hz(self, processor: str, cluster: str = "") -> float:
+        """Reference clock of a cluster, else of the slowest domain of a processor; 0 = none is named."""
         frequencies = self.libraries[processor].reference_frequencies_hz
-        return float(min((f for d, f in frequencies.items() if d.startswith(processor)), default=0))
+        own = [f for d, f in frequencies.items() if d.startswith(processor)]
+        return float(frequencies.get(cluster, min(own, default=0)))
 
-    def stretch_factor(self, key: SubnetKey, clocks: Iterable[DomainClock], slowdown: float) -> float:
+    def stretch_factor(
+        self, key: SubnetKey, clocks: Iterable[DomainClock], slowdown: float, cluster: str = ""
+    ) -> float:
         """Factor on an inference of an entry at ``clocks`` of a device that is ``slowdown`` times slower."""
-        entry = self.entry(key.processor, key.subnet_id)
+        entry = self.entry(key.processor, key.subnet_id, cluster, key.threads)
         assert entry is not None
-        own = domains_of(key.processor, clocks)
-        return stretch_factor(own, entry.alpha_ms, entry.beta_ms, self.reference_hz(key.processor), slowdown)
+        own = domains_of(cluster or key.processor, clocks)
+        reference_hz = self.reference_hz(key.processor, cluster)
+        return stretch_factor(own, entry.alpha_ms, entry.beta_ms, reference_hz, slowdown)
 
     def label(self, index: int) -> str:
         return self.weights.labels[index] if self.weights.labels else str(index)

@@ -81,8 +81,11 @@ class TaskMapping:
         self.asked: frozenset[int] = frozenset()  # empty = all that the process may use
         self.reason = ""  # why the threads do not run on the CPUs asked for
 
-    def refusal(self, cpus: Collection[int], threads: int) -> str:
-        """Why the process cannot compute on ``cpus`` (empty = all) with ``threads``; empty = it can."""
+    def refusal(self, cpus: Collection[int], threads: int, cluster: str = "") -> str:
+        """Why the process cannot compute on ``cpus`` (empty = all) with ``threads``; empty = it can.
+
+        cluster: whose CPUs these are, empty = nobody said.
+        """
         allowed = self._kernel.allowed()
         if threads > len(allowed):
             return f"threads = {threads} must be at most {len(allowed)}, the CPUs of this process"
@@ -91,7 +94,8 @@ class TaskMapping:
             return ""
         offline = [cpu for cpu in sorted(outside) if self._kernel.is_offline(cpu)]
         hint = f": CPU {cpu_list(offline)} is offline" if offline else ""
-        return f"cpu_affinity {sorted(cpus)} must be among {sorted(allowed)}{hint}"
+        named = f"cluster {cluster}: " if cluster else ""
+        return f"{named}cpu_affinity {sorted(cpus)} must be among {sorted(allowed)}{hint}"
 
     def add(self, tid: int) -> None:
         """Take an inference thread in, before it computes."""

@@ -55,13 +55,15 @@ def monitor(
     header: Header,
     timing: Timing,
     key: SubnetKey,
+    placement: tuple[str, int],
     decision_id: int,
     latency_target_ms: float,
     end_to_end_ms: float,
     counts: tuple[int, int, int],
     top1_score: float,
 ) -> InferenceMonitor:
-    """counts: frame sequence, dropped and malformed frames since the previous message."""
+    """placement: cluster and threads. counts: frame sequence, dropped and malformed frames since the previous
+    message."""
     sequence, dropped, malformed = counts
     return InferenceMonitor(
         header=header,
@@ -70,6 +72,8 @@ def monitor(
         decision_id=decision_id,
         subnet_id=key.subnet_id,
         processor=key.processor,
+        cluster=placement[0],
+        threads=placement[1],
         queue_wait_ms=timing.queue_wait_ms,
         preprocess_ms=timing.preprocess_ms,
         inference_ms=timing.inference_ms,
@@ -95,6 +99,8 @@ def library(stamp: Time, app: str, libraries: Mapping[str, Library], slowdown: f
         SubnetEntry(
             id=entry.id,
             processor=processor,
+            cluster=entry.placement[0],
+            threads=entry.placement[1],
             accuracy=float(entry.accuracy),
             latency_ms=float(entry.latency_ms.median * slowdown),
             alpha_ms=float(entry.alpha_ms * slowdown),
@@ -115,6 +121,7 @@ def subnet_state(
     stamp: Time,
     decision_id: int,
     key: SubnetKey,
+    placement: tuple[str, int],
     status: int,
     message: str,
     duration_ms: float,
@@ -125,6 +132,8 @@ def subnet_state(
         decision_id=decision_id,
         subnet_id=key.subnet_id,
         processor=key.processor,
+        cluster=placement[0],
+        threads=placement[1],
         status=status,
         message=message,
         switch_duration_ms=float(duration_ms),

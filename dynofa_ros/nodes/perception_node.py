@@ -13,7 +13,14 @@ import cv2
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
-from dynofa_ros.application.commands import Order, commanded, default_order, hinted, refusal
+from dynofa_ros.application.commands import (
+    Order,
+    commanded,
+    default_order,
+    hinted,
+    placement,
+    refusal,
+)
 from dynofa_ros.application.emulation import DomainClock
 from dynofa_ros.application.networks import Copies, Networks, SubnetKey, top_classes
 from dynofa_ros.application.threads import TaskMapping
@@ -195,11 +202,12 @@ class PerceptionNode(ManagedNode):
         if command.decision_id <= self._last_decision_id:
             return
         self._last_decision_id = int(command.decision_id)
-        before = self._managed_order or self._order
-        order = commanded(command, before, time.perf_counter_ns())
-        reason = refusal(command, before, self.networks)
-        reason = reason or self._mapping.refusal(command.cpu_affinity, command.threads)
-        binds = bool(command.cpu_affinity) and not self.value("subnet_id")
+        before, emulated = self._managed_order or self._order, self.value("emulate_dvfs")
+        order = commanded(command, before, time.perf_counter_ns(), emulated=emulated)
+        reason = refusal(command, before, self.networks, emulated=emulated)
+        cpus = () if emulated else command.cpu_affinity
+        reason = reason or self._mapping.refusal(cpus, command.threads, command.cluster)
+        binds = bool(cpus) and not self.value("subnet_id")
         if not reason and binds and (reason := self._mapping.assign(order.affinity)):
             self._mapping.assign(self._order.affinity)
         if reason:
@@ -313,6 +321,7 @@ class PerceptionNode(ManagedNode):
             header=header,
             timing=timing,
             key=network.key,
+            placement=placement(order, network.key, self.networks),
             decision_id=order.decision_id if order.key == network.key else 0,
             latency_target_ms=target_ms,
             end_to_end_ms=messages.end_to_end_ms(header.stamp, self.get_clock().now().nanoseconds),
@@ -326,7 +335,8 @@ class PerceptionNode(ManagedNode):
         """Logits; with emulate_dvfs the call takes as long as it would on the simulated device."""
         if not self.value("emulate_dvfs"):
             return network.run(images)
-        factor = self.networks.stretch_factor(network.key, self._clocks, self._slowdown)
+        cluster, _ = placement(self._order, network.key, self.networks)
+        factor = self.networks.stretch_factor(network.key, self._clocks, self._slowdown, cluster)
         return run_stretched(network.run, images, factor, network.key.threads)
 
     # --- monitors ----------------------------------------------------------------------------
@@ -348,12 +358,14 @@ class PerceptionNode(ManagedNode):
             self._status, self._message = status, message
             current = self._switcher.current if self._switcher is not None else None
             key = current.key if current is not None else self._order.key
-            entry = self.networks.entry(key.processor, key.subnet_id)
+            cluster, threads = placement(self._order, key, self.networks)
+            entry = self.networks.entry(key.processor, key.subnet_id, cluster, threads)
             self._publish["subnet_state"](
                 messages.subnet_state(
                     self.get_clock().now().to_msg(),
                     self._order.decision_id if decision_id is None else int(decision_id),
                     key,
+                    (cluster, threads),
                     status,
                     message,
                     duration_ms,

@@ -121,6 +121,8 @@ def test_a_thread_that_ends_meanwhile_is_no_fault(kernel):
 def test_what_the_process_cannot_have_is_refused_in_one_line(kernel, cpus, threads, reason):
     kernel.online = frozenset(range(3 if reason else 4))
     assert TaskMapping(kernel).refusal(cpus, threads) == reason
+    named = f"cluster cpu4: {reason}" if reason.startswith("cpu_affinity") else reason
+    assert TaskMapping(kernel).refusal(cpus, threads, "cpu4") == named
 
 
 def test_cpu_lists_read_as_the_kernel_writes_them():

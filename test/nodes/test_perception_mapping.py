@@ -182,6 +182,36 @@ def test_an_impossible_mapping_is_refused_and_the_old_one_stays(node, fields, wo
 
 
 @two_cpus
+def test_a_cluster_is_its_library_entry_on_its_cpus_and_said_back(tmp_path):
+    entries = [
+        msgspec.structs.replace(e, cluster=cluster, threads=threads)
+        for cluster, threads in (("cpu0", 1), ("cpu0", 2), ("cpu4", 1))
+        for e in (SMALLEST, LARGEST)
+    ]
+    own = msgspec.structs.replace(LIBRARY, entries=tuple(entries), bn_statistics=None)
+    save_library(tmp_path / "cpu.yaml", own)
+    with robot(f"library:={tmp_path / 'cpu.yaml'}") as node:
+        state = node.received["subnet_state"][-1]
+        assert (state.cluster, state.threads) == ("", 1), "nobody has said which CPUs a cluster has"
+        published = node.wait(lambda: node.received["library"], "the library")[-1].entries
+        assert [(e.id, e.cluster, e.threads) for e in published] == [(e.id, *e.placement) for e in entries]
+        state = node.send(subnet_id=SMALLEST.id, cluster="cpu0", threads=2, cpu_affinity=[FIRST, SECOND])
+        assert (state.cluster, state.threads) == ("cpu0", 2)
+        node.answer(image())
+        monitor = node.received["monitor"][-1]
+        assert (monitor.subnet_id, monitor.cluster, monitor.threads) == (SMALLEST.id, "cpu0", 2)
+        node.send(subnet_id=SMALLEST.id, cluster="cpu4", threads=1, cpu_affinity=[SECOND])
+        assert set(node.computing().values()) == {frozenset({SECOND})}
+        state = node.send(
+            SubnetState.REJECTED, subnet_id=SMALLEST.id, cluster="cpu0", threads=1, cpu_affinity=[4095]
+        )
+        assert state.message.startswith("cluster cpu0: cpu_affinity [4095] must be among ")
+        assert (state.cluster, state.threads) == ("cpu4", 1), "the old one stays"
+        node.answer(image())
+        assert node.received["monitor"][-1].cluster == "cpu4"
+
+
+@two_cpus
 def test_cpus_that_the_kernel_does_not_give_are_a_refusal():
     with robot(before=SHRUNK) as node:
         node.send(subnet_id=SMALLEST.id, cpu_affinity=[FIRST])
