@@ -2,13 +2,15 @@
 
     ros2 launch dynofa_ros dynofa.launch.py cameras:=front,rear device_backend:=auto
 
-An argument that is left at its default leaves the parameters file alone.
+An argument that is left at its default leaves the parameters file alone. A node that dies is named; the exit
+status is 1 if every node ended and one of them failed, or one failed with on_exit:=shutdown.
 """
 
 import os
 import re
 
-from launch.actions import DeclareLaunchArgument, GroupAction, OpaqueFunction
+import yaml
+from launch.actions import DeclareLaunchArgument, GroupAction, LogInfo, OpaqueFunction
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node, PushRosNamespace
 from launch_ros.substitutions import FindPackageShare
@@ -55,9 +57,22 @@ ARGUMENTS = [
         "log_level",
         default_value="info",
         choices=["debug", "info", "warn", "error", "fatal"],
-        description="Least severity that is logged",
+        description="Least severity that the nodes log; debug is that of this package, not of the middleware",
+    ),
+    DeclareLaunchArgument(
+        "use_respawn",
+        default_value="false",
+        choices=["true", "false", "True", "False"],
+        description="Start a node again 2 s after it died",
+    ),
+    DeclareLaunchArgument(
+        "on_exit",
+        default_value="keep",
+        choices=["keep", "shutdown"],
+        description="What the death of one node means for the others",
     ),
 ]
+RESPAWN_DELAY_S = 2.0
 
 
 def generate_launch_description():
@@ -77,34 +92,101 @@ def launch_nodes(context):
     if given["autostart"].lower() == "false":
         common["autostart"] = False
     device = {} if given["device_backend"] == "auto" else {"backend": given["device_backend"]}
-    template = given["image_topic_template"]
     cameras = camera_names(given["cameras"])
-    if len(cameras) > 1 and template and "{camera}" not in template:
-        raise ValueError(f"image_topic_template {template!r} must contain {{camera}}: there are several")
+    template = checked_template(given["image_topic_template"], cameras)
+    watch = ExitWatch(2 + len(cameras), given["on_exit"])
+    root = given.get("ros_namespace", "").rstrip("/")
+    names = ["dynofa/device", "dynofa/manager", *(f"perception/{camera}" for camera in cameras)]
+    own = {"dynofa/device": {**common, **device}}
     return [
-        node("dynofa", "device", "device_node", given, {**common, **device}),
-        node("dynofa", "manager", "manager_node", given, common),
         *(
-            node(
-                "perception", name, "perception_node", given, common, image_remappings(name, template, given)
-            )
-            for name in cameras
+            LogInfo(msg=text)
+            for text in unmatched(given["params_file"], [f"{root}/{name}" for name in names])
+        ),
+        *(
+            node(name, root, given, own.get(name, common), image_remappings(name, template, root), watch)
+            for name in names
         ),
     ]
 
 
-def node(namespace, name, executable, given, parameters, remappings=()):
+def node(name, root, given, parameters, remappings, watch):
+    namespace, base = name.split("/")
+    level = given["log_level"]
+    logger = f"{root}/{name}".strip("/").replace("/", ".")
     return Node(
         package="dynofa_ros",
-        executable=executable,
+        executable=f"{base if namespace == 'dynofa' else 'perception'}_node",
         namespace=namespace,
-        name=name,
+        name=base,
         parameters=[given["params_file"], *([parameters] if parameters else [])],
-        remappings=list(remappings),
-        ros_arguments=["--log-level", given["log_level"]],
+        remappings=remappings,
+        # Without a name it would be the level of rcl too, which logs hundreds of lines a second.
+        ros_arguments=["--log-level", f"{logger}:={level}"],
         output="screen",
         emulate_tty=True,
+        respawn=given["use_respawn"].lower() == "true",
+        respawn_delay=RESPAWN_DELAY_S,
+        on_exit=None if given["use_respawn"].lower() == "true" else watch.ended,
     )
+
+
+class ExitWatch:
+    """Names the nodes that die. Launch has no exit status of its own: an error of a handler gives it 1."""
+
+    def __init__(self, running, on_exit):
+        self.running, self.on_exit, self.failed = running, on_exit, []
+
+    def ended(self, event, context):
+        self.running -= 1
+        if context.is_shutdown:
+            return []
+        if event.returncode != 0:
+            self.failed.append(f"{event.process_name} ended with {event.returncode}")
+        if self.failed and (self.on_exit == "shutdown" or self.running == 0):
+            raise RuntimeError(f"{', '.join(self.failed)}, see above")
+        if event.returncode == 0:
+            return []
+        return [LogInfo(msg=f"{self.failed[-1]}, see above; the others go on (use_respawn, on_exit)")]
+
+
+def unmatched(params_file, names):
+    """A warning for every section of the parameters file that matches none of these nodes."""
+    with open(params_file, encoding="utf-8") as file:
+        sections = yaml.safe_load(file) or {}
+    patterns = [pattern for pattern in section_names(sections) if not any(matches(pattern, n) for n in names)]
+    return [
+        f"warning: {params_file}: the section {pattern!r} matches no node here: {', '.join(names)}"
+        for pattern in patterns
+    ]
+
+
+def section_names(sections, before=""):
+    """Full names or patterns of the nodes that a parameters file speaks of; namespaces may be nested."""
+    for key, value in sections.items() if isinstance(sections, dict) else ():
+        name = f"{before}/{str(key).strip('/')}"
+        if isinstance(value, dict) and "ros__parameters" in value:
+            yield name
+        else:
+            yield from section_names(value, name)
+
+
+def matches(pattern, name):
+    """As rcl matches: ** is any number of names, * is one."""
+    parts = [
+        {"**": r"(/\w+)*", "*": r"/\w+"}.get(part, f"/{re.escape(part)}") for part in pattern[1:].split("/")
+    ]
+    return re.fullmatch("".join(parts), name) is not None
+
+
+def checked_template(template, cameras):
+    for field in re.findall(r"\{[^}]*\}?|\}", template.replace("{camera}", "")):
+        raise ValueError(
+            f"image_topic_template:={template}: {field} is unknown; {{camera}} is the camera's name"
+        )
+    if len(cameras) > 1 and template and "{camera}" not in template:
+        raise ValueError(f"image_topic_template {template!r} must contain {{camera}}: there are several")
+    return template
 
 
 def camera_names(cameras):
@@ -119,11 +201,12 @@ def camera_names(cameras):
     return names
 
 
-def image_remappings(camera, template, given):
+def image_remappings(name, template, root):
     """From the node's own topics to the camera's."""
-    if not template:
+    namespace, camera = name.split("/")
+    if namespace != "perception" or not template:
         return []
     topic = template.replace("{camera}", camera)
     if not topic.startswith("/"):  # a node would take it as relative to its own namespace
-        topic = f"{given.get('ros_namespace', '').rstrip('/')}/{topic}"
+        topic = f"{root}/{topic}"
     return [("~/image", topic), ("~/image/compressed", topic + "/compressed")]

@@ -164,6 +164,8 @@ def test_the_arguments_are_those_of_the_interface(launch_file: ModuleType) -> No
         "use_sim_time",
         "autostart",
         "log_level",
+        "use_respawn",
+        "on_exit",
     }
     assert all(argument.description for argument in arguments.values())
     backend = next(spec for spec in declared("device_node") if spec.name == "backend")
@@ -225,6 +227,8 @@ def test_arguments_reach_the_nodes(launch_file: ModuleType) -> None:
         ({"cameras": "front,front"}, "a name occurs twice"),
         ({"params_file": "/no/such.yaml"}, "params_file:=/no/such.yaml: there is no such file"),
         ({"cameras": "front,rear", "image_topic_template": "/camera/image"}, "must contain {camera}"),
+        ({"image_topic_template": "/{cam}/image"}, "{cam} is unknown; {camera} is the camera's name"),
+        ({"image_topic_template": "/{camera/image"}, "{camera/image is unknown"),
     ],
 )
 def test_a_bad_argument_says_what_would_be_right(
@@ -232,6 +236,57 @@ def test_a_bad_argument_says_what_would_be_right(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         launched(launch_file, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("section", "matched"),
+    [
+        ("/**", True),
+        ("/**/perception/*", True),
+        ("/robot1/dynofa/manager", True),
+        ("/robot1/perception/rear", False),
+        ("front", False),
+        ("/dynofa/manager", False),
+        ("/perception/*", False),
+    ],
+)
+def test_a_section_that_matches_no_node_is_named(
+    launch_file: ModuleType, section: str, matched: bool, tmp_path: Path
+) -> None:
+    names = ["/robot1/dynofa/device", "/robot1/dynofa/manager", "/robot1/perception/front"]
+    file = tmp_path / "parameters.yaml"
+    file.write_text(yaml.safe_dump({section: {"ros__parameters": {"rate_hz": 5.0}}}))
+    warnings = launch_file.unmatched(str(file), names)
+    assert bool(warnings) != matched
+    assert all(section in text and "/robot1/dynofa/manager" in text for text in warnings)
+
+
+def test_nested_sections_are_understood(launch_file: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "parameters.yaml"
+    file.write_text(yaml.safe_dump({"robot1": {"dynofa": {"manager": {"ros__parameters": {}}}}}))
+    assert launch_file.unmatched(str(file), ["/robot1/dynofa/manager"]) == []
+
+
+@pytest.mark.parametrize(
+    ("codes", "on_exit", "status"),
+    [([0, 0], "keep", 0), ([1, 0], "keep", 1), ([1, 1], "keep", 1), ([1, 0], "shutdown", 1)],
+)
+def test_the_exit_status_says_whether_the_nodes_failed(
+    launch_file: ModuleType, codes: list[int], on_exit: str, status: int
+) -> None:
+    from launch.actions import ExecuteProcess
+
+    from launch import LaunchDescription, LaunchService
+
+    watch = launch_file.ExitWatch(len(codes), on_exit)
+    programs = [f"import time; time.sleep({0.2 * i}); exit({code})" for i, code in enumerate(codes)]
+    service = LaunchService(noninteractive=True)
+    service.include_launch_description(
+        LaunchDescription(
+            [ExecuteProcess(cmd=[sys.executable, "-c", text], on_exit=watch.ended) for text in programs]
+        )
+    )
+    assert service.run() == status
 
 
 # --- replay.launch.py ------------------------------------------------------------------------
