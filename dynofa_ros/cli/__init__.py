@@ -1,1 +1,1 @@
-
+"""The `dynofa` command: one module per subcommand."""

@@ -1,5 +1,6 @@
-"""B10: POET (Imes et al., "POET: A Portable Approach to Minimizing Energy Under Soft Real-time Constraints",
-RTAS 2015), one per application.
+"""B10: POET, one controller per application.
+
+Imes et al., "POET: A Portable Approach to Minimizing Energy Under Soft Real-time Constraints", RTAS 2015.
 
 Source: github.com/libpoet/poet at 30e69b3, src/poet.c and poet_constants.h: FAST poles p1 = p2 = z1 = 0; a
 scalar Kalman filter on the base rate (Q = 1e-5, R = 1e-2, P0 = 1, x0 = 0.2); the deadbeat law
