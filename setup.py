@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent
 # No bounds: a robot keeps what its distribution has. torch is an extra (pyproject.toml).
 # onnxruntime and onnxruntime-gpu overwrite each other, so on Arm boards the user chooses.
 RUNTIME = [
+    "backports.zstd; python_version < '3.14'",
     "matplotlib",
     "msgspec",
     "numpy",

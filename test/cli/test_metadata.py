@@ -31,6 +31,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # import name -> (rosdep or ROS package key in package.xml, or "" where pip alone has it; PyPI name)
 THIRD_PARTY = {
     "ament_index_python": ("ament_index_python", ""),
+    "backports": ("", "backports.zstd"),
     "builtin_interfaces": ("builtin_interfaces", "ros-std-msgs"),
     "cv2": ("python3-opencv", "opencv-python-headless"),
     "cv_bridge": ("cv_bridge", "rosbags-image"),
@@ -126,7 +127,7 @@ def test_every_import_is_declared() -> None:
     manifest = {element.text for element in MANIFEST if element.tag in ("depend", "exec_depend")}
     requirements = pip_requirements()
     sources = [*MODULES, *(ROOT / "launch").glob("*.py")]
-    known = sys.stdlib_module_names | {"dynofa_ros"}
+    known = sys.stdlib_module_names | {"compression", "dynofa_ros"}  # compression: from Python 3.14
     imported = {name for source in sources for name in imported_by(source)} - known
     assert {"numpy", "rclpy"} <= imported
     assert imported <= THIRD_PARTY.keys(), "unknown import: add it to package.xml, setup.py and this table"
