@@ -25,7 +25,6 @@ from dynofa_ros.device.board import Board
 from dynofa_ros.evaluation.policies import make_policy
 from dynofa_ros.evaluation.scenarios import scenario_of, scenes
 from dynofa_ros.evaluation.scenarios.parts import evaluation_board
-from dynofa_ros.evaluation.scenarios.steady import steady
 from dynofa_ros.evaluation.score import accuracies, score
 from dynofa_ros.recording.metrics import mean
 from dynofa_ros.simulation.log import Run
@@ -128,7 +127,9 @@ def faster_scene(scene: Scene) -> Scene:
     """S1 with 91 % of the median latency of B4 as the deadline of ours."""
     frames = _simulate(scene, STATIC, 0).frames
     median_ms = float(np.median([f.latency_ms for f in frames if isfinite(f.latency_ms)]))
-    return steady(scene.board, round(PAPER_SHARE * median_ms, 1), FASTER)
+    app = scene.apps[0]
+    targets = replace(app.targets, latency_target_ms=round(PAPER_SHARE * median_ms, 1))
+    return replace(scene, name=FASTER, apps=(replace(app, targets=targets),))
 
 
 def floor_scene(scene: Scene) -> Scene:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
 from dynofa_ros.device.simulated.power_modes import mode_limits
 from dynofa_ros.evaluation.policies.distribution import quantile
 from dynofa_ros.evaluation.scenarios import SCENARIOS, scenario_of, scenes
-from dynofa_ros.evaluation.scenarios.parts import (
-    LEVEL_4,
-    MODE_CAPPED,
-    evaluation_board,
-    level_4_ratio,
-    vision_library,
-)
+from dynofa_ros.evaluation.scenarios.declarations import declared, make_scene
+from dynofa_ros.evaluation.scenarios.parts import MODE_CAPPED, default_board, evaluation_board, vision_library
 from dynofa_ros.evaluation.scenarios.translation import RANGE_MS, translation_library
 from dynofa_ros.simulation.noise import draw
 from dynofa_ros.simulation.scene import CONTENDED, ISOLATED, NONE, NewMode, NewTargets, Scene
 
 ALL = scenes(SCENARIOS)
+LEVEL_4 = "published_6_3"
 
 
 def named(name: str) -> Scene:
@@ -68,10 +65,41 @@ def test_an_application_that_may_not_move_offers_one_processor() -> None:
 
 
 def test_deadlines_of_another_measurement_are_scaled() -> None:
-    assert level_4_ratio() == pytest.approx(51.08 / 62.2)
-    assert named("S6").apps[0].targets.latency_target_ms == pytest.approx(100 * 51.08 / 62.2 + 3.0, abs=0.05)
+    level_4_ms = next(e.latency_ms for e in vision_library() if e.id == LEVEL_4)
+    asked_ms = [named("S6").apps[0].targets.latency_target_ms]
+    asked_ms += [e.targets.latency_target_ms for e in named("S6").timeline if isinstance(e, NewTargets)]
+    written_ms = np.array([100, 60, 150, 80, 55, 200, 75, 100])
+    assert asked_ms == pytest.approx(written_ms * level_4_ms / 62.2 + 3.0, abs=0.051)
     level_4 = next(e for e in named("S3").apps[0].library if e.id == LEVEL_4)
     assert level_4.latency_ms + 3.0 == pytest.approx(46.0)
+
+
+def test_a_variant_says_only_what_differs() -> None:
+    first, tighter = named("S1"), named("S1 D70")
+    assert tighter.apps[0].targets == replace(first.apps[0].targets, latency_target_ms=70.0)
+    assert replace(tighter, name=first.name, title=first.title, apps=first.apps) == first
+
+
+def test_targets_change_from_those_declared() -> None:
+    changed = [e for e in named("S6").timeline if isinstance(e, NewTargets)]
+    assert changed[1].targets == replace(
+        named("S6").apps[0].targets, latency_target_ms=126.2, accuracy_target=0.79, accuracy_floor=0.79
+    )
+
+
+def test_the_budget_of_the_battery_is_cut_above_the_idle_board() -> None:
+    budgets = [named("S8").parameters, *(getattr(e, "parameters") for e in named("S8").timeline)]  # noqa: B009
+    assert budgets[0].battery_energy_j == pytest.approx(5.6 * 180.0)
+    assert budgets[1].battery_energy_j == pytest.approx((3.13 + 0.7 * (5.6 - 3.13)) * 120.0)
+
+
+def test_an_unknown_event_or_key_is_named() -> None:
+    record = declared()["S1"][0]
+    strange = msgspec.structs.replace(record, timeline=({"rain": {"at_s": 1.0}},))
+    with pytest.raises(ValueError, match="unknown event 'rain' .known: targets, load"):
+        make_scene(strange, default_board())
+    with pytest.raises(msgspec.ValidationError, match="unknown field `rate`"):
+        msgspec.convert(msgspec.to_builtins(record) | {"rate": 5.0}, type(record))
 
 
 def test_the_capped_mode_is_ten_watts_with_a_slower_gpu() -> None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from math import inf, isfinite, nan
 
 import pytest
+from scene_factories import targets, vision
 
 from dynofa_ros.device.device import Band
 from dynofa_ros.evaluation.policies import make_policy
 from dynofa_ros.evaluation.scenarios import scenes
-from dynofa_ros.evaluation.scenarios.parts import default_board, targets, vision
+from dynofa_ros.evaluation.scenarios.parts import default_board
 from dynofa_ros.evaluation.score import cap_violation
 from dynofa_ros.manager.types import (
     Departure,

@@ -1,33 +1,19 @@
-"""The scenarios S1 to S12 as declarations, on the committed libraries of the simulated board.
+"""The scenarios S1 to S12: scenes on the committed libraries of the simulated board.
 
-Some have several scenes: the scenario itself, and variants whose names begin with its own ("S1 D70").
-Where the source of a scenario leaves something open it was chosen here, and a note of the scene says so.
+They are declared in config/scenarios.yaml. Some have several scenes: the scenario itself, and variants whose
+names begin with its own ("S1 D70").
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from dynofa_ros.device.board import Board
-from dynofa_ros.evaluation.scenarios import shared, steady
+from dynofa_ros.evaluation.scenarios.declarations import declared, make_scene
 from dynofa_ros.evaluation.scenarios.parts import default_board
 from dynofa_ros.simulation.scene import Scene
 
-MAKERS: dict[str, Callable[[Board], list[Scene]]] = {
-    "S1": steady.s1,
-    "S2": shared.s2,
-    "S3": steady.s3,
-    "S4": shared.s4,
-    "S5": shared.s5,
-    "S6": steady.s6,
-    "S7": shared.s7,
-    "S8": steady.s8,
-    "S9": shared.s9,
-    "S10": shared.s10,
-    "S11": shared.s11,
-    "S12": shared.s12,
-}
-SCENARIOS = tuple(MAKERS)
+SCENARIOS = tuple(declared())
 
 
 def scenes(names: Sequence[str], board: Board | None = None) -> list[Scene]:
@@ -36,7 +22,8 @@ def scenes(names: Sequence[str], board: Board | None = None) -> list[Scene]:
     if unknown:
         raise ValueError(f"unknown scenario {', '.join(unknown)} (known: {', '.join(SCENARIOS)})")
     known = default_board() if board is None else board
-    return [scene for name in SCENARIOS if name in names for scene in MAKERS[name](known)]
+    wanted = [one for name in SCENARIOS if name in names for one in declared()[name]]
+    return [make_scene(one, known) for one in wanted]
 
 
 def scenario_of(scene: str) -> str:
