@@ -50,7 +50,7 @@ TO_GO: set[tuple[str, str]] = {
     ("recording.decisions", "ros.inputs"),
     ("recording.decisions", "ros.names"),
 }
-CIRCLES_TO_GO = [["demo.director", "demo.phases"], ["simulation.simulator", "simulation.timeline"]]
+CIRCLES_TO_GO = [["demo.director", "demo.phases"]]
 
 
 def module_name(path: Path) -> str:

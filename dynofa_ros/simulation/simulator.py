@@ -14,7 +14,7 @@ from itertools import count
 from math import inf, isfinite
 from typing import Literal
 
-from dynofa_ros.manager.types import Input, Message, SubnetCondition, Telemetry
+from dynofa_ros.manager.types import Departure, Input, Message, SubnetCondition, SubnetLibrary, Telemetry
 from dynofa_ros.simulation.application import SimulatedApplication
 from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import FrameRecord, Run, Sample
@@ -22,18 +22,27 @@ from dynofa_ros.simulation.noise import draw
 from dynofa_ros.simulation.plant import Plant, cpu_gpu_rail
 from dynofa_ros.simulation.policy import AppView, Command, Observation, Policy
 from dynofa_ros.simulation.processors import Job, SharedProcessor
-from dynofa_ros.simulation.scene import Scene
-from dynofa_ros.simulation.timeline import schedule
+from dynofa_ros.simulation.scene import (
+    Event,
+    Load,
+    NewMode,
+    NewParameters,
+    NewTargets,
+    Reserved,
+    Scene,
+    Surroundings,
+)
 
 TELEMETRY_S = 0.0997  # 10 Hz, but not in step with cameras: samples must not all meet one phase of a frame
 COMMAND_S = 0.001  # from a decision to the knob
 EVENT_DELAY_S = 0.02  # events that come together are answered together
 MAX_INPUTS = 2000
+RESERVED_UTILIZATION = 0.95
 DEVICE = "dynofa/device/"
 
 
 class Simulation:
-    """One run; its public attributes are for ``timeline``."""
+    """One run: ``run``, or ``begin`` and then ``advance`` step by step."""
 
     def __init__(self, scene: Scene, policy: Policy, seed: int) -> None:
         self.scene = scene
@@ -48,7 +57,7 @@ class Simulation:
         self._inputs: list[Input] = []
         self._telemetry: Telemetry | None = None
         self._capabilities = self.plant.capabilities()
-        self._told_hz: dict[str, int] = {}
+        self._published_hz: dict[str, int] = {}
         self._decision_id = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
@@ -62,22 +71,35 @@ class Simulation:
 
     def run(self) -> Run:
         """Simulate the whole scene."""
+        self.begin()
+        end_s = self.scene.duration_s
+        self.advance(end_s)
+        for app in self.apps.values():
+            self.log.frames += app.late(end_s)
+        self._sample()
+        return self.log
+
+    def begin(self) -> None:
+        """Everything before the first event."""
         self.publish(DEVICE + "capabilities", self._capabilities)
         self._publish_clocks()
         self._log_clocks({})
         truth = GroundTruth(self.scene, self.plant, self.apps)
         first = self._policy.start(self.scene, truth if self._free else None)
         self._execute(first)
-        schedule(self)
-        self.at(0.0, self._tick)
-        self.at(0.0, self._periodic)
-        end_s = self.scene.duration_s
+        for app in self.apps.values():
+            self._at(app.spec.from_s, partial(self._join, app))
+            if app.spec.until_s < self.scene.duration_s:
+                self._at(app.spec.until_s, partial(self._leave, app))
+        for event in self.scene.timeline:
+            self._at(event.at_s, partial(self.happen, event))
+        self._at(0.0, self._tick)
+        self._at(0.0, self._periodic)
+
+    def advance(self, end_s: float) -> None:
+        """Let everything happen that comes before ``end_s``."""
         while self.now_s < end_s:
             self._go_on(end_s)
-        for app in self.apps.values():
-            self.log.frames += app.late(end_s)
-        self.sample()
-        return self.log
 
     def _go_on(self, end_s: float) -> None:
         """To the next event, or to a change of a clock if that comes first."""
@@ -96,7 +118,7 @@ class Simulation:
         while self._events[0][0] <= self.now_s < end_s:
             heapq.heappop(self._events)[2]()
 
-    def at(self, at_s: float, action: Callable[[], None]) -> None:
+    def _at(self, at_s: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._events, (at_s, next(self._order), action))
 
     # --- frames --------------------------------------------------------------------------------
@@ -105,20 +127,20 @@ class Simulation:
         if not app.present:
             return
         dropped = app.arrive(self.now_s)
-        self.await_image(app)
+        self._await_image(app)
         if dropped is not None:
             self.log.frames.append(dropped)
             self._tell(dropped)
         self._take(app)
 
-    def await_image(self, app: SimulatedApplication) -> None:
+    def _await_image(self, app: SimulatedApplication) -> None:
         if app.next_image < len(app.trace.arrivals_s):
-            self.at(app.trace.arrivals_s[app.next_image], partial(self._arrive, app))
+            self._at(app.trace.arrivals_s[app.next_image], partial(self._arrive, app))
 
     def _take(self, app: SimulatedApplication) -> None:
         index = app.take(self.now_s)
         if index is not None:
-            self.at(self.now_s + 1e-3 * app.trace.overhead_ms[index], partial(self._infer, app, index))
+            self._at(self.now_s + 1e-3 * app.trace.overhead_ms[index], partial(self._infer, app, index))
 
     def _infer(self, app: SimulatedApplication, index: int) -> None:
         if app.serving != index:
@@ -141,7 +163,7 @@ class Simulation:
         self.publish(f"perception/{record.app}/monitor", record.monitor)
         self._tell(record)
         if record.missed:
-            self.ask_for_step()
+            self._ask_for_step()
         self._take(app)
 
     def _tell(self, record: FrameRecord) -> None:
@@ -157,14 +179,14 @@ class Simulation:
     def _periodic(self) -> None:
         period_s = self._policy.wants()
         if isfinite(period_s):
-            self.at(self.now_s + period_s, self._periodic)
+            self._at(self.now_s + period_s, self._periodic)
             self._step("periodic")
 
-    def ask_for_step(self) -> None:
+    def _ask_for_step(self) -> None:
         """A step at once, but not sooner than EVENT_DELAY_S after the last."""
         if not self._step_due:
             self._step_due = True
-            self.at(max(self.now_s, self._last_step_s + EVENT_DELAY_S), self._event_step)
+            self._at(max(self.now_s, self._last_step_s + EVENT_DELAY_S), self._event_step)
 
     def _event_step(self) -> None:
         self._step_due = False
@@ -196,21 +218,21 @@ class Simulation:
         if self._free:
             self._execute(command)
         else:
-            self.at(self.now_s + COMMAND_S, partial(self._execute, command))
+            self._at(self.now_s + COMMAND_S, partial(self._execute, command))
 
     def _execute(self, command: Command) -> None:
         for name, knob in sorted(command.knobs.items()):
             app = self.apps[name]
             status = app.command(knob, command.decision_id, self.now_s, self._free or not app.present)
             if app.wanted is not None:
-                self.at(app.wanted[2], partial(self._switch, app))
+                self._at(app.wanted[2], partial(self._switch, app))
             if app.present:
                 self.publish(f"perception/{name}/subnet_state", status)
             if status.status == SubnetCondition.APPLIED:
                 self.log.knobs.append((self.now_s, name, app.current))
         if command.mode is not None:
-            self.change_clocks(partial(self.plant.set_mode, command.mode, self.now_s, own=True))
-            self.offer()
+            self._change_clocks(partial(self.plant.set_mode, command.mode, self.now_s, own=True))
+            self._offer()
         if command.bands or command.governors:
             self._command_clocks(command)
 
@@ -225,11 +247,11 @@ class Simulation:
         self.log.bands += [(self.now_s, b.domain, b.min_hz, b.max_hz) for b in command.bands]
         bands = () if "ignored_clocks" in self.faults else command.bands
         governors = sorted(command.governors.items())
-        self.change_clocks(partial(self.plant.apply, bands, governors, self.now_s))
+        self._change_clocks(partial(self.plant.apply, bands, governors, self.now_s))
         self._decision_id = max(self._decision_id, command.decision_id)
         self._publish_clocks()
 
-    def change_clocks(self, action: Callable[[], None]) -> None:
+    def _change_clocks(self, action: Callable[[], None]) -> None:
         before = self.plant.clocks_hz
         action()
         self._log_clocks(before)
@@ -249,20 +271,19 @@ class Simulation:
             self._inputs.append(Input(topic, sequence, message))
 
     def _publish_clocks(self) -> None:
-        self._told_hz = self.plant.clocks_hz
+        self._published_hz = self.plant.clocks_hz
         self.publish(DEVICE + "dvfs_state", self.plant.states(round(self.now_s * 1e9), self._decision_id))
 
     def _tick(self) -> None:
-        """Telemetry, and the truth for the judge."""
-        self.at(self.now_s + TELEMETRY_S, self._tick)
+        """Telemetry, and the truth for the score."""
+        self._at(self.now_s + TELEMETRY_S, self._tick)
         self._telemetry = self.plant.telemetry(round(self.now_s * 1e9), "no_temperature" in self.faults)
         self.publish(DEVICE + "telemetry", self._telemetry)
-        if self._told_hz is not self.plant.clocks_hz:
+        if self._published_hz is not self.plant.clocks_hz:
             self._publish_clocks()
-        self.sample()
+        self._sample()
 
-    def sample(self) -> None:
-        """Writes the truth down for the judge."""
+    def _sample(self) -> None:
         truth = self.plant.truth()
         self.log.samples.append(
             Sample(
@@ -275,17 +296,73 @@ class Simulation:
             )
         )
 
-    def repair(self, kind: str) -> None:
-        """A fault ends."""
-        self.faults.discard(kind)
-        self._frozen.clear()
-
-    def offer(self) -> None:
+    def _offer(self) -> None:
         """The device publishes what it can do now."""
         self._capabilities = self.plant.capabilities()
         self.publish(DEVICE + "capabilities", self._capabilities)
         self._publish_clocks()
-        self.ask_for_step()
+        self._ask_for_step()
+
+    # --- what happens --------------------------------------------------------------------------
+
+    def _join(self, app: SimulatedApplication) -> None:
+        app.present = True
+        self.log.knobs.append((self.now_s, app.name, app.current))
+        self.publish(f"perception/{app.name}/targets", app.targets)
+        self._publish_library(app)
+        self.publish(f"perception/{app.name}/subnet_state", app.status(SubnetCondition.APPLIED))
+        self._await_image(app)
+
+    def _leave(self, app: SimulatedApplication) -> None:
+        self.log.frames += app.late(self.now_s)
+        app.present = False
+        for processor in self.plant.processors.values():
+            for job in [job for job in processor.jobs if job.app == app.name]:
+                processor.finish(job, self.now_s)
+                self.plant.occupy(processor)
+        self.publish(f"perception/{app.name}/targets", Departure(app.name))
+        self._ask_for_step()
+
+    def _publish_library(self, app: SimulatedApplication) -> None:
+        self.publish(f"perception/{app.name}/library", SubnetLibrary(app.name, app.library))
+        self._ask_for_step()
+
+    def happen(self, event: Event) -> None:
+        """An event of the timeline happens now."""
+        if isinstance(event, NewTargets):
+            self.apps[event.targets.app].targets = event.targets
+            self.publish(f"perception/{event.targets.app}/targets", event.targets)
+            self._ask_for_step()
+        elif isinstance(event, NewParameters):
+            self.parameters = event.parameters
+            self._sample()  # from here on another cap holds
+            self._ask_for_step()
+        elif isinstance(event, Load):
+            self.plant.set_load("load", event.processor, event.utilization, event.slowdown, self.now_s)
+        elif isinstance(event, NewMode):
+            self._change_clocks(partial(self.plant.set_mode, event.mode, self.now_s))
+            self._offer()
+        elif isinstance(event, Surroundings):
+            self.plant.set_surroundings(event)
+        elif isinstance(event, Reserved):
+            self._reserve(event, taken=True)
+            self._at(event.until_s, partial(self._reserve, event, taken=False))
+        else:
+            self.faults.add(event.kind)
+            self._at(event.until_s, partial(self._repair, event.kind))
+
+    def _repair(self, kind: str) -> None:
+        self.faults.discard(kind)
+        self._frozen.clear()
+
+    def _reserve(self, event: Reserved, *, taken: bool) -> None:
+        utilization, slowdown = (RESERVED_UTILIZATION, event.slowdown - 1.0) if taken else (0.0, 0.0)
+        self.plant.set_load("reserved", event.processor, utilization, slowdown, self.now_s)
+        for app in self.apps.values():
+            others = tuple(e for e in app.spec.usable if not taken or e.processor != event.processor)
+            app.library = others or app.spec.usable
+            if app.present:
+                self._publish_library(app)
 
 
 def simulate(scene: Scene, policy: Policy, seed: int) -> Run:
