@@ -6,12 +6,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
 from dynofa_ros.msg import (
     DeviceCapabilities,
     DeviceTelemetry,
@@ -22,12 +19,7 @@ from dynofa_ros.msg import (
     InferenceMonitor,
     SimulatedLoad,
 )
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.parameter import Parameter
-from rclpy.parameter_client import AsyncParameterClient
+from ros_client import RosClient
 from sensor_msgs.msg import BatteryState, Temperature
 
 from dynofa_ros.nodes.device_standard import BATTERY, TEMPERATURE
@@ -66,62 +58,29 @@ def start(*arguments: str, namespace: str = NAMESPACE) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-class Client:
+class Client(RosClient):
     """The other side of the topics of the node in a namespace."""
 
     def __init__(self, namespace: str = NAMESPACE) -> None:
-        self.namespace = namespace
-        self._context = Context()
-        rclpy.init(context=self._context, domain_id=DOMAIN_ID)
-        self.node = rclpy.create_node("client", context=self._context, enable_rosout=False)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
+        super().__init__("client", DOMAIN_ID, namespace, f"{namespace}/device")
         self.telemetry: list[tuple[float, DeviceTelemetry]] = []
         self.states: list[DvfsState] = []
         self.capabilities: list[DeviceCapabilities] = []
         self.temperatures: list[Temperature] = []
         self.batteries: list[BatteryState] = []
-        self.diagnostics: dict[str, tuple[int, str]] = {}
-        self.facts: dict[str, dict[str, str]] = {}  # the values of each diagnostic task
         self.commands = self.publisher(DvfsCommand, names.DVFS_COMMAND, qos.DVFS_COMMAND)
         self.load = self.publisher(SimulatedLoad, names.SIMULATED_LOAD, qos.SIMULATED_LOAD)
         self.monitor = self.publisher(InferenceMonitor, names.app_topic("front", "monitor"), qos.MONITOR)
-        self._subscribe(
+        self.subscribe(
             DeviceTelemetry,
             names.TELEMETRY,
             qos.TELEMETRY,
             lambda m: self.telemetry.append((time.monotonic(), m)),
         )
-        self._subscribe(DvfsState, names.DVFS_STATE, qos.DEVICE_STATE, self.states.append)
-        self._subscribe(DeviceCapabilities, names.CAPABILITIES, qos.DEVICE_STATE, self.capabilities.append)
-        self._subscribe(Temperature, TEMPERATURE, qos.TELEMETRY, self.temperatures.append)
-        self._subscribe(BatteryState, BATTERY, qos.TELEMETRY, self.batteries.append)
-        self._subscribe(DiagnosticArray, names.DIAGNOSTICS, 10, self._on_diagnostics)
-
-    def publisher(self, kind: Any, relative: str, profile: Any) -> Any:
-        return self.node.create_publisher(kind, names.topic(self.namespace, relative), profile)
-
-    def _subscribe(self, kind: Any, relative: str, profile: Any, callback: Callable[[Any], None]) -> None:
-        self.node.create_subscription(kind, names.topic(self.namespace, relative), callback, profile)
-
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            node, _, task = status.name.rpartition(": ")
-            if node != f"{self.namespace}/device":  # /diagnostics is everybody's
-                continue
-            self.diagnostics[task] = (ord(status.level), status.message)
-            self.facts[task] = {pair.key: pair.value for pair in status.values}
-
-    def spin(self, seconds: float) -> None:
-        end_s = time.monotonic() + seconds
-        while time.monotonic() < end_s:
-            self._executor.spin_once(timeout_sec=0.01)
-
-    def wait(self, condition: Callable[[], object], what: str) -> None:
-        end_s = time.monotonic() + TIMEOUT_S
-        while not condition():
-            assert time.monotonic() < end_s, f"not seen within {TIMEOUT_S} s: {what}"
-            self._executor.spin_once(timeout_sec=0.01)
+        self.subscribe(DvfsState, names.DVFS_STATE, qos.DEVICE_STATE, self.states.append)
+        self.subscribe(DeviceCapabilities, names.CAPABILITIES, qos.DEVICE_STATE, self.capabilities.append)
+        self.subscribe(Temperature, TEMPERATURE, qos.TELEMETRY, self.temperatures.append)
+        self.subscribe(BatteryState, BATTERY, qos.TELEMETRY, self.batteries.append)
 
     def state(self, domain: str) -> DomainState:
         return next(entry for entry in self.states[-1].domains if entry.domain == domain)
@@ -138,24 +97,3 @@ class Client:
         self.telemetry.clear()
         self.spin(seconds)
         return sum(m.total_power_w for _, m in self.telemetry) / len(self.telemetry)
-
-    def set_parameter(self, name: str, value: object) -> str:
-        """Reason of the refusal, empty if it was accepted."""
-        client = AsyncParameterClient(self.node, f"{self.namespace}/device")
-        assert client.wait_for_services(timeout_sec=TIMEOUT_S)
-        future = client.set_parameters([Parameter(name, value=value)])
-        self.wait(future.done, f"answer to setting {name}")
-        (result,) = future.result().results
-        return "" if result.successful else result.reason
-
-    def change_state(self, transition: int) -> bool:
-        service = self.node.create_client(ChangeState, f"{self.namespace}/device/change_state")
-        assert service.wait_for_service(timeout_sec=TIMEOUT_S)
-        future = service.call_async(ChangeState.Request(transition=Transition(id=transition)))
-        self.wait(future.done, f"answer to transition {transition}")
-        return future.result().success
-
-    def close(self) -> None:
-        self._executor.shutdown()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self._context)

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
 from dynofa_ros.msg import (
     AppTargets,
     DeviceCapabilities,
@@ -36,13 +34,9 @@ from dynofa_ros.msg import (
     TemperatureReading,
 )
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 from manager_plant import BOARD, CPU, capabilities, make_library
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.parameter import Parameter
-from rclpy.parameter_client import AsyncParameterClient
 from rclpy.serialization import deserialize_message, serialize_message
+from ros_client import RosClient
 
 from dynofa_ros.device.power_model import predict_power
 from dynofa_ros.manager import RuntimeManager
@@ -161,23 +155,17 @@ def as_received(message: Any) -> Any:
     return deserialize_message(serialize_message(message), type(message))
 
 
-class Robot:
+class Robot(RosClient):
     """Device and applications; everything that is sent is kept by the name that a decision gives it."""
 
     def __init__(self, namespace: str = NAMESPACE) -> None:
-        self.namespace = namespace
-        self._context = Context()
-        rclpy.init(context=self._context, domain_id=DOMAIN_ID)
-        self.node = rclpy.create_node("robot", context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
+        super().__init__("robot", DOMAIN_ID, namespace, f"{namespace}/manager")
         self.rng = np.random.default_rng(0)
         self.hz = {name: float(d.start_max_hz) for name, d in BOARD.domains.items()}
         self.sent: dict[tuple[str, int], Any] = {}
         self.apps: list[FakeApp] = []
         self.decisions: list[ManagerDecision] = []
         self.dvfs_commands: list[DvfsCommand] = []
-        self.diagnostics: dict[str, tuple[int, str]] = {}
         self.publishers = {
             names.CAPABILITIES: (DeviceCapabilities, qos.DEVICE_STATE),
             names.DVFS_STATE: (DvfsState, qos.DEVICE_STATE),
@@ -187,9 +175,8 @@ class Robot:
             topic: self.node.create_publisher(kind, names.topic(self.namespace, topic), profile).publish
             for topic, (kind, profile) in self.publishers.items()
         }
-        self._subscribe(ManagerDecision, names.DECISION, qos.DECISION, self.decisions.append)
-        self._subscribe(DvfsCommand, names.DVFS_COMMAND, qos.DVFS_COMMAND, self._on_dvfs)
-        self._subscribe(DiagnosticArray, names.DIAGNOSTICS, 10, self._on_diagnostics)
+        self.subscribe(ManagerDecision, names.DECISION, qos.DECISION, self.decisions.append)
+        self.subscribe(DvfsCommand, names.DVFS_COMMAND, qos.DVFS_COMMAND, self._on_dvfs)
         self._next = {"frame": time.monotonic(), "telemetry": time.monotonic()}
         self._send_capabilities()
         self._send_dvfs_state(0)
@@ -202,65 +189,27 @@ class Robot:
         self.record(topic, message)
         self._publish[topic](message)
 
-    def spin(self, seconds: float) -> None:
-        self.wait(lambda: False, "", seconds)
+    def spin_once(self) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._next["frame"]:
+            self._next["frame"] = max(now_s, self._next["frame"]) + 1.0 / RATE_HZ
+            for app in self.apps:
+                app.frame()
+        if now_s >= self._next["telemetry"]:
+            self._next["telemetry"] = now_s + 0.1
+            self._send_telemetry()
+        super().spin_once()
 
-    def wait(self, condition: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> float:
-        """Runs the robot until the condition holds; the seconds that took. Without a name: just runs it."""
+    def seconds_until(self, condition: Callable[[], object], what: str) -> float:
         start_s = time.monotonic()
-        while not condition():
-            now_s = time.monotonic()
-            if now_s - start_s > timeout_s:
-                assert not what, f"not seen within {timeout_s} s: {what}"
-                break
-            if now_s >= self._next["frame"]:
-                self._next["frame"] = max(now_s, self._next["frame"]) + 1.0 / RATE_HZ
-                for app in self.apps:
-                    app.frame()
-            if now_s >= self._next["telemetry"]:
-                self._next["telemetry"] = now_s + 0.1
-                self._send_telemetry()
-            self._executor.spin_once(timeout_sec=0.005)
+        self.wait(condition, what)
         return time.monotonic() - start_s
-
-    def client(self, kind: type, service: str) -> Any:
-        return self.node.create_client(kind, f"{self.namespace}/manager/{service}")
-
-    def set_parameter(self, name: str, value: object) -> str:
-        """Reason of the refusal, empty if it was accepted."""
-        client = AsyncParameterClient(self.node, f"{self.namespace}/manager")
-        assert client.wait_for_services(timeout_sec=TIMEOUT_S)
-        future = client.set_parameters([Parameter(name, value=value)])
-        self.wait(future.done, f"answer to setting {name}")
-        (result,) = future.result().results
-        return "" if result.successful else str(result.reason)
-
-    def change_state(self, transition: int) -> bool:
-        client = self.client(ChangeState, "change_state")
-        assert client.wait_for_service(timeout_sec=TIMEOUT_S)
-        request = ChangeState.Request()
-        request.transition.id = transition
-        future = client.call_async(request)
-        self.wait(future.done, "lifecycle transition")
-        return bool(future.result().success)
-
-    def close(self) -> None:
-        self._executor.shutdown()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self._context)
-
-    def _subscribe(self, kind: type, topic: str, profile: Any, callback: Callable[[Any], None]) -> None:
-        self.node.create_subscription(kind, names.topic(self.namespace, topic), callback, profile)
 
     def _on_dvfs(self, command: DvfsCommand) -> None:
         self.dvfs_commands.append(command)
         for band in command.bands:
             self.hz[band.domain] = min(max(self.hz[band.domain], float(band.min_hz)), float(band.max_hz))
         self._send_dvfs_state(int(command.decision_id))
-
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            self.diagnostics[status.name.rpartition(": ")[2]] = (ord(status.level), status.message)
 
     def _send_capabilities(self) -> None:
         known = capabilities()
@@ -366,15 +315,15 @@ def test_an_application_is_found_measured_and_planned(robot: Robot, front: FakeA
 def test_a_tighter_target_changes_the_sub_network_and_back(robot: Robot, front: FakeApp) -> None:
     robot.spin(1.0)
     front.set_target(0.6 * 50.0)
-    assert robot.wait(lambda: front.subnet_id != "s9", "smaller sub-network") < 1.5
+    assert robot.seconds_until(lambda: front.subnet_id != "s9", "smaller sub-network") < 1.5
     robot.spin(1.0)
     front.set_target(60.0)
-    assert robot.wait(lambda: front.subnet_id == "s9", "largest sub-network again") < 1.5
+    assert robot.seconds_until(lambda: front.subnet_id == "s9", "largest sub-network again") < 1.5
 
 
 def test_a_parameter_acts_within_a_control_period(robot: Robot, front: FakeApp) -> None:
     assert robot.set_parameter("objective", "energy") == ""
-    assert robot.wait(lambda: front.subnet_id == "s0", "objective in force") < 1.0
+    assert robot.seconds_until(lambda: front.subnet_id == "s0", "objective in force") < 1.0
     assert latest(robot).objective == "energy"
     assert robot.set_parameter("objective", "quality") == ""
     robot.wait(lambda: front.subnet_id == "s9", "objective taken back")
@@ -412,7 +361,7 @@ def test_a_battery_budget_acts_within_a_control_period(robot: Robot, front: Fake
     assert robot.set_parameter("battery_energy_j", 550) == ""
     assert robot.set_parameter("battery_time_s", 100) == ""
     assert robot.set_parameter("objective", "battery") == ""
-    assert robot.wait(lambda: latest(robot).objective == "battery", "objective in force") < 1.0
+    assert robot.seconds_until(lambda: latest(robot).objective == "battery", "objective in force") < 1.0
     assert latest(robot).predicted_power_w <= 5.5
     assert "needs a budget" in robot.set_parameter("battery_energy_j", math.inf)
     assert robot.set_parameter("objective", "quality") == ""

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("dynofa_ros.msg", reason="the messages of the package are not built")
 
-import rclpy
 from dynofa_ros.msg import (
     AppTargets,
     DeviceTelemetry,
@@ -27,8 +26,7 @@ from dynofa_ros.msg import (
     SubnetCommand,
     SubnetState,
 )
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
+from ros_client import RosClient
 
 from dynofa_ros.application.networks import DEMO_LIBRARY
 from dynofa_ros.demo.processes import NodeProcess, NodeSpec, Processes
@@ -64,15 +62,13 @@ MANAGER = NodeSpec("nodes.manager_node", "dynofa", "manager", {})
 Band = tuple[str, int, int]
 
 
-class Listener:
+class Listener(RosClient):
     """Hears everything between manager, device and application, with the time of receipt."""
 
+    timeout_s = TIMEOUT_S
+
     def __init__(self) -> None:
-        self._context = Context()
-        rclpy.init(context=self._context, domain_id=DOMAIN_ID)
-        self._node = rclpy.create_node("listener", context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
+        super().__init__("listener", DOMAIN_ID, "/dynofa", "/dynofa/manager")
         self.heard: dict[type, list[tuple[float, Any]]] = {}
         for kind, topic, profile in (
             (ManagerDecision, names.DECISION, qos.DECISION),
@@ -84,20 +80,7 @@ class Listener:
             (DeviceTelemetry, names.TELEMETRY, qos.TELEMETRY),
         ):
             received = self.heard.setdefault(kind, [])
-            self._node.create_subscription(
-                kind, f"/{topic}", lambda m, to=received: to.append((time.monotonic(), m)), profile
-            )
-
-    def wait(self, condition: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, f"not seen within {timeout_s:g} s: {what}"
-            self._executor.spin_once(timeout_sec=0.02)
-
-    def listen(self, seconds: float) -> None:
-        end_s = time.monotonic() + seconds
-        while time.monotonic() < end_s:
-            self._executor.spin_once(timeout_sec=0.02)
+            self.subscribe(kind, topic, profile, lambda m, to=received: to.append((time.monotonic(), m)))
 
     def since(self, kind: type, start_s: float) -> list[tuple[float, Any]]:
         return [(at_s, message) for at_s, message in self.heard[kind] if at_s >= start_s]
@@ -110,11 +93,6 @@ class Listener:
         """From then on a manager may turn knobs; inf = no frame was late."""
         frames = self.since(InferenceMonitor, start_s)
         return min((at_s for at_s, m in frames if m.deadline_missed or m.dropped_frames), default=math.inf)
-
-    def close(self) -> None:
-        self._executor.shutdown()
-        self._node.destroy_node()
-        rclpy.shutdown(context=self._context)
 
 
 def bands_of(command: DvfsCommand) -> set[Band]:
@@ -153,7 +131,7 @@ def settle(listener: Listener) -> tuple[str, set[Band]]:
     before, since_s = knobs(listener), time.monotonic()
     while time.monotonic() - since_s < STEADY_S:
         assert time.monotonic() < deadline, "the manager does not come to rest"
-        listener.listen(0.1)
+        listener.spin(0.1)
         if knobs(listener) != before:
             before, since_s = knobs(listener), time.monotonic()
     return before
@@ -170,7 +148,7 @@ def test_a_killed_manager_comes_back_without_a_glitch(processes: Processes, list
     manager = processes.start(MANAGER)
     settle(listener)
     kill(processes, manager)
-    listener.listen(0.3)  # its last words
+    listener.spin(0.3)  # its last words
     subnet, bands = knobs(listener)
     last_id = listener.heard[ManagerDecision][-1][1].decision_id
     start_s = time.monotonic()
@@ -181,7 +159,7 @@ def test_a_killed_manager_comes_back_without_a_glitch(processes: Processes, list
     assert first_s - met_s(listener, start_s) < QUIET_S
     taken_s = min(first_s, told_s(listener, start_s, last_id))
     quiet_s = taken_s + QUIET_S - 0.2
-    listener.listen(quiet_s - time.monotonic())
+    listener.spin(quiet_s - time.monotonic())
     for kind in (SubnetCommand, DvfsCommand):
         listener.wait(lambda kind=kind: listener.since(kind, start_s), "renewal of what would lapse")
     commands, clocks = listener.since(SubnetCommand, start_s), listener.since(DvfsCommand, start_s)
@@ -216,14 +194,14 @@ def test_an_application_that_hangs_dies_and_comes_back_with_a_lie(
     subnet, _ = settle(listener)
     hung_s = time.monotonic()
     app.signal(signal.SIGSTOP)
-    listener.listen(2.5)
+    listener.spin(2.5)
     app.signal(signal.SIGCONT)
-    listener.listen(0.5)
+    listener.spin(0.5)
     while_hung = [d for at_s, d in listener.since(ManagerDecision, hung_s + 0.2) if at_s < hung_s + 2.5]
     assert len(while_hung) > 5, "the manager waits for nobody"
     assert {a.subnet_id for d in while_hung for a in d.apps} <= {subnet}
     kill(processes, app)
-    listener.listen(0.5)
+    listener.spin(0.5)
     back_s = time.monotonic()
     processes.start(perception(library=lying_library(tmp_path), accuracy_target=1.0, latency_target_ms=60.0))
     listener.wait(lambda: len(listener.since(InferenceMonitor, back_s)) > 60, "frames of the new process")

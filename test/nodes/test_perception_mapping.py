@@ -15,17 +15,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from dynofa_ros.msg import SubnetCommand, SubnetState
+from perception_client import APP, LARGEST, LIBRARY, NAMESPACE, SMALLEST, Client, image
 
-pytest.importorskip("rclpy")
-from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
-from dynofa_ros.msg import SubnetCommand, SubnetState  # noqa: E402
-from test_perception_node import APP, LARGEST, LIBRARY, NAMESPACE, SMALLEST, Client, image  # noqa: E402
-
-from dynofa_ros.application.networks import DEMO_LIBRARY  # noqa: E402
-from dynofa_ros.application.threads import INFERENCE, POOL, cpu_list  # noqa: E402
-from dynofa_ros.library.library import save_library  # noqa: E402
-from dynofa_ros.paths import share_file  # noqa: E402
-from dynofa_ros.supernet.engines import onnxruntime as engine_onnxruntime  # noqa: E402
+from dynofa_ros.application.networks import DEMO_LIBRARY
+from dynofa_ros.application.threads import INFERENCE, POOL, cpu_list
+from dynofa_ros.library.library import save_library
+from dynofa_ros.paths import share_file
+from dynofa_ros.supernet.engines import onnxruntime as engine_onnxruntime
 
 pytestmark = pytest.mark.live
 
@@ -47,25 +44,15 @@ class Robot(Client):
     """A client that keeps the values of the diagnostics too, and sends commands."""
 
     def __init__(self, pid: int, domain_id: int) -> None:
-        self.facts: dict[str, str] = {}
-        self.level = -1
-        self.pid = pid
         super().__init__(domain_id)
-        self.number = 0
-
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            if status.name.endswith(": sub-network") and status.values:
-                self.facts = {v.key: v.value for v in status.values}
-                self.level = status.level[0]
-        super()._on_diagnostics(message)
+        self.pid, self.number = pid, 0
 
     def send(self, status: int = SubnetState.APPLIED, **fields: Any) -> SubnetState:
         """A command, and the state that answers it."""
         self.number += 1
         self.forget("subnet_state")
         self.command.publish(SubnetCommand(decision_id=self.number, **fields))
-        self.facts = {}
+        self.facts.pop("sub-network", None)
 
         def answer() -> Any:
             states = self.received["subnet_state"]
@@ -74,8 +61,9 @@ class Robot(Client):
         return self.wait(answer, f"state {status} of command {fields}")
 
     def fact(self, condition: Callable[[dict[str, str]], Any], what: str) -> dict[str, str]:
-        self.wait(lambda: self.facts and condition(self.facts), what)
-        return self.facts
+        """Values of the diagnostics of the sub-network that meet the condition."""
+        self.wait(lambda: (facts := self.facts.get("sub-network")) and condition(facts), what)
+        return self.facts["sub-network"]
 
     def threads(self) -> dict[int, tuple[str, frozenset[int]]]:
         """Name and CPUs of every thread of the node, as the kernel has them."""
@@ -100,11 +88,7 @@ def robot(*parameters: str, before: str = "") -> Iterator[Robot]:
     )
     client = Robot(process.pid, domain_id)
     try:
-        client.wait(lambda: client.received["subnet_state"], "the node", 40)
-        client.wait(
-            lambda: client.image.get_subscription_count() and client.command.get_subscription_count(),
-            "discovery",
-        )
+        client.wait_for_node()
         yield client
     finally:
         client.close()
@@ -143,7 +127,7 @@ def test_the_threads_that_compute_run_where_they_are_told_and_no_other_is_bound(
         )
 
     node.fact(reads_back, "what was asked for and what the kernel has")
-    assert node.level == 0
+    assert node.diagnostics["sub-network"][0] == 0
 
 
 @two_cpus

@@ -3,164 +3,39 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-
-rclpy = pytest.importorskip("rclpy")
-from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
-from dynofa_ros.msg import (  # noqa: E402
-    AppTargets,
-    Classification,
+from dynofa_ros.msg import (
     DomainState,
     DvfsState,
-    InferenceMonitor,
     SubnetCommand,
-    SubnetLibrary,
     SubnetState,
 )
-from lifecycle_msgs.msg import Transition  # noqa: E402
-from lifecycle_msgs.srv import ChangeState  # noqa: E402
-from rclpy.context import Context  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
-from rclpy.parameter_client import AsyncParameterClient  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+from lifecycle_msgs.msg import Transition
+from perception_client import (
+    APP,
+    DOMAIN_ID,
+    LARGEST,
+    LIBRARY,
+    SCENE,
+    SMALLEST,
+    STAMP,
+    Client,
+    image,
+    start,
+)
+from sensor_msgs.msg import CompressedImage
 
-from dynofa_ros.application.networks import Networks, SubnetKey  # noqa: E402
-from dynofa_ros.demo.camera_sources import compose  # noqa: E402
-from dynofa_ros.demo.signs import render_sample  # noqa: E402
-from dynofa_ros.ros import names, qos  # noqa: E402
-from dynofa_ros.supernet.preprocess import preprocess  # noqa: E402
+from dynofa_ros.application.networks import Networks, SubnetKey
+from dynofa_ros.supernet.preprocess import preprocess
 
 pytestmark = pytest.mark.live
-
-DOMAIN_ID = 1 + os.getpid() % 40
-NAMESPACE, APP = "/robot2/perception", "rear"
-TIMEOUT_S = 15.0
-LIBRARY = Networks.load("", "", "onnxruntime").libraries["cpu"]
-SMALLEST, LARGEST = LIBRARY.entries[0], LIBRARY.entries[-1]
-
-
-def start(*arguments: str, domain_id: int = DOMAIN_ID) -> subprocess.Popen:
-    environment = {
-        **os.environ,
-        "ROS_DOMAIN_ID": str(domain_id),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-    }
-    command = [sys.executable, "-m", "dynofa_ros.nodes.perception_node", "--ros-args"]
-    command += ["-r", f"__node:={APP}", "-r", f"__ns:={NAMESPACE}", *arguments]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-class Client:
-    """Camera, manager and user of one perception node."""
-
-    RECEIVED = {
-        "classification": (Classification, qos.CLASSIFICATION),
-        "monitor": (InferenceMonitor, qos.MONITOR),
-        "targets": (AppTargets, qos.APP_STATE),
-        "library": (SubnetLibrary, qos.APP_STATE),
-        "subnet_state": (SubnetState, qos.APP_STATE),
-    }
-
-    def __init__(self, domain_id: int = DOMAIN_ID) -> None:
-        self._context = Context()
-        rclpy.init(context=self._context, domain_id=domain_id)
-        self.node = rclpy.create_node("client", context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self.received: dict[str, list[Any]] = {name: [] for name in self.RECEIVED}
-        self.diagnostics: dict[str, tuple[int, str]] = {}
-        for name, (kind, profile) in self.RECEIVED.items():
-            self.node.create_subscription(
-                kind, self.topic(names.app_topic(APP, name)), self.received[name].append, profile
-            )
-        self.node.create_subscription(DiagnosticArray, names.DIAGNOSTICS, self._on_diagnostics, 10)
-        self.image = self._publisher(Image, names.app_topic(APP, "image"), 1)
-        self.compressed = self._publisher(CompressedImage, names.app_topic(APP, "image/compressed"), 1)
-        self.command = self._publisher(
-            SubnetCommand, names.app_topic(APP, "subnet_command"), qos.SUBNET_COMMAND
-        )
-        self.dvfs = self._publisher(DvfsState, names.DVFS_STATE, qos.DEVICE_STATE)
-        self.parameters = AsyncParameterClient(self.node, f"{NAMESPACE}/{APP}")
-
-    def topic(self, relative: str) -> str:
-        return names.topic(NAMESPACE, relative)
-
-    def _publisher(self, kind: Any, relative: str, profile: Any) -> Any:
-        return self.node.create_publisher(kind, self.topic(relative), profile)
-
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            self.diagnostics[status.name.split(": ", 1)[1]] = (status.level[0], status.message)
-
-    def wait(self, condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
-        end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
-            if result := condition():
-                return result
-            self._executor.spin_once(timeout_sec=0.02)
-        raise AssertionError(
-            f"{what}: not within {timeout_s} s; received { ({k: len(v) for k, v in self.received.items()}) }"
-        )
-
-    def spin(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self._executor.spin_once(timeout_sec=0.02)
-
-    def answer(self, message: Any, publisher: Any = None) -> Classification:
-        """Send one image, sent again until answered (best effort); its result."""
-        self.forget("classification", "monitor")
-        publisher = publisher or self.image
-        sent = 0.0
-        end = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < end:
-            if time.monotonic() - sent > 1.0:
-                publisher.publish(message)
-                sent = time.monotonic()
-            self._executor.spin_once(timeout_sec=0.02)
-            for result in self.received["classification"]:
-                if result.header == message.header:
-                    self.wait(lambda: self.received["monitor"], "a monitor for the result")
-                    return result
-        raise AssertionError("no answer to the image")
-
-    def forget(self, *topics: str) -> None:
-        for name in topics or self.received:
-            self.received[name].clear()
-
-    def set(self, **values: Any) -> list[Any]:
-        future = self.parameters.set_parameters([Parameter(k, value=v) for k, v in values.items()])
-        return self.wait(lambda: future.done() and future.result(), f"set {values}").results
-
-    def transition(self, transition_id: int) -> bool:
-        client = self.node.create_client(ChangeState, f"{NAMESPACE}/{APP}/change_state")
-        assert client.wait_for_service(TIMEOUT_S)
-        future = client.call_async(ChangeState.Request(transition=Transition(id=transition_id)))
-        return self.wait(lambda: future.done() and future.result(), "transition").success
-
-    def state(self, status: int, subnet_id: str | None = None) -> SubnetState:
-        def matches() -> Any:
-            found = [s for s in self.received["subnet_state"] if s.status == status]
-            return found and (subnet_id is None or found[-1].subnet_id == subnet_id) and found[-1]
-
-        return self.wait(matches, f"state {status} of {subnet_id}")
-
-    def close(self) -> None:
-        self._executor.shutdown()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self._context)
 
 
 @pytest.fixture(scope="module")
@@ -174,36 +49,9 @@ def process() -> Iterator[subprocess.Popen]:
 @pytest.fixture(scope="module")
 def node(process) -> Iterator[Client]:
     client = Client()
-    client.wait(
-        lambda: client.received["library"] and client.received["subnet_state"],
-        "the node's latched topics",
-        40,
-    )
-    client.wait(
-        lambda: client.image.get_subscription_count() and client.command.get_subscription_count(), "discovery"
-    )
+    client.wait_for_node()
     yield client
     client.close()
-
-
-SCENE = compose(render_sample(7, 1)[0], 320, 180)  # small enough for the default shared memory of Fast DDS
-STAMP = iter(range(1, 10_000))
-
-
-def image(sent_as: str = "bgr8", **fields: Any) -> Image:
-    encoders = {
-        "bgr8": lambda rgb: rgb[..., ::-1],
-        "rgb8": lambda rgb: rgb,
-        "bgra8": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA),
-    }
-    data = np.ascontiguousarray(encoders[sent_as](SCENE))
-    message = Image(height=data.shape[0], width=data.shape[1], encoding=sent_as, step=data.strides[0])
-    message.header.stamp.sec, message.header.stamp.nanosec = next(STAMP), 123
-    message.header.frame_id = "rear_optical"
-    message.data = data.tobytes()
-    for name, value in fields.items():
-        setattr(message, name, value)
-    return message
 
 
 def test_a_frame_gets_the_class_of_the_network_and_its_own_header(node):
@@ -329,10 +177,10 @@ def test_paused_answers_nothing(node):
 
 
 def test_inactive_runs_no_callback_and_comes_back(node):
-    assert node.transition(Transition.TRANSITION_DEACTIVATE)
+    assert node.change_state(Transition.TRANSITION_DEACTIVATE)
     node.state(SubnetState.DISABLED)
     node.wait(lambda: node.image.get_subscription_count() == 0, "the subscription to end")
-    assert node.transition(Transition.TRANSITION_ACTIVATE)
+    assert node.change_state(Transition.TRANSITION_ACTIVATE)
     node.wait(lambda: node.image.get_subscription_count(), "the subscription to come back")
     node.answer(image())
 

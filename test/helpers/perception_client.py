@@ -1,0 +1,127 @@
+"""The other side of the perception node: starts it as a process, and is its camera, manager and user."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import cv2
+import numpy as np
+from dynofa_ros.msg import (
+    AppTargets,
+    Classification,
+    DvfsState,
+    InferenceMonitor,
+    SubnetCommand,
+    SubnetLibrary,
+    SubnetState,
+)
+from ros_client import RosClient
+from sensor_msgs.msg import CompressedImage, Image
+
+from dynofa_ros.application.networks import Networks
+from dynofa_ros.demo.camera_sources import compose
+from dynofa_ros.demo.signs import render_sample
+from dynofa_ros.ros import names, qos
+
+DOMAIN_ID = 1 + os.getpid() % 40
+NAMESPACE, APP = "/robot2/perception", "rear"
+TIMEOUT_S = 15.0
+LIBRARY = Networks.load("", "", "onnxruntime").libraries["cpu"]
+SMALLEST, LARGEST = LIBRARY.entries[0], LIBRARY.entries[-1]
+
+
+def start(*arguments: str, domain_id: int = DOMAIN_ID) -> subprocess.Popen:
+    environment = {
+        **os.environ,
+        "ROS_DOMAIN_ID": str(domain_id),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    }
+    command = [sys.executable, "-m", "dynofa_ros.nodes.perception_node", "--ros-args"]
+    command += ["-r", f"__node:={APP}", "-r", f"__ns:={NAMESPACE}", *arguments]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+class Client(RosClient):
+    """Camera, manager and user of one perception node."""
+
+    RECEIVED = {
+        "classification": (Classification, qos.CLASSIFICATION),
+        "monitor": (InferenceMonitor, qos.MONITOR),
+        "targets": (AppTargets, qos.APP_STATE),
+        "library": (SubnetLibrary, qos.APP_STATE),
+        "subnet_state": (SubnetState, qos.APP_STATE),
+    }
+
+    timeout_s = TIMEOUT_S
+
+    def __init__(self, domain_id: int = DOMAIN_ID) -> None:
+        super().__init__("client", domain_id, NAMESPACE, f"{NAMESPACE}/{APP}")
+        self.received: dict[str, list[Any]] = {name: [] for name in self.RECEIVED}
+        for name, (kind, profile) in self.RECEIVED.items():
+            self.subscribe(kind, names.app_topic(APP, name), profile, self.received[name].append)
+        self.image = self.publisher(Image, names.app_topic(APP, "image"), 1)
+        self.compressed = self.publisher(CompressedImage, names.app_topic(APP, "image/compressed"), 1)
+        self.command = self.publisher(
+            SubnetCommand, names.app_topic(APP, "subnet_command"), qos.SUBNET_COMMAND
+        )
+        self.dvfs = self.publisher(DvfsState, names.DVFS_STATE, qos.DEVICE_STATE)
+
+    def wait_for_node(self) -> None:
+        """Until the node has published what is latched and subscribes to what is sent here."""
+        latched = (self.received["library"], self.received["subnet_state"])
+        self.wait(lambda: all(latched), "the node's latched topics", 40)
+        self.wait(
+            lambda: self.image.get_subscription_count() and self.command.get_subscription_count(), "discovery"
+        )
+
+    def answer(self, message: Any, publisher: Any = None) -> Classification:
+        """Send one image, sent again until answered (best effort); its result."""
+        self.forget("classification", "monitor")
+        publisher = publisher or self.image
+        sent = 0.0
+        end_s = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < end_s:
+            if time.monotonic() - sent > 1.0:
+                publisher.publish(message)
+                sent = time.monotonic()
+            self.spin_once()
+            for result in self.received["classification"]:
+                if result.header == message.header:
+                    self.wait(lambda: self.received["monitor"], "a monitor for the result")
+                    return result
+        raise AssertionError("no answer to the image")
+
+    def forget(self, *topics: str) -> None:
+        for name in topics or self.received:
+            self.received[name].clear()
+
+    def state(self, status: int, subnet_id: str | None = None) -> SubnetState:
+        def matches() -> Any:
+            found = [s for s in self.received["subnet_state"] if s.status == status]
+            return found and (subnet_id is None or found[-1].subnet_id == subnet_id) and found[-1]
+
+        return self.wait(matches, f"state {status} of {subnet_id}")
+
+
+SCENE = compose(render_sample(7, 1)[0], 320, 180)  # small enough for the default shared memory of Fast DDS
+STAMP = iter(range(1, 10_000))
+
+
+def image(sent_as: str = "bgr8", **fields: Any) -> Image:
+    encoders = {
+        "bgr8": lambda rgb: rgb[..., ::-1],
+        "rgb8": lambda rgb: rgb,
+        "bgra8": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA),
+    }
+    data = np.ascontiguousarray(encoders[sent_as](SCENE))
+    message = Image(height=data.shape[0], width=data.shape[1], encoding=sent_as, step=data.strides[0])
+    message.header.stamp.sec, message.header.stamp.nanosec = next(STAMP), 123
+    message.header.frame_id = "rear_optical"
+    message.data = data.tobytes()
+    for name, value in fields.items():
+        setattr(message, name, value)
+    return message
