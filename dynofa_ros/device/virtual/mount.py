@@ -1,0 +1,109 @@
+"""A virtual kernel as a file system (FUSE): reads and writes reach it at once, with the kernel's errors."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import threading
+import time
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import mfusepy
+
+from dynofa_ros.device.virtual.kernel import VirtualKernel
+
+READY_S = 10.0
+# Folders come and go with the CPUs, and contents with every read.
+UNCACHED = {"direct_io": True, "attr_timeout": 0, "entry_timeout": 0, "negative_timeout": 0}
+
+
+class _Files(mfusepy.Operations):
+    """Paths of the kernel as FUSE asks for them. One call at a time, under ``lock``."""
+
+    use_ns = True
+
+    def __init__(self, kernel: VirtualKernel, lock: threading.Lock) -> None:
+        self.kernel, self._lock = kernel, lock
+
+    def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
+        with self._lock:
+            if path in self.kernel.links:
+                return {"st_mode": stat.S_IFLNK | 0o777, "st_nlink": 1}
+            if path in self.kernel.paths():
+                mode = 0o644 if self.kernel.writable(path) else 0o444
+                return {"st_mode": stat.S_IFREG | mode, "st_nlink": 1, "st_size": 4096}
+            if self._names(path):
+                return {"st_mode": stat.S_IFDIR | 0o755, "st_nlink": 2}
+        raise mfusepy.FuseOSError(errno.ENOENT)
+
+    def readdir(self, path: str, fh: int) -> list[str]:
+        with self._lock:
+            return [".", "..", *sorted(self._names(path))]
+
+    def readlink(self, path: str) -> str:
+        return os.path.relpath(self.kernel.links[path], PurePosixPath(path).parent)
+
+    def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
+        with self._lock, _kernel_errors():
+            data = self.kernel.read(path).replace("\\0", "\0").encode() + b"\n"
+        return data[offset : offset + size]
+
+    def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
+        with self._lock, _kernel_errors():
+            self.kernel.write(path, data.decode(errors="replace"))
+        return len(data)
+
+    def truncate(self, path: str, length: int, fh: int | None = None) -> None:
+        """A kernel file has no length."""
+
+    def _names(self, folder: str) -> set[str]:
+        start = folder.rstrip("/") + "/"
+        every = (*self.kernel.paths(), *self.kernel.links)
+        return {path[len(start) :].split("/", 1)[0] for path in every if path.startswith(start)}
+
+
+class _kernel_errors:
+    """OSError of the kernel to FUSE's."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError):
+            raise mfusepy.FuseOSError(error.errno) from error
+
+
+class Mount:
+    """The kernel's files at ``point`` until `close`. Raises OSError where FUSE does not work."""
+
+    def __init__(self, kernel: VirtualKernel, point: Path, lock: threading.Lock | None = None) -> None:
+        self.point = point
+        self._failure: BaseException | None = None
+        operations = _Files(kernel, lock or threading.Lock())
+        self._thread = threading.Thread(target=self._serve, args=(operations,), daemon=True, name="fuse")
+        self._thread.start()
+        deadline_s = time.monotonic() + READY_S
+        while not os.path.ismount(point):
+            if self._failure or time.monotonic() > deadline_s:
+                raise OSError(f"FUSE does not work here: {self._failure or 'no answer'}")
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        """Unmount. Files that are still open keep their process from ending nothing here."""
+        for command in (["fusermount3", "-u", "-z"], ["fusermount", "-u", "-z"], ["umount", "-l"]):
+            try:
+                done = subprocess.run([*command, str(self.point)], capture_output=True).returncode == 0
+            except FileNotFoundError:
+                continue
+            if done:
+                break
+        self._thread.join(READY_S)
+
+    def _serve(self, operations: _Files) -> None:
+        try:
+            mfusepy.FUSE(operations, str(self.point), foreground=True, nothreads=True, **UNCACHED)
+        except BaseException as error:  # noqa: BLE001 - libfuse may end in SystemExit or RuntimeError
+            self._failure = error
