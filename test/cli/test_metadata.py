@@ -41,6 +41,7 @@ THIRD_PARTY = {
     "launch_ros": ("launch_ros", ""),
     "lifecycle_msgs": ("lifecycle_msgs", "ros-lifecycle-msgs"),
     "matplotlib": ("python3-matplotlib", "matplotlib"),
+    "mfusepy": ("", "mfusepy"),
     "msgspec": ("", "msgspec"),
     "numpy": ("python3-numpy", "numpy"),
     "onnx": ("", "onnx"),
@@ -133,7 +134,7 @@ def test_every_import_is_declared() -> None:
     assert imported <= THIRD_PARTY.keys(), "unknown import: add it to package.xml, setup.py and this table"
     assert {THIRD_PARTY[name][0] for name in imported} - {""} <= manifest
     assert {THIRD_PARTY[name][1] for name in imported} - {""} <= requirements | extras(
-        "images", "openvino", "torch", "evaluation"
+        "images", "openvino", "torch", "evaluation", "virtual-board"
     )
 
 
