@@ -14,7 +14,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 from dynofa_ros.evaluation.policies.manager import ManagerPolicy
 from dynofa_ros.evaluation.scenarios import scenes
 from dynofa_ros.manager import RuntimeManager, types
+from dynofa_ros.messages import PowerModel
 from dynofa_ros.recording.bag import open_bag
 from dynofa_ros.recording.decisions import DECISION_TYPE, RecordedInputs, is_wanted
 from dynofa_ros.recording.text_log import Message, make, read_log, write_log
@@ -46,6 +47,7 @@ MESSAGES: dict[type, str] = {
     types.Telemetry: "DeviceTelemetry",
     types.Capabilities: "DeviceCapabilities",
     types.DvfsStatus: "DvfsState",
+    PowerModel: "PowerModel",
 }
 
 
@@ -153,19 +155,13 @@ def recomputed(messages: Iterable[Message]) -> list[Message]:
         if kind == DECISION_TYPE:
             if message.step_number == 1:
                 manager = RuntimeManager()
-            monitors = types.Monitors(tuple(consumed(message, known)), parameters_today(message))
+            named = [(item.topic, int(item.sequence)) for item in message.inputs]
+            monitors = types.Monitors(known.of(named), parameters_today(message))
+            inputs = message.inputs  # a log from before the device published its power model names none
             message = decision_message(manager.step(stamp_ns(message.step_time), monitors))
+            message.inputs = inputs
         result.append((topic, kind, message))
     return result
-
-
-def consumed(message: Any, known: RecordedInputs) -> Iterator[types.Input]:
-    """The inputs that a recorded decision names."""
-    for named in message.inputs:
-        item = known.take(named.topic, int(named.sequence))
-        if item is None:
-            raise SystemExit(f"input {named.topic} {named.sequence} is missing: record the log anew")
-        yield item
 
 
 def parameters_today(message: Any) -> types.Parameters:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynofa_ros.bench.timing import Progress, part, silent
-from dynofa_ros.device.board import Board, load_board, processor_of
+from dynofa_ros.device.board import Board, load_board
 from dynofa_ros.evaluation.policies.manager import ManagerPolicy
+from dynofa_ros.latency import processor_of
 from dynofa_ros.manager.runtime_manager import RuntimeManager
 from dynofa_ros.manager.types import AppTargets, Decision, LibraryEntry, Monitors, Parameters
 from dynofa_ros.simulation.scene import App, Event, Load, NewParameters, NewTargets, Noise, Scene

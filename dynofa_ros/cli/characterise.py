@@ -215,7 +215,7 @@ def _placements(
     options: argparse.Namespace, capabilities: Capabilities, libraries: Mapping[str, Library]
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """CPU clusters and numbers of threads to measure: those asked for, else those of the CPU's library."""
-    from dynofa_ros.device.board import processor_of
+    from dynofa_ros.latency import processor_of
 
     known = libraries["cpu"].placements if "cpu" in libraries else ()
     clusters: tuple[str, ...] = options.clusters
@@ -261,6 +261,7 @@ def _finish(
 ) -> int:
     import yaml
 
+    from dynofa_ros.device.board import power_model
     from dynofa_ros.files import write_atomically
     from dynofa_ros.library.characterised import characterised, power_document, power_observations
     from dynofa_ros.library.files import save_with_statistics
@@ -274,7 +275,10 @@ def _finish(
         )
         for p, (_, library) in sources.items()
     }
-    coefficients = [] if board is None else fit_power(board, power_observations(observations))
+    coefficients: Sequence[Coefficient] = []
+    if board is not None:
+        seen = power_observations(observations)
+        coefficients = fit_power(power_model(board), board.power.total_rail, seen)
     document: dict[str, object] = {}
     if board is not None:
         document = power_document(board, coefficients, simulated=simulated, points=len(observations))

@@ -9,30 +9,36 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+import yaml
 
-from dynofa_ros.device.guesses import guessed_keys
-from dynofa_ros.paths import share_directories, share_file
+from dynofa_ros.device.board_sections import (
+    Domain,
+    Heat,
+    Mode,
+    Power,
+    PowerDomain,
+    Rail,
+    Section,
+    Sensors,
+    Thermal,
+)
+from dynofa_ros.latency import PROCESSORS, processor_of
+from dynofa_ros.messages import DomainPowerModel, PowerModel, RailPowerModel
+from dynofa_ros.paths import share_directories
 
-PROCESSORS = ("cpu", "gpu", "npu")
 DOMAIN_NAME = re.compile(r"cpu\d+|gpu|npu|emc")
 # Clocks are compared at the resolution of cpufreq, which counts in kHz.
 FREQUENCY_TOLERANCE_HZ = 1000
+COMPLETE = {"description", "compatible", "sensors", "modes"}  # keys of a board that a power file lacks
 
-GovernorName = Literal[
-    "conservative",
-    "nvhost_podgov",
-    "ondemand",
-    "ondemand_raspberry_pi",
-    "performance",
-    "powersave",
-    "schedutil",
-    "simple_ondemand",
-    "userspace",
-]
+# The comment of a value that nobody measured.
+GUESS = re.compile(r"#.*\b(guess|from memory)")
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 T = TypeVar("T")
 
 
@@ -40,172 +46,21 @@ class BoardError(ValueError):
     """A board file that cannot be used; the message is one line: file, key, reason."""
 
 
-class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Strict base of everything read from a board file."""
-
-
-class Rail(_Table, frozen=True):
-    """A measured power rail behind the total rail.
-
-    ``leakage_w`` grows with temperature (see :class:`Power`), ``static_w`` does not.
-    """
-
-    static_w: float
-    leakage_w: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require_not_negative(self, "static_w", "leakage_w")
-
-
-class Power(_Table, frozen=True):
-    """total = base_w + (1 + conversion_loss) * sum of rails; leakage scales with
-    exp(leakage_per_c * (temperature - leakage_reference_c))."""
-
-    total_rail: str
-    base_w: float
-    conversion_loss: float
-    leakage_per_c: float
-    leakage_reference_c: float
-
-    def __post_init__(self) -> None:
-        _require_not_negative(self, "base_w", "conversion_loss", "leakage_per_c")
-
-
-class Thermal(_Table, frozen=True):
-    """One thermal RC: T' = (ambient_c + resistance_c_per_w * total power - T) / time_constant_s."""
-
-    resistance_c_per_w: float
-    time_constant_s: float
-    ambient_c: float
-    trip_c: float
-    hysteresis_c: float
-    throttle_period_s: float
-    sensor_offsets_c: dict[str, float]
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "resistance_c_per_w", "time_constant_s", "throttle_period_s")
-        _require_not_negative(self, "hysteresis_c")
-
-
-class Sensors(_Table, frozen=True):
-    """Power monitor (bus voltage and current with their steps, first-order lag, noise) and thermometer.
-
-    The noise of a rail has the standard deviation noise_w + noise_share * power, new every ``conversion_s``.
-    """
-
-    supply_v: float
-    voltage_step_v: float
-    current_step_a: float
-    lag_s: float
-    noise_w: float
-    temperature_step_c: float
-    conversion_s: float = 0.01
-    noise_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "supply_v", "voltage_step_v", "current_step_a", "temperature_step_c")
-        _require_positive(self, "conversion_s")
-        _require_not_negative(self, "lag_s", "noise_w", "noise_share")
-
-
-class Domain(_Table, frozen=True):
-    """One clock domain and the terms of its power (see :mod:`dynofa_ros.device.power_model`).
-
-    ``railgated``: switched off once it has been idle for ``railgate_delay_s``.
-    ``poll_s``: period of a devfreq governor, and the longest wait until new limits are noticed.
-    """
-
-    rail: str
-    frequencies_hz: tuple[int, ...]
-    governor: GovernorName
-    start_min_hz: int
-    start_max_hz: int
-    transition_s: float
-    poll_s: float = 0.0
-    throttled: bool = False
-    cores: int = 1
-    voltages: tuple[tuple[int, float], ...] = ()
-    dynamic_w_per_ghz_v2: float = 0.0
-    leakage_w: float = 0.0
-    clock_w_per_ghz: float = 0.0
-    busy_w: float = 0.0
-    idle_w: float = 0.0
-    railgated: bool = False
-    railgate_delay_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require_not_negative(
-            self,
-            "dynamic_w_per_ghz_v2",
-            "leakage_w",
-            "clock_w_per_ghz",
-            "busy_w",
-            "idle_w",
-            "transition_s",
-            "poll_s",
-            "railgate_delay_s",
-        )
-        _require(self.cores >= 1, f"cores must be at least 1, not {self.cores}")
-        table = self.frequencies_hz
-        _require(bool(table), "frequencies_hz is empty; it must list the clocks in Hz, ascending")
-        _require(table[0] > 0, "frequencies_hz must be positive")
-        _require_ascending("frequencies_hz", table)
-        _require_ascending("voltages", tuple(hz for hz, _ in self.voltages))
-        _require(all(volts > 0 for _, volts in self.voltages), "voltages must be positive")
-        if self.dynamic_w_per_ghz_v2 or self.idle_w:
-            _require(bool(self.voltages), "voltages is missing; dynamic and idle power need [Hz, V] points")
-        for key, value in (("start_min_hz", self.start_min_hz), ("start_max_hz", self.start_max_hz)):
-            _require(value in table, f"{key} {value} is not one of frequencies_hz")
-        _require(self.start_min_hz <= self.start_max_hz, "start_min_hz is above start_max_hz")
-
-    def voltage_v(self, frequency_hz: float) -> float:
-        """Supply voltage at a clock: linear between the points, flat outside, 1 V without points."""
-        points = self.voltages
-        if not points:
-            return 1.0
-        after = bisect_right(points, (frequency_hz, math.inf))
-        if after == 0:
-            return points[0][1]
-        if after == len(points):
-            return points[-1][1]
-        (low_hz, low_v), (high_hz, high_v) = points[after - 1], points[after]
-        return low_v + (high_v - low_v) * (frequency_hz - low_hz) / (high_hz - low_hz)
-
-
-class Mode(_Table, frozen=True):
-    """One nvpmodel mode: it caps clocks and cores, not watts.
-
-    ``cores``: how many stay online, counted from core 0; None = all. ``caps_hz``: highest clock by domain or
-    by processor ("cpu" = every cluster); it need not be a table entry.
-    """
-
-    id: int
-    cores: int | None = None
-    caps_hz: dict[str, int] = {}
-
-    def __post_init__(self) -> None:
-        _require(self.id >= 0, f"id must be >= 0, not {self.id}")
-        _require(self.cores is None or self.cores >= 1, f"cores must be at least 1, not {self.cores}")
-
-
-class Board(_Table, frozen=True):
-    """A validated board description. Domains and rails keep the order of the file.
+class PowerDescription(Section, frozen=True, kw_only=True):
+    """What a power model is made of: these sections of a board description, also alone in a power file.
 
     ``launch_share``: by processor, the share of a network's ``alpha_ms`` there in which the CPU prepares and
     launches it; it scales with the CPU's clock. None by default; the simulated board does not have it.
-    ``guesses``: keys of values that the file's comments call a guess or from memory: ``thermal.ambient_c``.
+    ``origin``: path of the file.
     """
 
     name: str
-    description: str
     power: Power
     rails: dict[str, Rail]
-    thermal: Thermal
-    sensors: Sensors
-    domains: dict[str, Domain]
-    modes: dict[str, Mode] = {}
+    domains: Mapping[str, PowerDomain]
+    thermal: Heat | None = None
     launch_share: dict[str, float] = {}
-    guesses: tuple[str, ...] = ()
+    origin: str = ""
 
     @property
     def processors(self) -> tuple[str, ...]:
@@ -213,13 +68,27 @@ class Board(_Table, frozen=True):
         return tuple(p for p in PROCESSORS if processor_domains(self, p))
 
 
-def processor_of(domain: str) -> str | None:
-    """Processor that a clock domain belongs to: ``cpu`` for ``cpu0``, None for ``emc``."""
-    name = domain.rstrip("0123456789")
-    return name if name in PROCESSORS else None
+class Board(PowerDescription, frozen=True, kw_only=True):
+    """A validated board description. Domains and rails keep the order of the file.
+
+    ``compatible``: what such a computer calls itself, any of: an entry of ``compatible`` or the ``model`` of
+    its device tree, the product name of its DMI.
+    ``guesses``: keys of values that the file's comments call a guess or from memory: ``thermal.ambient_c``.
+    """
+
+    description: str
+    compatible: tuple[str, ...] = ()
+    thermal: Thermal
+    sensors: Sensors
+    domains: dict[str, Domain]
+    modes: dict[str, Mode] = {}
+    guesses: tuple[str, ...] = ()
 
 
-def processor_domains(board: Board, processor: str) -> tuple[str, ...]:
+Described = TypeVar("Described", PowerDescription, Board)
+
+
+def processor_domains(board: PowerDescription, processor: str) -> tuple[str, ...]:
     """Clock domains of a processor, in board order; empty if the board has no such processor.
 
     An application on a processor occupies all of them: their utilisation is the processor's.
@@ -237,12 +106,82 @@ def floor_frequency(table: tuple[int, ...], frequency_hz: float) -> int:
     return table[max(bisect_right(table, frequency_hz + FREQUENCY_TOLERANCE_HZ) - 1, 0)]
 
 
+def power_model(description: PowerDescription) -> PowerModel:
+    """The power model of a description, in the order of its file."""
+    power, heat = description.power, description.thermal
+    return PowerModel(
+        board=description.name,
+        origin=description.origin,
+        base_w=power.base_w,
+        conversion_loss=power.conversion_loss,
+        leakage_per_c=power.leakage_per_c,
+        leakage_reference_c=power.leakage_reference_c,
+        rails=tuple(RailPowerModel(n, r.static_w, r.leakage_w) for n, r in description.rails.items()),
+        domains=tuple(
+            DomainPowerModel(
+                domain=name,
+                rail=domain.rail,
+                cores=domain.cores,
+                top_hz=float(domain.frequencies_hz[-1]),
+                voltage_hz=tuple(float(hz) for hz, _ in domain.voltages),
+                voltage_v=tuple(volts for _, volts in domain.voltages),
+                dynamic_w_per_ghz_v2=domain.dynamic_w_per_ghz_v2,
+                busy_w=domain.busy_w,
+                idle_w=domain.idle_w,
+                clock_w_per_ghz=domain.clock_w_per_ghz,
+                leakage_w=domain.leakage_w,
+                railgated=domain.railgated,
+                launch_share=description.launch_share.get(processor_of(name) or "", 0.0),
+            )
+            for name, domain in description.domains.items()
+        ),
+        resistance_c_per_w=heat.resistance_c_per_w if heat else math.nan,
+        time_constant_s=heat.time_constant_s if heat else math.nan,
+    )
+
+
 def load_board(name_or_path: str | Path) -> Board:
     """Board by name (``"xavier_nx"``) or by the path of a YAML file.
 
     Raises BoardError, in one line naming file, key and reason, for an unknown board or a wrong file.
     """
     path = _board_path(name_or_path)
+    return _parse(*_read(path), Board, str(path))
+
+
+def load_power_model(name_or_path: str | Path) -> PowerModel:
+    """Power model of a power file, or of a board description, by path or name of the latter.
+
+    A power file has the sections of PowerDescription only; ``dynofa characterise`` writes one.
+    Raises BoardError as ``load_board`` does.
+    """
+    path = _board_path(name_or_path)
+    raw, guesses = _read(path)
+    if raw.keys() & COMPLETE:
+        return power_model(_parse(raw, guesses, Board, str(path)))
+    return power_model(_parse(raw, guesses, PowerDescription, str(path)))
+
+
+def matching_board(identities: Sequence[str]) -> Board | None:
+    """The description of the computer that calls itself so, None if there is none.
+
+    identities: from the most to the least specific; the first that a description names decides.
+    Raises BoardError for a description that cannot be used.
+    """
+    boards = [load_board(path) for path in _descriptions().values()]
+    named = {key.casefold(): board for board in reversed(boards) for key in board.compatible}
+    return next((named[key] for key in map(str.casefold, identities) if key in named), None)
+
+
+def _descriptions() -> dict[str, Path]:
+    """Paths of the board descriptions by name; the first folder that has one counts."""
+    folders = [directory / "config" / "boards" for directory in share_directories()]
+    paths = [path for folder in reversed(folders) for path in sorted(folder.glob("*.yaml"))]
+    return dict(sorted((path.stem, path) for path in paths))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Content of a file, and the keys of its guesses."""
     try:
         text = path.read_text(encoding="utf-8")
         raw, guesses = msgspec.yaml.decode(text), guessed_keys(text)
@@ -250,55 +189,66 @@ def load_board(name_or_path: str | Path) -> Board:
         raise BoardError(f"board {path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BoardError(f"board {path}: not YAML: {' '.join(str(error).split())}") from error
-    return _parse(raw, guesses, str(path))
+    if not isinstance(raw, dict):
+        raise BoardError(f"board {path}: expected a table of keys, got {type(raw).__name__}")
+    return raw, guesses
 
 
 def _board_path(name_or_path: str | Path) -> Path:
     text = str(name_or_path)
     if "/" in text or text.endswith((".yaml", ".yml")):
         return Path(text).expanduser()
-    try:
-        return share_file("config", "boards", f"{text}.yaml")
-    except FileNotFoundError:
-        folders = [d / "config" / "boards" for d in share_directories()]
-        known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
-        raise BoardError(f"board '{text}' is unknown; known: {', '.join(known) or 'none'}") from None
+    known = _descriptions()
+    if text not in known:
+        raise BoardError(f"board '{text}' is unknown; known: {', '.join(known) or 'none'}")
+    return known[text]
 
 
-def _parse(raw: Any, guesses: tuple[str, ...], where: str) -> Board:
-    if not isinstance(raw, dict):
-        raise BoardError(f"board {where}: expected a table of keys, got {type(raw).__name__}")
-    if "guesses" in raw:
-        raise BoardError(f"board {where}: guesses: not a key; say guess in the comment of the value")
-    parts = {"modes": {}, **raw, "guesses": guesses}
+def _parse(raw: dict[str, Any], guesses: tuple[str, ...], kind: type[Described], where: str) -> Described:
+    for key, why in (("guesses", "say guess in the comment of the value"), ("origin", "it is this file")):
+        if key in raw:
+            raise BoardError(f"board {where}: {key}: not a key; {why}")
+    parts = {**raw, "origin": where}
+    tables: dict[str, type[Section]] = {"rails": Rail, "domains": PowerDomain}
+    if kind is Board:
+        parts = {"modes": {}, **parts, "guesses": guesses}
+        tables |= {"domains": Domain, "modes": Mode}
     # Convert the named tables one by one: msgspec's own error path does not tell which name was wrong.
-    for section, kind in (("rails", Rail), ("domains", Domain), ("modes", Mode)):
-        tables = parts.get(section)
-        if not isinstance(tables, dict) or not (tables or kind is Mode):
-            raise BoardError(f"board {where}: {section}: expected a table of names, got {tables!r}")
+    for section, entry in tables.items():
+        named = parts.get(section)
+        if not isinstance(named, dict) or not (named or entry is Mode):
+            raise BoardError(f"board {where}: {section}: expected a table of names, got {named!r}")
         parts[section] = {
-            name: _convert(table, kind, where, f"{section}.{name}") for name, table in tables.items()
+            name: _convert(table, entry, where, f"{section}.{name}") for name, table in named.items()
         }
-    board = _convert(parts, Board, where, "")
-    for name, domain in board.domains.items():
+    found = _convert(parts, kind, where, "")
+    if reason := _contradiction(found):
+        raise BoardError(f"board {where}: {reason}")
+    return found
+
+
+def _contradiction(found: PowerDescription) -> str:
+    """Key and reason of a part that does not fit the others, empty if there is none."""
+    for name, domain in found.domains.items():
         if not DOMAIN_NAME.fullmatch(name):
-            raise BoardError(f"board {where}: domains.{name}: a domain is named cpu<number>, gpu, npu or emc")
-        if domain.rail not in board.rails:
-            rails = ", ".join(board.rails)
-            raise BoardError(f"board {where}: domains.{name}.rail: '{domain.rail}' is none of {rails}")
-    if board.power.total_rail in board.rails:
-        raise BoardError(f"board {where}: power.total_rail: also listed in rails, it must not be")
-    for name, share in board.launch_share.items():
-        if name == "cpu" or name not in board.processors:
-            raise BoardError(f"board {where}: launch_share.{name}: no processor that a CPU launches work on")
+            return f"domains.{name}: a domain is named cpu<number>, gpu, npu or emc"
+        if domain.rail not in found.rails:
+            return f"domains.{name}.rail: '{domain.rail}' is none of {', '.join(found.rails)}"
+    if found.power.total_rail in found.rails:
+        return "power.total_rail: also listed in rails, it must not be"
+    for name, share in found.launch_share.items():
+        if name == "cpu" or name not in found.processors:
+            return f"launch_share.{name}: no processor that a CPU launches work on"
         if not 0.0 <= share <= 1.0:
-            raise BoardError(f"board {where}: launch_share.{name}: must be between 0 and 1, not {share}")
-    for name, mode in board.modes.items():
-        if reason := _wrong_mode(board, mode):
-            raise BoardError(f"board {where}: modes.{name}.{reason}")
-    if len({mode.id for mode in board.modes.values()}) < len(board.modes):
-        raise BoardError(f"board {where}: modes: two of them have the same id")
-    return board
+            return f"launch_share.{name}: must be between 0 and 1, not {share}"
+    if not isinstance(found, Board):
+        return ""
+    for name, mode in found.modes.items():
+        if reason := _wrong_mode(found, mode):
+            return f"modes.{name}.{reason}"
+    if len({mode.id for mode in found.modes.values()}) < len(found.modes):
+        return "modes: two of them have the same id"
+    return ""
 
 
 def _wrong_mode(board: Board, mode: Mode) -> str:
@@ -324,23 +274,33 @@ def _convert(raw: Any, kind: type[T], where: str, prefix: str) -> T:
         raise BoardError(f"board {where}: {key.lstrip('.') or 'top level'}: {reason}") from None
 
 
-def _require(condition: bool, reason: str) -> None:
-    if not condition:
-        raise ValueError(reason)
+def guessed_keys(text: str) -> tuple[str, ...]:
+    """Dotted keys of the values that a comment calls a guess or from memory, in the order of the file.
+
+    Values behind an alias count for every place that uses them. The comment stands on the line of the key.
+    Raises yaml.YAMLError if the text is not YAML.
+    """
+    guessed = [GUESS.search(line) is not None for line in text.splitlines()]
+    root = yaml.compose(text, Loader=YAML_LOADER)
+    return tuple(_guessed_below(root, "", guessed)) if root is not None else ()
 
 
-def _require_not_negative(table: _Table, *keys: str) -> None:
-    for key in keys:
-        value = getattr(table, key)
-        _require(math.isfinite(value) and value >= 0, f"{key} must be a number >= 0, not {value}")
-
-
-def _require_positive(table: _Table, *keys: str) -> None:
-    for key in keys:
-        value = getattr(table, key)
-        _require(math.isfinite(value) and value > 0, f"{key} must be a number > 0, not {value}")
-
-
-def _require_ascending(key: str, values: tuple[int, ...]) -> None:
-    for low, high in zip(values, values[1:], strict=False):
-        _require(low < high, f"{key} must be ascending: {high} follows {low}")
+def _guessed_below(
+    node: yaml.Node, prefix: str, guessed: list[bool], hidden: frozenset[str] = frozenset()
+) -> list[str]:
+    """``hidden``: keys that a table takes from elsewhere (``<<``) but sets itself."""
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    own = frozenset(key.value for key, _ in node.value)
+    found: list[str] = []
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        if key.value == "<<":
+            found += _guessed_below(value, prefix, guessed, own)
+        elif key.value in hidden:
+            continue
+        elif isinstance(value, yaml.MappingNode):
+            found += _guessed_below(value, f"{name}.", guessed)
+        elif guessed[key.start_mark.line]:
+            found.append(name)
+    return found

@@ -54,12 +54,16 @@ class DomainCapability:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a device is. ``source`` is ``sysfs``, ``simulated`` or ``jtop``."""
+    """What a device is. ``source`` is ``sysfs`` or ``simulated``.
+
+    ``description``: name of the board description that was matched, empty without one.
+    """
 
     board: str
     domains: tuple[DomainCapability, ...]
     processors: tuple[str, ...]
     source: str
+    description: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,27 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynofa_ros.device.board import load_board
+from dynofa_ros.device.board import load_board, load_power_model, power_model
 from dynofa_ros.device.device import Device
 from dynofa_ros.device.linux.discovery import discover
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.linux.sysfs import SysFiles
 from dynofa_ros.device.simulated.real_time import RealTimeSimulation
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
+from dynofa_ros.messages import PowerModel
 
 BACKENDS = ("auto", "sysfs", "simulated")
 
 
 @dataclass(frozen=True)
 class Opened:
-    """``simulation`` is the device where it is simulated, else None. ``note``: why ``auto`` simulates."""
+    """``simulation`` is the device where it is simulated, else None. ``note``: why ``auto`` simulates.
+
+    ``power_model``: of the power file, else of the matched or simulated board, else None.
+    """
 
     device: Device
+    power_model: PowerModel | None
     simulation: RealTimeSimulation | None = None
     note: str = ""
 
@@ -45,35 +50,41 @@ def open_device(
     allow_writes: bool = False,
     *,
     override_pinned: bool = False,
+    power_file: str | Path = "",
 ) -> Opened:
     """The device of a backend, ``sysfs``, ``simulated`` or ``auto``.
 
     ``auto`` takes the real one where there is a clock or a power sensor, else the simulated one.
-    ``board`` is that of the simulation. ``allow_writes`` and ``override_pinned`` (take over clocks that
+    ``board`` is that of the simulation. ``power_file``: what its power model is read from instead of the
+    board description, empty = nothing. ``allow_writes`` and ``override_pinned`` (take over clocks that
     jetson_clocks has pinned) count for the real one only.
-    Raises ValueError for an unknown backend or board, a wrong root, nothing to be found below it, or clocks
-    that another process controls (BackupError); OSError if the state folder cannot be used.
+    Raises ValueError for an unknown backend or board, a wrong power file or root, nothing to be found below
+    it, or clocks that another process controls (BackupError); OSError if the state folder cannot be used.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be {', '.join(BACKENDS)}, not {backend!r}")
+    measured = load_power_model(power_file) if power_file else None
     if backend == "simulated":
-        return _simulated(board)
+        return _simulated(board, measured)
     try:
         files = SysFiles(kernel_root(sysfs_root))
     except ValueError as error:
         if backend == "sysfs":
             raise
-        return _simulated(board, f"{error}; simulating a {board}")
+        return _simulated(board, measured, f"{error}; simulating a {board}")
     found = discover(files)
     if backend == "sysfs" and not (found.domains or found.rails or found.zones):
         raise ValueError(f"{files.root}: no clock and no sensor found; backend simulated works everywhere")
     if backend == "auto" and not (found.domains or any(rail.readable for rail in found.rails)):
-        return _simulated(board, f"no clock and no power sensor in {files.root}; simulating a {board}")
-    return Opened(
-        SysfsDevice(files, allow_writes=allow_writes, override_pinned=override_pinned, inventory=found)
-    )
+        return _simulated(
+            board, measured, f"no clock and no power sensor in {files.root}; simulating a {board}"
+        )
+    device = SysfsDevice(files, allow_writes=allow_writes, override_pinned=override_pinned, inventory=found)
+    matched = power_model(device.description) if device.description else None
+    return Opened(device, measured or matched)
 
 
-def _simulated(board: str, note: str = "") -> Opened:
-    simulation = RealTimeSimulation(SimulatedDevice(load_board(board)))
-    return Opened(simulation, simulation, note)
+def _simulated(board: str, measured: PowerModel | None, note: str = "") -> Opened:
+    description = load_board(board)
+    simulation = RealTimeSimulation(SimulatedDevice(description))
+    return Opened(simulation, measured or power_model(description), simulation, note)

@@ -1,4 +1,4 @@
-"""Power of a board as a function of clocks, utilisation and temperature. Pure functions.
+"""Power of a board as a function of clocks, utilisation and temperature. Pure functions of a PowerModel.
 
 With V the supply voltage at the clock f, u the utilisation (0..1, mean over the domain's cores), T the
 temperature and leak = exp(leakage_per_c * (T - leakage_reference_c)), one clock domain takes from its rail
@@ -10,17 +10,18 @@ temperature and leak = exp(leakage_per_c * (T - leakage_reference_c)), one clock
 and the whole module takes base_w + (1 + conversion_loss) * (sum of the rails).
 The total is therefore a constant plus one term per domain, exactly, at a fixed temperature:
 ``constant_power_w`` + sum of ``domain_power``. A search over operating points evaluates
-``domain_power(board, domain, f, T)`` once per clock; ``DomainPower.at(u)`` is then linear in u.
+``domain_power(model, domain, f, T)`` once per clock; ``DomainPower.at(u)`` is then linear in u.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dynofa_ros.device.board import Board, Domain
+from dynofa_ros.messages import DomainPowerModel, PowerModel
 
 
 @dataclass(frozen=True)
@@ -50,65 +51,73 @@ class DomainPower:
         return self.idle_w + (self.busy_w - self.idle_w) * min(utilization, 1.0)
 
 
-def domain_power(board: Board, domain: str, frequency_hz: float, temperature_c: float) -> DomainPower:
+def domain_power(model: PowerModel, domain: str, frequency_hz: float, temperature_c: float) -> DomainPower:
     """Share of a clock domain in the total power at a clock (0 Hz = the domain is off, takes nothing).
 
-    Raises ValueError for a domain that the board does not have or a frequency that is negative or NaN.
+    Raises ValueError for a domain that the model does not have or a frequency that is negative or NaN.
     """
-    on_rail = _on_rail(_domain(board, domain), domain, frequency_hz, leak_factor(board, temperature_c))
-    factor = 1.0 + board.power.conversion_loss
+    on_rail = _on_rail(domain_model(model, domain), frequency_hz, leak_factor(model, temperature_c))
+    factor = 1.0 + model.conversion_loss
     return DomainPower(factor * on_rail.unused_w, factor * on_rail.idle_w, factor * on_rail.busy_w)
 
 
-def domain_power_w(
-    board: Board, domain: str, frequency_hz: float, utilization: float, temperature_c: float
-) -> float:
-    """``domain_power(...).at(utilization)``."""
-    return domain_power(board, domain, frequency_hz, temperature_c).at(utilization)
-
-
-def constant_power_w(board: Board, temperature_c: float) -> float:
+def constant_power_w(model: PowerModel, temperature_c: float) -> float:
     """Power of the module that no clock domain causes."""
-    leak = leak_factor(board, temperature_c)
-    rails = sum(rail.static_w + rail.leakage_w * leak for rail in board.rails.values())
-    return board.power.base_w + (1.0 + board.power.conversion_loss) * rails
+    return total_w(model, constant_rails_w(model, leak_factor(model, temperature_c)))
 
 
 def predict_power(
-    board: Board,
+    model: PowerModel,
     frequencies_hz: Mapping[str, float],
     utilization: Mapping[str, float],
     temperature_c: float,
 ) -> PowerBreakdown:
     """Power of the module and of its rails.
 
-    ``frequencies_hz`` names every domain of the board (0 = off); a domain missing from ``utilization``
+    ``frequencies_hz`` names every domain of the model (0 = off); a domain missing from ``utilization``
     (0..1) is idle. Raises ValueError for a missing, unknown or wrong entry, naming it.
     """
     for name in (*frequencies_hz, *utilization):
-        _domain(board, name)
-    leak = leak_factor(board, temperature_c)
-    rails = {name: rail.static_w + rail.leakage_w * leak for name, rail in board.rails.items()}
-    for name, domain in board.domains.items():
+        domain_model(model, name)
+    leak = leak_factor(model, temperature_c)
+    rails = constant_rails_w(model, leak)
+    for domain in model.domains:
+        name = domain.domain
         if name not in frequencies_hz:
-            raise ValueError(f"no frequency is given for domain {name} of board {board.name} (0 = off)")
-        power = _on_rail(domain, name, frequencies_hz[name], leak)
-        rails[domain.rail] += power.at(utilization.get(name, 0.0))
-    total_w = board.power.base_w + (1.0 + board.power.conversion_loss) * sum(rails.values())
-    return PowerBreakdown(total_w, rails)
+            raise ValueError(f"no frequency is given for domain {name} of board {model.board} (0 = off)")
+        rails[domain.rail] += _on_rail(domain, frequencies_hz[name], leak).at(utilization.get(name, 0.0))
+    return PowerBreakdown(total_w(model, rails), rails)
 
 
-def _domain(board: Board, name: str) -> Domain:
-    try:
-        return board.domains[name]
-    except KeyError:
-        known = ", ".join(board.domains)
-        raise ValueError(f"board {board.name} has no clock domain '{name}' (it has {known})") from None
+def domain_model(model: PowerModel, name: str) -> DomainPowerModel:
+    """Terms of a clock domain. Raises ValueError for a domain that the model does not have."""
+    for domain in model.domains:
+        if domain.domain == name:
+            return domain
+    known = ", ".join(domain.domain for domain in model.domains)
+    raise ValueError(f"board {model.board} has no clock domain '{name}' (it has {known})")
 
 
-def leak_factor(board: Board, temperature_c: float) -> float:
+def differences(model: PowerModel, domains: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Clock domains of a device that a model lacks, and those that it has in excess."""
+    known = [domain.domain for domain in model.domains]
+    lacks = tuple(name for name in domains if name not in known)
+    return lacks, tuple(name for name in known if name not in domains)
+
+
+def leak_factor(model: PowerModel, temperature_c: float) -> float:
     """exp(leakage_per_c * (T - leakage_reference_c)): what leakage is multiplied with."""
-    return math.exp(board.power.leakage_per_c * (temperature_c - board.power.leakage_reference_c))
+    return math.exp(model.leakage_per_c * (temperature_c - model.leakage_reference_c))
+
+
+def constant_rails_w(model: PowerModel, leak: float) -> dict[str, float]:
+    """What no clock domain causes, by rail, at a leakage factor."""
+    return {rail.name: rail.static_w + rail.leakage_w * leak for rail in model.rails}
+
+
+def total_w(model: PowerModel, rails_w: Mapping[str, float]) -> float:
+    """Power of the module from that of its rails."""
+    return model.base_w + (1.0 + model.conversion_loss) * sum(rails_w.values())
 
 
 class DomainTerms(NamedTuple):
@@ -127,21 +136,35 @@ class DomainTerms(NamedTuple):
         return ungated + self.idle_w + (self.busy_w - self.idle_w) * utilization
 
 
-def domain_terms(domain: Domain, frequency_hz: float) -> DomainTerms:
+def domain_terms(domain: DomainPowerModel, frequency_hz: float) -> DomainTerms:
     """Terms of a domain at a clock; all 0 at 0 Hz, where the domain is off."""
     if frequency_hz == 0.0:
         return DomainTerms(0.0, 0.0, 0.0, 0.0)
     ghz = frequency_hz * 1e-9
-    voltage_v = domain.voltage_v(frequency_hz)
-    dynamic = domain.dynamic_w_per_ghz_v2 * voltage_v**2 * ghz * domain.cores
-    top_hz = domain.frequencies_hz[-1]
-    idle = domain.idle_w * (voltage_v / domain.voltage_v(top_hz)) ** 2 * frequency_hz / top_hz
+    volts = voltage_v(domain, frequency_hz)
+    dynamic = domain.dynamic_w_per_ghz_v2 * volts**2 * ghz * domain.cores
+    top_hz = domain.top_hz
+    idle = domain.idle_w * (volts / voltage_v(domain, top_hz)) ** 2 * frequency_hz / top_hz
     return DomainTerms(domain.clock_w_per_ghz * ghz, domain.leakage_w, idle, dynamic + domain.busy_w)
 
 
-def _on_rail(domain: Domain, name: str, frequency_hz: float, leak: float) -> DomainPower:
+def voltage_v(domain: DomainPowerModel, frequency_hz: float) -> float:
+    """Supply voltage at a clock: linear between the points, flat outside, 1 V without points."""
+    points_hz, points_v = domain.voltage_hz, domain.voltage_v
+    if not points_hz:
+        return 1.0
+    after = bisect_right(points_hz, frequency_hz)
+    if after == 0:
+        return points_v[0]
+    if after == len(points_hz):
+        return points_v[-1]
+    (low_hz, high_hz), (low_v, high_v) = points_hz[after - 1 : after + 1], points_v[after - 1 : after + 1]
+    return low_v + (high_v - low_v) * (frequency_hz - low_hz) / (high_hz - low_hz)
+
+
+def _on_rail(domain: DomainPowerModel, frequency_hz: float, leak: float) -> DomainPower:
     if not 0.0 <= frequency_hz < math.inf:
-        raise ValueError(f"frequency of domain {name} must be >= 0 Hz, not {frequency_hz}")
+        raise ValueError(f"frequency of domain {domain.domain} must be >= 0 Hz, not {frequency_hz}")
     terms = domain_terms(domain, frequency_hz)
     ungated = terms.leakage_w * leak + terms.clock_w
     idle = ungated + terms.idle_w

@@ -10,18 +10,23 @@ coefficient that the observations cannot tell from the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from dynofa_ros.device.board import Board, Domain, processor_of
+from dynofa_ros.device.power_model import domain_terms, leak_factor
+from dynofa_ros.latency import processor_of
+from dynofa_ros.messages import DomainPowerModel, PowerModel, RailPowerModel
 
 HUBER = 1.345  # residuals beyond this many standard deviations count linearly (Huber 1981: 95 % efficiency)
 ITERATIONS = 30
 NORMAL_95 = 1.96
 WORST_CONDITION = 100.0  # of unit columns; above it, two coefficients can stand in for each other
 ONE_CLOCK = 0.01  # relative; a spread of clocks below this tells nothing
+# Coefficients of a domain, and how early each is held where it cannot be told from others.
+DOUBTS = (("clock_w_per_ghz", 2), ("dynamic_w_per_ghz_v2", 1), ("busy_w", 5), ("idle_w", 3))
 
 
 @dataclass(frozen=True)
@@ -132,30 +137,32 @@ class _Term:
     doubt: int  # the higher, the earlier it is held
 
 
-def fit_power(board: Board, observations: Sequence[PowerObservation]) -> tuple[Coefficient, ...]:
+def fit_power(
+    model: PowerModel, total_rail: str, observations: Sequence[PowerObservation]
+) -> tuple[Coefficient, ...]:
     """Coefficients of every rail that was measured, then of the total. Empty without observations."""
     coefficients: list[Coefficient] = []
-    for rail in board.rails:
-        seen = [o for o in observations if _complete(board, o, rail)]
+    for rail in model.rails:
+        seen = [o for o in observations if _complete(model, o, rail.name)]
         if seen:
-            coefficients += _fit_rail(board, rail, seen)
-    return (*coefficients, *_fit_total(board, observations))
+            coefficients += _fit_rail(model, rail, seen)
+    return (*coefficients, *_fit_total(model, total_rail, observations))
 
 
-def _complete(board: Board, observation: PowerObservation, *rails: str) -> bool:
+def _complete(model: PowerModel, observation: PowerObservation, *rails: str) -> bool:
     values = [observation.temperature_c]
     values += [observation.rails_w.get(rail, (math.nan, math.nan))[0] for rail in rails]
-    for name in board.domains:
+    for domain in model.domains:
         values += [
-            observation.frequencies_hz.get(name, math.nan),
-            observation.utilization.get(name, math.nan),
+            observation.frequencies_hz.get(domain.domain, math.nan),
+            observation.utilization.get(domain.domain, math.nan),
         ]
     return all(math.isfinite(v) for v in values)
 
 
-def _fit_rail(board: Board, rail: str, seen: Sequence[PowerObservation]) -> list[Coefficient]:
-    y, sigma = (np.array([o.rails_w[rail][i] for o in seen]) for i in (0, 1))
-    return _fit_terms(_terms(board, rail, seen), y, sigma)
+def _fit_rail(model: PowerModel, rail: RailPowerModel, seen: Sequence[PowerObservation]) -> list[Coefficient]:
+    y, sigma = (np.array([o.rails_w[rail.name][i] for o in seen]) for i in (0, 1))
+    return _fit_terms(_terms(model, rail, seen), y, sigma)
 
 
 def _fit_terms(terms: Sequence[_Term], y: np.ndarray, sigma: np.ndarray) -> list[Coefficient]:
@@ -169,66 +176,41 @@ def _fit_terms(terms: Sequence[_Term], y: np.ndarray, sigma: np.ndarray) -> list
     return result + [_held(term, reason) for term, reason in held]
 
 
-def _terms(board: Board, rail: str, seen: Sequence[PowerObservation]) -> list[_Term]:
-    leak = np.array(
-        [
-            math.exp(board.power.leakage_per_c * (o.temperature_c - board.power.leakage_reference_c))
-            for o in seen
-        ]
-    )
-    domains = {name: domain for name, domain in board.domains.items() if domain.rail == rail}
-    leaking = tuple(name for name, domain in domains.items() if domain.leakage_w)
-    leakage_w = board.rails[rail].leakage_w + sum(domain.leakage_w for domain in domains.values())
+def _terms(model: PowerModel, rail: RailPowerModel, seen: Sequence[PowerObservation]) -> list[_Term]:
+    """Of one rail. A column is the model's own power with that coefficient at 1 and all others at 0."""
+    leak = np.array([leak_factor(model, o.temperature_c) for o in seen])
+    domains = [domain for domain in model.domains if domain.rail == rail.name]
+    leaking = tuple(domain.domain for domain in domains if domain.leakage_w)
+    leakage_w = rail.leakage_w + sum(domain.leakage_w for domain in domains)
+    section = f"rails.{rail.name}"
     terms = [
-        _Term(f"rails.{rail}", "static_w", (), np.ones(len(seen)), board.rails[rail].static_w, 0),
-        _Term(f"rails.{rail}", "leakage_w", leaking, leak, leakage_w, 4),
+        _Term(section, "static_w", (), np.ones(len(seen)), rail.static_w, 0),
+        _Term(section, "leakage_w", leaking, leak, leakage_w, 4),
     ]
-    for members in _alike(domains):
-        domain = domains[members[0]]
-        for name, doubt, feature in _FEATURES:
-            column = np.array(
-                [sum(feature(domain, o.frequencies_hz[m], o.utilization[m]) for m in members) for o in seen]
-            )
-            terms.append(
-                _Term(f"domains.{members[0]}", name, members, column, float(getattr(domain, name)), doubt)
-            )
+    for alike in _alike(domains):
+        members = tuple(domain.domain for domain in alike)
+        for name, doubt in DOUBTS:
+            column = np.array([sum(_unit_power_w(domain, name, o) for domain in alike) for o in seen])
+            value = float(getattr(alike[0], name))
+            terms.append(_Term(f"domains.{members[0]}", name, members, column, value, doubt))
     return terms
 
 
-def _alike(domains: Mapping[str, Domain]) -> list[tuple[str, ...]]:
+def _alike(domains: Sequence[DomainPowerModel]) -> list[list[DomainPowerModel]]:
     """Domains of one processor with one description: work occupies all of them at once."""
-    groups: dict[tuple[str | None, Domain], list[str]] = {}
-    for name, domain in domains.items():
-        groups.setdefault((processor_of(name), domain), []).append(name)
-    return [tuple(names) for names in groups.values()]
+    groups: dict[tuple[str | None, DomainPowerModel], list[DomainPowerModel]] = {}
+    for domain in domains:
+        groups.setdefault((processor_of(domain.domain), replace(domain, domain="")), []).append(domain)
+    return list(groups.values())
 
 
-def _clock(domain: Domain, hz: float, busy: float) -> float:
-    return hz * 1e-9
-
-
-def _dynamic(domain: Domain, hz: float, busy: float) -> float:
-    return float(domain.voltage_v(hz) ** 2 * hz * 1e-9 * domain.cores * busy)
-
-
-def _busy(domain: Domain, hz: float, busy: float) -> float:
-    return busy
-
-
-def _idle(domain: Domain, hz: float, busy: float) -> float:
-    if domain.railgated and busy <= 0.0:
-        return 0.0
-    top_hz = domain.frequencies_hz[-1]
-    return float((domain.voltage_v(hz) / domain.voltage_v(top_hz)) ** 2 * hz / top_hz * (1.0 - busy))
-
-
-# name in the board file, how early it is held, W per unit at a clock and busy share
-_FEATURES: tuple[tuple[str, int, Callable[[Domain, float, float], float]], ...] = (
-    ("clock_w_per_ghz", 2, _clock),
-    ("dynamic_w_per_ghz_v2", 1, _dynamic),
-    ("busy_w", 5, _busy),
-    ("idle_w", 3, _idle),
-)
+def _unit_power_w(domain: DomainPowerModel, coefficient: str, observation: PowerObservation) -> float:
+    """Power of a domain on its rail per unit of one coefficient."""
+    unit: dict[str, Any] = {name: float(name == coefficient) for name, _ in DOUBTS}
+    alone = replace(domain, leakage_w=0.0, **unit)
+    busy = observation.utilization[domain.domain]
+    terms = domain_terms(alone, observation.frequencies_hz[domain.domain])
+    return terms.at(busy, 0.0, gated=domain.railgated and busy <= 0.0)
 
 
 def _identifiable(terms: Sequence[_Term], sigma: np.ndarray) -> tuple[list[_Term], list[tuple[_Term, str]]]:
@@ -265,20 +247,21 @@ def _held(term: _Term, reason: str) -> Coefficient:
     return Coefficient(term.section, term.name, value, math.nan, value, reason, term.members)
 
 
-def _fit_total(board: Board, observations: Sequence[PowerObservation]) -> list[Coefficient]:
+def _fit_total(
+    model: PowerModel, total_rail: str, observations: Sequence[PowerObservation]
+) -> list[Coefficient]:
     """total - sum of rails = base_w + conversion_loss * sum of rails."""
-    seen = [o for o in observations if _complete(board, o, *board.rails, board.power.total_rail)]
+    names = [rail.name for rail in model.rails]
+    seen = [o for o in observations if _complete(model, o, *names, total_rail)]
     if not seen:
         return []
-    total = np.array([o.rails_w[board.power.total_rail] for o in seen])
-    rails = np.array([[o.rails_w[rail] for rail in board.rails] for o in seen])
+    total = np.array([o.rails_w[total_rail] for o in seen])
+    rails = np.array([[o.rails_w[name] for name in names] for o in seen])
     sums = rails[..., 0].sum(axis=1)
     # the sum is measured too: its error counts once for itself and conversion_loss times more
-    sigma = np.hypot(
-        total[:, 1], (1 + board.power.conversion_loss) * np.sqrt((rails[..., 1] ** 2).sum(axis=1))
-    )
+    sigma = np.hypot(total[:, 1], (1 + model.conversion_loss) * np.sqrt((rails[..., 1] ** 2).sum(axis=1)))
     terms = [
-        _Term("power", "base_w", (), np.ones(len(seen)), board.power.base_w, 0),
-        _Term("power", "conversion_loss", (), sums, board.power.conversion_loss, 1),
+        _Term("power", "base_w", (), np.ones(len(seen)), model.base_w, 0),
+        _Term("power", "conversion_loss", (), sums, model.conversion_loss, 1),
     ]
     return _fit_terms(terms, total[:, 0] - sums, sigma)

@@ -16,8 +16,9 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from dynofa_ros.device.board import DOMAIN_NAME, processor_of
+from dynofa_ros.device.board import DOMAIN_NAME
 from dynofa_ros.files import write_atomically
+from dynofa_ros.latency import processor_of
 from dynofa_ros.supernet.space import SubnetConfig, load_space
 from dynofa_ros.supernet.weights import Weights
 

@@ -10,8 +10,8 @@ from itertools import product
 import msgspec
 import numpy as np
 
-from dynofa_ros.device.board import processor_of
 from dynofa_ros.device.device import Capabilities
+from dynofa_ros.latency import processor_of
 from dynofa_ros.library.library import Library
 from dynofa_ros.library.testbench import references_hz
 

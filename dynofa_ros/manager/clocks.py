@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from math import isfinite, nan
 
-from dynofa_ros.device import board
+from dynofa_ros.latency import processor_of
 from dynofa_ros.manager.types import Capabilities
 
 SAME_CLOCK = 0.005  # relative; readings closer than this are one clock
@@ -34,8 +33,7 @@ class Clocks:
                 mine = [value for name, value in self._hz.items() if processor_of(name) == processor]
                 self._speeds[processor] = min(mine)
                 if moved or before is None:
-                    for name in {processor, domain}:
-                        self._versions[name] = self._versions.get(name, 0) + 1
+                    self._versions[processor] = self._versions.get(processor, 0) + 1
         return moved
 
     def restart(self) -> None:
@@ -47,25 +45,19 @@ class Clocks:
         return self._hz.get(domain, nan)
 
     def speed_hz(self, processor: str) -> float:
-        """Clock of the slowest domain of a processor, or of the one that is named; NaN = unknown."""
-        return self._speeds.get(processor, self._hz.get(processor, nan))
+        """Clock of the slowest domain of a processor, NaN = unknown."""
+        return self._speeds.get(processor, nan)
 
     def version(self, processor: str) -> int:
-        """Number that changes whenever a clock of the processor, or of the domain that is named, does."""
+        """Number that changes whenever a clock of the processor does."""
         return self._versions.get(processor, 0)
 
 
-@lru_cache(maxsize=64)
-def processor_of(domain: str) -> str | None:
-    """Processor that a clock domain belongs to, None for a domain of none."""
-    return board.processor_of(domain)
-
-
 def processor_domains(capabilities: Capabilities | None, processor: str) -> tuple[str, ...]:
-    """Clock domains of a processor, in the order of the capabilities; of a cluster that one."""
+    """Clock domains of a processor, in the order of the capabilities."""
     if capabilities is None:
         return ()
-    return tuple(d.domain for d in capabilities.domains if processor in (d.domain, processor_of(d.domain)))
+    return tuple(d.domain for d in capabilities.domains if processor_of(d.domain) == processor)
 
 
 def top_hz(capabilities: Capabilities | None, processor: str) -> float:
@@ -75,6 +67,6 @@ def top_hz(capabilities: Capabilities | None, processor: str) -> float:
     tops = [
         float(d.frequencies_hz[-1])
         for d in capabilities.domains
-        if processor in (d.domain, processor_of(d.domain)) and d.frequencies_hz
+        if processor_of(d.domain) == processor and d.frequencies_hz
     ]
     return min(tops) if tops else nan

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import exp, isfinite, nan
 from typing import Any
 
+from dynofa_ros.latency import processor_of
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.budgets import Battery
-from dynofa_ros.manager.clocks import Clocks, processor_domains, processor_of, top_hz
+from dynofa_ros.manager.clocks import Clocks, processor_domains, top_hz
 from dynofa_ros.manager.estimator import drift, prior_slowdown
 from dynofa_ros.manager.guards import (
     ActuatorGuard,
@@ -20,8 +20,7 @@ from dynofa_ros.manager.guards import (
     check_library,
     check_targets,
 )
-from dynofa_ros.manager.placement import CLUSTERED, core_share, place_of, subnet_key
-from dynofa_ros.manager.power import PowerModel, power_model
+from dynofa_ros.manager.power import PowerTables, check_power_model, power_tables
 from dynofa_ros.manager.problem import LAUNCHER, reference_hz
 from dynofa_ros.manager.types import (
     AppTargets,
@@ -37,6 +36,7 @@ from dynofa_ros.manager.types import (
     SubnetStatus,
     Telemetry,
 )
+from dynofa_ros.messages import PowerModel
 
 REORDER_SPAN = 50  # a frame_sequence further back than this is of a restarted node
 CLOCK_JUMP_NS = 1_000_000_000
@@ -53,10 +53,11 @@ SATURATED = 0.98
 class World:
     """State of the manager's surroundings. ``consume`` returns the triggers that a message is."""
 
-    load_power_model: Callable[[Capabilities], PowerModel | None] = power_model
     apps: dict[str, AppState] = field(default_factory=dict)
     capabilities: Capabilities | None = None
-    power_model: PowerModel | None = None
+    published_model: PowerModel | None = None  # by the device
+    power_model: PowerTables | None = None  # the same, where it fits the capabilities
+    power_model_remark: str = ""
     clocks: Clocks = field(default_factory=Clocks)
     power: PowerGuard = field(default_factory=PowerGuard)
     thermal: ThermalGuard = field(default_factory=ThermalGuard)
@@ -69,9 +70,7 @@ class World:
     last_rejection: str = ""
     newest_foreign_id: int = 0  # highest decision_id that a receiver has taken
     busy_hz: dict[str, float] = field(default_factory=dict)  # per domain: utilisation x clock, smoothed
-    own_hz: dict[str, float] = field(default_factory=dict)  # per processor or cluster: managed load x clock
-    cpus: dict[str, tuple[int, ...]] = field(default_factory=dict)  # numbers of the CPUs, by cluster
-    clusters: frozenset[str] = frozenset()  # of the CPU that are used one by one; empty = the CPU as a whole
+    own_hz: dict[str, float] = field(default_factory=dict)  # per processor: managed load x clock
     levels: dict[Any, Any] = field(default_factory=dict)  # these two are kept by model.py from step to step
     writable: dict[Any, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     others_hz: dict[str, float] = field(default_factory=dict)  # per domain: what is not ours, smoothed again
@@ -95,6 +94,8 @@ class World:
             return self._dvfs(message)
         if isinstance(message, Capabilities):
             return self._capabilities(message, now_ns)
+        if isinstance(message, PowerModel):
+            return self._power_model(message)
         if isinstance(message, AppTargets):
             return self._targets(message, now_ns)
         if isinstance(message, SubnetLibrary):
@@ -130,34 +131,6 @@ class World:
             before = self.others_hz.get(domain, 0.0)
             self.others_hz[domain] = _smooth(before, self._others_hz(domain), weight)
 
-    def arrange(self, apps: Sequence[AppState]) -> None:
-        """Decides whether these applications use the CPU as a whole or by clusters, for all of them alike.
-
-        By clusters as soon as a library names one whose CPUs the device knows. As a whole where somebody
-        could otherwise not run at all, and everybody can this way.
-        """
-        if not self.clusters and not any(app.named_clusters for app in apps):
-            return
-        known = frozenset(self.cpus)
-        split = any(not known.isdisjoint(app.named_clusters) for app in apps)
-        if split and not all(app.can_run(known) for app in apps):
-            split = not all(app.can_run(frozenset()) for app in apps)
-        self.clusters = known if split else frozenset()
-        for app in self.apps.values():
-            app.clusters = self.clusters
-            reason = app.left_out()
-            if reason and reason != app.reported:
-                self._reject("library", f"library of {app.name}: {reason}")
-            app.reported = reason
-
-    def cores(self, place: str) -> int:
-        """Number of cores of a place, 0 = not known."""
-        return sum(len(self.cpus.get(domain, ())) for domain in self.clocks_of(place)[0])
-
-    def place(self, domain: str) -> str | None:
-        """Processor of the allocation problem that a clock domain belongs to, None = none."""
-        return domain if domain in self.clusters else processor_of(domain)
-
     def rebase(self, now_ns: int) -> None:
         """Starts all ages anew: the clock was set back."""
         self.telemetry_ns = min(self.telemetry_ns, now_ns)
@@ -180,9 +153,7 @@ class World:
         return min(self.others_hz.get(domain, 0.0), self._others_hz(domain))
 
     def _others_hz(self, domain: str) -> float:
-        processor = processor_of(domain) or ""
-        own = self.own_hz.get(processor, 0.0)
-        own += self.own_hz.get(domain, 0.0) if domain != processor else 0.0
+        own = self.own_hz.get(processor_of(domain) or "", 0.0)
         hz = self.clocks.hz(domain)
         busy = self.busy_hz.get(domain, 0.0)
         # Where nothing is left idle nobody knows how much more others would take.
@@ -198,13 +169,8 @@ class World:
         return found
 
     def launch_share(self, processor: str) -> float:
-        """Share of alpha that scales with the clock of the CPU: see the board file.
-
-        0 where the CPU is used by clusters: which of them launches is not known.
-        """
-        if self.clusters:
-            return 0.0
-        return self.power_model.board.launch_share.get(processor, 0.0) if self.power_model else 0.0
+        """Share of alpha that scales with the clock of the CPU: see the board file."""
+        return self.power_model.launch_share(processor) if self.power_model else 0.0
 
     def slowdown(self, app: AppState, processor: str) -> float:
         """Slowdown of an application on a processor: measured, or what others measured there."""
@@ -266,20 +232,17 @@ class World:
         app.last_sequence, app.last_frame_ns = frame.frame_sequence, now_ns
         app.missed = frame.deadline_missed
         app.new_frames += 1 + frame.dropped_frames
-        entry = app.entry(subnet_key(frame))
+        entry = app.entry(frame.subnet_id, frame.processor)
         if entry is None:
-            where = f"{frame.subnet_id!r} on {place_of(frame)!r}" + f" x{frame.threads}" * bool(frame.threads)
+            where = f"{frame.subnet_id!r} on {frame.processor!r}"
             return self._reject("monitor", f"monitor of {frame.app}: its library has no {where}")
-        place = place_of(frame)
-        share = core_share(entry.threads, self.cores(place)) if entry.threads else 1.0
-        busy_ms = share * frame.inference_ms
-        self._busy_ms[place] = self._busy_ms.get(place, 0.0) + busy_ms
+        self._busy_ms[frame.processor] = self._busy_ms.get(frame.processor, 0.0) + frame.inference_ms
         alarm = app.estimator.observe(
-            running=(frame.subnet_id, place),
+            running=(frame.subnet_id, frame.processor),
             measured_ms=frame.inference_ms,
             latency_ms=frame.latency_ms,
             predicted_ms=self._predicted_ms(entry) * app.shared,
-            clock_version=self.clocks.version(place),
+            clock_version=self.clocks.version(frame.processor),
             period_ms=1e3 / app.due_hz(),
         )
         self._fade(app)
@@ -303,11 +266,10 @@ class World:
         return f"comes after frame {last}"
 
     def _predicted_ms(self, entry: LibraryEntry) -> float:
-        place = place_of(entry)
-        reference = reference_hz(entry, *self.clocks_of(place))
-        ratio = reference / self.clocks.speed_hz(place)
+        reference = reference_hz(entry, *self.clocks_of(entry.processor))
+        ratio = reference / self.clocks.speed_hz(entry.processor)
         known_ms = entry.alpha_ms + entry.beta_ms * (ratio if isfinite(ratio) else 1.0)
-        share = self.launch_share(place)
+        share = self.launch_share(entry.processor)
         if share == 0.0:
             return known_ms
         slower = self.clocks_of(LAUNCHER)[1] / self.clocks.speed_hz(LAUNCHER) - 1.0
@@ -356,18 +318,30 @@ class World:
         if self.telemetry is None:
             self.telemetry_ns = now_ns  # it has from now on to say something
         self.capabilities = capabilities
-        clustered = [d for d in capabilities.domains if processor_of(d.domain) == CLUSTERED]
-        self.cpus = {d.domain: d.cpus for d in clustered if d.cpus}
-        for app in self.apps.values():  # CPUs may be there again
-            app.refused = {key for key in app.refused if not key[2]}
         for kept in (self.levels, self.writable, self._clocks_of):
             kept.clear()
-        self.power_model = self.load_power_model(capabilities)
-        if self.power_model is not None:
-            thermal = self.power_model.board.thermal
-            self.thermal.resistance_c_per_w = thermal.resistance_c_per_w
-            self.thermal.time_constant_s = thermal.time_constant_s
+        self._fit_power_model()
         return {"library"}
+
+    def _power_model(self, model: PowerModel) -> set[str]:
+        reason = check_power_model(model)
+        if reason is not None:
+            return self._reject("power_model", f"power model {model.board}: {reason}")
+        if model == self.published_model:
+            return set()
+        self.published_model = model
+        for kept in (self.levels, self.writable, self._clocks_of):
+            kept.clear()
+        if model.resistance_c_per_w > 0.0 and model.time_constant_s > 0.0:  # else NaN: unknown
+            self.thermal.resistance_c_per_w = model.resistance_c_per_w
+            self.thermal.time_constant_s = model.time_constant_s
+        self._fit_power_model()
+        return {"library"}
+
+    def _fit_power_model(self) -> None:
+        """Takes the published model into use for the clocks that the device has."""
+        if self.published_model is not None and self.capabilities is not None:
+            self.power_model, self.power_model_remark = power_tables(self.published_model, self.capabilities)
 
 
 def _smooth(before: float, value: float, weight: float) -> float:

@@ -10,6 +10,8 @@ from enum import IntEnum
 from math import inf, nan
 from typing import TypeAlias
 
+from dynofa_ros.messages import PowerModel
+
 # What to aim for once power cap, temperature, accuracy floors and deadlines hold:
 OBJECTIVES = {
     "quality": "the least shortfall below every accuracy_target by priority, then least energy",
@@ -113,8 +115,6 @@ class SubnetStatus:
     subnet_id: str
     processor: str
     status: SubnetCondition
-    threads: int = 0
-    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,6 @@ class DomainCapability:
     domain: str
     frequencies_hz: tuple[int, ...]
     can_write: bool = True
-    cpus: tuple[int, ...] = ()  # numbers of its CPUs that are online, empty = none or not known
 
 
 @dataclass(frozen=True)
@@ -190,6 +189,7 @@ Message: TypeAlias = (
     | Telemetry
     | Capabilities
     | DvfsStatus
+    | PowerModel
 )
 
 
@@ -221,9 +221,6 @@ class SubnetCommand:
     rate_hz: float  # NaN = the application's own rate
     valid_for_s: float
     prefetch_subnet_ids: tuple[str, ...] = ()
-    threads: int = 0
-    cluster: str = ""
-    cpu_affinity: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from builtin_interfaces.msg import Time
 
+import dynofa_ros.msg as msg
 from dynofa_ros.device.command_control import ControlState
 from dynofa_ros.device.device import AppliedDomain, Band, Capabilities, DeviceSample
+from dynofa_ros.messages import PowerModel
 from dynofa_ros.msg import (
     DeviceCapabilities,
     DeviceTelemetry,
@@ -23,6 +25,7 @@ def capabilities_message(capabilities: Capabilities, stamp: Time) -> DeviceCapab
     """DeviceCapabilities of a device."""
     message = DeviceCapabilities(
         board=capabilities.board,
+        description=capabilities.description,
         domains=[
             DomainCapability(
                 domain=domain.domain,
@@ -35,6 +38,19 @@ def capabilities_message(capabilities: Capabilities, stamp: Time) -> DeviceCapab
         ],
         processors=list(capabilities.processors),
         source=capabilities.source,
+    )
+    message.header.stamp = stamp
+    return message
+
+
+def power_model_message(model: PowerModel, stamp: Time) -> msg.PowerModel:
+    """PowerModel as the device layer has it."""
+    message = msg.PowerModel(
+        **{
+            **vars(model),
+            "rails": [msg.RailPowerModel(**vars(rail)) for rail in model.rails],
+            "domains": [msg.DomainPowerModel(**vars(domain)) for domain in model.domains],
+        }
     )
     message.header.stamp = stamp
     return message

@@ -17,12 +17,13 @@ from dynofa_ros.device.linux.linux_device import WRITES_OFF, SysfsDevice
 from dynofa_ros.device.meters import EnergyMeter
 from dynofa_ros.device.open import open_device
 from dynofa_ros.device.simulated.power_modes import find_mode
-from dynofa_ros.msg import DeviceCapabilities, DeviceTelemetry, DvfsCommand, DvfsState
+from dynofa_ros.msg import DeviceCapabilities, DeviceTelemetry, DvfsCommand, DvfsState, PowerModel
 from dynofa_ros.nodes import device_status as status
 from dynofa_ros.nodes.device_kernel import KernelView, changed_clocks
 from dynofa_ros.nodes.device_messages import (
     bands_of,
     capabilities_message,
+    power_model_message,
     state_message,
     telemetry_message,
 )
@@ -70,6 +71,8 @@ class DeviceNode(ManagedNode):
         self._discovered_s = self._standard_s = -math.inf
         self._control.command_timeout_s = self.value("command_timeout_s")
         self._publish_capabilities()
+        if self._power_model is not None:
+            self._power_model_publisher.publish(power_model_message(self._power_model, self._stamp()))
         self._publish_state()
         self.subscribe(DvfsCommand, names.DVFS_COMMAND, self._on_command, qos.DVFS_COMMAND)
         if self._inputs is not None:
@@ -123,10 +126,12 @@ class DeviceNode(ManagedNode):
             root,
             self.value("allow_writes"),
             override_pinned=self.value("override_jetson_clocks"),
+            power_file=self.value("power_file"),
         )
         real = opened.device if isinstance(opened.device, SysfsDevice) else None
         simulation = opened.simulation
         self._simulation = simulation
+        self._power_model = opened.power_model
         self._kernel = KernelView(real, root) if real else None
         self._inputs = SimulatedInputs(self, simulation, self._publish_state) if simulation else None
         self._guesses = load_board(board).guesses if simulation else ()
@@ -153,6 +158,7 @@ class DeviceNode(ManagedNode):
         self._capabilities_publisher = self.advertise(
             DeviceCapabilities, names.CAPABILITIES, qos.DEVICE_STATE
         )
+        self._power_model_publisher = self.advertise(PowerModel, names.POWER_MODEL, qos.DEVICE_STATE)
         self._state_publisher = self.advertise(DvfsState, names.DVFS_STATE, qos.DEVICE_STATE)
         self._temperature = self._battery = None
         if self._sample.temperatures:
@@ -276,7 +282,9 @@ class DeviceNode(ManagedNode):
 
     def _backend_status(self) -> Status:
         inventory = self._kernel.inventory if self._kernel else None
-        return status.backend_status(self._capabilities, self._choice, inventory, self._guesses)
+        return status.backend_status(
+            self._capabilities, self._choice, inventory, self._guesses, self._power_model
+        )
 
     def _clock_status(self) -> Status:
         kernel = self._kernel

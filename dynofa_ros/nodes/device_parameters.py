@@ -21,6 +21,13 @@ PARAMETERS = (
         dynamic=False,
     ),
     ParameterSpec(
+        "power_file",
+        "",
+        "power model for the manager: path of the power file that `dynofa characterise` wrote on this board, "
+        "or of a board description; empty = the description that matches this computer, or that is simulated",
+        dynamic=False,
+    ),
+    ParameterSpec(
         "simulated_mode",
         "",
         "nvpmodel mode of the simulated board, by its name in the board file; empty = all clocks. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from dynofa_ros.device.command_control import ClockControl
 from dynofa_ros.device.device import (
@@ -15,6 +15,8 @@ from dynofa_ros.device.device import (
     ThrottleFlag,
 )
 from dynofa_ros.device.linux.inventory import Inventory, PowerMode
+from dynofa_ros.device.power_model import differences
+from dynofa_ros.messages import PowerModel
 from dynofa_ros.nodes.device_standard import hottest
 from dynofa_ros.ros.diagnostics import Level, Status
 
@@ -31,13 +33,21 @@ def choice_of_auto(inventory: Inventory | None, note: str) -> str:
 
 
 def backend_status(
-    capabilities: Capabilities, choice: str, inventory: Inventory | None, guesses: tuple[str, ...]
+    capabilities: Capabilities,
+    choice: str,
+    inventory: Inventory | None,
+    guesses: tuple[str, ...],
+    model: PowerModel | None,
 ) -> Status:
-    """``choice``: of ``auto``, empty without it. ``guesses``: keys of a simulated board."""
+    """``choice``: of ``auto``, empty without it. ``guesses``: keys of a simulated board.
+    ``model``: the power model that is published.
+    """
     values: dict[str, object] = {
         "board": capabilities.board,
         "source": capabilities.source,
         "processors": ", ".join(capabilities.processors),
+        "description": capabilities.description or "none matches this computer",
+        **power_model_values(model, [domain.domain for domain in capabilities.domains]),
     }
     if inventory is None:
         values["guesses"] = f"{len(guesses)} values of the board file: {', '.join(guesses)}"
@@ -47,6 +57,19 @@ def backend_status(
         values["unsupported"] = "; ".join(inventory.unsupported)
         level = Level.OK
     return Status(level, choice or f"{capabilities.source} {capabilities.board}", values)
+
+
+def power_model_values(model: PowerModel | None, domains: Sequence[str]) -> dict[str, object]:
+    """Where the power model comes from, and how its clock domains differ from the device's."""
+    if model is None:
+        return {"power_model": "none: characterise this board, and name the file as power_file"}
+    lacks, excess = differences(model, domains)
+    values: dict[str, object] = {"power_model": model.origin}
+    if lacks:
+        values["power_model_lacks"] = ", ".join(lacks)
+    if excess:
+        values["power_model_in_excess"] = ", ".join(excess)
+    return values
 
 
 def clock_status(

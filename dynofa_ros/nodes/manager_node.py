@@ -134,6 +134,7 @@ class ManagerNode(ManagedNode):
         self._telemetry = self.subscribe_silently(msg.DeviceTelemetry, names.TELEMETRY, qos.TELEMETRY)
         for kind, topic, profile in (
             (msg.DeviceCapabilities, names.CAPABILITIES, qos.DEVICE_STATE),
+            (msg.PowerModel, names.POWER_MODEL, qos.DEVICE_STATE),
             (msg.DvfsState, names.DVFS_STATE, qos.DEVICE_STATE),
         ):
             self.subscribe(kind, topic, self._collector(topic), profile)
@@ -271,18 +272,17 @@ class ManagerNode(ManagedNode):
     def _telemetry_status(self) -> Status:
         world = self._manager.world
         age_s = world.telemetry_age_s(int(self.get_clock().now().nanoseconds))
-        values = {"age_s": age_s, "power_bias_w": world.power.bias_w}
+        values: dict[str, object] = {"age_s": age_s, "power_bias_w": world.power.bias_w}
         if world.capabilities is None:
             return Status(Level.WARN, "no device: sub-networks are managed, clocks are not", values)
         if age_s > STALE_S:
             text = f"nothing from the device for {age_s:.1f} s: no upgrades until it speaks again"
             return Status(Level.WARN, text, values)
         if world.power_model is None:
-            text = (
-                f"no power model of board '{world.capabilities.board}': the cap is held by measurement alone"
-            )
-            return Status(Level.WARN, text, values)
-        return Status(Level.OK, "up to date", values)
+            why = world.power_model_remark or f"no power model of board '{world.capabilities.board}'"
+            return Status(Level.WARN, f"{why}: the cap is held by measurement alone", values)
+        values["power_model"] = world.power_model.model.origin
+        return Status(Level.OK, world.power_model_remark or "up to date", values)
 
     def _decision_status(self) -> Status:
         decision = self._decision

@@ -16,7 +16,10 @@ from typing import Any
 import numpy as np
 from rosbags.typesys.store import Typestore
 
-from dynofa_ros.manager.types import Input, Parameters
+from dynofa_ros.device.board import BoardError, load_power_model
+from dynofa_ros.device.power_model import differences
+from dynofa_ros.manager.types import Capabilities, Input, Parameters
+from dynofa_ros.messages import PowerModel
 from dynofa_ros.recording.bag import BagError, open_bag, typestore
 from dynofa_ros.recording.run import robot_root
 from dynofa_ros.recording.text_log import Message, all_types, read_log
@@ -32,6 +35,7 @@ INPUT_TYPES = {
     _APP + "monitor": "dynofa_ros/msg/InferenceMonitor",
     names.TELEMETRY: "dynofa_ros/msg/DeviceTelemetry",
     names.CAPABILITIES: "dynofa_ros/msg/DeviceCapabilities",
+    names.POWER_MODEL: "dynofa_ros/msg/PowerModel",
     names.DVFS_STATE: "dynofa_ros/msg/DvfsState",
 }
 _ONCE_ONLY = re.compile(f"{_APP}monitor|{re.escape(names.TELEMETRY)}")  # not latched: nobody hears them twice
@@ -50,22 +54,43 @@ class RecordedDecision:
     fields: Mapping[str, Any]
 
 
+class MissingInput(LookupError):
+    """An input that a decision names was not recorded; the text names topic and sequence."""
+
+
 @dataclass
 class RecordedInputs:
     """Inputs by topic and sequence.
 
     A sequence can come again when its node restarts: what was recorded later is then taken later.
+    Recordings from before the device published its power model hold none: the manager of that time took the
+    shipped description that the capabilities name, so that one is taken with them.
     """
 
     _items: list[Input] = field(default_factory=list)
     _places: defaultdict[tuple[str, int], list[int]] = field(default_factory=lambda: defaultdict(list))
     _taken: set[int] = field(default_factory=set)
     _last: dict[str, int] = field(default_factory=dict)  # place of the input taken last, per topic
+    _holds_models: bool = False
 
     def add(self, item: Input) -> None:
         """The next message of the recording."""
         self._places[item.topic, item.sequence].append(len(self._items))
         self._items.append(item)
+        self._holds_models |= item.topic == names.POWER_MODEL
+
+    def of(self, named: Iterable[tuple[str, int]]) -> tuple[Input, ...]:
+        """The inputs that a decision names. Raises MissingInput for one that was not recorded."""
+        inputs: list[Input] = []
+        for topic, sequence in named:
+            item = self.take(topic, sequence)
+            if item is None:
+                raise MissingInput(f"{topic} {sequence}")
+            inputs.append(item)
+            if isinstance(item.message, Capabilities) and not self._holds_models:
+                model = shipped_model(item.message)
+                inputs += [Input(names.POWER_MODEL, sequence, model)] if model else []
+        return tuple(inputs)
 
     def take(self, topic: str, sequence: int) -> Input | None:
         """The input that a decision names, None if it was not recorded."""
@@ -123,6 +148,16 @@ def read_recording(
                 yield connection.topic[len(root) + 1 :], connection.msgtype, message
 
         return replace(recording(path, messages(), reader.typestore), problems=tuple(reader.problems))
+
+
+def shipped_model(capabilities: Capabilities) -> PowerModel | None:
+    """Power model of the shipped description that capabilities name, None without one of all their clocks."""
+    try:
+        model = load_power_model(capabilities.board)
+    except BoardError:
+        return None
+    lacks, _ = differences(model, [d.domain for d in capabilities.domains])
+    return None if lacks or not capabilities.board else model
 
 
 def recording(path: Path, messages: Iterable[Message], store: Typestore) -> Recording:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from dynofa_ros.manager import RuntimeManager
-from dynofa_ros.manager.types import Decision, Input, Monitors
-from dynofa_ros.recording.decisions import RecordedDecision, RecordedInputs, Recording
+from dynofa_ros.manager.types import Decision, Monitors
+from dynofa_ros.recording.decisions import MissingInput, RecordedDecision, Recording
 
 # Of the node, or what the replay was fed with.
 NOT_COMPARED = frozenset({"header", "compute_ms", "step_time", "inputs", "parameters"})
@@ -60,10 +60,6 @@ class Replay:
         return tuple(comparison for comparison in self.comparisons if comparison.differences)
 
 
-class MissingInput(LookupError):
-    """An input that a decision names was not recorded; the text names both."""
-
-
 def replay(recording: Recording, step: Callable[[int], None] = lambda total: None) -> Replay:
     """Replay every decision that can be. step: called once per decision with their number."""
     total = len(recording.decisions)
@@ -75,9 +71,10 @@ def replay(recording: Recording, step: Callable[[int], None] = lambda total: Non
         manager = RuntimeManager()
         for place, recorded in enumerate(complete):
             try:
-                monitors = Monitors(_inputs(recorded, recording.inputs), recorded.parameters)
+                monitors = Monitors(recording.inputs.of(recorded.inputs), recorded.parameters)
             except MissingInput as missing:
-                error = f"{missing}; {_left(len(life) - place)}"
+                which = f"decision {recorded.decision_id} (step {recorded.step_number})"
+                error = f"input {missing} of {which} is missing; {_left(len(life) - place)}"
                 break
             decision = manager.step(recorded.step_time_ns, monitors)
             comparisons.append(
@@ -135,19 +132,6 @@ def _steps(first: int, last: int) -> str:
 
 def _left(count: int) -> str:
     return "1 decision is not replayed" if count == 1 else f"{count} decisions are not replayed"
-
-
-def _inputs(recorded: RecordedDecision, known: RecordedInputs) -> tuple[Input, ...]:
-    inputs = []
-    for topic, sequence in recorded.inputs:
-        item = known.take(topic, sequence)
-        if item is None:
-            raise MissingInput(
-                f"input {topic} {sequence} of decision {recorded.decision_id} (step {recorded.step_number}) "
-                "is missing"
-            )
-        inputs.append(item)
-    return tuple(inputs)
 
 
 def _differences(path: str, recorded: Any, replayed: Any) -> Iterator[Difference]:

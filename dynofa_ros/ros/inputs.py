@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dynofa_ros.manager import types
+from dynofa_ros.messages import DomainPowerModel, PowerModel, RailPowerModel
 from dynofa_ros.ros import names
 
 NANOSECONDS = 1_000_000_000
@@ -82,8 +83,6 @@ def library(message: Any) -> types.SubnetLibrary:
             beta_ms=float(entry.beta_ms),
             energy_j=float(entry.energy_j),
             reference_hz=tuple((f.domain, int(f.frequency_hz)) for f in entry.reference_frequencies),
-            threads=int(entry.threads),
-            cluster=entry.cluster,
         )
         for entry in message.entries
     )
@@ -107,8 +106,6 @@ def frame(message: Any) -> types.FrameMonitor:
         deadline_missed=bool(message.deadline_missed),
         dropped_frames=int(message.dropped_frames),
         malformed_frames=int(message.malformed_frames),
-        threads=int(message.threads),
-        cluster=message.cluster,
     )
 
 
@@ -120,8 +117,6 @@ def subnet_status(app: str, message: Any) -> types.SubnetStatus:
         subnet_id=message.subnet_id,
         processor=message.processor,
         status=types.SubnetCondition(int(message.status)),
-        threads=int(message.threads),
-        cluster=message.cluster,
     )
 
 
@@ -143,15 +138,43 @@ def capabilities(message: Any) -> types.Capabilities:
     return types.Capabilities(
         board=message.board,
         domains=tuple(
-            types.DomainCapability(
-                d.domain,
-                tuple(int(hz) for hz in d.frequencies_hz),
-                bool(d.can_write),
-                tuple(int(cpu) for cpu in d.cpus),
-            )
+            types.DomainCapability(d.domain, tuple(int(hz) for hz in d.frequencies_hz), bool(d.can_write))
             for d in message.domains
         ),
         processors=tuple(message.processors),
+    )
+
+
+def power_model(message: Any) -> PowerModel:
+    """Of dynofa_ros/PowerModel."""
+    return PowerModel(
+        board=message.board,
+        origin=message.origin,
+        base_w=float(message.base_w),
+        conversion_loss=float(message.conversion_loss),
+        leakage_per_c=float(message.leakage_per_c),
+        leakage_reference_c=float(message.leakage_reference_c),
+        resistance_c_per_w=float(message.resistance_c_per_w),
+        time_constant_s=float(message.time_constant_s),
+        rails=tuple(RailPowerModel(r.name, float(r.static_w), float(r.leakage_w)) for r in message.rails),
+        domains=tuple(
+            DomainPowerModel(
+                domain=d.domain,
+                rail=d.rail,
+                cores=int(d.cores),
+                top_hz=float(d.top_hz),
+                voltage_hz=tuple(float(hz) for hz in d.voltage_hz),
+                voltage_v=tuple(float(volts) for volts in d.voltage_v),
+                dynamic_w_per_ghz_v2=float(d.dynamic_w_per_ghz_v2),
+                busy_w=float(d.busy_w),
+                idle_w=float(d.idle_w),
+                clock_w_per_ghz=float(d.clock_w_per_ghz),
+                leakage_w=float(d.leakage_w),
+                railgated=bool(d.railgated),
+                launch_share=float(d.launch_share),
+            )
+            for d in message.domains
+        ),
     )
 
 
@@ -200,4 +223,5 @@ _CONVERTERS: Mapping[str, Callable[[Any], types.Message]] = {
     "DeviceTelemetry": telemetry,
     "DeviceCapabilities": capabilities,
     "DvfsState": dvfs_status,
+    "PowerModel": power_model,
 }

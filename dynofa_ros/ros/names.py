@@ -11,6 +11,7 @@ CORE_NAMESPACE = "dynofa"
 
 TELEMETRY = "dynofa/device/telemetry"
 CAPABILITIES = "dynofa/device/capabilities"
+POWER_MODEL = "dynofa/device/power_model"
 DVFS_STATE = "dynofa/device/dvfs_state"
 DVFS_COMMAND = "dynofa/device/dvfs_command"
 SIMULATED_LOAD = "dynofa/device/simulated_load"

@@ -25,7 +25,7 @@ MONITOR = _profile(5)  # perception/<app>/monitor
 APP_STATE = _profile(1, latched=True)  # perception/<app>/targets, .../library, .../subnet_state
 SUBNET_COMMAND = _profile(1, latched=True)  # perception/<app>/subnet_command
 TELEMETRY = _profile(5)  # dynofa/device/telemetry
-DEVICE_STATE = _profile(1, latched=True)  # dynofa/device/capabilities, .../dvfs_state
+DEVICE_STATE = _profile(1, latched=True)  # dynofa/device/capabilities, .../power_model, .../dvfs_state
 DVFS_COMMAND = _profile(1, latched=True)  # dynofa/device/dvfs_command
 SIMULATED_LOAD = _profile(5)  # dynofa/device/simulated_load
 DECISION = _profile(5, latched=True)  # dynofa/manager/decision

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dynofa_ros.device.board import PROCESSORS
+from dynofa_ros.latency import PROCESSORS
 from dynofa_ros.simulation.scene import App, Noise, Scene
 
 OVERHEAD_SIGMA = 0.2

@@ -14,6 +14,7 @@ from itertools import count
 from math import inf, isfinite
 from typing import Literal
 
+from dynofa_ros.device.board import power_model
 from dynofa_ros.manager.types import Departure, Input, Message, SubnetCondition, SubnetLibrary, Telemetry
 from dynofa_ros.simulation.application import SimulatedApplication
 from dynofa_ros.simulation.ground_truth import GroundTruth
@@ -82,6 +83,7 @@ class Simulation:
     def begin(self) -> None:
         """Everything before the first event."""
         self.publish(DEVICE + "capabilities", self._capabilities)
+        self.publish(DEVICE + "power_model", power_model(self.scene.board))
         self._publish_clocks()
         self._log_clocks({})
         truth = GroundTruth(self.scene, self.plant, self.apps)

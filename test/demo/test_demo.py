@@ -193,7 +193,7 @@ def test_the_bag_has_all_topics_but_images(timeline: Timeline) -> None:
     assert "/perception/front/image" not in topics
     app = {"classification", "monitor", "targets", "library", "subnet_state", "subnet_command"}
     assert {f"/perception/front/{name}" for name in app} <= topics
-    device = {"telemetry", "capabilities", "dvfs_state", "dvfs_command", "simulated_load"}
+    device = {"telemetry", "capabilities", "power_model", "dvfs_state", "dvfs_command", "simulated_load"}
     assert {f"/dynofa/device/{name}" for name in device} <= topics
     assert {"/dynofa/manager/decision", "/diagnostics", "/parameter_events"} <= topics
 

@@ -15,15 +15,17 @@ from dynofa_ros.device.board import (
     BoardError,
     ceil_frequency,
     floor_frequency,
+    guessed_keys,
     load_board,
+    power_model,
     processor_domains,
-    processor_of,
 )
-from dynofa_ros.device.guesses import guessed_keys
-from dynofa_ros.device.power_model import constant_power_w, domain_power, domain_power_w, predict_power
+from dynofa_ros.device.power_model import constant_power_w, domain_power, predict_power, voltage_v
+from dynofa_ros.latency import processor_of
 from dynofa_ros.paths import share_file
 
 BOARD, ORIN = load_board("xavier_nx"), load_board("orin_nano")
+MODEL = power_model(BOARD)
 FIT_TEMPERATURE_C = 45.0  # leakage factor 1: the fit was made without the factor
 MHZ = 1_000_000
 
@@ -160,10 +162,10 @@ def test_unknown_board_and_missing_file_are_named(tmp_path):
 
 
 def test_voltage_is_linear_between_points_and_flat_outside():
-    cpu = BOARD.domains["cpu0"]
-    assert cpu.voltage_v(115.2e6) == cpu.voltage_v(1190e6) == 0.70
-    assert cpu.voltage_v(1305e6) == pytest.approx(0.735)
-    assert cpu.voltage_v(3e9) == 0.95
+    cpu = MODEL.domains[0]
+    assert voltage_v(cpu, 115.2e6) == voltage_v(cpu, 1190e6) == 0.70
+    assert voltage_v(cpu, 1305e6) == pytest.approx(0.735)
+    assert voltage_v(cpu, 3e9) == 0.95
 
 
 @given(st.floats(0, 3e9))
@@ -200,7 +202,7 @@ def test_model_gives_the_published_fit(row):
     utilization = {name: busy_cores / (2 * len(clusters)) for name in clusters} | {"emc": emc}
     gpu = msgspec.structs.replace(BOARD.domains["gpu"], railgated=railgated)
     board = msgspec.structs.replace(BOARD, domains={**BOARD.domains, "gpu": gpu})
-    power = predict_power(board, frequencies, utilization, FIT_TEMPERATURE_C)
+    power = predict_power(power_model(board), frequencies, utilization, FIT_TEMPERATURE_C)
     # The sheet rounds to 0.01 W; (1 + k) carries two roundings into the total.
     assert power.rails["VDD_CPU_GPU_CV"] == pytest.approx(cgc, abs=0.006)
     assert power.rails["VDD_SOC"] == pytest.approx(soc, abs=0.012)
@@ -221,7 +223,7 @@ def test_orin_nano_gives_the_published_fit(row):
     clocks, shares, (total, cgc, soc) = ORIN_ROWS[row]
     frequencies = dict(zip(ORIN.domains, (mhz * MHZ for mhz in clocks), strict=True))
     utilization = dict(zip(ORIN.domains, shares, strict=True))
-    power = predict_power(ORIN, frequencies, utilization, FIT_TEMPERATURE_C)
+    power = predict_power(power_model(ORIN), frequencies, utilization, FIT_TEMPERATURE_C)
     assert power.rails["VDD_CPU_GPU_CV"] == pytest.approx(cgc, abs=0.06)
     assert power.rails["VDD_SOC"] == pytest.approx(soc, abs=0.015)
     assert power.total_w == pytest.approx(total, abs=0.06)
@@ -238,7 +240,7 @@ def test_orin_nano_gives_the_published_fit(row):
 def test_full_load_of_the_nvpmodel_modes(frequencies, total_w):
     # The sheet does not say which memory utilisation these totals assume; half is the middle.
     utilization = {"cpu0": 1.0, "cpu2": 1.0, "cpu4": 1.0, "gpu": 1.0, "emc": 0.5}
-    power = predict_power(BOARD, frequencies, utilization, FIT_TEMPERATURE_C)
+    power = predict_power(MODEL, frequencies, utilization, FIT_TEMPERATURE_C)
     assert power.total_w == pytest.approx(total_w, abs=0.45)
 
 
@@ -251,9 +253,9 @@ any_utilization = st.fixed_dictionaries(dict.fromkeys(BOARD.domains, fractions))
 
 @given(any_state, any_utilization, st.floats(-20, 110))
 def test_total_is_a_constant_plus_one_term_per_domain(frequencies, utilization, temperature_c):
-    total_w = predict_power(BOARD, frequencies, utilization, temperature_c).total_w
-    terms = constant_power_w(BOARD, temperature_c) + sum(
-        domain_power_w(BOARD, name, frequencies[name], utilization[name], temperature_c)
+    total_w = predict_power(MODEL, frequencies, utilization, temperature_c).total_w
+    terms = constant_power_w(MODEL, temperature_c) + sum(
+        domain_power(MODEL, name, frequencies[name], temperature_c).at(utilization[name])
         for name in BOARD.domains
     )
     assert terms == pytest.approx(total_w, rel=1e-12)
@@ -262,7 +264,7 @@ def test_total_is_a_constant_plus_one_term_per_domain(frequencies, utilization, 
 @given(st.sampled_from(("cpu0", "gpu", "npu", "emc")), fractions, st.floats(0, 100))
 def test_more_work_or_a_higher_clock_never_takes_less(name, utilization, temperature_c):
     table = BOARD.domains[name].frequencies_hz
-    powers = [domain_power(BOARD, name, hz, temperature_c) for hz in table]
+    powers = [domain_power(MODEL, name, hz, temperature_c) for hz in table]
     busy = [power.at(utilization) for power in powers]
     assert busy == sorted(busy)
     assert all(p.unused_w <= p.idle_w <= p.busy_w for p in powers)
@@ -273,11 +275,11 @@ def test_more_work_or_a_higher_clock_never_takes_less(name, utilization, tempera
 
 
 def test_leakage_grows_with_temperature_and_an_idle_gpu_is_gated():
-    cold, hot = (predict_power(BOARD, state(1190, 3, 1109, 1600), {}, t).rails for t in (45.0, 85.0))
+    cold, hot = (predict_power(MODEL, state(1190, 3, 1109, 1600), {}, t).rails for t in (45.0, 85.0))
     assert cold["VDD_CPU_GPU_CV"] == pytest.approx(0.05 + 3 * 0.065)
     assert hot["VDD_CPU_GPU_CV"] / cold["VDD_CPU_GPU_CV"] == pytest.approx(1.822, abs=1e-3)  # exp(0.6)
     assert hot["VDD_SOC"] == cold["VDD_SOC"]
-    assert domain_power(BOARD, "gpu", 1109.25e6, 45.0).idle_w == pytest.approx(1.34 * 0.9)
+    assert domain_power(MODEL, "gpu", 1109.25e6, 45.0).idle_w == pytest.approx(1.34 * 0.9)
 
 
 @pytest.mark.parametrize(
@@ -292,4 +294,4 @@ def test_leakage_grows_with_temperature_and_an_idle_gpu_is_gated():
 )
 def test_wrong_arguments_are_named(frequencies, utilization, named):
     with pytest.raises(ValueError, match=named):
-        predict_power(BOARD, frequencies, utilization, 45.0)
+        predict_power(MODEL, frequencies, utilization, 45.0)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynofa_ros.device.board import GovernorName, load_board
+from dynofa_ros.device.board import load_board
+from dynofa_ros.device.board_sections import GovernorName
 from dynofa_ros.device.device import Band
 from dynofa_ros.device.simulated.governors import (
     GOVERNORS,

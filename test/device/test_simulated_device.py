@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynofa_ros.device.board import load_board
+from dynofa_ros.device.board import load_board, power_model
 from dynofa_ros.device.command_control import ClockControl
 from dynofa_ros.device.device import Band, DomainStatus, ThrottleFlag
 from dynofa_ros.device.power_model import predict_power
 from dynofa_ros.device.simulated.simulated_device import ExternalLoad, SimulatedDevice
 
 BOARD = load_board("xavier_nx")
+MODEL = power_model(BOARD)
 CPU_TOP, GPU_TOP = 1_907_200_000, 1_109_250_000
 TOP = [Band(name, d.frequencies_hz[-1], d.frequencies_hz[-1]) for name, d in BOARD.domains.items()]
 SETTLE_S = 0.05
@@ -161,12 +162,12 @@ def test_energy_and_temperature_follow_the_power_model():
     simulated.energy_j, busy = 0.0, {"cpu0": 0.5, "cpu2": 0.5, "cpu4": 0.5}
     simulated.advance(1.0, busy)
     clocks = {domain.domain: domain.actual_hz for domain in simulated.applied()}
-    power = predict_power(BOARD, clocks, busy, 45.0)
+    power = predict_power(MODEL, clocks, busy, 45.0)
     assert simulated.energy_j == pytest.approx(power.total_w, rel=1e-3)
     steady_c = 25.0 + 2.5 * power.total_w
     assert simulated.temperature_c == pytest.approx(45.0 + (steady_c - 45.0) / 90.0, abs=0.01)
     simulated.advance(900.0, busy)
-    hot = predict_power(BOARD, clocks, busy, simulated.temperature_c)
+    hot = predict_power(MODEL, clocks, busy, simulated.temperature_c)
     assert simulated.temperature_c == pytest.approx(25.0 + 2.5 * hot.total_w, abs=0.05)
 
 
@@ -416,6 +417,6 @@ def test_a_board_without_sensor_lag_works():
     simulated = SimulatedDevice(msgspec.structs.replace(BOARD, sensors=sensors))
     simulated.advance(0.001, {"cpu0": 1.0})
     power = predict_power(
-        BOARD, {d.domain: d.actual_hz for d in simulated.applied()}, {"cpu0": 1.0}, simulated.temperature_c
+        MODEL, {d.domain: d.actual_hz for d in simulated.applied()}, {"cpu0": 1.0}, simulated.temperature_c
     )
     assert simulated.read().total_power_w == pytest.approx(power.total_w, abs=0.021)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynofa_ros.device.board import load_board
+from dynofa_ros.device.board import load_board, power_model
 from dynofa_ros.device.device import Band
 from dynofa_ros.device.power_model import predict_power
 from dynofa_ros.device.simulated.noise import normal, uniform
@@ -196,7 +196,7 @@ def test_truth_is_the_power_model_and_its_integral():
     busy = {"cpu0": 0.5, "gpu": 0.7, "emc": 0.2}
     simulated.advance(0.001, busy)
     truth = simulated.truth()
-    model = predict_power(NX, truth.clocks_hz, busy, 50.0)
+    model = predict_power(power_model(NX), truth.clocks_hz, busy, 50.0)
     assert truth.total_w == pytest.approx(model.total_w, rel=1e-6)
     assert truth.rail_w == pytest.approx(dict(model.rails), rel=1e-6)
     simulated.advance(10.0, busy)

@@ -17,6 +17,7 @@ from dynofa_ros.msg import (
     DvfsState,
     FrequencyBand,
     InferenceMonitor,
+    PowerModel,
     SimulatedLoad,
 )
 from ros_client import RosClient
@@ -66,6 +67,7 @@ class Client(RosClient):
         self.telemetry: list[tuple[float, DeviceTelemetry]] = []
         self.states: list[DvfsState] = []
         self.capabilities: list[DeviceCapabilities] = []
+        self.power_models: list[PowerModel] = []
         self.temperatures: list[Temperature] = []
         self.batteries: list[BatteryState] = []
         self.commands = self.publisher(DvfsCommand, names.DVFS_COMMAND, qos.DVFS_COMMAND)
@@ -79,6 +81,7 @@ class Client(RosClient):
         )
         self.subscribe(DvfsState, names.DVFS_STATE, qos.DEVICE_STATE, self.states.append)
         self.subscribe(DeviceCapabilities, names.CAPABILITIES, qos.DEVICE_STATE, self.capabilities.append)
+        self.subscribe(PowerModel, names.POWER_MODEL, qos.DEVICE_STATE, self.power_models.append)
         self.subscribe(Temperature, TEMPERATURE, qos.TELEMETRY, self.temperatures.append)
         self.subscribe(BatteryState, BATTERY, qos.TELEMETRY, self.batteries.append)
 

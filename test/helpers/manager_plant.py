@@ -6,13 +6,14 @@ power from the committed board description. It shares no code with the manager's
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from math import inf, isfinite, nan
 
 import numpy as np
 
-from dynofa_ros.device.board import load_board
+from dynofa_ros.device.board import load_board, power_model
 from dynofa_ros.device.power_model import predict_power
 from dynofa_ros.device.simulated.utilization import BusyTimes
 from dynofa_ros.manager import RuntimeManager
@@ -36,11 +37,13 @@ from dynofa_ros.manager.types import (
     SubnetStatus,
     Telemetry,
 )
+from dynofa_ros.messages import PowerModel
 
 MS = 1_000_000
 SECOND = 1_000_000_000
 TOP_HZ = 1_907_200_000
 BOARD = load_board("xavier_nx")
+MODEL = power_model(BOARD)
 CPU = ("cpu0", "cpu2", "cpu4")
 
 
@@ -67,6 +70,12 @@ def capabilities() -> Capabilities:
         DomainCapability(name, domain.frequencies_hz, name != "emc") for name, domain in BOARD.domains.items()
     )
     return Capabilities("xavier_nx", domains, ("cpu", "gpu", "npu"))
+
+
+def published(messages: Iterable[object]) -> tuple[object, ...]:
+    """The messages, and with the capabilities of the board its power model, as its device publishes both."""
+    together = ((m, MODEL) if isinstance(m, Capabilities) else (m,) for m in messages)
+    return tuple(chain.from_iterable(together))
 
 
 @dataclass
@@ -118,6 +127,7 @@ class Plant:
     seed: int = 0
     switch_ms: float = 60.0
     telemetry_on: bool = True
+    model: PowerModel | None = MODEL
     tamper: Callable[[Input], Input] | None = None
     now_ns: int = 1_000 * SECOND
 
@@ -134,6 +144,8 @@ class Plant:
         self._next_telemetry = self.now_ns
         self._next_step = self.now_ns
         self.send("dynofa/device/capabilities", capabilities())
+        if self.model is not None:
+            self.send("dynofa/device/power_model", self.model)
         self._send_dvfs(0)
         for app in self.apps:
             self.add(app)
@@ -236,7 +248,7 @@ class Plant:
         self._next_telemetry += 100 * MS
         utilization = self._utilization()
         used = {d: utilization for d in CPU}
-        power = predict_power(BOARD, self.hz, used, 45.0).total_w * 1.05 + float(self.rng.normal(0.0, 0.02))
+        power = predict_power(MODEL, self.hz, used, 45.0).total_w * 1.05 + float(self.rng.normal(0.0, 0.02))
         self.power.append((self.now_ns, power))
         readings = tuple(DomainReading(d, hz, used.get(d, 0.0)) for d, hz in self.hz.items())
         self.send("dynofa/device/telemetry", Telemetry(self.now_ns, power, readings, (45.0,)))

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from dynofa_ros.application.networks import DEMO_LIBRARY
 from dynofa_ros.cli import characterise as command
 from dynofa_ros.cli.common import CliError, UsageError
-from dynofa_ros.device.board import Board, load_board
+from dynofa_ros.device.board import Board, load_board, power_model
 from dynofa_ros.device.device import Band, DomainStatus
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.library.characterised import characterised, power_observations
@@ -72,7 +72,7 @@ def test_the_simulators_own_parameters_are_recovered_within_5_percent(tmp_path, 
         for entry in library:
             assert fits[entry.id].alpha_ms == pytest.approx(entry.alpha_ms, rel=0.05), entry.id
             assert fits[entry.id].beta_ms == pytest.approx(entry.beta_ms, rel=0.05), entry.id
-    coefficients = fit_power(BOARD, power_observations(observations))
+    coefficients = fit_power(power_model(BOARD), "VDD_IN", power_observations(observations))
     fitted = {f"{c.section}.{c.name}": c for c in coefficients if not c.held}
     for name, c in fitted.items():
         if c.board_value:

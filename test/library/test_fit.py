@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynofa_ros.device.board import Board, load_board
+from dynofa_ros.device.board import Board, load_board, power_model
 from dynofa_ros.device.power_model import predict_power
 from dynofa_ros.library.fit import Coefficient, PowerObservation, fit_latency, fit_power
 from dynofa_ros.library.sweep import summarise
 
 BOARD = load_board("xavier_nx")
+MODEL = power_model(BOARD)
 
 RATIO = np.array([1.0, 1.3, 1.8, 2.9, 6.0, 14.0])
 
@@ -81,7 +82,7 @@ def power_points(board: Board, temperatures: list[float]) -> list[PowerObservati
             for busy in (0.0, 0.5, 1.0):
                 clocks = {name: float(d.frequencies_hz[0]) for name, d in board.domains.items()} | {"gpu": hz}
                 use = dict.fromkeys(board.domains, 0.0) | {"gpu": busy}
-                power = predict_power(board, clocks, use, temperature)
+                power = predict_power(power_model(board), clocks, use, temperature)
                 rails = {board.power.total_rail: power.total_w, **power.rails}
                 result.append(
                     PowerObservation(clocks, use, temperature, {k: (v, 0.001) for k, v in rails.items()})
@@ -94,7 +95,7 @@ def named(coefficients: tuple[Coefficient, ...]) -> dict[str, Coefficient]:
 
 
 def test_power_without_noise_is_recovered_exactly():
-    found = named(fit_power(BOARD, power_points(BOARD, [35.0, 50.0, 70.0])))
+    found = named(fit_power(MODEL, "VDD_IN", power_points(BOARD, [35.0, 50.0, 70.0])))
     assert found["domains.gpu.dynamic_w_per_ghz_v2"].value == pytest.approx(6.7, rel=1e-4)
     assert found["domains.gpu.idle_w"].value == pytest.approx(0.9, rel=1e-3)
     assert found["power.base_w"].value == pytest.approx(1.4, rel=1e-4)
@@ -104,7 +105,7 @@ def test_power_without_noise_is_recovered_exactly():
 
 
 def test_what_cannot_be_told_is_held_with_the_reason():
-    found = named(fit_power(BOARD, power_points(BOARD, [45.0])))
+    found = named(fit_power(MODEL, "VDD_IN", power_points(BOARD, [45.0])))
     leakage = found["rails.VDD_CPU_GPU_CV.leakage_w"]
     assert "cannot be told from" in leakage.held and "static_w" in leakage.held and math.isnan(leakage.error)
     assert leakage.value == leakage.board_value
@@ -115,15 +116,15 @@ def test_what_cannot_be_told_is_held_with_the_reason():
 
 def test_power_that_was_not_measured_is_not_fitted():
     unknown = [replace(o, temperature_c=math.nan) for o in power_points(BOARD, [45.0])]
-    assert fit_power(BOARD, unknown) == () == fit_power(BOARD, [])
+    assert fit_power(MODEL, "VDD_IN", unknown) == () == fit_power(MODEL, "VDD_IN", [])
     only_total = [replace(o, rails_w={"VDD_IN": o.rails_w["VDD_IN"]}) for o in power_points(BOARD, [45.0])]
-    assert fit_power(BOARD, only_total) == ()
+    assert fit_power(MODEL, "VDD_IN", only_total) == ()
 
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_too_few_observations_hold_what_they_cannot_tell(number):
     """With one, nothing can be fitted, neither on a rail nor of the total."""
-    coefficients = fit_power(BOARD, power_points(BOARD, [45.0])[:number])
+    coefficients = fit_power(MODEL, "VDD_IN", power_points(BOARD, [45.0])[:number])
     assert {"power.base_w", "power.conversion_loss"} <= set(named(coefficients))
     for c in coefficients:
         assert c.held or number > 1

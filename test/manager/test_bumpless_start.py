@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import pytest
-from manager_plant import MS, SECOND, Plant, PlantApp, capabilities, make_library, miss_share
+from manager_plant import MODEL, MS, SECOND, Plant, PlantApp, capabilities, make_library, miss_share
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.bumpless_start import TAKEOVER_NS
@@ -48,6 +48,7 @@ class LatchedPlant(Plant):
         for part in order or ("device and apps",):
             if "device" in part:
                 self.send("dynofa/device/capabilities", capabilities())
+                self.send("dynofa/device/power_model", MODEL)
                 self._send_dvfs(self.taken_id)
             for app in self.apps if "apps" in part else ():
                 name = app.targets.app

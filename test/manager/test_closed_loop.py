@@ -222,7 +222,8 @@ def test_a_new_manager_takes_over_without_a_jolt() -> None:
     old_id = plant.decisions[-1].decision_id
     plant.manager = RuntimeManager()
     plant.inbox.clear()
-    plant.send("dynofa/device/capabilities", plant.steps[0][1].inputs[0].message)
+    for latched in plant.steps[0][1].inputs[:2]:
+        plant.send(latched.topic, latched.message)
     plant._send_dvfs(old_id)
     plant.add(app)
     start = plant.now_ns

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from manager_plant import SECOND, Plant, PlantApp, capabilities, make_library
+from manager_plant import SECOND, Plant, PlantApp, capabilities, make_library, published
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.types import (
@@ -32,7 +32,7 @@ def decided(*targets: AppTargets, parameters: Parameters | None = None, seconds:
 def told(*messages: Message) -> Decision:
     """The decision two seconds after these messages, without a frame."""
     manager = RuntimeManager()
-    inputs = tuple(Input(type(m).__name__, n + 1, m) for n, m in enumerate(messages))
+    inputs = tuple(Input(type(m).__name__, n + 1, m) for n, m in enumerate(published(messages)))
     manager.step(SECOND, Monitors(inputs))
     return manager.step(3 * SECOND, Monitors())
 
@@ -45,7 +45,7 @@ def test_no_application() -> None:
 
 def test_the_last_application_leaves() -> None:
     manager = RuntimeManager()
-    inputs = (capabilities(), TARGETS, make_library("front"))
+    inputs = published((capabilities(), TARGETS, make_library("front")))
     manager.step(SECOND, Monitors(tuple(Input("in", n + 1, m) for n, m in enumerate(inputs))))
     assert manager.step(3 * SECOND, Monitors()).apps
     for later in (4, 5):

@@ -12,12 +12,11 @@ import pytest
 from manager_plant import Plant, PlantApp, make_library
 from manager_problems import brute_force, calm, coupled, make_problem, random_demands, solved
 
-from dynofa_ros.device.board import BoardError, load_board
+from dynofa_ros.device.board import BoardError, load_board, power_model
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.grid import asked, make_grid
 from dynofa_ros.manager.ladder import allocate
 from dynofa_ros.manager.plan import forecast, make_plan
-from dynofa_ros.manager.power import PowerModel
 from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem
 from dynofa_ros.manager.solver import best_for
 from dynofa_ros.manager.types import AppTargets
@@ -104,8 +103,7 @@ def test_the_manager_holds_the_clock_of_the_cpu_for_the_gpu() -> None:
     library = make_library("front")
     gpu = tuple(replace(e, processor="gpu", reference_hz=(("gpu", 1_109_250_000),)) for e in library.entries)
     app = PlantApp(targets, replace(library, entries=gpu), camera_hz=15.0)
-    manager = RuntimeManager(lambda capabilities: PowerModel(board))
-    plant = Plant(manager, [app])
+    plant = Plant(RuntimeManager(), [app], model=power_model(board))
     plant.run(5.0)
     last = plant.decisions[-1]
     assert last.apps[0].processor == "gpu"

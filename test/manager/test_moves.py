@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import inf
 
 import pytest
-from manager_plant import SECOND, capabilities, make_library
+from manager_plant import SECOND, capabilities, make_library, published
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.runtime_manager import FIRST_FRAMES, LEFT_S
@@ -42,7 +42,7 @@ class Bench:
 
     def step(self, *messages: object, after_s: float = 0.2) -> Decision:
         self.now_ns += int(after_s * SECOND)
-        inputs = tuple(Input("t", n, message) for n, message in enumerate(messages))  # type: ignore[arg-type]
+        inputs = tuple(Input("t", n, message) for n, message in enumerate(published(messages)))  # type: ignore[arg-type]
         return self.manager.step(self.now_ns, Monitors(inputs, self.parameters))
 
     def frame(self, decision: Decision, *, missed: bool = False, processor: str = "") -> FrameMonitor:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
+import sys
 from dataclasses import replace
 from math import inf, isnan, nan
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manager_plant import MS, SECOND, Plant, PlantApp, capabilities, make_library, miss_share
+from manager_plant import MS, SECOND, Plant, PlantApp, capabilities, make_library, miss_share, published
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.estimator import SlowdownFilter
@@ -77,7 +80,7 @@ class Bench:
     def step(self, *messages: object, after_s: float = 0.2) -> Decision:
         self.now_ns += int(after_s * SECOND)
         inputs = []
-        for message in messages:
+        for message in published(messages):
             self.sequence += 1
             inputs.append(item(message, self.sequence))
         return self.manager.step(self.now_ns, Monitors(tuple(inputs), self.parameters))
@@ -424,8 +427,7 @@ def test_a_device_that_may_not_be_written_gets_no_bands() -> None:
 
 
 def test_an_unknown_board_is_managed_without_a_power_model() -> None:
-    plant = Plant(RuntimeManager(), [PlantApp(TARGETS, make_library("front"))])
-    plant.inbox[0] = replace(plant.inbox[0], message=replace(capabilities(), board="unheard_of"))
+    plant = Plant(RuntimeManager(), [PlantApp(TARGETS, make_library("front"))], model=None)
     plant.run(5.0)
     decision = plant.decisions[-1]
     assert decision.apps[0].subnet_id == "s9" and isnan(decision.predicted_power_w)
@@ -565,3 +567,17 @@ def test_any_input_gives_a_sane_decision(
             assert (
                 app.predicted_latency_ms > 0.0 and app.rate_hz > 0.0 and 0.0 <= app.predicted_accuracy <= 1.0
             )
+
+
+def test_the_room_imports_nothing_that_opens_files_or_devices() -> None:
+    """So the manager may run on another computer than the board's."""
+    code = "import sys, dynofa_ros.manager; print([m for m in sys.modules if m.startswith('dynofa_ros.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    outside = [m for m in ast.literal_eval(done.stdout) if not m.startswith("dynofa_ros.manager")]
+    allowed = {
+        "dynofa_ros.messages",
+        "dynofa_ros.latency",
+        "dynofa_ros.device",
+        "dynofa_ros.device.power_model",
+    }
+    assert set(outside) <= allowed

@@ -12,6 +12,10 @@ from device_client import TIMEOUT_S, Client, end, parameters, start
 from dynofa_ros.msg import DomainState, InferenceMonitor, SimulatedLoad
 from lifecycle_msgs.msg import Transition
 
+from dynofa_ros.device.board import load_board, power_model
+from dynofa_ros.paths import share_file
+from dynofa_ros.ros.inputs import power_model as power_model_of
+
 pytestmark = pytest.mark.live
 
 CPU_TABLE = [115_200_000 + k * 76_800_000 for k in range(24)] + [1_907_200_000]
@@ -60,6 +64,16 @@ def test_latched_capabilities_and_state_reach_a_late_subscriber(client):
     assert all(domain.can_read and domain.can_write for domain in domains.values())
     assert client.state("cpu0").status == DomainState.DISABLED
     assert client.states[-1].source == "simulated"
+
+
+def test_the_power_model_is_latched_and_the_message_loses_no_bit(client):
+    client.wait(lambda: client.power_models, "the power model")
+    (message,) = client.power_models
+    expected = power_model(load_board("xavier_nx"))
+    assert power_model_of(message) == expected
+    assert client.capabilities[-1].description == "xavier_nx"
+    client.wait(lambda: "backend" in client.facts, "diagnostics")
+    assert client.facts["backend"]["power_model"] == expected.origin
 
 
 def test_telemetry_comes_at_its_rate_and_is_plausible(client):
@@ -239,6 +253,7 @@ def test_sigterm_gives_the_clocks_back_and_ends_cleanly(process, client):
         ),
         ({"backend": "fpga"}, "backend must be one of"),
         ({"backend": "simulated", "board": "nano"}, "board 'nano' is unknown; known: "),
+        ({"backend": "simulated", "power_file": "/no/such.yaml"}, "board /no/such.yaml: No such file"),
     ],
 )
 def test_what_cannot_work_ends_with_one_line(given, reason):
@@ -246,3 +261,19 @@ def test_what_cannot_work_ends_with_one_line(given, reason):
     _, error = node.communicate(timeout=30)
     assert node.returncode == 1
     assert reason in error and "Traceback" not in error
+
+
+def test_a_power_file_is_published_instead(tmp_path):
+    file = tmp_path / "measured.yaml"
+    text = share_file("config", "boards", "orin_nano.yaml").read_text()
+    file.write_text(text.replace("base_w: 1.36", "base_w: 1.5"))
+    node = start(*parameters(backend="simulated", power_file=file), namespace="/r2/dynofa")
+    client = Client("/r2/dynofa")
+    try:
+        client.wait(lambda: client.power_models and client.capabilities, "the power model")
+        (model,) = client.power_models
+        assert (model.base_w, model.board, model.origin) == (1.5, "orin_nano", str(file))
+        assert client.capabilities[-1].description == "xavier_nx"
+    finally:
+        client.close()
+        end(node)

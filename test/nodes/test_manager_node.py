@@ -34,7 +34,7 @@ from dynofa_ros.msg import (
     TemperatureReading,
 )
 from lifecycle_msgs.msg import Transition
-from manager_plant import BOARD, CPU, capabilities, make_library
+from manager_plant import BOARD, CPU, MODEL, capabilities, make_library
 from rclpy.serialization import deserialize_message, serialize_message
 from ros_client import RosClient
 
@@ -228,7 +228,7 @@ class Robot(RosClient):
 
     def _send_telemetry(self) -> None:
         used = {d: 0.7 if self.apps else 0.0 for d in CPU}
-        power = predict_power(BOARD, self.hz, used, 45.0).total_w
+        power = predict_power(MODEL, self.hz, used, 45.0).total_w
         domains = [
             DomainTelemetry(domain=d, frequency_hz=hz, utilization_percent=100.0 * used.get(d, 0.0))
             for d, hz in self.hz.items()

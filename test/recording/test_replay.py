@@ -16,6 +16,7 @@ from dynofa_ros.recording.bag import typestore
 from dynofa_ros.recording.decisions import DECISION_TYPE, Recording, read_recording, recording
 from dynofa_ros.recording.replay import Difference, Replay, compare, replay
 from dynofa_ros.recording.text_log import Message, make, read_log, write_log
+from dynofa_ros.ros import names
 
 LOGS = sorted(REFERENCE.glob("*.jsonl"))
 ON_PURPOSE = "if the manager was changed on purpose: python tools/record_reference_logs.py --recompute"
@@ -76,6 +77,18 @@ def test_a_log_is_written_and_read_without_loss(demo: tuple[Message, ...], tmp_p
     for (topic, kind, one), (other_topic, _, other) in zip(demo, read_log(log), strict=True):
         assert topic == other_topic
         assert bytes(store.serialize_cdr(one, kind)) == bytes(store.serialize_cdr(other, kind))
+
+
+def test_a_recording_with_the_power_model_needs_no_board_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = tool().simulated("S3", 8.0)
+    models = [m for topic, _, m in messages if topic == names.POWER_MODEL]
+    assert len(models) == 1 and models[0].board == "xavier_nx"
+    assert any(c.topic == names.POWER_MODEL for d in decisions(messages) for c in d.inputs)
+    forbidden = "dynofa_ros.recording.decisions.load_power_model"
+    monkeypatch.setattr(forbidden, lambda name: pytest.fail(f"a file was opened for {name}"))
+    assert_reproduced(replay(record(messages)), len(decisions(messages)))
+    models[0].base_w += 1.0
+    assert not replay(record(messages)).reproduced
 
 
 # --- what is compared --------------------------------------------------------------------------------
@@ -141,8 +154,8 @@ def replayed_decision(messages: Sequence[Message], number: int) -> Any:
 
     known, manager = record(messages), RuntimeManager()
     for recorded in known.decisions[: number + 1]:
-        items = tuple(known.inputs.take(*name) for name in recorded.inputs)
-        decision = manager.step(recorded.step_time_ns, Monitors(items, recorded.parameters))  # type: ignore[arg-type]
+        items = known.inputs.of(recorded.inputs)
+        decision = manager.step(recorded.step_time_ns, Monitors(items, recorded.parameters))
     return decision
 
 

@@ -81,6 +81,7 @@ def discover(files: SysFiles) -> Inventory:
         throttle_signs=find_throttle_signs(files),
         power_mode=mode,
         clocks_pinned=pinned,
+        identities=identities(files),
     )
 
 
@@ -94,6 +95,18 @@ def _board(files: SysFiles) -> str:
         if names[1]:
             return " ".join(filter(None, names))
     return next((name.split("\0")[0] for name in map(files.text, COMPATIBLE_FILES) if name), "")
+
+
+def identities(files: SysFiles) -> tuple[str, ...]:
+    """See Inventory.identities."""
+    found: list[str] = []
+    for entry in next(filter(None, map(files.text, COMPATIBLE_FILES)), "").split("\0"):
+        vendor, _, boards = entry.partition(",")
+        carrier, _, module = boards.partition("+")
+        found += [entry, f"{vendor},{module}"] if carrier and module else [entry]
+    found += map(files.text, MODEL_FILES)
+    found += (files.text(f"{folder}/product_name") for folder in DMI_FOLDERS)
+    return tuple(dict.fromkeys(filter(None, found)))
 
 
 def _accelerators(files: SysFiles) -> list[tuple[str, str]]:

@@ -107,6 +107,9 @@ class PowerMode:
 class Inventory:
     """Everything that was found. ``board`` is empty if unknown.
 
+    ``identities``: what the computer calls itself, from the most to the least specific: the entries of
+    ``compatible`` and the ``model`` of its device tree, the product name of its DMI. An entry that joins a
+    carrier board and a module by ``+`` is followed by that of the module alone.
     ``total_rails``: the rails whose sum is the power of the module (empty = unknown). ``processors``:
     ``cpu``, ``gpu``, ``npu`` that the hardware has. ``clocks_pinned``: every clock has min == max, as
     jetson_clocks leaves it. ``unsupported``: what is missing, each with a word why. ``notes``: facts for the
@@ -124,3 +127,4 @@ class Inventory:
     throttle_signs: tuple[ThrottleSign, ...] = ()
     power_mode: PowerMode | None = None
     clocks_pinned: bool = False
+    identities: tuple[str, ...] = ()

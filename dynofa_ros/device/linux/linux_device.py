@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 
+from dynofa_ros.device.board import matching_board
 from dynofa_ros.device.device import (
     AppliedDomain,
     Band,
@@ -34,8 +35,10 @@ class SysfsDevice:
     With ``allow_writes`` it first gives back what a killed process left changed. Clocks are given back by
     `restore` and `close`, on leaving a ``with`` block, and when the interpreter ends or drops the object;
     not by signals, which the program has to turn into one of these.
-    Raises BackupError (a ValueError) if another process controls the clocks, OSError if the state folder
-    cannot be used, both only with ``allow_writes``.
+    ``description``: the board description that the computer's names match, None without one.
+    Raises BoardError (a ValueError) for a description that cannot be used; with ``allow_writes`` also
+    BackupError (a ValueError) if another process controls the clocks, OSError if the state folder cannot be
+    used.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class SysfsDevice:
     ) -> None:
         self._sensors = sensors = Sensors(files, inventory)
         self._inventory = self._sensors.inventory
+        self.description = matching_board(self._inventory.identities)
         self._allow_writes = allow_writes
         self._pinned = self._inventory.clocks_pinned and not override_pinned
         # The writer must not know this object: it gives the clocks back when nobody does any more.
@@ -79,6 +83,7 @@ class SysfsDevice:
             tuple(self._capability(domain) for domain in found.domains),
             found.processors,
             SOURCE,
+            self.description.name if self.description else "",
         )
 
     def read(self) -> DeviceSample:

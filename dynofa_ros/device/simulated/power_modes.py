@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dynofa_ros.device.board import PROCESSORS, Board, floor_frequency, processor_of
+from dynofa_ros.device.board import Board, floor_frequency
+from dynofa_ros.latency import PROCESSORS, processor_of
 
 
 @dataclass(frozen=True)

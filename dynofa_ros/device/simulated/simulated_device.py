@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dynofa_ros.device.bands import refusals, round_band
-from dynofa_ros.device.board import Board, processor_of
+from dynofa_ros.device.board import Board, power_model
 from dynofa_ros.device.device import (
     AppliedDomain,
     Band,
@@ -24,13 +24,14 @@ from dynofa_ros.device.device import (
     DomainStatus,
     ThrottleFlag,
 )
-from dynofa_ros.device.power_model import leak_factor
+from dynofa_ros.device.power_model import constant_rails_w, leak_factor, total_w
 from dynofa_ros.device.simulated.governors import GOVERNORS
 from dynofa_ros.device.simulated.noise import uniform
 from dynofa_ros.device.simulated.power_modes import find_mode, mode_limits
 from dynofa_ros.device.simulated.simulated_domain import NS, SimulatedDomain
 from dynofa_ros.device.simulated.simulated_sensors import SimulatedSensors, Truth
 from dynofa_ros.device.simulated.thermal import next_temperature_c, next_throttle_step, steady_temperature_c
+from dynofa_ros.latency import processor_of
 
 # Leakage follows the temperature on this grid; in between it is constant, so that power is.
 LEAKAGE_PERIOD_NS = 250_000_000
@@ -78,6 +79,7 @@ class SimulatedDevice:
         Raises ValueError for an unknown mode, governor or domain.
         """
         self.board = board
+        self._model = power_model(board)
         self.thermal = board.thermal
         self.ambient_c = board.thermal.ambient_c
         self.energy_j = 0.0  # true energy of the module, without sensor error
@@ -88,8 +90,10 @@ class SimulatedDevice:
         self._tables = {name: domain.frequencies_hz for name, domain in board.domains.items()}
         limits = mode_limits(board, mode)
         self._domains = {
-            name: SimulatedDomain(name, domain, limits[name], self._poll_delay(number))
-            for number, (name, domain) in enumerate(board.domains.items())
+            power.domain: SimulatedDomain(
+                power, board.domains[power.domain], limits[power.domain], self._poll_delay(number)
+            )
+            for number, power in enumerate(self._model.domains)
         }
         self._all = tuple(self._domains.values())
         self._rail_energy_j = dict.fromkeys(board.rails, 0.0)
@@ -113,7 +117,8 @@ class SimulatedDevice:
             )
             for d in self._all
         )
-        return Capabilities(self.board.name, domains, self.board.processors, "simulated")
+        name = self.board.name
+        return Capabilities(name, domains, self.board.processors, "simulated", name)
 
     def read(self) -> DeviceSample:
         """Sensors at the present simulated time, with lag, noise and steps; clocks are read exactly."""
@@ -311,8 +316,8 @@ class SimulatedDevice:
         self._seen_total_w, self._seen_w = self._total_w, dict(self._rail_w)
 
     def _renew_leakage(self) -> None:
-        self._leak = leak = leak_factor(self.board, self.temperature_c)
-        self._constant_w = {n: rail.static_w + rail.leakage_w * leak for n, rail in self.board.rails.items()}
+        self._leak = leak_factor(self._model, self.temperature_c)
+        self._constant_w = constant_rails_w(self._model, self._leak)
         for domain in self._all:
             self._refresh(domain)
         self._sum_up()
@@ -327,24 +332,23 @@ class SimulatedDevice:
         for domain in self._all:
             rail_w[domain.domain.rail] += domain.power_w
         self._rail_w = rail_w
-        power = self.board.power
-        self._total_w = power.base_w + (1.0 + power.conversion_loss) * sum(rail_w.values())
+        self._total_w = total_w(self._model, rail_w)
 
     def _integrate(self) -> None:
         passed_ns, self._integrated_ns = self._now_ns - self._integrated_ns, self._now_ns
         if not passed_ns:
             return
-        passed_s, total_w = passed_ns * NS, self._total_w
-        self.energy_j += total_w * passed_s
+        passed_s, power_w = passed_ns * NS, self._total_w
+        self.energy_j += power_w * passed_s
         self.temperature_c = next_temperature_c(
-            self.thermal, self.temperature_c, total_w, self.ambient_c, passed_s
+            self.thermal, self.temperature_c, power_w, self.ambient_c, passed_s
         )
         lag_s = self.board.sensors.lag_s
         keep = math.exp(-passed_s / lag_s) if lag_s else 0.0
-        self._seen_total_w = total_w + (self._seen_total_w - total_w) * keep
-        for name, power_w in self._rail_w.items():
-            self._rail_energy_j[name] += power_w * passed_s
-            self._seen_w[name] = power_w + (self._seen_w[name] - power_w) * keep
+        self._seen_total_w = power_w + (self._seen_total_w - power_w) * keep
+        for name, rail_w in self._rail_w.items():
+            self._rail_energy_j[name] += rail_w * passed_s
+            self._seen_w[name] = rail_w + (self._seen_w[name] - rail_w) * keep
 
     def _poll_delay(self, number: int) -> Callable[[], float]:
         asked = iter(range(1 << 62))

@@ -10,11 +10,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from dynofa_ros.device.board import Domain, floor_frequency
+from dynofa_ros.device.board import floor_frequency
+from dynofa_ros.device.board_sections import Domain
 from dynofa_ros.device.device import AppliedDomain, Band, DomainStatus
 from dynofa_ros.device.power_model import DomainTerms, domain_terms
 from dynofa_ros.device.simulated.governors import GOVERNORS, PELT_HALF_LIFE_S, Governor, GovernorState, Load
 from dynofa_ros.device.simulated.power_modes import DomainLimit
+from dynofa_ros.messages import DomainPowerModel
 
 NEVER = 1 << 62
 NS = 1e-9
@@ -25,9 +27,10 @@ class SimulatedDomain:
     """``poll_delay`` gives the part (0..1) of ``poll_s`` that passes until new limits are noticed."""
 
     def __init__(
-        self, name: str, domain: Domain, limit: DomainLimit, poll_delay: Callable[[], float]
+        self, power: DomainPowerModel, domain: Domain, limit: DomainLimit, poll_delay: Callable[[], float]
     ) -> None:
-        self.name = name
+        self.name = name = power.domain
+        self._power = power
         self.domain = domain
         self.table = domain.frequencies_hz
         self.request: Band | None = None
@@ -185,7 +188,7 @@ class SimulatedDomain:
         """Terms of the power at the clock in effect."""
         terms = self._terms.get(self.actual_hz)
         if terms is None:
-            terms = self._terms[self.actual_hz] = domain_terms(self.domain, self.actual_hz)
+            terms = self._terms[self.actual_hz] = domain_terms(self._power, self.actual_hz)
         return terms
 
     # --- time --------------------------------------------------------------------------------

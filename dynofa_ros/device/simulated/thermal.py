@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from dynofa_ros.device.board import Thermal
+from dynofa_ros.device.board_sections import Thermal
 
 
 def steady_temperature_c(thermal: Thermal, power_w: float, ambient_c: float) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, inf
 
-from dynofa_ros.device.board import Thermal
+from dynofa_ros.device.board_sections import Thermal
 from dynofa_ros.manager.types import Parameters
 from dynofa_ros.simulation.scene import Event, Surroundings
 

@@ -14,7 +14,7 @@ from math import ceil, gcd
 
 import numpy as np
 
-from dynofa_ros.device.board import Board, processor_domains
+from dynofa_ros.device.board import Board, power_model, processor_domains
 from dynofa_ros.device.power_model import constant_power_w, domain_power
 from dynofa_ros.evaluation.policies.oracle_solver import Overlap, Place
 from dynofa_ros.evaluation.policies.profile import Array, Levels, Tables, make_levels, on_processor, times_ms
@@ -67,10 +67,11 @@ class OracleModel:
 
     def constant_w(self, outside: Mapping[str, float]) -> float:
         """Power that no choice changes; ``outside``: utilisation of the processors that nobody can use."""
-        total = constant_power_w(self.board, self.temperature_c)
+        model = power_model(self.board)
+        total = constant_power_w(model, self.temperature_c)
         if "emc" in self.board.domains:
             hz = self.board.domains["emc"].start_max_hz
-            total += domain_power(self.board, "emc", hz, self.temperature_c).unused_w
+            total += domain_power(model, "emc", hz, self.temperature_c).unused_w
         return total + sum(self.idle_w(name, share) for name, share in outside.items())
 
     def most_w(self) -> float:

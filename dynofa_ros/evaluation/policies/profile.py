@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dynofa_ros.device.board import Board, processor_domains
+from dynofa_ros.device.board import Board, power_model, processor_domains
 from dynofa_ros.device.device import Band
 from dynofa_ros.device.power_model import constant_power_w, domain_power
 from dynofa_ros.device.simulated.power_modes import mode_limits
@@ -87,8 +87,9 @@ def make_levels(board: Board, processor: str, tables: Tables, temperature_c: flo
         tuple(next((f for f in table if f >= hz), table[-1]) for table in tables_used) for hz in steps
     )
     clocks = tuple(rows)
+    model = power_model(board)
     shares = [
-        [domain_power(board, d, hz, temperature_c) for d, hz in zip(domains, row, strict=True)]
+        [domain_power(model, d, hz, temperature_c) for d, hz in zip(domains, row, strict=True)]
         for row in clocks
     ]
     return Levels(
@@ -104,11 +105,12 @@ def make_levels(board: Board, processor: str, tables: Tables, temperature_c: flo
 
 def rest_w(board: Board, levels: Levels, temperature_c: float = PROFILE_C) -> float:
     """Power of the module without one processor: the other domains unused at their lowest clocks."""
-    total = constant_power_w(board, temperature_c)
+    model = power_model(board)
+    total = constant_power_w(model, temperature_c)
     for name, domain in board.domains.items():
         if name not in levels.domains:
             hz = domain.start_max_hz if name == "emc" else domain.frequencies_hz[0]
-            total += domain_power(board, name, hz, temperature_c).unused_w
+            total += domain_power(model, name, hz, temperature_c).unused_w
     return total
 
 

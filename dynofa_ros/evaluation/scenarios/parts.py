@@ -9,7 +9,8 @@ from math import nan
 
 import msgspec
 
-from dynofa_ros.device.board import Board, Mode, load_board
+from dynofa_ros.device.board import Board, load_board
+from dynofa_ros.device.board_sections import Mode
 from dynofa_ros.library.library import load_library
 from dynofa_ros.manager.types import LibraryEntry
 from dynofa_ros.paths import share_file
