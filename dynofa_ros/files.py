@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import math
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from typing import Any
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -52,13 +48,6 @@ def check_writable(path: Path) -> None:
 
 def _os_error(code: int, path: Path) -> OSError:
     return OSError(code, os.strerror(code), str(path))
-
-
-def save_figure(figure: Figure, path: Path, dpi: int) -> None:
-    """Write a figure as a PNG, atomically. Raises OSError."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=dpi)
-    write_atomically(path, image.getvalue())
 
 
 def write_json(path: Path, value: Any) -> None:

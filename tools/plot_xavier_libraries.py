@@ -12,18 +12,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import msgspec
 from matplotlib.axes import Axes
 
-from dynofa_ros.files import save_figure
 from dynofa_ros.library.library import Library, load_library
 from dynofa_ros.paths import share_file
+from dynofa_ros.plots import finish, new_figure, style
 
-INK, GREY, OURS, GRID = "#24292f", "#57606a", "#0969da", "#d8dee4"
+GREY, OURS = "#57606a", "#0969da"
 REFERENCE = "Dynamic-OFA"
 BASELINES = {  # colour, marker
     "OFA static, fine-tuned": ("#1a7f37", "D"),
@@ -88,38 +84,37 @@ def main() -> None:
     gpu, cpu = (load_library(folder / f"{p}_ofa_mbv3_w1.2.yaml") for p in ("gpu", "cpu"))
     figure4 = msgspec.yaml.decode(share_file("config", "published", "xavier_nx_figure4.yaml").read_bytes())
 
-    with plt.rc_context({"font.size": 9, "axes.edgecolor": GRID, "axes.labelcolor": INK, "text.color": INK}):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(12.5, 6.6), layout="constrained", sharey=True)
-        draw_figure(left, figure4["gpu_ms"])
-        draw_library(left, gpu, 1.0, GREY, "library gpu")
-        left.text(
-            90,
-            80.6,
-            "grey: the library, another and faster\nmeasurement of the same sub-networks;\n"
-            "not comparable with the other points",
-            color=GREY,
-            va="top",
-        )
-        left.set_title("GPU: figure 4a, and the library", loc="left", fontweight="bold")
-        left.set_xlabel("latency (ms)")
-        left.set_ylabel("ImageNet top-1 (%)")
-        draw_figure(right, figure4["cpu_s"])
-        draw_library(right, cpu, 1000.0, OURS, "library cpu, scaled to Dynamic-OFA in 4b")
-        right.set_title("CPU: figure 4b, and the library scaled to it", loc="left", fontweight="bold")
-        right.set_xlabel("latency (s)")
-        for axis in (left, right):
-            axis.set_ylim(60, 81)
-            axis.grid(color=GRID, linewidth=0.6)
-        entries = {
-            label: handle
-            for axis in (left, right)
-            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(
-            entries.values(), entries.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8.5
-        )
-        figure.suptitle("Jetson Xavier NX: published points, and the libraries of this package")
-        save_figure(figure, options.out, dpi=110)
+    figure, axes = new_figure(1, 2, (12.5, 6.6))
+    left, right = axes[0]
+    draw_figure(left, figure4["gpu_ms"])
+    draw_library(left, gpu, 1.0, GREY, "library gpu")
+    left.text(
+        90,
+        80.6,
+        "grey: the library, another and faster\nmeasurement of the same sub-networks;\n"
+        "not comparable with the other points",
+        color=GREY,
+        va="top",
+    )
+    left.set_title("GPU: figure 4a, and the library", loc="left", fontweight="bold")
+    left.set_xlabel("latency (ms)")
+    left.set_ylabel("ImageNet top-1 (%)")
+    draw_figure(right, figure4["cpu_s"])
+    draw_library(right, cpu, 1000.0, OURS, "library cpu, scaled to Dynamic-OFA in 4b")
+    right.set_title("CPU: figure 4b, and the library scaled to it", loc="left", fontweight="bold")
+    right.set_xlabel("latency (s)")
+    for axis in (left, right):
+        axis.set_ylim(60, 81)
+        style(axis)
+    entries = {
+        label: handle
+        for axis in (left, right)
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8.5
+    )
+    finish(figure, options.out, "Jetson Xavier NX: published points, and the libraries of this package")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.bench.report import thread_count
-from dynofa_ros.files import save_figure
+from dynofa_ros.plots import GRID, INK, MUTED, finish, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INK, MUTED, GRID = "#24292f", "#6e7781", "#d8dee4"
 FAMILIES = {  # label, colour, marker, line
     "dynamic_ofa_6": ("Dynamic-OFA, library 6", "#0969da", "o", "-"),
     "dynamic_ofa_7": ("Dynamic-OFA, library 7", "#54aeff", "o", "--"),
@@ -38,35 +37,15 @@ def drawable(results: Mapping[str, Any]) -> bool:
 
 def plot(results: Mapping[str, Any], cpu: str, path: Path) -> None:
     """Draw comparison and engines, whichever there are, to a PNG file. Raises OSError."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     comparison, engines = results.get("comparison") or [], results.get("engines") or []
     panels = [p for p in (comparison, engines) if p]
-    with plt.rc_context(
-        {"font.size": 9.5, "axes.edgecolor": GRID, "axes.labelcolor": INK, "text.color": INK}
-    ):
-        figure, axes = plt.subplots(
-            len(panels), 1, figsize=(9.5, 4.6 * len(panels)), layout="constrained", squeeze=False
-        )
-        for axis, rows in zip(axes[:, 0], panels, strict=True):
-            if rows is comparison:
-                _comparison(axis, rows, results.get("comparison_summary") or {})
-            else:
-                _engines(axis, rows)
-            _style(axis)
-        figure.suptitle(f"dynofa bench on {cpu}", fontsize=11.5, fontweight="bold", x=0.01, ha="left")
-        save_figure(figure, path, dpi=110)
-        plt.close(figure)
-
-
-def _style(axis: Axes) -> None:
-    axis.tick_params(colors=MUTED, length=0)
-    for side in ("top", "right", "left"):
-        axis.spines[side].set_visible(False)
-    axis.set_axisbelow(True)
+    figure, axes = new_figure(len(panels), 1, (9.5, 4.6 * len(panels)))
+    for axis, rows in zip(axes[:, 0], panels, strict=True):
+        if rows is comparison:
+            _comparison(axis, rows, results.get("comparison_summary") or {})
+        else:
+            _engines(axis, rows)
+    finish(figure, path, f"dynofa bench on {cpu}")
 
 
 def _comparison(axis: Axes, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
@@ -79,7 +58,7 @@ def _comparison(axis: Axes, rows: Sequence[Mapping[str, Any]], summary: Mapping[
     )
     axis.set_ylabel("ImageNet top-1 as published (%)")
     axis.set_xlim(left=0)
-    axis.grid(color=GRID, lw=0.6)
+    style(axis)
     axis.legend(frameon=False, loc="lower right")
 
 
@@ -103,7 +82,7 @@ def _engines(axis: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axis.set_xlabel(
         f"below each name: ms of the static network, {threads} thread{'s' if threads > 1 else ''}"
     )
-    axis.grid(axis="y", color=GRID, lw=0.6)
+    style(axis, hidden=("top", "right", "left"), grid="y")
     axis.margins(y=0.18)
     axis.legend(
         frameon=False, ncols=min(3, len(values)), loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2
@@ -128,7 +107,7 @@ def _name_spaces(axis: Axes, keys: Sequence[tuple[str, str]]) -> None:
     for space in spaces:
         places = [n for n, key in enumerate(keys) if key[0] == space]
         where = ((places[0] + places[-1]) / 2, 0.97)
-        style: dict[str, Any] = {"fontweight": "bold", "color": MUTED}
-        axis.annotate(space, where, xycoords=("data", "axes fraction"), ha="center", va="top", **style)
+        text: dict[str, Any] = {"fontweight": "bold", "color": MUTED}
+        axis.annotate(space, where, xycoords=("data", "axes fraction"), ha="center", va="top", **text)
         if places[0]:
             axis.axvline(places[0] - 0.5, color=GRID, lw=1.0)

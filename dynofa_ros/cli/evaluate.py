@@ -93,6 +93,8 @@ def _evaluate(
     from dynofa_ros.evaluation.scenarios.parts import evaluation_board
     from dynofa_ros.evaluation.study import plan, run
 
+    if options.out is not None:
+        import jinja2  # noqa: F401 - missing: before minutes of work
     board = evaluation_board()
     with one_line_errors(), terminating():
         jobs = plan(scenarios, policies, seeds, quick=options.quick)

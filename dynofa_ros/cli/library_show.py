@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,7 @@ MARKERS: dict[str, tuple[str, Any]] = {
     "predicted": ("o", "none"),
 }
 TABLE_WIDTH = 110  # a narrow terminal wraps the rows rather than losing figures
-INK, COLOUR, GRID = "#24292f", "#0969da", "#d8dee4"
+COLOUR = "#0969da"
 
 
 def add_parser(commands: Commands) -> None:
@@ -124,34 +123,18 @@ def plot_library(library: Library, path: Path) -> None:
 
     Raises OSError if the file cannot be written.
     """
-    import matplotlib
+    from dynofa_ros.plots import finish, new_figure, style
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from dynofa_ros.files import write_atomically
-
-    image = io.BytesIO()
-    with plt.rc_context(
-        {"font.size": 9.5, "axes.edgecolor": GRID, "axes.labelcolor": INK, "text.color": INK}
-    ):
-        figure, axis = plt.subplots(figsize=(7.0, 4.4), layout="constrained")
-        for source, (marker, fill) in MARKERS.items():
-            points = [(e.latency_ms.median, 100 * e.accuracy) for e in library if e.accuracy_source == source]
-            if points:
-                axis.plot(
-                    *zip(*points, strict=True),
-                    linestyle="",
-                    marker=marker,
-                    fillstyle=fill,
-                    color=COLOUR,
-                    label=f"accuracy {source}",
-                )
-        axis.set_title(f"{library.space}, {library.board} {library.processor}", loc="left")
-        axis.set_xlabel("latency, median (ms)")
-        axis.set_ylabel("top-1 accuracy (%)")
-        axis.grid(color=GRID)
-        axis.legend(frameon=False)
-        figure.savefig(image, format="png", dpi=110)
-        plt.close(figure)
-    write_atomically(path, image.getvalue())
+    figure, axes = new_figure(1, 1, (7.0, 4.4))
+    axis = axes[0, 0]
+    for source, (marker, fill) in MARKERS.items():
+        points = [(e.latency_ms.median, 100 * e.accuracy) for e in library if e.accuracy_source == source]
+        if points:
+            look = {"linestyle": "", "marker": marker, "fillstyle": fill, "color": COLOUR}
+            axis.plot(*zip(*points, strict=True), label=f"accuracy {source}", **look)
+    axis.set_title(f"{library.space}, {library.board} {library.processor}", loc="left")
+    axis.set_xlabel("latency, median (ms)")
+    axis.set_ylabel("top-1 accuracy (%)")
+    style(axis)
+    axis.legend(frameon=False)
+    finish(figure, path)

@@ -1,21 +1,18 @@
-"""Pictures of a study: energy against misses, decomposition and sweep; what all its pictures share."""
+"""Pictures of a study: energy against misses, decomposition and sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.evaluation.study import OURS, Study, interval
-from dynofa_ros.files import save_figure
+from dynofa_ros.plots import APP_COLOURS, INK, MUTED, finish, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-INK, MUTED, GRID = "#24292f", "#6e7781", "#d8dee4"
-APP_COLOURS = ("#0969da", "#8250df", "#1a7f37", "#bf8700", "#953800", "#1b7c83", "#6639ba", "#57606a")
 KINDS = {"ours": "#0969da", "B": "#6e7781", "O": "#1a7f37", "rival": "#bc4c00"}
 MARKS = {
     OURS: ("o", KINDS["ours"]),
@@ -36,7 +33,7 @@ MARKS = {
     "O1f": ("v", KINDS["O"]),
     "O2": ("s", KINDS["O"]),
 }
-WIDTH_IN, DPI = 11.0, 110
+WIDTH_IN = 11.0
 FAILED_PERCENT = 99.0  # who misses all that and is cheap does not set the scale of a panel
 
 
@@ -58,15 +55,9 @@ def plot_energy(study: Study, footer: str, path: Path) -> None:
     for axis in axes[:, 0]:
         axis.set_ylabel("energy (J)")
     handles = [Line2D([], [], linestyle="", label=policy, **_mark(policy)) for policy in policies]
-    figure.legend(
-        handles=handles,
-        loc="outside right upper",
-        frameon=False,
-        fontsize=8.5,
-        title="policy",
-        title_fontsize=8.5,
-    )
-    finish(figure, "Energy of the module against misses: compare at equal misses only", footer, path)
+    place: dict[str, Any] = {"loc": "outside right upper", "frameon": False}
+    figure.legend(handles=handles, fontsize=8.5, title="policy", title_fontsize=8.5, **place)
+    finish(figure, path, "Energy of the module against misses: compare at equal misses only", footer)
 
 
 def _mark(policy: str) -> dict[str, Any]:
@@ -118,42 +109,18 @@ def plot_bars(
     figure, axes = new_figure(1, 1, (WIDTH_IN * 0.75, 0.24 * bars_in_all + 0.3 * len(groups) + 1.2))
     axis = axes[0, 0]
     place, ticks = 0.0, []
-    colours = dict(
-        zip(
-            dict.fromkeys(n.rstrip(" *") for bars in groups.values() for n in bars),
-            APP_COLOURS * 3,
-            strict=False,
-        )
-    )
+    names = dict.fromkeys(n.rstrip(" *") for bars in groups.values() for n in bars)
+    colours = dict(zip(names, APP_COLOURS * 3, strict=False))
     for group, bars in groups.items():
-        axis.text(
-            0.0,
-            place,
-            f" {group}",
-            transform=axis.get_yaxis_transform(),
-            va="center",
-            fontsize=9,
-            fontweight="bold",
-        )
+        label: dict[str, Any] = {"va": "center", "fontsize": 9, "fontweight": "bold"}
+        axis.text(0.0, place, f" {group}", transform=axis.get_yaxis_transform(), **label)
         for name, (mean, low, high) in bars.items():
             place += 1.0
-            axis.barh(
-                place,
-                mean,
-                xerr=[[mean - low], [high - mean]],
-                color=colours[name.rstrip(" *")],
-                height=0.75,
-                error_kw={"elinewidth": 0.8},
-            )
-            axis.annotate(
-                f"{mean:+.1f}",
-                (max(mean, high, 0.0), place),
-                textcoords="offset points",
-                xytext=(4, 0),
-                va="center",
-                fontsize=7.5,
-                color=MUTED,
-            )
+            colour, span = colours[name.rstrip(" *")], [[mean - low], [high - mean]]
+            axis.barh(place, mean, xerr=span, color=colour, height=0.75, error_kw={"elinewidth": 0.8})
+            figures: dict[str, Any] = {"va": "center", "fontsize": 7.5, "color": MUTED}
+            end = (max(mean, high, 0.0), place)
+            axis.annotate(f"{mean:+.1f}", end, textcoords="offset points", xytext=(4, 0), **figures)
             ticks.append((place, name))
         place += 1.4
     axis.set_yticks([p for p, _ in ticks], [n for _, n in ticks], fontsize=8)
@@ -162,46 +129,4 @@ def plot_bars(
     axis.margins(x=0.12)
     axis.set_xlabel(unit)
     style(axis)
-    finish(figure, title, footer, path)
-
-
-# --- common -------------------------------------------------------------------------------------------------
-
-
-def new_figure(
-    rows: int,
-    columns: int,
-    size: tuple[float, float],
-    *,
-    sharex: bool = False,
-    ratios: Sequence[float] | None = None,
-) -> tuple[Figure, Any]:
-    """A figure and its axes (rows x columns), in the style of all pictures."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update({"font.size": 9, "axes.edgecolor": GRID, "axes.labelcolor": INK, "text.color": INK})
-    return plt.subplots(
-        rows, columns, figsize=size, layout="constrained", squeeze=False, sharex=sharex, height_ratios=ratios
-    )
-
-
-def style(axis: Axes) -> None:
-    """Grid and ticks."""
-    axis.grid(color=GRID, linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.tick_params(colors=MUTED, labelsize=8)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-
-
-def finish(figure: Figure, title: str, footer: str, path: Path) -> None:
-    """Title and footer; the file. Raises OSError."""
-    import matplotlib.pyplot as plt
-
-    figure.suptitle(title, fontsize=11.5, fontweight="bold", x=0.01, ha="left")
-    figure.supxlabel(footer, fontsize=7.5, color=MUTED, x=0.01, ha="left")
-    save_figure(figure, path, dpi=DPI)
-    plt.close(figure)
+    finish(figure, path, title, footer)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynofa_ros.device.board import processor_domains
-from dynofa_ros.evaluation.report_plots import APP_COLOURS, INK, MUTED, finish, new_figure, style
+from dynofa_ros.plots import APP_COLOURS, INK, MISS, MUTED, finish, new_figure, style
 from dynofa_ros.simulation.log import Run
 from dynofa_ros.simulation.scene import NewTargets, Surroundings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MISS, STEP = "#cf222e", "#afb8c1"
+STEP = "#afb8c1"
 PROCESSOR_COLOURS = {"gpu": "#1a7f37", "cpu": "#0969da", "npu": "#8250df"}
 COLUMN_IN = 3.7
 WIDE = 4.0  # ratio of deadlines from which latencies are drawn on a logarithmic scale
@@ -57,7 +57,7 @@ def plot_timelines(runs: Sequence[Run], footer: str, path: Path) -> None:
     figure.align_ylabels(axes[:, 0])
     handles, labels = zip(*_legend(runs), strict=True)
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8.5)
-    finish(figure, f"{scene.name}: {scene.title}", footer, path)
+    finish(figure, path, f"{scene.name}: {scene.title}", footer)
 
 
 def _legend(runs: Sequence[Run]) -> list[tuple[Any, str]]:
@@ -152,13 +152,8 @@ def _clocks(axis: Axes, run: Run) -> None:
         track = [(at_s, hz) for at_s, domain, hz in run.clocks if domain == domains[0]]
         if track:
             times = [at_s for at_s, _ in track] + [run.scene.duration_s]
-            axis.stairs(
-                [hz / 1e9 for _, hz in track],
-                times,
-                baseline=None,
-                color=colour,
-                linewidth=0.8,
-            )
+            clocks = [hz / 1e9 for _, hz in track]
+            axis.stairs(clocks, times, baseline=None, color=colour, linewidth=0.8)
     axis.set_ylim(bottom=0.0)
     axis.set_ylabel("clock (GHz)")
 

@@ -8,56 +8,39 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynofa_ros.plots import APP_COLOURS, GRID, MISS, MUTED, finish, new_figure, style
 from dynofa_ros.recording.metrics import Phase, percentile, phases
 from dynofa_ros.recording.run import Monitor, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH_IN, HEIGHT_IN, DPI = 10.0, 8.6, 110
-INK, MUTED, GRID = "#24292f", "#6e7781", "#d8dee4"
+WIDTH_IN, HEIGHT_IN = 10.0, 8.6
 PHASE_FILL = ("#ffffff", "#f3f6fa")
-APP_COLOURS = ("#0969da", "#8250df", "#1a7f37", "#bf8700", "#cf222e", "#1b7c83")
-LIMIT, MISS, HEAT, SIMULATED = "#57606a", "#cf222e", "#d4622a", "#bf3989"
+LIMIT, HEAT, SIMULATED = "#57606a", "#d4622a", "#bf3989"
 DOMAIN_COLOURS = {"gpu": "#1a7f37", "npu": "#8250df", "emc": "#afb8c1"}
 CPU_COLOURS = ("#0969da", "#54aeff", "#1b7c83", "#0a3069", "#6639ba", "#4ac26b", "#bf8700", "#953800")
 
 
 def plot_timeline(run: Run, path: Path, simulated: Run | None = None) -> None:
     """Draw the run to a PNG file; its folder must exist. simulated: the same run in simulation, dotted."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with plt.rc_context(
-        {"font.size": 9.5, "axes.edgecolor": GRID, "axes.labelcolor": INK, "text.color": INK}
-    ):
-        figure, axes = plt.subplots(
-            4,
-            1,
-            sharex=True,
-            figsize=(WIDTH_IN, HEIGHT_IN),
-            height_ratios=(1.5, 1.0, 1.0, 1.1),
-            layout="constrained",
-        )
-        found = phases(run)
-        origin = found[0].start_ns if found else _first_time(run)
-        _latency_panel(axes[0], run, origin)
-        _accuracy_panel(axes[1], run, origin)
-        _clock_panel(axes[2], run, origin)
-        if simulated is not None:
-            _draw_simulated(axes, simulated, origin)
-        _power_panel(axes[3], run, origin)
-        for axis in axes:
-            _decorate(axis, found, origin)
-        _name_phases(axes[0], found, origin)
-        figure.align_ylabels(axes)
-        axes[-1].set_xlabel("time (s)")
-        axes[-1].set_xlim(*_span(run, found, origin))
-        figure.suptitle(_title(run), fontsize=11.5, fontweight="bold", x=0.01, ha="left")
-        figure.savefig(path, dpi=DPI)
-        plt.close(figure)
+    figure, grid = new_figure(4, 1, (WIDTH_IN, HEIGHT_IN), sharex=True, ratios=(1.5, 1.0, 1.0, 1.1))
+    axes = grid[:, 0]
+    found = phases(run)
+    origin = found[0].start_ns if found else _first_time(run)
+    _latency_panel(axes[0], run, origin)
+    _accuracy_panel(axes[1], run, origin)
+    _clock_panel(axes[2], run, origin)
+    if simulated is not None:
+        _draw_simulated(axes, simulated, origin)
+    _power_panel(axes[3], run, origin)
+    for axis in axes:
+        _decorate(axis, found, origin)
+    _name_phases(axes[0], found, origin)
+    figure.align_ylabels(axes)
+    axes[-1].set_xlabel("time (s)")
+    axes[-1].set_xlim(*_span(run, found, origin))
+    finish(figure, path, _title(run))
 
 
 def _title(run: Run) -> str:
@@ -169,7 +152,8 @@ def _power_panel(axis: Axes, run: Run, origin: int) -> None:
     heat.plot(times, [t.temperature_c for t in run.telemetry], color=HEAT, lw=1.3, label="temperature")
     heat.set_ylabel("hottest (°C)", color=HEAT)
     heat.margins(y=0.4)
-    _style(heat)
+    style(heat, hidden=("top", "left", "right"))
+    heat.grid(False)
     handles, labels = axis.get_legend_handles_labels()
     more_handles, more_labels = heat.get_legend_handles_labels()
     _legend(axis, handles + more_handles, labels + more_labels)
@@ -186,16 +170,8 @@ def _draw_simulated(axes: Sequence[Axes], run: Run, origin: int) -> None:
     axes[3].plot(_seconds(run.telemetry, origin), power_w, label="simulated", **style)
 
 
-def _style(axis: Axes) -> None:
-    axis.tick_params(colors=MUTED, length=0)
-    for side in ("top", "left", "right"):
-        axis.spines[side].set_visible(False)
-
-
 def _decorate(axis: Axes, found: Sequence[Phase], origin: int) -> None:
-    _style(axis)
-    axis.grid(axis="y", color=GRID, lw=0.6)
-    axis.set_axisbelow(True)
+    style(axis, hidden=("top", "left", "right"), grid="y")
     for index, phase in enumerate(found):
         start, end = (phase.start_ns - origin) / 1e9, (phase.end_ns - origin) / 1e9
         axis.axvspan(start, end, color=PHASE_FILL[index % 2], lw=0, zorder=0)

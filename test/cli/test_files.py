@@ -15,11 +15,12 @@ import pytest
 from dynofa_ros.application.networks import DEMO_LIBRARY
 from dynofa_ros.cli import characterise, library_calibrate, library_profile, weights
 from dynofa_ros.cli.common import CliError, check_outputs, write_json
-from dynofa_ros.files import save_figure, write_atomically
+from dynofa_ros.files import write_atomically
 from dynofa_ros.library import files
 from dynofa_ros.library.files import require_writable, save_with_statistics
 from dynofa_ros.library.library import LibraryError, load_library, load_statistics
 from dynofa_ros.paths import share_file
+from dynofa_ros.plots import finish
 
 DEMO = share_file(*DEMO_LIBRARY)
 
@@ -41,7 +42,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, full_disk):
     (tmp_path / "old").write_text("old")
     for write in (
         lambda path: write_atomically(path, b"new"),
-        lambda path: save_figure(Figure(), path, dpi=50),
+        lambda path: finish(Figure(), path),
     ):
         with pytest.raises(OSError, match="No space"):
             write(tmp_path / "old")
@@ -54,7 +55,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, full_disk):
 def test_a_figure_is_a_png_whatever_its_name(tmp_path):
     from matplotlib.figure import Figure
 
-    save_figure(Figure(), tmp_path / "new" / "figure", dpi=50)
+    finish(Figure(), tmp_path / "new" / "figure")
     assert (tmp_path / "new" / "figure").read_bytes().startswith(b"\x89PNG")
 
 

@@ -197,7 +197,8 @@ def test_installation_has_every_file() -> None:
     assert messages and messages.origin, "the messages are not built: run make install"
     site_packages = Path(messages.origin).parents[2]
     prefix = next(p for p in site_packages.parents if (p / "share" / "dynofa_ros").is_dir())
-    expected = {site_packages / module.relative_to(ROOT) for module in MODULES}
+    templates = (ROOT / "dynofa_ros").rglob("*.j2")
+    expected = {site_packages / file.relative_to(ROOT) for file in (*MODULES, *templates)}
     expected |= {prefix / "lib" / "dynofa_ros" / script.name for script in SCRIPTS}
     for folder in ("config", "launch"):
         files = (p for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts)
