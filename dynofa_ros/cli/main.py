@@ -27,7 +27,7 @@ COMMANDS = (demo, report, replay, probe, device, library, characterise, weights,
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand. Returns 0 = done, 1 = failed, 2 = bad usage (argparse exits with 2 by itself)."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands; what it returns has ``run``, which takes it."""
     parser = argparse.ArgumentParser(prog="dynofa", description="Dynamic neural networks for ROS 2 robots.")
     parser.add_argument("--version", action="version", version=f"dynofa {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

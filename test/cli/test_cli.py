@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import dynofa_process
 from rich.console import Console
 from rosbags.rosbag2 import StoragePlugin, Writer
 
@@ -25,12 +26,6 @@ from dynofa_ros.errors import UsageError
 from dynofa_ros.recording.bag import typestore
 from dynofa_ros.recording.metrics import Phase
 from dynofa_ros.recording.run import Decision, Label, Monitor, Run, Telemetry
-
-
-def dynofa(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user does."""
-    command = [sys.executable, "-m", "dynofa_ros.cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 def message(kind: str, **fields: Any) -> bytes:
@@ -77,13 +72,13 @@ def write_run(path: Path, storage: StoragePlugin, version: int = 8) -> None:
 
 @pytest.mark.parametrize("command", [(), ("demo",), ("report",)])
 def test_help_shows_an_example(command: tuple[str, ...]) -> None:
-    result = dynofa(*command, "--help")
+    result = dynofa_process(*command, "--help")
     assert result.returncode == 0
     assert not command or f"example: dynofa {command[0]}" in result.stdout
 
 
 def test_help_needs_no_heavy_imports() -> None:
-    code = "import sys; from dynofa_ros.cli.main import _parser; _parser(); print(*sys.modules)"
+    code = "import sys; from dynofa_ros.cli.main import _parser; make_parser(); print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(result.stdout.split())
     assert not {"numpy", "rclpy", "rosbags", "matplotlib", "torch", "rich"} & loaded
@@ -107,7 +102,7 @@ def test_help_needs_no_heavy_imports() -> None:
     ],
 )
 def test_bad_usage_is_exit_code_2(arguments: list[str], reason: str, tmp_path: Path) -> None:
-    result = dynofa(*arguments, *(["--out", tmp_path / "out"] if arguments[:1] == ["demo"] else []))
+    result = dynofa_process(*arguments, *(["--out", tmp_path / "out"] if arguments[:1] == ["demo"] else []))
     assert result.returncode == 2
     assert reason in result.stderr
     assert "Traceback" not in result.stderr
@@ -117,7 +112,7 @@ def test_bad_usage_is_exit_code_2(arguments: list[str], reason: str, tmp_path: P
 @pytest.mark.parametrize("name", ["missing", "empty"])
 def test_report_without_a_bag_fails_in_one_line(name: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    result = dynofa("report", tmp_path / name)
+    result = dynofa_process("report", tmp_path / name)
     assert result.returncode == 1
     assert result.stderr.startswith("dynofa report: ") and result.stderr.count("\n") == 1
     assert name in result.stderr
@@ -127,7 +122,7 @@ def test_report_of_a_bag_without_a_run(tmp_path: Path) -> None:
     with Writer(tmp_path / "bag", version=9) as writer:
         topic = writer.add_connection("/chatter", "std_msgs/msg/String", typestore=typestore())
         writer.write(topic, 1, message("std_msgs/msg/String", data="hello"))
-    result = dynofa("report", tmp_path / "bag")
+    result = dynofa_process("report", tmp_path / "bag")
     assert result.returncode == 1
     assert "holds no run" in result.stderr
 
@@ -137,7 +132,9 @@ def test_report_of_a_bag_without_a_run(tmp_path: Path) -> None:
 )
 def test_report_of_a_robots_bag(storage: StoragePlugin, version: int, tmp_path: Path) -> None:
     write_run(tmp_path / "bag", storage, version)
-    result = dynofa("report", tmp_path / "bag", "--json", tmp_path / "f.json", "--plot", tmp_path / "f.png")
+    result = dynofa_process(
+        "report", tmp_path / "bag", "--json", tmp_path / "f.json", "--plot", tmp_path / "f.png"
+    )
     assert (result.returncode, result.stderr) == (0, "")
     figures = json.loads((tmp_path / "f.json").read_text())
     assert figures["results"] == figures["frames_due"] == 10
@@ -152,7 +149,7 @@ def test_report_of_a_robots_bag(storage: StoragePlugin, version: int, tmp_path: 
 def test_report_that_cannot_write_its_file(tmp_path: Path) -> None:
     write_run(tmp_path / "bag", StoragePlugin.MCAP)
     (tmp_path / "file").write_text("")
-    result = dynofa("report", tmp_path / "bag", "--json", tmp_path / "file" / "f.json")
+    result = dynofa_process("report", tmp_path / "bag", "--json", tmp_path / "file" / "f.json")
     assert result.returncode == 1
     assert "cannot write" in result.stderr and "Traceback" not in result.stderr
 

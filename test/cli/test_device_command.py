@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import grp
 import json
 import os
@@ -16,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import dynofa
 from fake_kernel import GPU, limits_on_disk, make_board, policy, put
 
-from dynofa_ros.cli import device
 from dynofa_ros.cli.common import CliError, UsageError
 from dynofa_ros.device.device import Band, DomainStatus
 from dynofa_ros.device.linux import permissions
@@ -28,14 +27,6 @@ from dynofa_ros.device.linux.sysfs import SysFiles
 
 LOW = 499_200_000
 NOBODY = 65534
-
-
-def dynofa(*arguments: object) -> int:
-    """The command in this process; its exit code."""
-    parser = argparse.ArgumentParser()
-    device.add_parser(parser.add_subparsers())
-    options = parser.parse_args([str(argument) for argument in arguments])
-    return options.run(options)
 
 
 @pytest.fixture(autouse=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import msgspec
 import pytest
+from command import dynofa
 
 from dynofa_ros.application.networks import DEMO_LIBRARY
-from dynofa_ros.cli import characterise, library_calibrate, library_profile, weights
 from dynofa_ros.cli.common import CliError, check_outputs, write_json
 from dynofa_ros.files import write_atomically
 from dynofa_ros.library import files
@@ -105,23 +103,21 @@ def test_a_library_needs_the_name_of_a_file(tmp_path, monkeypatch, name):
 
 
 @pytest.mark.parametrize(
-    ("module", "arguments"),
+    "arguments",
     [
-        (library_profile, ("profile", "--weights", "missing.pth", "--out", "l.yaml")),
-        (library_calibrate, ("calibrate", "--weights", "missing.pth", "--images", "missing")),
-        (characterise, ("characterise", "--library", "missing.yaml", "--out", "l.yaml")),
-        (weights, ("weights", "fetch", "missing")),
+        ("library", "profile", "l.yaml", "--weights", "missing.pth", "--out", "l.yaml"),
+        ("library", "calibrate", "l.yaml", "--weights", "missing.pth", "--images", "missing"),
+        ("characterise", "--library", "missing.yaml", "--out", "l.yaml"),
+        ("weights", "fetch", "missing"),
     ],
+    ids=" ".join,
 )
-def test_results_that_cannot_be_written_are_told_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, arguments: tuple[str, ...]
+def test_results_that_cannot_be_written_are_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    parser = argparse.ArgumentParser()
-    module.add_parser(parser.add_subparsers(required=True))
-    options = parser.parse_args([*arguments, "--json", str(tmp_path)])
     with pytest.raises(CliError, match=f"cannot write {tmp_path}: Is a directory"):
-        options.run(options)
+        dynofa(*arguments, "--json", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sysfs_tree
+from command import dynofa
 
 from dynofa_ros.cli import probe
 from dynofa_ros.cli.common import CliError, UsageError
@@ -31,16 +31,9 @@ def root(tmp_path: Path) -> Path:
     return sysfs_tree.build(sysfs_tree.TREES / "agx_xavier_jetpack5.yaml", tmp_path / "root")
 
 
-def run(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    probe.add_parser(parser.add_subparsers())
-    options = parser.parse_args(["probe", *arguments])
-    return options.run(options)
-
-
 def result(tmp_path: Path, root: Path, *more: str) -> dict[str, Any]:
     path = tmp_path / "probe.json"
-    assert run("--sysfs-root", str(root), "--json", str(path), *more) in (0, 1)
+    assert dynofa("probe", "--sysfs-root", str(root), "--json", str(path), *more) in (0, 1)
     return json.loads(path.read_text())
 
 
@@ -65,7 +58,7 @@ def test_json(tmp_path: Path, root: Path) -> None:
 
 
 def test_table_says_why_not(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--sysfs-root", str(root)) == 0
+    assert dynofa("probe", "--sysfs-root", str(root)) == 0
     text = capsys.readouterr().out
     assert "nvpmodel mode 3 MODE_30W_6CORE" in text and "SYS5V" in text
     assert f"cpu0: cannot write {CPU}/policy0/scaling_max_freq: mode 0444 allows it to nobody" in text
@@ -84,9 +77,9 @@ def test_a_computer_without_anything(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_wrong_arguments(tmp_path: Path, root: Path) -> None:
     with pytest.raises(CliError, match="must be a folder that holds sys/"):
-        run("--sysfs-root", str(tmp_path / "nowhere"))
+        dynofa("probe", "--sysfs-root", str(tmp_path / "nowhere"))
     with pytest.raises(UsageError, match="--allow-writes needs --selftest"):
-        run("--sysfs-root", str(root), "--allow-writes")
+        dynofa("probe", "--sysfs-root", str(root), "--allow-writes")
 
 
 def checks(found: dict[str, Any]) -> dict[str, str]:

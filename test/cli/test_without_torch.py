@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import dynofa_process
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "config/libraries/demo/cpu_ofa_mbv3_demo.yaml"
@@ -83,7 +84,7 @@ def test_a_command_that_needs_torch_says_how_to_install_it(
 ) -> None:
     (tmp_path / "net.pth").write_bytes(b"any")
     places = [tmp_path / a if a in ("net.pth", "o.yaml", ".") else a for a in arguments]
-    done = run(without_torch, "-m", "dynofa_ros.cli.main", *places)
+    done = dynofa_process(*places, **without_torch)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert f"pip install 'dynofa_ros[{extra}]'" in done.stderr.splitlines()[-1]

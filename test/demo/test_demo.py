@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
+from command import dynofa_process
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from dynofa_ros.demo.camera_bag import RAW_TYPE
@@ -175,14 +176,12 @@ def test_every_result_carries_a_header_of_the_camera(timeline: Timeline) -> None
 def test_figures_are_recomputed_from_the_bag(timeline: Timeline) -> None:
     out, _, _, summary = timeline
     again = out.parent / "again.json"
-    command = [sys.executable, "-m", "dynofa_ros.cli.main", "report", str(out), "--json", str(again)]
-    subprocess.run(command, check=True, capture_output=True)
+    assert dynofa_process("report", out, "--json", again).returncode == 0
     assert json.loads(again.read_text()) == summary
 
 
 def test_every_decision_is_reproduced_from_the_bag(timeline: Timeline) -> None:
-    command = [sys.executable, "-m", "dynofa_ros.cli.main", "replay", str(timeline[0])]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = dynofa_process("replay", timeline[0])
     assert result.returncode == 0, result.stdout
     assert int(result.stdout.split()[0]) > 5 * SECONDS - 10, "control_period_s is 0.2 s"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -16,23 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import dynofa
 from fake_kernel import limits_on_disk, make_board
 
-from dynofa_ros.cli import device
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.linux.sysfs import SysFiles
 
 KILLS = 160  # at random moments; the kills before each system call come on top
 LONGEST_WAIT_S = 0.02
 CHILD = Path(__file__).parents[1] / "helpers" / "clock_child.py"
-
-
-def dynofa(*arguments: str) -> int:
-    """The command in this process; its exit code."""
-    parser = argparse.ArgumentParser()
-    device.add_parser(parser.add_subparsers())
-    options = parser.parse_args(arguments)
-    return options.run(options)
 
 
 class Bench:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import dynofa
 
 from dynofa_ros.cli import evaluate
 from dynofa_ros.cli.common import CliError, UsageError
@@ -34,14 +34,6 @@ RESULT_KEYS = {
 }  # fmt: skip
 
 
-def command(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    evaluate.add_parser(parser.add_subparsers(dest="command"))
-    options = parser.parse_args(["evaluate", *arguments])
-    code: int = options.run(options)
-    return code
-
-
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -52,16 +44,16 @@ def command(*arguments: str) -> int:
 )
 def test_an_unknown_name_is_bad_usage_in_one_line(arguments: tuple[str, ...], text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        command(*arguments)
+        dynofa("evaluate", *arguments)
     assert text in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CliError, match="cannot write"):
-        command("--quick", "--json", str(tmp_path))
+        dynofa("evaluate", "--quick", "--json", str(tmp_path))
     with pytest.raises(CliError, match="cannot write"):
-        command("--quick", "--out", str(tmp_path / "file" / "folder"))
+        dynofa("evaluate", "--quick", "--out", str(tmp_path / "file" / "folder"))
 
 
 def test_a_quick_study_writes_results_and_a_report(
@@ -78,7 +70,10 @@ def test_a_quick_study_writes_results_and_a_report(
         "--jobs",
         "1",
     )
-    assert command(*arguments, "--json", str(tmp_path / "r.json"), "--out", str(tmp_path / "out")) == 0
+    assert (
+        dynofa("evaluate", *arguments, "--json", str(tmp_path / "r.json"), "--out", str(tmp_path / "out"))
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "Simulated, not measured on a board: board file xavier_nx.yaml" in printed
     document = json.loads((tmp_path / "r.json").read_text())
@@ -127,7 +122,7 @@ def test_a_worker_that_dies_is_an_error_in_one_line() -> None:
 def test_everything_is_compared_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
     monkeypatch.setattr(evaluate, "_evaluate", lambda _, *chosen: asked.update(chosen=chosen) or 0)
-    assert command() == 0
+    assert dynofa("evaluate") == 0
     scenarios, policies, seeds = asked["chosen"]
     assert scenarios == tuple(f"S{n}" for n in range(1, 13)) and seeds == 10
     assert set(policies) >= {"ours", *(f"B{n}" for n in range(1, 11)), "O1q", "O1f", "O2"}
@@ -139,7 +134,7 @@ def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("dynofa_ros.evaluation.study.run", interrupted)
     with pytest.raises(CliError, match="interrupted, nothing was written"):
-        command("--scenarios", "S1", "--policies", "B4", "--quick")
+        dynofa("evaluate", "--scenarios", "S1", "--policies", "B4", "--quick")
 
 
 def test_the_plan_has_all_parts() -> None:

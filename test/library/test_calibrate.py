@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import shutil
@@ -12,9 +11,9 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
+from command import dynofa
 
 from dynofa_ros.application.networks import DEMO_LIBRARY, DEMO_WEIGHTS
-from dynofa_ros.cli import library_calibrate
 from dynofa_ros.cli.common import CliError
 from dynofa_ros.library import calibration
 from dynofa_ros.library.calibration import (
@@ -171,10 +170,7 @@ def test_a_folder_without_images_and_a_broken_one_are_named(tmp_path, images):
 
 
 def run_calibrate(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    library_calibrate.add_parser(parser.add_subparsers(required=True))
-    options = parser.parse_args(["calibrate", "--weights", str(WEIGHTS), *map(str, arguments)])
-    return options.run(options)
+    return dynofa("library", "calibrate", "--weights", WEIGHTS, *arguments)
 
 
 def demo_library(path: Path, entries: int = 2) -> Path:

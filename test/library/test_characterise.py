@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import yaml
+from command import dynofa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -300,10 +300,7 @@ def test_a_journal_keeps_whole_points_only(tmp_path):
 
 
 def run_characterise(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers(required=True))
-    options = parser.parse_args(["characterise", "--library", str(DEMO), *map(str, arguments)])
-    return options.run(options)
+    return dynofa("characterise", "--library", DEMO, *arguments)
 
 
 def test_characterise_writes_library_and_coefficients(tmp_path, capsys):

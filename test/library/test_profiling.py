@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from command import dynofa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,10 +31,7 @@ DEMO = share_file(*DEMO_LIBRARY)
 
 
 def run_profile(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    library_profile.add_parser(parser.add_subparsers(required=True))
-    options = parser.parse_args(["profile", *map(str, arguments)])
-    return options.run(options)
+    return dynofa("library", "profile", *arguments)
 
 
 def quick(*arguments: object) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from itertools import pairwise
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import dynofa
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -17,7 +17,6 @@ sys.path.insert(0, str(ROOT / "tools"))
 import build_xavier_libraries as build  # noqa: E402
 import xavier_predictions as predictions  # noqa: E402
 
-from dynofa_ros.cli import library_show  # noqa: E402
 from dynofa_ros.cli.common import CliError  # noqa: E402
 from dynofa_ros.library.genomes import to_indices  # noqa: E402
 from dynofa_ros.library.library import Library, load_library  # noqa: E402
@@ -174,16 +173,9 @@ def test_the_search_between_two_networks_is_deterministic():
 # --- the command ----------------------------------------------------------------------------------
 
 
-def show(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    library_show.add_parser(parser.add_subparsers())
-    options = parser.parse_args(["show", *arguments])
-    return options.run(options)
-
-
 def test_show(tmp_path, capsys):
     picture, figures = tmp_path / "plots" / "gpu.png", tmp_path / "gpu.json"
-    assert show(str(PATHS["gpu"]), "--plot", str(picture), "--json", str(figures)) == 0
+    assert dynofa("library", "show", str(PATHS["gpu"]), "--plot", str(picture), "--json", str(figures)) == 0
     printed = capsys.readouterr().out
     assert "gpu 1109.25 MHz" in printed and "not bound to particular weights" in printed
     (row,) = (line for line in printed.splitlines() if line.startswith("published_6_0"))
@@ -196,8 +188,8 @@ def test_show(tmp_path, capsys):
 
 def test_show_refuses_in_one_line(tmp_path):
     with pytest.raises(CliError, match="cannot be read"):
-        show(str(tmp_path / "nothing.yaml"))
+        dynofa("library", "show", str(tmp_path / "nothing.yaml"))
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(CliError, match="cannot write"):
-        show(str(PATHS["gpu"]), "--plot", str(blocked / "gpu.png"))
+        dynofa("library", "show", str(PATHS["gpu"]), "--plot", str(blocked / "gpu.png"))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import dynofa_process
 from replay_runs import decisions, demo_run, named_input, without
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_types_from_msg
@@ -53,14 +51,6 @@ def write_bag(
     return path
 
 
-def dynofa_replay(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user does."""
-    command = [sys.executable, "-m", "dynofa_ros.cli.main", "replay", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
-    )
-
-
 def failure(path: Path, **options: Any) -> str:
     """Why a bag cannot be replayed at all."""
     with pytest.raises(BagError) as caught:
@@ -71,7 +61,7 @@ def failure(path: Path, **options: Any) -> str:
 
 def test_another_process_reproduces_a_robot_in_a_namespace(demo: tuple[Message, ...], tmp_path: Path) -> None:
     bag, results = write_bag(tmp_path / "bag", demo, root="/robot1"), tmp_path / "results.json"
-    result = dynofa_replay(bag, "--json", results, PYTHONHASHSEED="7")
+    result = dynofa_process("replay", bag, "--json", results, PYTHONHASHSEED="7")
     count = len(decisions(demo))
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == f"{count} decisions, {count} reproduced bit for bit\n"
@@ -96,7 +86,7 @@ def test_differences_and_errors_are_shown_and_written(demo: tuple[Message, ...],
     other.apps[0].subnet_id = "s99"
     messages = [(t, k, other if m is changed else m) for t, k, m in messages]
     bag, results = write_bag(tmp_path / "bag", messages), tmp_path / "results.json"
-    result = dynofa_replay(bag, "--json", results)
+    result = dynofa_process("replay", bag, "--json", results)
     assert result.returncode == 1
     assert result.stderr == ""
     left = len(told) - lacking.step_number + 1
@@ -142,7 +132,7 @@ def test_one_of_several_robots_is_chosen(demo: tuple[Message, ...], tmp_path: Pa
 def test_no_bag_and_an_empty_one(tmp_path: Path) -> None:
     assert failure(tmp_path / "missing") == f"{tmp_path / 'missing'} does not exist"
     assert "holds no run" in failure(write_bag(tmp_path / "bag", []))
-    result = dynofa_replay(tmp_path / "missing", "--json", tmp_path / "results.json")
+    result = dynofa_process("replay", tmp_path / "missing", "--json", tmp_path / "results.json")
     assert result.returncode == 1
     assert result.stderr == f"dynofa replay: {tmp_path / 'missing'} does not exist\n"
     assert json.loads((tmp_path / "results.json").read_text())["errors"] == [
@@ -159,7 +149,7 @@ def test_a_truncated_bag(demo: tuple[Message, ...], tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag", demo[:200])
     (file,) = bag.glob("*.mcap")
     file.write_bytes(file.read_bytes()[:-1000])
-    result = dynofa_replay(bag)
+    result = dynofa_process("replay", bag)
     assert result.returncode == 0, result.stderr
     assert result.stderr.startswith(f"warning: {file} was not closed by its recorder")
     assert "reproduced bit for bit" in result.stdout
@@ -218,4 +208,4 @@ def test_parameters_of_another_version_are_refused(demo: tuple[Message, ...], tm
 
 
 def test_help_shows_an_example() -> None:
-    assert "example: dynofa replay out" in dynofa_replay("--help").stdout
+    assert "example: dynofa replay out" in dynofa_process("replay", "--help").stdout

@@ -10,7 +10,6 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
 
-import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -34,14 +33,6 @@ class Reader(ManagedNode):
 
     def activate(self) -> None:
         self.inbox = self.subscribe_silently(String, "dynofa/device/telemetry", qos.TELEMETRY)
-
-
-@pytest.fixture
-def context() -> Iterator[Context]:
-    context = Context()
-    rclpy.init(context=context)
-    yield context
-    rclpy.shutdown(context=context)
 
 
 @pytest.fixture

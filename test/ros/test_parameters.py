@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 
 pytest.importorskip("rclpy", reason="needs rclpy")
 
-import rclpy
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -133,14 +131,6 @@ def test_a_start_up_parameter_cannot_be_set_later() -> None:
     table = {spec.name: spec for spec in SPECS}
     assert parameters.refusal(table, {"weights": "x"}) == "weights can only be set at start-up"
     assert parameters.refusal(table, {"priority": 3, "objective": "energy"}) is None
-
-
-@pytest.fixture
-def context() -> Iterator[Context]:
-    context = Context()
-    rclpy.init(context=context)
-    yield context
-    rclpy.shutdown(context=context)
 
 
 def node_with(context: Context, **overrides: object) -> Node:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import socket
@@ -13,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import dynofa
 from safetensors.numpy import save
 
-from dynofa_ros.cli import weights as command
 from dynofa_ros.cli.common import CliError, UsageError
 from dynofa_ros.paths import share_file
 from dynofa_ros.supernet.download import DownloadError, download
@@ -199,10 +198,7 @@ def test_what_keeps_a_file_from_coming_is_one_line(tmp_path, server, case, words
 
 
 def run(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers(dest="command"))
-    options = parser.parse_args(["weights", *map(str, arguments)])
-    return int(options.run(options))
+    return dynofa("weights", *arguments)
 
 
 def random_state(seed: int) -> dict[str, np.ndarray]:
