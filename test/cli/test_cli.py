@@ -78,7 +78,7 @@ def test_help_shows_an_example(command: tuple[str, ...]) -> None:
 
 
 def test_help_needs_no_heavy_imports() -> None:
-    code = "import sys; from dynofa_ros.cli.main import _parser; make_parser(); print(*sys.modules)"
+    code = "import sys; from dynofa_ros.cli.main import make_parser; make_parser(); print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(result.stdout.split())
     assert not {"numpy", "rclpy", "rosbags", "matplotlib", "torch", "rich"} & loaded
