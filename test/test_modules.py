@@ -18,7 +18,6 @@ LONGER: dict[str, str] = {}  # modules that may be longer, with the reason
 TO_GO = (
     "bench",
     "cli",
-    "demo",
     "device",
     "evaluation",
     "library",

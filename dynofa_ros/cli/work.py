@@ -66,7 +66,7 @@ def one_line_errors() -> Iterator[None]:
 
 @contextmanager
 def terminating() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise KeyboardInterrupt as SIGINT does, so that clocks are given back."""
+    """SIGTERM and SIGHUP raise KeyboardInterrupt as SIGINT does, so that clocks are restored."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -121,7 +121,7 @@ class Demo:
         director.wait_until_recorded(READY_TIMEOUT_S)
         director.configure(MANAGER)
         director.activate(MANAGER)
-        director.wait_until_ready(READY_TIMEOUT_S)
+        director.wait_until_decided(READY_TIMEOUT_S)
         director.configure(CAMERA)
         if self._camera is None:
             self._warm_up(director)
@@ -158,7 +158,7 @@ class Demo:
         self._begin(director, "bag")
         director.activate(CAMERA)
         deadline_s = time.monotonic() + self._total_s + BAG_MARGIN_S
-        while not director.camera_finished.is_set():
+        while not director.camera_finished:
             if time.monotonic() > deadline_s:
                 raise CliError(f"{CAMERA} did not finish {camera.bag}: {self._last_line(CAMERA)}")
             self._wait(POLL_S)
@@ -281,7 +281,7 @@ class Demo:
     # --- the end -----------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """Close the recording, end the nodes. Nothing here may keep the rest from happening."""
+        """Close the recording, end the nodes. No step may keep the rest from its turn."""
         director = self._director
         if director is not None and self._phase is not None:
             director.start_phase(PHASE_END)

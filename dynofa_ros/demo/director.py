@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,11 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
-from std_msgs.msg import Empty, Float64, String
+from std_msgs.msg import Float64, String
 
 from dynofa_ros import topics
-from dynofa_ros.demo.phases import Load
 from dynofa_ros.errors import CliError, writing
-from dynofa_ros.msg import (
-    AppTargets,
-    DeviceCapabilities,
-    DvfsState,
-    ManagerDecision,
-    SimulatedLoad,
-    SubnetLibrary,
-    SubnetState,
-)
+from dynofa_ros.msg import DeviceCapabilities, ManagerDecision, SimulatedLoad
 from dynofa_ros.recording.run import Collector, Run, collector
 from dynofa_ros.ros import names, qos
 from dynofa_ros.ros.names import app_topic
@@ -41,32 +31,6 @@ NODE_NAME, NAMESPACE = "director", "/demo"
 ASK_AGAIN_S = 3.0
 SERVICE_TIMEOUT_S = 20.0  # the demo's camera runs at low priority, and a robot may be busy
 POLL_S = 0.02
-
-
-@dataclass
-class Announced:
-    """Latched states received so far: what is still missing keeps the demo waiting."""
-
-    apps: dict[str, set[str]] = field(default_factory=dict)
-    capabilities: DeviceCapabilities | None = None
-    dvfs_state: bool = False
-    decided_apps: set[str] = field(default_factory=set)
-
-    def missing(self, apps: Sequence[str]) -> list[str]:
-        """What has not been announced yet, in words."""
-        lacking = [
-            f"{name} of perception/{app}"
-            for app in apps
-            for name in ("targets", "library", "subnet_state")
-            if name not in self.apps.get(app, set())
-        ]
-        if self.capabilities is None:
-            lacking.append("capabilities of dynofa/device")
-        if not self.dvfs_state:
-            lacking.append("dvfs_state of dynofa/device")
-        if not set(apps) <= self.decided_apps:
-            lacking.append("a decision of dynofa/manager for every application")
-        return lacking
 
 
 class Director:
@@ -85,9 +49,8 @@ class Director:
         self._recorder: Recorder | None = None
         self._clients: dict[str, Any] = {}
         self.failure: str | None = None  # why the ROS thread ended
-        self.announced = Announced()
         self.live = Run()  # what was recorded so far
-        self.camera_finished = threading.Event()
+        self._newest: dict[str, bytes] = {}  # recorded message by topic, relative to the root
         self._collectors: dict[tuple[str, str], tuple[Collector, Any] | None] = {}
         self._phase = self._node.create_publisher(String, self._topic(topics.PHASE), qos.EVENT)
         self._cpu = self._node.create_publisher(Float64, self._topic(topics.MANAGER_CPU), qos.EVENT)
@@ -95,7 +58,6 @@ class Director:
         self._load = self._node.create_publisher(
             SimulatedLoad, self._topic(names.SIMULATED_LOAD), qos.SIMULATED_LOAD
         )
-        self._listen()
         self._thread = threading.Thread(target=self._spin, name="ros", daemon=True)
         self._thread.start()
 
@@ -108,17 +70,6 @@ class Director:
             domain = os.environ.get("ROS_DOMAIN_ID", "0")
             raise CliError(f"ROS domain {domain} has a dynofa manager or device already; set ROS_DOMAIN_ID")
 
-    def wait_until_ready(self, timeout_s: float) -> None:
-        """Until every node has announced itself. Raises CliError that names what is missing."""
-        deadline = time.monotonic() + timeout_s
-        while missing := self.announced.missing(self._apps):
-            self.check_alone(own=1)
-            if time.monotonic() > deadline:
-                what = ", ".join(missing)
-                raise CliError(f"not ready after {timeout_s:g} s (see the logs); missing: {what}")
-            self._wait(POLL_S)
-        self.check_alone(own=1)
-
     def record(self, bag: Path) -> None:
         """Start recording, before the nodes: a replay needs the first step. CliError if it cannot write."""
         with writing(bag):
@@ -126,17 +77,35 @@ class Director:
         self._executor.add_node(self._recorder)
 
     def wait_until_recorded(self, timeout_s: float) -> None:
-        """Until the recorder hears device and applications: the manager must not hear more than it does.
+        """Until device and applications are recorded: the manager must not hear more than the recorder does.
 
         Raises CliError that names what is missing.
         """
-        deadline = time.monotonic() + timeout_s
-        while (missing := self._unrecorded()) or not self._phase.get_subscription_count():
-            self.check_alone(own=1)
-            if time.monotonic() > deadline:
-                what = ", ".join(missing) or "the recorder's subscriptions"
-                raise CliError(f"not ready after {timeout_s:g} s (see the logs); missing: {what}")
-            self._wait(POLL_S)
+        expected = [names.TELEMETRY, names.CAPABILITIES, names.DVFS_STATE]
+        expected += [
+            app_topic(a, name) for a in self._apps for name in ("targets", "library", "subnet_state")
+        ]
+
+        def missing() -> list[str]:
+            heard = self._phase.get_subscription_count() > 0
+            return [t for t in expected if t not in self._newest] + ([] if heard else ["the recorder"])
+
+        self._wait_for(missing, timeout_s)
+
+    def wait_until_decided(self, timeout_s: float) -> None:
+        """Until the manager decides for every application. Raises CliError if it does not."""
+
+        def missing() -> list[str]:
+            newest = self._message(ManagerDecision, names.DECISION)
+            decided = {app.app for app in newest.apps} if newest else set()
+            return [f"a decision of dynofa/manager for {app}" for app in self._apps if app not in decided]
+
+        self._wait_for(missing, timeout_s)
+
+    @property
+    def camera_finished(self) -> bool:
+        """Whether the camera has played its bag to the end."""
+        return topics.CAMERA_FINISHED in self._newest
 
     # --- knobs -------------------------------------------------------------------------------
 
@@ -144,14 +113,17 @@ class Director:
         """Mark the start of a phase in the recording."""
         self._phase.publish(String(data=name))
 
-    def set_load(self, processor: str, load: Load) -> None:
-        """Load from outside on every clock domain of a processor of the simulated device."""
-        capabilities = self.announced.capabilities
-        assert capabilities is not None, "wait_until_ready comes first"
+    def set_load(self, processor: str, utilization_percent: float, slowdown: float) -> None:
+        """Load from outside on every clock domain of a processor of the simulated device.
+
+        slowdown: 0.5 = our work takes 50 % longer.
+        """
+        capabilities = self._message(DeviceCapabilities, names.CAPABILITIES)
+        assert capabilities is not None, "wait_until_recorded comes first"
         for domain in (d.domain for d in capabilities.domains if d.domain.startswith(processor)):
             message = SimulatedLoad(domain=domain)
             message.header.stamp = self._node.get_clock().now().to_msg()
-            message.utilization_percent, message.slowdown = load.utilization_percent, load.slowdown
+            message.utilization_percent, message.slowdown = utilization_percent, slowdown
             self._load.publish(message)
 
     def publish_manager_cpu(self, percent: float) -> None:
@@ -223,39 +195,6 @@ class Director:
         except Exception as error:  # noqa: BLE001 - the main thread reports it
             self.failure = f"{type(error).__name__}: {error}"
 
-    def _listen(self) -> None:
-        announced = self.announced
-
-        def of_app(app: str, name: str) -> Callable[[Any], None]:
-            return lambda _: announced.apps.setdefault(app, set()).add(name)
-
-        def subscribe(kind: Any, relative: str, callback: Callable[[Any], None], profile: Any) -> None:
-            self._node.create_subscription(kind, self._topic(relative), callback, profile)
-
-        for app in self._apps:
-            for kind, name in (
-                (AppTargets, "targets"),
-                (SubnetLibrary, "library"),
-                (SubnetState, "subnet_state"),
-            ):
-                subscribe(kind, app_topic(app, name), of_app(app, name), qos.APP_STATE)
-        subscribe(
-            DeviceCapabilities,
-            names.CAPABILITIES,
-            lambda m: setattr(announced, "capabilities", m),
-            qos.DEVICE_STATE,
-        )
-        subscribe(
-            DvfsState, names.DVFS_STATE, lambda _: setattr(announced, "dvfs_state", True), qos.DEVICE_STATE
-        )
-        subscribe(
-            ManagerDecision,
-            names.DECISION,
-            lambda m: announced.decided_apps.update(a.app for a in m.apps),
-            qos.DECISION,
-        )
-        subscribe(Empty, topics.CAMERA_FINISHED, lambda _: self.camera_finished.set(), qos.EVENT)
-
     def _expected_topics(self) -> list[ExpectedTopic]:
         own = "dynofa_ros/msg/"
         table = [
@@ -269,6 +208,7 @@ class Director:
             (topics.PHASE, "std_msgs/msg/String", qos.EVENT),
             (topics.ERRORS, "std_msgs/msg/String", qos.EVENT),
             (topics.MANAGER_CPU, "std_msgs/msg/Float64", qos.EVENT),
+            (topics.CAMERA_FINISHED, "std_msgs/msg/Empty", qos.EVENT),
         ]
         for app in self._apps:
             table += [
@@ -285,6 +225,7 @@ class Director:
 
     def _collect(self, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
         """Everything recorded also goes into `live`."""
+        self._newest[topic.removeprefix("/")] = data
         key = topic, message_type
         if key not in self._collectors:
             collect = collector("", topic, message_type)
@@ -294,12 +235,20 @@ class Director:
             collect, message_class = found
             collect(self.live, time_ns, deserialize_message(data, message_class))
 
-    def _unrecorded(self) -> list[str]:
-        """Topics of the nodes that the recorder has not heard yet."""
-        heard = {topic for topic, _ in list(self._collectors)}
-        topics = [names.TELEMETRY, names.CAPABILITIES, names.DVFS_STATE]
-        topics += [app_topic(a, name) for a in self._apps for name in ("targets", "library", "subnet_state")]
-        return [topic for topic in topics if self._topic(topic) not in heard]
+    def _message(self, kind: Any, relative: str) -> Any:
+        """The newest recorded message of a topic, None if there is none yet."""
+        data = self._newest.get(relative)
+        return None if data is None else deserialize_message(data, kind)
+
+    def _wait_for(self, missing: Callable[[], list[str]], timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while lacking := missing():
+            self.check_alone(own=1)
+            if time.monotonic() > deadline:
+                what = ", ".join(lacking)
+                raise CliError(f"not ready after {timeout_s:g} s (see the logs); missing: {what}")
+            self._wait(POLL_S)
+        self.check_alone(own=1)
 
     def _change_state(self, node: str, transition: int, goal: int) -> None:
         request = ChangeState.Request(transition=Transition(id=transition))

@@ -24,7 +24,7 @@ ROUNDS = 20
 PAUSE_S = 0.02  # as between two frames of a camera
 
 
-def calibrate(out: Path) -> float:
+def measure_demo(out: Path) -> float:
     """Write the measured library; returns the largest sub-network's median in milliseconds.
 
     Raises LibraryError, WeightsError or EngineError in one line.
@@ -52,7 +52,7 @@ def calibrate(out: Path) -> float:
 def main() -> int:
     """Entry point."""
     try:
-        print(calibrate(Path(sys.argv[1])))
+        print(measure_demo(Path(sys.argv[1])))
     except (ValueError, RuntimeError, OSError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 1

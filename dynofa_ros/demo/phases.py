@@ -20,14 +20,6 @@ LARGEST_SUBNET_MS = 45.0  # the emulated device runs the largest sub-network in 
 
 
 @dataclass(frozen=True)
-class Load:
-    """Load from outside on all clock domains of a processor."""
-
-    utilization_percent: float = 0.0
-    slowdown: float = 0.0  # 0.5 = our work takes 50 % longer
-
-
-@dataclass(frozen=True)
 class Setup:
     """Start-up parameters that the phases decide: of each application, of the device; rate of the camera."""
 
@@ -61,18 +53,20 @@ class Phases(Protocol):
 class Phase:
     """What holds during one of the five phases; what is not named is as in the steady phase.
 
+    utilization_percent, slowdown: load from outside on the CPUs; 0.5 = our work takes 50 % longer.
     power_cap_share: cap relative to the power that the steady phase used; None = no cap.
     """
 
     name: str
     latency_target_ms: float = LATENCY_TARGET_MS
-    load: Load = Load()
+    utilization_percent: float = 0.0
+    slowdown: float = 0.0
     power_cap_share: float | None = None
 
 
 PHASES = (
     Phase("steady"),
-    Phase("background_load", load=Load(utilization_percent=30.0, slowdown=0.5)),
+    Phase("background_load", utilization_percent=30.0, slowdown=0.5),
     Phase("power_cap", power_cap_share=0.85),
     Phase("tighter_target", latency_target_ms=0.6 * LATENCY_TARGET_MS),
     Phase("release"),
@@ -110,7 +104,7 @@ class FivePhases:
             cap_w = phase.power_cap_share * steady_power_w(director.live)
         for app in self.apps:  # first: a cap that goes must not open the way to what the target then forbids
             director.set_parameters(f"perception/{app}", {"latency_target_ms": phase.latency_target_ms})
-        director.set_load("cpu", phase.load)
+        director.set_load("cpu", phase.utilization_percent, phase.slowdown)
         director.set_parameters(MANAGER, {"power_cap_w": cap_w})
 
 

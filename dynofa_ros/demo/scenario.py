@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dynofa_ros.demo.phases import DEVICE, Setup
-from dynofa_ros.demo.phases import Load as LiveLoad
 from dynofa_ros.device.board import load_board
 from dynofa_ros.evaluation.scenarios import scenes
 from dynofa_ros.evaluation.scenarios.parts import BOARD, MODE_CAPPED
@@ -211,7 +210,7 @@ class ScenarioPhases:
             elif isinstance(event, NewMode):
                 director.set_parameters(DEVICE, {"simulated_mode": event.mode})
             elif isinstance(event, Load):
-                director.set_load(event.processor, LiveLoad(100.0 * event.utilization, event.slowdown))
+                director.set_load(event.processor, 100.0 * event.utilization, event.slowdown)
 
 
 def target_parameters(targets: AppTargets) -> dict[str, Any]:

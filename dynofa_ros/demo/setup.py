@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dynofa_ros.demo.phases import DEVICE, MANAGER, Setup
+from dynofa_ros.demo.phases import Setup
 from dynofa_ros.demo.processes import NodeSpec
 from dynofa_ros.errors import UsageError, writing
 from dynofa_ros.paths import share_file
@@ -87,7 +86,6 @@ def node_specs(
     emulated_slowdown: float,
 ) -> list[NodeSpec]:
     """All nodes of the demo. library: of this machine. camera: the topic of --bag."""
-    apps = tuple(setup.perception)
     perception = {
         "processor": setup.processor,
         "library": str(library.resolve()),
@@ -95,40 +93,25 @@ def node_specs(
         "emulate_dvfs": True,
         "emulated_slowdown": emulated_slowdown,
     }
-    return [
-        _node("nodes.device_node", DEVICE, {"backend": "simulated", **setup.device}),
-        _node("nodes.manager_node", MANAGER, {"autostart": False}),  # it begins when everything is recorded
-        *(
-            _node("nodes.perception_node", f"perception/{app}", {**perception, **own})
-            for app, own in setup.perception.items()
-        ),
-        NodeSpec(
-            "demo.camera_node",
-            "demo",
-            "camera",
-            camera_parameters(options, apps, setup.rate_hz),
-            camera_environment(),
-            CAMERA_NICENESS,
-        ),
-    ]
-
-
-def _node(module: str, label: str, parameters: dict[str, Any]) -> NodeSpec:
-    namespace, name = label.split("/")
-    return NodeSpec(module, namespace, name, parameters)
-
-
-def camera_parameters(options: DemoOptions, apps: Sequence[str], rate_hz: float) -> dict[str, Any]:
-    """Parameters of the camera; it waits to be activated."""
-    return {
+    shown = {
         "autostart": False,
-        "apps": ",".join(apps),
-        "rate_hz": rate_hz,
+        "apps": ",".join(setup.perception),
+        "rate_hz": setup.rate_hz,
         "seed": options.seed,
         "images": str(options.images.resolve()) if options.images else "",
         "bag": str(options.bag.resolve()) if options.bag else "",
         "bag_topic": options.topic,
     }
+    return [
+        NodeSpec("nodes.device_node", "dynofa", "device", {"backend": "simulated", **setup.device}),
+        # the manager begins when everything is recorded
+        NodeSpec("nodes.manager_node", "dynofa", "manager", {"autostart": False}),
+        *(
+            NodeSpec("nodes.perception_node", "perception", app, {**perception, **own})
+            for app, own in setup.perception.items()
+        ),
+        NodeSpec("demo.camera_node", "demo", "camera", shown, camera_environment(), CAMERA_NICENESS),
+    ]
 
 
 def camera_environment() -> dict[str, str]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, isfinite
 
 from dynofa_ros.evaluation.goals import EQUAL_MISS_POINTS
 from dynofa_ros.evaluation.study import (
+    ENERGY,
     ORACLE,
     OURS,
-    PARTS,
     STATIC,
     SWEEP,
     SWEEP_SCENES,
+    Interval,
     Study,
-    change_percent,
     interval,
 )
 
@@ -26,11 +26,11 @@ PART_NAMES = {
     OURS: "all",
 }
 PER_FRAME = "O1f"
-ENERGY = "energy_j.all_rails"
+MISSES = "miss_percent"
 SWEEP_OTHERS, AS_IT_IS = (STATIC, "B1", ORACLE), "as in the board file"
 EQUAL_ACCURACY = 0.005  # below the targets
 
-Interval = tuple[float, float, float]
+Row = tuple[str, ...]
 Cell = Callable[[Study, str, str], str]  # scene and policy -> text
 
 
@@ -38,38 +38,40 @@ def decomposition(study: Study) -> dict[str, dict[str, Interval]]:
     """Change of energy against B4 by scene and part; unequal misses are marked with a star."""
     found: dict[str, dict[str, Interval]] = {}
     for scene in dict.fromkeys(r["scenario"] for r in study.scores.get("parts", [])):
-        base = study.values(scene, STATIC, ENERGY)
-        bars = {}
-        for policy in (*PARTS, OURS):
+        bars = found.setdefault(scene, {})
+        for policy, name in PART_NAMES.items():
             group = "main" if policy == OURS else "parts"
-            change = change_percent(study.values(scene, policy, ENERGY, group), base)
+            change = study.change(scene, STATIC, policy, group=group, base="main")
             if isfinite(change[0]):
-                star = "" if equal(study, scene, policy, group) else " *"
-                bars[PART_NAMES[policy] + star] = change
-        found[scene] = bars
+                misses = study.mean(scene, policy, MISSES, group), study.mean(scene, STATIC, MISSES)
+                bars[name + _star(*misses)] = change
     return found
+
+
+def _sweep(study: Study) -> list[tuple[str, str, str]]:
+    """Scene, group and name of every variant of the power model; nothing if none was run."""
+    groups = ["main", *(g for g in study.scores if g.startswith(SWEEP))]
+    names = {g: AS_IT_IS if g == "main" else g.removeprefix(SWEEP) for g in groups}
+    return [(scene, g, names[g]) for scene in SWEEP_SCENES for g in groups if len(groups) > 1]
 
 
 def sensitivity(study: Study) -> dict[str, dict[str, Interval]]:
     """Change of energy of ours against B4 by scene and variant of the board."""
-    groups = ["main", *(g for g in study.scores if g.startswith(SWEEP))]
-    if len(groups) == 1:
-        return {}
     found: dict[str, dict[str, Interval]] = {}
-    for scene in SWEEP_SCENES:
-        bars = {}
-        for group in groups:
-            change = change_percent(
-                *(study.values(scene, policy, ENERGY, group) for policy in (OURS, STATIC))
-            )
-            if isfinite(change[0]):
-                bars[AS_IT_IS if group == "main" else group.removeprefix(SWEEP)] = change
-        found[scene] = bars
+    for scene, group, name in _sweep(study):
+        change = study.change(scene, STATIC, group=group)
+        found.setdefault(scene, {}).update({name: change} if isfinite(change[0]) else {})
     return found
 
 
-def equal(study: Study, scene: str, policy: str, group: str) -> bool:
-    return near(study.mean(scene, policy, "miss_percent", group), study.mean(scene, STATIC, "miss_percent"))
+def sweep_table(study: Study) -> list[Row]:
+    """Ours against B4, B1 and O1q for every variant of the power model: rows of scene, variant, changes."""
+    rows: list[Row] = []
+    for scene, group, name in _sweep(study):
+        if study.has(scene, OURS, group):
+            changes = (study.change(scene, other, group=group)[0] for other in SWEEP_OTHERS)
+            rows.append((scene, name, *(f"{c:+.1f} %" if isfinite(c) else "–" for c in changes)))
+    return rows
 
 
 def near(one: float, other: float) -> bool:
@@ -77,14 +79,19 @@ def near(one: float, other: float) -> bool:
     return abs(one - other) <= EQUAL_MISS_POINTS
 
 
+def _star(misses: float, others: float) -> str:
+    """The mark of energies that are no comparison."""
+    return "" if near(misses, others) else " *"
+
+
 def best_baseline(study: Study, scene: str) -> str | None:
     """Least energy of those that miss about as little and are as near to the accuracy targets."""
-    misses, below = (study.mean(scene, OURS, key) for key in ("miss_percent", "accuracy_shortfall"))
+    misses, below = (study.mean(scene, OURS, key) for key in (MISSES, "accuracy_shortfall"))
     fair = [
         policy
         for policy in study.policies
         if policy.startswith("B")
-        and study.mean(scene, policy, "miss_percent") <= misses + EQUAL_MISS_POINTS
+        and study.mean(scene, policy, MISSES) <= misses + EQUAL_MISS_POINTS
         and study.mean(scene, policy, "accuracy_shortfall") <= below + EQUAL_ACCURACY
     ]
     return min(fair, key=lambda policy: study.mean(scene, policy, ENERGY), default=None)
@@ -106,7 +113,7 @@ class Gap:
     below_points: float
 
     def __str__(self) -> str:
-        star = "" if abs(self.miss_points) <= EQUAL_MISS_POINTS else " *"
+        star = _star(self.miss_points, 0.0)
         span = f"{self.low:+.1f} to {self.high:+.1f}"
         return (
             f"{self.energy_percent:+.1f} % ({span}){star} [{self.miss_points:+.2f}, {self.below_points:+.2f}]"
@@ -115,11 +122,9 @@ class Gap:
 
 def gap(study: Study, scene: str, other: str) -> Gap | None:
     """None if one of the two was not run."""
-    change = change_percent(study.values(scene, OURS, ENERGY), study.values(scene, other, ENERGY))
-    misses, below = (
-        study.mean(scene, OURS, key) - study.mean(scene, other, key)
-        for key in ("miss_percent", "accuracy_shortfall")
-    )
+    change = study.change(scene, other)
+    keys = (MISSES, "accuracy_shortfall")
+    misses, below = (study.mean(scene, OURS, key) - study.mean(scene, other, key) for key in keys)
     return Gap(scene, other, *change, misses, 100.0 * below) if isfinite(change[0]) else None
 
 
@@ -130,41 +135,25 @@ def gaps(study: Study) -> list[Gap]:
     return [known for known in found if known]
 
 
-def sweep_table(study: Study) -> list[tuple[str, ...]]:
-    """Ours against B4, B1 and O1q for every variant of the power model: rows of scene, variant, changes."""
-    groups = ["main", *(g for g in study.scores if g.startswith(SWEEP))]
-    rows = []
-    for scene in SWEEP_SCENES if len(groups) > 1 else ():
-        for group in groups:
-            ours = study.values(scene, OURS, ENERGY, group)
-            if not ours:
-                continue
-            changes = (
-                change_percent(ours, study.values(scene, other, ENERGY, group))[0] for other in SWEEP_OTHERS
-            )
-            name = AS_IT_IS if group == "main" else group.removeprefix(SWEEP)
-            rows.append((scene, name, *(f"{c:+.1f} %" if isfinite(c) else "–" for c in changes)))
-    return rows
+# --- cells of Markdown --------------------------------------------------------------------------------------
 
 
 def _mean_of(key: str, factor: float = 1.0) -> Cell:
     return lambda study, scene, policy: figure(factor * study.mean(scene, policy, key))
 
 
-def _misses(study: Study, scene: str, policy: str) -> str:
-    mean, low, high = interval(study.values(scene, policy, "miss_percent"))
-    return f"{mean:.2f} ({low:.2f}-{high:.2f})"
+def _interval_of(key: str, digits: int) -> Cell:
+    def cell(study: Study, scene: str, policy: str) -> str:
+        mean, low, high = interval(study.values(scene, policy, key))
+        return f"{mean:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
-
-def _energy(study: Study, scene: str, policy: str) -> str:
-    mean, low, high = interval(study.values(scene, policy, ENERGY))
-    return f"{mean:.0f} ({low:.0f}-{high:.0f})"
+    return cell
 
 
 def _against_oracle(study: Study, scene: str, policy: str) -> str:
-    change = change_percent(study.values(scene, policy, ENERGY), study.values(scene, ORACLE, ENERGY))[0]
-    equal = near(*(study.mean(scene, name, "miss_percent") for name in (policy, ORACLE)))
-    return f"{change:+.1f} %" + ("" if equal else " *") if isfinite(change) else ""
+    change = study.change(scene, ORACLE, policy)[0]
+    misses = (study.mean(scene, name, MISSES) for name in (policy, ORACLE))
+    return f"{change:+.1f} %{_star(*misses)}" if isfinite(change) else ""
 
 
 def _latencies(study: Study, scene: str, policy: str) -> str:
@@ -172,10 +161,10 @@ def _latencies(study: Study, scene: str, policy: str) -> str:
 
 
 COLUMNS: tuple[tuple[str, Cell], ...] = (
-    ("misses (%)", _misses),
+    ("misses (%)", _interval_of(MISSES, 2)),
     ("steady (%)", _mean_of("miss_steady_percent")),
     ("after steps (%)", _mean_of("miss_after_step_percent")),
-    ("energy (J)", _energy),
+    ("energy (J)", _interval_of(ENERGY, 0)),
     ("against O1q", _against_oracle),
     ("CPU-GPU (J)", _mean_of("energy_j.cpu_gpu")),
     ("above idle (J)", _mean_of("energy_j.above_idle")),
@@ -198,8 +187,3 @@ def figure(value: float) -> str:
     if not isfinite(value):
         return "–" if value != inf else "never"
     return f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -32,6 +32,7 @@ from dynofa_ros.simulation.scene import NONE, Scene
 from dynofa_ros.simulation.simulator import simulate
 
 OURS, STATIC, ORACLE = "ours", "B4", "O1q"
+ENERGY = "energy_j.all_rails"
 PARTS = ("ours_subnet", "ours_dvfs", "ours_mapping")
 SHOWN = (OURS, STATIC, "B6", ORACLE)  # whose runs of the first seed are kept for pictures
 NOISE_FREE, PAPER, SWEEP = "noise-free", "paper", "sweep "
@@ -44,6 +45,7 @@ FEW_SEEDS = 3
 RESAMPLES = 2000
 
 Score = dict[str, Any]
+Interval = tuple[float, float, float]  # mean, low, high
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,14 @@ class Study:
     scores: dict[str, list[Score]] = field(default_factory=dict)
     runs: dict[tuple[str, str], Run] = field(default_factory=dict)  # by scene and policy, of the first seed
 
+    def rows(self, scene: str, policy: str, group: str = "main") -> list[Score]:
+        """Scores of a scene and policy, by seed."""
+        rows = [r for r in self.scores.get(group, []) if r["scenario"] == scene and r["policy"] == policy]
+        return sorted(rows, key=lambda r: r["seed"])
+
     def values(self, scene: str, policy: str, key: str, group: str = "main") -> list[float]:
         """One figure of a scene and policy, by seed; ``energy_j.cpu_gpu`` looks inside."""
-        rows = [r for r in self.scores.get(group, []) if r["scenario"] == scene and r["policy"] == policy]
-        return [_inside(row, key) for row in sorted(rows, key=lambda r: r["seed"])]
+        return [_inside(row, key) for row in self.rows(scene, policy, group)]
 
     def mean(self, scene: str, policy: str, key: str, group: str = "main") -> float:
         """Mean over the seeds, NaN if it was not run."""
@@ -75,7 +81,14 @@ class Study:
 
     def has(self, scene: str, policy: str, group: str = "main") -> bool:
         """Whether a scene was run under a policy."""
-        return bool(self.values(scene, policy, "seed", group))
+        return bool(self.rows(scene, policy, group))
+
+    def change(
+        self, scene: str, other: str, policy: str = OURS, group: str = "main", base: str = ""
+    ) -> Interval:
+        """Change of the energy against another policy, in the group ``base`` if it is not the same one."""
+        ours = self.values(scene, policy, ENERGY, group)
+        return change_percent(ours, self.values(scene, other, ENERGY, base or group))
 
     @property
     def scenes(self) -> list[str]:
@@ -244,17 +257,20 @@ def run_job(job: Job) -> tuple[list[Score], list[Run]]:
 # --- statistics ---------------------------------------------------------------------------------------------
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95 % bootstrap interval over the seeds; NaN without values."""
+def interval(values: Sequence[float]) -> Interval:
+    """Mean and 95 % bootstrap interval (percentiles) over the seeds; NaN without values."""
+    from scipy.stats import bootstrap
+
     known = np.array([v for v in values if isfinite(v)])
-    if not len(known):
-        return nan, nan, nan
-    draws = np.random.default_rng(1).choice(known, (RESAMPLES, len(known))).mean(axis=1)
-    low, high = np.percentile(draws, (2.5, 97.5))
-    return float(known.mean()), float(low), float(high)
+    if len(known) < 2:
+        only = float(known[0]) if len(known) else nan
+        return only, only, only
+    rng = np.random.default_rng(1)
+    span = bootstrap((known,), np.mean, n_resamples=RESAMPLES, method="percentile", random_state=rng)
+    return float(known.mean()), float(span.confidence_interval.low), float(span.confidence_interval.high)
 
 
-def change_percent(ours: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
+def change_percent(ours: Sequence[float], other: Sequence[float]) -> Interval:
     """Paired change against another policy in percent: mean and 95 % bootstrap interval over the seeds."""
     pairs = zip(ours, other, strict=False)
     return interval([100.0 * (a / b - 1.0) for a, b in pairs if b])

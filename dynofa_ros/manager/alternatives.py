@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dynofa_ros.manager.grid import Grid, make_grid
 from dynofa_ros.manager.hysteresis import HEADROOM
+from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import Choice, Forecast, Plan
 from dynofa_ros.manager.problem import LOAD_CEILING, App, Array, Problem
 from dynofa_ros.manager.types import Alternative
@@ -69,7 +70,7 @@ def alternatives(
                 app=app.name,
                 kind=wish.kind,
                 subnet_id=entry.id,
-                processor=wish.processor,
+                processor=entry.processor,
                 accuracy=entry.accuracy,
                 power_change_w=change_w if problem.power_known and change_w < inf else nan,
                 binding_constraint=broken or "none",
@@ -92,16 +93,16 @@ def _nearest(app: App, choice: Choice) -> Iterator[tuple[str, str, int]]:
     """Kind, processor and place in the table there."""
     for name, option in app.options.items():
         accuracies = option.table.accuracies
-        if name != choice.entry.processor:
+        if name != place_of(choice.entry):
             place = bisect_left(accuracies, choice.entry.accuracy)
             if place < len(accuracies):
                 yield ELSEWHERE, name, place
             continue
-        place = option.table.index(choice.entry) or 0
-        if place + 1 < len(accuracies):
-            yield BETTER, name, place + 1
-        if place > 0:
-            yield CHEAPER, name, place - 1
+        below, above = option.table.neighbours(option.table.index(choice.entry) or 0)
+        if above is not None:
+            yield BETTER, name, above
+        if below is not None:
+            yield CHEAPER, name, below
 
 
 def _offers(
@@ -109,7 +110,7 @@ def _offers(
 ) -> list[tuple[float, str]]:
     """Change of the power for each wish, inf where it cannot be done, and what it breaks, nothing if ""."""
     grid, count = make_grid(problem, HEADROOM), len(plan.choices)
-    homes = [grid.names.index(choice.entry.processor) for choice in plan.choices]
+    homes = [grid.names.index(place_of(choice.entry)) for choice in plan.choices]
     hosts = homes + [grid.names.index(wish.processor) for wish in wishes]
     apps = [*range(count), *(wish.app for wish in wishes)]
     tables = [problem.apps[n].options[grid.names[k]].table for n, k in zip(apps, hosts, strict=True)]
@@ -160,13 +161,19 @@ def _needs(
         times[line, grid.slices[k]] = option.table.at(ratios[k])[0][place]
         rate_hz = problem.apps[n].rate_hz / plan.choices[n].divider
         per_ms.append(
-            (option.slowdown * 1e-3 * rate_hz, grid.budget_ms[n] / (option.margin * option.slowdown))
+            (
+                option.slowdown * 1e-3 * rate_hz,
+                grid.budget_ms[n] / (option.margin * option.slowdown),
+                option.table.share(place),
+            )
         )
-    scale, budget_ms = np.array(per_ms).reshape(-1, 2).T[:, :, None]
-    load = scale * times
+    scale, budget_ms, share = np.array(per_ms).reshape(-1, 3).T[:, :, None]
+    load = share * (scale * times)
     spare = budget_ms / times - 1.0
     others = np.where(spare >= 0.0, spare / grid.contention, -inf)
     most = np.where(np.isfinite(load), (load + others) * TOLERANCE, -inf)
+    # One frame after the other, however many cores are left.
+    load[len(plan.choices) :][(load > LOAD_CEILING * share)[len(plan.choices) :]] = inf
     return load, most
 
 

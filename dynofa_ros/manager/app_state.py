@@ -7,6 +7,7 @@ from math import isfinite, nan
 from typing import Any
 
 from dynofa_ros.manager.estimator import AppEstimator
+from dynofa_ros.manager.placement import CLUSTERED, Key, entry_key, on_whole_cpu, place_of, subnet_key
 from dynofa_ros.manager.problem import Menu
 from dynofa_ros.manager.types import AppTargets, LibraryEntry, SubnetCondition, SubnetStatus
 
@@ -30,10 +31,11 @@ class _Usable:
     """Entries that may be run, and what they were selected from."""
 
     of: tuple[LibraryEntry, ...] | None = None
-    pin: tuple[str, str] | None = None
+    pin: Key | None = None
     refused: int = 0
+    clusters: frozenset[str] = frozenset()
     entries: tuple[LibraryEntry, ...] = ()
-    processors: frozenset[str] = frozenset()
+    processors: frozenset[str] = frozenset()  # of the allocation problem: see placement.place_of
 
 
 @dataclass
@@ -71,7 +73,9 @@ class AppState:
     status: SubnetStatus | None = None
     estimator: AppEstimator = field(default_factory=AppEstimator)
     rate: FrameRate = field(default_factory=FrameRate)
-    refused: set[tuple[str, str]] = field(default_factory=set)  # (id, processor) the node could not run
+    refused: set[Key] = field(default_factory=set)  # entries that the node could not run
+    clusters: frozenset[str] = frozenset()  # of the CPU that may be used; empty = the CPU as a whole
+    reported: str = ""  # why some of its entries are left out
     since_ns: int = 0
     last_frame_ns: int = 0
     last_sequence: int = 0
@@ -83,8 +87,10 @@ class AppState:
     menus: Menus | None = None  # these three are kept by model.py from step to step
     menus_key: tuple[Any, ...] = ()
     tables: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    _index: dict[tuple[str, str], LibraryEntry] = field(default_factory=dict)
+    _index: dict[Key, LibraryEntry] = field(default_factory=dict)
     _index_of: tuple[LibraryEntry, ...] | None = None
+    _clusters: frozenset[str] = frozenset()
+    _clusters_of: tuple[LibraryEntry, ...] | None = None
     _usable: _Usable = field(default_factory=lambda: _Usable())
 
     @property
@@ -100,35 +106,72 @@ class AppState:
 
     @property
     def named_processors(self) -> frozenset[str]:
-        """Processors of the usable entries."""
+        """Processors of the allocation problem that the usable entries run on."""
         return self._current().processors
 
     def _current(self) -> _Usable:
         status = self.status
         pin = None
         if status is not None and status.status == SubnetCondition.PINNED:
-            pin = (status.subnet_id, status.processor)
+            pin = subnet_key(status)
         elif self.held is not None:
-            pin = (self.held.id, self.held.processor)
+            pin = entry_key(self.held)
         kept = self._usable
-        if kept.of is not self.entries or kept.pin != pin or kept.refused != len(self.refused):
+        same = kept.of is self.entries and kept.pin == pin and kept.clusters == self.clusters
+        if not same or kept.refused != len(self.refused):
             entries = self._select(pin)
-            processors = frozenset(e.processor for e in entries)
-            kept = self._usable = _Usable(self.entries, pin, len(self.refused), entries, processors)
+            processors = frozenset(map(place_of, entries))
+            kept = _Usable(self.entries, pin, len(self.refused), self.clusters, entries, processors)
+            self._usable = kept
         return kept
 
-    def _select(self, pin: tuple[str, str] | None) -> tuple[LibraryEntry, ...]:
+    def _select(self, pin: Key | None) -> tuple[LibraryEntry, ...]:
+        fitting = tuple(e for e in self.entries if self.may_run(e, self.clusters))
         if pin is not None:
-            pinned = self.entry(*pin)
-            return (pinned,) if pinned else self.entries
-        left = tuple(e for e in self.entries if (e.id, e.processor) not in self.refused)
-        return left or self.entries
+            pinned = self.entry(pin)
+            same = [e for e in fitting if (e.id, e.processor) == pin[:2]]  # a pin may name no cluster
+            return (pinned,) if pinned in fitting else tuple(same[:1]) or fitting
+        # A node that refuses two sub-networks on a cluster cannot use the cluster.
+        clusters = [cluster for _, _, cluster, _ in self.refused if cluster]
+        lost = {cluster for cluster in clusters if clusters.count(cluster) > 1}
+        left = tuple(e for e in fitting if entry_key(e) not in self.refused and e.cluster not in lost)
+        return left or fitting
 
-    def entry(self, subnet_id: str, processor: str) -> LibraryEntry | None:
-        """Library entry by name."""
+    @property
+    def named_clusters(self) -> frozenset[str]:
+        """Clusters that its library names."""
+        if self._clusters_of is not self.entries:
+            self._clusters_of = self.entries
+            self._clusters = frozenset(e.cluster for e in self.entries if e.cluster)
+        return self._clusters
+
+    def can_run(self, clusters: frozenset[str]) -> bool:
+        """Whether it has an entry for the CPU used in this way, or for another processor."""
+        return any(self.may_run(entry, clusters) for entry in self.entries)
+
+    def left_out(self) -> str:
+        """Why entries are left out because of the way the CPU is used, "" = none is."""
+        if self.clusters and any(map(on_whole_cpu, self.entries)):
+            return "entries of the whole CPU are left out: libraries name its clusters"
+        if not self.clusters and self.named_clusters:
+            return (
+                f"entries of clusters {', '.join(sorted(self.named_clusters))} are left out: the device "
+                "does not know their CPUs, or another library has entries of the whole CPU only"
+            )
+        return ""
+
+    @staticmethod
+    def may_run(entry: LibraryEntry, clusters: frozenset[str]) -> bool:
+        """Whether an entry fits the way the CPU is used: by these clusters, or as a whole without any."""
+        if entry.processor != CLUSTERED:
+            return True
+        return entry.cluster in clusters if clusters else not entry.cluster
+
+    def entry(self, key: Key) -> LibraryEntry | None:
+        """Library entry by its key."""
         if self._index_of is not self.entries:
-            self._index_of, self._index = self.entries, {(e.id, e.processor): e for e in self.entries}
-        return self._index.get((subnet_id, processor))
+            self._index_of, self._index = self.entries, {entry_key(e): e for e in self.entries}
+        return self._index.get(key)
 
     def silent(self, now_ns: int) -> bool:
         """Whether no frame has come for much longer than its rate explains."""

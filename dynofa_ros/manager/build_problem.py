@@ -11,6 +11,7 @@ import numpy as np
 from dynofa_ros.latency import processor_of
 from dynofa_ros.manager.app_state import AppState, Menus
 from dynofa_ros.manager.guards import CAP_GUARD, CAP_RELEASE
+from dynofa_ros.manager.placement import CLUSTERED, place_of
 from dynofa_ros.manager.plan import MEETING
 from dynofa_ros.manager.problem import (
     LAUNCHER,
@@ -33,6 +34,7 @@ BACKGROUND_FLOOR = 0.02  # less utilisation than this does not keep a processor 
 
 def build_problem(world: World, parameters: Parameters, apps: Sequence[AppState]) -> Problem:
     """Problem of the given applications; those that no processor can run are left out (compare the names)."""
+    world.arrange(apps)
     names = _processor_names(world, apps)
     named = {name for app in apps for name in app.named_processors}
     if any(world.launch_share(name) > 0.0 for name in named):
@@ -72,8 +74,9 @@ def power_limit_w(world: World, parameters: Parameters, *, release: bool = False
 
 
 def _processor_names(world: World, apps: Sequence[AppState]) -> list[str]:
-    known = {processor_of(d.domain) for d in world.capabilities.domains} if world.capabilities else set()
+    known = {world.place(d.domain) for d in world.capabilities.domains} if world.capabilities else set()
     offered = set(world.capabilities.processors) if world.capabilities else set()
+    offered -= {CLUSTERED} if world.clusters else set()
     named = {name for app in apps for name in app.named_processors}
     # Without a device every processor that a library names is taken at its word.
     usable = offered | {str(name) for name in known if name} if world.capabilities else named
@@ -115,8 +118,9 @@ def _processor(world: World, name: str) -> Processor:
         background=background,
         idle_w=idle_w,
         idle_level=idle_level,
-        contention=MEETING * CONTENTION.get(name, 0.0),
+        contention=MEETING * CONTENTION.get(processor_of(name) or name, 0.0),
         launch_share=world.launch_share(name),
+        cores=world.cores(name),
         place=levels.place,
     )
 
@@ -160,6 +164,8 @@ def _make_levels(
         # Only comparisons count: energy per cycle grows with the square of a voltage that follows the clock.
         top = np.nanmax(np.append(speed, 1.0))
         relative = np.where(np.isfinite(speed), speed / top, 1.0)[:, None] ** 3
+        if world.clusters.intersection(domains):
+            relative = relative / len(world.cpus)  # of what the whole CPU takes
         return _levels(domains, clocks, real, speed, (0.0 * relative, 0.1 * relative, 1.1 * relative))
     model = world.power_model
     shares = [
@@ -221,7 +227,7 @@ def _idle(
     The CPU also runs everything else on the robot and is left to its governor; other processors get their
     lowest clock that leaves room for what others do there.
     """
-    if name == "cpu":
+    if processor_of(name) == "cpu":
         return None, _governed_w(world, levels.domains)
     level = 0
     if background is not levels.quiet:
@@ -311,7 +317,7 @@ def _table(state: AppState, processor: Processor) -> EntryTable | None:
     """Table of an application on a processor, the last one if neither library nor clocks are others since."""
     usable, kept = state.usable, state.tables.get(processor.name)
     if kept is None or kept[0] is not processor.speed_hz or kept[1] is not usable:
-        own = tuple(e for e in usable if e.processor == processor.name)
+        own = tuple(e for e in usable if place_of(e) == processor.name)
         kept = (processor.speed_hz, usable, make_table(own, processor) if own else None)
         state.tables[processor.name] = kept
     table: EntryTable | None = kept[2]

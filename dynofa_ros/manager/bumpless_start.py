@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dynofa_ros.manager.app_state import AppState
+from dynofa_ros.manager.placement import place_of, subnet_key
 from dynofa_ros.manager.plan import Choice, Plan
 from dynofa_ros.manager.problem import Problem, Processor
 from dynofa_ros.manager.state import World
@@ -63,11 +64,11 @@ def in_force(world: World, problem: Problem) -> Plan | None:
     for app in problem.apps:
         state = world.apps[app.name]
         status = state.status
-        entry = state.entry(status.subnet_id, status.processor) if status else None
-        if entry is None or not _commanded(state) or entry.processor not in app.options:
+        entry = state.entry(subnet_key(status)) if status else None
+        if entry is None or not _commanded(state) or place_of(entry) not in app.options:
             return None
         choices.append(Choice(app.name, entry))
-    used = sorted({choice.entry.processor for choice in choices})
+    used = sorted({place_of(choice.entry) for choice in choices})
     clocks = []
     for name in used:
         requested = _requested(world.dvfs, problem.processor(name))

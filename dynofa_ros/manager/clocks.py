@@ -33,7 +33,8 @@ class Clocks:
                 mine = [value for name, value in self._hz.items() if processor_of(name) == processor]
                 self._speeds[processor] = min(mine)
                 if moved or before is None:
-                    self._versions[processor] = self._versions.get(processor, 0) + 1
+                    for name in {processor, domain}:
+                        self._versions[name] = self._versions.get(name, 0) + 1
         return moved
 
     def restart(self) -> None:
@@ -45,19 +46,19 @@ class Clocks:
         return self._hz.get(domain, nan)
 
     def speed_hz(self, processor: str) -> float:
-        """Clock of the slowest domain of a processor, NaN = unknown."""
-        return self._speeds.get(processor, nan)
+        """Clock of the slowest domain of a processor, or of the one that is named; NaN = unknown."""
+        return self._speeds.get(processor, self._hz.get(processor, nan))
 
     def version(self, processor: str) -> int:
-        """Number that changes whenever a clock of the processor does."""
+        """Number that changes whenever a clock of the processor, or of the domain that is named, does."""
         return self._versions.get(processor, 0)
 
 
 def processor_domains(capabilities: Capabilities | None, processor: str) -> tuple[str, ...]:
-    """Clock domains of a processor, in the order of the capabilities."""
+    """Clock domains of a processor, in the order of the capabilities; of a cluster that one."""
     if capabilities is None:
         return ()
-    return tuple(d.domain for d in capabilities.domains if processor_of(d.domain) == processor)
+    return tuple(d.domain for d in capabilities.domains if processor in (d.domain, processor_of(d.domain)))
 
 
 def top_hz(capabilities: Capabilities | None, processor: str) -> float:
@@ -67,6 +68,6 @@ def top_hz(capabilities: Capabilities | None, processor: str) -> float:
     tops = [
         float(d.frequencies_hz[-1])
         for d in capabilities.domains
-        if processor_of(d.domain) == processor and d.frequencies_hz
+        if processor in (d.domain, processor_of(d.domain)) and d.frequencies_hz
     ]
     return min(tops) if tops else nan

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from dynofa_ros.manager.placement import subnet_key
 from dynofa_ros.manager.types import DvfsCommand, FrequencyBand, SubnetCommand
 
 VALID_FOR_S = 5.0  # a manager may pause for two seconds without losing its knobs
@@ -70,4 +71,5 @@ def _same(new: SubnetCommand, old: SubnetCommand | None) -> bool:
     if old is None:
         return False
     same_rate = new.rate_hz == old.rate_hz or (new.rate_hz != new.rate_hz and old.rate_hz != old.rate_hz)
-    return new.subnet_id == old.subnet_id and new.processor == old.processor and same_rate
+    same_cpus = new.cpu_affinity == old.cpu_affinity
+    return subnet_key(new) == subnet_key(old) and same_cpus and same_rate

@@ -10,6 +10,7 @@ from dynofa_ros.manager.grid import asked, make_grid
 from dynofa_ros.manager.hysteresis import HEADROOM, PATIENT
 from dynofa_ros.manager.ladder import Trace
 from dynofa_ros.manager.many import pins_of
+from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import Forecast, Plan, forecast
 from dynofa_ros.manager.problem import Demand, Problem
 from dynofa_ros.manager.solver import solve
@@ -38,7 +39,7 @@ def _sacrifice(problem: Problem, plan: Plan, present: Forecast, limit_name: str,
     demands = _one_step_up(problem, plan, present)
     if demands is None or trace.rungs == 0:
         return "none"  # only dwell time
-    pins = pins_of(problem, [choice.entry.processor for choice in plan.choices])
+    pins = pins_of(problem, [place_of(choice.entry) for choice in plan.choices])
     wanted, grid = asked(demands), make_grid(problem, HEADROOM, pins)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         unhurried = solve(grid, wanted, load=False, power=False) is not None

@@ -57,7 +57,9 @@ class Grid:
 
     names: tuple[str, ...]
     slices: tuple[slice, ...]
-    load: Array  # applications x demand levels x rows, with every due frame answered; inf = cannot run there
+    # Applications x demand levels x rows, with every due frame answered; inf = cannot run there. With several
+    # modes (numbers of threads) this, ``pace`` and ``share`` have a first axis for them.
+    load: Array
     pace: Array  # applications x rows: load per guarded millisecond
     budget_ms: Array  # applications: latency target without the overhead
     contention: Array  # rows
@@ -70,6 +72,7 @@ class Grid:
     limit_w: float
     pins: tuple[int, ...]  # processor of an application that may not move, else -1; empty = all may
     first: tuple[int, ...]  # processors: clock level of their first row
+    share: Array | None = None  # applications x rows: of the cores that an application takes; None = all
     held: int = -1  # processor whose clock is set even if it hosts nobody
     parts: tuple[
         Grid, ...
@@ -84,13 +87,13 @@ class Grid:
 
     @cached_property
     def deadline(self) -> Array:
-        """Applications x rows: load, with every due frame answered, at which a lone application is late."""
+        """Shape of ``pace``: load, with every due frame answered, at which a lone application is late."""
         return self.pace * self.budget_ms[:, None]
 
     @cached_property
     def others(self) -> Array:
         """Shape of ``load``: load of others up to which the deadline holds; negative = not even alone."""
-        return (self.deadline[:, None] / self.load - 1.0) / self.contention
+        return (self.deadline[..., None, :] / self.load - 1.0) / self.contention
 
     def loads(self, wanted: Asked) -> tuple[Array, Array]:
         """Own load of every application at every row, and the total load up to which its deadline holds.
@@ -98,8 +101,8 @@ class Grid:
         Where it cannot run at all: inf and -inf.
         """
         number = np.arange(len(wanted.level))
-        own = self.load[number, wanted.level] / wanted.divider[:, None]
-        others = self.others[number, wanted.level]
+        own = self.load[..., number, wanted.level, :] / wanted.divider[:, None]
+        others = self.others[..., number, wanted.level, :]
         limit = np.where(others >= 0.0, own + others, -inf)
         if wanted.relaxed.any():
             limit = np.where(wanted.relaxed[:, None], np.where(np.isfinite(own), inf, -inf), limit)
@@ -115,15 +118,19 @@ def make_grid(problem: Problem, headroom: float, pins: tuple[int, ...] = ()) -> 
     slowdown, margin = _estimates(problem)
     per_ms = np.array([1e-3 * a.rate_hz for a in problem.apps])[:, None]
     scale = (slowdown * per_ms).take(row_processor, axis=1)[:, None]
+    pace = (per_ms / margin).take(row_processor, axis=1)
+    share = _share(_menus(problem), levels)
+    if share is not None:
+        scale, pace = scale * share[..., None, :], pace * share
     load = _stack(_menus(problem), levels) * scale
     for app, processor in enumerate(pins):
         if processor >= 0:
-            load[app][:, row_processor != processor] = inf
+            load[..., app, :, :][..., row_processor != processor] = inf
     grid = Grid(
         names=tuple(p.name for p in processors),
         slices=slices,
         load=load,
-        pace=(per_ms / margin).take(row_processor, axis=1),
+        pace=pace,
         budget_ms=np.array([headroom * a.latency_target_ms - a.overhead_ms for a in problem.apps]),
         contention=np.array([max(p.contention, TINY) for p in processors])[row_processor],
         base_w=np.concatenate([p.base_w for p in processors]),
@@ -135,6 +142,7 @@ def make_grid(problem: Problem, headroom: float, pins: tuple[int, ...] = ()) -> 
         limit_w=problem.power_limit_w,
         pins=pins,
         first=(0,) * len(processors),
+        share=share,
     )
     return replace(grid, parts=_parts(problem, grid, scale)) if problem.launcher else grid
 
@@ -166,7 +174,8 @@ def _held(grid: Grid, held: int, level: int) -> Grid:
         grid,
         slices=_rows(tuple(sizes))[0],
         load=grid.load[..., kept],
-        pace=grid.pace[:, kept],
+        pace=grid.pace[..., kept],
+        share=None if grid.share is None else grid.share[..., kept],
         contention=grid.contention[kept],
         base_w=grid.base_w[kept],
         slope_w=grid.slope_w[kept],
@@ -194,13 +203,31 @@ def _menus(problem: Problem) -> tuple[tuple[Menu | None, ...], ...]:
 def _stack(menus: tuple[tuple[Menu | None, ...], ...], levels: tuple[int, ...], ratio: float = 1.0) -> Array:
     """Times of all menus, inf where there is none; ``ratio``: see `problem.EntryTable.at`."""
     slices, _ = _rows(levels)
-    depth = max(len(menu.first) for row in menus for menu in row if menu is not None)
-    times = np.full((len(menus), depth, sum(levels)), inf)
-    for table, row in zip(times, menus, strict=True):
+    known = [menu for row in menus for menu in row if menu is not None]
+    depth, modes = max(len(menu.first) for menu in known), max(len(menu.table.shares) for menu in known)
+    times = np.full((modes, len(menus), depth, sum(levels)), inf)
+    for app, row in enumerate(menus):
         for place, menu in zip(slices, row, strict=True):
             if menu is not None:
-                table[: len(menu.first), place] = menu.unit_ms if ratio == 1.0 else menu.at(ratio)
-    return times
+                own = menu.unit_ms if ratio == 1.0 else menu.at(ratio)
+                times[: len(menu.table.shares), app, : len(menu.first), place] = own
+    return times if modes > 1 else times[0]
+
+
+@lru_cache(maxsize=32)
+def _share(menus: tuple[tuple[Menu | None, ...], ...], levels: tuple[int, ...]) -> Array | None:
+    """Share of the cores that each application takes at every row, by mode; None if all take all."""
+    slices, _ = _rows(levels)
+    known = [menu for row in menus for menu in row if menu is not None]
+    if all(menu.table.shares == (1.0,) for menu in known):
+        return None
+    modes = max(len(menu.table.shares) for menu in known)
+    share = np.ones((modes, len(menus), sum(levels)))
+    for app, row in enumerate(menus):
+        for place, menu in zip(slices, row, strict=True):
+            if menu is not None:
+                share[: len(menu.table.shares), app, place] = np.array(menu.table.shares)[:, None]
+    return share if modes > 1 else share[0]
 
 
 def _estimates(problem: Problem) -> tuple[Array, Array]:

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import exp, inf, isfinite, isnan, nan
 
+from dynofa_ros.manager.clocks import processor_of
+from dynofa_ros.manager.placement import CLUSTERED, Key, entry_key, place_of
 from dynofa_ros.manager.types import AppTargets, FrameMonitor, FrequencyBand, LibraryEntry, SubnetLibrary
 
 CAP_GUARD = 0.03  # of the cap, kept free for what the model does not see
@@ -54,6 +56,8 @@ def check_entry(entry: LibraryEntry) -> str | None:
     """Why one entry of a library is refused."""
     if not entry.id or not entry.processor:
         return "id and processor must not be empty"
+    if entry.cluster and not (entry.processor == CLUSTERED and processor_of(entry.cluster) == CLUSTERED):
+        return f"cluster {entry.cluster!r} is no cluster of the CPU"
     if not 0.0 <= entry.accuracy <= 1.0:
         return f"accuracy must be from 0 to 1, not {entry.accuracy}"
     for name in ("alpha_ms", "beta_ms"):
@@ -67,15 +71,15 @@ def check_entry(entry: LibraryEntry) -> str | None:
 
 def check_library(library: SubnetLibrary) -> tuple[tuple[LibraryEntry, ...], tuple[str, ...]]:
     """The sound entries of a library, and the reasons why the others are refused."""
-    sound: dict[tuple[str, str], LibraryEntry] = {}
+    sound: dict[Key, LibraryEntry] = {}
     reasons = []
     for entry in library.entries:
-        key = (entry.id, entry.processor)
+        key = entry_key(entry)
         reason = "listed twice" if key in sound else check_entry(entry)
         if reason is None:
             sound[key] = entry
         else:
-            reasons.append(f"library of {library.app}, entry {entry.id!r} on {entry.processor!r}: {reason}")
+            reasons.append(f"library of {library.app}, entry {entry.id!r} on {place_of(entry)!r}: {reason}")
     if not sound:
         reasons.append(f"library of {library.app}: no usable entry")
     return tuple(sound.values()), tuple(reasons)

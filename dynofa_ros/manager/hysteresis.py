@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from dynofa_ros.manager.ladder import Outcome, Trace
 from dynofa_ros.manager.many import allocate_any, fits_any
+from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import SHAVED_SHARE, Forecast, Plan, forecast, make_plan, quality
 from dynofa_ros.manager.problem import App, Menu, Problem
 
@@ -111,7 +112,7 @@ class Hysteresis:
         headroom: float = HEADROOM,
     ) -> Plan:
         """The best plan with headroom."""
-        places = [choice.entry.processor for choice in current.choices] if current else []
+        places = [place_of(choice.entry) for choice in current.choices] if current else []
         outcome = allocate_any(problem, headroom, self.trace, places)
         self.trace = outcome.trace
         if outcome.within_limits and not outcome.feasible:
@@ -176,7 +177,7 @@ def ease(problem: Problem, current: Plan, present: Forecast) -> Plan | None:
     for app, choice, price in zip(problem.apps, current.choices, present.apps, strict=True):
         eased = choice
         if price.late:
-            name = choice.entry.processor
+            name = place_of(choice.entry)
             processor, table = problem.processor(name), app.options[name].table
             level, place = processor.level_of(clocks[name]), table.index(choice.entry)
             if level != processor.levels - 1 or place is None:
@@ -187,7 +188,9 @@ def ease(problem: Problem, current: Plan, present: Forecast) -> Plan | None:
             fitting = [
                 entry
                 for entry, unit_ms in zip(table.entries, table.unit_ms[:, level].tolist(), strict=True)
-                if unit_ms <= room * table.unit_ms[place, level] and entry.accuracy >= app.accuracies[-1]
+                if unit_ms <= room * table.unit_ms[place, level]
+                and entry.accuracy >= app.accuracies[-1]
+                and entry.threads == choice.entry.threads
             ]
             if not fitting:
                 return None
@@ -250,7 +253,9 @@ def _least_late(problem: Problem, outcome: Outcome, trace: Trace, places: Sequen
 def _at_floor(app: App, stretch: float) -> App:
     """An application with a longer deadline; who is late runs what is the quickest at its floor."""
     options = {
-        name: replace(option, menu=Menu(option.table, option.menu.first[-1:], option.menu.unit_ms[-1:]))
+        name: replace(
+            option, menu=Menu(option.table, option.menu.first[-1:], option.menu.unit_ms[..., -1:, :])
+        )
         for name, option in app.options.items()
     }
     target_ms = stretch * app.latency_target_ms

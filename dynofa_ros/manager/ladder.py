@@ -214,7 +214,7 @@ def _cut(grid: Grid, targets: NDArray[np.float64], percent: int) -> Grid:
 def _raise_clocks(grid: Grid, wanted: Asked, point: Point) -> Point:
     """Same mapping with the highest clocks that the power limit allows where an application is late."""
     grid = grid.part(point.levels)
-    own, limit = grid.loads(wanted)
+    own, limit = map(point.of_modes, grid.loads(wanted))
     levels, power_w = dict(point.levels), point.power_w
     homes = [grid.names.index(name) for name in point.mapping]
     for k in sorted({k for k, late in zip(homes, wanted.relaxed.tolist(), strict=True) if late}):
@@ -228,7 +228,7 @@ def _raise_clocks(grid: Grid, wanted: Asked, point: Point) -> Point:
         highest = max([int(n) for n in np.flatnonzero(holds)], default=row)
         if highest > row:
             levels[name], power_w = grid.first[k] + highest, rest_w + float(cost_w[highest])
-    return Point(point.mapping, levels, power_w)
+    return replace(point, levels=levels, power_w=power_w)
 
 
 def _least_bad(problem: Problem, grid: Grid, order: Ladder) -> Outcome:

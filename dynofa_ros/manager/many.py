@@ -78,7 +78,8 @@ def _spread(problem: Problem, ranked: Sequence[int]) -> tuple[str, ...]:
     for index in ranked:
         app = problem.apps[index]
         after = {
-            name: load[name] + 1e-3 * app.rate_hz * option.slowdown * float(option.menu.unit_ms[-1, -1])
+            name: load[name]
+            + 1e-3 * app.rate_hz * option.slowdown * float(option.menu.unit_ms[..., -1, -1].min())
             for name, option in _able(app).items()
         }
         name = min(after, key=lambda n: (after[n], n))

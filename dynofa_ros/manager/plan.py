@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import inf
 
 from dynofa_ros.manager.ladder import Outcome
+from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.problem import LOAD_CEILING, App, Problem, Processor
 from dynofa_ros.manager.types import LibraryEntry
 
@@ -93,10 +94,11 @@ class Forecast:
 
 def make_plan(problem: Problem, outcome: Outcome) -> Plan:
     """The plan that carries out an outcome of the ladder."""
-    choices = []
+    choices: list[Choice] = []
     for app, demand, name in zip(problem.apps, outcome.demands, outcome.point.mapping, strict=True):
         ratio = problem.launch_ratio(name, outcome.point.levels)
-        entry = app.options[name].pick(demand.level, outcome.point.levels[name], ratio)
+        mode = outcome.point.modes[len(choices)] if outcome.point.modes else 0
+        entry = app.options[name].pick(demand.level, outcome.point.levels[name], ratio, mode)
         choices.append(Choice(app.name, entry, demand.divider))
     clocks = []
     for name, level in sorted(outcome.point.levels.items()):
@@ -113,14 +115,17 @@ def forecast(
     if levels is None or len(plan.choices) != len(problem.apps):
         return Forecast(False)
     times, loads, total = [], [], {p.name: 0.0 for p in problem.processors}
+    overrun = False  # an application is asked for more frames than it can answer one after the other
     for app, choice in zip(problem.apps, plan.choices, strict=True):
-        time_ms = _time_ms(problem, app, choice, levels) if app.name == choice.app else None
-        if time_ms is None:
+        known = _time_ms(problem, app, choice, levels) if app.name == choice.app else None
+        if known is None:
             return Forecast(False)
-        load = app.rate_hz / choice.divider * 1e-3 * time_ms
+        time_ms, share = known
+        busy = app.rate_hz / choice.divider * 1e-3 * time_ms
         times.append(time_ms)
-        loads.append(load)
-        total[choice.entry.processor] += load
+        loads.append(share * busy)
+        total[place_of(choice.entry)] += share * busy
+        overrun |= busy > LOAD_CEILING * 1.02
     contention = {p.name: p.contention for p in problem.processors}
     apps = tuple(
         _app_forecast(app, choice, time, load, contention, total, headroom)
@@ -133,7 +138,7 @@ def forecast(
         apps=apps,
         power_w=power_w,
         excess_w=excess_w,
-        overloaded=any(load > LOAD_CEILING * 1.02 for load in total.values()),
+        overloaded=overrun or any(load > LOAD_CEILING * 1.02 for load in total.values()),
         starving=any(_starves(p, levels, total[p.name]) for p in problem.processors),
         thinned=any(choice.divider > 1 for choice in plan.choices),
     )
@@ -151,13 +156,16 @@ def _levels(problem: Problem, plan: Plan) -> dict[str, int] | None:
     return levels
 
 
-def _time_ms(problem: Problem, app: App, choice: Choice, levels: Mapping[str, int]) -> float | None:
-    option = app.options.get(choice.entry.processor)
-    level = levels.get(choice.entry.processor)
+def _time_ms(
+    problem: Problem, app: App, choice: Choice, levels: Mapping[str, int]
+) -> tuple[float, float] | None:
+    """Time of a frame, and the share of the cores that it takes; None if that is gone."""
+    name = place_of(choice.entry)
+    option, level = app.options.get(name), levels.get(name)
     place = option.table.index(choice.entry) if option is not None else None
     if option is None or level is None or place is None:
         return None
-    return option.time_ms(place, level, problem.launch_ratio(choice.entry.processor, levels))
+    return option.time_ms(place, level, problem.launch_ratio(name, levels)), option.table.share(place)
 
 
 def _app_forecast(
@@ -169,7 +177,7 @@ def _app_forecast(
     total: Mapping[str, float],
     headroom: float,
 ) -> AppForecast:
-    name = choice.entry.processor
+    name = place_of(choice.entry)
     meeting = contention[name] * max(0.0, total[name] - load)
     shared = 1.0 + meeting / MEETING
     margin = app.options[name].margin

@@ -9,10 +9,14 @@ On a processor that the CPU launches work on (board file, ``launch_share``; none
 scales with the CPU's clock in the same way: the CPU's clock is then part of the operating point, also where
 no application runs on the CPU.
 
-And the load, the share of time it keeps the processor busy, is rate_i / divider_i * time_i(f). A deadline
-is held if margin * time * (1 + contention * others) + overhead <= latency_target. Power is a constant plus,
-per processor, base(f) + slope(f) * load: exactly the board model of ``device.power``, which is linear in
-the utilisation.
+And the load, the share of time it keeps the processor busy, is rate_i / divider_i * time_i(f), times the
+share of the cores that its threads take, where a library names them. One application answers one frame at a
+time, so its own time alone must leave room too. A deadline is held if
+margin * time * (1 + contention * others) + overhead <= latency_target. The load of others counts in cores:
+two applications with one thread each on a cluster of two cores slow each other half as much as with two
+threads each. That is cautious, as they share only caches and memory then. Power is a constant plus, per
+processor, base(f) + slope(f) * load: exactly the board model of ``device.power``, which is linear in the
+utilisation.
 
 Tables that only a library and a clock table decide (`EntryTable`) are built once; what changes from step to
 step, the slowdown and the margin, multiplies all of a table alike.
@@ -29,6 +33,7 @@ from math import inf, isfinite
 import numpy as np
 from numpy.typing import NDArray
 
+from dynofa_ros.manager.placement import core_share
 from dynofa_ros.manager.types import LibraryEntry
 
 LOAD_CEILING = 0.92  # busy share of a processor that still leaves room for jitter
@@ -59,6 +64,7 @@ class Processor:
     idle_level: int | None
     contention: float
     launch_share: float = 0.0  # of alpha: scales with the clock of the CPU instead of not at all
+    cores: int = 0  # 0 = not known
     place: dict[tuple[float, ...], int] = field(default_factory=dict)  # levels by their clocks, if known
 
     @property
@@ -90,7 +96,8 @@ class EntryTable:
 
     ``unit_ms[e, f]``: time of an entry at slowdown 1. ``least_ms[e, f]``: least time of the entries from e
     on, inf in the last row (nothing is that accurate). Taking the quickest entry at or above an accuracy is
-    exact: less time is less latency, less load and less power at once.
+    exact: less time is less latency, less load and less power at once. That holds among entries that take the
+    same share of the cores, a mode; with several modes ``least_ms`` is modes x entries x levels.
     """
 
     entries: tuple[LibraryEntry, ...]
@@ -98,6 +105,8 @@ class EntryTable:
     unit_ms: Array
     least_ms: Array
     launch_ms: Array  # of each entry: part of unit_ms that scales with the clock of the CPU, at its reference
+    shares: tuple[float, ...] = (1.0,)  # of the cores, ascending; one per mode
+    modes: tuple[int, ...] = ()  # of each entry
     _launched: dict[float, tuple[Array, Array]] = field(default_factory=dict)
 
     def at(self, ratio: float) -> tuple[Array, Array]:
@@ -106,28 +115,39 @@ class EntryTable:
             return self.unit_ms, self.least_ms
         if ratio not in self._launched:
             unit_ms = self.unit_ms + ((ratio - 1.0) * self.launch_ms)[:, None]
-            self._launched[ratio] = unit_ms, _least_ms(unit_ms)
+            self._launched[ratio] = unit_ms, _least_ms(unit_ms, self.modes)
         return self._launched[ratio]
 
     @cached_property
-    def position(self) -> dict[str, int]:
-        """Place of an entry by its id."""
-        return {entry.id: n for n, entry in enumerate(self.entries)}
+    def position(self) -> dict[tuple[str, int], int]:
+        """Place of an entry by its id and threads."""
+        return {(entry.id, entry.threads): n for n, entry in enumerate(self.entries)}
 
     def index(self, entry: LibraryEntry) -> int | None:
         """Place of an entry, None if the table does not hold this very entry."""
-        place = self.position.get(entry.id)
+        place = self.position.get((entry.id, entry.threads))
         if place is None:
             return None
         known = self.entries[place]
         return place if known is entry or known == entry else None
+
+    def share(self, place: int) -> float:
+        """Share of the cores that an entry takes."""
+        return self.shares[self.modes[place]]
+
+    def neighbours(self, place: int) -> tuple[int | None, int | None]:
+        """Places of the next smaller and the next larger sub-network with the same threads."""
+        threads = self.entries[place].threads
+        same = [n for n, entry in enumerate(self.entries) if entry.threads == threads]
+        rank = same.index(place)
+        return (same[rank - 1] if rank else None), (same[rank + 1] if rank + 1 < len(same) else None)
 
 
 @dataclass(frozen=True, eq=False)
 class Menu:
     """A table by demand level: ``first[j]`` is the place of the least entry that will do for level j.
 
-    ``unit_ms[j, f]``: least time at slowdown 1, inf where no entry will do.
+    ``unit_ms[j, f]``: least time at slowdown 1, inf where no entry will do; with several modes [m, j, f].
     """
 
     table: EntryTable
@@ -136,7 +156,7 @@ class Menu:
 
     def at(self, ratio: float) -> Array:
         """``unit_ms`` where the CPU takes ``ratio`` times as long as at its reference."""
-        least_ms: Array = self.table.at(ratio)[1][list(self.first)]
+        least_ms: Array = self.table.at(ratio)[1][..., list(self.first), :]
         return least_ms
 
 
@@ -162,10 +182,14 @@ class Option:
         """Expected time of one entry at one clock level; ``ratio``: see `EntryTable.at`."""
         return self.slowdown * float(self.table.at(ratio)[0][place, level])
 
-    def pick(self, demand_level: int, clock_level: int, ratio: float = 1.0) -> LibraryEntry:
-        """The quickest entry that has the accuracy of a demand level; ``ratio``: see `EntryTable.at`."""
-        first = self.menu.first[demand_level]
-        return self.entries[first + int(np.argmin(self.table.at(ratio)[0][first:, clock_level]))]
+    def pick(self, demand_level: int, clock_level: int, ratio: float = 1.0, mode: int = 0) -> LibraryEntry:
+        """The quickest entry of a mode that has the accuracy of a demand level; ``ratio``: see
+        `EntryTable.at`."""
+        first, table = self.menu.first[demand_level], self.table
+        times = table.at(ratio)[0][first:, clock_level]
+        if len(table.shares) > 1:
+            times = np.where(np.array(table.modes[first:]) == mode, times, inf)
+        return self.entries[first + int(np.argmin(times))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +208,7 @@ class App:
     @cached_property
     def frame_cost_ms(self) -> float:
         """Time that a frame takes at least, weighed by importance: what giving it up saves."""
-        least_ms = [float(o.table.least_ms[o.menu.first[-1]].min()) for o in self.options.values()]
+        least_ms = [float(o.table.least_ms[..., o.menu.first[-1], :].min()) for o in self.options.values()]
         return (1.0 + self.priority) * min(least_ms)
 
 
@@ -257,13 +281,21 @@ def make_table(entries: Sequence[LibraryEntry], processor: Processor) -> EntryTa
     """Table of the entries of one application on one processor; raises ValueError without any."""
     if not entries:
         raise ValueError("a table needs at least one library entry")
-    ordered = tuple(sorted(entries, key=lambda e: (e.accuracy, e.id)))
+    ordered = tuple(sorted(entries, key=lambda e: (e.accuracy, e.id, e.threads)))
+    by_entry = [core_share(e.threads, processor.cores) for e in ordered]
+    shares = tuple(sorted(set(by_entry)))
+    modes = tuple(map(shares.index, by_entry))
     unit_ms = np.stack([entry_times_ms(e, processor) for e in ordered])
     launch_ms = processor.launch_share * np.array([e.alpha_ms for e in ordered])
-    return EntryTable(ordered, tuple(e.accuracy for e in ordered), unit_ms, _least_ms(unit_ms), launch_ms)
+    accuracies = tuple(e.accuracy for e in ordered)
+    return EntryTable(ordered, accuracies, unit_ms, _least_ms(unit_ms, modes), launch_ms, shares, modes)
 
 
-def _least_ms(unit_ms: Array) -> Array:
+def _least_ms(unit_ms: Array, modes: Sequence[int]) -> Array:
+    if max(modes, default=0) > 0:
+        own = np.array(modes)[:, None]
+        each = [_least_ms(np.where(own == mode, unit_ms, inf), ()) for mode in range(max(modes) + 1)]
+        return np.stack(each)
     least_ms = np.full((len(unit_ms) + 1, unit_ms.shape[1]), inf)
     least_ms[:-1] = np.minimum.accumulate(unit_ms[::-1], axis=0)[::-1]
     return least_ms
@@ -272,7 +304,7 @@ def _least_ms(unit_ms: Array) -> Array:
 def make_menu(table: EntryTable, accuracies: Sequence[float]) -> Menu:
     """A table by the demand levels of an application."""
     first = tuple(bisect_left(table.accuracies, a) for a in accuracies)
-    return Menu(table, first, table.least_ms[list(first)])
+    return Menu(table, first, table.least_ms[..., list(first), :])
 
 
 def demand_accuracies(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from math import isfinite, nan
 from time import perf_counter
 
-from dynofa_ros.latency import processor_of
 from dynofa_ros.manager.alternatives import Lookout
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.build_problem import build_problem, power_limit_w
@@ -19,6 +18,7 @@ from dynofa_ros.manager.commands import CommandBook
 from dynofa_ros.manager.explain import binding_constraint
 from dynofa_ros.manager.guards import SETTLE_S
 from dynofa_ros.manager.hysteresis import Hysteresis
+from dynofa_ros.manager.placement import place_of, subnet_key
 from dynofa_ros.manager.plan import Choice, Forecast, Plan, forecast
 from dynofa_ros.manager.problem import App, Problem
 from dynofa_ros.manager.state import STALE_S, World
@@ -50,7 +50,6 @@ FROM_USER = frozenset({"departure", "library", "targets", "parameter"})
 AT_ONCE = FROM_USER | {"actuator"}  # of no hysteresis' business; a clock that begins or ceases to obey too
 FIRST_FRAMES = 4  # answered before a manager that was started again plans; the first one is not learned from
 FIRST_WAIT_NS = 1_000_000_000  # unless they do not come
-PREFETCH = 2
 LEFT_S = 2.0  # after the last frame that an application answered there
 
 
@@ -157,7 +156,7 @@ class RuntimeManager:
         command = self._book.sent(status.app, status.decision_id)
         if status.status != SubnetCondition.REJECTED or command is None:
             return set()
-        self.world.apps[status.app].refused.add((command.subnet_id, command.processor))
+        self.world.apps[status.app].refused.add(subnet_key(command))
         return {"library"}
 
     def _replan(self, now_ns: int, parameters: Parameters, events: set[str]) -> tuple[Problem, Forecast]:
@@ -210,7 +209,7 @@ class RuntimeManager:
         clocks = dict(self._plan.clocks)
         bands = []
         for domain in capabilities.domains:
-            name = processor_of(domain.domain)
+            name = self.world.place(domain.domain)
             if not (domain.can_write and domain.frequencies_hz and name):
                 continue
             hz = _clock(problem, clocks, name, domain.domain)
@@ -266,6 +265,9 @@ class RuntimeManager:
                     rate_hz=rate,
                     valid_for_s=0.0,
                     prefetch_subnet_ids=_neighbours(model, choice),
+                    threads=choice.entry.threads,
+                    cluster=choice.entry.cluster,
+                    cpu_affinity=self.world.cpus.get(choice.entry.cluster, ()),
                 )
             )
         return tuple(commands)
@@ -285,6 +287,8 @@ class RuntimeManager:
                     margin=expected.margin,
                     predicted_accuracy=choice.entry.accuracy,
                     rate_hz=(targets.rate_hz if targets else nan) / choice.divider,
+                    threads=choice.entry.threads,
+                    cluster=choice.entry.cluster,
                 )
             )
         return tuple(decisions)
@@ -318,7 +322,6 @@ def _clock(problem: Problem, clocks: dict[str, tuple[float, ...]], name: str, do
 
 def _neighbours(app: App, choice: Choice) -> tuple[str, ...]:
     """The next smaller and the next larger sub-network: where the next change most likely leads."""
-    table = app.options[choice.entry.processor].table
-    place = table.index(choice.entry) or 0
-    near = [table.entries[n].id for n in (place - 1, place + 1) if 0 <= n < len(table.entries)]
-    return tuple(near[:PREFETCH])
+    table = app.options[place_of(choice.entry)].table
+    near = table.neighbours(table.index(choice.entry) or 0)
+    return tuple(table.entries[n].id for n in near if n is not None)

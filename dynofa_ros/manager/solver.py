@@ -27,11 +27,19 @@ NO_LIMIT_W = 1e250
 
 @dataclass(frozen=True)
 class Point:
-    """An operating point: processor of each application, level of each processor in use, total power."""
+    """An operating point: processor of each application, level of each processor in use, total power.
+
+    ``modes``: of each application, see `problem.EntryTable`; empty = there is only one.
+    """
 
     mapping: tuple[str, ...]
     levels: dict[str, int]
     power_w: float
+    modes: tuple[int, ...] = ()
+
+    def of_modes(self, values: Array) -> Array:
+        """Of values by mode, application and row those of the modes."""
+        return values[np.array(self.modes), np.arange(len(self.modes))] if self.modes else values
 
 
 def solve(
@@ -60,7 +68,8 @@ def solve(
                 mapping[app] = k
         if k in mapping or k == grid.held:
             levels[name] = grid.first[k] + int(tables.priced[place, subset].argmin())
-    return Point(tuple(grid.names[k] for k in mapping), levels, power_w)
+    modes = tables.modes_of(mapping, subsets)
+    return Point(tuple(grid.names[k] for k in mapping), levels, power_w, modes)
 
 
 def best_for(
@@ -74,6 +83,8 @@ def best_for(
     if grid.parts:
         found = [best_for(p, wanted, app, dividers, relaxed=relaxed) for p in grid.parts]
         return min((f for f in found if f is not None), default=None)
+    if grid.share is not None:
+        return _best_by_trying(grid, wanted, app, dividers, relaxed)
     free = tuple(n for n in range(len(wanted.level)) if n == app or not grid.pins or grid.pins[n] < 0)
     tables = _workspace(len(grid.base_w), len(free))
     if not tables.ask(grid, wanted, free, LOAD_CEILING, but=app):
@@ -85,6 +96,30 @@ def best_for(
         fits = (load <= allowed.max(axis=0)).any(axis=1)
         if fits.any():
             return divider, int(fits.argmax())
+    return None
+
+
+def _best_by_trying(
+    grid: Grid, wanted: Asked, app: int, dividers: Sequence[int], relaxed: bool
+) -> tuple[int, int] | None:
+    """`best_for` where more of one application can change the threads of the others: less is always possible
+    where more is."""
+    trial = wanted.copy()
+    trial.relaxed[app] = relaxed
+    own = np.isfinite(grid.load[..., app, :, :]).any(axis=-1)
+    last = int(np.flatnonzero(own.reshape(-1, own.shape[-1]).any(axis=0)).max(initial=-1))
+
+    def possible(divider: int, level: int) -> bool:
+        trial.divider[app], trial.level[app] = divider, level
+        return solve(grid, trial) is not None
+
+    for divider in dividers if last >= 0 else ():
+        if possible(divider, last):
+            low, high = 0, last
+            while low < high:
+                middle = (low + high) // 2
+                low, high = (low, middle) if possible(divider, middle) else (middle + 1, high)
+            return divider, high
     return None
 
 
@@ -104,6 +139,8 @@ class Tables:
         self._gain, self._spare = (np.empty((1 << bits, rows)) for _ in range(2))
         self._asked: tuple[Any, ...] = ()
         self._grid: Grid
+        self._own: Array
+        self._limit: Array
         self._taken: set[int] = set()
         self._background = self._roomy = False
 
@@ -113,14 +150,64 @@ class Tables:
         if asked == self._asked:
             return True
         own, limit = grid.loads(wanted)
-        fits: list[bool] = np.any(own <= limit, axis=1).tolist()
+        if grid.share is not None:  # one frame after the other, however many cores are left
+            limit = np.where(own > ceiling * grid.share, -inf, limit)
+        possible = np.any(own <= limit, axis=-1)
+        fits: list[bool] = (possible if possible.ndim == 1 else possible.any(axis=0)).tolist()
         if any(not fit for app, fit in enumerate(fits) if app != but):
             return False
         self._grid, self._asked, self._background = grid, asked, False
         self._taken = {pin for app, pin in enumerate(grid.pins) if app not in free}
-        self._fill(own, limit, free, ceiling)
+        self._own, self._limit = own, limit
+        if own.ndim == 2:
+            self._fill(own, limit, free, ceiling)
+        else:
+            self._fill_modes(own, limit, free, ceiling)
         self._price()
         return True
+
+    def _fill_modes(self, own: Array, limit: Array, free: tuple[int, ...], ceiling: float) -> None:
+        """As `_fill`, with the modes that load each subset least; first axis: modes.
+
+        An application may take a mode as long as the total load is within what its deadline allows in that
+        mode. The more the others load, the fewer modes are left to it, so the least total load is the least
+        fixed point of "everybody takes the least mode that is left": found from below, it is exact.
+        """
+        least = own.argmin(axis=0)[None]
+        self._fill(
+            np.take_along_axis(own, least, 0)[0], np.take_along_axis(limit, least, 0)[0], free, ceiling
+        )
+        several = np.flatnonzero((np.isfinite(own).sum(axis=0) > 1).any(axis=0))
+        own, limit, load = own[..., several], limit[..., several], self._load[:, several]
+        homes = np.searchsorted([place.stop for place in self._grid.slices], several, side="right")
+        while True:
+            total = np.zeros_like(load)
+            for app, pin in enumerate(self._grid.pins):
+                if app not in free:
+                    here = np.where(homes == pin, _least_within(own[:, app], limit[:, app], load), 0.0)
+                    total += here
+            for bit, app in enumerate(free):
+                members = _members(len(load), bit)
+                total[members] += _least_within(own[:, app], limit[:, app], load[members])
+            if np.array_equal(total, load):
+                break
+            load = total
+        within = np.isfinite(load)
+        self._load[:, several] = load = np.where(within, load, 0.0)
+        self._power[:, several] = self._grid.base_w[several] + self._grid.slope_w[several] * load
+        self._most[:, several] = np.where(within, ceiling, -1.0)
+
+    def modes_of(self, homes: Sequence[int], subsets: Sequence[int]) -> tuple[int, ...]:
+        """Mode of each application, given its processor and the subset that each processor hosts."""
+        if self._own.ndim == 2:
+            return ()
+        modes = []
+        for app, k in enumerate(homes):
+            place = self._grid.slices[k]
+            row = place.start + int(self.priced[place, subsets[k]].argmin())
+            fits = self._limit[:, app, row] >= self._load[subsets[k], row]
+            modes.append(int(np.where(fits, self._own[:, app, row], inf).argmin()))
+        return tuple(modes)
 
     def _fill(self, own: Array, limit: Array, free: tuple[int, ...], ceiling: float) -> None:
         grid = self._grid
@@ -207,6 +294,17 @@ class Tables:
         watts /= grid.slope_w
         room = np.minimum(watts, self._spare.take(without, axis=0), out=watts)
         return room, None if deadline is None else deadline / self._gain.take(without, axis=0)
+
+
+def _least_within(own: Array, limit: Array, total: Array) -> Array:
+    """Least load of one application among its modes that bear the total load; total is any x rows."""
+    return np.where(limit[:, None] >= total, own[:, None], inf).min(axis=0)
+
+
+@lru_cache(maxsize=64)
+def _members(subsets: int, bit: int) -> Indices:
+    """Subsets with one application."""
+    return np.array([mask for mask in range(subsets) if mask >> bit & 1], dtype=np.int64)
 
 
 @lru_cache(maxsize=64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp, isfinite, nan
 from typing import Any
@@ -20,6 +21,7 @@ from dynofa_ros.manager.guards import (
     check_library,
     check_targets,
 )
+from dynofa_ros.manager.placement import CLUSTERED, core_share, place_of, subnet_key
 from dynofa_ros.manager.power import PowerTables, check_power_model, power_tables
 from dynofa_ros.manager.problem import LAUNCHER, reference_hz
 from dynofa_ros.manager.types import (
@@ -70,7 +72,9 @@ class World:
     last_rejection: str = ""
     newest_foreign_id: int = 0  # highest decision_id that a receiver has taken
     busy_hz: dict[str, float] = field(default_factory=dict)  # per domain: utilisation x clock, smoothed
-    own_hz: dict[str, float] = field(default_factory=dict)  # per processor: managed load x clock
+    own_hz: dict[str, float] = field(default_factory=dict)  # per processor or cluster: managed load x clock
+    cpus: dict[str, tuple[int, ...]] = field(default_factory=dict)  # numbers of the CPUs, by cluster
+    clusters: frozenset[str] = frozenset()  # of the CPU that are used one by one; empty = the CPU as a whole
     levels: dict[Any, Any] = field(default_factory=dict)  # these two are kept by model.py from step to step
     writable: dict[Any, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     others_hz: dict[str, float] = field(default_factory=dict)  # per domain: what is not ours, smoothed again
@@ -131,6 +135,34 @@ class World:
             before = self.others_hz.get(domain, 0.0)
             self.others_hz[domain] = _smooth(before, self._others_hz(domain), weight)
 
+    def arrange(self, apps: Sequence[AppState]) -> None:
+        """Decides whether these applications use the CPU as a whole or by clusters, for all of them alike.
+
+        By clusters as soon as a library names one whose CPUs the device knows. As a whole where somebody
+        could otherwise not run at all, and everybody can this way.
+        """
+        if not self.clusters and not any(app.named_clusters for app in apps):
+            return
+        known = frozenset(self.cpus)
+        split = any(not known.isdisjoint(app.named_clusters) for app in apps)
+        if split and not all(app.can_run(known) for app in apps):
+            split = not all(app.can_run(frozenset()) for app in apps)
+        self.clusters = known if split else frozenset()
+        for app in self.apps.values():
+            app.clusters = self.clusters
+            reason = app.left_out()
+            if reason and reason != app.reported:
+                self._reject("library", f"library of {app.name}: {reason}")
+            app.reported = reason
+
+    def cores(self, place: str) -> int:
+        """Number of cores of a place, 0 = not known."""
+        return sum(len(self.cpus.get(domain, ())) for domain in self.clocks_of(place)[0])
+
+    def place(self, domain: str) -> str | None:
+        """Processor of the allocation problem that a clock domain belongs to, None = none."""
+        return domain if domain in self.clusters else processor_of(domain)
+
     def rebase(self, now_ns: int) -> None:
         """Starts all ages anew: the clock was set back."""
         self.telemetry_ns = min(self.telemetry_ns, now_ns)
@@ -153,7 +185,9 @@ class World:
         return min(self.others_hz.get(domain, 0.0), self._others_hz(domain))
 
     def _others_hz(self, domain: str) -> float:
-        own = self.own_hz.get(processor_of(domain) or "", 0.0)
+        processor = processor_of(domain) or ""
+        own = self.own_hz.get(processor, 0.0)
+        own += self.own_hz.get(domain, 0.0) if domain != processor else 0.0
         hz = self.clocks.hz(domain)
         busy = self.busy_hz.get(domain, 0.0)
         # Where nothing is left idle nobody knows how much more others would take.
@@ -169,7 +203,12 @@ class World:
         return found
 
     def launch_share(self, processor: str) -> float:
-        """Share of alpha that scales with the clock of the CPU: see the board file."""
+        """Share of alpha that scales with the clock of the CPU: see the board file.
+
+        0 where the CPU is used by clusters: which of them launches is not known.
+        """
+        if self.clusters:
+            return 0.0
         return self.power_model.launch_share(processor) if self.power_model else 0.0
 
     def slowdown(self, app: AppState, processor: str) -> float:
@@ -232,17 +271,20 @@ class World:
         app.last_sequence, app.last_frame_ns = frame.frame_sequence, now_ns
         app.missed = frame.deadline_missed
         app.new_frames += 1 + frame.dropped_frames
-        entry = app.entry(frame.subnet_id, frame.processor)
+        entry = app.entry(subnet_key(frame))
         if entry is None:
-            where = f"{frame.subnet_id!r} on {frame.processor!r}"
+            where = f"{frame.subnet_id!r} on {place_of(frame)!r}" + f" x{frame.threads}" * bool(frame.threads)
             return self._reject("monitor", f"monitor of {frame.app}: its library has no {where}")
-        self._busy_ms[frame.processor] = self._busy_ms.get(frame.processor, 0.0) + frame.inference_ms
+        place = place_of(frame)
+        share = core_share(entry.threads, self.cores(place)) if entry.threads else 1.0
+        busy_ms = share * frame.inference_ms
+        self._busy_ms[place] = self._busy_ms.get(place, 0.0) + busy_ms
         alarm = app.estimator.observe(
-            running=(frame.subnet_id, frame.processor),
+            running=(frame.subnet_id, place),
             measured_ms=frame.inference_ms,
             latency_ms=frame.latency_ms,
             predicted_ms=self._predicted_ms(entry) * app.shared,
-            clock_version=self.clocks.version(frame.processor),
+            clock_version=self.clocks.version(place),
             period_ms=1e3 / app.due_hz(),
         )
         self._fade(app)
@@ -266,10 +308,11 @@ class World:
         return f"comes after frame {last}"
 
     def _predicted_ms(self, entry: LibraryEntry) -> float:
-        reference = reference_hz(entry, *self.clocks_of(entry.processor))
-        ratio = reference / self.clocks.speed_hz(entry.processor)
+        place = place_of(entry)
+        reference = reference_hz(entry, *self.clocks_of(place))
+        ratio = reference / self.clocks.speed_hz(place)
         known_ms = entry.alpha_ms + entry.beta_ms * (ratio if isfinite(ratio) else 1.0)
-        share = self.launch_share(entry.processor)
+        share = self.launch_share(place)
         if share == 0.0:
             return known_ms
         slower = self.clocks_of(LAUNCHER)[1] / self.clocks.speed_hz(LAUNCHER) - 1.0
@@ -318,6 +361,10 @@ class World:
         if self.telemetry is None:
             self.telemetry_ns = now_ns  # it has from now on to say something
         self.capabilities = capabilities
+        clustered = [d for d in capabilities.domains if processor_of(d.domain) == CLUSTERED]
+        self.cpus = {d.domain: d.cpus for d in clustered if d.cpus}
+        for app in self.apps.values():  # CPUs may be there again
+            app.refused = {key for key in app.refused if not key[2]}
         for kept in (self.levels, self.writable, self._clocks_of):
             kept.clear()
         self._fit_power_model()

@@ -115,6 +115,8 @@ class SubnetStatus:
     subnet_id: str
     processor: str
     status: SubnetCondition
+    threads: int = 0
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ class DomainCapability:
     domain: str
     frequencies_hz: tuple[int, ...]
     can_write: bool = True
+    cpus: tuple[int, ...] = ()  # numbers of its CPUs that are online, empty = none or not known
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,9 @@ class SubnetCommand:
     rate_hz: float  # NaN = the application's own rate
     valid_for_s: float
     prefetch_subnet_ids: tuple[str, ...] = ()
+    threads: int = 0
+    cluster: str = ""
+    cpu_affinity: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,15 @@ def decision_message(decision: types.Decision) -> msg.ManagerDecision:
 
 
 def subnet_command_message(command: types.SubnetCommand, time_ns: int) -> msg.SubnetCommand:
-    """SubnetCommand decided at ``time_ns``; threads and affinity are left as they are."""
+    """SubnetCommand decided at ``time_ns``."""
     return msg.SubnetCommand(
         header=Header(stamp=stamp(time_ns)),
         decision_id=int(command.decision_id),
         subnet_id=command.subnet_id,
         processor=command.processor,
+        cluster=command.cluster,
+        threads=int(command.threads),
+        cpu_affinity=[int(cpu) for cpu in command.cpu_affinity],
         rate_hz=float(command.rate_hz),
         valid_for_s=float(command.valid_for_s),
         prefetch_subnet_ids=list(command.prefetch_subnet_ids),
@@ -78,6 +81,8 @@ def _app_decision(app: types.AppDecision) -> msg.AppDecision:
         app=app.app,
         subnet_id=app.subnet_id,
         processor=app.processor,
+        threads=int(app.threads),
+        cluster=app.cluster,
         predicted_latency_ms=float(app.predicted_latency_ms),
         margin=float(app.margin),
         predicted_accuracy=float(app.predicted_accuracy),

@@ -83,6 +83,8 @@ def library(message: Any) -> types.SubnetLibrary:
             beta_ms=float(entry.beta_ms),
             energy_j=float(entry.energy_j),
             reference_hz=tuple((f.domain, int(f.frequency_hz)) for f in entry.reference_frequencies),
+            threads=int(entry.threads),
+            cluster=entry.cluster,
         )
         for entry in message.entries
     )
@@ -106,6 +108,8 @@ def frame(message: Any) -> types.FrameMonitor:
         deadline_missed=bool(message.deadline_missed),
         dropped_frames=int(message.dropped_frames),
         malformed_frames=int(message.malformed_frames),
+        threads=int(message.threads),
+        cluster=message.cluster,
     )
 
 
@@ -117,6 +121,8 @@ def subnet_status(app: str, message: Any) -> types.SubnetStatus:
         subnet_id=message.subnet_id,
         processor=message.processor,
         status=types.SubnetCondition(int(message.status)),
+        threads=int(message.threads),
+        cluster=message.cluster,
     )
 
 
@@ -138,7 +144,12 @@ def capabilities(message: Any) -> types.Capabilities:
     return types.Capabilities(
         board=message.board,
         domains=tuple(
-            types.DomainCapability(d.domain, tuple(int(hz) for hz in d.frequencies_hz), bool(d.can_write))
+            types.DomainCapability(
+                d.domain,
+                tuple(int(hz) for hz in d.frequencies_hz),
+                bool(d.can_write),
+                tuple(int(cpu) for cpu in d.cpus),
+            )
             for d in message.domains
         ),
         processors=tuple(message.processors),

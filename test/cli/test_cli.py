@@ -212,7 +212,7 @@ def test_timeline_is_the_promised_one() -> None:
     assert names == ["steady", "background_load", "power_cap", "tighter_target", "release"]
     steady, load, cap, tighter, release = PHASES
     assert steady == type(steady)("steady") and release == type(release)("release")
-    assert load.load.slowdown > 0 and cap.power_cap_share is not None and cap.power_cap_share < 1
+    assert load.slowdown > 0 and cap.power_cap_share is not None and cap.power_cap_share < 1
     assert tighter.latency_target_ms < LATENCY_TARGET_MS
 
 

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and what cannot be written is told before the work."""
+"""Files are written whole or not at all, and what cannot be written is reported before the work."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_results_go_to_what_a_link_leads_to(tmp_path):
     assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "1\n"
 
 
-# --- told before the work -----------------------------------------------------------------------
+# --- reported before the work -----------------------------------------------------------------------
 
 
 def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
@@ -112,7 +112,7 @@ def test_a_library_needs_the_name_of_a_file(tmp_path, monkeypatch, name):
     ],
     ids=" ".join,
 )
-def test_results_that_cannot_be_written_are_refused_first(
+def test_results_that_cannot_be_written_are_reported_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -16,11 +16,18 @@ WEIGHTS = ROOT / "config/weights/ofa_mbv3_demo.safetensors"
 ABSENT = ("torch", "torchvision")
 DEMO_PROCESSES = (
     "dynofa_ros.cli.demo",
+    "dynofa_ros.cli.replay",
+    "dynofa_ros.cli.report",
     "dynofa_ros.demo.camera_node",
+    "dynofa_ros.demo.comparison",
+    "dynofa_ros.demo.demo",
     "dynofa_ros.demo.director",
+    "dynofa_ros.demo.machine_speed",
     "dynofa_ros.nodes.device_node",
     "dynofa_ros.nodes.manager_node",
     "dynofa_ros.nodes.perception_node",
+    "dynofa_ros.recording.replay",
+    "dynofa_ros.recording.timeline_plot",
 )
 
 
@@ -44,6 +51,18 @@ def test_processes_of_the_demo_need_no_torch(without_torch: dict[str, str]) -> N
     code = f"import importlib\nfor name in {DEMO_PROCESSES}: importlib.import_module(name)"
     done = run(without_torch, "-c", code)
     assert done.returncode == 0, done.stderr
+
+
+def test_this_machine_is_measured_without_torch(without_torch: dict[str, str], tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom dynofa_ros.demo import machine_speed\n"
+        "machine_speed.ROUNDS = 1\n"
+        f"machine_speed.measure_demo(Path({str(tmp_path / 'library.yaml')!r}))\n"
+        "print('torch' in sys.modules)"
+    )
+    done = run(without_torch, "-c", code)
+    assert done.stdout == "False\n", done.stderr
+    assert (tmp_path / "library.yaml").is_file()
 
 
 def test_demo_network_runs_without_torch(without_torch: dict[str, str]) -> None:

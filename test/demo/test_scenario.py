@@ -16,7 +16,6 @@ from dynofa_ros.application.networks import DEMO_LIBRARY
 from dynofa_ros.cli.demo import LIVE_SCENARIOS
 from dynofa_ros.cli.main import main
 from dynofa_ros.demo import comparison, scenario
-from dynofa_ros.demo.phases import Load
 from dynofa_ros.demo.scenario import (
     CAPPED_LIVE,
     PROCESSOR,
@@ -126,8 +125,8 @@ class Knobs:
     def set_parameters(self, node: str, values: dict[str, Any]) -> None:
         self.turned.append((node, values))
 
-    def set_load(self, processor: str, load: Load) -> None:
-        self.turned.append((processor, load))
+    def set_load(self, processor: str, utilization_percent: float, slowdown: float) -> None:
+        self.turned.append((processor, (utilization_percent, slowdown)))
 
 
 def played(name: str) -> list[list[tuple[str, Any]]]:
@@ -143,10 +142,10 @@ def test_knobs_are_turned_phase_by_phase() -> None:
     assert played("S1") == [[]]
     assert played("S3") == [
         [],
-        [("gpu", Load(30.0, 0.35))],
-        [("gpu", Load(0.0, 0.0))],
-        [("gpu", Load(30.0, 0.15))],
-        [("gpu", Load(0.0, 0.0))],
+        [("gpu", (30.0, 0.35))],
+        [("gpu", (0.0, 0.0))],
+        [("gpu", (30.0, 0.15))],
+        [("gpu", (0.0, 0.0))],
     ]
     assert played("S4")[1:3] == [
         [("dynofa/device", {"simulated_mode": "MODE_10W_4CORE"})],

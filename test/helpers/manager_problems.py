@@ -88,6 +88,45 @@ def make_problem(seed: int, most_levels: int = 4) -> Problem:
     return Problem(apps, processors, constant_w=float(rng.uniform(0.0, 2.0)), power_limit_w=limit)
 
 
+def mapped(seed: int) -> Problem:
+    """A problem whose CPU is used by clusters, with entries measured with several numbers of threads.
+
+    Not every application has them: some entries name no threads. A sub-network with more threads is quicker,
+    but not by as much as it has more threads.
+    """
+    rng = np.random.default_rng(70_000 + seed)
+    cores = {"cpu0": 2, "cpu4": 4, "gpu": 0}
+    names = list(cores)[: int(rng.integers(1, 4))]
+    processors = tuple(
+        replace(make_processor(rng, name, int(rng.integers(2, 4))), cores=cores[name]) for name in names
+    )
+    by_name = {p.name: p for p in processors}
+    demanding = float(rng.random())
+    apps = []
+    for n in range(int(rng.integers(1, 4))):
+        app = make_app(rng, f"app{n}", processors, int(rng.integers(1, 3)), demanding)
+        options = {}
+        for name, option in app.options.items():
+            counts = [0] if name == "gpu" or rng.random() < 0.2 else [[1, 2], [1, 2, 4], [2]][rng.integers(3)]
+            entries = [
+                replace(
+                    e,
+                    processor="cpu" if name != "gpu" else name,
+                    cluster="" if name == "gpu" else name,
+                    threads=count,
+                    alpha_ms=e.alpha_ms * (0.3 + 0.7 / max(count, 1)),
+                    beta_ms=e.beta_ms * (0.3 + 0.7 / max(count, 1)),
+                )
+                for e in option.entries
+                for count in counts
+            ]
+            menu = make_menu(make_table(entries, by_name[name]), app.accuracies)
+            options[name] = replace(option, menu=menu)
+        apps.append(replace(app, options=options, rate_hz=app.rate_hz * float(rng.uniform(0.5, 3.0))))
+    limit = float(rng.choice([inf, rng.uniform(1.0, 8.0)]))
+    return Problem(tuple(apps), processors, constant_w=float(rng.uniform(0.0, 2.0)), power_limit_w=limit)
+
+
 def brute_force(
     problem: Problem,
     demands: tuple[Demand, ...],
@@ -122,7 +161,11 @@ def _power(problem, demands, level, chosen, headroom, load_holds, background) ->
         if option.entries[place].accuracy < app.accuracies[demand.level]:
             return inf
         times.append(option.slowdown * unit_ms(problem, option.table, name, place, level))
-        loads.append(app.rate_hz / demand.divider * 1e-3 * times[-1])
+        busy = app.rate_hz / demand.divider * 1e-3 * times[-1]
+        if load_holds and busy > LOAD_CEILING + 1e-12:
+            return inf
+        threads, cores = option.entries[place].threads, problem.processor(name).cores
+        loads.append(busy * (min(threads, cores) / cores if threads and cores else 1.0))
     total = {p.name: 0.0 for p in problem.processors}
     for (name, _), load in zip(chosen, loads, strict=True):
         total[name] += load
