@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+from fake_kernel import make_board
 from hypothesis import HealthCheck, settings
 
 ROOT = str(Path(__file__).resolve().parent.parent)
@@ -18,3 +20,17 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("P
 # which Hypothesis builds its tables of characters.
 settings.register_profile("dynofa", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dynofa")
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the device layer keeps what it found at start; never the machine's own place."""
+    folder = tmp_path / "state"
+    monkeypatch.setenv("DYNOFA_STATE_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The files of a small Jetson."""
+    return make_board(tmp_path / "root")

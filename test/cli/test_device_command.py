@@ -29,15 +29,7 @@ LOW = 499_200_000
 NOBODY = 65534
 
 
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DYNOFA_STATE_DIR", str(tmp_path / "state"))
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return make_board(tmp_path / "root")
+pytestmark = pytest.mark.usefixtures("state")
 
 
 def leave_changed(root: Path) -> None:

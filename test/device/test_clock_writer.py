@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fake_kernel
 import pytest
+from factories import pin
 from fake_kernel import CPU_TABLE, GPU, GPU_TABLE, FakeKernel, limits_on_disk, make_board, policy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,10 +72,6 @@ class Bench:
 @pytest.fixture(params=[OLD, NEW], ids=["4.9", "5.10"])
 def bench(request, tmp_path: Path) -> Bench:
     return Bench(tmp_path, request.param)
-
-
-def pin(name: str, hz: int) -> Band:
-    return Band(name, hz, hz)
 
 
 # --- the order of writing -------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 
 import pytest
+from factories import whole
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,10 +31,6 @@ BOARD = load_board("xavier_nx")
 CPU, GPU = BOARD.domains["cpu0"].frequencies_hz, BOARD.domains["gpu"].frequencies_hz
 MHZ = 1_000_000
 START = GovernorState()
-
-
-def whole(table: tuple[int, ...]) -> Band:
-    return Band("any", table[0], table[-1])
 
 
 def cpu(busy: float = 0.5, utilization: float = 0.0, hz: int = CPU[-1], now_s: float = 1.0, **more) -> Load:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+from factories import whole
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dynofa_ros.device.board import load_board
-from dynofa_ros.device.device import Band
 from dynofa_ros.device.meters import EnergyMeter
 from dynofa_ros.device.simulated.governors import GovernorState, Load, nvhost_podgov, pelt, schedutil
 from dynofa_ros.device.simulated.thermal import next_temperature_c, next_throttle_step, with_resistance
@@ -18,10 +18,6 @@ from dynofa_ros.device.simulated.utilization import BusyTimes
 BOARD = load_board("xavier_nx")
 CPU, GPU = BOARD.domains["cpu0"].frequencies_hz, BOARD.domains["gpu"].frequencies_hz
 THERMAL = BOARD.thermal
-
-
-def whole(table: tuple[int, ...]) -> Band:
-    return Band("any", table[0], table[-1])
 
 
 def settle(law, table, period_s, demand_hz, start_hz, steps=400):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import sysfs_tree
-from fake_kernel import CPU_TABLE, GPU, GPU_TABLE, limits_on_disk, make_board, policy, put
+from factories import pin
+from fake_kernel import CPU_TABLE, GPU, GPU_TABLE, limits_on_disk, policy, put
 
 from dynofa_ros.device.command_control import ClockControl
 from dynofa_ros.device.device import Band, DomainStatus
@@ -21,25 +22,13 @@ from dynofa_ros.device.simulated.real_time import RealTimeSimulation
 SHARED = sorted(p.stem for p in sysfs_tree.SHARED_TREES.glob("*.yaml") if p.stem != "symlinks")
 
 
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DYNOFA_STATE_DIR", str(tmp_path / "state"))
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return make_board(tmp_path / "root")
+pytestmark = pytest.mark.usefixtures("state")
 
 
 def opened(root: Path, allow_writes: bool = True) -> SysfsDevice:
     device = open_device("sysfs", "xavier_nx", root, allow_writes).device
     assert isinstance(device, SysfsDevice)
     return device
-
-
-def pin(name: str, hz: int) -> Band:
-    return Band(name, hz, hz)
 
 
 # --- which backend -------------------------------------------------------------------------------------

@@ -36,9 +36,7 @@ POWER_KEYS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DYNOFA_STATE_DIR", str(tmp_path / "state"))
+pytestmark = pytest.mark.usefixtures("state")
 
 
 def computer(root: Path, **files: str) -> Path:

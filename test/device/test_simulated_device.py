@@ -7,6 +7,7 @@ import re
 
 import msgspec
 import pytest
+from factories import clock_hz, pin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,16 +28,8 @@ def device(**arguments) -> SimulatedDevice:
     return SimulatedDevice(BOARD, **arguments)
 
 
-def pin(name: str, hz: int) -> Band:
-    return Band(name, hz, hz)
-
-
 def status(simulated) -> dict[str, DomainStatus]:
     return {domain.domain: domain.status for domain in simulated.applied()}
-
-
-def clock(simulated, name: str) -> float:
-    return next(domain.actual_hz for domain in simulated.applied() if domain.domain == name)
 
 
 # --- clocks ------------------------------------------------------------------------------------
@@ -45,9 +38,9 @@ def clock(simulated, name: str) -> float:
 def test_starts_idle_with_the_governors_in_charge():
     simulated = device()
     assert set(status(simulated).values()) == {DomainStatus.DISABLED}
-    assert clock(simulated, "cpu0") == 1_190_400_000
-    assert clock(simulated, "gpu") == 114_750_000
-    assert clock(simulated, "emc") == 1_600_000_000
+    assert clock_hz(simulated, "cpu0") == 1_190_400_000
+    assert clock_hz(simulated, "gpu") == 114_750_000
+    assert clock_hz(simulated, "emc") == 1_600_000_000
     assert simulated.capabilities().domains[0].frequencies_hz == BOARD.domains["cpu0"].frequencies_hz
     assert simulated.capabilities().source == "simulated"
 
@@ -60,14 +53,14 @@ def test_a_clock_arrives_after_its_actuation_delay():
         "gpu": DomainStatus.PENDING,
     }
     simulated.advance(0.00029)
-    assert clock(simulated, "cpu0") == 1_190_400_000
+    assert clock_hz(simulated, "cpu0") == 1_190_400_000
     simulated.advance(0.00002)
-    assert clock(simulated, "cpu0") == CPU_TOP
+    assert clock_hz(simulated, "cpu0") == CPU_TOP
     simulated.advance(0.005 - 0.00031 - 1e-6)
     assert status(simulated)["gpu"] is DomainStatus.PENDING
     simulated.advance(0.02501)
     assert status(simulated)["gpu"] is DomainStatus.APPLIED
-    assert clock(simulated, "gpu") == GPU_TOP
+    assert clock_hz(simulated, "gpu") == GPU_TOP
 
 
 @pytest.mark.parametrize(
@@ -101,8 +94,8 @@ def test_a_band_is_rounded_inwards_and_khz_are_forgiven():
     simulated = device()
     simulated.apply([Band("cpu0", 1_400_000_000, 1_500_000_000), pin("gpu", 510_000_400)])
     simulated.advance(SETTLE_S)
-    assert clock(simulated, "cpu0") == 1_420_800_000
-    assert clock(simulated, "gpu") == 510_000_000
+    assert clock_hz(simulated, "cpu0") == 1_420_800_000
+    assert clock_hz(simulated, "gpu") == 510_000_000
     requested = {d.domain: (d.min_hz, d.max_hz) for d in simulated.applied()}
     assert requested["cpu0"] == (1_400_000_000, 1_500_000_000)
 
@@ -145,11 +138,11 @@ def test_restore_gives_the_start_state_back():
 def test_governors_follow_the_load():
     simulated = device()
     simulated.advance(2.0, {"cpu0": 1.0, "gpu": 1.0})
-    assert clock(simulated, "cpu0") == CPU_TOP
-    assert clock(simulated, "gpu") == GPU_TOP
+    assert clock_hz(simulated, "cpu0") == CPU_TOP
+    assert clock_hz(simulated, "gpu") == GPU_TOP
     simulated.advance(2.0)
-    assert clock(simulated, "cpu0") == 1_190_400_000
-    assert clock(simulated, "gpu") == 114_750_000
+    assert clock_hz(simulated, "cpu0") == 1_190_400_000
+    assert clock_hz(simulated, "gpu") == 114_750_000
 
 
 # --- power, heat, sensors ----------------------------------------------------------------------
@@ -185,13 +178,13 @@ def test_a_hot_board_throttles_says_so_and_recovers_with_hysteresis():
     simulated.apply([pin("cpu0", CPU_TOP)])
     simulated.advance(5.01)
     assert status(simulated)["cpu0"] is DomainStatus.THROTTLED
-    assert clock(simulated, "cpu0") < CPU_TOP
-    assert clock(simulated, "emc") == 1_600_000_000
+    assert clock_hz(simulated, "cpu0") < CPU_TOP
+    assert clock_hz(simulated, "emc") == 1_600_000_000
     assert simulated.read().throttle == ThrottleFlag.THERMAL
-    lowest = clock(simulated, "cpu0")
+    lowest = clock_hz(simulated, "cpu0")
     simulated.temperature_c, simulated.ambient_c = 89.0, 81.0
     simulated.advance(2.0)
-    assert clock(simulated, "cpu0") == lowest
+    assert clock_hz(simulated, "cpu0") == lowest
     simulated.temperature_c = 80.0
     simulated.advance(30.0)
     assert status(simulated)["cpu0"] is DomainStatus.APPLIED
@@ -203,8 +196,8 @@ def test_a_thermal_runaway_ends_at_the_lowest_clock():
     simulated.ambient_c = 120.0
     simulated.apply(TOP)
     simulated.advance(40.0)
-    assert clock(simulated, "cpu0") == BOARD.domains["cpu0"].frequencies_hz[0]
-    assert clock(simulated, "gpu") == BOARD.domains["gpu"].frequencies_hz[0]
+    assert clock_hz(simulated, "cpu0") == BOARD.domains["cpu0"].frequencies_hz[0]
+    assert clock_hz(simulated, "gpu") == BOARD.domains["gpu"].frequencies_hz[0]
 
 
 def test_power_sensors_have_steps_noise_and_lag():

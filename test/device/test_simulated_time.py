@@ -6,6 +6,7 @@ import math
 
 import msgspec
 import pytest
+from factories import clock_hz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,10 +19,6 @@ from dynofa_ros.device.simulated.thermal import with_resistance
 
 NX, ORIN = load_board("xavier_nx"), load_board("orin_nano")
 GPU_TOP = 1_109_250_000
-
-
-def clock(simulated, name: str) -> float:
-    return next(domain.actual_hz for domain in simulated.applied() if domain.domain == name)
 
 
 # --- cuts --------------------------------------------------------------------------------------
@@ -77,8 +74,8 @@ def test_a_governor_sees_the_mean_of_its_period_not_its_end():
         bursts.advance_to(0.025 * (poll + share), {"gpu": 1.0})
         bursts.advance_to(0.025 * (poll + 1))
         mean.advance_to(0.025 * (poll + 1), {"gpu": share})
-        assert clock(bursts, "gpu") == clock(mean, "gpu")
-        clocks.add(clock(mean, "gpu"))
+        assert clock_hz(bursts, "gpu") == clock_hz(mean, "gpu")
+        clocks.add(clock_hz(mean, "gpu"))
     assert len(clocks) > 3
 
 
@@ -87,9 +84,9 @@ def test_a_pause_between_frames_is_no_suspension():
     for frame in range(30):
         simulated.advance_to(0.1 * frame + 0.045, {"gpu": 1.0})
         simulated.advance_to(0.1 * frame + 0.1)
-    assert clock(simulated, "gpu") > 600_000_000
+    assert clock_hz(simulated, "gpu") > 600_000_000
     simulated.advance(0.6)
-    assert clock(simulated, "gpu") == 114_750_000
+    assert clock_hz(simulated, "gpu") == 114_750_000
 
 
 def test_until_clock_stops_at_the_change_itself():
@@ -97,7 +94,7 @@ def test_until_clock_stops_at_the_change_itself():
     simulated.apply([Band("cpu0", 1_907_200_000, 1_907_200_000)])
     reached_s = simulated.advance_to(1.0, {"cpu0": 1.0}, until_clock=True)
     assert reached_s == pytest.approx(0.0003)
-    assert clock(simulated, "cpu0") == 1_907_200_000
+    assert clock_hz(simulated, "cpu0") == 1_907_200_000
     assert simulated.advance_to(0.01, until_clock=True) == pytest.approx(0.01)
     with pytest.raises(ValueError, match="to_s must be >= 0.01"):
         simulated.advance_to(0.005)
@@ -117,8 +114,8 @@ def test_schedutil_follows_the_busiest_core_and_power_the_mean():
     one, all_cores = SimulatedDevice(ORIN, temperature_c=45.0), SimulatedDevice(ORIN, temperature_c=45.0)
     one.advance(1.0, {"cpu0": (0.9, 0.0, 0.0, 0.0)})
     all_cores.advance(1.0, {"cpu0": 0.9})
-    assert clock(one, "cpu0") == clock(all_cores, "cpu0") == 1_728_000_000
-    assert clock(one, "cpu4") == 729_600_000
+    assert clock_hz(one, "cpu0") == clock_hz(all_cores, "cpu0") == 1_728_000_000
+    assert clock_hz(one, "cpu4") == 729_600_000
     assert one.truth().utilization["cpu0"] == pytest.approx(0.225)
     idle = SimulatedDevice(ORIN, temperature_c=45.0, governors={"cpu0": "performance"})
     base_w = idle.truth().rail_w["VDD_CPU_GPU_CV"]
@@ -141,9 +138,9 @@ def test_a_background_task_that_is_realtime_or_waits_for_io_raises_the_clock():
     for load in (ExternalLoad(0.05, realtime=True), ExternalLoad(0.05, io_wait=True)):
         simulated = SimulatedDevice(NX)
         simulated.advance(0.5, {}, {"cpu0": load})
-        assert clock(simulated, "cpu0") == 1_907_200_000
+        assert clock_hz(simulated, "cpu0") == 1_907_200_000
         simulated.advance(0.5, {}, {"cpu0": ExternalLoad(0.05)})
-        assert clock(simulated, "cpu0") == 1_190_400_000
+        assert clock_hz(simulated, "cpu0") == 1_190_400_000
 
 
 # --- gating, cooling, governors ------------------------------------------------------------------
@@ -174,13 +171,13 @@ def test_a_stuck_fan_makes_it_hotter():
 
 def test_governors_can_be_chosen_by_processor_and_at_any_time():
     simulated = SimulatedDevice(NX, governors={"cpu": "powersave", "gpu": "performance"})
-    assert clock(simulated, "cpu4") == 1_190_400_000 and clock(simulated, "gpu") == 114_750_000
+    assert clock_hz(simulated, "cpu4") == 1_190_400_000 and clock_hz(simulated, "gpu") == 114_750_000
     simulated.advance(0.05)
-    assert clock(simulated, "gpu") == GPU_TOP
+    assert clock_hz(simulated, "gpu") == GPU_TOP
     simulated.set_governor("cpu0", "userspace", 1_420_800_000)
     simulated.set_governor("cpu2", "performance")
     simulated.advance(0.05, {"cpu0": 1.0})
-    assert [clock(simulated, name) for name in ("cpu0", "cpu2", "cpu4")] == [
+    assert [clock_hz(simulated, name) for name in ("cpu0", "cpu2", "cpu4")] == [
         1_420_800_000, 1_907_200_000, 1_190_400_000,
     ]  # fmt: skip
     for name, governor, named in (("gpu", "warp", "unknown governor 'warp'"), ("dsp", "userspace", "'dsp'")):
@@ -242,4 +239,4 @@ def test_utilization_is_reckoned_at_the_clock_that_was_in_effect():
     simulated.advance(0.0323, {"cpu0": 1.0})
     simulated.apply([Band("cpu0", 115_200_000, 1_907_200_000)])
     simulated.advance(0.011, {"cpu0": 1.0})
-    assert clock(simulated, "cpu0") == 1_497_600_000
+    assert clock_hz(simulated, "cpu0") == 1_497_600_000

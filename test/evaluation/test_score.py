@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import inf, isnan, nan
 
 import pytest
-from scene_factories import targets, vision
+from factories import targets, vision
 
 from dynofa_ros.evaluation.scenarios.parts import default_board
 from dynofa_ros.evaluation.score import (

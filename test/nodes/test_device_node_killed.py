@@ -12,21 +12,15 @@ from pathlib import Path
 
 import pytest
 from device_client import Band, Client, end, parameters, start
-from fake_kernel import CPU_TABLE, GPU_TABLE, limits_on_disk, make_board
+from fake_kernel import CPU_TABLE, GPU_TABLE, limits_on_disk
 
 from dynofa_ros.cli.main import main as dynofa
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("state")]
 
 KILLS = 10
 LONGEST_WAIT_S = 0.2
 TIMEOUT_S = 20.0
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DYNOFA_STATE_DIR", str(tmp_path / "state"))
-    return make_board(tmp_path / "root")
 
 
 def random_bands(choice: random.Random) -> list[Band]:

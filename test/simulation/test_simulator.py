@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import inf, isfinite, nan
 
 import pytest
-from scene_factories import targets, vision
+from factories import targets, vision
 
 from dynofa_ros.device.device import Band
 from dynofa_ros.evaluation.policies import make_policy

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories import random_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
@@ -28,18 +29,9 @@ KEY = "blocks.3.conv.depth_conv.conv.conv.weight"
 SHAPE = parameter_shapes(SPACE, 7)[KEY]
 
 
-def random_state(space=SPACE, classes: int = 7) -> dict[str, np.ndarray]:
-    """Arrays of the right names and shapes."""
-    rng = np.random.default_rng(3)
-    return {
-        key: np.array(9) if not shape else rng.random(shape, dtype=np.float32)
-        for key, shape in parameter_shapes(space, classes).items()
-    }
-
-
 @pytest.fixture(scope="module")
 def state() -> dict[str, np.ndarray]:
-    return random_state()
+    return random_weights(SPACE)
 
 
 @pytest.fixture
@@ -107,7 +99,7 @@ def test_every_official_style_of_names_loads(name, style):
 
 
 def test_parameters_are_counted_as_the_official_code_does():
-    weights = load_weights(load_space("ofa_mbv3_w1.0"), random_state(load_space("ofa_mbv3_w1.0"), 1000))
+    weights = load_weights(load_space("ofa_mbv3_w1.0"), random_weights(load_space("ofa_mbv3_w1.0"), 1000))
     assert weights.parameters == 7_678_880
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import dynofa
+from factories import random_weights
 from safetensors.numpy import save
 
 from dynofa_ros.cli.common import CliError, UsageError
@@ -201,18 +202,14 @@ def run(*arguments: object) -> int:
     return dynofa("weights", *arguments)
 
 
-def random_state(seed: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    shapes = parameter_shapes(SPACE, 7)
-    return {key: rng.random(shape, dtype=np.float32) for key, shape in shapes.items() if shape}
-
-
 @pytest.fixture
 def listed(tmp_path, server) -> Path:
     """A list with one checkpoint of the demo space, as a torch file, on the local server."""
     torch = pytest.importorskip("torch")
     source = tmp_path / "source.pth"
-    torch.save({"state_dict": {k: torch.from_numpy(v) for k, v in random_state(1).items()}}, source)
+    torch.save(
+        {"state_dict": {k: torch.from_numpy(v) for k, v in random_weights(SPACE, seed=1).items()}}, source
+    )
     server.content = source.read_bytes()
     return write_list(tmp_path, {"space": DEMO_SPACE, "url": server.url, "size_mb": 4})
 
@@ -231,7 +228,7 @@ def test_fetch_writes_checks_and_pins(tmp_path, server, listed, capsys):
     digest = hashlib.sha256(server.content).hexdigest()
     assert (out / "demo.pth.sha256").read_text() == f"{digest}  demo.pth\n"
     mapped = load_weights(SPACE, out / "demo.safetensors")
-    assert mapped.digest == load_weights(SPACE, random_state(1)).digest
+    assert mapped.digest == load_weights(SPACE, random_weights(SPACE, seed=1)).digest
     (result,) = json.loads(figures.read_text())
     assert result == {
         "name": "demo",
@@ -294,13 +291,13 @@ def test_offline_says_which_file_to_put_where_and_that_works(tmp_path, server, m
         run("fetch", "demo", "--urls", listed)
     assert f"put the file at {target} and run 'dynofa weights check {target}'" in str(error.value)
     assert url in str(error.value) and "\n" not in str(error.value)
-    target.write_bytes(save(random_state(2)))
+    target.write_bytes(save(random_weights(SPACE, seed=2)))
     assert run("fetch", "demo", "--urls", listed) == 0 == run("check", target)
     assert target.with_name("demo.safetensors.sha256").exists()
 
 
 def test_another_url_is_taken_for_one_name(tmp_path, server):
-    server.content = save(random_state(2))
+    server.content = save(random_weights(SPACE, seed=2))
     listed = write_list(tmp_path, {"space": DEMO_SPACE, "url": "http://example.invalid/x", "size_mb": 4})
     url = server.url + ".safetensors"
     assert run("fetch", "demo", "--urls", listed, "--url", url, "--out", tmp_path / "out") == 0

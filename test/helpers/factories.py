@@ -1,0 +1,48 @@
+"""What tests of several rooms build: applications of scenes, bands of clocks, weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from dynofa_ros.device.device import Band
+from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
+from dynofa_ros.evaluation.scenarios.parts import MISS_TOLERANCE, OVERHEAD_MS, vision_library
+from dynofa_ros.manager.types import AppTargets
+from dynofa_ros.simulation.scene import App
+from dynofa_ros.supernet.plan import parameter_shapes
+from dynofa_ros.supernet.space import SearchSpace
+
+
+def targets(app: str, rate_hz: float, latency_ms: float, accuracy: float) -> AppTargets:
+    """Targets whose floor is the accuracy itself."""
+    return AppTargets(app, latency_ms, accuracy, accuracy, rate_hz, MISS_TOLERANCE)
+
+
+def vision(asked: AppTargets, mapping: str = "gpu", **more: Any) -> App:
+    """An application that looks, with the committed libraries."""
+    return replace(App(asked.app, asked, vision_library(), mapping, overhead_ms=OVERHEAD_MS), **more)
+
+
+def pin(domain: str, hz: int) -> Band:
+    return Band(domain, hz, hz)
+
+
+def whole(table: tuple[int, ...], domain: str = "any") -> Band:
+    """The band of a whole table of frequencies."""
+    return Band(domain, table[0], table[-1])
+
+
+def clock_hz(device: SimulatedDevice, domain: str) -> float:
+    return next(state.actual_hz for state in device.applied() if state.domain == domain)
+
+
+def random_weights(space: SearchSpace, classes: int = 7, seed: int = 3) -> dict[str, np.ndarray]:
+    """Arrays with the names and shapes of an official checkpoint."""
+    rng = np.random.default_rng(seed)
+    return {
+        key: np.array(9) if not shape else rng.random(shape, dtype=np.float32)
+        for key, shape in parameter_shapes(space, classes).items()
+    }
