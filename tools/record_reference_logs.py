@@ -19,15 +19,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dynofa_ros.convert import from_ros, message_type, stamp_ns, to_ros
 from dynofa_ros.evaluation.policies.manager import ManagerPolicy
 from dynofa_ros.evaluation.scenarios import scenes
-from dynofa_ros.manager import RuntimeManager, types
-from dynofa_ros.messages import PowerModel
+from dynofa_ros.manager import RuntimeManager
+from dynofa_ros.manager.inputs import GONE, Departure, Input, Monitors, Parameters, make_input
+from dynofa_ros.manager.runtime_manager import Decision
+from dynofa_ros.messages import Header
 from dynofa_ros.recording.bag import open_bag
 from dynofa_ros.recording.decisions import DECISION_TYPE, RecordedInputs, is_wanted
-from dynofa_ros.recording.text_log import Message, make, read_log, write_log
+from dynofa_ros.recording.text_log import Message, message_types, read_log, write_log
 from dynofa_ros.ros import names
-from dynofa_ros.ros.inputs import GONE, NANOSECONDS, stamp_ns, to_input
 from dynofa_ros.simulation.policy import Command, Observation
 from dynofa_ros.simulation.scene import Event, Fault, Reserved, Scene
 from dynofa_ros.simulation.simulator import Simulation
@@ -39,16 +41,6 @@ LIVE = {  # arguments of `dynofa demo`
 }
 SIMULATED = {"S3": 2.0, "S7": 6.0, "S10": 5.0}  # scenario, and how many times faster it is played
 SEED = 0
-MESSAGES: dict[type, str] = {
-    types.AppTargets: "AppTargets",
-    types.SubnetLibrary: "SubnetLibrary",
-    types.SubnetStatus: "SubnetState",
-    types.FrameMonitor: "InferenceMonitor",
-    types.Telemetry: "DeviceTelemetry",
-    types.Capabilities: "DeviceCapabilities",
-    types.DvfsStatus: "DvfsState",
-    PowerModel: "PowerModel",
-}
 
 
 @dataclass
@@ -65,12 +57,12 @@ class RecordedPolicy(ManagerPolicy):
         self.messages.append((names.DECISION, DECISION_TYPE, decision_message(self.decision)))
         return command
 
-    def _heard(self, item: types.Input) -> types.Input:
-        if isinstance(item.message, types.Departure):
-            return types.Input(item.topic, GONE, item.message)
+    def _heard(self, item: Input) -> Input:
+        if isinstance(item.message, Departure):
+            return Input(item.topic, GONE, item.message)
         kind, message = input_message(item)
         self.messages.append((item.topic, kind, message))
-        return to_input(item.topic, message)
+        return make_input(item.topic, from_ros(message))
 
 
 def main() -> int:
@@ -148,7 +140,7 @@ def recomputed(messages: Iterable[Message]) -> list[Message]:
     known, kept = RecordedInputs(), list(messages)
     for topic, kind, message in kept:
         if kind != DECISION_TYPE:
-            known.add(to_input(topic, message))
+            known.add(make_input(topic, from_ros(message)))
     manager = RuntimeManager()
     result = []
     for topic, kind, message in kept:
@@ -156,7 +148,7 @@ def recomputed(messages: Iterable[Message]) -> list[Message]:
             if message.step_number == 1:
                 manager = RuntimeManager()
             named = [(item.topic, int(item.sequence)) for item in message.inputs]
-            monitors = types.Monitors(known.of(named), parameters_today(message))
+            monitors = Monitors(known.of(named), parameters_today(message))
             inputs = message.inputs  # a log from before the device published its power model names none
             message = decision_message(manager.step(stamp_ns(message.step_time), monitors))
             message.inputs = inputs
@@ -164,62 +156,26 @@ def recomputed(messages: Iterable[Message]) -> list[Message]:
     return result
 
 
-def parameters_today(message: Any) -> types.Parameters:
+def parameters_today(message: Any) -> Parameters:
     """The recorded parameters, with the default of those that are new."""
-    today = vars(types.Parameters())
-    fields = {3: "double_value", 4: "string_value"}
-    told = {p.name: getattr(p.value, fields[p.value.type]) for p in message.parameters}
-    return types.Parameters(**{name: told.get(name, value) for name, value in today.items()})
+    today = vars(Parameters())
+    told = {p.name: from_ros(p).value for p in message.parameters}
+    return Parameters(**{name: told.get(name, value) for name, value in today.items()})
 
 
-# --- dataclasses of the manager -> messages ---------------------------------------------------------
-
-
-def decision_message(decision: types.Decision) -> Any:
+def decision_message(decision: Decision) -> Any:
     """ManagerDecision as the node publishes it."""
-    values = vars(decision) | {
-        "header": {"stamp": stamp(decision.step_time_ns)},
-        "step_time": stamp(decision.step_time_ns),
-        "inputs": [{"topic": topic, "sequence": sequence} for topic, sequence in decision.inputs],
-        "parameters": [
-            {"name": name, "value": parameter(value)} for name, value in vars(decision.parameters).items()
-        ],
-        "compute_ms": 0.0,  # differs each time
-    }
-    return make(DECISION_TYPE, values)
+    return to_ros(replace(decision, compute_ms=0.0), message_types)  # that differs each time
 
 
-def parameter(value: float | str) -> dict[str, Any]:
-    """An rcl_interfaces/ParameterValue."""
-    if isinstance(value, str):
-        return {"type": 4, "string_value": value}
-    return {"type": 3, "double_value": value}
-
-
-def input_message(item: types.Input) -> tuple[str, Any]:
+def input_message(item: Input) -> tuple[str, Any]:
     """Type and message of an input."""
     message = item.message
-    values: dict[str, Any] = dict(vars(message))
-    values["header"] = {"stamp": stamp(getattr(message, "stamp_ns", item.sequence))}
-    if isinstance(message, types.SubnetLibrary):
-        values["entries"] = [vars(e) | {"reference_frequencies": clocks(e)} for e in message.entries]
-    if isinstance(message, types.Telemetry):
-        values["domains"] = [vars(d) | {"utilization_percent": 1e2 * d.utilization} for d in message.domains]
-        values["temperatures"] = [{"temperature_c": t} for t in message.temperatures_c]
-    if isinstance(message, types.SubnetStatus):
-        values["status"] = int(message.status)
-    kind = "dynofa_ros/msg/" + MESSAGES[type(message)]
-    return kind, make(kind, values)
-
-
-def clocks(entry: types.LibraryEntry) -> list[dict[str, Any]]:
-    """Reference frequencies of a library entry."""
-    return [{"domain": domain, "frequency_hz": hz} for domain, hz in entry.reference_hz]
-
-
-def stamp(time_ns: int) -> dict[str, int]:
-    """A builtin_interfaces/Time."""
-    return {"sec": time_ns // NANOSECONDS, "nanosec": time_ns % NANOSECONDS}
+    assert not isinstance(message, Departure)
+    if not message.header.stamp_ns:
+        message = replace(message, header=Header(item.sequence))
+    kind = f"dynofa_ros/msg/{message_type(type(message)).__name__}"
+    return kind, to_ros(message, message_types)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dynofa_ros.application.networks import Networks, SubnetKey
-from dynofa_ros.msg import SubnetCommand
+from dynofa_ros.messages import SubnetCommand
 
 LONGEST_VALIDITY_S = 86400.0
 DEFAULT_MARGIN = 1.25  # between library latency and target when nobody manages
@@ -48,16 +48,16 @@ def commanded(command: SubnetCommand, before: Order, now_ns: int, *, emulated: b
     those of another computer, nothing is bound.
     """
     kept = frozenset() if before.cluster else before.affinity
-    cpus = frozenset(int(cpu) for cpu in command.cpu_affinity) or kept
+    cpus = frozenset(command.cpu_affinity) or kept
     key = SubnetKey(
         command.processor or before.key.processor,
         command.subnet_id,
-        int(command.threads) or before.key.threads,
+        command.threads or before.key.threads,
     )
     return Order(
         key,
-        int(command.decision_id),
-        float(command.rate_hz),
+        command.decision_id,
+        command.rate_hz,
         now_ns + int(command.valid_for_s * 1e9) if command.valid_for_s > 0 else None,
         frozenset() if emulated else cpus,
         command.cluster,

@@ -18,8 +18,9 @@ from dynofa_ros.bench.timing import Progress, part, silent
 from dynofa_ros.device.board import Board, load_board
 from dynofa_ros.evaluation.policies.manager import ManagerPolicy
 from dynofa_ros.latency import processor_of
-from dynofa_ros.manager.runtime_manager import RuntimeManager
-from dynofa_ros.manager.types import AppTargets, Decision, LibraryEntry, Monitors, Parameters
+from dynofa_ros.manager.inputs import Monitors, Parameters
+from dynofa_ros.manager.runtime_manager import Decision, RuntimeManager
+from dynofa_ros.messages import AppTargets, DomainFrequency, SubnetEntry
 from dynofa_ros.simulation.scene import App, Event, Load, NewParameters, NewTargets, Noise, Scene
 from dynofa_ros.simulation.simulator import simulate
 
@@ -98,24 +99,24 @@ def _percentiles(wall_ms: NDArray[np.float64], cpu_ms: NDArray[np.float64]) -> d
     }
 
 
-def library(board: Board) -> tuple[LibraryEntry, ...]:
+def library(board: Board) -> tuple[SubnetEntry, ...]:
     """A front of ``SUBNETS`` sub-networks on each processor."""
     entries = []
     for processor, slowest_ms in SLOWEST_MS.items():
         domains = [d for d in board.domains if processor_of(d) == processor]
-        reference = tuple((d, board.domains[d].frequencies_hz[-1]) for d in domains)
+        reference = tuple(DomainFrequency(d, board.domains[d].frequencies_hz[-1]) for d in domains)
         for number in range(SUBNETS):
             share = number / (SUBNETS - 1)
             total = slowest_ms * (1 + (SPREAD - 1) * share) / SPREAD
             entries.append(
-                LibraryEntry(
+                SubnetEntry(
                     id=f"s{number}",
                     processor=processor,
                     accuracy=0.72 + 0.08 * share**0.6,
                     latency_ms=total,
                     alpha_ms=0.15 * total,
                     beta_ms=0.85 * total,
-                    reference_hz=reference,
+                    reference_frequencies=reference,
                 )
             )
     return tuple(entries)

@@ -16,12 +16,12 @@ from dynofa_ros.cli.work import one_line_errors, progress, terminating
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.device.board import Board
-    from dynofa_ros.device.device import Capabilities
     from dynofa_ros.library.characterised import Characterised
     from dynofa_ros.library.fit import Coefficient
     from dynofa_ros.library.library import Library
     from dynofa_ros.library.sweep import Journal, Observation
     from dynofa_ros.library.sweep_points import Settings
+    from dynofa_ros.messages import DeviceCapabilities
 
 DEVICES = ("simulated", "auto")
 
@@ -212,7 +212,7 @@ def _libraries(paths: Sequence[Path], processors: Sequence[str] | None) -> dict[
 
 
 def _placements(
-    options: argparse.Namespace, capabilities: Capabilities, libraries: Mapping[str, Library]
+    options: argparse.Namespace, capabilities: DeviceCapabilities, libraries: Mapping[str, Library]
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """CPU clusters and numbers of threads to measure: those asked for, else those of the CPU's library."""
     from dynofa_ros.latency import processor_of

@@ -23,12 +23,11 @@ from dynofa_ros.demo.scenario import (
     map_scene,
     original,
     phases_of,
-    published_entries,
 )
 from dynofa_ros.evaluation.policies.manager import ManagerPolicy
 from dynofa_ros.evaluation.scenarios.parts import scaled
 from dynofa_ros.library.library import load_library, save_library
-from dynofa_ros.manager.types import LibraryEntry
+from dynofa_ros.messages import SubnetEntry
 from dynofa_ros.recording import metrics
 from dynofa_ros.recording.run import Clocks, Mark, Monitor, Run, Telemetry
 from dynofa_ros.simulation import scene as scenes
@@ -61,7 +60,7 @@ class LiveScenario:
         live = live_library(load_library(library), self._scene)
         save_library(library, live)
         self._slowdown = emulated_slowdown
-        self._mapped = map_scene(self._scenario, published_entries(live, emulated_slowdown), self._seconds)
+        self._mapped = map_scene(self._scenario, live.subnet_entries(emulated_slowdown), self._seconds)
         return ScenarioPhases(self._mapped)
 
     def simulate(self, live: Run, summary: dict[str, Any], warm_up_s: float) -> Run:
@@ -244,10 +243,10 @@ def _correlation(values: Sequence[float]) -> float:
 
 
 def _expected_ms(
-    frame: Monitor, entry: LibraryEntry | None, phase: ScenePhase, clocks: Sequence[Clocks]
+    frame: Monitor, entry: SubnetEntry | None, phase: ScenePhase, clocks: Sequence[Clocks]
 ) -> float | None:
     """What the inference should have taken; None if that is not known, or the clock moved meanwhile."""
-    if entry is None or not entry.reference_hz:
+    if entry is None or not entry.reference_frequencies:
         return None
     seen = {
         _clocks_at(clocks, at_ns).get(PROCESSOR, math.nan)
@@ -256,7 +255,7 @@ def _expected_ms(
     hz = seen.pop()
     if seen or not (math.isfinite(hz) and hz > 0.0):
         return None
-    ratio = entry.reference_hz[0][1] / hz
+    ratio = entry.reference_frequencies[0].frequency_hz / hz
     return (1.0 + phase.slowdown) * (entry.alpha_ms + entry.beta_ms * ratio)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from math import inf, nan
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,7 +28,7 @@ from dynofa_ros.device.board import load_board
 from dynofa_ros.evaluation.scenarios import scenes
 from dynofa_ros.evaluation.scenarios.parts import BOARD, MODE_CAPPED
 from dynofa_ros.library.library import Library
-from dynofa_ros.manager.types import AppTargets, LibraryEntry
+from dynofa_ros.messages import AppTargets, SubnetEntry
 from dynofa_ros.simulation.scene import App, Event, Load, NewMode, NewTargets, Scene
 
 if TYPE_CHECKING:
@@ -113,25 +113,7 @@ def live_library(measured: Library, scene: Scene) -> Library:
     )
 
 
-def published_entries(library: Library, slowdown: float) -> tuple[LibraryEntry, ...]:
-    """The library as the perception node publishes it from a device that is ``slowdown`` times slower."""
-    reference = tuple(library.reference_frequencies_hz.items())
-    return tuple(
-        LibraryEntry(
-            e.id,
-            library.processor,
-            e.accuracy,
-            slowdown * e.latency_ms.median,
-            slowdown * e.alpha_ms,
-            slowdown * e.beta_ms,
-            nan,
-            reference,
-        )
-        for e in library.entries
-    )
-
-
-def map_scene(scenario: str, entries: tuple[LibraryEntry, ...], seconds: float | None) -> Mapped:
+def map_scene(scenario: str, entries: tuple[SubnetEntry, ...], seconds: float | None) -> Mapped:
     """Carry a scenario over to the demo's library. seconds: length of the time line, None = as declared."""
     declared = original(scenario)
     own = [e for e in declared.apps[0].library if e.processor == PROCESSOR]
@@ -268,5 +250,5 @@ def _name(event: Event) -> str:
     return f"load_{100 * event.slowdown:.0f}%" if event.slowdown else "no_load"
 
 
-def _largest(app: App) -> LibraryEntry:
+def _largest(app: App) -> SubnetEntry:
     return max((e for e in app.library if e.processor == PROCESSOR), key=lambda e: e.latency_ms)

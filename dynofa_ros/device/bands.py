@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from dynofa_ros.device.board import FREQUENCY_TOLERANCE_HZ, ceil_frequency, floor_frequency
-from dynofa_ros.device.device import Band
+from dynofa_ros.messages import FrequencyBand
 
 
-def round_band(band: Band, table: tuple[int, ...]) -> Band:
+def round_band(band: FrequencyBand, table: tuple[int, ...]) -> FrequencyBand:
     """Band of table entries that the kernel uses: minimum up, maximum down. The band must be accepted."""
-    return Band(band.domain, ceil_frequency(table, band.min_hz), floor_frequency(table, band.max_hz))
+    return FrequencyBand(band.domain, ceil_frequency(table, band.min_hz), floor_frequency(table, band.max_hz))
 
 
-def refusal(band: Band, tables: Mapping[str, tuple[int, ...]]) -> str:
+def refusal(band: FrequencyBand, tables: Mapping[str, tuple[int, ...]]) -> str:
     """Why a band cannot be applied, in one line; empty if it can."""
     name = band.domain
     table = tables.get(name)
@@ -34,7 +34,7 @@ def refusal(band: Band, tables: Mapping[str, tuple[int, ...]]) -> str:
     return ""
 
 
-def refusals(bands: Sequence[Band], tables: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+def refusals(bands: Sequence[FrequencyBand], tables: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     """`refusal` of each band; a domain that is named more than once is refused every time."""
     times = Counter(band.domain for band in bands)
     return tuple(

@@ -14,18 +14,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dynofa_ros.device.device import AppliedDomain, Band, Device, DomainStatus
+from dynofa_ros.device.device import AppliedDomain, Device
+from dynofa_ros.messages import DomainStatus, DvfsState, FrequencyBand
 
 LONGEST_VALIDITY_S = 86400.0  # a longer time is taken for a mistake; 0 says forever
 
 
 @dataclass(frozen=True)
-class ControlState:
+class ControlState(DvfsState):
     """What became of the last command taken (``decision_id`` 0 = none yet)."""
 
-    decision_id: int
-    domains: tuple[AppliedDomain, ...]
-    message: str
+    domains: tuple[AppliedDomain, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class ClockControl:
         self.last_stale = ""
         self._device = device
         self._decision_id = 0
-        self._last: tuple[int, tuple[Band, ...]] | None = None
+        self._last: tuple[int, tuple[FrequencyBand, ...]] | None = None
         self._renewed_s = 0.0
         self._valid_for_s = 0.0
         self._in_force = False  # whether there is something that the dead-man would give back
@@ -62,7 +61,9 @@ class ClockControl:
         self._fallen: frozenset[str] = frozenset()
         self._message = ""
 
-    def command(self, decision_id: int, bands: Sequence[Band], valid_for_s: float, now_s: float) -> None:
+    def command(
+        self, decision_id: int, bands: Sequence[FrequencyBand], valid_for_s: float, now_s: float
+    ) -> None:
         """A command arrived. Refusals are counted and named in ``state().message``, never raised."""
         bands = tuple(bands)
         reason = _malformed(decision_id, valid_for_s)
@@ -131,7 +132,9 @@ class ClockControl:
         message = "; ".join(filter(None, [self._message, *remarks]))
         return ControlState(self._decision_id, tuple(domains), message)
 
-    def _take(self, decision_id: int, bands: tuple[Band, ...], valid_for_s: float, now_s: float) -> None:
+    def _take(
+        self, decision_id: int, bands: tuple[FrequencyBand, ...], valid_for_s: float, now_s: float
+    ) -> None:
         applied = self._device.apply(bands)
         refused = [domain for domain in applied if domain.status is DomainStatus.REJECTED]
         self._refused = {domain.domain: domain for domain in refused}
@@ -150,8 +153,8 @@ class ClockControl:
         if refused is not None:
             return replace(
                 domain,
-                min_hz=refused.min_hz,
-                max_hz=refused.max_hz,
+                requested_min_hz=refused.requested_min_hz,
+                requested_max_hz=refused.requested_max_hz,
                 status=DomainStatus.REJECTED,
                 reason=refused.reason,
             )

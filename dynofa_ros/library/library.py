@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save
 from dynofa_ros.device.board import DOMAIN_NAME
 from dynofa_ros.files import write_atomically
 from dynofa_ros.latency import processor_of
+from dynofa_ros.messages import DomainFrequency, SubnetEntry
 from dynofa_ros.supernet.space import SubnetConfig, load_space
 from dynofa_ros.supernet.weights import Weights
 
@@ -108,6 +109,25 @@ class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
+
+    def subnet_entries(self, slowdown: float = 1.0) -> tuple[SubnetEntry, ...]:
+        """The entries as an application publishes them. slowdown: factor on every latency."""
+        reference = tuple(DomainFrequency(d, hz) for d, hz in self.reference_frequencies_hz.items())
+        return tuple(
+            SubnetEntry(
+                id=e.id,
+                processor=self.processor,
+                threads=e.threads or 0,
+                cluster=e.cluster or "",
+                accuracy=e.accuracy,
+                latency_ms=slowdown * e.latency_ms.median,
+                alpha_ms=slowdown * e.alpha_ms,
+                beta_ms=slowdown * e.beta_ms,
+                energy_j=math.nan if e.energy_j is None else e.energy_j,
+                reference_frequencies=reference,
+            )
+            for e in self.entries
+        )
 
     def config(self, entry: Entry) -> SubnetConfig:
         """The checked configuration of an entry. Raises ValueError as SearchSpace.config does."""

@@ -16,9 +16,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from dynofa_ros.device.device import AppliedDomain, Band, Device, DeviceSample, DomainStatus
+from dynofa_ros.device.device import AppliedDomain, Device, DeviceSample
 from dynofa_ros.library.sweep_points import Point, Settings, SweepError
 from dynofa_ros.library.testbench import Rig, temperature_c
+from dynofa_ros.messages import DomainStatus, FrequencyBand
 
 SAMPLE_S = 0.05  # between two readings of the power sensors
 POLL_S = 0.01  # between two looks at the clocks while they settle
@@ -92,7 +93,7 @@ def _pin(rig: Rig, point: Point) -> str:
         return ""
     refused = [
         d.reason
-        for d in rig.device.apply([Band(name, hz, hz) for name, hz in wanted.items()])
+        for d in rig.device.apply([FrequencyBand(name, hz, hz) for name, hz in wanted.items()])
         if d.status is DomainStatus.REJECTED
     ]
     if refused:

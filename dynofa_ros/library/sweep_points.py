@@ -10,10 +10,10 @@ from itertools import product
 import msgspec
 import numpy as np
 
-from dynofa_ros.device.device import Capabilities
 from dynofa_ros.latency import processor_of
 from dynofa_ros.library.library import Library
 from dynofa_ros.library.testbench import references_hz
+from dynofa_ros.messages import DeviceCapabilities
 
 MOST_REPEATS = 20  # times more inferences where clocks lie close together
 PARTIAL_SHARE = 0.5  # of the time busy, for the power of a processor that waits
@@ -65,7 +65,7 @@ def choose_clocks(table: Sequence[int], number: int | None, reference_hz: float)
 
 
 def plan_points(
-    capabilities: Capabilities,
+    capabilities: DeviceCapabilities,
     libraries: Mapping[str, Library],
     settings: Settings,
     clusters: Sequence[str] = (),
@@ -106,7 +106,7 @@ def plan_points(
     return tuple(unique)
 
 
-def _check_clusters(capabilities: Capabilities, clusters: Sequence[str]) -> None:
+def _check_clusters(capabilities: DeviceCapabilities, clusters: Sequence[str]) -> None:
     known = [d.domain for d in capabilities.domains if processor_of(d.domain) == "cpu"]
     if missing := [name for name in clusters if name not in known]:
         raise SweepError(

@@ -19,7 +19,7 @@ from dynofa_ros.manager.hysteresis import HEADROOM
 from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import Choice, Forecast, Plan
 from dynofa_ros.manager.problem import LOAD_CEILING, App, Array, Problem
-from dynofa_ros.manager.types import Alternative
+from dynofa_ros.messages import Alternative
 
 BETTER, CHEAPER, ELSEWHERE = "better", "cheaper", "processor"
 TOLERANCE = 1.0 + 1e-9
@@ -73,6 +73,7 @@ def alternatives(
                 processor=entry.processor,
                 accuracy=entry.accuracy,
                 power_change_w=change_w if problem.power_known and change_w < inf else nan,
+                feasible=not broken,
                 binding_constraint=broken or "none",
             )
         )

@@ -9,7 +9,7 @@ from typing import Any
 from dynofa_ros.manager.estimator import AppEstimator
 from dynofa_ros.manager.placement import CLUSTERED, Key, entry_key, on_whole_cpu, place_of, subnet_key
 from dynofa_ros.manager.problem import Menu
-from dynofa_ros.manager.types import AppTargets, LibraryEntry, SubnetCondition, SubnetStatus
+from dynofa_ros.messages import AppTargets, SubnetCondition, SubnetEntry, SubnetState
 
 RATE_FRAMES = 8  # frames after which the rate that comes in is judged
 RATE_WINDOW_S = 3.0
@@ -30,11 +30,11 @@ class Menus:
 class _Usable:
     """Entries that may be run, and what they were selected from."""
 
-    of: tuple[LibraryEntry, ...] | None = None
+    of: tuple[SubnetEntry, ...] | None = None
     pin: Key | None = None
     refused: int = 0
     clusters: frozenset[str] = frozenset()
-    entries: tuple[LibraryEntry, ...] = ()
+    entries: tuple[SubnetEntry, ...] = ()
     processors: frozenset[str] = frozenset()  # of the allocation problem: see placement.place_of
 
 
@@ -69,8 +69,8 @@ class AppState:
 
     name: str
     targets: AppTargets | None = None
-    entries: tuple[LibraryEntry, ...] = ()
-    status: SubnetStatus | None = None
+    entries: tuple[SubnetEntry, ...] = ()
+    status: SubnetState | None = None
     estimator: AppEstimator = field(default_factory=AppEstimator)
     rate: FrameRate = field(default_factory=FrameRate)
     refused: set[Key] = field(default_factory=set)  # entries that the node could not run
@@ -81,16 +81,16 @@ class AppState:
     last_sequence: int = 0
     shared: float = 1.0  # factor by which the plan expects other applications to slow it
     thinned: bool = False  # the plan asks for fewer frames than the user: their rate says nothing
-    held: LibraryEntry | None = None  # what it keeps running while nothing is heard of it
+    held: SubnetEntry | None = None  # what it keeps running while nothing is heard of it
     new_frames: int = 0
     missed: bool = False  # its last frame missed its deadline
     menus: Menus | None = None  # these three are kept by model.py from step to step
     menus_key: tuple[Any, ...] = ()
     tables: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    _index: dict[Key, LibraryEntry] = field(default_factory=dict)
-    _index_of: tuple[LibraryEntry, ...] | None = None
+    _index: dict[Key, SubnetEntry] = field(default_factory=dict)
+    _index_of: tuple[SubnetEntry, ...] | None = None
     _clusters: frozenset[str] = frozenset()
-    _clusters_of: tuple[LibraryEntry, ...] | None = None
+    _clusters_of: tuple[SubnetEntry, ...] | None = None
     _usable: _Usable = field(default_factory=lambda: _Usable())
 
     @property
@@ -100,7 +100,7 @@ class AppState:
         return self.targets is not None and bool(self.entries) and not (self.targets.paused or disabled)
 
     @property
-    def usable(self) -> tuple[LibraryEntry, ...]:
+    def usable(self) -> tuple[SubnetEntry, ...]:
         """Entries it may be told to run: the pinned or held one, or all that the node has not refused."""
         return self._current().entries
 
@@ -125,7 +125,7 @@ class AppState:
             self._usable = kept
         return kept
 
-    def _select(self, pin: Key | None) -> tuple[LibraryEntry, ...]:
+    def _select(self, pin: Key | None) -> tuple[SubnetEntry, ...]:
         fitting = tuple(e for e in self.entries if self.may_run(e, self.clusters))
         if pin is not None:
             pinned = self.entry(pin)
@@ -161,13 +161,13 @@ class AppState:
         return ""
 
     @staticmethod
-    def may_run(entry: LibraryEntry, clusters: frozenset[str]) -> bool:
+    def may_run(entry: SubnetEntry, clusters: frozenset[str]) -> bool:
         """Whether an entry fits the way the CPU is used: by these clusters, or as a whole without any."""
         if entry.processor != CLUSTERED:
             return True
         return entry.cluster in clusters if clusters else not entry.cluster
 
-    def entry(self, key: Key) -> LibraryEntry | None:
+    def entry(self, key: Key) -> SubnetEntry | None:
         """Library entry by its key."""
         if self._index_of is not self.entries:
             self._index_of, self._index = self.entries, {entry_key(e): e for e in self.entries}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf, isfinite
 
-from dynofa_ros.manager.types import Parameters
+from dynofa_ros.manager.inputs import Parameters
 
 PLAN_PERIOD_S = 1.0  # between two looks at what is left; in between the cap stands still
 LAST_SECONDS_S = 5.0  # the budget is never spread over less: one bad sample must not stop everything

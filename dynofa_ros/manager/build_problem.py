@@ -11,6 +11,7 @@ import numpy as np
 from dynofa_ros.latency import processor_of
 from dynofa_ros.manager.app_state import AppState, Menus
 from dynofa_ros.manager.guards import CAP_GUARD, CAP_RELEASE
+from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.manager.placement import CLUSTERED, place_of
 from dynofa_ros.manager.plan import MEETING
 from dynofa_ros.manager.problem import (
@@ -26,7 +27,7 @@ from dynofa_ros.manager.problem import (
     make_table,
 )
 from dynofa_ros.manager.state import World
-from dynofa_ros.manager.types import AppTargets, Parameters
+from dynofa_ros.messages import AppTargets
 
 CONTENTION = {"cpu": 0.3, "gpu": 0.45, "npu": 0.45}  # guess; what it gets wrong ends up in the slowdown
 BACKGROUND_FLOOR = 0.02  # less utilisation than this does not keep a processor awake

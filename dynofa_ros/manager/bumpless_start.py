@@ -15,7 +15,7 @@ from dynofa_ros.manager.placement import place_of, subnet_key
 from dynofa_ros.manager.plan import Choice, Plan
 from dynofa_ros.manager.problem import Problem, Processor
 from dynofa_ros.manager.state import World
-from dynofa_ros.manager.types import AppTargets, DvfsStatus, SubnetCondition
+from dynofa_ros.messages import AppTargets, DvfsState, SubnetCondition
 
 TAKEOVER_NS = 2_000_000_000
 ENDS = frozenset({"power", "temperature", "parameter", "departure", "actuator"})
@@ -78,7 +78,7 @@ def in_force(world: World, problem: Problem) -> Plan | None:
     return Plan(tuple(choices), tuple(clocks))
 
 
-def _requested(dvfs: DvfsStatus | None, processor: Processor) -> tuple[float, ...] | None:
+def _requested(dvfs: DvfsState | None, processor: Processor) -> tuple[float, ...] | None:
     """Clocks that a processor is held at, None if they are none of its levels."""
     told = {d.domain: float(d.requested_max_hz) for d in dvfs.domains} if dvfs else {}
     hz = tuple(told.get(domain, 0.0) for domain in processor.domains)
@@ -94,7 +94,7 @@ def _commanded(app: AppState) -> bool:
     return applied or status.status == SubnetCondition.PINNED
 
 
-def _pinned_clocks(dvfs: DvfsStatus | None) -> bool:
+def _pinned_clocks(dvfs: DvfsState | None) -> bool:
     """Whether a manager holds clocks."""
     if dvfs is None or dvfs.decision_id == 0:
         return False

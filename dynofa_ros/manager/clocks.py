@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import isfinite, nan
 
 from dynofa_ros.latency import processor_of
-from dynofa_ros.manager.types import Capabilities
+from dynofa_ros.messages import DeviceCapabilities
 
 SAME_CLOCK = 0.005  # relative; readings closer than this are one clock
 
@@ -54,14 +54,14 @@ class Clocks:
         return self._versions.get(processor, 0)
 
 
-def processor_domains(capabilities: Capabilities | None, processor: str) -> tuple[str, ...]:
+def processor_domains(capabilities: DeviceCapabilities | None, processor: str) -> tuple[str, ...]:
     """Clock domains of a processor, in the order of the capabilities; of a cluster that one."""
     if capabilities is None:
         return ()
     return tuple(d.domain for d in capabilities.domains if processor in (d.domain, processor_of(d.domain)))
 
 
-def top_hz(capabilities: Capabilities | None, processor: str) -> float:
+def top_hz(capabilities: DeviceCapabilities | None, processor: str) -> float:
     """Top clock of the slowest domain of a processor, NaN = unknown."""
     if capabilities is None:
         return nan

@@ -12,11 +12,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from dynofa_ros.manager.placement import subnet_key
-from dynofa_ros.manager.types import DvfsCommand, FrequencyBand, SubnetCommand
+from dynofa_ros.messages import DvfsCommand, FrequencyBand, Header, SubnetCommand
 
 VALID_FOR_S = 5.0  # a manager may pause for two seconds without losing its knobs
 VALID_PERIODS = 3.0
 RENEW_S = 1.0  # devices may lapse sooner than the command says (command_timeout_s)
+
+
+@dataclass(frozen=True)
+class AppCommand(SubnetCommand):
+    """Knob of one application; the message leaves it to its topic to say of which."""
+
+    app: str = ""
 
 
 @dataclass
@@ -24,18 +31,18 @@ class CommandBook:
     """What was sent last, and when."""
 
     decision_id: int = 0
-    _sent: dict[str, SubnetCommand] = field(default_factory=dict)
+    _sent: dict[str, AppCommand] = field(default_factory=dict)
     _bands: tuple[FrequencyBand, ...] = ()
     _sent_ns: int = 0
 
     def issue(
         self,
         now_ns: int,
-        wanted: tuple[SubnetCommand, ...],
+        wanted: tuple[AppCommand, ...],
         bands: tuple[FrequencyBand, ...],
         period_s: float,
         newest_foreign_id: int,
-    ) -> tuple[tuple[SubnetCommand, ...], DvfsCommand | None]:
+    ) -> tuple[tuple[AppCommand, ...], DvfsCommand | None]:
         """Commands to send now. ``newest_foreign_id``: the highest id that a receiver has taken."""
         valid_s = max(VALID_FOR_S, VALID_PERIODS * period_s)
         overruled = newest_foreign_id > self.decision_id
@@ -47,16 +54,17 @@ class CommandBook:
         if not due and not bands_due:
             return (), None
         self.decision_id = max(self.decision_id + 1, newest_foreign_id + 1, now_ns // 1_000_000)
-        commands = tuple(replace(c, decision_id=self.decision_id, valid_for_s=valid_s) for c in due)
+        header, new_id = Header(now_ns), self.decision_id
+        commands = tuple(replace(c, header=header, decision_id=new_id, valid_for_s=valid_s) for c in due)
         self._sent.update({c.app: c for c in commands})
         if renew:
             self._sent_ns = now_ns
         if not bands_due:
             return commands, None
         self._bands = bands
-        return commands, DvfsCommand(self.decision_id, bands, valid_s)
+        return commands, DvfsCommand(new_id, bands, valid_s, header=header)
 
-    def sent(self, app: str, decision_id: int) -> SubnetCommand | None:
+    def sent(self, app: str, decision_id: int) -> AppCommand | None:
         """The last command to an application, if it is the one with this id."""
         command = self._sent.get(app)
         return command if command is not None and command.decision_id == decision_id else None
@@ -67,7 +75,7 @@ class CommandBook:
         return frozenset(band.domain for band in self._bands)
 
 
-def _same(new: SubnetCommand, old: SubnetCommand | None) -> bool:
+def _same(new: AppCommand, old: AppCommand | None) -> bool:
     if old is None:
         return False
     same_rate = new.rate_hz == old.rate_hz or (new.rate_hz != new.rate_hz and old.rate_hz != old.rate_hz)

@@ -12,7 +12,7 @@ from math import exp, inf, isfinite, isnan, nan
 
 from dynofa_ros.manager.clocks import processor_of
 from dynofa_ros.manager.placement import CLUSTERED, Key, entry_key, place_of
-from dynofa_ros.manager.types import AppTargets, FrameMonitor, FrequencyBand, LibraryEntry, SubnetLibrary
+from dynofa_ros.messages import AppTargets, FrequencyBand, InferenceMonitor, SubnetEntry, SubnetLibrary
 
 CAP_GUARD = 0.03  # of the cap, kept free for what the model does not see
 CAP_RELEASE = 0.015  # a plan in force may use this much of the guard before it is replaced
@@ -52,7 +52,7 @@ def check_targets(targets: AppTargets) -> str | None:
     return None
 
 
-def check_entry(entry: LibraryEntry) -> str | None:
+def check_entry(entry: SubnetEntry) -> str | None:
     """Why one entry of a library is refused."""
     if not entry.id or not entry.processor:
         return "id and processor must not be empty"
@@ -69,9 +69,9 @@ def check_entry(entry: LibraryEntry) -> str | None:
     return None
 
 
-def check_library(library: SubnetLibrary) -> tuple[tuple[LibraryEntry, ...], tuple[str, ...]]:
+def check_library(library: SubnetLibrary) -> tuple[tuple[SubnetEntry, ...], tuple[str, ...]]:
     """The sound entries of a library, and the reasons why the others are refused."""
-    sound: dict[Key, LibraryEntry] = {}
+    sound: dict[Key, SubnetEntry] = {}
     reasons = []
     for entry in library.entries:
         key = entry_key(entry)
@@ -85,7 +85,7 @@ def check_library(library: SubnetLibrary) -> tuple[tuple[LibraryEntry, ...], tup
     return tuple(sound.values()), tuple(reasons)
 
 
-def check_frame(frame: FrameMonitor) -> str | None:
+def check_frame(frame: InferenceMonitor) -> str | None:
     """Why the measurement of a frame is refused."""
     for name in ("inference_ms", "latency_ms"):
         value = getattr(frame, name)
@@ -188,7 +188,7 @@ class ThermalGuard:
     temperature_c: float = nan
     _slow_c: float = nan
 
-    def observe(self, temperatures_c: tuple[float, ...], dt_s: float) -> None:
+    def observe(self, temperatures_c: Iterable[float], dt_s: float) -> None:
         """Takes the hottest known sensor of one sample."""
         known = [t for t in temperatures_c if LEAST_C < t < MOST_C]
         if not known:

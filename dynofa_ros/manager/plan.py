@@ -9,7 +9,7 @@ from math import inf
 from dynofa_ros.manager.ladder import Outcome
 from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.problem import LOAD_CEILING, App, Problem, Processor
-from dynofa_ros.manager.types import LibraryEntry
+from dynofa_ros.messages import SubnetEntry
 
 OVERLOAD = 0.98  # total utilisation, others included, at which a plan in force is given up
 # Frames that meet others on their processor are slowed by all of it, not by the mean over all frames: for
@@ -24,7 +24,7 @@ class Choice:
     """What one application runs."""
 
     app: str
-    entry: LibraryEntry
+    entry: SubnetEntry
     divider: int = 1
 
 

@@ -8,8 +8,7 @@ from math import isfinite, isnan, nan
 
 from dynofa_ros.device.power_model import DomainPower, constant_power_w, differences, domain_power
 from dynofa_ros.latency import processor_of
-from dynofa_ros.manager.types import Capabilities, Telemetry
-from dynofa_ros.messages import PowerModel
+from dynofa_ros.messages import DeviceCapabilities, DeviceTelemetry, PowerModel
 
 TEMPERATURE_GRAIN_C = 2.0  # leakage is taken at steps of this, so that tables can be kept
 NO_POWER = DomainPower(0.0, 0.0, 0.0)
@@ -46,7 +45,7 @@ class PowerTables:
         """Power that no clock domain causes."""
         return constant_power_w(self.model, self.grain(temperature_c))
 
-    def total_w(self, telemetry: Telemetry, temperature_c: float) -> float:
+    def total_w(self, telemetry: DeviceTelemetry, temperature_c: float) -> float:
         """Model at the clocks and utilisation of one sample, NaN if a clock of earlier ones is missing."""
         readings = {r.domain: r for r in telemetry.domains}
         total = self.constant_w(temperature_c)
@@ -73,7 +72,7 @@ class PowerTables:
         return round(known / TEMPERATURE_GRAIN_C) * TEMPERATURE_GRAIN_C
 
 
-def power_tables(model: PowerModel, capabilities: Capabilities) -> tuple[PowerTables | None, str]:
+def power_tables(model: PowerModel, capabilities: DeviceCapabilities) -> tuple[PowerTables | None, str]:
     """Tables of a model for a device, and a remark: how its clocks differ from the device's.
 
     None if the model has no term for a clock of a processor: with it, work there would seem to cost nothing.

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynofa_ros.manager.placement import core_share
-from dynofa_ros.manager.types import LibraryEntry
+from dynofa_ros.messages import SubnetEntry
 
 LOAD_CEILING = 0.92  # busy share of a processor that still leaves room for jitter
 LAUNCHER = "cpu"  # processor that launches the work of others
@@ -100,7 +100,7 @@ class EntryTable:
     same share of the cores, a mode; with several modes ``least_ms`` is modes x entries x levels.
     """
 
-    entries: tuple[LibraryEntry, ...]
+    entries: tuple[SubnetEntry, ...]
     accuracies: tuple[float, ...]
     unit_ms: Array
     least_ms: Array
@@ -123,7 +123,7 @@ class EntryTable:
         """Place of an entry by its id and threads."""
         return {(entry.id, entry.threads): n for n, entry in enumerate(self.entries)}
 
-    def index(self, entry: LibraryEntry) -> int | None:
+    def index(self, entry: SubnetEntry) -> int | None:
         """Place of an entry, None if the table does not hold this very entry."""
         place = self.position.get((entry.id, entry.threads))
         if place is None:
@@ -174,7 +174,7 @@ class Option:
         return self.menu.table
 
     @property
-    def entries(self) -> tuple[LibraryEntry, ...]:
+    def entries(self) -> tuple[SubnetEntry, ...]:
         """Entries in ascending accuracy."""
         return self.menu.table.entries
 
@@ -182,7 +182,7 @@ class Option:
         """Expected time of one entry at one clock level; ``ratio``: see `EntryTable.at`."""
         return self.slowdown * float(self.table.at(ratio)[0][place, level])
 
-    def pick(self, demand_level: int, clock_level: int, ratio: float = 1.0, mode: int = 0) -> LibraryEntry:
+    def pick(self, demand_level: int, clock_level: int, ratio: float = 1.0, mode: int = 0) -> SubnetEntry:
         """The quickest entry of a mode that has the accuracy of a demand level; ``ratio``: see
         `EntryTable.at`."""
         first, table = self.menu.first[demand_level], self.table
@@ -265,19 +265,19 @@ class Problem:
         raise KeyError(name)
 
 
-def reference_hz(entry: LibraryEntry, domains: Sequence[str], default_hz: float) -> float:
+def reference_hz(entry: SubnetEntry, domains: Sequence[str], default_hz: float) -> float:
     """Clock at which the entry takes alpha + beta: of the slowest domain it names, else the default."""
-    named = [hz for domain, hz in entry.reference_hz if domain in domains]
+    named = [r.frequency_hz for r in entry.reference_frequencies if r.domain in domains]
     return float(min(named)) if named else default_hz
 
 
-def entry_times_ms(entry: LibraryEntry, processor: Processor) -> Array:
+def entry_times_ms(entry: SubnetEntry, processor: Processor) -> Array:
     """Time of an entry at every level of a processor; at its reference where clocks are unknown."""
     ratio = reference_hz(entry, processor.domains, processor.reference_hz) / processor.speed_hz
     return entry.alpha_ms + entry.beta_ms * np.where(np.isfinite(ratio), ratio, 1.0)
 
 
-def make_table(entries: Sequence[LibraryEntry], processor: Processor) -> EntryTable:
+def make_table(entries: Sequence[SubnetEntry], processor: Processor) -> EntryTable:
     """Table of the entries of one application on one processor; raises ValueError without any."""
     if not entries:
         raise ValueError("a table needs at least one library entry")

@@ -7,6 +7,7 @@ arrival.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import isfinite, nan
 from time import perf_counter
 
@@ -14,24 +15,25 @@ from dynofa_ros.manager.alternatives import Lookout
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.build_problem import build_problem, power_limit_w
 from dynofa_ros.manager.bumpless_start import Takeover
-from dynofa_ros.manager.commands import CommandBook
+from dynofa_ros.manager.commands import AppCommand, CommandBook
 from dynofa_ros.manager.explain import binding_constraint
 from dynofa_ros.manager.guards import SETTLE_S
 from dynofa_ros.manager.hysteresis import Hysteresis
+from dynofa_ros.manager.inputs import Monitors, Parameters, parameter_messages
 from dynofa_ros.manager.placement import place_of, subnet_key
 from dynofa_ros.manager.plan import Choice, Forecast, Plan, forecast
 from dynofa_ros.manager.problem import App, Problem
 from dynofa_ros.manager.state import STALE_S, World
-from dynofa_ros.manager.types import (
+from dynofa_ros.messages import (
     AppDecision,
-    Decision,
+    ConsumedInput,
     DomainCapability,
+    DvfsCommand,
     FrequencyBand,
-    Monitors,
-    Parameters,
-    SubnetCommand,
+    Header,
+    ManagerDecision,
     SubnetCondition,
-    SubnetStatus,
+    SubnetState,
 )
 
 # What made a step, the most telling first.
@@ -51,6 +53,14 @@ AT_ONCE = FROM_USER | {"actuator"}  # of no hysteresis' business; a clock that b
 FIRST_FRAMES = 4  # answered before a manager that was started again plans; the first one is not learned from
 FIRST_WAIT_NS = 1_000_000_000  # unless they do not come
 LEFT_S = 2.0  # after the last frame that an application answered there
+
+
+@dataclass(frozen=True)
+class Decision(ManagerDecision):
+    """One step of the manager, and the commands that must be sent now."""
+
+    commands: tuple[AppCommand, ...] = ()
+    dvfs: DvfsCommand | None = None
 
 
 class RuntimeManager:
@@ -99,9 +109,10 @@ class RuntimeManager:
             )
         return Decision(
             decision_id=self._book.decision_id,
-            step_time_ns=now_ns,
+            header=Header(now_ns),
+            step_time=now_ns,
             step_number=self._steps,
-            inputs=tuple((item.topic, item.sequence) for item in monitors.inputs),
+            inputs=tuple(ConsumedInput(item.topic, item.sequence) for item in monitors.inputs),
             objective=parameters.objective,
             trigger=next((t for t in TRIGGERS if t in events), "periodic"),
             binding_constraint=self._binding,
@@ -110,7 +121,7 @@ class RuntimeManager:
             apps=self._app_decisions(problem, present),
             bands=self._bands,
             predicted_power_w=present.power_w if problem.power_known and present.applicable else nan,
-            parameters=parameters,
+            parameters=parameter_messages(parameters),
             commands=commands,
             dvfs=dvfs,
             alternatives=self._lookout.look(now_ns, problem, plan, present, limit_name),
@@ -139,8 +150,8 @@ class RuntimeManager:
         settled = "parameter" not in events and now_ns - self._clocks_ns >= SETTLE_S * 1e9
         for item in monitors.inputs:
             events |= self.world.consume(item, now_ns, monitors.parameters, settled)
-            if isinstance(item.message, SubnetStatus):
-                events |= self._refusal(item.message)
+            if isinstance(item.message, SubnetState):
+                events |= self._refusal(item.app, item.message)
         self.world.close_step(now_ns, dt_s, monitors.parameters)
         stale = self.world.telemetry_age_s(now_ns) > STALE_S
         if stale and not self._stale:
@@ -151,12 +162,12 @@ class RuntimeManager:
         self._stale, self._parameters, self._last_ns = stale, monitors.parameters, now_ns
         return events
 
-    def _refusal(self, status: SubnetStatus) -> set[str]:
+    def _refusal(self, app: str, status: SubnetState) -> set[str]:
         """A node that cannot run what it was told is not told so again."""
-        command = self._book.sent(status.app, status.decision_id)
+        command = self._book.sent(app, status.decision_id)
         if status.status != SubnetCondition.REJECTED or command is None:
             return set()
-        self.world.apps[status.app].refused.add(subnet_key(command))
+        self.world.apps[app].refused.add(subnet_key(command))
         return {"library"}
 
     def _replan(self, now_ns: int, parameters: Parameters, events: set[str]) -> tuple[Problem, Forecast]:
@@ -247,7 +258,7 @@ class RuntimeManager:
             return [FrequencyBand(domain.domain, domain.frequencies_hz[0], domain.frequencies_hz[0])]
         return [band for band in self._bands if band.domain == domain.domain]
 
-    def _wanted_commands(self, problem: Problem) -> tuple[SubnetCommand, ...]:
+    def _wanted_commands(self, problem: Problem) -> tuple[AppCommand, ...]:
         commands = []
         choices = self._plan.choices if self._plan else ()
         for choice, model in zip(choices, problem.apps, strict=True):
@@ -257,13 +268,12 @@ class RuntimeManager:
                 continue
             rate = nan if choice.divider == 1 else app.targets.rate_hz / choice.divider
             commands.append(
-                SubnetCommand(
+                AppCommand(
                     app=choice.app,
                     decision_id=0,
                     subnet_id=choice.entry.id,
                     processor=choice.entry.processor,
                     rate_hz=rate,
-                    valid_for_s=0.0,
                     prefetch_subnet_ids=_neighbours(model, choice),
                     threads=choice.entry.threads,
                     cluster=choice.entry.cluster,

@@ -21,24 +21,22 @@ from dynofa_ros.manager.guards import (
     check_library,
     check_targets,
 )
+from dynofa_ros.manager.inputs import Departure, Input, Parameters
 from dynofa_ros.manager.placement import CLUSTERED, core_share, place_of, subnet_key
 from dynofa_ros.manager.power import PowerTables, check_power_model, power_tables
 from dynofa_ros.manager.problem import LAUNCHER, reference_hz
-from dynofa_ros.manager.types import (
+from dynofa_ros.messages import (
     AppTargets,
-    Capabilities,
-    Departure,
-    DvfsStatus,
-    FrameMonitor,
-    Input,
-    LibraryEntry,
-    Parameters,
+    DeviceCapabilities,
+    DeviceTelemetry,
+    DvfsState,
+    InferenceMonitor,
+    PowerModel,
     SubnetCondition,
+    SubnetEntry,
     SubnetLibrary,
-    SubnetStatus,
-    Telemetry,
+    SubnetState,
 )
-from dynofa_ros.messages import PowerModel
 
 REORDER_SPAN = 50  # a frame_sequence further back than this is of a restarted node
 CLOCK_JUMP_NS = 1_000_000_000
@@ -56,7 +54,7 @@ class World:
     """State of the manager's surroundings. ``consume`` returns the triggers that a message is."""
 
     apps: dict[str, AppState] = field(default_factory=dict)
-    capabilities: Capabilities | None = None
+    capabilities: DeviceCapabilities | None = None
     published_model: PowerModel | None = None  # by the device
     power_model: PowerTables | None = None  # the same, where it fits the capabilities
     power_model_remark: str = ""
@@ -65,8 +63,8 @@ class World:
     thermal: ThermalGuard = field(default_factory=ThermalGuard)
     battery: Battery = field(default_factory=Battery)
     actuators: ActuatorGuard = field(default_factory=ActuatorGuard)
-    dvfs: DvfsStatus | None = None
-    telemetry: Telemetry | None = None
+    dvfs: DvfsState | None = None
+    telemetry: DeviceTelemetry | None = None
     telemetry_ns: int = 0  # time of the step that consumed it
     rejected: Counter[str] = field(default_factory=Counter)
     last_rejection: str = ""
@@ -90,13 +88,13 @@ class World:
     def consume(self, item: Input, now_ns: int, parameters: Parameters, settled: bool) -> set[str]:
         """Takes one message at step time ``now_ns``; ``settled`` = no clock was commanded just now."""
         message = item.message
-        if isinstance(message, FrameMonitor):
+        if isinstance(message, InferenceMonitor):
             return self._frame(message, now_ns)
-        if isinstance(message, Telemetry):
+        if isinstance(message, DeviceTelemetry):
             return self._telemetry(message, now_ns, parameters, settled)
-        if isinstance(message, DvfsStatus):
+        if isinstance(message, DvfsState):
             return self._dvfs(message)
-        if isinstance(message, Capabilities):
+        if isinstance(message, DeviceCapabilities):
             return self._capabilities(message, now_ns)
         if isinstance(message, PowerModel):
             return self._power_model(message)
@@ -104,8 +102,8 @@ class World:
             return self._targets(message, now_ns)
         if isinstance(message, SubnetLibrary):
             return self._library(message, now_ns)
-        if isinstance(message, SubnetStatus):
-            return self._status(message, now_ns)
+        if isinstance(message, SubnetState):
+            return self._status(item.app, message, now_ns)
         if isinstance(message, Departure):
             return {"departure"} if self.apps.pop(message.app, None) else set()
         raise TypeError(f"{item.topic}: {type(message).__name__} is no input of the manager")
@@ -251,8 +249,8 @@ class World:
         app.last_sequence = 0  # published once per start of the node
         return {"library"} if changed else set()
 
-    def _status(self, status: SubnetStatus, now_ns: int) -> set[str]:
-        app = self._app(status.app, now_ns)
+    def _status(self, name: str, status: SubnetState, now_ns: int) -> set[str]:
+        app = self._app(name, now_ns)
         before, app.status = app.status, status
         self.newest_foreign_id = max(self.newest_foreign_id, status.decision_id)
         special = (SubnetCondition.PINNED, SubnetCondition.DISABLED)
@@ -261,7 +259,7 @@ class World:
         pinned_anew = now == SubnetCondition.PINNED and before and before.subnet_id != status.subnet_id
         return {"targets"} if was != now or pinned_anew else set()
 
-    def _frame(self, frame: FrameMonitor, now_ns: int) -> set[str]:
+    def _frame(self, frame: InferenceMonitor, now_ns: int) -> set[str]:
         app = self.apps.get(frame.app)
         if app is None or app.targets is None or not app.entries:
             return self._reject("monitor", f"monitor of {frame.app}: no targets and library of it are known")
@@ -300,14 +298,14 @@ class World:
                 here = [a.estimator for a in self.apps.values() if a.estimator.processor == processor]
                 known.fade(drift([estimator.filters[processor] for estimator in here]))
 
-    def _out_of_order(self, app: AppState, frame: FrameMonitor) -> str | None:
+    def _out_of_order(self, app: AppState, frame: InferenceMonitor) -> str | None:
         sequence, last = frame.frame_sequence, app.last_sequence
         restarted = sequence == 1 or sequence < last - REORDER_SPAN
         if sequence > last or restarted:
             return None
         return f"comes after frame {last}"
 
-    def _predicted_ms(self, entry: LibraryEntry) -> float:
+    def _predicted_ms(self, entry: SubnetEntry) -> float:
         place = place_of(entry)
         reference = reference_hz(entry, *self.clocks_of(place))
         ratio = reference / self.clocks.speed_hz(place)
@@ -319,11 +317,11 @@ class World:
         return known_ms + share * entry.alpha_ms * (slower if isfinite(slower) else 0.0)
 
     def _telemetry(
-        self, telemetry: Telemetry, now_ns: int, parameters: Parameters, settled: bool
+        self, telemetry: DeviceTelemetry, now_ns: int, parameters: Parameters, settled: bool
     ) -> set[str]:
         dt_s = 0.1
         if self.telemetry is not None:
-            step_ns = telemetry.stamp_ns - self.telemetry.stamp_ns
+            step_ns = telemetry.header.stamp_ns - self.telemetry.header.stamp_ns
             if -CLOCK_JUMP_NS < step_ns <= 0:
                 return self._reject("telemetry", "telemetry: not newer than the last sample")
             if step_ns < 0:
@@ -332,14 +330,14 @@ class World:
             self.battery.use(telemetry.total_power_w, max(step_ns, 0) * 1e-9)
         self.telemetry, self.telemetry_ns = telemetry, now_ns
         for reading in telemetry.domains:
-            self.clocks.observe(telemetry.stamp_ns, reading.domain, reading.frequency_hz)
+            self.clocks.observe(telemetry.header.stamp_ns, reading.domain, reading.frequency_hz)
             self.actuators.observe(now_ns, reading.domain, reading.frequency_hz)
             if isfinite(reading.utilization) and isfinite(reading.frequency_hz):
                 busy = min(max(reading.utilization, 0.0), 1.0) * reading.frequency_hz
                 weight = 1.0 - exp(-dt_s / LOAD_SMOOTHING_S)
                 before = self.busy_hz.get(reading.domain, 0.0)
                 self.busy_hz[reading.domain] = _smooth(before, busy, weight)
-        self.thermal.observe(telemetry.temperatures_c, dt_s)
+        self.thermal.observe([t.temperature_c for t in telemetry.temperatures], dt_s)
         model = self.power_model
         expected_w = model.total_w(telemetry, self.thermal.temperature_c) if model else nan
         # Without a model no plan can keep a battery's budget: the clocks are trimmed to it as to a cap.
@@ -348,14 +346,14 @@ class World:
         hot = self.thermal.temperature_c >= parameters.temperature_limit_c
         return ({"power"} if over else set()) | ({"temperature"} if hot else set())
 
-    def _dvfs(self, status: DvfsStatus) -> set[str]:
+    def _dvfs(self, status: DvfsState) -> set[str]:
         self.dvfs = status
         self.newest_foreign_id = max(self.newest_foreign_id, status.decision_id)
         for domain in status.domains:
-            self.clocks.observe(status.stamp_ns, domain.domain, domain.actual_hz)
+            self.clocks.observe(status.header.stamp_ns, domain.domain, domain.actual_hz)
         return set()
 
-    def _capabilities(self, capabilities: Capabilities, now_ns: int) -> set[str]:
+    def _capabilities(self, capabilities: DeviceCapabilities, now_ns: int) -> set[str]:
         if capabilities == self.capabilities:
             return set()
         if self.telemetry is None:

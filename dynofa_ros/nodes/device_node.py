@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 from builtin_interfaces.msg import Time
 from rclpy.timer import Timer
 from sensor_msgs.msg import BatteryState, Temperature
 
+from dynofa_ros.convert import from_ros, to_ros
 from dynofa_ros.device.board import load_board
 from dynofa_ros.device.command_control import ClockControl, ControlState
-from dynofa_ros.device.device import Device, DomainStatus
+from dynofa_ros.device.device import Device
 from dynofa_ros.device.linux.linux_device import WRITES_OFF, SysfsDevice
 from dynofa_ros.device.meters import EnergyMeter
 from dynofa_ros.device.open import open_device
 from dynofa_ros.device.simulated.power_modes import find_mode
+from dynofa_ros.messages import DomainStatus, Header
 from dynofa_ros.msg import DeviceCapabilities, DeviceTelemetry, DvfsCommand, DvfsState, PowerModel
 from dynofa_ros.nodes import device_status as status
 from dynofa_ros.nodes.device_kernel import KernelView, changed_clocks
-from dynofa_ros.nodes.device_messages import (
-    bands_of,
-    capabilities_message,
-    power_model_message,
-    state_message,
-    telemetry_message,
-)
 from dynofa_ros.nodes.device_parameters import PARAMETERS
 from dynofa_ros.nodes.device_simulation import SimulatedInputs
 from dynofa_ros.nodes.device_standard import BATTERY, TEMPERATURE, battery_message, temperature_message
@@ -72,7 +68,7 @@ class DeviceNode(ManagedNode):
         self._control.command_timeout_s = self.value("command_timeout_s")
         self._publish_capabilities()
         if self._power_model is not None:
-            self._power_model_publisher.publish(power_model_message(self._power_model, self._stamp()))
+            self._power_model_publisher.publish(to_ros(replace(self._power_model, header=self._header())))
         self._publish_state()
         self.subscribe(DvfsCommand, names.DVFS_COMMAND, self._on_command, qos.DVFS_COMMAND)
         if self._inputs is not None:
@@ -191,8 +187,13 @@ class DeviceNode(ManagedNode):
         assert self._device is not None
         self._sample = self._device.read()
         self._energy.add(self._sample.total_power_w, time.monotonic())
-        source = self._capabilities.source
-        self._telemetry.publish(telemetry_message(self._sample, self._energy.energy_j, source, self._stamp()))
+        sample = replace(
+            self._sample,
+            energy_j=self._energy.energy_j,
+            header=self._header(),
+            source=self._capabilities.source,
+        )
+        self._telemetry.publish(to_ros(sample))
 
     def _publish_standard(self) -> None:
         if self._temperature is not None:
@@ -202,7 +203,7 @@ class DeviceNode(ManagedNode):
                 self._battery.publish(battery_message(battery, self._stamp()))
 
     def _publish_capabilities(self) -> None:
-        self._capabilities_publisher.publish(capabilities_message(self._capabilities, self._stamp()))
+        self._capabilities_publisher.publish(to_ros(replace(self._capabilities, header=self._header())))
 
     def _publish_state(self) -> None:
         """Publish the state of the clocks if it differs from what was published last."""
@@ -210,13 +211,14 @@ class DeviceNode(ManagedNode):
         if state == self._published:
             return
         self._published = state
-        self._state_publisher.publish(state_message(state, self._capabilities.source, self._stamp()))
+        state = replace(state, header=self._header(), source=self._capabilities.source)
+        self._state_publisher.publish(to_ros(state))
 
     # --- knobs -------------------------------------------------------------------------------
 
     def _on_command(self, message: DvfsCommand) -> None:
-        before, now_s = self._control.counts, time.monotonic()
-        self._control.command(int(message.decision_id), bands_of(message), float(message.valid_for_s), now_s)
+        before, now_s, command = self._control.counts, time.monotonic(), from_ros(message)
+        self._control.command(command.decision_id, command.bands, command.valid_for_s, now_s)
         after = self._control.counts
         if after.refused > before.refused:
             self.get_logger().warning(f"DVFS command refused: {self._control.last_refusal}")
@@ -268,6 +270,9 @@ class DeviceNode(ManagedNode):
 
     def _stamp(self) -> Time:
         return self.get_clock().now().to_msg()
+
+    def _header(self) -> Header:
+        return Header(self.get_clock().now().nanoseconds)
 
     # --- diagnostics -------------------------------------------------------------------------
 

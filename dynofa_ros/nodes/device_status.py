@@ -6,17 +6,10 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 
 from dynofa_ros.device.command_control import ClockControl
-from dynofa_ros.device.device import (
-    AppliedDomain,
-    Capabilities,
-    DeviceSample,
-    DomainCapability,
-    DomainStatus,
-    ThrottleFlag,
-)
+from dynofa_ros.device.device import AppliedDomain, DeviceSample
 from dynofa_ros.device.linux.inventory import Inventory, PowerMode
 from dynofa_ros.device.power_model import differences
-from dynofa_ros.messages import PowerModel
+from dynofa_ros.messages import DeviceCapabilities, DomainCapability, DomainStatus, PowerModel, ThrottleFlag
 from dynofa_ros.nodes.device_standard import hottest
 from dynofa_ros.ros.diagnostics import Level, Status
 
@@ -33,7 +26,7 @@ def choice_of_auto(inventory: Inventory | None, note: str) -> str:
 
 
 def backend_status(
-    capabilities: Capabilities,
+    capabilities: DeviceCapabilities,
     choice: str,
     inventory: Inventory | None,
     guesses: tuple[str, ...],
@@ -73,7 +66,7 @@ def power_model_values(model: PowerModel | None, domains: Sequence[str]) -> dict
 
 
 def clock_status(
-    capabilities: Capabilities,
+    capabilities: DeviceCapabilities,
     states: Iterable[AppliedDomain],
     *,
     read_only: str,
@@ -140,9 +133,9 @@ def sensor_status(sample: DeviceSample, total_rails: Collection[str] = ()) -> St
         **{sensor: reason for sensor, reason, _ in failed},
     }
     stopped = [f"{sensor}: {reason}" for sensor, reason, had_value in failed if had_value]
-    if sample.throttle & ThrottleFlag.THERMAL:
+    if sample.throttle_flags & ThrottleFlag.THERMAL:
         return Status(Level.WARN, f"clocks are held down by temperature ({hottest_c:.1f} C)", values)
-    if sample.throttle & ThrottleFlag.POWER:
+    if sample.throttle_flags & ThrottleFlag.POWER:
         return Status(Level.WARN, "clocks are held down by an electrical limit", values)
     if stopped:
         return Status(Level.WARN, f"{len(stopped)} stopped: {_joined(stopped)}", values)
@@ -180,8 +173,8 @@ def _clock_text(domain: DomainCapability, state: AppliedDomain | None) -> str:
     parts = [f"{_mhz(table[0])} to {_mhz(table[-1])}"] if table else ["no table"]
     if state is not None:
         parts.append(f"now {_mhz(state.actual_hz)}")
-        if state.max_hz:
-            wanted = f"{_mhz(state.min_hz)} to {_mhz(state.max_hz)}"
+        if state.requested_max_hz:
+            wanted = f"{_mhz(state.requested_min_hz)} to {_mhz(state.requested_max_hz)}"
             parts.append(f"asked for {wanted}: {state.status.name.lower()}")
     parts.append("can be set" if domain.can_write else "read only")
     reasons = [domain.reason, state.reason if state else ""]

@@ -14,13 +14,15 @@ from rclpy.publisher import Publisher
 from rclpy.subscription import Subscription
 
 import dynofa_ros.msg as msg
+from dynofa_ros.convert import from_ros, to_ros
 from dynofa_ros.manager import RuntimeManager
+from dynofa_ros.manager.inputs import OBJECTIVES, Departure, Input, Monitors, Parameters, make_input
+from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.manager.state import STALE_S
-from dynofa_ros.manager.types import OBJECTIVES, Decision, Input, Monitors, Parameters
-from dynofa_ros.ros import conversions, names, qos
+from dynofa_ros.messages import InferenceMonitor
+from dynofa_ros.ros import names, qos
 from dynofa_ros.ros.diagnostics import Level, Status
 from dynofa_ros.ros.entities import quiet_publisher
-from dynofa_ros.ros.inputs import departure, misnamed, to_input
 from dynofa_ros.ros.node import ManagedNode, run
 from dynofa_ros.ros.parameters import ParameterSpec
 
@@ -170,7 +172,7 @@ class ManagerNode(ManagedNode):
         self._take_telemetry()  # with a long control period more would come than the topic keeps
         for app in [a for a in self._apps if not self._present(a)]:
             self._forget(app)
-            self._take(departure(app), event=True)
+            self._take(make_input(names.app_topic(app, "targets"), Departure(app)), event=True)
         for topic, types in self.get_topic_names_and_types():
             found = names.app_of_topic(self.get_namespace(), topic, "targets")
             if found and TARGETS_TYPE in types and found not in self._apps and self._present(found):
@@ -214,13 +216,13 @@ class ManagerNode(ManagedNode):
         """Callback that keeps the messages of a topic for the next step; ``event``: it then comes at once."""
 
         def collect(message: Any) -> None:
-            named = misnamed(topic, message)
-            if named is not None:
-                text = f"{topic} ignored: it names the application {named!r}"
-                self.get_logger().warning(text, throttle_duration_sec=5.0)
+            try:
+                item = make_input(topic, from_ros(message))
+            except ValueError as error:
+                self.get_logger().warning(f"ignored: {error}", throttle_duration_sec=5.0)
                 return
-            missed = isinstance(message, msg.InferenceMonitor) and message.deadline_missed
-            self._take(to_input(topic, message), event=event or missed)
+            missed = isinstance(item.message, InferenceMonitor) and item.message.deadline_missed
+            self._take(item, event=event or missed)
 
         return collect
 
@@ -235,7 +237,7 @@ class ManagerNode(ManagedNode):
 
     def _take_telemetry(self) -> None:
         for message in self._telemetry.take():
-            self._keep(to_input(names.TELEMETRY, message))
+            self._keep(make_input(names.TELEMETRY, from_ros(message)))
 
     def _keep(self, item: Input) -> None:
         if len(self._inputs) < MAX_INPUTS:
@@ -260,10 +262,10 @@ class ManagerNode(ManagedNode):
         for command in decision.commands:
             app = self._apps.get(command.app)
             if app is not None:
-                app.commands.publish(conversions.subnet_command_message(command, now_ns))
+                app.commands.publish(to_ros(command))
         if decision.dvfs is not None:
-            self._dvfs_commands.publish(conversions.dvfs_command_message(decision.dvfs, now_ns))
-        self._decisions.publish(conversions.decision_message(decision))
+            self._dvfs_commands.publish(to_ros(decision.dvfs))
+        self._decisions.publish(to_ros(decision))
         self._decision = decision
         self._compute_ms.append(decision.compute_ms)
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
+import dynofa_ros.msg as msg
 from dynofa_ros.application.commands import (
     Order,
     commanded,
@@ -33,16 +34,19 @@ from dynofa_ros.application.worker import (
     Timing,
     run_stretched,
 )
-from dynofa_ros.msg import (
+from dynofa_ros.convert import from_ros, to_ros
+from dynofa_ros.messages import (
     AppTargets,
+    ClassHypothesis,
     Classification,
     DvfsState,
+    Header,
     InferenceMonitor,
     SubnetCommand,
+    SubnetCondition,
     SubnetLibrary,
     SubnetState,
 )
-from dynofa_ros.nodes import perception_messages as messages
 from dynofa_ros.nodes import perception_status as health
 from dynofa_ros.nodes.perception_parameters import PARAMETERS, TARGETS
 from dynofa_ros.ros import names, qos
@@ -52,6 +56,13 @@ from dynofa_ros.ros.node import ManagedNode, run
 from dynofa_ros.supernet.preprocess import preprocess
 from dynofa_ros.supernet.switching import SWITCH_INTERVAL_S, Prepared, Switched, Switcher
 
+try:  # not part of every installation
+    from vision_msgs.msg import Classification as VisionClassification
+    from vision_msgs.msg import ObjectHypothesis
+except ImportError:
+    VisionClassification = None
+
+COMPARABLE_MS = 10_000.0  # a frame older than this was recorded, or the camera has another clock
 WATCH_PERIOD_S = 0.2
 YIELD_S = 1e-4
 RECENT_FRAMES = 150  # over which the diagnostics count misses
@@ -86,14 +97,14 @@ class PerceptionNode(ManagedNode):
             self.get_logger().warning(f"one library is left out: {reason}")
         self._check_pin(self.value("subnet_id"))
         publish = {
-            "classification": (Classification, qos.CLASSIFICATION),
-            "monitor": (InferenceMonitor, qos.MONITOR),
-            "targets": (AppTargets, qos.APP_STATE),
-            "library": (SubnetLibrary, qos.APP_STATE),
-            "subnet_state": (SubnetState, qos.APP_STATE),
+            "classification": (msg.Classification, qos.CLASSIFICATION),
+            "monitor": (msg.InferenceMonitor, qos.MONITOR),
+            "targets": (msg.AppTargets, qos.APP_STATE),
+            "library": (msg.SubnetLibrary, qos.APP_STATE),
+            "subnet_state": (msg.SubnetState, qos.APP_STATE),
         }
-        if messages.VisionClassification is not None:
-            publish["vision_classification"] = (messages.VisionClassification, qos.CLASSIFICATION)
+        if VisionClassification is not None:
+            publish["vision_classification"] = (VisionClassification, qos.CLASSIFICATION)
         self._publish = {
             name: self.advertise(kind, names.app_topic(self.app, name), profile).publish
             for name, (kind, profile) in publish.items()
@@ -102,7 +113,7 @@ class PerceptionNode(ManagedNode):
         self._copies = Copies(self._prepare)
         self._switcher = Switcher(self._copies.prepare, self._cache_bytes)
         self._order = self._default_order()
-        self._status, self._message = SubnetState.APPLIED, ""
+        self._status, self._message = SubnetCondition.APPLIED, ""
         self._switcher.activate(self._order.key)
 
     def activate(self) -> None:
@@ -129,17 +140,20 @@ class PerceptionNode(ManagedNode):
             foreign=True,
         )
         self.subscribe(
-            SubnetCommand, names.app_topic(self.app, "subnet_command"), self._on_command, qos.SUBNET_COMMAND
+            msg.SubnetCommand,
+            names.app_topic(self.app, "subnet_command"),
+            self._on_command,
+            qos.SUBNET_COMMAND,
         )
         if self.value("emulate_dvfs"):
-            self.subscribe(DvfsState, names.DVFS_STATE, self._on_dvfs_state, qos.DEVICE_STATE)
+            self.subscribe(msg.DvfsState, names.DVFS_STATE, self._on_dvfs_state, qos.DEVICE_STATE)
         self.every(WATCH_PERIOD_S, self._watch)
 
     def deactivate(self) -> None:
         if self._worker is not None and not self._worker.stop():
             self.get_logger().error("the frame being answered did not end within 1 s")
         self._worker = None
-        self._publish_state(SubnetState.DISABLED, "the node is inactive")
+        self._publish_state(SubnetCondition.DISABLED, "the node is inactive")
 
     def cleanup(self) -> None:
         if self._switcher is not None:
@@ -198,10 +212,11 @@ class PerceptionNode(ManagedNode):
     def _slowdown(self) -> float:
         return self.value("emulated_slowdown") if self.value("emulate_dvfs") else 1.0
 
-    def _on_command(self, command: SubnetCommand) -> None:
+    def _on_command(self, message: msg.SubnetCommand) -> None:
+        command: SubnetCommand = from_ros(message)
         if command.decision_id <= self._last_decision_id:
             return
-        self._last_decision_id = int(command.decision_id)
+        self._last_decision_id = command.decision_id
         before, emulated = self._managed_order or self._order, self.value("emulate_dvfs")
         order = commanded(command, before, time.perf_counter_ns(), emulated=emulated)
         reason = refusal(command, before, self.networks, emulated=emulated)
@@ -212,7 +227,7 @@ class PerceptionNode(ManagedNode):
             self._mapping.assign(self._order.affinity)
         if reason:
             self.get_logger().warning(f"command {command.decision_id} refused: {reason}")
-            self._publish_state(SubnetState.REJECTED, reason, command.decision_id)
+            self._publish_state(SubnetCondition.REJECTED, reason, command.decision_id)
             return
         self._managed_order = order
         if self.value("subnet_id"):
@@ -229,7 +244,7 @@ class PerceptionNode(ManagedNode):
         self._mapping.assign(order.affinity)
         assert self._switcher is not None
         if not self._switcher.holds(order.key):
-            self._publish_state(SubnetState.PENDING, f"preparing {order.key.subnet_id}")
+            self._publish_state(SubnetCondition.PENDING, f"preparing {order.key.subnet_id}")
         self._switcher.request(order.key, self._on_switched)
 
     def _thin(self, rate_hz: float) -> None:
@@ -239,19 +254,19 @@ class PerceptionNode(ManagedNode):
         elif self._managed_gate is None or self._managed_gate.rate_hz != rate_hz:
             self._managed_gate = RateGate(rate_hz)
 
-    def _standing_status(self) -> tuple[int, str]:
+    def _standing_status(self) -> tuple[SubnetCondition, str]:
         """Status and message while nothing is being changed."""
         if self.value("paused"):
-            return SubnetState.DISABLED, "paused"
+            return SubnetCondition.DISABLED, "paused"
         if self.value("subnet_id"):
-            return SubnetState.PINNED, "pinned by the parameter subnet_id"
-        return SubnetState.APPLIED, self._mapping.reason
+            return SubnetCondition.PINNED, "pinned by the parameter subnet_id"
+        return SubnetCondition.APPLIED, self._mapping.reason
 
     def _on_switched(self, outcome: Switched[SubnetKey]) -> None:
         """Runs in the preparation thread, or in the executor when the sub-network was ready."""
         if outcome.error is not None:
             self.get_logger().error(f"{outcome.key.subnet_id} could not be prepared: {outcome.error}")
-            self._publish_state(SubnetState.REJECTED, outcome.error)
+            self._publish_state(SubnetCondition.REJECTED, outcome.error)
             return
         self._publish_state(*self._standing_status(), duration_ms=outcome.duration_ms)
 
@@ -260,7 +275,7 @@ class PerceptionNode(ManagedNode):
         before = self._mapping.reason
         if (reason := self._mapping.keep()) != before:
             self.get_logger().warning(reason or "the threads run where they should again")
-            if self._status == SubnetState.APPLIED:
+            if self._status == SubnetCondition.APPLIED:
                 self._publish_state(*self._standing_status())
         expires = self._order.expires_ns
         if expires is not None and time.perf_counter_ns() > expires:
@@ -269,7 +284,8 @@ class PerceptionNode(ManagedNode):
             self._managed_order = None
             self._follow(self._default_order())
 
-    def _on_dvfs_state(self, state: DvfsState) -> None:
+    def _on_dvfs_state(self, message: msg.DvfsState) -> None:
+        state: DvfsState = from_ros(message)
         self._clocks = tuple(DomainClock(d.domain, d.actual_hz, d.external_slowdown) for d in state.domains)
 
     # --- frames ------------------------------------------------------------------------------
@@ -310,26 +326,39 @@ class PerceptionNode(ManagedNode):
         logits = self._infer(network, images)
         inferred = time.perf_counter_ns()
         results = [(self.networks.label(i), p) for i, p in top_classes(logits[0], self.value("top_k"))]
-        header = frame.message.header
-        self._publish["classification"](messages.classification(header, results))
+        header = from_ros(frame.message.header)
+        hypotheses = tuple(ClassHypothesis(label, score) for label, score in results)
+        self._send("classification", Classification(hypotheses, header=header))
         if "vision_classification" in self._publish:
-            self._publish["vision_classification"](messages.vision_classification(header, results))
+            vision = [ObjectHypothesis(class_id=label, score=score) for label, score in results]
+            message = VisionClassification(header=frame.message.header, results=vision)
+            self._publish["vision_classification"](message)
         timing = Timing(frame.received_ns, started, prepared, inferred, time.perf_counter_ns())
         sequence, dropped, malformed = self._counters.answered()
-        monitor = messages.monitor(
-            app=self.app,
+        cluster, threads = placement(order, network.key, self.networks)
+        monitor = InferenceMonitor(
             header=header,
-            timing=timing,
-            key=network.key,
-            placement=placement(order, network.key, self.networks),
+            app=self.app,
+            frame_sequence=sequence,
             decision_id=order.decision_id if order.key == network.key else 0,
+            subnet_id=network.key.subnet_id,
+            processor=network.key.processor,
+            threads=threads,
+            cluster=cluster,
+            queue_wait_ms=timing.queue_wait_ms,
+            preprocess_ms=timing.preprocess_ms,
+            inference_ms=timing.inference_ms,
+            postprocess_ms=timing.postprocess_ms,
+            latency_ms=timing.latency_ms,
+            end_to_end_ms=end_to_end_ms(header.stamp_ns, self.get_clock().now().nanoseconds),
             latency_target_ms=target_ms,
-            end_to_end_ms=messages.end_to_end_ms(header.stamp, self.get_clock().now().nanoseconds),
-            counts=(sequence, dropped, malformed),
+            deadline_missed=timing.latency_ms > target_ms,
+            dropped_frames=dropped,
+            malformed_frames=malformed,
             top1_score=results[0][1],
         )
         self._recent_misses.extend([True] * (dropped + malformed) + [monitor.deadline_missed])
-        self._publish["monitor"](monitor)
+        self._send("monitor", monitor)
 
     def _infer(self, network: Prepared[SubnetKey], images: np.ndarray) -> np.ndarray:
         """Logits; with emulate_dvfs the call takes as long as it would on the simulated device."""
@@ -342,17 +371,20 @@ class PerceptionNode(ManagedNode):
     # --- monitors ----------------------------------------------------------------------------
 
     def _publish_targets(self) -> None:
-        stamp = self.get_clock().now().to_msg()
-        self._publish["targets"](
-            messages.targets(stamp, self.app, {name: self.value(name) for name in TARGETS})
-        )
+        values = {name: self.value(name) for name in TARGETS}
+        self._send("targets", AppTargets(self.app, header=self._header(), **values))
 
     def _publish_library(self) -> None:
-        stamp = self.get_clock().now().to_msg()
-        self._publish["library"](messages.library(stamp, self.app, self.networks.libraries, self._slowdown))
+        libraries = self.networks.libraries.values()
+        entries = tuple(e for library in libraries for e in library.subnet_entries(self._slowdown))
+        self._send("library", SubnetLibrary(self.app, entries, header=self._header()))
 
     def _publish_state(
-        self, status: int, message: str, decision_id: int | None = None, duration_ms: float = math.nan
+        self,
+        status: SubnetCondition,
+        message: str,
+        decision_id: int | None = None,
+        duration_ms: float = math.nan,
     ) -> None:
         with self._state_lock:
             self._status, self._message = status, message
@@ -360,18 +392,26 @@ class PerceptionNode(ManagedNode):
             key = current.key if current is not None else self._order.key
             cluster, threads = placement(self._order, key, self.networks)
             entry = self.networks.entry(key.processor, key.subnet_id, cluster, threads)
-            self._publish["subnet_state"](
-                messages.subnet_state(
-                    self.get_clock().now().to_msg(),
-                    self._order.decision_id if decision_id is None else int(decision_id),
-                    key,
-                    (cluster, threads),
-                    status,
-                    message,
-                    duration_ms,
-                    entry.accuracy if entry else math.nan,
-                )
+            state = SubnetState(
+                header=self._header(),
+                decision_id=self._order.decision_id if decision_id is None else decision_id,
+                subnet_id=key.subnet_id,
+                processor=key.processor,
+                threads=threads,
+                cluster=cluster,
+                status=status,
+                message=message,
+                switch_duration_ms=duration_ms,
+                expected_accuracy=entry.accuracy if entry else math.nan,
             )
+            self._send("subnet_state", state)
+
+    def _send(self, name: str, message: Any) -> None:
+        """Publish a message of this package."""
+        self._publish[name](to_ros(message))
+
+    def _header(self) -> Header:
+        return Header(self.get_clock().now().nanoseconds)
 
     # --- diagnostics -------------------------------------------------------------------------
 
@@ -395,10 +435,16 @@ class PerceptionNode(ManagedNode):
             key,
             self._order.decision_id,
             self._message,
-            rejected=self._status == SubnetState.REJECTED,
+            rejected=self._status == SubnetCondition.REJECTED,
             strayed=self._mapping.reason,
             facts=facts,
         )
+
+
+def end_to_end_ms(stamp_ns: int, now_ns: int) -> float:
+    """Age of an image by the node's clock; NaN where the two clocks cannot be compared."""
+    age_ms = (now_ns - stamp_ns) / 1e6
+    return age_ms if stamp_ns > 0 and 0 <= age_ms < COMPARABLE_MS else math.nan
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,15 @@ from typing import Any
 import numpy as np
 from rosbags.typesys.store import Typestore
 
+from dynofa_ros.convert import from_ros
 from dynofa_ros.device.board import BoardError, load_power_model
 from dynofa_ros.device.power_model import differences
-from dynofa_ros.manager.types import Capabilities, Input, Parameters
-from dynofa_ros.messages import PowerModel
+from dynofa_ros.manager.inputs import GONE, Departure, Input, Parameters, make_input, parameters_of
+from dynofa_ros.messages import DeviceCapabilities, ManagerDecision, PowerModel
 from dynofa_ros.recording.bag import BagError, open_bag, typestore
 from dynofa_ros.recording.run import robot_root
 from dynofa_ros.recording.text_log import Message, all_types, read_log
 from dynofa_ros.ros import names
-from dynofa_ros.ros.inputs import GONE, departure, misnamed, parameters_of, stamp_ns, to_input
 
 DECISION_TYPE = "dynofa_ros/msg/ManagerDecision"
 _APP = r"perception/[^/]+/"
@@ -87,7 +88,7 @@ class RecordedInputs:
             if item is None:
                 raise MissingInput(f"{topic} {sequence}")
             inputs.append(item)
-            if isinstance(item.message, Capabilities) and not self._holds_models:
+            if isinstance(item.message, DeviceCapabilities) and not self._holds_models:
                 model = shipped_model(item.message)
                 inputs += [Input(names.POWER_MODEL, sequence, model)] if model else []
         return tuple(inputs)
@@ -95,7 +96,7 @@ class RecordedInputs:
     def take(self, topic: str, sequence: int) -> Input | None:
         """The input that a decision names, None if it was not recorded."""
         if sequence == GONE and _TARGETS.fullmatch(topic):
-            return departure(topic.split("/")[1])
+            return make_input(topic, Departure(topic.split("/")[1]))
         places = self._places.get((topic, sequence), [])
         if _ONCE_ONLY.fullmatch(topic):
             places = [place for place in places if place not in self._taken]
@@ -150,7 +151,7 @@ def read_recording(
         return replace(recording(path, messages(), reader.typestore), problems=tuple(reader.problems))
 
 
-def shipped_model(capabilities: Capabilities) -> PowerModel | None:
+def shipped_model(capabilities: DeviceCapabilities) -> PowerModel | None:
     """Power model of the shipped description that capabilities name, None without one of all their clocks."""
     try:
         model = load_power_model(capabilities.board)
@@ -200,20 +201,18 @@ def _plain(value: Any, description: Any, store: Typestore) -> Any:
 
 def _add_input(inputs: RecordedInputs, topic: str, message: Any) -> None:
     """As the manager's node takes it: what names another application or has no meaning is left out."""
-    if misnamed(topic, message) is None:
-        try:
-            inputs.add(to_input(topic, message))
-        except ValueError:
-            return
+    with suppress(ValueError):
+        inputs.add(make_input(topic, from_ros(message)))
 
 
 def _decision(message: Any, store: Typestore) -> RecordedDecision:
+    decision: ManagerDecision = from_ros(message)
     return RecordedDecision(
-        decision_id=int(message.decision_id),
-        step_number=int(message.step_number),
-        step_time_ns=stamp_ns(message.step_time),
-        inputs=tuple((consumed.topic, int(consumed.sequence)) for consumed in message.inputs),
-        parameters=parameters_of(message),
+        decision_id=decision.decision_id,
+        step_number=decision.step_number,
+        step_time_ns=decision.step_time,
+        inputs=tuple((consumed.topic, consumed.sequence) for consumed in decision.inputs),
+        parameters=parameters_of(decision),
         fields=plain(message, DECISION_TYPE, store),
     )
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from dynofa_ros.manager import RuntimeManager
-from dynofa_ros.manager.types import Decision, Monitors
+from dynofa_ros.manager.inputs import Monitors
+from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.recording.decisions import MissingInput, RecordedDecision, Recording
 
 # Of the node, or what the replay was fed with.

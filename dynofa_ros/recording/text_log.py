@@ -8,7 +8,9 @@ what is as in the topic's last message.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 from rosbags.typesys.store import Typestore
 
 from dynofa_ros.files import write_atomically
+from dynofa_ros.messages import MESSAGES
 from dynofa_ros.recording.bag import BagError, typestore
 
 Message = tuple[str, str, Any]  # topic, message type ("std_msgs/msg/String"), message of rosbags
@@ -33,13 +36,14 @@ def write_log(path: Path, note: str, messages: Iterable[Message]) -> None:
         values = _encode(message, kind, store)
         lines.append(json.dumps([topic, _changes(values, last.get(topic))], separators=(",", ":")))
         topics[topic], last[topic] = kind, values
-    fields = {kind: [n for n, _ in store.fielddefs[kind][1]] for kind in all_types(topics.values(), store)}
-    head = json.dumps({"note": note, "topics": topics, "fields": fields}, separators=(",", ":"))
+    kinds = all_types(topics.values(), store)
+    named = {kind: [n for n, _ in store.fielddefs[kind][1]] for kind in kinds}
+    head = json.dumps({"note": note, "topics": topics, "fields": named}, separators=(",", ":"))
     write_atomically(path, "\n".join([head, *lines, ""]).encode())
 
 
 def read_log(path: Path, *, lenient: bool = False) -> Iterator[Message]:
-    """The messages of a log. lenient: a field that the log lacks is zero or empty, instead of a BagError."""
+    """The messages of a log. lenient: see `make`; without it such a field is a BagError."""
     store = typestore()
     try:
         head, *lines = path.read_text(encoding="utf-8").splitlines()
@@ -56,28 +60,33 @@ def read_log(path: Path, *, lenient: bool = False) -> Iterator[Message]:
         raise BagError(f"{path} is not a log of messages of this version: {error}") from error
 
 
-# Fields that older recordings lack; they are empty or 0 there.
-ADDED = frozenset(
-    {("DeviceCapabilities", "description"), ("DomainCapability", "cpus")}
-    | {
-        (kind, name)
-        for kind in ("AppDecision", "InferenceMonitor", "SubnetCommand", "SubnetEntry", "SubnetState")
-        for name in ("threads", "cluster")
-    }
-)
+@cache
+def _defaults(kind: str) -> dict[str, Any]:
+    """What fields are taken to be that a message of this package lacks."""
+    cls = MESSAGES.get(kind.rpartition("/")[2])
+    own = fields(cls) if cls else ()
+    return {f.name: f.default for f in own if f.default is not MISSING and f.name != "header"}
+
+
+def message_types(kind: str) -> Callable[..., Any]:
+    """What makes a message of rosbags of its fields by name: for `convert.to_ros`."""
+    return lambda **values: make(kind, values)
 
 
 def make(kind: str, source: Any, *, lenient: bool = True) -> Any:
     """A message of rosbags from a mapping or an object with the names of its fields.
 
-    lenient: what the source lacks is zero or empty. Raises ValueError naming a missing field otherwise.
+    What the source lacks is as `messages` has it by default; where there is no default it is zero or empty if
+    ``lenient``, else a ValueError that names it.
     """
     store = typestore()
     values = {}
     for name, description in store.fielddefs[kind][1]:
         found = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
-        if found is None and not lenient and (kind.rpartition("/")[2], name) not in ADDED:
-            raise ValueError(f"its {kind} has no {name}")
+        if found is None:
+            found = _defaults(kind).get(name)
+            if found is None and not lenient:
+                raise ValueError(f"its {kind} has no {name}")
         values[name] = _decode(found, description, lenient)
     return store.types[kind](**values)
 

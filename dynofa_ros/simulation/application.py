@@ -6,13 +6,7 @@ from collections import OrderedDict
 from math import isfinite, nan
 
 from dynofa_ros.application.worker import RateGate
-from dynofa_ros.manager.types import (
-    AppTargets,
-    FrameMonitor,
-    LibraryEntry,
-    SubnetCondition,
-    SubnetStatus,
-)
+from dynofa_ros.messages import AppTargets, InferenceMonitor, SubnetCondition, SubnetEntry, SubnetState
 from dynofa_ros.simulation.log import FrameRecord, Knob
 from dynofa_ros.simulation.noise import Trace
 from dynofa_ros.simulation.scene import App
@@ -22,7 +16,7 @@ HELD = 8  # sub-networks that stay prepared
 DEFAULT_MARGIN = 1.25  # of perception without a manager
 
 
-def default_entry(app: App) -> LibraryEntry:
+def default_entry(app: App) -> SubnetEntry:
     """What the perception node runs before anybody commands it (`application.commands`).
 
     The named one, or the most accurate that should hold the target by itself, else the fastest. Raises
@@ -44,7 +38,7 @@ class SimulatedApplication:
         self.spec = app
         self.trace = trace
         self.targets: AppTargets = app.targets
-        self.library: tuple[LibraryEntry, ...] = app.usable
+        self.library: tuple[SubnetEntry, ...] = app.usable
         self.present = False
         first = default_entry(app)
         self.current = Knob(first.id, first.processor)
@@ -66,7 +60,7 @@ class SimulatedApplication:
         return self.spec.name
 
     @property
-    def entry(self) -> LibraryEntry:
+    def entry(self) -> SubnetEntry:
         """What runs now."""
         return self._entries[self.current.subnet_id, self.current.processor]
 
@@ -87,7 +81,7 @@ class SimulatedApplication:
         self.started_s, self.serving_target_ms = now_s, self.targets.latency_target_ms
         return self.serving
 
-    def answer(self, now_s: float, entry: LibraryEntry, inference_s: float) -> FrameRecord:
+    def answer(self, now_s: float, entry: SubnetEntry, inference_s: float) -> FrameRecord:
         """The frame in work is answered now by ``entry``."""
         index = self.serving
         assert index is not None
@@ -96,7 +90,7 @@ class SimulatedApplication:
         latency_ms, overhead_ms = 1e3 * (now_s - arrived_s), self.trace.overhead_ms[index]
         missed = latency_ms > self.serving_target_ms
         self._sequence += 1
-        monitor = FrameMonitor(
+        monitor = InferenceMonitor(
             app=self.name,
             frame_sequence=self._sequence,
             decision_id=self.decision_id,
@@ -124,7 +118,7 @@ class SimulatedApplication:
         due_ms = self.targets.latency_target_ms
         return [self._drop(i) for i in left if 1e3 * (now_s - self.trace.arrivals_s[i]) > due_ms]
 
-    def command(self, knob: Knob, decision_id: int, now_s: float, free: bool) -> SubnetStatus:
+    def command(self, knob: Knob, decision_id: int, now_s: float, free: bool) -> SubnetState:
         """A new knob; returns the state that the node publishes at once. ``free``: it acts at once."""
         key = (knob.subnet_id, knob.processor)
         if key not in self._entries:
@@ -149,10 +143,10 @@ class SimulatedApplication:
             self._prepare((subnet_id, self.current.processor), now_s)
         return True
 
-    def status(self, condition: SubnetCondition, decision_id: int | None = None) -> SubnetStatus:
+    def status(self, condition: SubnetCondition, decision_id: int | None = None) -> SubnetState:
         """Message of the node's state."""
         known = self.decision_id if decision_id is None else decision_id
-        return SubnetStatus(self.name, known, self.current.subnet_id, self.current.processor, condition)
+        return SubnetState(known, self.current.subnet_id, self.current.processor, condition)
 
     def _prepare(self, key: tuple[str, str], now_s: float) -> float:
         """When a sub-network is ready, if it is wanted now."""

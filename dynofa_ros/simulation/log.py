@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import nan
 
-from dynofa_ros.manager.types import FrameMonitor
+from dynofa_ros.messages import InferenceMonitor
 from dynofa_ros.simulation.scene import Scene
 
 
@@ -40,7 +40,7 @@ class FrameRecord:
     latency_target_ms: float
     missed: bool
     thinned: bool = False
-    monitor: FrameMonitor | None = None
+    monitor: InferenceMonitor | None = None
 
 
 @dataclass(frozen=True, slots=True)

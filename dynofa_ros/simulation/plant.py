@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from math import nan
 
 import msgspec
 
 from dynofa_ros.device.board import Board, processor_domains
-from dynofa_ros.device.device import Band
 from dynofa_ros.device.simulated.power_modes import DomainLimit, mode_limits
 from dynofa_ros.device.simulated.simulated_device import ExternalLoad, SimulatedDevice
 from dynofa_ros.device.simulated.simulated_sensors import Truth
 from dynofa_ros.device.simulated.thermal import with_resistance
-from dynofa_ros.manager.types import (
-    Capabilities,
+from dynofa_ros.messages import (
+    DeviceCapabilities,
+    DeviceTelemetry,
     DomainCapability,
-    DomainReading,
-    DomainStatus,
-    DvfsStatus,
-    Telemetry,
+    DomainState,
+    DvfsState,
+    FrequencyBand,
+    Header,
 )
 from dynofa_ros.simulation.processors import SharedProcessor
 from dynofa_ros.simulation.scene import Scene, Surroundings
@@ -41,7 +42,7 @@ class Plant:
         self._busy: dict[str, float] = {}
         self._load: dict[str, ExternalLoad] = {}
         self._outside: dict[str, dict[str, tuple[float, float]]] = {}
-        self._bands: dict[str, Band] = {}
+        self._bands: dict[str, FrequencyBand] = {}
         self.settle(0.0)
 
     @property
@@ -111,7 +112,9 @@ class Plant:
         self.device.advance(0.0, self._busy, self._load)
         self.settle(now_s)
 
-    def apply(self, bands: Sequence[Band], governors: Iterable[tuple[str, str]], now_s: float) -> None:
+    def apply(
+        self, bands: Sequence[FrequencyBand], governors: Iterable[tuple[str, str]], now_s: float
+    ) -> None:
         """Turn the knobs of the device."""
         for name, governor in governors:
             self.device.set_governor(name, governor)
@@ -131,7 +134,7 @@ class Plant:
 
     # --- what is published about it ------------------------------------------------------------
 
-    def capabilities(self) -> Capabilities:
+    def capabilities(self) -> DeviceCapabilities:
         """The clocks that the mode leaves; domains that it switches off are left out."""
         limits = self._limit(self.device.mode)
         domains = tuple(
@@ -139,23 +142,29 @@ class Plant:
             for name, domain in self.board.domains.items()
             if limits[name].online
         )
-        return Capabilities(self.board.name, domains, self.board.processors)
+        return DeviceCapabilities(self.board.name, domains, self.board.processors)
 
-    def states(self, now_ns: int, decision_id: int) -> DvfsStatus:
+    def states(self, now_ns: int, decision_id: int) -> DvfsState:
         """Requested and real state of the clocks."""
         domains = []
         for name, hz in self.clocks_hz.items():
             band = self._bands.get(name)
             low, high = (band.min_hz, band.max_hz) if band else (0, 0)
-            domains.append(DomainStatus(name, low, high, float(hz)))
-        return DvfsStatus(now_ns, decision_id, tuple(domains))
+            domains.append(DomainState(name, low, high, float(hz)))
+        return DvfsState(decision_id, tuple(domains), header=Header(now_ns))
 
-    def telemetry(self, now_ns: int, broken_thermometers: bool) -> Telemetry:
+    def telemetry(self, now_ns: int, broken_thermometers: bool) -> DeviceTelemetry:
         """One sample of the sensors."""
         sample = self.device.read()
-        readings = tuple(DomainReading(d.domain, d.frequency_hz, d.utilization) for d in sample.domains)
-        temperatures = tuple(nan if broken_thermometers else t.temperature_c for t in sample.temperatures)
-        return Telemetry(now_ns, sample.total_power_w, readings, temperatures)
+        if broken_thermometers:
+            broken = tuple(replace(t, temperature_c=nan) for t in sample.temperatures)
+            sample = replace(sample, temperatures=broken)
+        return DeviceTelemetry(
+            sample.total_power_w,
+            domains=sample.domains,
+            temperatures=sample.temperatures,
+            header=Header(now_ns),
+        )
 
     def truth(self) -> Truth:
         """What really holds."""

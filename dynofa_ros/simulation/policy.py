@@ -1,6 +1,6 @@
 """What a policy sees and commands: the interface of a manager under test.
 
-Messages are those of :mod:`dynofa_ros.manager.types`, so that a policy gets exactly what the manager node
+Messages are those of :mod:`dynofa_ros.messages`, so that a policy gets exactly what the manager node
 gets. Units are in the names; times are seconds since the start of the scene; unknown numbers are NaN.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
-from dynofa_ros.device.device import Band
-from dynofa_ros.manager.types import AppTargets, Capabilities, Input, LibraryEntry, Parameters, Telemetry
+from dynofa_ros.manager.inputs import Input, Parameters
+from dynofa_ros.messages import AppTargets, DeviceCapabilities, DeviceTelemetry, FrequencyBand, SubnetEntry
 from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import FrameRecord, Knob
 from dynofa_ros.simulation.scene import Scene
@@ -29,7 +29,7 @@ class Command:
     """
 
     knobs: Mapping[str, Knob] = field(default_factory=dict)
-    bands: tuple[Band, ...] = ()
+    bands: tuple[FrequencyBand, ...] = ()
     governors: Mapping[str, str] = field(default_factory=dict)
     mode: str | None = None
     decision_id: int = 0
@@ -40,7 +40,7 @@ class AppView:
     """What is published about one application."""
 
     targets: AppTargets
-    library: tuple[LibraryEntry, ...]
+    library: tuple[SubnetEntry, ...]
     running: Knob
 
 
@@ -58,9 +58,9 @@ class Observation:
     inputs: tuple[Input, ...]
     apps: Mapping[str, AppView]
     parameters: Parameters
-    capabilities: Capabilities
+    capabilities: DeviceCapabilities
     clocks_hz: Mapping[str, float]
-    telemetry: Telemetry | None
+    telemetry: DeviceTelemetry | None
 
 
 class Policy(ABC):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import inf
 
 from dynofa_ros.device.board import Board, processor_domains
-from dynofa_ros.manager.types import LibraryEntry
+from dynofa_ros.messages import SubnetEntry
 
 # Guess: published figures have 570 ms at 1.42 GHz and 840 ms at 1.19 GHz with fewer cores (4 of 6, it seems).
 CORES_EXPONENT = 0.5
@@ -22,7 +22,7 @@ class Job:
     """One inference under way, alone it takes ``alpha_s + cycles / clock``. ``left`` goes from 1 to 0."""
 
     app: str
-    entry: LibraryEntry
+    entry: SubnetEntry
     alpha_s: float
     cycles: float
     started_s: float
@@ -53,7 +53,7 @@ class SharedProcessor:
         self._hz = min((hz for hz, _ in on), default=0.0)
         self._capacity = (sum(cores for _, cores in on) / self._total) ** CORES_EXPONENT if on else 0.0
 
-    def start(self, app: str, entry: LibraryEntry, factor: float, now_s: float) -> None:
+    def start(self, app: str, entry: SubnetEntry, factor: float, now_s: float) -> None:
         """An inference begins; ``factor`` = bias * noise on what the library says."""
         self.progress(now_s)
         scale = 1e-3 * factor
@@ -81,9 +81,9 @@ class SharedProcessor:
             job.ready_s = self._now_s + job.left * self._duration_s(job)
             self.ready_s = min(self.ready_s, job.ready_s)
 
-    def reference_hz(self, entry: LibraryEntry) -> float:
+    def reference_hz(self, entry: SubnetEntry) -> float:
         """Clock that the latency of an entry is given for."""
-        named = [hz for domain, hz in entry.reference_hz if domain in self._cores]
+        named = [r.frequency_hz for r in entry.reference_frequencies if r.domain in self._cores]
         return float(min(named)) if named else self._top_hz
 
     def _duration_s(self, job: Job) -> float:

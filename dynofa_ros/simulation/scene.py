@@ -11,7 +11,8 @@ from math import inf
 from typing import Literal, TypeAlias
 
 from dynofa_ros.device.board import Board
-from dynofa_ros.manager.types import AppTargets, LibraryEntry, Parameters
+from dynofa_ros.manager.inputs import Parameters
+from dynofa_ros.messages import AppTargets, SubnetEntry
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class App:
 
     name: str
     targets: AppTargets
-    library: tuple[LibraryEntry, ...]
+    library: tuple[SubnetEntry, ...]
     mapping: str = "gpu"
     movable: bool = True
     start: str | None = None
@@ -51,7 +52,7 @@ class App:
     overhead_ms: float = 3.0  # preprocessing and postprocessing of a frame
 
     @property
-    def usable(self) -> tuple[LibraryEntry, ...]:
+    def usable(self) -> tuple[SubnetEntry, ...]:
         """The library as it is published: of one processor only if the application must not move."""
         if self.movable:
             return self.library

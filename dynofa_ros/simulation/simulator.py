@@ -15,7 +15,8 @@ from math import inf, isfinite
 from typing import Literal
 
 from dynofa_ros.device.board import power_model
-from dynofa_ros.manager.types import Departure, Input, Message, SubnetCondition, SubnetLibrary, Telemetry
+from dynofa_ros.manager.inputs import Departure, Input, Message
+from dynofa_ros.messages import DeviceTelemetry, SubnetCondition, SubnetLibrary
 from dynofa_ros.simulation.application import SimulatedApplication
 from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import FrameRecord, Run, Sample
@@ -56,7 +57,7 @@ class Simulation:
         self.faults: set[str] = set()
         self._frozen: dict[str, FrameRecord] = {}
         self._inputs: list[Input] = []
-        self._telemetry: Telemetry | None = None
+        self._telemetry: DeviceTelemetry | None = None
         self._capabilities = self.plant.capabilities()
         self._published_hz: dict[str, int] = {}
         self._decision_id = 0

@@ -19,11 +19,11 @@ from command import dynofa
 from fake_kernel import GPU, limits_on_disk, make_board, policy, put
 
 from dynofa_ros.cli.common import CliError, UsageError
-from dynofa_ros.device.device import Band, DomainStatus
 from dynofa_ros.device.linux import permissions
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.linux.sysfs import SysFiles
+from dynofa_ros.messages import DomainStatus, FrequencyBand
 
 LOW = 499_200_000
 NOBODY = 65534
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("state")
 def leave_changed(root: Path) -> None:
     """A process changes clocks and ends without giving them back."""
     code = (
-        "import os, sys; from pathlib import Path; from dynofa_ros.device.device import Band; "
+        "import os, sys; from pathlib import Path; from dynofa_ros.messages import FrequencyBand as Band; "
         "from dynofa_ros.device.linux.linux_device import SysfsDevice; "
         "from dynofa_ros.device.linux.sysfs import SysFiles; "
         "device = SysfsDevice(SysFiles(Path(sys.argv[1])), allow_writes=True); "
@@ -87,7 +87,7 @@ def test_restore_fails_while_something_is_left(root: Path, capsys) -> None:
 
 def test_restore_leaves_a_living_process_alone(root: Path) -> None:
     with SysfsDevice(SysFiles(root), allow_writes=True) as living:
-        living.apply([Band("cpu0", LOW, LOW)])
+        living.apply([FrequencyBand("cpu0", LOW, LOW)])
         with pytest.raises(
             CliError, match=f"^process {os.getpid()} controls the clocks of .* stop it first$"
         ):
@@ -265,7 +265,7 @@ def test_a_member_of_the_group_sets_clocks_and_nobody_else(
     def set_clocks() -> list[Any]:
         with SysfsDevice(SysFiles(root), allow_writes=True) as clocks:
             can_write = [d.can_write for d in clocks.capabilities().domains]
-            last = clocks.apply([Band("cpu0", LOW, LOW)])
+            last = clocks.apply([FrequencyBand("cpu0", LOW, LOW)])
             cpu0 = next(s for s in reversed(last) if s.domain == "cpu0")
             return [
                 can_write,

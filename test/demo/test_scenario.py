@@ -44,7 +44,7 @@ SLOWDOWN = 45.0 / 1.8459  # the largest sub-network of the demo's library takes 
 
 def mapped(name: str, seconds: float | None = None) -> Mapped:
     library = live_library(load_library(share_file(*DEMO_LIBRARY)), scenario.original(name))
-    return map_scene(name, scenario.published_entries(library, SLOWDOWN), seconds)
+    return map_scene(name, library.subnet_entries(SLOWDOWN), seconds)
 
 
 # --- what is carried over ------------------------------------------------------------------------
@@ -57,7 +57,7 @@ def test_the_library_stands_for_the_gpu_with_the_scenarios_share_of_beta() -> No
     for entry in library:
         assert entry.alpha_ms + entry.beta_ms == pytest.approx(entry.latency_ms.median)
         assert entry.beta_ms / entry.latency_ms.median == pytest.approx(0.4, abs=0.01)
-    assert scenario.published_entries(library, SLOWDOWN)[-1].latency_ms == pytest.approx(45.0)
+    assert library.subnet_entries(SLOWDOWN)[-1].latency_ms == pytest.approx(45.0)
 
 
 @pytest.mark.parametrize("name", LIVE_SCENARIOS)

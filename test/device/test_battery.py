@@ -15,7 +15,7 @@ pytest.importorskip("dynofa_ros.msg", reason="the messages of the package are no
 
 from builtin_interfaces.msg import Time
 
-from dynofa_ros.device.device import DeviceSample, RailSample, TemperatureSample, ThrottleFlag
+from dynofa_ros.device.device import DeviceSample, RailSample, TemperatureSample
 from dynofa_ros.device.linux.battery import BatterySample, find_batteries, read_battery
 from dynofa_ros.device.linux.sysfs import SysFiles
 from dynofa_ros.nodes.device_standard import battery_message, temperature_message
@@ -82,7 +82,7 @@ def test_whatever_the_files_hold_there_is_a_message(tmp_path_factory, values: di
 
 
 def sample(rail: RailSample, *temperatures: TemperatureSample) -> DeviceSample:
-    return DeviceSample(rail.power_w, (rail,), (), temperatures, ThrottleFlag.NONE, taken_s=10.0)
+    return DeviceSample(rail.power_w, (rail,), (), temperatures, taken_s=10.0)
 
 
 def test_the_hottest_known_sensor_is_the_temperature() -> None:

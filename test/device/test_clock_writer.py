@@ -13,7 +13,7 @@ from fake_kernel import CPU_TABLE, GPU, GPU_TABLE, FakeKernel, limits_on_disk, m
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynofa_ros.device.device import AppliedDomain, Band, DomainStatus
+from dynofa_ros.device.device import AppliedDomain
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.clock_domain import HOLD_S, MOST_MISSES
 from dynofa_ros.device.linux.clock_limits import LimitFiles, Limits, read_limits, write_limits
@@ -21,6 +21,7 @@ from dynofa_ros.device.linux.clock_plan import BandRefusedError, plan_band
 from dynofa_ros.device.linux.clock_writer import ClockWriter
 from dynofa_ros.device.linux.discovery import discover
 from dynofa_ros.device.linux.discovery_limits import power_mode
+from dynofa_ros.messages import DomainStatus, FrequencyBand
 
 OLD, NEW = (4, 9), (5, 10)
 LOW, MIDDLE, HIGH = 499_200_000, 1_113_600_000, 1_907_200_000
@@ -51,7 +52,7 @@ class Bench:
     def wait(self, seconds: float) -> None:
         self.kernel.now_s += seconds
 
-    def apply(self, *bands: Band) -> dict[str, AppliedDomain]:
+    def apply(self, *bands: FrequencyBand) -> dict[str, AppliedDomain]:
         """Refusals replace the state of their domain."""
         return {state.domain: state for state in self.writer.apply(bands)}
 
@@ -139,7 +140,7 @@ def test_only_limits_of_clocks_can_be_written(path: str) -> None:
 
 
 def test_bands_are_written_in_the_files_units_and_take_effect_after_the_delay(bench: Bench) -> None:
-    states = bench.apply(Band("cpu0", LOW, MIDDLE), pin("gpu", GPU_TABLE[4]))
+    states = bench.apply(FrequencyBand("cpu0", LOW, MIDDLE), pin("gpu", GPU_TABLE[4]))
     assert bench.limits("cpu0") == (LOW // 1000, MIDDLE // 1000)
     assert bench.limits("gpu") == (GPU_TABLE[4], GPU_TABLE[4])
     assert states["gpu"].status is states["cpu0"].status is DomainStatus.PENDING
@@ -153,9 +154,9 @@ def test_bands_are_written_in_the_files_units_and_take_effect_after_the_delay(be
 
 
 def test_edges_are_rounded_to_the_table_and_a_band_between_clocks_takes_the_nearest(bench: Bench) -> None:
-    bench.apply(Band("cpu0", 500_000_000, 1_000_000_000))
+    bench.apply(FrequencyBand("cpu0", 500_000_000, 1_000_000_000))
     assert bench.limits("cpu0") == (576_000, 960_000)
-    state = bench.apply(Band("cpu0", 970_000_000, 980_000_000))["cpu0"]
+    state = bench.apply(FrequencyBand("cpu0", 970_000_000, 980_000_000))["cpu0"]
     assert bench.limits("cpu0") == (960_000, 960_000)
     assert "no clock between" in state.reason and "960000000" in state.reason
     assert bench.follow()["cpu0"].status is DomainStatus.APPLIED
@@ -164,15 +165,17 @@ def test_edges_are_rounded_to_the_table_and_a_band_between_clocks_takes_the_near
 @pytest.mark.parametrize(
     ("band", "said"),
     [
-        (Band("npu", LOW, HIGH), "unknown clock domain 'npu' (known: cpu0, cpu2, cpu4, gpu)"),
-        (Band("cpu0", HIGH, LOW), "min_hz 1907200000 is above max_hz 499200000"),
-        (Band("cpu0", -1, LOW), "min_hz -1 is outside its range 115200000..1907200000"),
-        (Band("cpu0", LOW // 1000, HIGH // 1000), "outside its range"),  # kHz where Hz belong
-        (Band("cpu0", LOW, 2**64 - 1), "max_hz 18446744073709551615 is outside"),
-        (Band("cpu0", math.nan, HIGH), "min_hz nan is outside"),  # type: ignore[arg-type]
+        (FrequencyBand("npu", LOW, HIGH), "unknown clock domain 'npu' (known: cpu0, cpu2, cpu4, gpu)"),
+        (FrequencyBand("cpu0", HIGH, LOW), "min_hz 1907200000 is above max_hz 499200000"),
+        (FrequencyBand("cpu0", -1, LOW), "min_hz -1 is outside its range 115200000..1907200000"),
+        (FrequencyBand("cpu0", LOW // 1000, HIGH // 1000), "outside its range"),  # kHz where Hz belong
+        (FrequencyBand("cpu0", LOW, 2**64 - 1), "max_hz 18446744073709551615 is outside"),
+        (FrequencyBand("cpu0", math.nan, HIGH), "min_hz nan is outside"),  # type: ignore[arg-type]
     ],
 )
-def test_what_cannot_be_met_is_refused_and_nothing_is_written(bench: Bench, band: Band, said: str) -> None:
+def test_what_cannot_be_met_is_refused_and_nothing_is_written(
+    bench: Bench, band: FrequencyBand, said: str
+) -> None:
     refused = bench.apply(band)[band.domain]
     assert refused.status is DomainStatus.REJECTED and said in refused.reason
     assert not bench.kernel.writes and not bench.backup.left_over()
@@ -185,19 +188,22 @@ def test_a_domain_named_twice_is_refused_and_the_others_are_set(bench: Bench) ->
 
 
 def test_a_refused_band_leaves_the_one_before(bench: Bench) -> None:
-    bench.apply(Band("cpu0", LOW, MIDDLE))
-    bench.apply(Band("cpu0", HIGH, LOW))
+    bench.apply(FrequencyBand("cpu0", LOW, MIDDLE))
+    bench.apply(FrequencyBand("cpu0", HIGH, LOW))
     state = bench.follow()["cpu0"]
-    assert (state.min_hz, state.max_hz, state.status) == (LOW, MIDDLE, DomainStatus.APPLIED)
+    assert (state.requested_min_hz, state.requested_max_hz) == (LOW, MIDDLE)
+    assert state.status is DomainStatus.APPLIED
 
 
 def test_a_domain_without_a_table_takes_what_is_asked(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     (bench.root / policy(0)[1:] / "scaling_available_frequencies").unlink()
     domain = discover(bench.kernel).domains[0]
-    assert plan_band(Band("cpu0", 500_000_000, 600_000_000), domain).limits == Limits(500_000, 600_000)
+    assert plan_band(FrequencyBand("cpu0", 500_000_000, 600_000_000), domain).limits == Limits(
+        500_000, 600_000
+    )
     with pytest.raises(BandRefusedError, match="outside its range"):
-        plan_band(Band("cpu0", 0, 600_000_000), domain)
+        plan_band(FrequencyBand("cpu0", 0, 600_000_000), domain)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +244,7 @@ def test_without_permission_the_cure_is_named_and_nothing_is_half_written(bench:
 
 
 def test_permission_lost_between_the_two_files_is_rolled_back(bench: Bench) -> None:
-    bench.apply(Band("cpu0", LOW, MIDDLE))
+    bench.apply(FrequencyBand("cpu0", LOW, MIDDLE))
     allowed = bench.kernel.can_write
     bench.kernel.can_write = lambda path: (True, "")  # the check came before it was lost
     bench.kernel.closed.add(f"{policy(0)}/scaling_min_freq")
@@ -315,7 +321,7 @@ def test_a_clock_that_ignores_its_limits_is_not_under_control(bench: Bench) -> N
     assert bench.follow(0.04)["cpu0"].status is DomainStatus.PENDING
     state = bench.follow()["cpu0"]
     assert state.status is DomainStatus.DISABLED and "runs at 1420800000 Hz, above" in state.reason
-    bench.apply(Band("cpu0", MIDDLE, HIGH))  # the limits are still ours
+    bench.apply(FrequencyBand("cpu0", MIDDLE, HIGH))  # the limits are still ours
     assert bench.limits("cpu0") == (MIDDLE // 1000, HIGH // 1000)
     assert bench.follow()["cpu0"].status is DomainStatus.APPLIED
 
@@ -388,7 +394,7 @@ def test_jetson_clocks_started_meanwhile_takes_over(bench: Bench) -> None:
 
 def test_nvpmodels_cap_cuts_a_band(tmp_path: Path) -> None:
     bench = Bench(tmp_path, conf=fake_kernel.NVPMODEL_CONF)
-    state = bench.apply(Band("cpu0", LOW, HIGH))["cpu0"]
+    state = bench.apply(FrequencyBand("cpu0", LOW, HIGH))["cpu0"]
     assert bench.limits("cpu0") == (LOW // 1000, 1_420_800) and "nvpmodel mode MODE_15W" in state.reason
     assert bench.follow()["cpu0"].status is DomainStatus.APPLIED
     bench.apply(pin("cpu0", HIGH))

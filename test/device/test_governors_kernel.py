@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from dynofa_ros.device.board import load_board
 from dynofa_ros.device.board_sections import GovernorName
-from dynofa_ros.device.device import Band
 from dynofa_ros.device.simulated.governors import (
     GOVERNORS,
     GovernorState,
@@ -26,6 +25,7 @@ from dynofa_ros.device.simulated.governors import (
     simple_ondemand,
     userspace,
 )
+from dynofa_ros.messages import FrequencyBand
 
 BOARD = load_board("xavier_nx")
 CPU, GPU = BOARD.domains["cpu0"].frequencies_hz, BOARD.domains["gpu"].frequencies_hz
@@ -37,7 +37,7 @@ def cpu(busy: float = 0.5, utilization: float = 0.0, hz: int = CPU[-1], now_s: f
     return Load(now_s, 0.01, hz, busy, utilization, **{"cores": 2, **more})
 
 
-def choose(law, load: Load, table=CPU, band: Band | None = None, state=START) -> int:
+def choose(law, load: Load, table=CPU, band: FrequencyBand | None = None, state=START) -> int:
     return law(state, load, table, band or whole(table))[1]
 
 
@@ -57,7 +57,7 @@ def test_the_board_files_may_name_every_governor():
 @given(st.sampled_from(sorted(GOVERNORS)), st.tuples(st.integers(0, 14), st.integers(0, 14)), loads)
 def test_every_choice_is_a_clock_of_the_band(name, limits, history):
     low, high = sorted(limits)
-    band = Band("gpu", GPU[low], GPU[high])
+    band = FrequencyBand("gpu", GPU[low], GPU[high])
     state, current = GovernorState(speed_hz=700 * MHZ), band.min_hz
     for step, (busy, utilization, idle, realtime, io_wait) in enumerate(history):
         load = Load(0.025 * step, 0.025, current, busy, utilization, 1, idle and busy == 0, realtime, io_wait)
@@ -80,7 +80,7 @@ def test_more_load_never_gives_a_lower_clock(name, busy, clock):
 
 
 def test_performance_powersave_and_userspace():
-    band = Band("any", CPU[3], CPU[9])
+    band = FrequencyBand("any", CPU[3], CPU[9])
     assert choose(performance, cpu(0.0), band=band) == CPU[9]
     assert choose(powersave, cpu(1.0), band=band) == CPU[3]
     assert choose(userspace, cpu(hz=CPU[5]), band=band) == CPU[5]
@@ -127,7 +127,10 @@ def test_schedutil_waits_for_its_rate_limit_and_counts_only_changes():
 
 
 def test_schedutil_goes_to_the_top_of_the_band_for_a_realtime_task():
-    assert choose(schedutil, cpu(0.01, 0.01, realtime=True), band=Band("any", CPU[0], CPU[10])) == CPU[10]
+    assert (
+        choose(schedutil, cpu(0.01, 0.01, realtime=True), band=FrequencyBand("any", CPU[0], CPU[10]))
+        == CPU[10]
+    )
 
 
 def test_schedutil_boosts_tasks_that_wait_for_io():
@@ -165,8 +168,8 @@ def test_ondemand_is_proportional_below_its_threshold(busy, clock_khz):
 
 
 def test_ondemand_reckons_with_the_whole_table_and_then_cuts():
-    assert choose(ondemand, cpu(0.40), band=Band("any", CPU[12], CPU[20])) == CPU[12]
-    assert choose(ondemand, cpu(0.40), band=Band("any", CPU[0], CPU[4])) == CPU[4]
+    assert choose(ondemand, cpu(0.40), band=FrequencyBand("any", CPU[12], CPU[20])) == CPU[12]
+    assert choose(ondemand, cpu(0.40), band=FrequencyBand("any", CPU[0], CPU[4])) == CPU[4]
 
 
 def test_ondemand_of_raspberry_pi_stays_at_the_top_for_50_samples():
@@ -216,7 +219,7 @@ def test_simple_ondemand_without_a_measurement_goes_to_the_top():
     assert choose(simple_ondemand, Load(1.0, 0.0, 510 * MHZ, 0.0), GPU) == GPU[-1]
 
 
-def reference_podgov(shares: list[int], table: tuple[int, ...], band: Band) -> list[int]:
+def reference_podgov(shares: list[int], table: tuple[int, ...], band: FrequencyBand) -> list[int]:
     """The published recurrence, written down once more; ``shares`` in permille, one every 25 ms."""
     current, cycles_avg, freq_avg, last_us, clocks = band.min_hz, 0, 0, -(10**9), []
     for step, share in enumerate(shares):
@@ -246,7 +249,7 @@ def reference_podgov(shares: list[int], table: tuple[int, ...], band: Band) -> l
     st.lists(st.integers(0, 1000), max_size=80), st.tuples(st.integers(0, 14), st.integers(0, 14)).map(sorted)
 )
 def test_podgov_is_the_published_recurrence(shares, limits):
-    band = Band("gpu", GPU[limits[0]], GPU[limits[1]])
+    band = FrequencyBand("gpu", GPU[limits[0]], GPU[limits[1]])
     state, current, clocks = START, band.min_hz, []
     for step, share in enumerate(shares):
         state, current = nvhost_podgov(state, Load(0.025 * step, 0.025, current, share / 1000), GPU, band)

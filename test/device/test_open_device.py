@@ -13,11 +13,11 @@ from factories import pin
 from fake_kernel import CPU_TABLE, GPU, GPU_TABLE, limits_on_disk, policy, put
 
 from dynofa_ros.device.command_control import ClockControl
-from dynofa_ros.device.device import Band, DomainStatus
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.linux.sysfs import SysFiles
 from dynofa_ros.device.open import kernel_root, open_device
 from dynofa_ros.device.simulated.real_time import RealTimeSimulation
+from dynofa_ros.messages import DomainStatus, FrequencyBand
 
 SHARED = sorted(p.stem for p in sysfs_tree.SHARED_TREES.glob("*.yaml") if p.stem != "symlinks")
 
@@ -130,7 +130,7 @@ def test_pinned_clocks_are_no_capability(root: Path) -> None:
 def test_the_dead_man_time_gives_the_clocks_back(root: Path, state: Path) -> None:
     before = limits_on_disk(root)
     control = ClockControl(opened(root), 5.0)
-    control.command(1, [pin("cpu0", 499_200_000), Band("gpu", GPU_TABLE[0], GPU_TABLE[2])], 2.0, 0.0)
+    control.command(1, [pin("cpu0", 499_200_000), FrequencyBand("gpu", GPU_TABLE[0], GPU_TABLE[2])], 2.0, 0.0)
     assert limits_on_disk(root) != before and list(state.glob("*.json"))
     assert not control.check(1.9)
     assert control.check(2.1)

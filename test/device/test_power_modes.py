@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynofa_ros.device.board import load_board, processor_domains
-from dynofa_ros.device.device import Band, DomainStatus, ThrottleFlag
 from dynofa_ros.device.simulated.power_modes import DomainLimit, find_mode, mode_limits
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
+from dynofa_ros.messages import DomainStatus, FrequencyBand, ThrottleFlag
 
 NX, ORIN = load_board("xavier_nx"), load_board("orin_nano")
 FULL = {"cpu0": 1.0, "cpu2": 1.0, "cpu4": 1.0, "gpu": 1.0, "emc": 1.0}
@@ -75,13 +75,13 @@ def test_a_mode_caps_the_clocks_and_switches_clusters_off():
     assert left["gpu"] == tuple(hz for hz in NX.domains["gpu"].frequencies_hz if hz <= 803_250_000)
     offline = simulated.capabilities().domains[2]
     assert (offline.can_write, offline.reason) == (False, "cpu4: offline in mode MODE_10W_4CORE")
-    assert simulated.read().throttle == ThrottleFlag.NONE
+    assert simulated.read().throttle_flags == ThrottleFlag.NONE
 
 
 def test_a_cap_in_mid_run_holds_a_band_down_and_lets_it_go_again():
     simulated = SimulatedDevice(NX)
-    gpu = Band("gpu", 1_109_250_000, 1_109_250_000)
-    simulated.apply([gpu, Band("cpu4", 1_420_800_000, 1_420_800_000)])
+    gpu = FrequencyBand("gpu", 1_109_250_000, 1_109_250_000)
+    simulated.apply([gpu, FrequencyBand("cpu4", 1_420_800_000, 1_420_800_000)])
     simulated.advance(0.1)
     simulated.set_mode(4)
     assert simulated.mode == "MODE_10W_4CORE"
@@ -89,7 +89,7 @@ def test_a_cap_in_mid_run_holds_a_band_down_and_lets_it_go_again():
     states = {domain.domain: domain for domain in simulated.applied()}
     assert states["gpu"].status is DomainStatus.THROTTLED and states["gpu"].actual_hz == 803_250_000
     assert states["cpu4"].status is DomainStatus.DISABLED and states["cpu4"].actual_hz == 0
-    (refused,) = [d for d in simulated.apply([Band("cpu4", 115_200_000, 115_200_000)]) if d.reason]
+    (refused,) = [d for d in simulated.apply([FrequencyBand("cpu4", 115_200_000, 115_200_000)]) if d.reason]
     assert refused.status is DomainStatus.REJECTED and "cpu4: offline in mode" in refused.reason
     simulated.set_mode(None)
     simulated.advance(0.1)

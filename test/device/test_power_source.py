@@ -23,8 +23,14 @@ from dynofa_ros.device.linux.sysfs import SysFiles
 from dynofa_ros.device.open import Opened, open_device
 from dynofa_ros.device.power_model import differences, predict_power
 from dynofa_ros.manager import RuntimeManager
-from dynofa_ros.manager.types import Capabilities, DomainCapability, DomainReading, Input, Monitors, Telemetry
-from dynofa_ros.messages import PowerModel
+from dynofa_ros.manager.inputs import Input, Monitors
+from dynofa_ros.messages import (
+    DeviceCapabilities,
+    DeviceTelemetry,
+    DomainCapability,
+    DomainTelemetry,
+    PowerModel,
+)
 from dynofa_ros.paths import share_file
 
 NX = "NVIDIA Jetson Xavier NX Developer Kit"
@@ -64,8 +70,10 @@ def power_file(folder: Path, **changed: object) -> Path:
 def manager_of(opened: Opened) -> RuntimeManager:
     """A manager that has heard what the device publishes."""
     known = opened.device.capabilities()
-    domains = tuple(DomainCapability(d.domain, d.frequencies_hz, d.can_write) for d in known.domains)
-    messages = [Capabilities(known.board, domains, known.processors)]
+    domains = tuple(
+        DomainCapability(d.domain, d.frequencies_hz, can_write=d.can_write) for d in known.domains
+    )
+    messages = [DeviceCapabilities(known.board, domains, known.processors)]
     messages += [opened.power_model] if opened.power_model else []
     manager = RuntimeManager()
     inputs = tuple(Input("t", n, message) for n, message in enumerate(messages))
@@ -146,7 +154,7 @@ def test_the_simulated_board_describes_itself() -> None:
 
 def heard(model: PowerModel, *domains: str) -> RuntimeManager:
     table = (500_000_000, 1_000_000_000)
-    known = Capabilities("b", tuple(DomainCapability(name, table) for name in domains), ("cpu",))
+    known = DeviceCapabilities("b", tuple(DomainCapability(name, table) for name in domains), ("cpu",))
     manager = RuntimeManager()
     manager.step(1_000_000_000, Monitors((Input("t", 1, known), Input("t", 2, model))))
     return manager
@@ -161,9 +169,9 @@ def test_a_model_with_terms_in_excess_is_used_and_says_so() -> None:
     assert world.power_model is not None
     assert "npu, emc count as switched off" in world.power_model_remark
     clocks = {"cpu0": 1.19e9, "cpu2": 1.19e9, "cpu4": 1.19e9, "gpu": 510e6}
-    readings = tuple(DomainReading(name, hz, 0.5) for name, hz in clocks.items())
+    readings = tuple(DomainTelemetry(name, hz, 50.0) for name, hz in clocks.items())
     expected = predict_power(SHIPPED, {**clocks, "npu": 0.0, "emc": 0.0}, dict.fromkeys(clocks, 0.5), 46.0)
-    measured = world.power_model.total_w(Telemetry(1, 8.0, readings), 46.0)
+    measured = world.power_model.total_w(DeviceTelemetry(8.0, domains=readings), 46.0)
     assert measured == pytest.approx(expected.total_w, rel=1e-12)
 
 
@@ -179,12 +187,12 @@ def test_a_clock_that_could_never_be_read_counts_as_off() -> None:
     tables = heard(SHIPPED, *(d.domain for d in SHIPPED.domains)).world.power_model
     assert tables is not None
     clocks = {d.domain: d.top_hz for d in SHIPPED.domains} | {"emc": math.nan}
-    readings = tuple(DomainReading(name, hz, 0.0) for name, hz in clocks.items())
-    without = tables.total_w(Telemetry(1, 8.0, readings), 46.0)
+    readings = tuple(DomainTelemetry(name, hz, 0.0) for name, hz in clocks.items())
+    without = tables.total_w(DeviceTelemetry(8.0, domains=readings), 46.0)
     assert math.isfinite(without)
     known = tuple(replace(r, frequency_hz=1.6e9) if r.domain == "emc" else r for r in readings)
-    assert tables.total_w(Telemetry(2, 8.0, known), 46.0) > without + 0.1
-    assert math.isnan(tables.total_w(Telemetry(3, 8.0, readings), 46.0)), "it is missing now"
+    assert tables.total_w(DeviceTelemetry(8.0, domains=known), 46.0) > without + 0.1
+    assert math.isnan(tables.total_w(DeviceTelemetry(8.0, domains=readings), 46.0)), "it is missing now"
 
 
 @pytest.mark.parametrize(

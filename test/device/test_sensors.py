@@ -11,10 +11,11 @@ import sysfs_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynofa_ros.device.device import DeviceSample, ThrottleFlag
+from dynofa_ros.device.device import DeviceSample
 from dynofa_ros.device.linux.discovery import discover
 from dynofa_ros.device.linux.sensors import Sensors
 from dynofa_ros.device.linux.sysfs import SysFiles
+from dynofa_ros.messages import ThrottleFlag
 
 POLICY = "/sys/devices/system/cpu/cpufreq/policy0"
 GPU = "/sys/devices/platform/bus@0/17000000.gpu"
@@ -60,7 +61,7 @@ def test_values_of_a_board_without_a_total_rail(bench: Bench) -> None:
     assert (sample.rails[0].voltage_v, sample.rails[0].current_a) == (14.984, 0.077)
     assert sample.total_power_w == pytest.approx(sum(rail.power_w for rail in sample.rails))
     assert (values["cpu0"], values["gpu"], values["CPU-therm"]) == (1190.4e6, 318.75e6, 36.5)
-    assert sample.domains[3].utilization == 0.765  # permille on a Tegra
+    assert sample.domains[3].utilization_percent == 76.5  # permille on a Tegra
     assert math.isnan(values["GPU-therm"]) and "offline" in sample.temperatures[0].reason
     assert math.isnan(values["cpu4"]) and "reads 0" in sample.domains[2].reason
 
@@ -210,12 +211,12 @@ def test_energy_counter_gives_power_and_wraps(tmp_path: Path) -> None:
 
 
 def test_signs_of_throttling(bench: Bench) -> None:
-    assert bench.after(0).throttle == ThrottleFlag.NONE
+    assert bench.after(0).throttle_flags == ThrottleFlag.NONE
     bench.put("/sys/class/thermal/cooling_device1/cur_state", 3)
     bench.put(f"{CHIP}/curr1_crit_alarm", 1)
-    assert bench.after(1).throttle == ThrottleFlag.THERMAL | ThrottleFlag.POWER
+    assert bench.after(1).throttle_flags == ThrottleFlag.THERMAL | ThrottleFlag.POWER
     bench.gone("/sys/class/thermal/cooling_device1/cur_state")
-    assert bench.after(1).throttle == ThrottleFlag.POWER | ThrottleFlag.UNKNOWN
+    assert bench.after(1).throttle_flags == ThrottleFlag.POWER | ThrottleFlag.UNKNOWN
 
 
 def test_memory_load_needs_the_memory_clock(tmp_path: Path) -> None:

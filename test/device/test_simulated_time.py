@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynofa_ros.device.board import load_board, power_model
-from dynofa_ros.device.device import Band
 from dynofa_ros.device.power_model import predict_power
 from dynofa_ros.device.simulated.noise import normal, uniform
 from dynofa_ros.device.simulated.simulated_device import ExternalLoad, SimulatedDevice
 from dynofa_ros.device.simulated.thermal import with_resistance
+from dynofa_ros.messages import FrequencyBand
 
 NX, ORIN = load_board("xavier_nx"), load_board("orin_nano")
 GPU_TOP = 1_109_250_000
@@ -42,7 +42,11 @@ stretches = st.tuples(
     st.fixed_dictionaries({"cpu0": shares | st.tuples(shares, shares), "gpu": shares, "emc": shares}),
     st.fixed_dictionaries({"cpu2": st.builds(ExternalLoad, shares, shares)}),
     st.sampled_from(
-        ([], [Band("gpu", 306_000_000, 905_250_000)], [Band("cpu0", 115_200_000, 1_190_400_000)])
+        (
+            [],
+            [FrequencyBand("gpu", 306_000_000, 905_250_000)],
+            [FrequencyBand("cpu0", 115_200_000, 1_190_400_000)],
+        )
     ),
 )
 
@@ -67,8 +71,8 @@ def test_the_cut_of_the_time_changes_nothing(script, temperature_c):
 
 def test_a_governor_sees_the_mean_of_its_period_not_its_end():
     bursts, mean, clocks = SimulatedDevice(NX), SimulatedDevice(NX), set()
-    bursts.apply([Band("gpu", 306_000_000, GPU_TOP)])
-    mean.apply([Band("gpu", 306_000_000, GPU_TOP)])
+    bursts.apply([FrequencyBand("gpu", 306_000_000, GPU_TOP)])
+    mean.apply([FrequencyBand("gpu", 306_000_000, GPU_TOP)])
     for poll in range(80):
         share = (0.9, 0.4, 0.95, 0.1, 0.7)[poll // 4 % 5]
         bursts.advance_to(0.025 * (poll + share), {"gpu": 1.0})
@@ -91,7 +95,7 @@ def test_a_pause_between_frames_is_no_suspension():
 
 def test_until_clock_stops_at_the_change_itself():
     simulated = SimulatedDevice(NX)
-    simulated.apply([Band("cpu0", 1_907_200_000, 1_907_200_000)])
+    simulated.apply([FrequencyBand("cpu0", 1_907_200_000, 1_907_200_000)])
     reached_s = simulated.advance_to(1.0, {"cpu0": 1.0}, until_clock=True)
     assert reached_s == pytest.approx(0.0003)
     assert clock_hz(simulated, "cpu0") == 1_907_200_000
@@ -233,10 +237,10 @@ def test_utilization_is_reckoned_at_the_clock_that_was_in_effect():
     # 115.2 of 1907.2 MHz give a utilisation of 0.06; a half-life and 10 ms at the top clock later it is 0.62,
     # and 1.25 * 0.62 * 1907.2 = 1482 MHz.
     simulated = SimulatedDevice(NX)
-    simulated.apply([Band("cpu0", 115_200_000, 115_200_000)])
+    simulated.apply([FrequencyBand("cpu0", 115_200_000, 115_200_000)])
     simulated.advance(1.0, {"cpu0": 1.0})
-    simulated.apply([Band("cpu0", 1_907_200_000, 1_907_200_000)])
+    simulated.apply([FrequencyBand("cpu0", 1_907_200_000, 1_907_200_000)])
     simulated.advance(0.0323, {"cpu0": 1.0})
-    simulated.apply([Band("cpu0", 115_200_000, 1_907_200_000)])
+    simulated.apply([FrequencyBand("cpu0", 115_200_000, 1_907_200_000)])
     simulated.advance(0.011, {"cpu0": 1.0})
     assert clock_hz(simulated, "cpu0") == 1_497_600_000

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from dynofa_ros.cli.main import main
-from dynofa_ros.device.device import Band, DomainStatus, ThrottleFlag
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.linux.sysfs import SysFiles
 from dynofa_ros.device.simulated.simulated_device import ExternalLoad
 from dynofa_ros.device.virtual.kernel import PLAY, VirtualKernel
 from dynofa_ros.device.virtual.plain_files import PlainFiles
 from dynofa_ros.device.virtual.tree import TreeError, load_tree, tree_names
+from dynofa_ros.messages import DomainStatus, FrequencyBand, ThrottleFlag
 
 CPU0 = "/sys/devices/system/cpu/cpufreq/policy0"
 CPU4 = "/sys/devices/system/cpu/cpufreq/policy4"
@@ -199,19 +199,20 @@ def test_probe_shows_the_board(board: Board, tmp_path: Path, capsys: pytest.Capt
 
 def test_a_band_reaches_the_clock_and_is_given_back(board: Board, device: SysfsDevice) -> None:
     before = board.limits_mhz(CPU0)
-    device.apply([Band("cpu0", 652_800_000, 652_800_000), Band("gpu", 510 * MHZ, 510 * MHZ)])
+    gpu = FrequencyBand("gpu", 510 * MHZ, 510 * MHZ)
+    device.apply([FrequencyBand("cpu0", 652_800_000, 652_800_000), gpu])
     board.settle()
     assert state_of(device, "cpu0") == (DomainStatus.APPLIED, 652_800_000.0)
     assert state_of(device, "gpu") == (DomainStatus.APPLIED, 510e6)
     sample = device.read()
-    assert math.isfinite(sample.total_power_w) and sample.throttle == ThrottleFlag.NONE
+    assert math.isfinite(sample.total_power_w) and sample.throttle_flags == ThrottleFlag.NONE
     device.restore()
     board.settle()
     assert board.limits_mhz(CPU0) == before
 
 
 def test_a_mode_change_is_seen(board: Board, device: SysfsDevice) -> None:
-    device.apply([Band("cpu0", 1_420_800_000, 1_420_800_000)])
+    device.apply([FrequencyBand("cpu0", 1_420_800_000, 1_420_800_000)])
     board.settle()
     board.play("mode MODE_10W_4CORE")
     assert board.limits_mhz(CPU0)[1] == pytest.approx(1190.4)
@@ -228,4 +229,4 @@ def test_heat_is_named(board: Board, device: SysfsDevice) -> None:
     for _ in range(200):
         board.settle(2.0)
     time.sleep(0.06)  # the sensors of the backend are read at most 20 times a second
-    assert ThrottleFlag.THERMAL in device.read().throttle
+    assert ThrottleFlag.THERMAL in device.read().throttle_flags

@@ -20,7 +20,7 @@ from dynofa_ros.evaluation.policies.oracle_solver import (
     solve,
 )
 from dynofa_ros.evaluation.policies.profile import Array
-from dynofa_ros.manager.types import LibraryEntry
+from dynofa_ros.messages import SubnetEntry
 
 NAMES = ("cpu", "gpu", "npu")
 CONTENTION = 0.4
@@ -38,7 +38,7 @@ def random_question(rng: np.random.Generator, apps: int, levels: int = 3, entrie
             accuracies = np.sort(rng.choice(np.arange(0.7, 0.8, 0.01), entries, replace=False))
             times = np.sort(rng.uniform(10.0, 60.0, entries))
             library = tuple(
-                LibraryEntry(f"s{i}", str(name), float(a), float(t), float(t), 0.0)
+                SubnetEntry(f"s{i}", str(name), float(a), float(t), float(t), 0.0)
                 for i, (a, t) in enumerate(zip(accuracies, times, strict=True))
             )
             speed = np.linspace(1.0, 0.4, levels)
@@ -184,7 +184,7 @@ def test_what_cannot_run_at_all_is_an_error() -> None:
 
 
 def test_a_deadline_that_cannot_be_held_is_missed_by_little() -> None:
-    entry = LibraryEntry("s", "gpu", 0.7, 40.0, 40.0, 0.0)
+    entry = SubnetEntry("s", "gpu", 0.7, 40.0, 40.0, 0.0)
     choice = Choice((entry,), np.array([[80.0, 40.0]]), 1.0, 1.0)
     place = Place("gpu", np.array([0.5, 1.0]), np.array([1.0, 2.0]), 0.1)
     client = Client("a", 0, 10.0, 38.0, (0.7,), {"gpu": choice})

@@ -18,16 +18,23 @@ from dynofa_ros.evaluation.policies.limits import Battery, constant_limit_w, the
 from dynofa_ros.evaluation.policies.oracle_model import Cameras, offsets_ms, worst_overlap_ms
 from dynofa_ros.evaluation.policies.per_app import Profile, home, make_profile, time_to_answer_ms
 from dynofa_ros.evaluation.policies.profile import make_levels, offered, times_ms
-from dynofa_ros.manager.types import AppTargets, FrameMonitor, LibraryEntry, Parameters
+from dynofa_ros.manager.inputs import Parameters
+from dynofa_ros.messages import AppTargets, DomainFrequency, InferenceMonitor, SubnetEntry
 from dynofa_ros.simulation.scene import CONTENDED, ISOLATED, Noise, Surroundings
 
 BOARD = load_board("xavier_nx")
 TOP_HZ = 1_109_250_000
 
 
-def entry(name: str, accuracy: float, ms: float, processor: str = "gpu") -> LibraryEntry:
-    return LibraryEntry(
-        name, processor, accuracy, ms, 0.6 * ms, 0.4 * ms, reference_hz=((processor, TOP_HZ),)
+def entry(name: str, accuracy: float, ms: float, processor: str = "gpu") -> SubnetEntry:
+    return SubnetEntry(
+        name,
+        processor,
+        accuracy,
+        ms,
+        0.6 * ms,
+        0.4 * ms,
+        reference_frequencies=(DomainFrequency(processor, TOP_HZ),),
     )
 
 
@@ -39,9 +46,9 @@ def profile() -> Profile:
     return make_profile(BOARD, LIBRARY, "gpu", offered(BOARD, None))
 
 
-def frame(inference_ms: float, subnet: str = "large", overhead_ms: float = 3.0) -> FrameMonitor:
+def frame(inference_ms: float, subnet: str = "large", overhead_ms: float = 3.0) -> InferenceMonitor:
     latency = inference_ms + overhead_ms
-    return FrameMonitor(
+    return InferenceMonitor(
         "a", 1, 1, subnet, "gpu", 0.0, overhead_ms, inference_ms, 0.0, latency, 100.0, latency > 100.0
     )
 

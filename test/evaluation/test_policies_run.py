@@ -14,7 +14,7 @@ from dynofa_ros.evaluation.policies.profile import static_entry, twin
 from dynofa_ros.evaluation.policies.static_oracle import StaticOracle
 from dynofa_ros.evaluation.scenarios import scenes
 from dynofa_ros.manager import RuntimeManager
-from dynofa_ros.manager.types import Monitors
+from dynofa_ros.manager.inputs import Monitors
 from dynofa_ros.simulation.application import default_entry
 from dynofa_ros.simulation.policy import Command, Observation
 from dynofa_ros.simulation.scene import NONE, Load, NewTargets, Scene
@@ -118,8 +118,8 @@ def test_ours_is_the_manager_fed_with_all_messages() -> None:
     decisions: list[object] = []
     simulate(eventful(PAIR), Listening(), 1)
     kinds = {type(item.message).__name__ for _, o in seen for item in o.inputs}
-    assert kinds >= {"AppTargets", "SubnetLibrary", "FrameMonitor", "Telemetry"}
-    assert kinds >= {"Capabilities", "DvfsStatus", "PowerModel"}
+    assert kinds >= {"AppTargets", "SubnetLibrary", "InferenceMonitor", "DeviceTelemetry"}
+    assert kinds >= {"DeviceCapabilities", "DvfsState", "PowerModel"}
     manager = RuntimeManager()
     again = [manager.step(round(t * 1e9), Monitors(o.inputs, o.parameters)) for t, o in seen]
     assert again == decisions

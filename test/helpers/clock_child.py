@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from dynofa_ros.cli.work import terminating
-from dynofa_ros.device.device import Band
 from dynofa_ros.device.linux.clock_found import FoundClocks
 from dynofa_ros.device.linux.discovery import discover
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.linux.sysfs import SysFiles
+from dynofa_ros.messages import FrequencyBand
 
 SYSTEM_CALLS = (
     "open",
@@ -38,13 +38,13 @@ SYSTEM_CALLS = (
 )
 
 
-def random_bands(device: SysfsDevice, choice: random.Random) -> list[Band]:
+def random_bands(device: SysfsDevice, choice: random.Random) -> list[FrequencyBand]:
     """For some of the domains, never what was found."""
     bands = []
     for domain in device.capabilities().domains:
         if choice.random() < 0.8:
             low, high = sorted(choice.choices(domain.frequencies_hz, k=2))
-            bands.append(Band(domain.domain, low, high))
+            bands.append(FrequencyBand(domain.domain, low, high))
     return bands
 
 
@@ -117,7 +117,7 @@ def save_late() -> None:
     FoundClocks.has = lambda self, domain: True  # type: ignore[method-assign]
     FoundClocks.save = lambda self, domains: ""  # type: ignore[method-assign]
 
-    def apply_then_save(self: SysfsDevice, bands: list[Band]) -> Any:
+    def apply_then_save(self: SysfsDevice, bands: list[FrequencyBand]) -> Any:
         states = apply(self, bands)
         FoundClocks.has = lambda self, domain: False  # type: ignore[method-assign]
         save(self._writer._found, self.inventory.domains)

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from dynofa_ros.device.device import Band
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.evaluation.scenarios.parts import MISS_TOLERANCE, OVERHEAD_MS, vision_library
-from dynofa_ros.manager.types import AppTargets
+from dynofa_ros.messages import AppTargets, FrequencyBand
 from dynofa_ros.simulation.scene import App
 from dynofa_ros.supernet.plan import parameter_shapes
 from dynofa_ros.supernet.space import SearchSpace
@@ -26,13 +25,13 @@ def vision(asked: AppTargets, mapping: str = "gpu", **more: Any) -> App:
     return replace(App(asked.app, asked, vision_library(), mapping, overhead_ms=OVERHEAD_MS), **more)
 
 
-def pin(domain: str, hz: int) -> Band:
-    return Band(domain, hz, hz)
+def pin(domain: str, hz: int) -> FrequencyBand:
+    return FrequencyBand(domain, hz, hz)
 
 
-def whole(table: tuple[int, ...], domain: str = "any") -> Band:
+def whole(table: tuple[int, ...], domain: str = "any") -> FrequencyBand:
     """The band of a whole table of frequencies."""
-    return Band(domain, table[0], table[-1])
+    return FrequencyBand(domain, table[0], table[-1])
 
 
 def clock_hz(device: SimulatedDevice, domain: str) -> float:

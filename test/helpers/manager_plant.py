@@ -17,27 +17,28 @@ from dynofa_ros.device.board import load_board, power_model
 from dynofa_ros.device.power_model import predict_power
 from dynofa_ros.device.simulated.utilization import BusyTimes
 from dynofa_ros.manager import RuntimeManager
-from dynofa_ros.manager.types import (
+from dynofa_ros.manager.commands import AppCommand
+from dynofa_ros.manager.inputs import Input, Monitors, Parameters
+from dynofa_ros.manager.runtime_manager import Decision
+from dynofa_ros.messages import (
     AppTargets,
-    Capabilities,
-    Decision,
+    DeviceCapabilities,
+    DeviceTelemetry,
     DomainCapability,
-    DomainReading,
-    DomainStatus,
+    DomainFrequency,
+    DomainState,
+    DomainTelemetry,
     DvfsCommand,
-    DvfsStatus,
-    FrameMonitor,
-    Input,
-    LibraryEntry,
-    Monitors,
-    Parameters,
-    SubnetCommand,
+    DvfsState,
+    Header,
+    InferenceMonitor,
+    PowerModel,
     SubnetCondition,
+    SubnetEntry,
     SubnetLibrary,
-    SubnetStatus,
-    Telemetry,
+    SubnetState,
+    TemperatureReading,
 )
-from dynofa_ros.messages import PowerModel
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -52,7 +53,9 @@ def make_library(
 ) -> SubnetLibrary:
     """A front from 0.72 at a third of the time to 0.80 at ``slowest_ms``."""
     reference = tuple(
-        (d, BOARD.domains[d].frequencies_hz[-1]) for d in BOARD.domains if d.startswith(processor)
+        DomainFrequency(d, BOARD.domains[d].frequencies_hz[-1])
+        for d in BOARD.domains
+        if d.startswith(processor)
     )
     rows = []
     for n in range(entries):
@@ -60,21 +63,30 @@ def make_library(
         total = slowest_ms * (1.0 + 2.2 * share) / 3.2
         accuracy = 0.72 + 0.08 * share**0.6
         rows.append(
-            LibraryEntry(f"s{n}", processor, accuracy, total, 0.15 * total, 0.85 * total, nan, reference)
+            SubnetEntry(f"s{n}", processor, accuracy, total, 0.15 * total, 0.85 * total, nan, reference)
         )
     return SubnetLibrary(app, tuple(rows))
 
 
-def capabilities() -> Capabilities:
+def capabilities() -> DeviceCapabilities:
     domains = tuple(
-        DomainCapability(name, domain.frequencies_hz, name != "emc") for name, domain in BOARD.domains.items()
+        DomainCapability(name, domain.frequencies_hz, can_write=name != "emc")
+        for name, domain in BOARD.domains.items()
     )
-    return Capabilities("xavier_nx", domains, ("cpu", "gpu", "npu"))
+    return DeviceCapabilities("xavier_nx", domains, ("cpu", "gpu", "npu"))
+
+
+def telemetry(
+    stamp_ns: int, power_w: float, domains: tuple[DomainTelemetry, ...], *temperatures_c: float
+) -> DeviceTelemetry:
+    """One sample of the device."""
+    temperatures = tuple(TemperatureReading(f"zone{n}", t) for n, t in enumerate(temperatures_c))
+    return DeviceTelemetry(power_w, domains=domains, temperatures=temperatures, header=Header(stamp_ns))
 
 
 def published(messages: Iterable[object]) -> tuple[object, ...]:
     """The messages, and with the capabilities of the board its power model, as its device publishes both."""
-    together = ((m, MODEL) if isinstance(m, Capabilities) else (m,) for m in messages)
+    together = ((m, MODEL) if isinstance(m, DeviceCapabilities) else (m,) for m in messages)
     return tuple(chain.from_iterable(together))
 
 
@@ -88,12 +100,12 @@ class PlantApp:
     running: str = "s0"
     processor: str = "cpu"
     decision_id: int = 0
-    pending: list[tuple[int, SubnetCommand]] = field(default_factory=list)
+    pending: list[tuple[int, AppCommand]] = field(default_factory=list)
     sequence: int = 0
     next_image_ns: int = 0
     waiting_ns: int | None = None
     busy_until_ns: int = 0
-    current: FrameMonitor | None = None
+    current: InferenceMonitor | None = None
     dropped: int = 0
     rate_hz: float = nan
     last_taken_ns: int = -SECOND
@@ -228,14 +240,14 @@ class Plant:
         app.sequence += 1
         target = app.targets.latency_target_ms
         latency = wait + extra + inference
-        app.current = FrameMonitor(
+        app.current = InferenceMonitor(
             app.targets.app, app.sequence, app.decision_id, app.running, app.processor,
             wait, 0.5 * extra, inference, 0.5 * extra, latency, target, latency > target, app.dropped,
         )  # fmt: skip
         app.dropped = 0
         app.busy_until_ns = self.now_ns + int((extra + inference) * MS)
 
-    def _log(self, app: PlantApp, frame: FrameMonitor) -> None:
+    def _log(self, app: PlantApp, frame: InferenceMonitor) -> None:
         missed = frame.deadline_missed
         hz = min(self.hz[d] for d in CPU)
         self.frames.append(Frame(self.now_ns, frame.app, frame.subnet_id, frame.latency_ms, missed, hz))
@@ -250,8 +262,8 @@ class Plant:
         used = {d: utilization for d in CPU}
         power = predict_power(MODEL, self.hz, used, 45.0).total_w * 1.05 + float(self.rng.normal(0.0, 0.02))
         self.power.append((self.now_ns, power))
-        readings = tuple(DomainReading(d, hz, used.get(d, 0.0)) for d, hz in self.hz.items())
-        self.send("dynofa/device/telemetry", Telemetry(self.now_ns, power, readings, (45.0,)))
+        readings = tuple(DomainTelemetry(d, hz, 100.0 * used.get(d, 0.0)) for d, hz in self.hz.items())
+        self.send("dynofa/device/telemetry", telemetry(self.now_ns, power, readings, 45.0))
 
     def _apply_clocks(self) -> None:
         while self.clock_changes and self.clock_changes[0][0] <= self.now_ns:
@@ -261,13 +273,11 @@ class Plant:
             self._send_dvfs(command.decision_id)
 
     def _send_dvfs(self, decision_id: int) -> None:
-        domains = tuple(DomainStatus(d, 0, 0, hz) for d, hz in self.hz.items())
-        self.send("dynofa/device/dvfs_state", DvfsStatus(self.now_ns, decision_id, domains))
+        domains = tuple(DomainState(d, 0, 0, hz) for d, hz in self.hz.items())
+        self.send("dynofa/device/dvfs_state", DvfsState(decision_id, domains, header=Header(self.now_ns)))
 
     def _send_state(self, app: PlantApp) -> None:
-        status = SubnetStatus(
-            app.targets.app, app.decision_id, app.running, app.processor, SubnetCondition.APPLIED
-        )
+        status = SubnetState(app.decision_id, app.running, app.processor, SubnetCondition.APPLIED)
         self.send(f"perception/{app.targets.app}/subnet_state", status)
 
     def _step(self) -> None:

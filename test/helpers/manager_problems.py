@@ -21,7 +21,7 @@ from dynofa_ros.manager.problem import (
     make_table,
 )
 from dynofa_ros.manager.solver import Point, solve
-from dynofa_ros.manager.types import LibraryEntry
+from dynofa_ros.messages import SubnetEntry
 
 
 def make_processor(rng: np.random.Generator, name: str, levels: int) -> Processor:
@@ -54,7 +54,7 @@ def make_app(
         total = np.sort(rng.uniform(5.0, 80.0, entries))
         share = rng.uniform(0.1, 0.9)
         libraries[processor.name] = [
-            LibraryEntry(
+            SubnetEntry(
                 f"{name}{n}", processor.name, float(a), float(t), float(share * t), float((1 - share) * t)
             )
             for n, (a, t) in enumerate(zip(accuracy, total, strict=True))

@@ -22,7 +22,6 @@ from dynofa_ros.application.networks import DEMO_LIBRARY
 from dynofa_ros.cli import characterise as command
 from dynofa_ros.cli.common import CliError, UsageError
 from dynofa_ros.device.board import Board, load_board, power_model
-from dynofa_ros.device.device import Band, DomainStatus
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.library.characterised import characterised, power_observations
 from dynofa_ros.library.fit import fit_power
@@ -35,6 +34,7 @@ from dynofa_ros.library.sweep import (
 )
 from dynofa_ros.library.sweep_points import Point, Settings, SweepError, choose_clocks, plan_points
 from dynofa_ros.library.testbench import RealRig, SimulatedRig, references_hz, thread_share
+from dynofa_ros.messages import DomainStatus, FrequencyBand
 from dynofa_ros.paths import share_file
 
 BOARD = load_board("xavier_nx")
@@ -196,7 +196,7 @@ class Stuck(SimulatedDevice):
     """Its GPU refuses every band, its CPU never gets there."""
 
     def apply(self, bands):
-        return super().apply([b if b.domain != "gpu" else Band("gpu", 1, 1) for b in bands])
+        return super().apply([b if b.domain != "gpu" else FrequencyBand("gpu", 1, 1) for b in bands])
 
 
 def real_rig(device, events: list[str] | None = None) -> RealRig:

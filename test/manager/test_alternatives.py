@@ -13,10 +13,11 @@ from manager_problems import calm, make_problem
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.alternatives import BETTER, CHEAPER, ELSEWHERE, alternatives
 from dynofa_ros.manager.hysteresis import HEADROOM
+from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.manager.many import allocate_any
 from dynofa_ros.manager.plan import Plan, forecast, make_plan
 from dynofa_ros.manager.problem import Problem
-from dynofa_ros.manager.types import Alternative, AppTargets, Parameters
+from dynofa_ros.messages import Alternative, AppTargets
 
 
 def brute_cost(problem: Problem, plan: Plan, other: Alternative) -> tuple[float, bool]:

@@ -9,14 +9,15 @@ from manager_plant import MODEL, MS, SECOND, Plant, PlantApp, capabilities, make
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.bumpless_start import TAKEOVER_NS
-from dynofa_ros.manager.types import (
+from dynofa_ros.manager.runtime_manager import Decision
+from dynofa_ros.messages import (
     AppTargets,
-    Decision,
-    DomainStatus,
+    DomainState,
     DvfsCommand,
-    DvfsStatus,
+    DvfsState,
+    Header,
     SubnetCondition,
-    SubnetStatus,
+    SubnetState,
 )
 
 TAKEOVER_S = TAKEOVER_NS / SECOND
@@ -37,8 +38,8 @@ class LatchedPlant(Plant):
 
     def _send_dvfs(self, decision_id: int) -> None:
         self.taken_id = decision_id
-        domains = tuple(DomainStatus(d, *self.bands.get(d, (0, 0)), hz) for d, hz in self.hz.items())
-        self.send("dynofa/device/dvfs_state", DvfsStatus(self.now_ns, decision_id, domains))
+        domains = tuple(DomainState(d, *self.bands.get(d, (0, 0)), hz) for d, hz in self.hz.items())
+        self.send("dynofa/device/dvfs_state", DvfsState(decision_id, domains, header=Header(self.now_ns)))
 
     def restart_manager(self, *order: str) -> int:
         """The manager is killed; a new one hears what is latched, part by part. Returns the time."""
@@ -60,7 +61,7 @@ class LatchedPlant(Plant):
         return start_ns
 
     def since(self, start_ns: int) -> list[Decision]:
-        return [d for d in self.decisions if d.step_time_ns >= start_ns]
+        return [d for d in self.decisions if d.step_time >= start_ns]
 
 
 def make(*names: str) -> LatchedPlant:
@@ -85,7 +86,7 @@ def test_no_knob_moves_after_a_restart(names: tuple[str, ...], seed: int) -> Non
     missed_ns = min(
         (f.time_ns for f in plant.frames if f.missed and f.time_ns > start_ns), default=plant.now_ns
     )
-    quiet = [d for d in plant.since(start_ns) if d.step_time_ns < missed_ns]
+    quiet = [d for d in plant.since(start_ns) if d.step_time < missed_ns]
     assert all(knobs(d) == before for d in quiet)
     assert [d for d in quiet if d.dvfs is not None and d.commands], "renewed before it lapses"
 
@@ -109,7 +110,7 @@ def test_without_a_device_sub_networks_are_managed_after_a_while() -> None:
     start_ns = plant.restart_manager("apps")
     plant.run(TAKEOVER_S + 1.0)
     first = next(d for d in plant.since(start_ns) if d.apps)
-    assert first.step_time_ns - start_ns <= 2.3 * SECOND and first.bands == ()
+    assert first.step_time - start_ns <= 2.3 * SECOND and first.bands == ()
 
 
 def test_a_robot_without_a_manager_is_planned_by_the_usual_way() -> None:
@@ -174,7 +175,7 @@ def test_a_plan_that_names_something_unknown_is_not_taken_over() -> None:
     plant.apps[0].library = make_library("front", 5, 40.0)
     plant.apps[0].running = "s3"
     plant.restart_manager()
-    state = SubnetStatus("front", plant.taken_id, "s9", "cpu", SubnetCondition.APPLIED)
+    state = SubnetState(plant.taken_id, "s9", "cpu", SubnetCondition.APPLIED)
     plant.send("perception/front/subnet_state", state)
     plant.run(3.0)
     assert plant.decisions[-1].apps[0].subnet_id in {"s0", "s1", "s2", "s3", "s4"}

@@ -9,7 +9,8 @@ import pytest
 from manager_plant import MS, SECOND, Frame, Plant, PlantApp, make_library, miss_share, switches
 
 from dynofa_ros.manager import RuntimeManager
-from dynofa_ros.manager.types import AppTargets, Input, Parameters, SubnetLibrary
+from dynofa_ros.manager.inputs import Input, Parameters, parameters_of
+from dynofa_ros.messages import AppTargets, SubnetLibrary
 
 PHASE_S = 12.0
 
@@ -105,7 +106,7 @@ def test_a_parameter_change_is_answered_in_the_same_step() -> None:
     decision = plant.decisions[-1]
     assert (decision.trigger, decision.objective) == ("parameter", "energy")
     assert decision.apps[0].subnet_id == "s0"
-    assert decision.parameters.objective == "energy"
+    assert parameters_of(decision).objective == "energy"
     energy_w = decision.predicted_power_w
     plant.set_parameters(Parameters())
     assert plant.decisions[-1].apps[0].subnet_id == "s9"
@@ -230,9 +231,9 @@ def test_a_new_manager_takes_over_without_a_jolt() -> None:
     plant.run(5.0)
     assert {f.subnet_id for f in plant.frames if f.time_ns > start} == {"s9"}
     assert miss_share(plant.frames, start, plant.now_ns) < 0.03
-    first = next(d for d in plant.decisions if d.step_time_ns > start and d.commands)
+    first = next(d for d in plant.decisions if d.step_time > start and d.commands)
     assert first.decision_id > old_id
-    assert first.step_time_ns - start < 2 * SECOND
+    assert first.step_time - start < 2 * SECOND
 
 
 def test_unused_processors_get_their_lowest_clock_and_memory_is_left_alone() -> None:

@@ -8,16 +8,9 @@ import pytest
 from manager_plant import SECOND, Plant, PlantApp, capabilities, make_library, published
 
 from dynofa_ros.manager import RuntimeManager
-from dynofa_ros.manager.types import (
-    AppTargets,
-    Decision,
-    Departure,
-    Input,
-    Message,
-    Monitors,
-    Parameters,
-    SubnetLibrary,
-)
+from dynofa_ros.manager.inputs import Departure, Input, Message, Monitors, Parameters
+from dynofa_ros.manager.runtime_manager import Decision
+from dynofa_ros.messages import AppTargets, SubnetLibrary
 
 TARGETS = AppTargets("front", 60.0)
 

@@ -19,7 +19,7 @@ from dynofa_ros.manager.ladder import allocate
 from dynofa_ros.manager.plan import forecast, make_plan
 from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem
 from dynofa_ros.manager.solver import best_for
-from dynofa_ros.manager.types import AppTargets
+from dynofa_ros.messages import AppTargets, DomainFrequency
 from dynofa_ros.paths import share_file
 
 SHARES = (0.2, 0.9)
@@ -101,7 +101,8 @@ def test_the_manager_holds_the_clock_of_the_cpu_for_the_gpu() -> None:
     board = msgspec.structs.replace(load_board("xavier_nx"), launch_share={"gpu": 0.8})
     targets = AppTargets("front", 60.0, accuracy_target=0.79)
     library = make_library("front")
-    gpu = tuple(replace(e, processor="gpu", reference_hz=(("gpu", 1_109_250_000),)) for e in library.entries)
+    reference = (DomainFrequency("gpu", 1_109_250_000),)
+    gpu = tuple(replace(e, processor="gpu", reference_frequencies=reference) for e in library.entries)
     app = PlantApp(targets, replace(library, entries=gpu), camera_hz=15.0)
     plant = Plant(RuntimeManager(), [app], model=power_model(board))
     plant.run(5.0)

@@ -10,7 +10,7 @@ from manager_plant import CPU, MS, SECOND, Plant, PlantApp, make_library, miss_s
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.guards import DEAF_READINGS, DEAF_S, ActuatorGuard
-from dynofa_ros.manager.types import AppTargets, DvfsCommand, FrequencyBand, SubnetLibrary, Telemetry
+from dynofa_ros.messages import AppTargets, DeviceTelemetry, DvfsCommand, FrequencyBand, SubnetLibrary
 
 BAND = FrequencyBand("cpu0", 1_000_000_000, 1_000_000_000)
 STUCK_HZ = 1_190_400_000.0
@@ -163,7 +163,7 @@ def test_a_jump_of_the_clock_changes_no_knob(jump_s: float) -> None:
     plant.clock_changes = [(when + shift, command) for when, command in plant.clock_changes]
     start = plant.now_ns
     plant.run(6.0)
-    after = [d for d in plant.decisions if d.step_time_ns > start or jump_s < 0.0][-25:]
+    after = [d for d in plant.decisions if d.step_time > start or jump_s < 0.0][-25:]
     assert {a.subnet_id for d in after for a in d.apps} == {before.apps[0].subnet_id}
     assert after[-1].decision_id > before.decision_id
     assert abs(plant.manager.world.apps["front"].rate.hz - 15.0) < 3.0
@@ -190,17 +190,17 @@ def test_a_manager_that_was_paused_goes_on_where_it_was() -> None:
     plant.run(1.99)
     plant.inbox[:] = plant.inbox[-10:]
     plant.run(3.0)
-    late = [d for d in plant.decisions if d.step_time_ns > before.step_time_ns]
+    late = [d for d in plant.decisions if d.step_time > before.step_time]
     assert {a.subnet_id for d in late for a in d.apps} == {"s9"}
     assert abs(plant.manager.world.apps["front"].rate.hz - 15.0) < 2.0
 
 
 def test_a_frozen_power_reading_of_a_stale_device_stops_upgrades_only() -> None:
     plant, app = make_plant()
-    frozen: list[Telemetry] = []
+    frozen: list[DeviceTelemetry] = []
 
     def freeze(item):  # type: ignore[no-untyped-def]
-        if isinstance(item.message, Telemetry):
+        if isinstance(item.message, DeviceTelemetry):
             frozen.append(item.message)
             return replace(item, message=frozen[0])
         return item

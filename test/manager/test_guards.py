@@ -15,11 +15,11 @@ from dynofa_ros.manager.guards import (
     check_library,
     check_targets,
 )
-from dynofa_ros.manager.types import AppTargets, FrameMonitor, LibraryEntry, SubnetLibrary
+from dynofa_ros.messages import AppTargets, InferenceMonitor, SubnetEntry, SubnetLibrary
 
 TARGETS = AppTargets("front", 60.0)
-ENTRY = LibraryEntry("s1", "cpu", 0.8, 40.0, 10.0, 30.0)
-FRAME = FrameMonitor("front", 1, 0, "s1", "cpu", 1.0, 1.0, 40.0, 0.5, 42.5, 60.0, False)
+ENTRY = SubnetEntry("s1", "cpu", 0.8, 40.0, 10.0, 30.0)
+FRAME = InferenceMonitor("front", 1, 0, "s1", "cpu", 1.0, 1.0, 40.0, 0.5, 42.5, 60.0, False)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from dynofa_ros.manager.hysteresis import (
 )
 from dynofa_ros.manager.plan import AppForecast, Choice, Forecast, Plan, forecast
 from dynofa_ros.manager.problem import App, Option, Problem, Processor, make_menu, make_table
-from dynofa_ros.manager.types import LibraryEntry
+from dynofa_ros.messages import SubnetEntry
 
 ACCURACIES = (0.9, 0.8, 0.7)
 TIMES_MS = (60.0, 45.0, 40.0)  # at the top clock, in the order of the accuracies
@@ -46,7 +46,7 @@ def processor(*clocks_hz: float) -> Processor:
 
 def app(name: str, on: Processor, margin: float, *, target_ms: float = 50.0, rate_hz: float = 5.0) -> App:
     entries = [
-        LibraryEntry(f"s{n}", "gpu", accuracy, total, 0.0, total)
+        SubnetEntry(f"s{n}", "gpu", accuracy, total, 0.0, total)
         for n, (accuracy, total) in enumerate(zip(ACCURACIES, TIMES_MS, strict=True))
     ]
     menu = make_menu(make_table(entries, on), ACCURACIES)

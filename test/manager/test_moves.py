@@ -6,24 +6,20 @@ from dataclasses import replace
 from math import inf
 
 import pytest
-from manager_plant import SECOND, capabilities, make_library, published
+from manager_plant import SECOND, capabilities, make_library, published, telemetry
 
 from dynofa_ros.manager import RuntimeManager
-from dynofa_ros.manager.runtime_manager import FIRST_FRAMES, LEFT_S
-from dynofa_ros.manager.types import (
+from dynofa_ros.manager.inputs import Input, Monitors, Parameters
+from dynofa_ros.manager.runtime_manager import FIRST_FRAMES, LEFT_S, Decision
+from dynofa_ros.messages import (
     AppTargets,
-    Decision,
-    DomainReading,
-    DomainStatus,
-    DvfsStatus,
-    FrameMonitor,
-    Input,
-    Monitors,
-    Parameters,
+    DomainState,
+    DomainTelemetry,
+    DvfsState,
+    InferenceMonitor,
     SubnetCondition,
     SubnetLibrary,
-    SubnetStatus,
-    Telemetry,
+    SubnetState,
 )
 
 TARGETS = AppTargets("front", 100.0, rate_hz=5.0)
@@ -42,20 +38,22 @@ class Bench:
 
     def step(self, *messages: object, after_s: float = 0.2) -> Decision:
         self.now_ns += int(after_s * SECOND)
-        inputs = tuple(Input("t", n, message) for n, message in enumerate(published(messages)))  # type: ignore[arg-type]
+        inputs = tuple(
+            Input("perception/front/t", n, message) for n, message in enumerate(published(messages))
+        )  # type: ignore[arg-type]
         return self.manager.step(self.now_ns, Monitors(inputs, self.parameters))
 
-    def frame(self, decision: Decision, *, missed: bool = False, processor: str = "") -> FrameMonitor:
+    def frame(self, decision: Decision, *, missed: bool = False, processor: str = "") -> InferenceMonitor:
         self.sequence += 1
         app = decision.apps[0] if decision.apps else None
         subnet, place = (app.subnet_id, processor or app.processor) if app else ("s9", "gpu")
-        return FrameMonitor(
+        return InferenceMonitor(
             "front", self.sequence, 0, subnet, place, 0.0, 1.0, 40.0, 1.0, 42.0, 100.0, missed
         )  # fmt: skip
 
 
-def state(decision_id: int) -> SubnetStatus:
-    return SubnetStatus("front", decision_id, "s9", "gpu", SubnetCondition.APPLIED)
+def state(decision_id: int) -> SubnetState:
+    return SubnetState(decision_id, "s9", "gpu", SubnetCondition.APPLIED)
 
 
 def test_whom_nobody_has_managed_is_planned_at_once() -> None:
@@ -66,9 +64,7 @@ def test_whom_nobody_has_managed_is_planned_at_once() -> None:
 @pytest.mark.parametrize("missed", [False, True])
 def test_who_was_managed_is_measured_first_unless_it_fails(missed: bool) -> None:
     bench = Bench()
-    free = DvfsStatus(
-        bench.now_ns, 0, tuple(DomainStatus(d.domain, 0, 0, 5e8) for d in capabilities().domains)
-    )
+    free = DvfsState(0, tuple(DomainState(d.domain, 0, 0, 5e8) for d in capabilities().domains))
     decision = bench.step(capabilities(), free, TARGETS, BOTH, state(7))
     assert not decision.apps
     planned = []
@@ -111,13 +107,15 @@ def test_power_above_the_mean_of_a_battery_is_no_breach_of_a_cap() -> None:
     parameters = Parameters(objective="battery", battery_energy_j=600.0, battery_time_s=100.0)
     bench = Bench(parameters)
     decision = bench.step(capabilities(), TARGETS, BOTH, state(0))
-    readings = tuple(DomainReading(d.domain, float(d.frequencies_hz[0]), 0.0) for d in capabilities().domains)
+    readings = tuple(
+        DomainTelemetry(d.domain, float(d.frequencies_hz[0]), 0.0) for d in capabilities().domains
+    )
     triggers = []
     for n in range(20):
-        told = Telemetry(bench.now_ns + n, 9.0 if n % 2 else 3.0, readings, (45.0,))
+        told = telemetry(bench.now_ns + n, 9.0 if n % 2 else 3.0, readings, 45.0)
         triggers.append(bench.step(told, bench.frame(decision)).trigger)
     assert "power" not in triggers
     bench.parameters = replace(parameters, power_cap_w=6.0)
     for n in range(8):
-        triggers.append(bench.step(Telemetry(bench.now_ns + n, 9.0, readings, (45.0,))).trigger)
+        triggers.append(bench.step(telemetry(bench.now_ns + n, 9.0, readings, 45.0)).trigger)
     assert "power" in triggers and bench.manager.world.power.limit_w(inf) == inf

@@ -11,7 +11,9 @@ from manager_plant import SECOND, Plant, PlantApp, make_library, miss_share
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.budgets import GAP_MAX_S, LAST_SECONDS_S, Battery
-from dynofa_ros.manager.types import OBJECTIVES, AppTargets, Decision, Parameters
+from dynofa_ros.manager.inputs import OBJECTIVES, Parameters
+from dynofa_ros.manager.runtime_manager import Decision
+from dynofa_ros.messages import AppTargets
 
 BATTERY = Parameters(objective="battery", battery_energy_j=600.0, battery_time_s=100.0)
 

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from math import inf, isnan, nan
 
+import manager_plant
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,22 +16,19 @@ from manager_plant import MS, SECOND, Plant, PlantApp, capabilities, make_librar
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.estimator import SlowdownFilter
-from dynofa_ros.manager.runtime_manager import TRIGGERS
-from dynofa_ros.manager.types import (
+from dynofa_ros.manager.inputs import Departure, Input, Monitors, Parameters, parameters_of
+from dynofa_ros.manager.runtime_manager import TRIGGERS, Decision
+from dynofa_ros.messages import (
     AppTargets,
-    Capabilities,
-    Decision,
-    Departure,
-    DomainReading,
-    DvfsStatus,
-    FrameMonitor,
-    Input,
-    Monitors,
-    Parameters,
+    DeviceCapabilities,
+    DeviceTelemetry,
+    DomainTelemetry,
+    DvfsState,
+    Header,
+    InferenceMonitor,
     SubnetCondition,
     SubnetLibrary,
-    SubnetStatus,
-    Telemetry,
+    SubnetState,
 )
 
 START = 1_000 * SECOND
@@ -48,23 +46,23 @@ CONSTRAINTS = {
 }
 
 
-def item(message: object, sequence: int = 1, topic: str = "t") -> Input:
+def item(message: object, sequence: int = 1, topic: str = "perception/front/t") -> Input:
     return Input(topic, sequence, message)  # type: ignore[arg-type]
 
 
-def frame(sequence: int, inference_ms: float = 40.0, **changes: object) -> FrameMonitor:
-    base = FrameMonitor(
+def frame(sequence: int, inference_ms: float = 40.0, **changes: object) -> InferenceMonitor:
+    base = InferenceMonitor(
         "front", sequence, 0, "s9", "cpu", 0.5, 1.0, inference_ms, 0.5, inference_ms + 2.0, 60.0, False
     )
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
-def telemetry(stamp_ns: int, power_w: float = 8.0, temperature_c: float = 45.0) -> Telemetry:
+def telemetry(stamp_ns: int, power_w: float = 8.0, temperature_c: float = 45.0) -> DeviceTelemetry:
     readings = tuple(
-        DomainReading(d.domain, float(d.frequencies_hz[-1]), 0.6 if d.domain.startswith("cpu") else 0.0)
+        DomainTelemetry(d.domain, float(d.frequencies_hz[-1]), 60.0 if d.domain.startswith("cpu") else 0.0)
         for d in capabilities().domains
     )
-    return Telemetry(stamp_ns, power_w, readings, (temperature_c,))
+    return manager_plant.telemetry(stamp_ns, power_w, readings, temperature_c)
 
 
 class Bench:
@@ -126,9 +124,10 @@ def test_same_inputs_give_the_same_decisions_bit_for_bit() -> None:
 def test_a_decision_names_what_it_consumed() -> None:
     bench = ready_bench()
     decision = bench.step(frame(10), telemetry(START + SECOND))
-    assert decision.inputs == (("t", bench.sequence - 1), ("t", bench.sequence))
-    assert decision.step_time_ns == bench.now_ns
-    assert decision.parameters == bench.parameters
+    assert [i.sequence for i in decision.inputs] == [bench.sequence - 1, bench.sequence]
+    assert {i.topic for i in decision.inputs} == {"perception/front/t"}
+    assert decision.step_time == bench.now_ns
+    assert parameters_of(decision) == bench.parameters
 
 
 # --- triggers and explanations -------------------------------------------------------------------
@@ -239,7 +238,7 @@ def test_commands_are_sent_when_they_change_and_renewed_before_they_lapse() -> N
     for n in range(50):
         decision = bench.step(frame(20 + n), telemetry(bench.now_ns))
         if decision.commands or decision.dvfs:
-            sent.append((decision.step_time_ns, decision))
+            sent.append((decision.step_time, decision))
     gaps = [b[0] - a[0] for a, b in zip(sent, sent[1:], strict=False)]
     assert max(gaps) <= 1.2 * SECOND and min(gaps) >= 0.2 * SECOND
     ids = [d.decision_id for _, d in sent]
@@ -252,13 +251,13 @@ def test_commands_are_sent_when_they_change_and_renewed_before_they_lapse() -> N
 def test_an_overruled_manager_starts_above_the_other_ids() -> None:
     bench = ready_bench()
     other = bench.step().decision_id + 10**9
-    decision = bench.step(SubnetStatus("front", other, "s9", "cpu", SubnetCondition.APPLIED))
+    decision = bench.step(SubnetState(other, "s9", "cpu", SubnetCondition.APPLIED))
     assert decision.decision_id > other
     assert [c.decision_id for c in decision.commands] == [decision.decision_id]
     assert decision.dvfs is not None and decision.dvfs.decision_id == decision.decision_id
     assert bench.step().decision_id == decision.decision_id
     other = decision.decision_id + 5
-    assert bench.step(DvfsStatus(bench.now_ns, other, ())).decision_id > other
+    assert bench.step(DvfsState(other, (), header=Header(bench.now_ns))).decision_id > other
 
 
 def test_a_refused_sub_network_is_not_asked_for_again() -> None:
@@ -267,7 +266,7 @@ def test_a_refused_sub_network_is_not_asked_for_again() -> None:
     assert decision.apps[0].subnet_id == "s9"
     while not decision.commands:
         decision = bench.step()
-    refused = SubnetStatus("front", decision.decision_id, "s0", "cpu", SubnetCondition.REJECTED)
+    refused = SubnetState(decision.decision_id, "s0", "cpu", SubnetCondition.REJECTED)
     after = bench.step(refused)
     assert after.apps[0].subnet_id == "s8"
     assert [c.subnet_id for c in after.commands] == ["s8"]
@@ -277,9 +276,9 @@ def test_a_refused_sub_network_is_not_asked_for_again() -> None:
 
 def test_a_pinned_sub_network_is_reckoned_with_and_left_alone() -> None:
     bench = ready_bench()
-    decision = bench.step(SubnetStatus("front", 0, "s2", "cpu", SubnetCondition.PINNED))
+    decision = bench.step(SubnetState(0, "s2", "cpu", SubnetCondition.PINNED))
     assert decision.apps[0].subnet_id == "s2" and decision.commands == ()
-    freed = bench.step(SubnetStatus("front", 0, "s2", "cpu", SubnetCondition.APPLIED))
+    freed = bench.step(SubnetState(0, "s2", "cpu", SubnetCondition.APPLIED))
     assert freed.apps[0].subnet_id == "s9" and freed.commands
 
 
@@ -288,7 +287,7 @@ def test_an_application_that_stops_is_dropped_and_the_cpu_is_given_back(how: str
     bench = ready_bench()
     stop: dict[str, object] = {
         "paused": replace(TARGETS, paused=True),
-        "disabled": SubnetStatus("front", 0, "s9", "cpu", SubnetCondition.DISABLED),
+        "disabled": SubnetState(0, "s9", "cpu", SubnetCondition.DISABLED),
         "gone": Departure("front"),
     }
     decision = bench.step(stop[how])
@@ -316,7 +315,7 @@ def test_an_application_that_stops_is_dropped_and_the_cpu_is_given_back(how: str
         frame(50, app="nobody"),
     ],
 )
-def test_bad_monitors_are_counted_and_change_nothing(bad: FrameMonitor) -> None:
+def test_bad_monitors_are_counted_and_change_nothing(bad: InferenceMonitor) -> None:
     bench, twin = ready_bench(), ready_bench()
     decision, expected = bench.step(bad), twin.step()
     assert bench.manager.world.rejected["monitor"] == 1
@@ -374,11 +373,11 @@ def test_frozen_telemetry_counts_as_stale() -> None:
 def test_nan_in_telemetry_is_survived() -> None:
     bench = ready_bench()
     before = bench.step()
-    blind = Telemetry(
+    blind = manager_plant.telemetry(
         bench.now_ns + 1,
         nan,
-        tuple(DomainReading(d.domain, nan, nan) for d in capabilities().domains),
-        (nan,),
+        tuple(DomainTelemetry(d.domain, nan, nan) for d in capabilities().domains),
+        nan,
     )
     decision = bench.step(blind)
     assert decision.apps == before.apps and not isnan(decision.predicted_power_w)
@@ -446,7 +445,7 @@ def test_only_processors_of_the_device_are_used() -> None:
     decisions = []
     for processors in (("cpu", "gpu"), ("cpu",)):
         domains = tuple(d for d in capabilities().domains if d.domain.startswith(processors))
-        bench = Bench(Capabilities("xavier_nx", domains, processors), TARGETS, both, telemetry(START))
+        bench = Bench(DeviceCapabilities("xavier_nx", domains, processors), TARGETS, both, telemetry(START))
         for _ in range(7):
             decisions.append(bench.step(telemetry(bench.now_ns)))
     used = {app.processor for decision in decisions for app in decision.apps}
@@ -457,7 +456,7 @@ def test_only_processors_of_the_device_are_used() -> None:
 def test_an_application_without_a_processor_is_left_alone() -> None:
     library = make_library("front", processor="npu")
     only_cpu = tuple(d for d in capabilities().domains if d.domain.startswith("cpu"))
-    bench = Bench(Capabilities("xavier_nx", only_cpu, ("cpu",)), TARGETS, library)
+    bench = Bench(DeviceCapabilities("xavier_nx", only_cpu, ("cpu",)), TARGETS, library)
     for _ in range(7):
         decision = bench.step()
     assert decision.apps == () and decision.commands == () and decision.binding_constraint == "no_data"
@@ -526,17 +525,21 @@ messages = st.one_of(
     st.builds(make_library, st.sampled_from(["front", "rear"])),
     st.builds(telemetry, st.integers(0, 2 * START), odd, odd),
     st.just(capabilities()),
-    st.just(Capabilities("", (), ())),
+    st.just(DeviceCapabilities("", (), ())),
     st.builds(Departure, st.sampled_from(["front", "rear"])),
     st.builds(
-        SubnetStatus,
-        st.sampled_from(["front", "rear"]),
+        SubnetState,
         st.integers(0, 2**62),
         st.sampled_from(["s0", "no"]),
         st.just("cpu"),
         st.sampled_from(SubnetCondition),
     ),
-    st.builds(DvfsStatus, st.integers(0, 2 * START), st.integers(0, 2**62), st.just(())),
+    st.builds(
+        DvfsState,
+        st.integers(0, 2**62),
+        st.just(()),
+        header=st.builds(Header, st.integers(0, 2 * START)),
+    ),
     st.just(TARGETS),
 )
 
@@ -555,7 +558,9 @@ def test_any_input_gives_a_sane_decision(
     now_ns, last_id = START, 0
     for delay_ms, batch in steps:
         now_ns = max(0, now_ns + delay_ms * MS)
-        decision = manager.step(now_ns, Monitors(tuple(item(m) for m in batch), parameters))
+        topics = ("perception/front/t", "perception/rear/t")
+        items = tuple(item(m, topic=topics[n % 2]) for n, m in enumerate(batch))
+        decision = manager.step(now_ns, Monitors(items, parameters))
         tables = {d.domain: d.frequencies_hz for d in capabilities().domains}
         assert decision.trigger in (*TRIGGERS, "periodic")
         assert decision.binding_constraint in CONSTRAINTS

@@ -14,29 +14,28 @@ from dynofa_ros.device.board import load_board
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.alternatives import alternatives
 from dynofa_ros.manager.app_state import AppState
+from dynofa_ros.manager.commands import AppCommand
 from dynofa_ros.manager.grid import asked, make_grid
 from dynofa_ros.manager.hysteresis import HEADROOM
+from dynofa_ros.manager.inputs import Input, Monitors, Parameters
 from dynofa_ros.manager.ladder import allocate
 from dynofa_ros.manager.many import allocate_any
 from dynofa_ros.manager.placement import core_share, place_of
 from dynofa_ros.manager.plan import forecast, make_plan
 from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem
+from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.manager.solver import best_for
 from dynofa_ros.manager.state import World
-from dynofa_ros.manager.types import (
+from dynofa_ros.messages import (
     AppTargets,
-    Capabilities,
-    Decision,
+    DeviceCapabilities,
     DomainCapability,
-    FrameMonitor,
-    Input,
-    LibraryEntry,
-    Monitors,
-    Parameters,
-    SubnetCommand,
+    DomainFrequency,
+    InferenceMonitor,
     SubnetCondition,
+    SubnetEntry,
     SubnetLibrary,
-    SubnetStatus,
+    SubnetState,
 )
 
 INSTANCES = 500
@@ -127,17 +126,17 @@ def test_pins_hold_with_threads() -> None:
 # --- which way the CPU is used ------------------------------------------------------------------------
 
 
-def entry(name: str, processor: str = "cpu", cluster: str = "", threads: int = 0) -> LibraryEntry:
-    return LibraryEntry(name, processor, 0.7, 20.0, 2.0, 18.0, threads=threads, cluster=cluster)
+def entry(name: str, processor: str = "cpu", cluster: str = "", threads: int = 0) -> SubnetEntry:
+    return SubnetEntry(name, processor, 0.7, 20.0, 2.0, 18.0, threads=threads, cluster=cluster)
 
 
-def world(*libraries: tuple[LibraryEntry, ...], cpus: bool = True) -> tuple[World, list[AppState]]:
+def world(*libraries: tuple[SubnetEntry, ...], cpus: bool = True) -> tuple[World, list[AppState]]:
     known = World()
     domains = [
-        DomainCapability(name, (500_000_000, 1_000_000_000), True, own if cpus else ())
+        DomainCapability(name, (500_000_000, 1_000_000_000), cpus=own if cpus else ())
         for name, own in (("cpu0", (0, 1)), ("cpu2", (2, 3)), ("gpu", ()))
     ]
-    messages = [Capabilities("b", tuple(domains), ("cpu", "gpu"))]
+    messages = [DeviceCapabilities("b", tuple(domains), ("cpu", "gpu"))]
     for n, entries in enumerate(libraries):
         messages += [AppTargets(f"app{n}", 100.0), SubnetLibrary(f"app{n}", entries)]
     for n, message in enumerate(messages):
@@ -201,13 +200,13 @@ SECOND = 1_000_000_000
 TOP_HZ = 1_907_200_000
 
 
-def measured(cluster: str, factor: float = 1.0) -> tuple[LibraryEntry, ...]:
+def measured(cluster: str, factor: float = 1.0) -> tuple[SubnetEntry, ...]:
     """Two sub-networks with one and two threads on a cluster of two cores."""
-    reference = ((cluster, TOP_HZ),)
+    reference = (DomainFrequency(cluster, TOP_HZ),)
     return tuple(
-        LibraryEntry(
+        SubnetEntry(
             f"s{n}", "cpu", accuracy, *(factor * share * ms * part for part in (1.0, 0.1, 0.9)),
-            reference_hz=reference, threads=threads, cluster=cluster,
+            reference_frequencies=reference, threads=threads, cluster=cluster,
         )
         for threads, share in ((1, 1.0), (2, 0.64))
         for n, (accuracy, ms) in enumerate(((0.7, 40.0), (0.8, 80.0)))
@@ -217,38 +216,39 @@ def measured(cluster: str, factor: float = 1.0) -> tuple[LibraryEntry, ...]:
 class Robot:
     """A manager on a Xavier NX whose CPU numbers are known, fed by hand."""
 
-    def __init__(self, targets: dict[str, AppTargets], library: tuple[LibraryEntry, ...]) -> None:
+    def __init__(self, targets: dict[str, AppTargets], library: tuple[SubnetEntry, ...]) -> None:
         self.manager, self.now_ns, self._sequence = RuntimeManager(), SECOND, 0
         domains = tuple(
             DomainCapability(
                 name,
                 domain.frequencies_hz,
-                name != "emc",
-                tuple(range(int(name[3:]), int(name[3:]) + 2)) if name.startswith("cpu") else (),
+                can_write=name != "emc",
+                cpus=tuple(range(int(name[3:]), int(name[3:]) + 2)) if name.startswith("cpu") else (),
             )
             for name, domain in load_board("xavier_nx").domains.items()
         )
-        self.messages: list = [*published([Capabilities("xavier_nx", domains, ("cpu", "gpu", "npu"))])]
+        self.messages: list = [*published([DeviceCapabilities("xavier_nx", domains, ("cpu", "gpu", "npu"))])]
         for name, own in targets.items():
-            state = SubnetStatus(name, 0, "s0", "cpu", SubnetCondition.APPLIED, threads=1)
-            self.messages += [own, SubnetLibrary(name, library), state]
-        self.orders: dict[str, SubnetCommand] = {}
+            state = SubnetState(0, "s0", "cpu", SubnetCondition.APPLIED, threads=1)
+            self.messages += [own, SubnetLibrary(name, library), (name, state)]
+        self.orders: dict[str, AppCommand] = {}
 
     def step(self, *messages, seconds: float = 0.2) -> Decision:
         self.messages += messages
         self.now_ns += int(seconds * SECOND)
         inputs = []
-        for message in self.messages:
+        for given in self.messages:
             self._sequence += 1
-            inputs.append(Input("t", self._sequence, message))
+            app, message = given if isinstance(given, tuple) else ("front", given)
+            inputs.append(Input(f"perception/{app}/t", self._sequence, message))
         self.messages = []
         decision = self.manager.step(self.now_ns, Monitors(tuple(inputs)))
         self.orders |= {c.app: c for c in decision.commands}
         return decision
 
-    def frame(self, app: str, number: int, ms: float, **changes) -> FrameMonitor:
+    def frame(self, app: str, number: int, ms: float, **changes) -> InferenceMonitor:
         order = self.orders[app]
-        monitor = FrameMonitor(
+        monitor = InferenceMonitor(
             app, number, order.decision_id, order.subnet_id, order.processor, 0.0, 1.0, ms, 1.0, ms + 2.0,
             1000.0, False, threads=order.threads, cluster=order.cluster,
         )  # fmt: skip
@@ -299,7 +299,7 @@ def test_what_is_measured_counts_for_its_place() -> None:
     assert "its library has no 's0' on 'cpu4'" in robot.manager.world.last_rejection
 
 
-def _named(order: SubnetCommand) -> tuple[str, str, int]:
+def _named(order: AppCommand) -> tuple[str, str, int]:
     return order.subnet_id, order.cluster, order.threads
 
 
@@ -313,9 +313,7 @@ def test_a_cluster_that_a_node_refuses_is_planned_around() -> None:
         if order.cluster != "cpu0":
             break
         refused.add(_named(order))
-        state = SubnetStatus(
-            "front", order.decision_id, "s0", "cpu", SubnetCondition.REJECTED, threads=1, cluster=""
-        )
+        state = SubnetState(order.decision_id, "s0", "cpu", SubnetCondition.REJECTED, threads=1, cluster="")
         robot.step(state)
         assert _named(robot.orders["front"]) not in refused
     assert robot.orders["front"].cluster == "cpu2" and len(refused) == 2

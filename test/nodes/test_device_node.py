@@ -12,9 +12,9 @@ from device_client import TIMEOUT_S, Client, end, parameters, start
 from dynofa_ros.msg import DomainState, InferenceMonitor, SimulatedLoad
 from lifecycle_msgs.msg import Transition
 
+from dynofa_ros.convert import from_ros
 from dynofa_ros.device.board import load_board, power_model
 from dynofa_ros.paths import share_file
-from dynofa_ros.ros.inputs import power_model as power_model_of
 
 pytestmark = pytest.mark.live
 
@@ -70,7 +70,7 @@ def test_the_power_model_is_latched_and_the_message_loses_no_bit(client):
     client.wait(lambda: client.power_models, "the power model")
     (message,) = client.power_models
     expected = power_model(load_board("xavier_nx"))
-    assert power_model_of(message) == expected
+    assert from_ros(message) == expected
     assert client.capabilities[-1].description == "xavier_nx"
     client.wait(lambda: "backend" in client.facts, "diagnostics")
     assert client.facts["backend"]["power_model"] == expected.origin

@@ -19,8 +19,6 @@ from dynofa_ros.msg import (
     AppTargets,
     DeviceCapabilities,
     DeviceTelemetry,
-    DomainCapability,
-    DomainFrequency,
     DomainState,
     DomainTelemetry,
     DvfsCommand,
@@ -28,7 +26,6 @@ from dynofa_ros.msg import (
     InferenceMonitor,
     ManagerDecision,
     SubnetCommand,
-    SubnetEntry,
     SubnetLibrary,
     SubnetState,
     TemperatureReading,
@@ -38,10 +35,11 @@ from manager_plant import BOARD, CPU, MODEL, capabilities, make_library
 from rclpy.serialization import deserialize_message, serialize_message
 from ros_client import RosClient
 
+from dynofa_ros.convert import from_ros, to_ros
 from dynofa_ros.device.power_model import predict_power
 from dynofa_ros.manager import RuntimeManager
-from dynofa_ros.manager.types import Monitors
-from dynofa_ros.ros import conversions, inputs, names, qos
+from dynofa_ros.manager.inputs import GONE, Input, Monitors, make_input, parameters_of
+from dynofa_ros.ros import names, qos
 
 pytestmark = pytest.mark.live
 
@@ -132,22 +130,7 @@ class FakeApp:
         self.send("subnet_state", state)
 
     def _publish_library(self) -> None:
-        entries = [
-            SubnetEntry(
-                id=e.id,
-                processor=e.processor,
-                accuracy=e.accuracy,
-                latency_ms=e.latency_ms,
-                alpha_ms=e.alpha_ms,
-                beta_ms=e.beta_ms,
-                energy_j=math.nan,
-                reference_frequencies=[
-                    DomainFrequency(domain=d, frequency_hz=hz) for d, hz in e.reference_hz
-                ],
-            )
-            for e in self.entries.values()
-        ]
-        self.send("library", SubnetLibrary(app=self.name, entries=entries))
+        self.send("library", to_ros(make_library(self.name)))
 
 
 def as_received(message: Any) -> Any:
@@ -162,7 +145,7 @@ class Robot(RosClient):
         super().__init__("robot", DOMAIN_ID, namespace, f"{namespace}/manager")
         self.rng = np.random.default_rng(0)
         self.hz = {name: float(d.start_max_hz) for name, d in BOARD.domains.items()}
-        self.sent: dict[tuple[str, int], Any] = {}
+        self.sent: dict[tuple[str, int], Input] = {}
         self.apps: list[FakeApp] = []
         self.decisions: list[ManagerDecision] = []
         self.dvfs_commands: list[DvfsCommand] = []
@@ -182,7 +165,8 @@ class Robot(RosClient):
         self._send_dvfs_state(0)
 
     def record(self, topic: str, message: Any) -> None:
-        self.sent[topic, inputs.sequence_of(message)] = as_received(message)
+        item = make_input(topic, from_ros(as_received(message)))
+        self.sent[topic, item.sequence] = item
 
     def send(self, topic: str, message: Any) -> None:
         message.header.stamp = self.node.get_clock().now().to_msg()
@@ -212,15 +196,7 @@ class Robot(RosClient):
         self._send_dvfs_state(int(command.decision_id))
 
     def _send_capabilities(self) -> None:
-        known = capabilities()
-        domains = [
-            DomainCapability(
-                domain=d.domain, frequencies_hz=list(d.frequencies_hz), can_read=True, can_write=d.can_write
-            )
-            for d in known.domains
-        ]
-        message = DeviceCapabilities(board=known.board, domains=domains, processors=list(known.processors))
-        self.send(names.CAPABILITIES, message)
+        self.send(names.CAPABILITIES, to_ros(capabilities()))
 
     def _send_dvfs_state(self, decision_id: int) -> None:
         domains = [DomainState(domain=d, actual_hz=hz) for d, hz in self.hz.items()]
@@ -441,7 +417,7 @@ def test_an_application_that_leaves_is_dropped(robot: Robot, front: FakeApp) -> 
     robot.wait(lambda: any(d.trigger == "departure" for d in robot.decisions), "departure")
     assert [app.app for app in latest(robot).apps] == []
     departed = next(d for d in robot.decisions if d.trigger == "departure")
-    gone = [(i.topic, i.sequence) for i in departed.inputs if i.sequence == inputs.GONE]
+    gone = [(i.topic, i.sequence) for i in departed.inputs if i.sequence == GONE]
     assert gone == [("perception/front/targets", 0)]
 
 
@@ -489,8 +465,9 @@ def replay(robot: Robot, recorded: list[ManagerDecision]) -> None:
         for consumed in message.inputs:
             key = (consumed.topic, int(consumed.sequence))
             assert key in robot.sent, f"missing input {key}"
-            consumed_inputs.append(inputs.to_input(consumed.topic, robot.sent[key]))
-        monitors = Monitors(tuple(consumed_inputs), inputs.parameters_of(message))
-        decision = manager.step(inputs.stamp_ns(message.step_time), monitors)
-        again = conversions.decision_message(replace(decision, compute_ms=message.compute_ms))
+            consumed_inputs.append(robot.sent[key])
+        known = from_ros(message)
+        monitors = Monitors(tuple(consumed_inputs), parameters_of(known))
+        decision = manager.step(known.step_time, monitors)
+        again = to_ros(replace(decision, compute_ms=message.compute_ms))
         assert str(as_received(again)) == str(message)

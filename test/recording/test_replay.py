@@ -150,7 +150,7 @@ def test_bits_are_compared_and_nan_is_nan(demo: tuple[Message, ...]) -> None:
 
 def replayed_decision(messages: Sequence[Message], number: int) -> Any:
     from dynofa_ros.manager import RuntimeManager
-    from dynofa_ros.manager.types import Monitors
+    from dynofa_ros.manager.inputs import Monitors
 
     known, manager = record(messages), RuntimeManager()
     for recorded in known.decisions[: number + 1]:

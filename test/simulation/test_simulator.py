@@ -9,20 +9,20 @@ from math import inf, isfinite, nan
 import pytest
 from factories import targets, vision
 
-from dynofa_ros.device.device import Band
 from dynofa_ros.evaluation.policies import make_policy
 from dynofa_ros.evaluation.scenarios import scenes
 from dynofa_ros.evaluation.scenarios.parts import default_board
 from dynofa_ros.evaluation.score import cap_violation
-from dynofa_ros.manager.types import (
-    Departure,
-    FrameMonitor,
-    LibraryEntry,
-    Parameters,
+from dynofa_ros.manager.inputs import Departure, Parameters
+from dynofa_ros.messages import (
+    DeviceTelemetry,
+    DomainFrequency,
+    FrequencyBand,
+    InferenceMonitor,
     SubnetCondition,
+    SubnetEntry,
     SubnetLibrary,
-    SubnetStatus,
-    Telemetry,
+    SubnetState,
 )
 from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import FrameRecord, Knob, Run
@@ -44,7 +44,8 @@ from dynofa_ros.simulation.scene import (
 from dynofa_ros.simulation.simulator import simulate
 
 TOP_HZ, HALF_HZ = 1_109_250_000, 510_000_000
-ENTRY = LibraryEntry("net", "gpu", 0.8, 50.0, 30.0, 20.0, nan, (("gpu", TOP_HZ),))
+CPU_REFERENCE = (DomainFrequency("cpu0", 1_907_200_000),)
+ENTRY = SubnetEntry("net", "gpu", 0.8, 50.0, 30.0, 20.0, nan, (DomainFrequency("gpu", TOP_HZ),))
 OTHER = replace(ENTRY, id="small", accuracy=0.7, latency_ms=20.0, alpha_ms=12.0, beta_ms=8.0)
 
 
@@ -103,7 +104,7 @@ def test_a_frame_alone_takes_what_the_law_says() -> None:
 
 
 def test_clocks_stretch_their_share_only() -> None:
-    pinned = Command(bands=(Band("gpu", HALF_HZ, HALF_HZ),))
+    pinned = Command(bands=(FrequencyBand("gpu", HALF_HZ, HALF_HZ),))
     run = simulate(scene_of(app()), Script(first=pinned), 0)
     assert latencies(run)[-1] == pytest.approx(3.0 + 30.0 + 20.0 * TOP_HZ / HALF_HZ, abs=1e-6)
 
@@ -136,7 +137,7 @@ def test_jobs_that_overlap_slow_each_other_and_load_from_outside_does_too() -> N
 
 def test_fewer_cores_and_no_core() -> None:
     shared = SharedProcessor(default_board(), "cpu", 0.0)
-    entry = replace(ENTRY, processor="cpu", reference_hz=(("cpu0", 1_907_200_000),))
+    entry = replace(ENTRY, processor="cpu", reference_frequencies=CPU_REFERENCE)
     shared.set_clocks({"cpu0": 1.9072e9, "cpu2": 1.9072e9, "cpu4": 0.0})
     shared.start("app", entry, 1.0, 0.0)
     assert shared.ready_s == pytest.approx(1e-3 * (30.0 + 20.0 * 1.5**0.5))
@@ -173,21 +174,21 @@ def test_a_prepared_network_is_taken_at_once_and_another_one_waits() -> None:
     assert times == pytest.approx([1.0 + 0.001 + 0.06])
     back = [at_s for at_s, _, knob in run.knobs if knob.subnet_id == "net"]
     assert back[-1] == pytest.approx(2.001)
-    states = [m for m in policy.messages(SubnetStatus) if isinstance(m, SubnetStatus)]
+    states = [m for m in policy.messages(SubnetState) if isinstance(m, SubnetState)]
     assert [(s.decision_id, s.status) for s in states] == [
         (0, SubnetCondition.APPLIED),
         (7, SubnetCondition.PENDING),
         (7, SubnetCondition.APPLIED),
         (8, SubnetCondition.APPLIED),
     ]
-    monitors = [m for m in policy.messages(FrameMonitor) if isinstance(m, FrameMonitor)]
+    monitors = [m for m in policy.messages(InferenceMonitor) if isinstance(m, InferenceMonitor)]
     assert [m.decision_id for m in monitors] == sorted(m.decision_id for m in monitors)
 
 
 def test_an_unknown_network_is_refused() -> None:
     policy = Script({1.0: Command({"app": Knob("nothing", "gpu")}, decision_id=3)})
     run = simulate(scene_of(app()), policy, 0)
-    assert any(m.status == SubnetCondition.REJECTED for m in policy.messages(SubnetStatus))  # type: ignore[attr-defined]
+    assert any(m.status == SubnetCondition.REJECTED for m in policy.messages(SubnetState))  # type: ignore[attr-defined]
     assert {f.subnet_id for f in run.frames} == {"net"}
 
 
@@ -258,7 +259,7 @@ def test_the_mode_of_a_policy_holds_where_it_is_stricter() -> None:
 
 def test_a_reserved_processor_is_withdrawn_and_slow() -> None:
     policy = Script()
-    cpu = replace(ENTRY, id="cpu_net", processor="cpu", reference_hz=(("cpu0", 1_907_200_000),))
+    cpu = replace(ENTRY, id="cpu_net", processor="cpu", reference_frequencies=CPU_REFERENCE)
     scene = scene_of(
         app(library=(ENTRY, OTHER, cpu), latency_ms=300.0, rate=4.0), timeline=(Reserved(1.0, 2.0, "gpu"),)
     )
@@ -291,12 +292,12 @@ def test_an_application_that_leaves_is_gone() -> None:
     [
         ("frozen_monitors", lambda p, run: len({f.index for f in p.frames}) == len(run.frames) - 9),
         ("manager_paused", lambda p, run: not [t for t, _ in p.seen if 1.0 <= t < 2.9]),
-        ("no_temperature", lambda p, run: 0 < sum(_blind(m) for m in p.messages(Telemetry)) <= 21),
+        ("no_temperature", lambda p, run: 0 < sum(_blind(m) for m in p.messages(DeviceTelemetry)) <= 21),
         ("ignored_clocks", lambda p, run: max(hz for _, d, hz in run.clocks if d == "gpu") == TOP_HZ),
     ],
 )
 def test_faults(kind: str, check: Callable[[Script, Run], bool]) -> None:
-    order = Command(bands=(Band("gpu", HALF_HZ, HALF_HZ),))
+    order = Command(bands=(FrequencyBand("gpu", HALF_HZ, HALF_HZ),))
     policy = Script({1.5: order} if kind == "ignored_clocks" else {})
     run = simulate(scene_of(app(), timeline=(Fault(1.0, 3.0, kind),)), policy, 0)  # type: ignore[arg-type]
     assert check(policy, run)
@@ -305,7 +306,9 @@ def test_faults(kind: str, check: Callable[[Script, Run], bool]) -> None:
 
 
 def _blind(message: object) -> bool:
-    return isinstance(message, Telemetry) and not any(isfinite(t) for t in message.temperatures_c)
+    return isinstance(message, DeviceTelemetry) and not any(
+        isfinite(t.temperature_c) for t in message.temperatures
+    )
 
 
 def test_heat_follows_the_surroundings() -> None:

@@ -10,13 +10,14 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass
 
-from dynofa_ros.device.device import AppliedDomain, Band, DomainStatus
+from dynofa_ros.device.device import AppliedDomain
 from dynofa_ros.device.linux.clock_backup import BackupError
 from dynofa_ros.device.linux.clock_found import FoundClocks
 from dynofa_ros.device.linux.clock_limits import Limits, read_limits, same_limits, write_limits
 from dynofa_ros.device.linux.clock_plan import BandRefusedError, Plan, limit_files, plan_band
 from dynofa_ros.device.linux.inventory import ClockDomain
 from dynofa_ros.device.linux.sysfs import PERMISSION_CURE, SysFiles, reason_of
+from dynofa_ros.messages import DomainStatus, FrequencyBand
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class ClockUnderControl:
     ) -> None:
         self.domain = domain
         self.files = limit_files(domain)
-        self.request: Band | None = None
+        self.request: FrequencyBand | None = None
         self.actual_hz = math.nan
         self._files = files
         self._found = found
@@ -65,7 +66,7 @@ class ClockUnderControl:
         self._next_look_s = self._written_s = self._last_miss_s = -math.inf
         self._busy_tries = self._misses = 0
 
-    def take(self, band: Band, plan: Plan, now_s: float) -> str:
+    def take(self, band: FrequencyBand, plan: Plan, now_s: float) -> str:
         """Make a band the domain's. Why it cannot be, else empty; the band before stays then."""
         held = self.request is not None and self._status is DomainStatus.DISABLED and not self._in_files
         before = (self.request, self._plan, self._in_files)
@@ -106,8 +107,8 @@ class ClockUnderControl:
         request = self.request
         return AppliedDomain(
             domain=self.domain.name,
-            min_hz=request.min_hz if request else 0,
-            max_hz=request.max_hz if request else 0,
+            requested_min_hz=request.min_hz if request else 0,
+            requested_max_hz=request.max_hz if request else 0,
             actual_hz=self.actual_hz,
             status=self._status,
             reason=self._reason,
@@ -188,7 +189,7 @@ class ClockUnderControl:
         else:
             self._outside(plan.band, now_s)
 
-    def _inside(self, band: Band) -> bool:
+    def _inside(self, band: FrequencyBand) -> bool:
         """Whether the clock is in the band; a reading that no clock of the domain has says nothing.
 
         Xavier and Orin count cycles and read almost 0 near idle; a GPU without power reads 0.
@@ -198,7 +199,7 @@ class ClockUnderControl:
             return True
         return (1.0 - CLOCK_TOLERANCE) * band.min_hz <= hz <= (1.0 + CLOCK_TOLERANCE) * band.max_hz
 
-    def _outside(self, band: Band, now_s: float) -> None:
+    def _outside(self, band: FrequencyBand, now_s: float) -> None:
         """The limits stand but the clock does not keep to them; a single reading may be wrong."""
         name, runs = self.domain.name, f"runs at {self.actual_hz:.0f} Hz"
         if self._missed(now_s) < MOST_MISSES:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dynofa_ros.device.board import FREQUENCY_TOLERANCE_HZ, ceil_frequency, floor_frequency
-from dynofa_ros.device.device import Band
 from dynofa_ros.device.linux.clock_limits import LimitFiles, Limits
 from dynofa_ros.device.linux.inventory import ClockDomain, PowerMode
+from dynofa_ros.messages import FrequencyBand
 
 
 class BandRefusedError(ValueError):
@@ -22,7 +22,7 @@ class Plan:
     from what was asked for, if it does.
     """
 
-    band: Band
+    band: FrequencyBand
     limits: Limits
     capped: bool = False
     remark: str = ""
@@ -35,7 +35,7 @@ def limit_files(domain: ClockDomain) -> LimitFiles:
     return LimitFiles("band", domain.min_path, domain.max_path)
 
 
-def plan_band(asked: Band, domain: ClockDomain, mode: PowerMode | None = None) -> Plan:
+def plan_band(asked: FrequencyBand, domain: ClockDomain, mode: PowerMode | None = None) -> Plan:
     """What to write for a band.
 
     The minimum is rounded up to the table, the maximum down, as the kernel does; a band between two clocks
@@ -61,7 +61,7 @@ def plan_band(asked: Band, domain: ClockDomain, mode: PowerMode | None = None) -
     if mode is not None and cap_hz is not None and band.max_hz > cap_hz + FREQUENCY_TOLERANCE_HZ:
         top_hz = floor_frequency(table, cap_hz) if table else cap_hz
         capped = asked.min_hz > top_hz + FREQUENCY_TOLERANCE_HZ
-        band = Band(name, min(band.min_hz, top_hz), top_hz)
+        band = FrequencyBand(name, min(band.min_hz, top_hz), top_hz)
         remark = f"{name}: cut to {top_hz} by nvpmodel mode {mode.name or mode.number}"
     return Plan(band, Limits(band.min_hz // domain.unit_hz, band.max_hz // domain.unit_hz), capped, remark)
 
@@ -75,18 +75,18 @@ def _range(domain: ClockDomain) -> tuple[int, int]:
     return min(known), max(known)
 
 
-def _round(asked: Band, table: tuple[int, ...]) -> tuple[Band, str]:
+def _round(asked: FrequencyBand, table: tuple[int, ...]) -> tuple[FrequencyBand, str]:
     low, high = ceil_frequency(table, asked.min_hz), floor_frequency(table, asked.max_hz)
     if low <= high:
-        return Band(asked.domain, low, high), ""
+        return FrequencyBand(asked.domain, low, high), ""
     # Between two neighbours: `high` is the one below the band and `low` the one above.
     nearest = high if asked.min_hz - high <= low - asked.max_hz else low
     remark = f"{asked.domain}: no clock between {asked.min_hz} and {asked.max_hz}, {nearest} is the nearest"
-    return Band(asked.domain, nearest, nearest), remark
+    return FrequencyBand(asked.domain, nearest, nearest), remark
 
 
-def _lock(band: Band, lowest: int, highest: int, remark: str) -> Plan:
+def _lock(band: FrequencyBand, lowest: int, highest: int, remark: str) -> Plan:
     if band.min_hz - lowest <= FREQUENCY_TOLERANCE_HZ and highest - band.max_hz <= FREQUENCY_TOLERANCE_HZ:
         return Plan(band, Limits(0, 0), remark=remark)
-    locked = Band(band.domain, band.max_hz, band.max_hz)
+    locked = FrequencyBand(band.domain, band.max_hz, band.max_hz)
     return Plan(locked, Limits(band.max_hz, band.max_hz), remark=remark)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from dynofa_ros.device.device import AppliedDomain, Band, DomainStatus
+from dynofa_ros.device.device import AppliedDomain
 from dynofa_ros.device.linux.clock_backup import BackupError, ClockBackup, Returned, restore_saved
 from dynofa_ros.device.linux.clock_domain import OFFLINE_WAIT_S, ClockUnderControl
 from dynofa_ros.device.linux.clock_found import FoundClocks
@@ -18,6 +18,7 @@ from dynofa_ros.device.linux.clock_limits import read_limits
 from dynofa_ros.device.linux.clock_plan import BandRefusedError, Plan, plan_band
 from dynofa_ros.device.linux.inventory import ClockDomain, PowerMode
 from dynofa_ros.device.linux.sysfs import CURES, PERMISSION_CURE, SysFiles, reason_of
+from dynofa_ros.messages import DomainStatus, FrequencyBand
 
 
 class ClockWriter:
@@ -62,12 +63,12 @@ class ClockWriter:
                     self._files, domain, self._found, keep_pinned=not self._override_pinned
                 )
 
-    def apply(self, bands: Sequence[Band]) -> tuple[AppliedDomain, ...]:
+    def apply(self, bands: Sequence[FrequencyBand]) -> tuple[AppliedDomain, ...]:
         """Write bands; see `Device.apply`. A refused one leaves the domain's band as it was."""
         now_s = self._clock_s()
         times = Counter(band.domain for band in bands)
         refused: list[AppliedDomain] = []
-        accepted: list[tuple[ClockUnderControl, Band, Plan]] = []
+        accepted: list[tuple[ClockUnderControl, FrequencyBand, Plan]] = []
         for band in bands:
             try:
                 clock = self._clock(band, times[band.domain])
@@ -118,7 +119,7 @@ class ClockWriter:
             clock.let_go()
         return self._give_back(self._sleep) if self._backup.held else ()
 
-    def _clock(self, band: Band, times: int) -> ClockUnderControl:
+    def _clock(self, band: FrequencyBand, times: int) -> ClockUnderControl:
         """The domain of a band that may be set. Raises BandRefusedError."""
         name = band.domain
         clock = self._clocks.get(name)
@@ -146,10 +147,12 @@ class ClockWriter:
             return limits.low == limits.high > 0
         return False
 
-    def _refused(self, band: Band, reason: str) -> AppliedDomain:
+    def _refused(self, band: FrequencyBand, reason: str) -> AppliedDomain:
         clock = self._clocks.get(band.domain)
         actual_hz = clock.actual_hz if clock else math.nan
-        return AppliedDomain(band.domain, band.min_hz, band.max_hz, actual_hz, DomainStatus.REJECTED, reason)
+        return AppliedDomain(
+            band.domain, band.min_hz, band.max_hz, actual_hz, DomainStatus.REJECTED, reason=reason
+        )
 
     def _state(self, clock: ClockUnderControl) -> AppliedDomain:
         state = clock.state()

@@ -9,20 +9,14 @@ from contextlib import suppress
 from types import TracebackType
 
 from dynofa_ros.device.board import matching_board
-from dynofa_ros.device.device import (
-    AppliedDomain,
-    Band,
-    Capabilities,
-    DeviceSample,
-    DomainCapability,
-    DomainStatus,
-)
+from dynofa_ros.device.device import AppliedDomain, DeviceSample
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.clock_writer import ClockWriter
 from dynofa_ros.device.linux.discovery_limits import power_mode
 from dynofa_ros.device.linux.inventory import ClockDomain, Inventory
 from dynofa_ros.device.linux.sensors import Sensors
 from dynofa_ros.device.linux.sysfs import SysFiles
+from dynofa_ros.messages import DeviceCapabilities, DomainCapability, DomainStatus, FrequencyBand
 
 SOURCE = "sysfs"
 WRITES_OFF = "writes are off (parameter allow_writes)"
@@ -75,15 +69,15 @@ class SysfsDevice:
         """As of the last search."""
         return self._sensors.inventory
 
-    def capabilities(self) -> Capabilities:
+    def capabilities(self) -> DeviceCapabilities:
         """Of what was found so far; a GPU may appear long after the start, when it is first used."""
         found = self._inventory
-        return Capabilities(
+        return DeviceCapabilities(
             found.board or "unknown",
             tuple(self._capability(domain) for domain in found.domains),
             found.processors,
             SOURCE,
-            self.description.name if self.description else "",
+            description=self.description.name if self.description else "",
         )
 
     def read(self) -> DeviceSample:
@@ -94,7 +88,7 @@ class SysfsDevice:
             self._writer.update(self._inventory.domains)
         return sample
 
-    def apply(self, bands: Sequence[Band]) -> tuple[AppliedDomain, ...]:
+    def apply(self, bands: Sequence[FrequencyBand]) -> tuple[AppliedDomain, ...]:
         if self._allow_writes:
             return self._writer.apply(bands)
         refused = DomainStatus.REJECTED
@@ -110,7 +104,7 @@ class SysfsDevice:
                     band.max_hz,
                     clocks.get(band.domain, unknown),
                     refused,
-                    f"{band.domain}: {WRITES_OFF}",
+                    reason=f"{band.domain}: {WRITES_OFF}",
                 )
                 for band in bands
             ),
@@ -149,7 +143,12 @@ class SysfsDevice:
             reasons.append(PINNED)
         can_write = self._allow_writes and domain.writable and not self._pinned
         return DomainCapability(
-            domain.name, domain.frequencies_hz, domain.readable, can_write, "; ".join(reasons)
+            domain.name,
+            domain.frequencies_hz,
+            cpus=domain.cpus,
+            can_read=domain.readable,
+            can_write=can_write,
+            reason="; ".join(reasons),
         )
 
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from dynofa_ros.device.device import Band, DeviceSample, DomainStatus
+from dynofa_ros.device.device import DeviceSample
 from dynofa_ros.device.linux.discovery import ClockDomain, Inventory, limits_hz
 from dynofa_ros.device.linux.sensors import Sensors
 from dynofa_ros.device.linux.sysfs import SysFiles
+from dynofa_ros.messages import DomainStatus, FrequencyBand
 
 if TYPE_CHECKING:
     from dynofa_ros.device.linux.clock_writer import ClockWriter
@@ -209,7 +210,7 @@ def _step(files: SysFiles, domain: ClockDomain, writer: ClockWriter, sleep: Call
     lower = [hz for hz in domain.frequencies_hz if hz < high]
     if not lower:
         return Check(name, Outcome.SKIP, "its maximum is the lowest clock already")
-    step = Band(domain.name, min(low, lower[-1]), lower[-1])
+    step = FrequencyBand(domain.name, min(low, lower[-1]), lower[-1])
     state = next(state for state in reversed(writer.apply([step])) if state.domain == domain.name)
     waited_s = 0.0
     while state.status is DomainStatus.PENDING and waited_s < OBEY_S:

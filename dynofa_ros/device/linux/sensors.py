@@ -11,18 +11,13 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
-from dynofa_ros.device.device import (
-    DeviceSample,
-    DomainSample,
-    RailSample,
-    TemperatureSample,
-    ThrottleFlag,
-)
+from dynofa_ros.device.device import DeviceSample, DomainSample, RailSample, TemperatureSample
 from dynofa_ros.device.linux import sensor_values
 from dynofa_ros.device.linux.discovery import discover
 from dynofa_ros.device.linux.inventory import ClockDomain, Inventory, Rail, ThrottleSign, Zone
 from dynofa_ros.device.linux.sensor_values import CpuTimes, EnergyCounter, Sensor
 from dynofa_ros.device.linux.sysfs import KeptFile, SysFiles
+from dynofa_ros.messages import ThrottleFlag
 
 FAST_EVERY_S = 0.04  # power, clock and load of a GPU, which their drivers renew every few to 25 ms
 LOAD_EVERY_S = 0.1  # CPU times and energy counters, which need an interval
@@ -79,7 +74,7 @@ class Sensors:
             rails=rails,
             domains=self._domains.samples(now_s),
             temperatures=self._zones.samples(now_s),
-            throttle=_throttle(self._signs.samples(now_s)),
+            throttle_flags=_throttle(self._signs.samples(now_s)),
             taken_s=now_s,
         )
 
@@ -256,7 +251,7 @@ class _Domain(_Channel):
         return DomainSample(
             domain=self._spec.name,
             frequency_hz=clock.value,
-            utilization=load.value,
+            utilization_percent=100.0 * load.value,
             taken_s=clock.taken_s,
             reason=clock.reason,
             utilization_taken_s=load.taken_s,

@@ -14,7 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 from dynofa_ros.device.board import ceil_frequency, floor_frequency
-from dynofa_ros.device.device import Band
+from dynofa_ros.messages import FrequencyBand
 
 PELT_HALF_LIFE_S = 0.032
 SCHEDUTIL_HEADROOM = 1.25
@@ -63,25 +63,25 @@ class Load(NamedTuple):
     io_wait: bool = False
 
 
-Law = Callable[[GovernorState, Load, tuple[int, ...], Band], tuple[GovernorState, int]]
+Law = Callable[[GovernorState, Load, tuple[int, ...], FrequencyBand], tuple[GovernorState, int]]
 
 
 def performance(
-    state: GovernorState, load: Load, table: tuple[int, ...], band: Band
+    state: GovernorState, load: Load, table: tuple[int, ...], band: FrequencyBand
 ) -> tuple[GovernorState, int]:
     """Top of the band."""
     return state, band.max_hz
 
 
 def powersave(
-    state: GovernorState, load: Load, table: tuple[int, ...], band: Band
+    state: GovernorState, load: Load, table: tuple[int, ...], band: FrequencyBand
 ) -> tuple[GovernorState, int]:
     """Bottom of the band."""
     return state, band.min_hz
 
 
 def userspace(
-    state: GovernorState, load: Load, table: tuple[int, ...], band: Band
+    state: GovernorState, load: Load, table: tuple[int, ...], band: FrequencyBand
 ) -> tuple[GovernorState, int]:
     """The speed that was set, inside the band; the present clock if none was."""
     return state, _in_band(table, band, state.speed_hz or load.frequency_hz)
@@ -98,7 +98,7 @@ def pelt(average: float, busy: float, frequency_hz: float, top_hz: float, durati
 
 
 def schedutil(
-    state: GovernorState, load: Load, table: tuple[int, ...], band: Band
+    state: GovernorState, load: Load, table: tuple[int, ...], band: FrequencyBand
 ) -> tuple[GovernorState, int]:
     """Lowest clock >= 1.25 * f_top * utilisation of the busiest core; the band's top for real-time tasks.
 
@@ -133,7 +133,7 @@ def ondemand(
     state: GovernorState,
     load: Load,
     table: tuple[int, ...],
-    band: Band,
+    band: FrequencyBand,
     up_threshold: int = 80,
     sampling_down_factor: int = 1,
 ) -> tuple[GovernorState, int]:
@@ -154,7 +154,7 @@ def ondemand(
 
 
 def conservative(
-    state: GovernorState, load: Load, table: tuple[int, ...], band: Band
+    state: GovernorState, load: Load, table: tuple[int, ...], band: FrequencyBand
 ) -> tuple[GovernorState, int]:
     """5 % of the band's top up above 80 % load, down below 20 %. ``frequency_average`` is the request."""
     percent = _whole(100.0 * load.busy)
@@ -174,7 +174,7 @@ def conservative(
 
 
 def simple_ondemand(
-    state: GovernorState, load: Load, table: tuple[int, ...], band: Band
+    state: GovernorState, load: Load, table: tuple[int, ...], band: FrequencyBand
 ) -> tuple[GovernorState, int]:
     """Top of the band above 90 % load, unchanged above 85 %, else busy * f * 100 / 88, rounded up."""
     current_hz = load.frequency_hz
@@ -188,7 +188,7 @@ def simple_ondemand(
 
 
 def nvhost_podgov(
-    state: GovernorState, load: Load, table: tuple[int, ...], band: Band
+    state: GovernorState, load: Load, table: tuple[int, ...], band: FrequencyBand
 ) -> tuple[GovernorState, int]:
     """Jetson GPU governor of the 4.9 to 5.10 kernels, called every 25 ms, in its integer arithmetic.
 
@@ -230,11 +230,11 @@ def _whole(value: float) -> int:
     return int(value + 1e-6)
 
 
-def _in_band(table: tuple[int, ...], band: Band, frequency_hz: float) -> int:
+def _in_band(table: tuple[int, ...], band: FrequencyBand, frequency_hz: float) -> int:
     return ceil_frequency(table, min(max(frequency_hz, band.min_hz), band.max_hz))
 
 
-def _closest(table: tuple[int, ...], band: Band, frequency_hz: float) -> int:
+def _closest(table: tuple[int, ...], band: FrequencyBand, frequency_hz: float) -> int:
     inside_hz = min(max(frequency_hz, band.min_hz), band.max_hz)
     low, high = floor_frequency(table, inside_hz), ceil_frequency(table, inside_hz)
     return high if high - inside_hz < inside_hz - low else low

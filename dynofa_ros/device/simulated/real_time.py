@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from dynofa_ros.device.board import processor_domains
-from dynofa_ros.device.device import AppliedDomain, Band, Capabilities, DeviceSample
+from dynofa_ros.device.device import AppliedDomain, DeviceSample
 from dynofa_ros.device.simulated.simulated_device import ExternalLoad, SimulatedDevice
 from dynofa_ros.device.simulated.utilization import BusyTimes
+from dynofa_ros.messages import DeviceCapabilities, FrequencyBand
 
 # A process that was stopped for longer (debugger, suspend) does not simulate what it missed.
 LONGEST_GAP_S = 5.0
@@ -59,14 +60,14 @@ class RealTimeSimulation:
         self._catch_up()
         self._device.set_mode(mode or None)
 
-    def capabilities(self) -> Capabilities:
+    def capabilities(self) -> DeviceCapabilities:
         return self._device.capabilities()
 
     def read(self) -> DeviceSample:
         self._catch_up()
         return self._device.read()
 
-    def apply(self, bands: Sequence[Band]) -> tuple[AppliedDomain, ...]:
+    def apply(self, bands: Sequence[FrequencyBand]) -> tuple[AppliedDomain, ...]:
         self._catch_up()
         return self._device.apply(bands)
 

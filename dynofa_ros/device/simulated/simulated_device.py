@@ -14,16 +14,7 @@ from dataclasses import dataclass
 
 from dynofa_ros.device.bands import refusals, round_band
 from dynofa_ros.device.board import Board, power_model
-from dynofa_ros.device.device import (
-    AppliedDomain,
-    Band,
-    Capabilities,
-    DeviceSample,
-    DomainCapability,
-    DomainSample,
-    DomainStatus,
-    ThrottleFlag,
-)
+from dynofa_ros.device.device import AppliedDomain, DeviceSample, DomainSample
 from dynofa_ros.device.power_model import constant_rails_w, leak_factor, total_w
 from dynofa_ros.device.simulated.governors import GOVERNORS
 from dynofa_ros.device.simulated.noise import uniform
@@ -32,6 +23,13 @@ from dynofa_ros.device.simulated.simulated_domain import NS, SimulatedDomain
 from dynofa_ros.device.simulated.simulated_sensors import SimulatedSensors, Truth
 from dynofa_ros.device.simulated.thermal import next_temperature_c, next_throttle_step, steady_temperature_c
 from dynofa_ros.latency import processor_of
+from dynofa_ros.messages import (
+    DeviceCapabilities,
+    DomainCapability,
+    DomainStatus,
+    FrequencyBand,
+    ThrottleFlag,
+)
 
 # Leakage follows the temperature on this grid; in between it is constant, so that power is.
 LEAKAGE_PERIOD_NS = 250_000_000
@@ -105,7 +103,7 @@ class SimulatedDevice:
 
     # --- Device ------------------------------------------------------------------------------
 
-    def capabilities(self) -> Capabilities:
+    def capabilities(self) -> DeviceCapabilities:
         """The clocks that the mode leaves, all readable, and writable unless it has switched them off."""
         domains = tuple(
             DomainCapability(
@@ -118,14 +116,14 @@ class SimulatedDevice:
             for d in self._all
         )
         name = self.board.name
-        return Capabilities(name, domains, self.board.processors, "simulated", name)
+        return DeviceCapabilities(name, domains, self.board.processors, "simulated", description=name)
 
     def read(self) -> DeviceSample:
         """Sensors at the present simulated time, with lag, noise and steps; clocks are read exactly."""
         rails = self._sensors.rails(self._seen_total_w, self._seen_w, self.now_s)
         elapsed_ns, self._sampled_ns = self._now_ns - self._sampled_ns, self._now_ns
         domains = tuple(
-            DomainSample(d.name, float(d.actual_hz), d.sample_utilization(self._now_ns, elapsed_ns))
+            DomainSample(d.name, float(d.actual_hz), 100.0 * d.sample_utilization(self._now_ns, elapsed_ns))
             for d in self._all
         )
         throttled = any(d.throttled for d in self._all)
@@ -134,10 +132,10 @@ class SimulatedDevice:
             rails=rails,
             domains=domains,
             temperatures=self._sensors.temperatures(self.temperature_c),
-            throttle=ThrottleFlag.THERMAL if throttled else ThrottleFlag.NONE,
+            throttle_flags=ThrottleFlag.THERMAL if throttled else ThrottleFlag.NONE,
         )
 
-    def apply(self, bands: Sequence[Band]) -> tuple[AppliedDomain, ...]:
+    def apply(self, bands: Sequence[FrequencyBand]) -> tuple[AppliedDomain, ...]:
         """See ``Device.apply``. A band above a cap is taken and held down, as the kernel does it."""
         refused: list[AppliedDomain] = []
         for band, reason in zip(bands, refusals(bands, self._tables), strict=True):
@@ -147,7 +145,12 @@ class SimulatedDevice:
                 actual_hz = float(domain.actual_hz) if domain else math.nan
                 refused.append(
                     AppliedDomain(
-                        band.domain, band.min_hz, band.max_hz, actual_hz, DomainStatus.REJECTED, reason
+                        band.domain,
+                        band.min_hz,
+                        band.max_hz,
+                        actual_hz,
+                        DomainStatus.REJECTED,
+                        reason=reason,
                     )
                 )
                 continue

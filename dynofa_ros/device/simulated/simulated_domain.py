@@ -12,11 +12,11 @@ from typing import Literal
 
 from dynofa_ros.device.board import floor_frequency
 from dynofa_ros.device.board_sections import Domain
-from dynofa_ros.device.device import AppliedDomain, Band, DomainStatus
+from dynofa_ros.device.device import AppliedDomain
 from dynofa_ros.device.power_model import DomainTerms, domain_terms
 from dynofa_ros.device.simulated.governors import GOVERNORS, PELT_HALF_LIFE_S, Governor, GovernorState, Load
 from dynofa_ros.device.simulated.power_modes import DomainLimit
-from dynofa_ros.messages import DomainPowerModel
+from dynofa_ros.messages import DomainPowerModel, DomainStatus, FrequencyBand
 
 NEVER = 1 << 62
 NS = 1e-9
@@ -33,7 +33,7 @@ class SimulatedDomain:
         self._power = power
         self.domain = domain
         self.table = domain.frequencies_hz
-        self.request: Band | None = None
+        self.request: FrequencyBand | None = None
         self.slowdown = 0.0
         self.utilization = 0.0  # mean over all cores, now
         self.power_w = 0.0  # on the rail; kept by the board
@@ -42,7 +42,7 @@ class SimulatedDomain:
         self.throttle_step = 0
         self.due_ns = NEVER
         self._poll_delay = poll_delay
-        self._start_band = Band(name, domain.start_min_hz, domain.start_max_hz)
+        self._start_band = FrequencyBand(name, domain.start_min_hz, domain.start_max_hz)
         self._terms: dict[int, DomainTerms] = {}
         self._load: tuple[object, ...] = ()
         self._busy = [0.0]  # per core; one entry while all cores are alike
@@ -66,7 +66,7 @@ class SimulatedDomain:
 
     # --- limits ------------------------------------------------------------------------------
 
-    def ask(self, request: Band | None, band: Band | None, now_ns: int) -> None:
+    def ask(self, request: FrequencyBand | None, band: FrequencyBand | None, now_ns: int) -> None:
         """A new band in table entries, and how it was asked for; None = the band found at start."""
         self.request, self.band = request, band or self._start_band
         self._retarget(now_ns)
@@ -282,7 +282,9 @@ class SimulatedDomain:
         """After a change of the limits: the nearest clock inside them, or the governor's own choice."""
         table = self.table
         cap_hz = min(table[len(table) - 1 - self.throttle_step], self.limit.max_hz)
-        limits = self._limits = Band(self.name, min(self.band.min_hz, cap_hz), min(self.band.max_hz, cap_hz))
+        limits = self._limits = FrequencyBand(
+            self.name, min(self.band.min_hz, cap_hz), min(self.band.max_hz, cap_hz)
+        )
         self._pending, self._next_run_ns, self._resting_ns = None, NEVER, None
         if self.online:
             if self._period_ns:

@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dynofa_ros.device.board import Board
-from dynofa_ros.device.device import Band, DeviceSample, ThrottleFlag
+from dynofa_ros.device.device import DeviceSample
 from dynofa_ros.device.simulated.real_time import RealTimeSimulation
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.device.virtual.tree import Tree, cpu_folders, mode_caps, nvpmodel_conf
+from dynofa_ros.messages import FrequencyBand, ThrottleFlag
 
 PLAY = "/virtual_board/play"
 STATUS = "/var/lib/nvpmodel/status"
@@ -190,7 +191,7 @@ class VirtualKernel:
         self._apply(limits)
 
     def _apply(self, limits: Limits) -> None:
-        self.simulation.apply([Band(limits.domain, *limits.effective())])
+        self.simulation.apply([FrequencyBand(limits.domain, *limits.effective())])
 
     def clocks_hz(self) -> Mapping[str, int]:
         """Clocks in effect now, in Hz."""
@@ -251,7 +252,7 @@ class VirtualKernel:
         cooling = "/sys/class/thermal/cooling_device0"
         self._files.setdefault(f"{cooling}/type", "thermal-cpufreq-0")
         self._live[f"{cooling}/cur_state"] = lambda: str(
-            int(bool(self.sample().throttle & ThrottleFlag.THERMAL))
+            int(bool(self.sample().throttle_flags & ThrottleFlag.THERMAL))
         )
 
     def sample(self) -> DeviceSample:

@@ -39,7 +39,8 @@ from dynofa_ros.evaluation.policies.per_app import (
     time_to_answer_ms,
 )
 from dynofa_ros.evaluation.policies.profile import Array
-from dynofa_ros.manager.types import AppTargets, FrameMonitor, Parameters
+from dynofa_ros.manager.inputs import Parameters
+from dynofa_ros.messages import AppTargets, InferenceMonitor
 from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.policy import Command
 from dynofa_ros.simulation.scene import CONTENDED, Scene
@@ -169,7 +170,7 @@ class Alert:
         self.profile, self.targets, self.parameters = profile, targets, parameters
         self._choose()
 
-    def observe(self, monitor: FrameMonitor, entry: int, level: int) -> None:
+    def observe(self, monitor: InferenceMonitor, entry: int, level: int) -> None:
         """Updates both filters."""
         level = min(level, len(self.profile.levels) - 1)
         self.slowdown.update(monitor.inference_ms / float(self.profile.times_ms[entry, level]))

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 
 from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
 from dynofa_ros.evaluation.policies.profile import knob_of, on_processor
-from dynofa_ros.manager.types import LibraryEntry
+from dynofa_ros.messages import SubnetEntry
 from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import FrameRecord
 from dynofa_ros.simulation.policy import Command, Observation, Policy
@@ -95,7 +95,7 @@ class StepManager:
         return self.level
 
 
-def levels_of(entries: tuple[LibraryEntry, ...]) -> tuple[LibraryEntry, ...]:
+def levels_of(entries: tuple[SubnetEntry, ...]) -> tuple[SubnetEntry, ...]:
     """Six levels of a library: the published sub-networks, else spread evenly."""
     published = tuple(e for e in entries if e.id.startswith("published_"))
     if len(published) == LEVELS:
@@ -112,7 +112,7 @@ class DynamicOfaPolicy(Policy):
 
     name: str = "B6"
     hold: bool = False
-    _levels: dict[str, tuple[LibraryEntry, ...]] = field(default_factory=dict)
+    _levels: dict[str, tuple[SubnetEntry, ...]] = field(default_factory=dict)
     _steppers: dict[str, StepManager] = field(default_factory=dict)
     _ceilings: dict[str, float] = field(default_factory=dict)  # accuracy of the start level
 

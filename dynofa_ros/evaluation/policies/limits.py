@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import exp, inf
 
 from dynofa_ros.device.board_sections import Thermal
-from dynofa_ros.manager.types import Parameters
+from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.simulation.scene import Event, Surroundings
 
 THERMAL_HORIZON_S = 10.0

@@ -18,19 +18,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from dynofa_ros.device.device import Band
 from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
 from dynofa_ros.evaluation.policies.profile import knob_of, on_processor, static_entry, twin
 from dynofa_ros.manager import RuntimeManager
-from dynofa_ros.manager.types import (
-    Capabilities,
-    Decision,
-    Input,
-    LibraryEntry,
-    Message,
-    Monitors,
-    SubnetLibrary,
-)
+from dynofa_ros.manager.inputs import Input, Message, Monitors
+from dynofa_ros.manager.runtime_manager import Decision
+from dynofa_ros.messages import DeviceCapabilities, SubnetEntry, SubnetLibrary
 from dynofa_ros.simulation.application import default_entry
 from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import Knob
@@ -99,7 +92,7 @@ class ManagerPolicy(Policy):
             allowed = self._allowed[message.app]
             kept = tuple(e for e in message.entries if (e.id, e.processor) in allowed)
             return replace(message, entries=kept or message.entries)
-        if isinstance(message, Capabilities) and not self.freedom.clocks:
+        if isinstance(message, DeviceCapabilities) and not self.freedom.clocks:
             return replace(message, domains=tuple(replace(d, can_write=False) for d in message.domains))
         return message
 
@@ -114,7 +107,7 @@ def command_of(decision: Decision) -> Command | None:
         return None
     return Command(
         knobs=knobs,
-        bands=tuple(Band(b.domain, b.min_hz, b.max_hz) for b in bands),
+        bands=bands,
         decision_id=decision.decision_id,
     )
 
@@ -130,5 +123,5 @@ def _allowed(scene: Scene, app: App, freedom: Freedom) -> frozenset[Key]:
     return frozenset(_key(e) for e in twins if e is not None)
 
 
-def _key(entry: LibraryEntry) -> Key:
+def _key(entry: SubnetEntry) -> Key:
     return entry.id, entry.processor

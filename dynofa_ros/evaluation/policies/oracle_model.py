@@ -18,7 +18,7 @@ from dynofa_ros.device.board import Board, power_model, processor_domains
 from dynofa_ros.device.power_model import constant_power_w, domain_power
 from dynofa_ros.evaluation.policies.oracle_solver import Overlap, Place
 from dynofa_ros.evaluation.policies.profile import Array, Levels, Tables, make_levels, on_processor, times_ms
-from dynofa_ros.manager.types import AppTargets, LibraryEntry
+from dynofa_ros.messages import AppTargets, SubnetEntry
 from dynofa_ros.simulation.processors import CORES_EXPONENT
 
 FEW = 4  # applications up to which offsets of cameras are reckoned with
@@ -27,7 +27,7 @@ MOST_OFFSETS = 64
 SAME_S = 1e-6
 
 
-def asked_accuracies(entries: Sequence[LibraryEntry], wanted: float, floor: float) -> tuple[float, ...]:
+def asked_accuracies(entries: Sequence[SubnetEntry], wanted: float, floor: float) -> tuple[float, ...]:
     """Accuracies from the one wanted (at most the best) down to the floor; the best if none reaches that."""
     known = sorted({e.accuracy for e in entries})
     top = next((a for a in known if a >= wanted), known[-1])
@@ -44,7 +44,7 @@ class OracleModel:
     board: Board
     temperature_c: float
     levels: Mapping[str, Levels]
-    entries: Mapping[tuple[str, str], tuple[LibraryEntry, ...]]
+    entries: Mapping[tuple[str, str], tuple[SubnetEntry, ...]]
     times_ms: Mapping[tuple[str, str], Array]
 
     def place(self, name: str, outside: float) -> Place:
@@ -80,7 +80,7 @@ class OracleModel:
 
 
 def make_model(
-    board: Board, tables: Tables, libraries: Mapping[str, Sequence[LibraryEntry]], temperature_c: float
+    board: Board, tables: Tables, libraries: Mapping[str, Sequence[SubnetEntry]], temperature_c: float
 ) -> OracleModel:
     """The model for the clocks on offer."""
     levels = {

@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 
 from dynofa_ros.evaluation.policies.profile import Array
-from dynofa_ros.manager.types import LibraryEntry
+from dynofa_ros.messages import SubnetEntry
 
 LOAD_CEILING = 0.92
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class Place:
 class Choice:
     """One application on one processor: entries in ascending accuracy, ``unit_ms`` entries x levels."""
 
-    entries: tuple[LibraryEntry, ...]
+    entries: tuple[SubnetEntry, ...]
     unit_ms: Array
     slowdown: float  # expected time / unit time
     guard: float  # time that must fit / expected time
@@ -113,7 +113,7 @@ class Answer:
     """An operating point; ``levels`` of the processors that host somebody."""
 
     asked: Asked
-    entries: tuple[LibraryEntry, ...]
+    entries: tuple[SubnetEntry, ...]
     levels: dict[str, int]
     power_w: float
 
@@ -132,7 +132,7 @@ def _cheapest(question: Question, asked: Asked) -> Answer | None:
     if found is None:
         return None
     subsets, least_w = found
-    entries: list[LibraryEntry | None] = [None] * len(question.clients)
+    entries: list[SubnetEntry | None] = [None] * len(question.clients)
     levels = {}
     for place, power, subset in zip(question.places, powers, subsets, strict=True):
         if not subset:

@@ -25,7 +25,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import inf, nan
 
-from dynofa_ros.device.device import Band
 from dynofa_ros.evaluation.policies.distribution import mean, quantile
 from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
 from dynofa_ros.evaluation.policies.limits import Battery, thermal_limit_w
@@ -40,6 +39,7 @@ from dynofa_ros.evaluation.policies.oracle_model import (
 from dynofa_ros.evaluation.policies.oracle_solver import Answer, Choice, Client, Question, solve
 from dynofa_ros.evaluation.policies.per_app import accuracy_wanted
 from dynofa_ros.evaluation.policies.profile import offered_now, static_entry
+from dynofa_ros.messages import FrequencyBand
 from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import FrameRecord, Knob
 from dynofa_ros.simulation.noise import OVERHEAD_SIGMA
@@ -73,7 +73,7 @@ class Oracle(Policy):
     _views: Mapping[str, AppView] = field(default_factory=dict)
     _noises: dict[str, float] = field(default_factory=dict)
     _knobs: dict[str, Knob] = field(default_factory=dict)
-    _bands: dict[str, Band] = field(default_factory=dict)
+    _bands: dict[str, FrequencyBand] = field(default_factory=dict)
     _questions: dict[object, Question] = field(default_factory=dict)
 
     def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
@@ -132,8 +132,8 @@ class Oracle(Policy):
         self._bands.update({b.domain: b for b in bands})
         return Command(knobs=knobs, bands=tuple(bands)) if knobs or bands else None
 
-    def _wanted_bands(self, answer: Answer) -> list[Band]:
-        bands: list[Band] = []
+    def _wanted_bands(self, answer: Answer) -> list[FrequencyBand]:
+        bands: list[FrequencyBand] = []
         for name, levels in self._model().levels.items():
             if name in answer.levels:
                 bands += levels.bands(answer.levels[name])
@@ -141,7 +141,9 @@ class Oracle(Policy):
                 bands += levels.bands(0)
             else:
                 domains = self._scene.board.domains
-                bands += [Band(d, domains[d].start_min_hz, domains[d].start_max_hz) for d in levels.domains]
+                bands += [
+                    FrequencyBand(d, domains[d].start_min_hz, domains[d].start_max_hz) for d in levels.domains
+                ]
         return bands
 
     # --- the question ------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from typing import Protocol
 import numpy as np
 
 from dynofa_ros.device.board import Board
-from dynofa_ros.device.device import Band
 from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
 from dynofa_ros.evaluation.policies.profile import (
     Array,
@@ -32,7 +31,8 @@ from dynofa_ros.evaluation.policies.profile import (
     rest_w,
     times_ms,
 )
-from dynofa_ros.manager.types import AppTargets, FrameMonitor, LibraryEntry, Parameters
+from dynofa_ros.manager.inputs import Parameters
+from dynofa_ros.messages import AppTargets, FrequencyBand, InferenceMonitor, SubnetEntry
 from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import FrameRecord, Knob
 from dynofa_ros.simulation.policy import Command, Observation, Policy
@@ -46,7 +46,7 @@ class Profile:
     ``busy_w``, ``idle_w``: power of the whole module at each level, while the network runs and while not.
     """
 
-    entries: tuple[LibraryEntry, ...]
+    entries: tuple[SubnetEntry, ...]
     accuracies: Array
     levels: Levels
     times_ms: Array
@@ -54,7 +54,7 @@ class Profile:
     idle_w: Array
 
 
-def make_profile(board: Board, entries: Sequence[LibraryEntry], processor: str, tables: Tables) -> Profile:
+def make_profile(board: Board, entries: Sequence[SubnetEntry], processor: str, tables: Tables) -> Profile:
     """Profile of an application on a processor. Raises ValueError without an entry or a clock for it."""
     own = on_processor(entries, processor)
     if not own:
@@ -71,7 +71,7 @@ def make_profile(board: Board, entries: Sequence[LibraryEntry], processor: str, 
     )
 
 
-def home(entries: Sequence[LibraryEntry], mapping: str) -> str:
+def home(entries: Sequence[SubnetEntry], mapping: str) -> str:
     """The mapped processor, or that of the fastest entry if there is none left for it."""
     if not entries or any(e.processor == mapping for e in entries):
         return mapping
@@ -108,7 +108,7 @@ class Instance(Protocol):
         """Something it does not control has changed: choose anew."""
         ...
 
-    def observe(self, monitor: FrameMonitor, entry: int, level: int) -> None:
+    def observe(self, monitor: InferenceMonitor, entry: int, level: int) -> None:
         """A frame was answered by an entry while the processor was asked for a level: choose anew."""
         ...
 
@@ -190,7 +190,7 @@ class PerAppPolicy(Policy):
                 processor = member.profile.levels.processor
                 asked = max(level, levels[processor][0]) if processor in levels else level
                 levels[processor] = (asked, member.profile.levels)
-        bands: list[Band] = []
+        bands: list[FrequencyBand] = []
         for processor, (level, table) in levels.items():
             if self._levels.get(processor) != level or self._pinned.get(processor) is not table:
                 self._levels[processor], self._pinned[processor] = level, table
@@ -198,5 +198,5 @@ class PerAppPolicy(Policy):
         return Command(knobs=knobs, bands=tuple(bands)) if knobs or bands else None
 
 
-def _answered(entry: LibraryEntry, monitor: FrameMonitor) -> bool:
+def _answered(entry: SubnetEntry, monitor: InferenceMonitor) -> bool:
     return entry.id == monitor.subnet_id and entry.processor == monitor.processor

@@ -35,7 +35,8 @@ from dynofa_ros.evaluation.policies.per_app import (
     time_to_answer_ms,
 )
 from dynofa_ros.evaluation.policies.profile import Array
-from dynofa_ros.manager.types import AppTargets, FrameMonitor, Parameters
+from dynofa_ros.manager.inputs import Parameters
+from dynofa_ros.messages import AppTargets, InferenceMonitor
 from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.policy import Command
 from dynofa_ros.simulation.scene import CONTENDED, Scene
@@ -150,7 +151,7 @@ class Poet:
         law.speedup = min(max(law.speedup / ratio, 1.0), law.top)
         self._replan()
 
-    def observe(self, monitor: FrameMonitor, entry: int, level: int) -> None:
+    def observe(self, monitor: InferenceMonitor, entry: int, level: int) -> None:
         """Counts a frame; every period the law runs."""
         self._inference_ms.append(monitor.inference_ms)
         overhead = monitor.latency_ms - monitor.inference_ms - monitor.queue_wait_ms

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynofa_ros.device.board import Board, power_model, processor_domains
-from dynofa_ros.device.device import Band
 from dynofa_ros.device.power_model import constant_power_w, domain_power
 from dynofa_ros.device.simulated.power_modes import mode_limits
 from dynofa_ros.evaluation.policies.distribution import quantile
-from dynofa_ros.manager.types import Capabilities, LibraryEntry
+from dynofa_ros.messages import DeviceCapabilities, FrequencyBand, SubnetEntry
 from dynofa_ros.simulation.log import Knob
 from dynofa_ros.simulation.policy import AppView, Command
 from dynofa_ros.simulation.scene import ISOLATED, App, Scene
@@ -50,10 +49,10 @@ class Levels:
     def __len__(self) -> int:
         return len(self.clocks_hz)
 
-    def bands(self, level: int) -> tuple[Band, ...]:
+    def bands(self, level: int) -> tuple[FrequencyBand, ...]:
         """Bands that pin the processor to a level."""
         row = self.clocks_hz[level]
-        return tuple(Band(domain, hz, hz) for domain, hz in zip(self.domains, row, strict=True))
+        return tuple(FrequencyBand(domain, hz, hz) for domain, hz in zip(self.domains, row, strict=True))
 
     def nearest(self, clocks_hz: Mapping[str, float]) -> int | None:
         """Level that the clocks read back are closest to, by the slowest domain; None = unknown."""
@@ -71,7 +70,7 @@ def offered(board: Board, mode: str | None) -> dict[str, tuple[int, ...]]:
     }
 
 
-def offered_now(capabilities: Capabilities) -> dict[str, tuple[int, ...]]:
+def offered_now(capabilities: DeviceCapabilities) -> dict[str, tuple[int, ...]]:
     """Clocks that a device offers now."""
     return {d.domain: d.frequencies_hz for d in capabilities.domains if d.can_write and d.frequencies_hz}
 
@@ -114,21 +113,21 @@ def rest_w(board: Board, levels: Levels, temperature_c: float = PROFILE_C) -> fl
     return total
 
 
-def times_ms(entries: Sequence[LibraryEntry], levels: Levels, speed: float = 1.0) -> Array:
+def times_ms(entries: Sequence[SubnetEntry], levels: Levels, speed: float = 1.0) -> Array:
     """Time of each entry at each level at slowdown 1; ``speed`` = share of the processor that is there."""
     rows = [e.alpha_ms + e.beta_ms * _reference_hz(e, levels) / (speed * levels.speed_hz) for e in entries]
     return np.array(rows)
 
 
-def _reference_hz(entry: LibraryEntry, levels: Levels) -> float:
-    named = [hz for domain, hz in entry.reference_hz if domain in levels.domains]
+def _reference_hz(entry: SubnetEntry, levels: Levels) -> float:
+    named = [r.frequency_hz for r in entry.reference_frequencies if r.domain in levels.domains]
     return float(min(named)) if named else float(levels.speed_hz[-1])
 
 
 # --- what a developer settles ------------------------------------------------------------------------------
 
 
-def on_processor(entries: Sequence[LibraryEntry], processor: str) -> tuple[LibraryEntry, ...]:
+def on_processor(entries: Sequence[SubnetEntry], processor: str) -> tuple[SubnetEntry, ...]:
     """The entries of one processor, in ascending accuracy."""
     return tuple(sorted((e for e in entries if e.processor == processor), key=lambda e: (e.accuracy, e.id)))
 
@@ -138,7 +137,7 @@ def mapped_levels(scene: Scene, app: App, mode: str | None = None) -> Levels:
     return make_levels(scene.board, app.mapping, offered(scene.board, mode or scene.mode))
 
 
-def static_entry(scene: Scene, app: App, mode: str | None = None) -> LibraryEntry:
+def static_entry(scene: Scene, app: App, mode: str | None = None) -> SubnetEntry:
     """The static sub-network of the baselines B1 to B5 and B8: the one that the scene names, if it does.
 
     Else, of those that reach the accuracy floor, the most accurate one whose 99th percentile at the top
@@ -158,7 +157,7 @@ def static_entry(scene: Scene, app: App, mode: str | None = None) -> LibraryEntr
     return fitting[-1] if fitting else allowed[int(top_ms.argmin())]
 
 
-def twin(entry: LibraryEntry, entries: Sequence[LibraryEntry]) -> LibraryEntry | None:
+def twin(entry: SubnetEntry, entries: Sequence[SubnetEntry]) -> SubnetEntry | None:
     """The entry that stands for another processor's: the same id, else the least at least as accurate,
     else the most accurate; None without entries."""
     same = [e for e in entries if e.id == entry.id]
@@ -166,7 +165,7 @@ def twin(entry: LibraryEntry, entries: Sequence[LibraryEntry]) -> LibraryEntry |
     return next(iter([*same, *[e for e in ordered if e.accuracy >= entry.accuracy], *ordered[-1:]]), None)
 
 
-def knob_of(entry: LibraryEntry) -> Knob:
+def knob_of(entry: SubnetEntry) -> Knob:
     """The knob that runs an entry on every due frame."""
     return Knob(entry.id, entry.processor)
 

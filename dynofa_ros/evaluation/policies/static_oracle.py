@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from dynofa_ros.device.device import Band
 from dynofa_ros.evaluation.policies.distribution import cdf, mean
 from dynofa_ros.evaluation.policies.governors import JETSON, StaticPolicy, present_governors
 from dynofa_ros.evaluation.policies.limits import constant_limit_w
@@ -26,7 +25,7 @@ from dynofa_ros.evaluation.policies.oracle_model import OracleModel, asked_accur
 from dynofa_ros.evaluation.policies.oracle_solver import Choice, Client, Question
 from dynofa_ros.evaluation.policies.per_app import accuracy_wanted, power_budget_w
 from dynofa_ros.evaluation.policies.profile import PROFILE_C, knob_of, offered
-from dynofa_ros.manager.types import AppTargets
+from dynofa_ros.messages import AppTargets, FrequencyBand
 from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.policy import Command
 from dynofa_ros.simulation.scene import App, Load, NewMode, NewParameters, NewTargets, Noise, Reserved, Scene
@@ -108,7 +107,7 @@ class StaticOracle(StaticPolicy):
         clients = tuple(_client(scene, truth, app, model) for app in scene.apps)
         answer = best(_question(scene, truth, clients, model))
         self._wanted = {c.name: knob_of(e) for c, e in zip(clients, answer.entries, strict=True)}
-        bands: list[Band] = []
+        bands: list[FrequencyBand] = []
         for name, own in model.levels.items():
             if name in answer.levels or name != "cpu":
                 bands += own.bands(answer.levels.get(name, 0))

@@ -12,7 +12,8 @@ import msgspec
 from dynofa_ros.device.board import Board
 from dynofa_ros.evaluation.scenarios.parts import MISS_TOLERANCE, OVERHEAD_MS, scaled, vision_library
 from dynofa_ros.evaluation.scenarios.translation import translation_library
-from dynofa_ros.manager.types import AppTargets, LibraryEntry, Parameters
+from dynofa_ros.manager.inputs import Parameters
+from dynofa_ros.messages import AppTargets, DomainFrequency, SubnetEntry
 from dynofa_ros.paths import share_file
 from dynofa_ros.simulation import scene as parts
 from dynofa_ros.simulation.scene import App, Event, NewTargets, Scene
@@ -127,9 +128,9 @@ def _app(record: AppRecord, board: Board) -> App:
     )
 
 
-def _library(record: AppRecord, board: Board) -> tuple[LibraryEntry, ...]:
+def _library(record: AppRecord, board: Board) -> tuple[SubnetEntry, ...]:
     if record.library == "translation":
-        reference = (("gpu", board.domains["gpu"].frequencies_hz[-1]),)
+        reference = (DomainFrequency("gpu", board.domains["gpu"].frequencies_hz[-1]),)
         return translation_library("gpu", reference)
     entries = vision_library()
     for name, wanted_ms in record.stretched.items():

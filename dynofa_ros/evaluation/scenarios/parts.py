@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from math import nan
 
 import msgspec
 
 from dynofa_ros.device.board import Board, load_board
 from dynofa_ros.device.board_sections import Mode
 from dynofa_ros.library.library import load_library
-from dynofa_ros.manager.types import LibraryEntry
+from dynofa_ros.messages import SubnetEntry
 from dynofa_ros.paths import share_file
 
 BOARD = "xavier_nx"
@@ -37,22 +36,16 @@ def default_board() -> Board:
 
 
 @lru_cache(maxsize=1)
-def vision_library() -> tuple[LibraryEntry, ...]:
+def vision_library() -> tuple[SubnetEntry, ...]:
     """The committed sub-networks of the board, all processors together."""
-    entries = []
+    entries: list[SubnetEntry] = []
     for processor in ("cpu", "gpu", "npu"):
         library = load_library(share_file("config", "libraries", BOARD, f"{processor}_{SPACE}.yaml"))
-        reference = tuple(library.reference_frequencies_hz.items())
-        entries += [
-            LibraryEntry(
-                e.id, processor, e.accuracy, e.latency_ms.median, e.alpha_ms, e.beta_ms, nan, reference
-            )
-            for e in library
-        ]
+        entries += library.subnet_entries()
     return tuple(entries)
 
 
-def scaled(library: Sequence[LibraryEntry], factor: float) -> tuple[LibraryEntry, ...]:
+def scaled(library: Sequence[SubnetEntry], factor: float) -> tuple[SubnetEntry, ...]:
     """The same sub-networks with all latencies multiplied."""
     return tuple(
         replace(e, latency_ms=factor * e.latency_ms, alpha_ms=factor * e.alpha_ms, beta_ms=factor * e.beta_ms)

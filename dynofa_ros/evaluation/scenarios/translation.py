@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from math import nan
 
-from dynofa_ros.manager.types import LibraryEntry
+from dynofa_ros.messages import DomainFrequency, SubnetEntry
 
 HAT_MS = (57.1, 91.2, 126.0, 146.7, 208.1)
 HAT_BLEU = (25.8, 27.6, 27.9, 28.1, 28.5)
@@ -20,16 +20,14 @@ RANGE_MS = (356.0, 1526.0)
 CLOCK_SHARE = 0.4  # guess
 
 
-def translation_library(
-    processor: str, reference_hz: tuple[tuple[str, int], ...]
-) -> tuple[LibraryEntry, ...]:
+def translation_library(processor: str, reference: tuple[DomainFrequency, ...]) -> tuple[SubnetEntry, ...]:
     """The five entries, ascending in latency and accuracy."""
     low, high = RANGE_MS
     entries = []
     for number, (hat_ms, bleu) in enumerate(zip(HAT_MS, HAT_BLEU, strict=True)):
         latency_ms = low + (high - low) * (hat_ms - HAT_MS[0]) / (HAT_MS[-1] - HAT_MS[0])
         entries.append(
-            LibraryEntry(
+            SubnetEntry(
                 id=f"hat_{number}",
                 processor=processor,
                 accuracy=bleu / HAT_BLEU[-1],
@@ -37,7 +35,7 @@ def translation_library(
                 alpha_ms=(1.0 - CLOCK_SHARE) * latency_ms,
                 beta_ms=CLOCK_SHARE * latency_ms,
                 energy_j=nan,
-                reference_hz=reference_hz,
+                reference_frequencies=reference,
             )
         )
     return tuple(entries)

@@ -1,0 +1,246 @@
+"""Messages of ROS from the dataclasses of `messages`, and back: one function each way for all of them.
+
+The messages may be those of rclpy or those that rosbags reads from a recording; importing this module needs
+neither. Every number is cast here. A function is compiled once per message type, so that a conversion costs
+what code written by hand does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from enum import Enum, IntFlag
+from functools import cache
+from importlib import import_module
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from dynofa_ros.messages import MESSAGES, Header, Parameter, ParameterValue
+
+NANOSECONDS = 1_000_000_000
+PACKAGE = "dynofa_ros"
+
+# rcl_interfaces/ParameterType: number, the field of ParameterValue, type in Python (of the elements).
+_PARAMETER_TYPES = (
+    (1, "bool_value", bool),
+    (2, "integer_value", int),
+    (3, "double_value", float),
+    (4, "string_value", str),
+    (6, "bool_array_value", bool),
+    (7, "integer_array_value", int),
+    (8, "double_array_value", float),
+    (9, "string_array_value", str),
+)
+_CASTS: dict[Any, str] = {str: "{}", int: "int({})", float: "float({})", bool: "bool({})"}
+
+Constructors = Callable[[str], Callable[..., Any]]
+
+
+def stamp_ns(stamp: Any) -> int:
+    """Time of a builtin_interfaces/Time in nanoseconds."""
+    return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+
+
+def kind_of(message: Any) -> str:
+    """Name of a message's type without its package; rosbags calls its classes dynofa_ros__msg__AppTargets."""
+    return type(message).__name__.rpartition("__")[2]
+
+
+def from_ros(message: Any) -> Any:
+    """The dataclass of a message of this package, of std_msgs/Header or of rcl_interfaces/Parameter.
+
+    A field that the message lacks has the dataclass's default. Raises TypeError for a message of another
+    type, ValueError, naming message and field, for a field that is missing or has no meaning.
+    """
+    return _reader_of(message.__class__)(message)
+
+
+def ros_types(name: str) -> Callable[..., Any]:
+    """The class of rclpy of a message type, e.g. "std_msgs/msg/Header"."""
+    package, _, kind = name.split("/")
+    return getattr(import_module(f"{package}.msg"), kind)
+
+
+def to_ros(value: Any, types: Constructors = ros_types) -> Any:
+    """The message of a dataclass, or of a subclass of it, whose further fields are left out.
+
+    types: what makes a message of a type from its fields by name.
+    """
+    return _writer(value.__class__, types)(value)
+
+
+@cache
+def message_type(cls: type) -> type:
+    """The dataclass of `messages` that a class is, or that it extends. Raises TypeError if there is none."""
+    for base in cls.__mro__:
+        if base in (Header, Parameter) or MESSAGES.get(base.__name__) is base:
+            return base
+    raise TypeError(f"{cls.__name__} is no message of {PACKAGE}")
+
+
+# --- ROS -> dataclass ------------------------------------------------------------------------------------
+
+
+@cache
+def _reader_of(ros_class: type) -> Callable[[Any], Any]:
+    name = ros_class.__name__.rpartition("__")[2]
+    known = {"Header": Header, "Parameter": Parameter} | MESSAGES
+    if name not in known:
+        raise TypeError(f"{name} is no message of {PACKAGE}")
+    return _reader(known[name])
+
+
+@cache
+def _reader(cls: type) -> Callable[[Any], Any]:
+    if cls is Header:
+        return lambda m: Header(m.stamp.sec * NANOSECONDS + m.stamp.nanosec, m.frame_id)
+    if cls is Parameter:
+        return lambda m: Parameter(m.name, parameter_value(m.value))
+    scope: dict[str, Any] = {"stamp_ns": stamp_ns}
+    sources = {
+        name: _read(f"m.{name}", hint, scope)
+        for name, hint in get_type_hints(cls, include_extras=True).items()
+    }
+    readers: dict[str, Callable[[Any], Any]] = {}
+    scope |= {
+        "new": cls.__new__,
+        "fill": object.__setattr__,  # an instance is frozen; its fields one by one would cost as much again
+        "cls": cls,
+        "careful": lambda m: _read_carefully(cls, readers, m),
+    }
+    readers |= {name: eval(f"lambda m: {source}", scope) for name, source in sources.items()}
+    items = ", ".join(f"{name!r}: {source}" for name, source in sources.items())
+    code = (
+        "def read(m):\n"
+        " try:\n"
+        f"  values = {{{items}}}\n"
+        " except (AttributeError, LookupError, TypeError, ValueError):\n"
+        "  return careful(m)\n"
+        " made = new(cls)\n"
+        " fill(made, '__dict__', values)\n"
+        " return made\n"
+    )
+    exec(code, scope)
+    return scope["read"]
+
+
+def _read(source: str, hint: Any, scope: dict[str, Any]) -> str:
+    """Expression for the value of a field of a ROS message that `source` is."""
+    if get_origin(hint) is Annotated:
+        return f"stamp_ns({source})"
+    if get_origin(hint) is tuple:
+        element = _read("v", get_args(hint)[0], scope)
+        return f"tuple({source})" if element == "v" else f"tuple([{element} for v in {source}])"
+    if hint in _CASTS:
+        return _CASTS[hint].format(source)
+    name = hint.__name__
+    if issubclass(hint, Enum):
+        scope[name] = _members(hint)  # a call of the class would cost four times as much
+        return f"{name}[int({source})]"
+    scope[f"read_{name}"] = _reader(hint)
+    return f"read_{name}({source})"
+
+
+def _members(enum: type[Enum]) -> dict[int, Any]:
+    """The members of a type by their number; of flags every combination of the 8 bits that a message has."""
+    return {n: enum(n) for n in range(256)} if issubclass(enum, IntFlag) else {m.value: m for m in enum}
+
+
+def _read_carefully(cls: type, readers: dict[str, Callable[[Any], Any]], message: Any) -> Any:
+    """Field by field: with defaults for what is missing, and errors that name the field."""
+    values = {}
+    for field in fields(cls):
+        if not hasattr(message, field.name):
+            if field.default is MISSING:
+                raise ValueError(f"{cls.__name__} has no field {field.name}")
+            values[field.name] = field.default
+            continue
+        try:
+            values[field.name] = readers[field.name](message)
+        except LookupError as error:
+            raise ValueError(f"{cls.__name__}.{field.name} = {error} has no meaning") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"{cls.__name__}.{field.name}: {error}") from error
+    return cls(**values)
+
+
+def parameter_value(message: Any) -> ParameterValue:
+    """Value of a rcl_interfaces/ParameterValue; None = not set. ValueError for an unknown type."""
+    kind = int(message.type)
+    if kind == 0:
+        return None
+    for number, name, cast in _PARAMETER_TYPES:
+        if number == kind:
+            value = getattr(message, name)
+            if number < 5:
+                return cast(value)
+            return tuple(cast(v) for v in value)
+    raise ValueError(f"a parameter of type {kind} is not supported")
+
+
+# --- dataclass -> ROS ------------------------------------------------------------------------------------
+
+
+@cache
+def _writer(cls: type, types: Constructors) -> Callable[[Any], Any]:
+    base = message_type(cls)
+    if base is Header:
+        header, time = types("std_msgs/msg/Header"), types("builtin_interfaces/msg/Time")
+        return lambda v: header(stamp=_time(v.stamp_ns, time), frame_id=v.frame_id)
+    if base is Parameter:
+        return _parameter_writer(types)
+    time = types("builtin_interfaces/msg/Time")
+    scope: dict[str, Any] = {
+        "make": types(f"{PACKAGE}/msg/{base.__name__}"),
+        "stamp": lambda ns: _time(ns, time),
+    }
+    items = ", ".join(
+        f"{name}={_write(f'm.{name}', hint, scope, types)}"
+        for name, hint in get_type_hints(base, include_extras=True).items()
+    )
+    return eval(f"lambda m: make({items})", scope)
+
+
+def _write(source: str, hint: Any, scope: dict[str, Any], types: Constructors) -> str:
+    """Expression for the value in a ROS message of a field that `source` is."""
+    if get_origin(hint) is Annotated:
+        return f"stamp({source})"
+    if get_origin(hint) is tuple:
+        element = _write("v", get_args(hint)[0], scope, types)
+        return f"list({source})" if element == "v" else f"[{element} for v in {source}]"
+    cast = int if issubclass(hint, Enum) else hint
+    if cast in _CASTS:
+        return _CASTS[cast].format(source)
+    scope[f"write_{hint.__name__}"] = _writer(hint, types)
+    return f"write_{hint.__name__}({source})"
+
+
+def _time(time_ns: int, make: Callable[..., Any]) -> Any:
+    seconds, nanoseconds = divmod(int(time_ns), NANOSECONDS)
+    return make(sec=seconds, nanosec=nanoseconds)
+
+
+def _parameter_writer(types: Constructors) -> Callable[[Parameter], Any]:
+    parameter, value = types("rcl_interfaces/msg/Parameter"), types("rcl_interfaces/msg/ParameterValue")
+    made: dict[Any, Any] = {}  # they rarely change, decisions come five times a second
+
+    def write(p: Parameter) -> Any:
+        key = (p.name, type(p.value), p.value)
+        if key not in made:
+            if len(made) > 1000:
+                made.clear()
+            made[key] = parameter(name=p.name, value=value(**_parameter_fields(p.value)))
+        return made[key]
+
+    return write
+
+
+def _parameter_fields(value: ParameterValue) -> dict[str, Any]:
+    """Fields of a rcl_interfaces/ParameterValue. Raises TypeError for a value of another type."""
+    if value is None:
+        return {"type": 0}
+    array = isinstance(value, tuple)
+    first = (value[0] if value else "") if isinstance(value, tuple) else value
+    for number, name, kind in _PARAMETER_TYPES:
+        if type(first) is kind and array == (number > 5):
+            return {"type": number, name: list(value) if isinstance(value, tuple) else value}
+    raise TypeError(f"{value!r} is no value of a parameter")
