@@ -13,7 +13,7 @@ from typing import Any
 
 from dynofa_ros.device.board import Board
 from dynofa_ros.evaluation.goals import ACCOUNTINGS, PAIRS, Goal
-from dynofa_ros.evaluation.policies import DESCRIPTIONS
+from dynofa_ros.evaluation.policies import POLICIES
 from dynofa_ros.evaluation.policies.profile import static_entry
 from dynofa_ros.evaluation.report_plots import plot_bars, plot_energy
 from dynofa_ros.evaluation.report_tables import (
@@ -84,7 +84,7 @@ def write_report(
         seeds=seeds,
         board=board,
         pictures=_draw(study, board, folder),
-        policies=[(name, DESCRIPTIONS.get(name, "")) for name in study.policies],
+        policies=[(name, POLICIES[name][1]) for name in study.policies],
         goals=[(g.name, "gate" if g.gate else "", g.goal, figure(g.value), g.status, g.note) for g in found],
         paper=_paper(study),
         static=_static(scenes),
