@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from dynofa_ros.bench.switching import preparation
 from dynofa_ros.supernet.convert import save_weights
@@ -32,23 +33,15 @@ FRAMES_PER_SUBNET = 5
 TIMEOUT_S = 300.0
 
 
-def pss_mb(pid: int) -> float:
-    """Proportional set size of a process in MB (10^6). Raises OSError where the kernel does not tell."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise OSError("smaps_rollup has no Pss")
-
-
 def peak_pss_mb(arguments: list[str]) -> float:
-    """Largest PSS of this module run with ``arguments``. Raises RuntimeError with its last words."""
+    """Largest PSS (MB) of this module run with ``arguments``. Raises RuntimeError with its last words."""
     command = [sys.executable, "-m", "dynofa_ros.bench.memory", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         peak, end = 0.0, time.monotonic() + TIMEOUT_S
         while child.poll() is None and time.monotonic() < end:
             try:
-                peak = max(peak, pss_mb(child.pid))
-            except (OSError, ValueError):  # it ended between the two lines
+                peak = max(peak, psutil.Process(child.pid).memory_full_info().pss / 1e6)
+            except (psutil.Error, OSError):  # it ended between the two lines
                 break
             time.sleep(SAMPLE_S)
         if child.poll() is None and time.monotonic() >= end:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.cli.arguments import add_json, whole
-from dynofa_ros.cli.common import FAILED, OK, CliError, UsageError, check_outputs, write_json
+from dynofa_ros.cli.common import FAILED, OK, UsageError, check_outputs, write_json
+from dynofa_ros.cli.tables import plain_table, wide_console
 from dynofa_ros.cli.work import bars
-from dynofa_ros.errors import missing_extra
+from dynofa_ros.errors import missing_extra, writing
 
 if TYPE_CHECKING:
     from dynofa_ros.bench.report import Goal
@@ -31,8 +32,6 @@ RUN_ORDER = ("decision", "comparison", "switch", "memory", "search", "engines")
 SWITCHED, CYCLED = 10, 30  # sub-networks that the switch and the memory section go through
 ROUNDS, LIMIT_S, DECISION_STEPS, SEGMENTS = 50, 4.0, 300, 60
 QUICK_ROUNDS, QUICK_LIMIT_S, QUICK_STEPS, QUICK_SEGMENTS, QUICK_CYCLED = 5, 1.0, 40, 8, 4
-WIDTH = 200
-COLOURS = {"met": "green", "not met": "red", "not measured": "dim", "reported": ""}
 
 
 def add_parser(commands: Commands) -> None:
@@ -206,24 +205,11 @@ MEASURE: dict[str, Callable[[argparse.Namespace, Progress], dict[str, Any]]] = {
 
 
 def _print(found: Sequence[Goal], errors: Sequence[str], surroundings: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)  # a log has no edge to fold at
+    console = wide_console()
     cores, load = surroundings["usable_cores"], surroundings["load_average"]
     console.print(f"{surroundings['cpu']}, {cores} cores, load {load:.1f} at the start", highlight=False)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("section", "what", "goal", "measured", ""):
-        table.add_column(column, overflow="fold")
-    for goal in found:
-        colour = COLOURS[goal.status]
-        status = f"[{colour}]{goal.status}[/{colour}]" if colour else goal.status
-        table.add_row(
-            goal.section, goal.name, goal.goal, goal.text if goal.value is not None else "–", status
-        )
-    console.print(table)
+    rows = [(g.section, g.name, g.goal, "–" if g.value is None else g.text, g.status) for g in found]
+    console.print(plain_table(("section", "what", "goal", "measured", ""), rows))
     for text in errors:
         print(f"dynofa bench: {text}", file=sys.stderr)
 
@@ -251,7 +237,5 @@ def _write(options: argparse.Namespace, document: dict[str, Any]) -> None:
     for path in _texts(options):
         write_json(path, document)
     for path in _pictures(options) if drawable(document) else ():
-        try:
+        with writing(path):
             plot(document, document["environment"]["cpu"], path)
-        except OSError as error:
-            raise CliError(f"cannot write {path}: {error.strerror}") from error

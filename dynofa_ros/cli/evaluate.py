@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from dynofa_ros.cli.arguments import add_json, whole
 from dynofa_ros.cli.common import OK, CliError, UsageError, check_outputs, write_json
+from dynofa_ros.cli.tables import plain_table, wide_console
+from dynofa_ros.errors import writing
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.device.board import Board
     from dynofa_ros.evaluation.goals import Goal
@@ -21,8 +21,14 @@ if TYPE_CHECKING:
 
 SEEDS, QUICK_SEEDS = 10, 2
 LEFT_OUT = ("ours_subnet", "ours_dvfs", "ours_mapping", "B5_10w", "B6_hold")  # unless they are asked for
-COLOURS = {"met": "green", "not met": "red", "reported": "", "not measured": "dim"}
-WIDTH = 200
+FIGURES = (  # on the terminal: head, key of the results, factor, format
+    ("misses %", "miss_percent", 1.0, ".2f"),
+    ("energy J", "energy_j.all_rails", 1.0, ".0f"),
+    ("CPU-GPU J", "energy_j.cpu_gpu", 1.0, ".0f"),
+    ("accuracy %", "accuracy", 100.0, ".2f"),
+    ("p50 ms", "latency_ms.p50", 1.0, ".0f"),
+    ("p99 ms", "latency_ms.p99", 1.0, ".0f"),
+)
 
 
 def add_parser(commands: Commands) -> None:
@@ -110,65 +116,33 @@ def _evaluate(
     for path in _documents(options):
         write_json(path, document)
     if options.out is not None:
-        try:
+        with writing(options.out):
             report = write_report(study, found, scenes(scenarios), board, seeds, options.out)
-        except OSError as error:
-            raise CliError(f"cannot write {options.out}: {error.strerror}") from error
         print(f"report: {report}")
     return OK
 
 
 def _print(found: Sequence[Goal], study: Study, board: Board, seeds: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from dynofa_ros.evaluation.report import footer
-    from dynofa_ros.evaluation.report_tables import figure
+    from dynofa_ros.evaluation.report_tables import SWEEP_OTHERS, figure, sweep_table
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)  # a log has no edge to fold at
+    console = wide_console()
     console.print(f"{footer(board)} {seeds} seeds.", highlight=False)
-    figures = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("scene", "policy", "misses %", "energy J", "CPU-GPU J", "accuracy %", "p50 ms", "p99 ms"):
-        figures.add_column(column, justify="left" if column in ("scene", "policy") else "right")
-    for scene in study.scenes:
-        for policy in study.policies:
-            keys = ("miss_percent", "energy_j.all_rails", "energy_j.cpu_gpu", "accuracy")
-            values = [study.mean(scene, policy, key) for key in keys]
-            late = [study.mean(scene, policy, f"latency_ms.p{p}") for p in (50, 99)]
-            values[3] *= 100.0
-            figures.add_row(
-                scene,
-                policy,
-                *(f"{v:.2f}" if n in (0, 3) else f"{v:.0f}" for n, v in enumerate(values + late)),
-            )
-    console.print(figures)
-    console.print(_sweep(study))
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("goal", "wanted", "value", "", ""):
-        table.add_column(column, overflow="fold")
-    for goal in found:
-        colour = COLOURS[goal.status]
-        status = f"[{colour}]{goal.status}[/{colour}]" if colour else goal.status
-        table.add_row(goal.name, goal.goal, figure(goal.value), status, goal.note)
-    console.print(table)
-
-
-def _sweep(study: Study) -> Table | str:
-    """How energies move with the power model."""
-    from rich.table import Table
-
-    from dynofa_ros.evaluation.report_tables import SWEEP_OTHERS, sweep_table
-
-    rows = sweep_table(study)
-    if not rows:
-        return ""
+    rows = [
+        (
+            scene,
+            policy,
+            *(f"{scale * study.mean(scene, policy, key):{form}}" for _, key, scale, form in FIGURES),
+        )
+        for scene in study.scenes
+        for policy in study.policies
+    ]
+    console.print(plain_table(("scene", "policy", *(head for head, *_ in FIGURES)), rows, numbers_from=2))
+    swept = sweep_table(study)
     others = (f"energy against {other}" for other in SWEEP_OTHERS)
-    table = Table("scene", "power model (ours)", *others, box=None, padding=(0, 2, 0, 0))
-    for row in rows:
-        table.add_row(*row)
-    return table
+    console.print(plain_table(("scene", "power model (ours)", *others), swept) if swept else "")
+    judged = [(g.name, g.goal, figure(g.value), g.status, g.note) for g in found]
+    console.print(plain_table(("goal", "wanted", "value", "", ""), judged))
 
 
 def _documents(options: argparse.Namespace) -> list[Path]:

@@ -6,7 +6,7 @@ the median over seeds and steps, because one late frame among the 20 that must b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, isnan, nan
 from statistics import median
@@ -31,6 +31,7 @@ EQUAL_POWER = 1.02
 STEADY_SCENES = ("S1", "S1 D70", "S1 D150", "S3", "S4", "S6", "S8", "S11", "S12")
 STEP_SCENES = ("S3", "S4", "S6", "S8", "S11", "S12")
 CALM_SCENES = ("S1", "S1 D70", "S1 D150", "S2", "S2 half", "S2 gpu", "S2 fixed", "S4", "S6", "S8")
+TARGET_SCENES, CROWDED_SCENES = ("S4", "S4 watts", "S6"), ("S7", "S9")
 DEGRADE_STEPS, RECOVER_STEPS = (0, 2), (1, 3)  # of S3
 ACCOUNTINGS = ("all_rails", "cpu_gpu", "above_idle")
 LONGEST_OVER_CAP_S = 0.3
@@ -64,66 +65,71 @@ def goals(study: Study) -> list[Goal]:
         _worst(study, "miss_steady_percent", "< 1 %", STEADY_SCENES, "miss_steady_percent", 1.0),
         _contended(study),
         _worst(study, "miss_after_step_percent", "< 5 %", STEP_SCENES, "miss_after_step_percent", 5.0),
-        _settle(study, "settle_degrade_frames", "S3", DEGRADE_STEPS, 3.0),
-        _settle(study, "settle_recover_frames", "S3", RECOVER_STEPS, 30.0),
-        _settle_targets(study),
+        _settle(study, "settle_degrade_frames", ("S3",), 3.0, DEGRADE_STEPS),
+        _settle(study, "settle_recover_frames", ("S3",), 30.0, RECOVER_STEPS),
+        _settle(study, "settle_target_change_frames", TARGET_SCENES, 1.0),
         _cap(study),
         _heat(study),
         _reversals(study),
-        _class0(study),
+        _worst(study, "class0_miss_percent", "< 1 %", CROWDED_SCENES, "miss_by_priority.0", 1.0, " %"),
         _decision(study),
         Goal("manager_cpu_percent", "< 1 % of a core", nan, None, False, "measured in the live demo"),
         *_paper(study),
     ]
 
 
-def _judged(name: str, goal: str, value: float, met: bool, note: str = "", gate: bool = True) -> Goal:
-    return Goal(name, goal, value, None if isnan(value) else met, gate, note)
+def _judged(name: str, goal: str, value: float, met: bool, note: str = "") -> Goal:
+    return Goal(name, goal, value, None if isnan(value) else met, True, note)
 
 
-def _by_scene(values: Iterable[tuple[str, float]], unit: str = "") -> str:
-    return ", ".join(f"{scene} {value:.2f}{unit}" for scene, value in values if isfinite(value))
+def _by_scene(values: Mapping[str, float], unit: str = "") -> str:
+    return ", ".join(f"{scene} {value:.2f}{unit}" for scene, value in values.items() if isfinite(value))
 
 
-def _worst(study: Study, name: str, text: str, scenes: Sequence[str], key: str, limit: float) -> Goal:
-    values = [(scene, study.mean(scene, OURS, key)) for scene in scenes]
-    known = [value for _, value in values if isfinite(value)]
-    value = max(known, default=nan)
-    return _judged(name, text, value, value <= limit if "=" in text else value < limit, _by_scene(values))
+def _means(study: Study, scenes: Sequence[str], key: str) -> dict[str, float]:
+    """Of ours, by scene that was run and where the figure is known."""
+    means = {scene: study.mean(scene, OURS, key) for scene in scenes if study.has(scene, OURS)}
+    return {scene: value for scene, value in means.items() if isfinite(value)}
+
+
+def _worst(
+    study: Study, name: str, text: str, scenes: Sequence[str], key: str, limit: float, unit: str = ""
+) -> Goal:
+    values = _means(study, scenes, key)
+    value = max(values.values(), default=nan)
+    return _judged(name, text, value, value < limit, _by_scene(values, unit))
 
 
 def _energy(study: Study, name: str, group: str, limit: float) -> Goal:
     """The worst scene in which the misses are equal."""
-    values, unequal = [], []
+    values: dict[str, float] = {}
+    unequal = []
     for scene in ORACLE_SCENES:
-        ours = study.values(scene, OURS, "energy_feasible_j", group)
-        oracle = study.values(scene, ORACLE, "energy_feasible_j", group)
-        if not (ours and oracle):
+        sides = [study.values(scene, policy, "energy_feasible_j", group) for policy in (OURS, ORACLE)]
+        if not all(sides):
             continue
         misses = [study.mean(scene, p, "miss_feasible_percent", group) for p in (OURS, ORACLE)]
-        change = change_percent(ours, oracle)[0]
+        change = change_percent(*sides)[0]
         if abs(misses[0] - misses[1]) <= EQUAL_MISS_POINTS:
-            values.append((scene, change))
+            values[scene] = change
         else:
             unequal.append(f"{scene} {change:+.2f} % at {misses[0]:.1f} against {misses[1]:.1f} % misses")
     note = _by_scene(values, " %") + ("; not equal: " + ", ".join(unequal) if unequal else "")
-    value = max((v for _, v in values), default=nan)
+    value = max(values.values(), default=nan)
     met = value <= limit and not unequal
     return Goal(name, f"<= +{limit:.0f} %", value, met if values or unequal else None, True, note)
 
 
 def _accuracy(study: Study) -> Goal:
-    keys = ("accuracy_feasible", "energy_feasible_j")
-    ours, oracle = ([study.mean("S8", p, key) for key in keys] for p in (OURS, ORACLE))
-    value = 100.0 * (oracle[0] - ours[0])
-    misses = [study.mean("S8", p, "miss_feasible_percent") for p in (OURS, ORACLE)]
-    note = ""
-    if isfinite(value):
-        note = f"energy {ours[1]:.0f} against {oracle[1]:.0f} J, "
-        note += f"misses {misses[0]:.1f} against {misses[1]:.1f} %"
-    fair = misses[0] - misses[1] <= EQUAL_MISS_POINTS and ours[1] <= EQUAL_POWER * oracle[1]
-    met = value <= 0.5 and fair
-    return _judged("accuracy_vs_o1q_points", "<= 0.5 points below", value, met, note)
+    keys = ("accuracy_feasible", "energy_feasible_j", "miss_feasible_percent")
+    (ours, ours_j, misses), (oracle, oracle_j, oracle_misses) = (
+        [study.mean("S8", policy, key) for key in keys] for policy in (OURS, ORACLE)
+    )
+    value = 100.0 * (oracle - ours)
+    note = f"energy {ours_j:.0f} against {oracle_j:.0f} J, misses {misses:.1f} against {oracle_misses:.1f} %"
+    fair = misses - oracle_misses <= EQUAL_MISS_POINTS and ours_j <= EQUAL_POWER * oracle_j
+    name = "accuracy_vs_o1q_points"
+    return _judged(name, "<= 0.5 points below", value, value <= 0.5 and fair, note if isfinite(value) else "")
 
 
 def _contended(study: Study) -> Goal:
@@ -132,33 +138,25 @@ def _contended(study: Study) -> Goal:
     return _judged("miss_contended_vs_o1q_points", "<= O1q + 0.5", ours - oracle, ours - oracle <= 0.5, note)
 
 
-def _settle(study: Study, name: str, scene: str, steps: Sequence[int], limit: float) -> Goal:
-    def values(policy: str) -> list[float]:
-        rows = (r for r in study.scores.get("main", []) if r["scenario"] == scene and r["policy"] == policy)
-        return [row["settle_by_step"][n] for row in rows for n in steps]
+def _settle(
+    study: Study, name: str, scenes: Sequence[str], limit: float, steps: Sequence[int] | None = None
+) -> Goal:
+    """Median over all seeds and the ``steps`` (all); a step that never settles counts as infinite."""
 
-    value, note = _median(values(OURS))
-    oracle, _ = _median(values(ORACLE))
-    note += f"; O1q {oracle:.1f}" if isfinite(oracle) else ""
-    return _judged(name, f"<= {limit:.0f} frames", value, value <= limit, note)
+    def settled(policy: str) -> list[float]:
+        found = [row["settle_by_step"] for scene in scenes for row in study.rows(scene, policy)]
+        chosen = (values if steps is None else [values[n] for n in steps] for values in found)
+        return sorted(value for values in chosen for value in values if not isnan(value))
 
-
-def _settle_targets(study: Study) -> Goal:
-    rows = [r for r in study.scores.get("main", []) if r["policy"] == OURS]
-    chosen = [r for r in rows if r["scenario"] in ("S4", "S4 watts", "S6")]
-    value, note = _median([value for row in chosen for value in row["settle_by_step"]])
-    return _judged("settle_target_change_frames", "<= 1 frame", value, value <= 1.0, note)
-
-
-def _median(values: Sequence[float]) -> tuple[float, str]:
-    """Median, and how the values are spread; a step that never settles counts as infinite."""
-    known = sorted(value for value in values if not isnan(value))
-    if not known:
-        return nan, ""
-    never = sum(value == inf for value in known)
-    p90 = known[min(len(known) - 1, int(0.9 * len(known)))]
-    note = f"p90 {p90:.0f}, {never} of {len(known)} never had {SETTLED_FRAMES} good frames in a row"
-    return median(known), note
+    known, oracle = settled(OURS), settled(ORACLE) if steps else []
+    note = ""
+    if known:
+        never, p90 = sum(value == inf for value in known), known[min(len(known) - 1, int(0.9 * len(known)))]
+        note = f"p90 {p90:.0f}, {never} of {len(known)} never had {SETTLED_FRAMES} good frames in a row"
+    if oracle and isfinite(median(oracle)):
+        note += f"; O1q {median(oracle):.1f}"
+    value = median(known) if known else nan
+    return _judged(name, f"<= {limit:.0f} frame{'s' if limit > 1 else ''}", value, value <= limit, note)
 
 
 def _cap(study: Study) -> Goal:
@@ -177,33 +175,23 @@ def _heat(study: Study) -> Goal:
 
 
 def _reversals(study: Study) -> Goal:
-    values = [(scene, study.mean(scene, OURS, "reversals_per_min")) for scene in CALM_SCENES]
-    value = max((v for _, v in values if isfinite(v)), default=nan)
-    still = all(value == 0.0 for scene, value in values if scenario_of(scene) == "S1" and isfinite(value))
-    met = value < 2.0 and still
-    return _judged("reversals_per_min", "< 2 steady, 0 in S1", value, met, _by_scene(values))
-
-
-def _class0(study: Study) -> Goal:
-    values = [(scene, study.mean(scene, OURS, "miss_by_priority.0")) for scene in _ran(study, ("S7", "S9"))]
-    value = max((v for _, v in values), default=nan)
-    return _judged("class0_miss_percent", "< 1 %", value, value < 1.0, _by_scene(values, " %"))
+    values = _means(study, CALM_SCENES, "reversals_per_min")
+    value = max(values.values(), default=nan)
+    still = all(value == 0.0 for scene, value in values.items() if scenario_of(scene) == "S1")
+    name = "reversals_per_min"
+    return _judged(name, "< 2 steady, 0 in S1", value, value < 2.0 and still, _by_scene(values))
 
 
 def _decision(study: Study) -> Goal:
     """With eight applications; the median over the seeds, because the computer may be busy with more."""
-    values = []
-    for scene in _ran(study, ("S7", "S9")):
+    values: dict[str, float] = {}
+    for scene in CROWDED_SCENES:
         known = [v for v in study.values(scene, OURS, "decision_p99_ms") if isfinite(v)]
-        values.append((scene, median(known) if known else nan))
-    value = max((v for _, v in values if isfinite(v)), default=nan)
+        values |= {scene: median(known)} if known else {}
+    value = max(values.values(), default=nan)
     note = _by_scene(values, " ms")
     note += " of processor time, on the computer that ran the evaluation" if note else ""
     return _judged("decision_p99_ms", "<= 1 ms", value, value <= 1.0, note)
-
-
-def _ran(study: Study, scenes: Sequence[str]) -> list[str]:
-    return [scene for scene in scenes if study.has(scene, OURS)]
 
 
 @dataclass(frozen=True)
