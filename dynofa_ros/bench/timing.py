@@ -67,7 +67,7 @@ def repeated(
 ) -> Times:
     """``interleaved`` in ``repeats`` parts, each with contenders prepared anew.
 
-    Where its memory happens to lie makes one and the same network up to 15 % slower for as long as it lives:
+    Where its memory happens to lie makes one and the same network up to 15 % slower for as long as it exists:
     what is to be compared within 3 % must be prepared several times.
     """
     each = max(MIN_ROUNDS, round(rounds / repeats))

@@ -54,7 +54,7 @@ def add_parser(commands: Commands) -> None:
         "several processors, FILE_cpu.yaml, FILE_gpu.yaml, ... With --clusters and --threads a sub-network "
         "has one entry per cluster and number of threads, among which the manager chooses. "
         "A sweep that was cut goes on with --resume. "
-        "Clocks are given back at the end, on errors and on signals.",
+        "Clocks are restored at the end, on errors and on signals.",
         epilog="example: dynofa characterise --device auto --library cpu.yaml --weights W.safetensors "
         "--out nx.yaml",
     )
@@ -239,7 +239,7 @@ def _swept(
             return sweep(rig, points, settings, journal, digest, lambda: step(len(points)))
     except KeyboardInterrupt:
         done = _done(journal, len(points))
-        raise CliError(f"stopped after {done}: clocks are given back; continue with --resume") from None
+        raise CliError(f"stopped after {done}: clocks are restored; continue with --resume") from None
     finally:
         journal.close()
 
@@ -314,7 +314,7 @@ def _print(
         print(f"\n{processor:24} {'alpha ms':>20} {'beta ms':>22} {'misfit':>7}   (+- standard error)")
         for name, fit in result.fits.items():
             if fit is None:
-                print(f"{name:24} one clock only: alpha and beta cannot be told apart")
+                print(f"{name:24} one clock only: alpha and beta cannot be separated")
             else:
                 alpha = f"{fit.alpha_ms:.4f} +- {fit.alpha_error_ms:.4f}"
                 beta = f"{fit.beta_ms:.4f} +- {fit.beta_error_ms:.4f}"

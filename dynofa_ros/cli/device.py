@@ -20,7 +20,7 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "device",
         help="give clocks back after a crash, set permissions for clocks",
-        description="What the device node may need from outside: to have clocks given back that a killed "
+        description="What the device node may need from outside: to have clocks restored that a killed "
         "process left changed, and the permission to set them without root.",
         epilog="example: dynofa device restore",
     )
@@ -32,8 +32,8 @@ def add_parser(commands: Commands) -> None:
 def _add_restore(subcommands: Commands) -> None:
     parser = subcommands.add_parser(
         "restore",
-        help="give back the clocks that a killed process left changed",
-        description="Gives back the clock limits that were found before a process that is gone changed them. "
+        help="restore the clocks that a killed process left changed",
+        description="Restores the clock limits that were found before a process that is gone changed them. "
         "Does nothing if there is none; fails while such a process is alive. The next start of the device "
         "node with allow_writes does the same.",
         epilog="example: dynofa device restore",
@@ -90,13 +90,13 @@ def _restore(options: argparse.Namespace) -> int:
 
 def _print_returned(returned: tuple[Returned, ...], path: Path) -> None:
     if not returned:
-        print(f"nothing to give back ({path} does not exist)")
+        print(f"nothing to restore ({path} does not exist)")
     for clock in returned:
         band = f"{clock.min_hz / 1e6:g} to {clock.max_hz / 1e6:g} MHz" if clock.max_hz else "no limit"
         if clock.done:
-            print(f"{clock.domain}: {clock.reason or f'given back, {band}'}")
+            print(f"{clock.domain}: {clock.reason or f'restored, {band}'}")
         else:
-            print(f"{clock.domain}: NOT given back ({band}): {clock.reason}")
+            print(f"{clock.domain}: NOT restored ({band}): {clock.reason}")
 
 
 def _returned_json(returned: tuple[Returned, ...], root: Path, path: Path) -> dict[str, object]:

@@ -82,7 +82,7 @@ class TableFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LatencyTable:
     """Mean latency (ms) of every layer of ``space``, each measured alone; resolutions ascend.
 
-    board and processor: where; None = not told, as by a folder of official tables.
+    board and processor: where; None = not known, as of a folder of official tables.
     """
 
     source: str

@@ -83,7 +83,7 @@ class DeviceNode(ManagedNode):
         self._control.release()
         time.sleep(SETTLE_S)
         self._publish_state()
-        if self._control.state().message:  # what could not be given back, and why
+        if self._control.state().message:  # what could not be restored, and why
             self.get_logger().warning(self._control.state().message)
 
     def cleanup(self) -> None:
@@ -145,9 +145,9 @@ class DeviceNode(ManagedNode):
                 f"{file}: a process changes clocks or was killed; `dynofa device restore` gives them back"
             )
         elif changed_clocks(self.value("sysfs_root")):
-            self.get_logger().warning(f"{file}: not all clocks of a killed process could be given back yet")
+            self.get_logger().warning(f"{file}: not all clocks of a killed process could be restored yet")
         else:
-            self.get_logger().info("the clocks that a killed process left changed are given back")
+            self.get_logger().info("the clocks that a killed process left changed are restored")
 
     def _advertise(self) -> None:
         self._telemetry = self.advertise(DeviceTelemetry, names.TELEMETRY, qos.TELEMETRY)
@@ -179,7 +179,7 @@ class DeviceNode(ManagedNode):
 
     def _tick(self) -> None:
         try:
-            self._watch()  # first: clocks are given back in time, whatever happens to the sensors
+            self._watch()  # first: clocks are restored in time, whatever happens to the sensors
         finally:
             self._sample_and_publish()
 

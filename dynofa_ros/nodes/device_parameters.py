@@ -46,7 +46,7 @@ PARAMETERS = (
     ParameterSpec(
         "allow_writes",
         False,
-        "whether real clocks may be changed; those found are given back in the end. Without effect in the "
+        "whether real clocks may be changed; those found are restored in the end. Without effect in the "
         "simulated backend, which always may",
         dynamic=False,
     ),

@@ -2,7 +2,7 @@
 
 ``dynofa/device/temperature`` is the hottest sensor, as one number is what a plot or a watchdog wants; all of
 them are in the telemetry. ``dynofa/device/battery`` exists only where the kernel knows a battery; several
-share it, told apart by ``location``.
+share it, distinguished by ``location``.
 """
 
 from __future__ import annotations

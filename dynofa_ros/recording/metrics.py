@@ -97,9 +97,9 @@ def switch_times_ns(monitors: Sequence[Monitor]) -> list[int]:
 def clocks_used(run: Run, start_ns: int, end_ns: int) -> dict[str, list[int]]:
     """Distinct clocks per domain in Hz, ascending, from telemetry and from what the device applied."""
     used: defaultdict[str, set[int]] = defaultdict(set)
-    told = [t.clocks_hz for t in _within(run.telemetry, start_ns, end_ns)]
+    observed = [t.clocks_hz for t in _within(run.telemetry, start_ns, end_ns)]
     applied = [c.clocks_hz for c in _within(run.clocks, start_ns, end_ns)]
-    for clocks_hz in [*told, *applied]:
+    for clocks_hz in [*observed, *applied]:
         for domain, hz in clocks_hz.items():
             if math.isfinite(hz):
                 used[domain].add(round(hz))

@@ -1,7 +1,7 @@
 """Runs the manager again on the inputs that recorded decisions name, and compares bit for bit.
 
 A manager begins with step 1 and carries what it has learned from step to step, so a replay needs every
-step from the first on: where one is missing, or an input of one, the rest of that manager's life is not
+step from the first on: where one is missing, or an input of one, the rest of that manager's run is not
 replayed and an error says what is missing.
 """
 
@@ -66,16 +66,16 @@ def replay(recording: Recording, step: Callable[[int], None] = lambda total: Non
     total = len(recording.decisions)
     comparisons: list[Comparison] = []
     errors: list[str] = []
-    for life in lives(recording.decisions):
-        complete = _complete(life)
-        error = _gap(life, len(complete))
+    for run in runs_of_managers(recording.decisions):
+        complete = _complete(run)
+        error = _gap(run, len(complete))
         manager = RuntimeManager()
         for place, recorded in enumerate(complete):
             try:
                 monitors = Monitors(recording.inputs.of(recorded.inputs), recorded.parameters)
             except MissingInput as missing:
                 which = f"decision {recorded.decision_id} (step {recorded.step_number})"
-                error = f"input {missing} of {which} is missing; {_left(len(life) - place)}"
+                error = f"input {missing} of {which} is missing; {_left(len(run) - place)}"
                 break
             decision = manager.step(recorded.step_time_ns, monitors)
             comparisons.append(
@@ -86,7 +86,7 @@ def replay(recording: Recording, step: Callable[[int], None] = lambda total: Non
     return Replay(total, tuple(comparisons), tuple(errors))
 
 
-def lives(decisions: Sequence[RecordedDecision]) -> Iterator[Sequence[RecordedDecision]]:
+def runs_of_managers(decisions: Sequence[RecordedDecision]) -> Iterator[Sequence[RecordedDecision]]:
     """The decisions of one manager after the other; an activated node has a new one, which counts from 1."""
     starts = [n for n, d in enumerate(decisions) if n == 0 or d.step_number <= decisions[n - 1].step_number]
     for start, end in pairwise([*starts, len(decisions)]):
@@ -102,25 +102,25 @@ def compare(recorded: Mapping[str, Any], decision: Decision) -> tuple[Difference
     return tuple(_differences("", compared, decision))
 
 
-def _complete(life: Sequence[RecordedDecision]) -> Sequence[RecordedDecision]:
+def _complete(run: Sequence[RecordedDecision]) -> Sequence[RecordedDecision]:
     """The decisions up to the first gap."""
-    count = next((n for n, d in enumerate(life) if d.step_number != n + 1), len(life))
-    return life[:count]
+    count = next((n for n, d in enumerate(run) if d.step_number != n + 1), len(run))
+    return run[:count]
 
 
-def _gap(life: Sequence[RecordedDecision], complete: int) -> str | None:
+def _gap(run: Sequence[RecordedDecision], complete: int) -> str | None:
     """What is missing behind the first ``complete`` decisions, None = nothing."""
-    if complete == len(life):
+    if complete == len(run):
         return None
-    following = life[complete]
-    left = _left(len(life) - complete)
+    following = run[complete]
+    left = _left(len(run) - complete)
     if complete == 0:
         return (
             f"the recording begins in the middle: the first decision of this manager is its step "
             f"{following.step_number}, and the {following.step_number - 1} before it are missing; {left}. "
             "Begin recording before the manager, or deactivate and activate it while recording"
         )
-    last = life[complete - 1]
+    last = run[complete - 1]
     return (
         f"{_steps(last.step_number + 1, following.step_number - 1)} of the manager missing between decisions "
         f"{last.decision_id} and {following.decision_id}; {left}"

@@ -70,7 +70,7 @@ class Clocks:
 
 @dataclass(frozen=True)
 class Decision:
-    """One step of the manager. Limits are those in force for this step, NaN = none or not told."""
+    """One step of the manager. Limits are those in force for this step, NaN = none or not known."""
 
     time_ns: int
     trigger: str
@@ -173,7 +173,7 @@ def robot_root(path: Path, topics: set[str], namespace: str | None) -> str:
 
 
 def from_first_mark(run: Run) -> Run:
-    """The run without its warm-up. What the device told last before the mark still holds and is kept."""
+    """The run without its warm-up. What the device reported last before the mark still holds and is kept."""
     if not run.marks:
         return run
     start_ns = run.marks[0].time_ns - MARK_DELAY_NS

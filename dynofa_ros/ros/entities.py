@@ -59,6 +59,6 @@ def quiet_subscription() -> SubscriptionEventCallbacks:
 def quiet_publisher() -> PublisherEventCallbacks:
     """No events of the middleware: each kind costs every wake-up of the executor, for a line in a log.
 
-    Who subscribes with a QoS that does not fit is told by its own node.
+    A subscriber whose QoS does not fit is warned by its own node.
     """
     return PublisherEventCallbacks(use_default_callbacks=False)

@@ -114,7 +114,7 @@ class ManagedNode(LifecycleNode):
         return names.topic(self.get_namespace(), relative)
 
     def advertise(self, message_type: Any, relative: str, profile: QoSProfile) -> LifecyclePublisher:
-        """Publisher that is mute unless the node is active; it lives until `cleanup`."""
+        """Publisher that is mute unless the node is active; it exists until `cleanup`."""
         publisher = self.create_lifecycle_publisher(
             message_type, self.topic(relative), profile, event_callbacks=quiet_publisher()
         )
@@ -138,7 +138,7 @@ class ManagedNode(LifecycleNode):
         *,
         foreign: bool = False,
     ) -> Subscription:
-        """Subscription that lives until deactivation; call it in or after `activate`.
+        """Subscription that exists until deactivation; call it in or after `activate`.
 
         foreign: others than our nodes publish there too, so that rclpy shall warn of a QoS that does not fit.
         """
@@ -162,7 +162,7 @@ class ManagedNode(LifecycleNode):
         self.destroy_subscription(subscription)
 
     def every(self, period_s: float, callback: Callable[[], None], *, steady: bool = True) -> Timer:
-        """Timer that lives until deactivation. steady: steady clock; otherwise the node clock (sim time)."""
+        """Timer that exists until deactivation. steady: steady clock; otherwise the node clock (sim time)."""
         clock = self.__steady_clock if steady else self.get_clock()
         timer = self.create_timer(period_s, self.__guarded(callback), clock=clock)
         self.__active_timers.append(timer)
@@ -348,7 +348,7 @@ def run(node_factory: Callable[[], ManagedNode], args: Sequence[str] | None = No
     """Run one node until SIGINT or SIGTERM; returns the exit code.
 
     0 = ended on request, 1 = it could not start (one line on stderr or in the log says why). The signals
-    are handled here and not by rclpy, which would close the context before the node could give back what
+    are handled here and not by rclpy, which would close the context before the node could restore what
     it holds, the clocks of the device above all.
     """
     stop = threading.Event()

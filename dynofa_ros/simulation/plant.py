@@ -27,7 +27,7 @@ from dynofa_ros.simulation.scene import Scene, Surroundings
 
 
 class Plant:
-    """``instant``: clocks change at once when they are told to, for clairvoyant policies."""
+    """``instant``: clocks change at once when they are commanded, for clairvoyant policies."""
 
     def __init__(self, scene: Scene, seed: int, instant: bool) -> None:
         self.board = _without_delays(scene.truth) if instant else scene.truth

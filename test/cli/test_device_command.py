@@ -54,7 +54,7 @@ def test_restore_gives_back_and_says_so(root: Path, tmp_path: Path, capsys) -> N
     assert dynofa("device", "restore", "--sysfs-root", root / "sys", "--json", tmp_path / "r.json") == 0
     assert limits_on_disk(root) == before
     assert capsys.readouterr().out == (
-        "cpu0: given back, 1190.4 to 1420.8 MHz\ngpu: given back, 114.75 to 803.25 MHz\n"
+        "cpu0: restored, 1190.4 to 1420.8 MHz\ngpu: restored, 114.75 to 803.25 MHz\n"
     )
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["sysfs_root"] == str(root) and [c["restored"] for c in result["clocks"]] == [True, True]
@@ -70,7 +70,7 @@ def test_restore_gives_back_and_says_so(root: Path, tmp_path: Path, capsys) -> N
 def test_restore_has_nothing_to_do_most_of_the_time(root: Path, capsys) -> None:
     before = limits_on_disk(root)
     assert dynofa("device", "restore", "--sysfs-root", root) == 0
-    assert "nothing to give back" in capsys.readouterr().out and limits_on_disk(root) == before
+    assert "nothing to restore" in capsys.readouterr().out and limits_on_disk(root) == before
 
 
 def test_restore_fails_while_something_is_left(root: Path, capsys) -> None:
@@ -79,10 +79,10 @@ def test_restore_fails_while_something_is_left(root: Path, capsys) -> None:
     gone.rename(gone.with_name("away"))
     assert dynofa("device", "restore", "--sysfs-root", root) == 1
     out = capsys.readouterr().out
-    assert "cpu0: given back" in out and "gpu: NOT given back" in out and "no such file" in out
+    assert "cpu0: restored" in out and "gpu: NOT restored" in out and "no such file" in out
     gone.with_name("away").rename(gone)
     assert dynofa("device", "restore", "--sysfs-root", root) == 0
-    assert capsys.readouterr().out == "gpu: given back, 114.75 to 803.25 MHz\n"
+    assert capsys.readouterr().out == "gpu: restored, 114.75 to 803.25 MHz\n"
 
 
 def test_restore_leaves_a_living_process_alone(root: Path) -> None:

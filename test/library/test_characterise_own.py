@@ -106,7 +106,7 @@ def test_own_clusters_are_measured_on_their_own_cpus(
     library = load_library(tmp_path / "own.yaml")
     assert library.placements == tuple((c, n) for c in ("cpu0", "cpu2", "cpu4") for n in (1, 2))
     assert {0, 1} in bound and {2, 3} in bound and {4, 5} in bound
-    assert bound[-1] == {0, 1, 2, 3, 4, 5}, "the thread is given back"
+    assert bound[-1] == {0, 1, 2, 3, 4, 5}, "the thread is restored"
     points = json.loads((tmp_path / "own.json").read_text())["points"]
     for cluster in ("cpu0", "cpu2", "cpu4"):
         own = [p for p in points if p["point"]["cluster"] == cluster]

@@ -66,7 +66,7 @@ def test_killed_while_a_client_sends_changing_bands(root: Path, tmp_path: Path) 
 
         for number in range(KILLS):
             node = next(nodes)  # the last one is dead and may have left clocks changed
-            wait(as_found, f"the clocks given back by start {number}", lambda: time.sleep(0.01))
+            wait(as_found, f"the clocks restored by start {number}", lambda: time.sleep(0.01))
             wait(lambda: not as_found(), "a change", send)
             until_s = time.monotonic() + choice.uniform(0.0, LONGEST_WAIT_S)
             while time.monotonic() < until_s:
@@ -74,7 +74,7 @@ def test_killed_while_a_client_sends_changing_bands(root: Path, tmp_path: Path) 
             node.kill()
             assert node.wait(TIMEOUT_S) == -signal.SIGKILL
             left_changed += not as_found()
-            if number % 2:  # otherwise the next start gives back
+            if number % 2:  # otherwise the next start restores
                 assert dynofa(["device", "restore", "--sysfs-root", str(root)]) == 0
                 assert as_found(), f"after kill {number}"
                 assert not list(tmp_path.glob("state/*.json"))

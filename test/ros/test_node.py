@@ -404,9 +404,9 @@ PROCESS = """
             end = time.monotonic() + 5
             while not self.out.get_subscription_count() and time.monotonic() < end:
                 time.sleep(0.01)
-            self.out.publish(String(data="given back"))
+            self.out.publish(String(data="restored"))
             time.sleep(0.5)
-            print("given back", flush=True)
+            print("restored", flush=True)
         def cleanup(self):
             print("clean", flush=True)
 
@@ -448,9 +448,9 @@ def test_a_signal_ends_the_process_with_everything_given_back(
     process.send_signal(signal.SIGINT)  # Ctrl-C reaches a node twice: from the terminal and from ros2 launch
     output, errors = process.communicate(timeout=20)
     assert process.returncode == 0, errors
-    assert output == "given back\nclean\n"
+    assert output == "restored\nclean\n"
     assert "Traceback" not in errors
-    assert bench.spin_until(lambda: bench.heard == ["given back"]), "the context was open to the end"
+    assert bench.spin_until(lambda: bench.heard == ["restored"]), "the context was open to the end"
 
 
 @pytest.mark.parametrize(

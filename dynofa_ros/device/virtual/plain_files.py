@@ -1,6 +1,6 @@
 """A virtual kernel as plain files, for machines without FUSE.
 
-A write is seen up to one period later, and its refusal cannot be told to the writer: the old content comes
+A write is seen up to one period later, and its refusal cannot reach the writer: the old content comes
 back instead. What depends on the kernel's errors is therefore tried with FUSE only.
 """
 
