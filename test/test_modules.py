@@ -13,7 +13,9 @@ MODULES = sorted(
     path for path in (ROOT / "dynofa_ros").rglob("*.py") if path.name != "__init__.py" or path.read_text()
 )
 MAX_LINES = 400
-LONGER: dict[str, str] = {}  # modules that may be longer, with the reason
+LONGER = {  # modules that may be longer, with the reason
+    "dynofa_ros/messages.py": "one dataclass per message, all in one place",
+}
 # Rooms whose words or lengths are still to be mended. This list only shrinks.
 TO_GO = ("device", "evaluation", "library", "manager", "nodes")
 # Words that a reader has to guess, or that say nothing precise, and what to write instead.
