@@ -50,10 +50,12 @@ def add_parser(commands: Commands) -> None:
         help="fit latency and power of a board over its clocks",
         description="Pins clocks, runs sub-networks, samples power, fits latency = alpha + beta * f_ref / "
         "f per sub-network and the coefficients of the board's power model, with their standard errors. "
-        "Writes the library to --out and the coefficients beside it (FILE_power.yaml); with libraries of "
+        "Writes the library to --out and the power file beside it (FILE_power.yaml), which the parameter "
+        "power_file of the device node names: the manager then uses what was measured. With libraries of "
         "several processors, FILE_cpu.yaml, FILE_gpu.yaml, ... With --clusters and --threads a sub-network "
-        "has one entry per cluster and number of threads, among which the manager chooses. "
-        "A sweep that was cut goes on with --resume. "
+        "has one entry per cluster and number of threads, among which the manager chooses. energy_j of an "
+        "entry is the module's energy per inference at the reference clocks, for the reader: the manager "
+        "reckons with the power model. A sweep that was cut goes on with --resume. "
         "Clocks are restored at the end, on errors and on signals.",
         epilog="example: dynofa characterise --device auto --library cpu.yaml --weights W.safetensors "
         "--out nx.yaml",
@@ -63,7 +65,8 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument(
         "--board",
-        help=f"name or path of a board file (default {BOARD}; --device auto: no power model is fitted)",
+        help=f"name or path of a board file (default {BOARD}; --device auto: the one that matches this "
+        "computer, without one no power model is fitted)",
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="needed with --device auto")
     add_engine(parser, several=True)
@@ -167,7 +170,6 @@ def _own(options: argparse.Namespace) -> int:
 
     require_writable(options.out)
     check_outputs(options.json)
-    board = None if options.board is None else load_board(options.board)
     sources = _libraries(options.library, options.processors)
     opened = {p: open_library(path, options.weights) for p, (path, _) in sources.items()}
     libraries = {p: o.library for p, o in opened.items()}
@@ -183,6 +185,7 @@ def _own(options: argparse.Namespace) -> int:
         tables = {d.domain: d.frequencies_hz for d in capabilities.domains if d.frequencies_hz}
         references = {p: references_hz(library, tables) for p, library in libraries.items()}
         facts = {"device": "sysfs", "board": capabilities.board, "libraries": list(libraries.values())}
+        board = load_board(options.board) if options.board else device.description
         measured = Measured(capabilities.board or HERE, total_rail(device), False, board)
         with inference.bound():
             digest = plan_digest(points, settings, facts)
@@ -259,14 +262,13 @@ def _finish(
     references: Mapping[str, Mapping[str, int]],
     observations: Sequence[Observation],
 ) -> int:
-    import yaml
-
     from dynofa_ros.device.board import power_model
     from dynofa_ros.files import write_atomically
     from dynofa_ros.library.characterised import characterised, power_document, power_observations
     from dynofa_ros.library.files import save_with_statistics
     from dynofa_ros.library.fit import fit_power
     from dynofa_ros.library.library import load_statistics
+    from dynofa_ros.library.power_file import power_file
 
     simulated, board = measured.simulated, measured.model
     results = {
@@ -288,10 +290,15 @@ def _finish(
     written = [*files.values()]
     if board is not None:
         written.append(options.out.with_name(f"{options.out.stem}_power.yaml"))
-        write_atomically(written[-1], yaml.safe_dump(document, sort_keys=False, width=110).encode())
+        text = power_file(board, coefficients, simulated=simulated, points=len(observations))
+        write_atomically(written[-1], text.encode())
     skipped = [f"{o.point.key}: {o.skipped}" for o in observations if o.skipped]
     _print(results, coefficients, skipped, simulated)
     print(f"written: {', '.join(map(str, written))}")
+    if board is None:
+        print("no power file: no board description matches this computer, and --board names none")
+    else:
+        print(f"the device node takes its power model from it with power_file:={written[-1]}")
     if options.json is not None:
         write_json(options.json, _json(results, files, document, observations, skipped, simulated))
     _journal_path(options.out).unlink()

@@ -15,9 +15,9 @@ from dynofa_ros.device.board import Board
 from dynofa_ros.library.files import renewed_notes
 from dynofa_ros.library.fit import NORMAL_95, Coefficient, LatencyFit, PowerObservation, fit_latency
 from dynofa_ros.library.library import Entry, Latency, Library, pareto_front
+from dynofa_ros.library.power_file import rounded
 from dynofa_ros.library.sweep import Observation
 
-DIGITS = 6  # significant ones in files
 OUTDATED = ("latency:", "alpha and beta:", "reference frequencies:", "energy:")  # notes that begin so
 
 
@@ -121,11 +121,11 @@ def _entry(
     at_reference = abs(_ratio(nearest, references_hz) - 1) < 0.02
     return msgspec.structs.replace(
         entry,
-        latency_ms=Latency(_rounded(median), _rounded(median * times.p95 / times.median)),
+        latency_ms=Latency(rounded(median), rounded(median * times.p95 / times.median)),
         latency_source="predicted" if simulated else "measured",
-        alpha_ms=_rounded(alpha_ms),
-        beta_ms=_rounded(beta_ms),
-        energy_j=_rounded(power[0] * median / 1e3) if power and at_reference else None,
+        alpha_ms=rounded(alpha_ms),
+        beta_ms=rounded(beta_ms),
+        energy_j=rounded(power[0] * median / 1e3) if power and at_reference else None,
     )
 
 
@@ -136,10 +136,6 @@ def _note(board: str, simulated: bool, fits: Mapping[str, LatencyFit | None]) ->
     if math.isnan(misfit):
         return f"latency: measured on {board} at one clock: alpha and beta keep their earlier shares"
     return f"latency: measured on {board}, off alpha + beta * f_ref / f by up to {misfit:.1%}"
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
 
 
 def power_observations(observations: Sequence[Observation]) -> list[PowerObservation]:
@@ -162,13 +158,13 @@ def power_document(
     """The YAML of the fitted coefficients, under the keys of the board file."""
     sections: dict[str, dict[str, Any]] = {}
     for c in coefficients:
-        value: dict[str, object] = {"value": _rounded(c.value), "board_file": _rounded(c.board_value)}
+        value: dict[str, object] = {"value": rounded(c.value), "board_file": rounded(c.board_value)}
         if c.held:
             value["held"] = c.held
         else:
             low, high = c.value - NORMAL_95 * c.error, c.value + NORMAL_95 * c.error
-            value["standard_error"] = _rounded(c.error)
-            value["interval_95"] = [_rounded(max(low, 0.0)), _rounded(high)]
+            value["standard_error"] = rounded(c.error)
+            value["interval_95"] = [rounded(max(low, 0.0)), rounded(high)]
         if c.shared:
             value["shared_by"] = list(c.shared)
         kind, _, owner = c.section.partition(".")

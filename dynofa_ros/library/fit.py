@@ -10,11 +10,12 @@ coefficient that the observations cannot tell from the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.sparse.csgraph import connected_components
 
 from dynofa_ros.device.power_model import domain_terms, leak_factor
 from dynofa_ros.latency import processor_of
@@ -24,6 +25,7 @@ HUBER = 1.345  # residuals beyond this many standard deviations count linearly (
 ITERATIONS = 30
 NORMAL_95 = 1.96
 WORST_CONDITION = 100.0  # of unit columns; above it, two coefficients can stand in for each other
+ENTANGLED = 0.05  # entry of the projector onto what cannot be seen; 1 / n for n equal columns
 ONE_CLOCK = 0.01  # relative; a spread of clocks below this tells nothing
 # Coefficients of a domain, and how early each is held where it cannot be told from others.
 DOUBTS = (("clock_w_per_ghz", 2), ("dynamic_w_per_ghz_v2", 1), ("busy_w", 5), ("idle_w", 3))
@@ -140,13 +142,35 @@ class _Term:
 def fit_power(
     model: PowerModel, total_rail: str, observations: Sequence[PowerObservation]
 ) -> tuple[Coefficient, ...]:
-    """Coefficients of every rail that was measured, then of the total. Empty without observations."""
+    """Coefficients of every rail that was measured, then of the total. Empty without observations.
+
+    A clock domain that no observation shows counts as off, one whose load is never known as idle: what they
+    take is then part of what does not change.
+    """
+    model, observations = _shown(model, observations)
     coefficients: list[Coefficient] = []
     for rail in model.rails:
         seen = [o for o in observations if _complete(model, o, rail.name)]
         if seen:
             coefficients += _fit_rail(model, rail, seen)
     return (*coefficients, *_fit_total(model, total_rail, observations))
+
+
+def _shown(
+    model: PowerModel, observations: Sequence[PowerObservation]
+) -> tuple[PowerModel, list[PowerObservation]]:
+    """The domains of a model whose clocks are known, and observations with a load for each of them."""
+    clocks = _known(o.frequencies_hz for o in observations)
+    loads = _known(o.utilization for o in observations)
+    shown = tuple(domain for domain in model.domains if domain.domain in clocks)
+    idle = {domain.domain: 0.0 for domain in shown if domain.domain not in loads}
+    return replace(model, domains=shown), [
+        replace(o, utilization={**o.utilization, **idle}) for o in observations
+    ]
+
+
+def _known(values: Iterable[Mapping[str, float]]) -> set[str]:
+    return {name for each in values for name, value in each.items() if math.isfinite(value)}
 
 
 def _complete(model: PowerModel, observation: PowerObservation, *rails: str) -> bool:
@@ -217,19 +241,37 @@ def _identifiable(terms: Sequence[_Term], sigma: np.ndarray) -> tuple[list[_Term
     """Terms that these observations can tell apart, and the others with the reason."""
     fitted = [t for t in terms if np.abs(t.column).max() > 0.0]
     held = [(t, "never in effect in this sweep") for t in terms if np.abs(t.column).max() == 0.0]
+    everything = list(fitted)
+    groups = _entangled(fitted, sigma)
     while fitted:
-        columns = np.stack([t.column / sigma for t in fitted], axis=1)
-        columns /= np.linalg.norm(columns, axis=0)
-        _, singular, vectors = np.linalg.svd(columns, full_matrices=False)
-        if len(sigma) > len(fitted) and singular[-1] * WORST_CONDITION >= singular[0]:
+        entangled = _entangled(fitted, sigma)
+        if not entangled and len(sigma) > len(fitted):
             break
-        share = np.abs(vectors[-1])
-        entangled = [t for t, s in zip(fitted, share, strict=True) if s >= 0.3 * share.max()]
-        doubtful = max(entangled, key=lambda t: t.doubt)
-        others = ", ".join(_label(t) for t in entangled if t is not doubtful) or "the few observations"
-        held.append((doubtful, f"cannot be told from {others}"))
+        candidates = [fitted[n] for n in sorted(set().union(*entangled))] or fitted
+        doubtful = max(candidates, key=lambda t: t.doubt)
+        group = next((g for g in groups if everything.index(doubtful) in g), [])
+        others = ", ".join(_label(everything[n]) for n in group if everything[n] is not doubtful)
+        held.append((doubtful, f"cannot be told from {others or 'the few observations'}"))
         fitted.remove(doubtful)
     return fitted, held
+
+
+def _entangled(terms: Sequence[_Term], sigma: np.ndarray) -> list[list[int]]:
+    """Groups of terms, by number, whose columns can stand in for each other.
+
+    The projector onto the null space of the columns (unit length, singular values below 1 / WORST_CONDITION
+    of the largest count as 0) does not depend on the basis that a library chooses: two terms belong together
+    where it has an entry for them, directly or through others.
+    """
+    columns = np.stack([t.column / sigma for t in terms], axis=1)
+    columns /= np.linalg.norm(columns, axis=0)
+    _, singular, vectors = np.linalg.svd(columns)
+    rank = int((singular * WORST_CONDITION >= singular[0]).sum())
+    null = vectors[rank:]
+    linked = np.abs(null.T @ null) > ENTANGLED
+    number, labels = connected_components(linked, directed=False)
+    groups = [np.flatnonzero(labels == label).tolist() for label in range(number)]
+    return [group for group in groups if linked[group[0], group[0]]]
 
 
 def _label(term: _Term) -> str:

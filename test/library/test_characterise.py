@@ -22,8 +22,11 @@ from dynofa_ros.application.networks import DEMO_LIBRARY
 from dynofa_ros.cli import characterise as command
 from dynofa_ros.cli.common import CliError, UsageError
 from dynofa_ros.device.board import Board, load_board, power_model
+from dynofa_ros.device.open import open_device
+from dynofa_ros.device.power_model import predict_power
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.library.characterised import characterised, power_observations
+from dynofa_ros.library.files import save_with_statistics
 from dynofa_ros.library.fit import fit_power
 from dynofa_ros.library.library import Library, check_library, load_library
 from dynofa_ros.library.sweep import (
@@ -34,7 +37,17 @@ from dynofa_ros.library.sweep import (
 )
 from dynofa_ros.library.sweep_points import Point, Settings, SweepError, choose_clocks, plan_points
 from dynofa_ros.library.testbench import RealRig, SimulatedRig, references_hz, thread_share
-from dynofa_ros.messages import DomainStatus, FrequencyBand
+from dynofa_ros.manager import RuntimeManager
+from dynofa_ros.manager.inputs import Input, Monitors
+from dynofa_ros.messages import (
+    DeviceCapabilities,
+    DeviceTelemetry,
+    DomainCapability,
+    DomainStatus,
+    DomainTelemetry,
+    FrequencyBand,
+    PowerModel,
+)
 from dynofa_ros.paths import share_file
 
 BOARD = load_board("xavier_nx")
@@ -310,18 +323,67 @@ def test_characterise_writes_library_and_coefficients(tmp_path, capsys):
     )
     library = load_library(out)
     assert library.board == "xavier_nx" and "simulated" in library.notes[-1]
-    power = yaml.safe_load((tmp_path / "nx_power.yaml").read_text())
+    results = json.loads((tmp_path / "j").read_text())
+    power = results["power"]
     dynamic = power["coefficients"]["domains"]["cpu0"]["dynamic_w_per_ghz_v2"]
     low, high = dynamic["interval_95"]
     assert low < dynamic["value"] < high and dynamic["shared_by"] == ["cpu0", "cpu2", "cpu4"]
     assert "held" in power["coefficients"]["domains"]["npu"]["dynamic_w_per_ghz_v2"]
     assert power["source"] == "simulated"
-    results = json.loads((tmp_path / "j").read_text())
     assert len(results["points"]) == power["points"] and results["skipped"] == []
     assert sorted(p.suffix for p in tmp_path.iterdir() if p.name != "j") == [".safetensors", ".yaml", ".yaml"]
     shown = capsys.readouterr().out
     assert shown.startswith("simulated: ") and "+-" in shown and "held: " in shown
     assert all(e.id in shown for e in CPU)
+
+
+def manager_with(model: PowerModel) -> RuntimeManager:
+    """A manager on the board that has heard this power model."""
+    domains = tuple(DomainCapability(name, table) for name, table in TABLES.items())
+    known = DeviceCapabilities("b", domains, BOARD.processors)
+    manager = RuntimeManager()
+    manager.step(1_000_000_000, Monitors((Input("c", 1, known), Input("p", 1, model))))
+    return manager
+
+
+def test_what_was_measured_is_what_the_manager_uses(tmp_path):
+    """A board that differs from its description: characterised, then opened with the power file."""
+    raw = yaml.safe_load(share_file("config", "boards", "xavier_nx.yaml").read_text())
+    raw["power"] |= {"base_w": 2.2, "conversion_loss": 0.25}
+    raw["domains"]["gpu"]["dynamic_w_per_ghz_v2"] = 9.0
+    raw["rails"]["VDD_CPU_GPU_CV"]["leakage_w"] = 0.15
+    (tmp_path / "real.yaml").write_text(yaml.safe_dump(raw))
+    gpu = tmp_path / "gpu.yaml"
+    save_with_statistics(gpu, GPU, {})
+    arguments = ("--library", gpu, "--board", tmp_path / "real.yaml", "--out", tmp_path / "nx.yaml")
+    assert run_characterise(*arguments, "--json", tmp_path / "j", "--window-s", 1) == 0
+
+    file = tmp_path / "nx_power.yaml"
+    model = open_device("simulated", "xavier_nx", power_file=file).power_model
+    power = json.loads((tmp_path / "j").read_text())["power"]["coefficients"]
+    assert model.base_w == power["power"]["base_w"]["value"] == pytest.approx(2.2, rel=0.03)
+    domains = {d.domain: d for d in model.domains}
+    dynamic = power["domains"]["gpu"]["dynamic_w_per_ghz_v2"]["value"]
+    assert domains["gpu"].dynamic_w_per_ghz_v2 == dynamic == pytest.approx(9.0, rel=0.03)
+    shared = power["domains"]["cpu0"]["dynamic_w_per_ghz_v2"]["value"]
+    assert {domains[name].dynamic_w_per_ghz_v2 for name in ("cpu0", "cpu2", "cpu4")} == {shared}
+    leaking = model.rails[0].leakage_w + sum(
+        d.leakage_w for d in model.domains if d.rail == model.rails[0].name
+    )
+    assert leaking == pytest.approx(power["rails"]["VDD_CPU_GPU_CV"]["leakage_w"]["value"], rel=1e-5)
+    assert model.resistance_c_per_w == BOARD.thermal.resistance_c_per_w
+    assert "# +-" in file.read_text() and "of the board description: " in file.read_text()
+
+    tables = manager_with(model).world.power_model
+    truth = power_model(load_board(tmp_path / "real.yaml"))
+    for share in (0.0, 0.5, 1.0):
+        clocks = {d.domain: 0.9 * d.top_hz for d in model.domains}
+        readings = tuple(DomainTelemetry(name, hz, 100.0 * share) for name, hz in clocks.items())
+        predicted = tables.total_w(DeviceTelemetry(0.0, (), readings), 46.0)
+        same = predict_power(model, clocks, dict.fromkeys(clocks, share), 46.0).total_w
+        assert predicted == pytest.approx(same, rel=1e-12)
+        real = predict_power(truth, clocks, dict.fromkeys(clocks, share), 46.0).total_w
+        assert predicted == pytest.approx(real, rel=0.03)
 
 
 @pytest.mark.parametrize(

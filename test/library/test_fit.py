@@ -105,13 +105,44 @@ def test_power_without_noise_is_recovered_exactly():
 
 
 def test_what_cannot_be_told_is_held_with_the_reason():
+    """At one temperature, with CPU and NPU idle at one clock, five coefficients are one constant."""
     found = named(fit_power(MODEL, "VDD_IN", power_points(BOARD, [45.0])))
-    leakage = found["rails.VDD_CPU_GPU_CV.leakage_w"]
-    assert "cannot be told from" in leakage.held and "static_w" in leakage.held and math.isnan(leakage.error)
-    assert leakage.value == leakage.board_value
+    group = {"VDD_CPU_GPU_CV.static_w", "VDD_CPU_GPU_CV.leakage_w", "cpu0.clock_w_per_ghz", "cpu0.idle_w"}
+    group |= {"npu.clock_w_per_ghz"}
+    held = {c.held.removeprefix("cannot be told from "): c for c in found.values() if c.held}
+    for name in group - {"VDD_CPU_GPU_CV.static_w"}:
+        others = next(held[text] for text in held if set(text.split(", ")) == group - {name})
+        assert f"{others.section.partition('.')[2]}.{others.name}" == name
+        assert math.isnan(others.error) and others.value == others.board_value
     assert found["rails.VDD_CPU_GPU_CV.static_w"].value == pytest.approx(0.0, abs=1e-3)
     assert found["domains.cpu0.dynamic_w_per_ghz_v2"].held == "never in effect in this sweep"
     assert not found["domains.gpu.dynamic_w_per_ghz_v2"].held
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_reason_does_not_hang_on_rounding(seed):
+    rng = np.random.default_rng(seed)
+    points = power_points(BOARD, [45.0])
+    shaken = []
+    for number in rng.permutation(len(points)):
+        clocks = points[number].frequencies_hz
+        noisy = {name: hz * (1 + 1e-13 * rng.standard_normal()) for name, hz in clocks.items()}
+        shaken.append(replace(points[number], frequencies_hz=noisy))
+    before, after = (named(fit_power(MODEL, "VDD_IN", seen)) for seen in (points, shaken))
+    assert {name: c.held for name, c in before.items()} == {name: c.held for name, c in after.items()}
+
+
+def test_domains_that_the_device_does_not_show_are_left_alone():
+    """On a real Xavier NX the NPU has no clock to read, and the memory's load may be unknown."""
+    seen = []
+    for o in power_points(BOARD, [35.0, 50.0, 70.0]):
+        clocks = {name: hz for name, hz in o.frequencies_hz.items() if name != "npu"}
+        seen.append(replace(o, frequencies_hz=clocks, utilization={**o.utilization, "emc": math.nan}))
+    found = named(fit_power(MODEL, "VDD_IN", seen))
+    assert found["domains.gpu.dynamic_w_per_ghz_v2"].value == pytest.approx(6.7, rel=1e-4)
+    assert found["power.conversion_loss"].value == pytest.approx(0.34, rel=1e-4)
+    assert not any(name.startswith("domains.npu") for name in found)
+    assert found["domains.emc.busy_w"].held == "never in effect in this sweep"
 
 
 def test_power_that_was_not_measured_is_not_fitted():
