@@ -1,13 +1,18 @@
-"""Orders of a perception node: what a command asks for, and whether it can be followed."""
+"""The command in force: what the manager, the user or the default says, and whether it can be followed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dynofa_ros.application.networks import Networks, SubnetKey
-from dynofa_ros.messages import SubnetCommand
+from dynofa_ros.application.threads import TaskMapping
+from dynofa_ros.application.worker import RateGate
+from dynofa_ros.messages import AppTargets, SubnetCommand, SubnetCondition, SubnetState
+from dynofa_ros.supernet.switching import Switched, Switcher
 
 LONGEST_VALIDITY_S = 86400.0
 DEFAULT_MARGIN = 1.25  # between library latency and target when nobody manages
@@ -15,7 +20,7 @@ DEFAULT_MARGIN = 1.25  # between library latency and target when nobody manages
 
 @dataclass(frozen=True)
 class Order:
-    """What the node follows now: a command of the manager, the user's pin, or the node's own default."""
+    """What the application follows now: a command of the manager, the user's pin, or its own default."""
 
     key: SubnetKey
     decision_id: int = 0
@@ -110,3 +115,145 @@ def placement(order: Order, key: SubnetKey, networks: Networks) -> tuple[str, in
     entry = networks.entry(key.processor, key.subnet_id, order.cluster, key.threads)
     cluster = order.cluster if key.processor == order.key.processor else ""
     return cluster, key.threads if entry is not None and entry.threads is not None else 0
+
+
+class CommandInForce:
+    """Follows the newest command while it is valid, with the sub-network, the CPUs and the rate it names.
+
+    publish: called with every SubnetState, its header left out, in the thread that changed it. warn: called
+    with one line for the log. slowdown: of the emulated device, None = this machine is the device.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        switcher: Switcher[SubnetKey],
+        mapping: TaskMapping,
+        processor: str,
+        slowdown: float | None,
+        publish: Callable[[SubnetState], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._networks, self._switcher, self._mapping = networks, switcher, mapping
+        self._processor, self._slowdown = processor, slowdown
+        self._publish, self._warn = publish, warn
+        self._lock = threading.Lock()
+        self._last_id = 0
+        self._managed: Order | None = None  # of the manager, in force or not
+        self.gate: RateGate | None = None  # None = every request that is due
+        self.condition, self.message = SubnetCondition.APPLIED, ""
+
+    def reset(self, targets: AppTargets, pinned: str) -> None:
+        """The user's pin or the default, without any command; nothing is prepared yet."""
+        self.targets, self.pinned = targets, pinned
+        self._managed, self.gate = None, None
+        self.order = self._default()
+
+    def change(self, targets: AppTargets, pinned: str) -> None:
+        """Follow new wishes of the user."""
+        before, self.targets = self.targets, targets
+        retargeted = self.order.decision_id == 0 and targets.latency_target_ms != before.latency_target_ms
+        if pinned != self.pinned or retargeted:
+            self.pinned = pinned
+            self.follow(self._default() if pinned or self._managed is None else self._managed)
+        if targets.paused != before.paused:
+            self.report(*self._standing())
+
+    def take(self, command: SubnetCommand) -> None:
+        """Follow a command of the manager if it is newer than the last one and can be followed."""
+        if command.decision_id <= self._last_id:
+            return
+        self._last_id = command.decision_id
+        before = self._managed or self.order
+        emulated = self._slowdown is not None
+        order = commanded(command, before, time.perf_counter_ns(), emulated=emulated)
+        reason = refusal(command, before, self._networks, emulated=emulated)
+        cpus = () if emulated else command.cpu_affinity
+        reason = reason or self._mapping.refusal(cpus, command.threads, command.cluster)
+        binds = bool(cpus) and not self.pinned
+        if not reason and binds and (reason := self._mapping.assign(order.affinity)):
+            self._mapping.assign(self.order.affinity)
+        if reason:
+            self._warn(f"command {command.decision_id} refused: {reason}")
+            self.report(SubnetCondition.REJECTED, reason, command.decision_id)
+            return
+        self._managed = order
+        if self.pinned:
+            self.report(*self._standing(), decision_id=command.decision_id)
+            return
+        self.follow(order)
+        if command.prefetch_subnet_ids:
+            self._switcher.prefetch(hinted(command.prefetch_subnet_ids, order.key, self._networks))
+
+    def follow(self, order: Order) -> None:
+        """Make ``order`` the one in force; its sub-network answers as soon as it is ready."""
+        self.order = order
+        if not 0 < order.rate_hz < self.targets.rate_hz:
+            self.gate = None
+        elif self.gate is None or self.gate.rate_hz != order.rate_hz:  # a renewed command begins no new phase
+            self.gate = RateGate(order.rate_hz)
+        self._mapping.assign(order.affinity)
+        if not self._switcher.holds(order.key):
+            self.report(SubnetCondition.PENDING, f"preparing {order.key.subnet_id}")
+        self._switcher.request(order.key, self._on_switched)
+
+    def watch(self) -> None:
+        """Keep the CPUs asked for, and the command only while it is valid; call it several times a second."""
+        before = self._mapping.reason
+        if (reason := self._mapping.keep()) != before:
+            self._warn(reason or "the threads run where they should again")
+            if self.condition == SubnetCondition.APPLIED:
+                self.report(*self._standing())
+        expires = self.order.expires_ns
+        if expires is not None and time.perf_counter_ns() > expires:
+            self._warn("the manager is silent: back to the default sub-network")
+            self._last_id = 0  # a manager that starts again may count anew
+            self._managed = None
+            self.follow(self._default())
+
+    def report(
+        self,
+        condition: SubnetCondition,
+        message: str,
+        decision_id: int | None = None,
+        duration_ms: float = math.nan,
+    ) -> None:
+        """Publish what runs now. decision_id: of the command that this answers, None = the one in force."""
+        with self._lock:
+            self.condition, self.message = condition, message
+            current = self._switcher.current
+            key = current.key if current is not None else self.order.key
+            cluster, threads = placement(self.order, key, self._networks)
+            entry = self._networks.entry(key.processor, key.subnet_id, cluster, threads)
+            state = SubnetState(
+                decision_id=self.order.decision_id if decision_id is None else decision_id,
+                subnet_id=key.subnet_id,
+                processor=key.processor,
+                threads=threads,
+                cluster=cluster,
+                status=condition,
+                message=message,
+                switch_duration_ms=duration_ms,
+                expected_accuracy=entry.accuracy if entry else math.nan,
+            )
+            self._publish(state)
+
+    def _default(self) -> Order:
+        target_ms = self.targets.latency_target_ms / (self._slowdown or 1.0)
+        return default_order(self._networks, self._processor, self.pinned, target_ms)
+
+    def _standing(self) -> tuple[SubnetCondition, str]:
+        """Condition and message while nothing is being changed."""
+        if self.targets.paused:
+            return SubnetCondition.DISABLED, "paused"
+        if self.pinned:
+            return SubnetCondition.PINNED, "pinned by the parameter subnet_id"
+        return SubnetCondition.APPLIED, self._mapping.reason
+
+    def _on_switched(self, outcome: Switched[SubnetKey]) -> None:
+        """Runs in the preparation thread, or in the caller's when the sub-network was ready."""
+        if outcome.error is not None:
+            self._warn(f"{outcome.key.subnet_id} could not be prepared: {outcome.error}")
+            self.report(SubnetCondition.REJECTED, outcome.error)
+            return
+        self.report(*self._standing(), duration_ms=outcome.duration_ms)

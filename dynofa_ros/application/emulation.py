@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from dynofa_ros.messages import DomainState
 
 
-@dataclass(frozen=True)
-class DomainClock:
-    """State of one clock domain of the simulated device."""
-
-    domain: str
-    actual_hz: float
-    external_slowdown: float
-
-
-def domains_of(place: str, clocks: Iterable[DomainClock]) -> list[DomainClock]:
+def domains_of(place: str, clocks: Iterable[DomainState]) -> list[DomainState]:
     """The clock domains of a processor, those whose name starts with its name; of a cluster that one."""
     clocks = list(clocks)
     return [c for c in clocks if c.domain == place] or [c for c in clocks if c.domain.startswith(place)]
 
 
 def stretch_factor(
-    clocks: Iterable[DomainClock],
+    clocks: Iterable[DomainState],
     alpha_ms: float,
     beta_ms: float,
     reference_hz: float,
@@ -47,3 +41,19 @@ def stretch_factor(
         * (alpha_ms + beta_ms * ratio)
         / (alpha_ms + beta_ms)
     )
+
+
+def sleep_until(deadline_ns: int) -> None:
+    """Sleep to a steady-clock time; coarse sleep first, because sleep overshoots by up to a timer tick."""
+    while (remaining := deadline_ns - time.perf_counter_ns()) > 0:
+        time.sleep(max(remaining / 1e9 - 2e-4, 0) if remaining > 4e5 else 0)
+
+
+def run_stretched(run: Callable[[Any], Any], tensors: Any, factor: float, threads: int) -> Any:
+    """``run(tensors)``, made to take ``factor`` times as long (at least 1)."""
+    start, cpu_start = time.perf_counter_ns(), time.thread_time_ns()
+    outputs = run(tensors)
+    # The work is stretched, not the time the kernel gave this core to somebody else.
+    work = time.thread_time_ns() - cpu_start if threads == 1 else time.perf_counter_ns() - start
+    sleep_until(time.perf_counter_ns() + int(work * max(0.0, factor - 1)))
+    return outputs

@@ -1,14 +1,15 @@
-"""The networks of one application: a supernet with its libraries, prepared on demand. No ROS here."""
+"""The networks of one application: a supernet with its libraries, prepared on demand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dynofa_ros.application.emulation import DomainClock, domains_of, stretch_factor
+from dynofa_ros.application.emulation import domains_of, stretch_factor
 from dynofa_ros.library.library import (
     Entry,
     Library,
@@ -17,6 +18,7 @@ from dynofa_ros.library.library import (
     load_library,
     load_statistics,
 )
+from dynofa_ros.messages import DomainState
 from dynofa_ros.paths import share_file
 from dynofa_ros.supernet.convert import memory_mapped
 from dynofa_ros.supernet.engines.engine import EngineError, load_engine, require_processor
@@ -119,11 +121,23 @@ class Networks:
             found = library.find(subnet_id, threads=threads) or library.find(subnet_id)
         return found
 
+    def pin_refusal(self, subnet_id: str) -> str:
+        """Why a sub-network cannot be pinned, in one line; empty if it can, or if none is."""
+        if not subnet_id or self.processors_of(subnet_id):
+            return ""
+        known = ", ".join(e.id for library in self.libraries.values() for e in library)
+        return f"subnet_id must be empty or one of {known}, got {subnet_id!r}"
+
     def processors_of(self, subnet_id: str) -> list[str]:
         return [p for p, library in self.libraries.items() if library.find(subnet_id)]
 
-    def prepare(self, key: SubnetKey) -> Prepared[SubnetKey]:
-        """Materialise an entry and warm it up. Raises KeyError (unknown entry), EngineError or ValueError."""
+    def prepare(
+        self, key: SubnetKey, warm_up_input: Callable[[Prepared[SubnetKey]], Any] | None = None
+    ) -> Prepared[SubnetKey]:
+        """Materialise an entry and run it until it is warm, as ``prepare_subnet`` says.
+
+        Raises KeyError (unknown entry), EngineError or ValueError.
+        """
         entry = self.entry(key.processor, key.subnet_id, threads=key.threads)
         if entry is None:
             raise KeyError(f"{key.subnet_id} is not in the library of {key.processor}")
@@ -138,6 +152,7 @@ class Networks:
             statistics=own,
             threads=key.threads,
             processor=key.processor,
+            warm_up_input=warm_up_input,
         )
 
     def reference_hz(self, processor: str, cluster: str = "") -> float:
@@ -147,7 +162,7 @@ class Networks:
         return float(frequencies.get(cluster, min(own, default=0)))
 
     def stretch_factor(
-        self, key: SubnetKey, clocks: Iterable[DomainClock], slowdown: float, cluster: str = ""
+        self, key: SubnetKey, clocks: Iterable[DomainState], slowdown: float, cluster: str = ""
     ) -> float:
         """Factor on an inference of an entry at ``clocks`` of a device that is ``slowdown`` times slower."""
         entry = self.entry(key.processor, key.subnet_id, cluster, key.threads)
@@ -155,45 +170,3 @@ class Networks:
         own = domains_of(cluster or key.processor, clocks)
         reference_hz = self.reference_hz(key.processor, cluster)
         return stretch_factor(own, entry.alpha_ms, entry.beta_ms, reference_hz, slowdown)
-
-    def label(self, index: int) -> str:
-        return self.weights.labels[index] if self.weights.labels else str(index)
-
-
-@dataclass(frozen=True)
-class Copy:
-    """A prepared sub-network that is resident; nbytes: of its weights, on the processor of its key."""
-
-    key: SubnetKey
-    nbytes: int
-
-
-class Copies:
-    """Placement: which prepared sub-networks are resident, on which processor.
-
-    The same sub-network on two processors is two copies. Both stay while the budget of the switcher holds
-    them, and a change of processor is a swap between two frames; otherwise the least recently used leaves
-    when another comes, so that the network moves.
-    """
-
-    def __init__(self, prepare: Callable[[SubnetKey], Prepared[SubnetKey]]) -> None:
-        self._prepare = prepare
-        self._made: dict[SubnetKey, int] = {}
-
-    def prepare(self, key: SubnetKey) -> Prepared[SubnetKey]:
-        """As the function it was given, and remembered."""
-        prepared = self._prepare(key)
-        self._made = self._made | {key: prepared.nbytes}  # replaced, never changed: others iterate over it
-        return prepared
-
-    def resident(self, holds: Callable[[SubnetKey], bool]) -> tuple[Copy, ...]:
-        """Of those prepared the ones that the switcher still ``holds``."""
-        return tuple(Copy(key, nbytes) for key, nbytes in self._made.items() if holds(key))
-
-
-def top_classes(logits: np.ndarray, count: int) -> list[tuple[int, float]]:
-    """(class index, softmax probability) of the ``count`` likeliest classes; logits float32 (classes,)."""
-    exponent = np.exp(logits - logits.max())
-    probabilities = exponent / exponent.sum()
-    order = np.argsort(-probabilities, kind="stable")[:count]
-    return [(int(i), float(probabilities[i])) for i in order]

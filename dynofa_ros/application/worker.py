@@ -1,57 +1,68 @@
-"""The frame pipeline of a perception process, without ROS: latest-frame slot, rate gate, worker thread.
+"""The request pipeline of an application: latest-request slot, rate gate, worker thread, counters.
 
-Inference never runs in a ROS callback. The callback only puts the frame into a slot of size one, where a
-newer frame replaces an older one that was not taken yet; one worker thread answers frames.
+Inference never runs in a ROS callback. The callback only puts the request into a slot of size one, where a
+newer one replaces an older one that was not taken yet; one worker thread answers requests.
 """
 
 from __future__ import annotations
 
 import threading
-import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
-
-import numpy as np
+from typing import Any, Generic, Protocol, TypeVar
 
 Item = TypeVar("Item")
 
-# Share of a period by which a frame may come early and still be due: cameras jitter, but a camera of
+# Share of a period by which a request may come early and still be due: cameras jitter, but a camera of
 # twice the rate must lose every other frame.
 EARLY_SHARE = 0.3
+RECENT = 150  # due requests over which misses are counted
+
+
+class MalformedRequest(ValueError):
+    """A message that is no request of the task; the text is one line that says why."""
 
 
 @dataclass(frozen=True)
-class Frame:
-    """A received image message and when it came, steady clock."""
+class Request:
+    """A received message and when it came, steady clock."""
 
     message: Any
     received_ns: int
 
 
+class Queue(Protocol):
+    """Requests that wait. put: returns whether one was lost by that; take: waits, None once it is closed."""
+
+    def put(self, item: Any) -> bool: ...
+    def take(self) -> Any: ...
+    def close(self) -> None: ...
+
+
 class LatestSlot(Generic[Item]):
-    """Holds at most one frame; putting another replaces it."""
+    """Holds at most one request; putting another replaces it: a stale image is worthless."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._frame: Item | None = None
+        self._item: Item | None = None
         self._closed = False
 
-    def put(self, frame: Item) -> bool:
-        """Returns whether an unanswered frame was replaced."""
+    def put(self, item: Item) -> bool:
+        """Returns whether one that was not taken yet was replaced."""
         with self._condition:
-            replaced = self._frame is not None
-            self._frame = frame
+            replaced = self._item is not None
+            self._item = item
             self._condition.notify()
         return replaced
 
     def take(self) -> Item | None:
-        """Wait for a frame; None once the slot is closed."""
+        """Wait for a request; None once the slot is closed."""
         with self._condition:
-            while self._frame is None and not self._closed:
+            while self._item is None and not self._closed:
                 self._condition.wait()
-            frame, self._frame = self._frame, None
-            return None if self._closed else frame
+            item, self._item = self._item, None
+            return None if self._closed else item
 
     def close(self) -> None:
         with self._condition:
@@ -67,7 +78,7 @@ class RateGate:
         self._next_ns: int | None = None
 
     def accepts(self, now_ns: int) -> bool:
-        """Whether a frame that arrives now is due. now_ns: any steady clock."""
+        """Whether a request that arrives now is due. now_ns: any steady clock."""
         period = int(1e9 / self.rate_hz)
         due = now_ns if self._next_ns is None else self._next_ns
         if now_ns < due - int(EARLY_SHARE * period):
@@ -77,73 +88,79 @@ class RateGate:
         return True
 
 
+def stages_ms(
+    received_ns: int, started_ns: int, prepared_ns: int, inferred_ns: int, published_ns: int
+) -> dict[str, Any]:
+    """Stages of an answered request as its monitor has them. Times are of one steady clock."""
+    return {
+        "queue_wait_ms": (started_ns - received_ns) / 1e6,
+        "preprocess_ms": (prepared_ns - started_ns) / 1e6,
+        "inference_ms": (inferred_ns - prepared_ns) / 1e6,
+        "postprocess_ms": (published_ns - inferred_ns) / 1e6,
+        "latency_ms": (published_ns - received_ns) / 1e6,
+    }
+
+
 @dataclass(frozen=True)
-class Timing:
-    """Stages of one answered frame, steady-clock nanoseconds."""
+class Problem:
+    """Why a request got no answer. at_ns: steady clock. malformed: by the fault of who sent it."""
 
-    received_ns: int
-    started_ns: int
-    prepared_ns: int
-    inferred_ns: int
-    published_ns: int
-
-    @staticmethod
-    def _ms(start: int, end: int) -> float:
-        return (end - start) / 1e6
-
-    @property
-    def queue_wait_ms(self) -> float:
-        return self._ms(self.received_ns, self.started_ns)
-
-    @property
-    def preprocess_ms(self) -> float:
-        return self._ms(self.started_ns, self.prepared_ns)
-
-    @property
-    def inference_ms(self) -> float:
-        return self._ms(self.prepared_ns, self.inferred_ns)
-
-    @property
-    def postprocess_ms(self) -> float:
-        return self._ms(self.inferred_ns, self.published_ns)
-
-    @property
-    def latency_ms(self) -> float:
-        return self._ms(self.received_ns, self.published_ns)
+    reason: str
+    at_ns: int
+    malformed: bool
 
 
 class Counters:
-    """Frames that were due but got no answer, since they were last taken; shared by two threads."""
+    """What became of the requests that were due, since the start; shared by two threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._dropped = self._malformed = 0
-        self.total_dropped = self.total_malformed = self.total_answered = 0
+        self._published = (0, 0)
+        self.answered = self.dropped = self.malformed = self.failed = 0
+        self.recent_misses: deque[bool] = deque(maxlen=RECENT)
+        self.problems: dict[bool, Problem] = {}  # the newest, by whether it was malformed
+        self.last_ns: int | None = None  # when the newest request came
+        self.unanswered_ns: int | None = None  # when the first one came of which none was answered
+
+    def arrive(self, now_ns: int) -> None:
+        """A request came, due or not."""
+        self.last_ns = now_ns
+
+    def wait(self, now_ns: int) -> None:
+        """A request will be answered."""
+        with self._lock:
+            if self.unanswered_ns is None:
+                self.unanswered_ns = now_ns
 
     def drop(self) -> None:
+        """A request that was due gave way to a newer one."""
         with self._lock:
-            self._dropped += 1
-            self.total_dropped += 1
+            self.dropped += 1
+            self.recent_misses.append(True)
 
-    def malformed(self) -> None:
+    def fail(self, problem: Problem) -> None:
+        """A request cannot be answered."""
         with self._lock:
-            self._malformed += 1
-            self.total_malformed += 1
+            self.malformed += problem.malformed
+            self.failed += not problem.malformed
+            self.recent_misses.append(True)
+            self.problems[problem.malformed] = problem
 
-    def answered(self) -> tuple[int, int, int]:
-        """(sequence of this frame from 1, dropped, malformed since the last answered frame)."""
+    def answer(self, missed: bool) -> tuple[int, int, int]:
+        """(number of this answer from 1, dropped or failed, malformed since the one before)."""
         with self._lock:
-            self.total_answered += 1
-            counts = (self.total_answered, self._dropped, self._malformed)
-            self._dropped = self._malformed = 0
-            return counts
+            self.answered += 1
+            self.recent_misses.append(missed)
+            self.unanswered_ns = None
+            before, self._published = self._published, (self.dropped + self.failed, self.malformed)
+            return self.answered, self._published[0] - before[0], self._published[1] - before[1]
 
 
-class FrameWorker:
-    """One thread that answers the frames of a slot until it is stopped."""
+class Worker:
+    """One thread that answers the requests of a queue until it is stopped."""
 
-    def __init__(self, slot: LatestSlot[Any], answer: Callable[[Any], None]) -> None:
-        self._slot = slot
+    def __init__(self, queue: Queue, answer: Callable[[Any], None]) -> None:
+        self._queue = queue
         self._answer = answer
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._thread.start()
@@ -155,29 +172,11 @@ class FrameWorker:
         return self._thread.native_id
 
     def stop(self, timeout_s: float = 1.0) -> bool:
-        """Returns whether the thread ended in time; a frame being answered is finished first."""
-        self._slot.close()
+        """Returns whether the thread ended in time; a request being answered is finished first."""
+        self._queue.close()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        while (frame := self._slot.take()) is not None:
-            self._answer(frame)
-
-
-def sleep_until(deadline_ns: int) -> None:
-    """Sleep to a steady-clock time; coarse sleep first, because sleep overshoots by up to a timer tick."""
-    while (remaining := deadline_ns - time.perf_counter_ns()) > 0:
-        time.sleep(max(remaining / 1e9 - 2e-4, 0) if remaining > 4e5 else 0)
-
-
-def run_stretched(
-    run: Callable[[np.ndarray], np.ndarray], images: np.ndarray, factor: float, threads: int
-) -> np.ndarray:
-    """``run(images)``, made to take ``factor`` times as long (at least 1)."""
-    start, cpu_start = time.perf_counter_ns(), time.thread_time_ns()
-    logits = run(images)
-    # The work is stretched, not the time the kernel gave this core to somebody else.
-    work = time.thread_time_ns() - cpu_start if threads == 1 else time.perf_counter_ns() - start
-    sleep_until(time.perf_counter_ns() + int(work * max(0.0, factor - 1)))
-    return logits
+        while (request := self._queue.take()) is not None:
+            self._answer(request)

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dynofa_ros.application.worker import FrameWorker, LatestSlot, sleep_until
+from dynofa_ros.application.emulation import sleep_until
+from dynofa_ros.application.worker import LatestSlot, Worker
 from dynofa_ros.supernet.engines.engine import load_engine
 from dynofa_ros.supernet.engines.preparation import prepare_subnet
 from dynofa_ros.supernet.plan import make_plan
@@ -67,7 +68,7 @@ def stream_with_switches(
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_INTERVAL_S)  # as a perception node does
-    worker = FrameWorker(slot, answer)
+    worker = Worker(slot, answer)
     due_ns = time.perf_counter_ns()
     for wanted in order:
         for number in range(segment_frames):

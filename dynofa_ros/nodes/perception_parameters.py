@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dynofa_ros.application.task import IMAGE, tasks
 from dynofa_ros.ros.images import SAMPLE_BITS
 from dynofa_ros.ros.parameters import ParameterSpec
 from dynofa_ros.supernet.engines.engine import ENGINES
@@ -38,7 +39,14 @@ TARGETS = tuple(spec.name for spec in TARGET_SPECS)
 PARAMETERS = (
     *TARGET_SPECS,
     ParameterSpec("subnet_id", "", "pin one sub-network of the library; empty = managed"),
-    ParameterSpec("top_k", 5, "classes per result", minimum=1, maximum=100),
+    ParameterSpec(
+        "task",
+        "classification",
+        "what the application answers; as the weights were trained for",
+        choices=tuple(tasks(IMAGE)),
+        dynamic=False,
+    ),
+    *(ParameterSpec(**vars(option)) for task in tasks(IMAGE).values() for option in task.options),
     ParameterSpec(
         "weights",
         "",

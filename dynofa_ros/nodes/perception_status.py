@@ -1,38 +1,61 @@
-"""Diagnostics of the perception node: plain functions from what it knows to a status."""
+"""Diagnostics of the perception node: plain functions from an application to a status."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+import time
 
-from dynofa_ros.application.networks import Copy, SubnetKey
-from dynofa_ros.application.threads import ThreadState, cpu_list
-from dynofa_ros.application.worker import Counters
+from dynofa_ros.application.application import Application
+from dynofa_ros.application.commands import placement
+from dynofa_ros.application.threads import cpu_list
+from dynofa_ros.messages import SubnetCondition
 from dynofa_ros.ros.diagnostics import Level, Status
 
 SILENT_S = 2.0  # without an image for so long something is wrong with the camera, the topic or its QoS
+RECENT_S = 3.0  # a fault that did not come again for so long has ended
 MISS_WARN, MISS_ERROR = 0.05, 0.20
 INACTIVE = Status(Level.OK, "inactive")
 
 
-def images(age_s: float, counters: Counters, malformed_reason: str) -> Status:
-    """age_s: since the last image, NaN if there was none."""
+def images(application: Application) -> Status:
+    """Whether images come, and are images."""
+    counters = application.counters
+    age_s, problem = _age_s(counters.last_ns), counters.problems.get(True)
     facts = {
         "age of the last image, s": age_s,
-        "answered": counters.total_answered,
-        "dropped": counters.total_dropped,
-        "malformed": counters.total_malformed,
-        "last malformed": malformed_reason or "none",
+        "answered": counters.answered,
+        "dropped": counters.dropped,
+        "malformed": counters.malformed,
+        "last malformed": problem.reason if problem else "none",
     }
     if not age_s < SILENT_S:
         return Status(Level.WARN, "no images: check the topic and its QoS", facts)
-    if counters.total_malformed:
-        text = f"{counters.total_malformed} malformed images dropped, last: {malformed_reason}"
+    if problem and _age_s(problem.at_ns) < RECENT_S:
+        text = f"{counters.malformed} malformed images dropped, last: {problem.reason}"
         return Status(Level.WARN, text, facts)
     return Status(Level.OK, "images arrive", facts)
 
 
-def deadlines(misses: Sequence[bool]) -> Status:
-    """misses: of the recent due frames, whether each missed its target."""
+def answers(application: Application) -> Status:
+    """Whether the images that come are answered."""
+    counters = application.counters
+    problem = counters.problems.get(False)
+    facts = {
+        "answered": counters.answered,
+        "failed": counters.failed,
+        "last failure": problem.reason if problem else "none",
+    }
+    waiting_s = _age_s(counters.unanswered_ns)
+    if problem and _age_s(problem.at_ns) < RECENT_S:
+        return Status(Level.ERROR, f"{counters.failed} frames failed, last: {problem.reason}", facts)
+    if waiting_s > SILENT_S and _age_s(counters.last_ns) < SILENT_S:
+        return Status(Level.ERROR, f"images arrive, but none was answered for {waiting_s:.0f} s", facts)
+    return Status(Level.OK, "images are answered" if counters.answered else "no frames yet", facts)
+
+
+def deadlines(application: Application) -> Status:
+    """How many of the recent due frames missed their target."""
+    misses = list(application.counters.recent_misses)
     if not misses:
         return Status(Level.OK, "no frames yet")
     share = sum(misses) / len(misses)
@@ -40,45 +63,48 @@ def deadlines(misses: Sequence[bool]) -> Status:
     return Status(level, f"{share:.1%} of the last {len(misses)} due frames missed the target")
 
 
-def subnet(
-    key: SubnetKey,
-    decision_id: int,
-    message: str,
-    *,
-    rejected: bool,
-    strayed: str,
-    facts: Mapping[str, object],
-) -> Status:
-    """message: of the last SubnetState; rejected: whether that was a refusal.
+def subnet(application: Application) -> Status:
+    """What runs where, and whether that is what was commanded."""
+    network, command, mapping = application.current, application.command, application.mapping
+    assert network is not None
+    key, networks = network.key, application.networks
+    entry = networks.entry(key.processor, key.subnet_id, *placement(command.order, key, networks))
+    facts: dict[str, object] = {
+        "sub-network": key.subnet_id,
+        "processor": key.processor,
+        "decision": command.order.decision_id,
+        f"expected {application.task.metric}": entry.accuracy if entry else math.nan,
+        **_placement(application),
+        "threads asked for": key.threads,
+        "CPUs asked for": cpu_list(mapping.asked) or "any",
+    }
+    for thread in mapping.threads():
+        where = f"CPUs {cpu_list(thread.cpus)}, last on {thread.last_cpu}"
+        facts[f"thread {thread.tid}, {thread.name}"] = where
+    if command.condition == SubnetCondition.REJECTED:
+        return Status(Level.ERROR, command.message, facts)
+    if mapping.reason:
+        return Status(Level.WARN, mapping.reason, facts)
+    return Status(Level.OK, command.message or "as commanded", facts)
 
-    strayed: why the threads do not run on the CPUs asked for; facts: of `placement` and `mapping`.
-    """
-    named = {"sub-network": key.subnet_id, "processor": key.processor, "decision": decision_id, **facts}
-    if rejected:
-        return Status(Level.ERROR, message, named)
-    if strayed:
-        return Status(Level.WARN, strayed, named)
-    return Status(Level.OK, message or "as commanded", named)
 
-
-def placement(current: SubnetKey, copies: Sequence[Copy], budget_bytes: int) -> dict[str, object]:
-    """Facts: the prepared sub-networks that are resident, the one in use among them."""
-    elsewhere = sorted(
-        {c.key.processor for c in copies if c.key.subnet_id == current.subnet_id} - {current.processor}
-    )
+def _placement(application: Application) -> dict[str, object]:
+    """The prepared sub-networks that are resident, the one in use among them."""
+    assert application.current is not None
+    current, copies = application.current.key, application.resident
+    same = {c.key.processor for c in copies if c.key.subnet_id == current.subnet_id}
+    elsewhere = ", ".join(sorted(same - {current.processor}))
+    copy = f"a copy stays on {elsewhere}" if elsewhere else "no copy elsewhere"
     return {
-        "placement": f"on {current.processor}"
-        + (f", a copy stays on {', '.join(elsewhere)}" if elsewhere else ", no copy elsewhere"),
+        "placement": f"on {current.processor}, {copy}",
         "cached, MB": sum(c.nbytes for c in copies) / 1e6,
-        "cache budget, MB": budget_bytes / 1e6,
+        "cache budget, MB": application.settings.cache_mb * 2**20 / 1e6,
     } | {
         f"copy on {c.key.processor}: {c.key.subnet_id}, threads {c.key.threads}": f"{c.nbytes / 1e6:.3g} MB"
         for c in copies
     }
 
 
-def mapping(threads: int, asked: Collection[int], states: Sequence[ThreadState]) -> dict[str, object]:
-    """Facts: what was asked for, and where the kernel has every thread that computes."""
-    return {"threads asked for": threads, "CPUs asked for": cpu_list(asked) or "any"} | {
-        f"thread {s.tid}, {s.name}": f"CPUs {cpu_list(s.cpus)}, last on {s.last_cpu}" for s in states
-    }
+def _age_s(at_ns: int | None) -> float:
+    """Time since a time of the steady clock; NaN if there was none."""
+    return math.nan if at_ns is None else (time.perf_counter_ns() - at_ns) / 1e9

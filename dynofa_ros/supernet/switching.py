@@ -65,9 +65,10 @@ class Switcher(Generic[Key]):
         self._thread.start()
 
     @property
-    def cached_bytes(self) -> int:
+    def held(self) -> tuple[Prepared[Key], ...]:
+        """All that is prepared, the one in use among them."""
         with self._lock:
-            return sum(p.nbytes for p in self._cache.values())
+            return tuple(self._cache.values())
 
     def holds(self, key: Key) -> bool:
         """Whether a request for ``key`` would be swapped in at once."""

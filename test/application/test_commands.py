@@ -5,21 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-pytest.importorskip("dynofa_ros.msg")
-from dynofa_ros.msg import SubnetCommand  # noqa: E402
-
-from dynofa_ros.application.commands import (  # noqa: E402
-    Order,
-    commanded,
-    default_order,
-    hinted,
-    placement,
-    refusal,
-)
-from dynofa_ros.application.emulation import DomainClock  # noqa: E402
-from dynofa_ros.application.networks import DEMO_LIBRARY, Networks, SubnetKey  # noqa: E402
-from dynofa_ros.library.library import Entry, Latency, load_library, save_library  # noqa: E402
-from dynofa_ros.paths import share_file  # noqa: E402
+from dynofa_ros.application.commands import Order, commanded, default_order, hinted, placement, refusal
+from dynofa_ros.application.networks import DEMO_LIBRARY, Networks, SubnetKey
+from dynofa_ros.library.library import Entry, Latency, load_library, save_library
+from dynofa_ros.messages import DomainState, SubnetCommand
+from dynofa_ros.paths import share_file
 
 DEMO = load_library(share_file(*DEMO_LIBRARY))
 FIRST = DEMO.entries[0]
@@ -62,7 +52,13 @@ def order(cluster: str = "", threads: int = 1, affinity: tuple[int, ...] = ()) -
 
 
 def test_a_command_chooses_the_entry_of_its_cluster_and_threads(networks):
-    command = SubnetCommand(subnet_id=FIRST.id, cluster="cpu0", threads=2, cpu_affinity=[0, 1], decision_id=7)
+    command = SubnetCommand(
+        subnet_id=FIRST.id,
+        cluster="cpu0",
+        threads=2,
+        cpu_affinity=(0, 1),
+        decision_id=7,
+    )
     assert refusal(command, order(), networks) == ""
     new = commanded(command, order(), 0)
     assert (new.key, new.cluster, new.affinity) == (
@@ -77,11 +73,13 @@ def test_a_command_chooses_the_entry_of_its_cluster_and_threads(networks):
     assert [k.threads for k in hinted([DEMO.entries[1].id], new.key, networks)] == [2]
 
 
-def test_cpus_of_a_cluster_are_given_back_by_a_command_without_one(networks):
+def test_cpus_of_a_cluster_are_free_again_after_a_command_without_one(networks):
     on_cluster = order("cpu0", affinity=(0, 1))
-    assert commanded(SubnetCommand(subnet_id=FIRST.id), on_cluster, 0).affinity == frozenset()
+    assert commanded(SubnetCommand(decision_id=1, subnet_id=FIRST.id), on_cluster, 0).affinity == frozenset()
     by_hand = order(affinity=(0, 1))
-    assert commanded(SubnetCommand(subnet_id=FIRST.id), by_hand, 0).affinity == {0, 1}, "left as it is"
+    assert commanded(SubnetCommand(decision_id=1, subnet_id=FIRST.id), by_hand, 0).affinity == {0, 1}, (
+        "left as it is"
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,18 +90,18 @@ def test_cpus_of_a_cluster_are_given_back_by_a_command_without_one(networks):
     ],
 )
 def test_a_placement_that_is_unknown_is_refused_in_one_line(networks, cluster, cpus, words):
-    command = SubnetCommand(subnet_id=FIRST.id, cluster=cluster, cpu_affinity=list(cpus))
+    command = SubnetCommand(decision_id=1, subnet_id=FIRST.id, cluster=cluster, cpu_affinity=tuple(cpus))
     reason = refusal(command, order(), networks)
     assert words in reason and "\n" not in reason
 
 
 def test_a_library_without_placements_is_commanded_as_before(plain):
-    command = SubnetCommand(subnet_id=FIRST.id, threads=2, cpu_affinity=[1])
+    command = SubnetCommand(decision_id=1, subnet_id=FIRST.id, threads=2, cpu_affinity=(1,))
     assert refusal(command, order(), plain) == ""
     new = commanded(command, order(), 0)
     assert new.key.threads == 2 and placement(new, new.key, plain) == ("", 0)
     assert "no library entry for cluster 'cpu0'" in refusal(
-        SubnetCommand(subnet_id=FIRST.id, cluster="cpu0", cpu_affinity=[0]), order(), plain
+        SubnetCommand(decision_id=1, subnet_id=FIRST.id, cluster="cpu0", cpu_affinity=(0,)), order(), plain
     )
 
 
@@ -116,11 +114,20 @@ def test_who_is_not_managed_has_the_threads_of_its_entry_and_no_cluster(networks
 
 
 def test_an_emulated_cluster_has_its_own_clock_and_binds_nothing(networks):
-    command = SubnetCommand(subnet_id=FIRST.id, cluster="cpu4", threads=1, cpu_affinity=[4, 5])
+    command = SubnetCommand(
+        decision_id=1,
+        subnet_id=FIRST.id,
+        cluster="cpu4",
+        threads=1,
+        cpu_affinity=(4, 5),
+    )
     assert refusal(command, order(), networks, emulated=True) == ""
     new = commanded(command, order(), 0, emulated=True)
     assert new.affinity == frozenset() and new.cluster == "cpu4"
-    clocks = (DomainClock("cpu0", 2e9, 0.0), DomainClock("cpu4", 5e8, 0.5), DomainClock("cpu40", 1e8, 9.0))
+    clocks = [
+        DomainState(domain, 0, 0, hz, external_slowdown=slowdown)
+        for domain, hz, slowdown in (("cpu0", 2e9, 0.0), ("cpu4", 5e8, 0.5), ("cpu40", 1e8, 9.0))
+    ]
     entry = networks.entry("cpu", FIRST.id, "cpu4", 1)
     assert entry is not None
     slower = (entry.alpha_ms + entry.beta_ms * 1e9 / 5e8) / (entry.alpha_ms + entry.beta_ms)

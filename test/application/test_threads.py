@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dynofa_ros.application import networks as perception_model
-from dynofa_ros.application.networks import DEMO_LIBRARY, Copies, Networks, SubnetKey
+from dynofa_ros.application.networks import DEMO_LIBRARY, Networks, SubnetKey
 from dynofa_ros.application.threads import INFERENCE, POOL, Kernel, TaskMapping, ThreadState, cpu_list
 from dynofa_ros.library.library import load_library, save_library
 from dynofa_ros.paths import share_file
@@ -71,7 +71,7 @@ def kernel() -> FakeKernel:
     return FakeKernel()
 
 
-def test_only_the_threads_that_compute_are_bound_and_given_back(kernel):
+def test_only_the_threads_that_compute_are_bound_and_freed(kernel):
     mapping = TaskMapping(kernel)
     assert mapping.assign([]) == "" and len(set(kernel.masks.values())) == 1  # nothing asked, nothing touched
     assert mapping.assign([1, 2]) == ""
@@ -84,7 +84,7 @@ def test_only_the_threads_that_compute_are_bound_and_given_back(kernel):
     assert mapping.assign([]) == "" and kernel.masks[11] == kernel.masks[12] == {0, 1, 2, 3}
 
 
-def test_cpus_that_the_kernel_takes_away_are_told_and_come_back(kernel):
+def test_cpus_that_the_kernel_takes_away_are_reported_and_come_back(kernel):
     mapping = TaskMapping(kernel)
     assert mapping.assign([2, 3]) == ""
     kernel.online -= {3}
@@ -261,33 +261,33 @@ def networks(monkeypatch, tmp_path) -> Networks:
 class Reports:
     def __init__(self) -> None:
         self.errors: list[str | None] = []
-        self._told = threading.Event()
+        self._reported = threading.Event()
 
     def __call__(self, outcome) -> None:
         self.errors.append(outcome.error)
-        self._told.set()
+        self._reported.set()
 
     def wait(self) -> None:
-        assert self._told.wait(WAIT_S)
-        self._told.clear()
+        assert self._reported.wait(WAIT_S)
+        self._reported.clear()
 
 
 @pytest.mark.parametrize(("copies_that_fit", "stays"), [(2.0, True), (1.5, False), (0.0, False)])
 def test_both_copies_stay_or_the_network_moves_by_budget(networks, copies_that_fit, stays):
     subnet = networks.libraries["cpu"].entries[0].id
     on_cpu, on_gpu = SubnetKey("cpu", subnet), SubnetKey("gpu", subnet)
-    copies, told = Copies(networks.prepare), Reports()
+    reports = Reports()
     size = networks.prepare(on_cpu).nbytes
-    switcher: Switcher[SubnetKey] = Switcher(copies.prepare, int(copies_that_fit * size))
+    switcher: Switcher[SubnetKey] = Switcher(networks.prepare, int(copies_that_fit * size))
     try:
         assert switcher.activate(on_cpu).run(None) == "cpu"
-        assert not switcher.request(on_gpu, told)
-        told.wait()
-        assert switcher.current.run(None) == "gpu" and told.errors == [None]
-        resident = {c.key: c.nbytes for c in copies.resident(switcher.holds)}
+        assert not switcher.request(on_gpu, reports)
+        reports.wait()
+        assert switcher.current.run(None) == "gpu" and reports.errors == [None]
+        resident = {p.key: p.nbytes for p in switcher.held}
         assert resident == {on_cpu: size, on_gpu: size} if stays else {on_gpu: size}
-        assert switcher.request(on_cpu, told) == stays  # swapped in at once, or prepared again
-        told.wait()
+        assert switcher.request(on_cpu, reports) == stays  # swapped in at once, or prepared again
+        reports.wait()
         assert switcher.current.run(None) == "cpu"
     finally:
         switcher.close()

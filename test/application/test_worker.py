@@ -1,4 +1,4 @@
-"""Slot, rate gate, counters and emulation: the pipeline without ROS."""
+"""Slot, rate gate, worker, counters and emulation: the pipeline of an application."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynofa_ros.application.emulation import DomainClock, domains_of, stretch_factor
-from dynofa_ros.application.worker import Counters, FrameWorker, LatestSlot, RateGate
+from dynofa_ros.application.emulation import domains_of, stretch_factor
+from dynofa_ros.application.worker import Counters, LatestSlot, Problem, RateGate, Worker, stages_ms
+from dynofa_ros.messages import DomainState
 
 
 def accepted(rate_hz: float, arrivals_s: list[float]) -> int:
@@ -37,7 +38,7 @@ def test_a_stream_that_paused_is_not_caught_up_with():
     assert accepted(15, arrivals) == 4
 
 
-def test_the_slot_keeps_the_newest_and_tells_what_it_replaced():
+def test_the_slot_keeps_the_newest_and_says_what_it_replaced():
     slot: LatestSlot[int] = LatestSlot()
     assert [slot.put(i) for i in range(3)] == [False, True, True]
     assert slot.take() == 2 and not slot.put(3)
@@ -46,21 +47,39 @@ def test_the_slot_keeps_the_newest_and_tells_what_it_replaced():
 def test_the_worker_answers_and_ends():
     slot: LatestSlot[int] = LatestSlot()
     answered, done = [], threading.Event()
-    worker = FrameWorker(slot, lambda frame: (answered.append(frame), done.set()))
+    worker = Worker(slot, lambda frame: (answered.append(frame), done.set()))
     slot.put(7)
     assert done.wait(5) and answered == [7]
     assert worker.stop(5)
 
 
-def test_counts_are_told_once():
+def test_counts_go_into_one_monitor_and_the_totals_stay():
     counters = Counters()
-    counters.drop(), counters.drop(), counters.malformed()
-    assert counters.answered() == (1, 2, 1) and counters.answered() == (2, 0, 0)
-    assert (counters.total_dropped, counters.total_malformed) == (2, 1)
+    counters.drop(), counters.drop(), counters.fail(Problem("no image", 0, malformed=True))
+    assert counters.answer(False) == (1, 2, 1) and counters.answer(False) == (2, 0, 0)
+    counters.fail(Problem("out of memory", 1, malformed=False))
+    assert counters.answer(True) == (3, 1, 0)
+    assert (counters.dropped, counters.malformed, counters.failed, counters.answered) == (2, 1, 1, 3)
 
 
-def clock(hz: float, slowdown: float = 0.0, domain: str = "cpu0") -> DomainClock:
-    return DomainClock(domain, hz, slowdown)
+def test_what_is_not_answered_is_a_miss_at_once_and_waits():
+    counters = Counters()
+    counters.wait(5)
+    counters.fail(Problem("no engine", 6, malformed=False))
+    counters.wait(7)
+    assert list(counters.recent_misses) == [True] and counters.unanswered_ns == 5
+    counters.answer(False)
+    assert list(counters.recent_misses) == [True, False] and counters.unanswered_ns is None
+
+
+def test_the_stages_of_a_request_add_up():
+    stages = stages_ms(1_000_000, 2_000_000, 4_000_000, 8_000_000, 16_000_000)
+    assert stages.pop("latency_ms") == sum(stages.values()) == 15.0
+    assert list(stages.values()) == [1.0, 2.0, 4.0, 8.0]
+
+
+def clock(hz: float, slowdown: float = 0.0, domain: str = "cpu0") -> DomainState:
+    return DomainState(domain, 0, 0, hz, external_slowdown=slowdown)
 
 
 def test_the_factor_of_the_contract():

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ class Robot(Client):
         found = {}
         for task in Path(f"/proc/{self.pid}/task").iterdir():
             tid = int(task.name)
-            found[tid] = ((task / "comm").read_text().strip(), frozenset(os.sched_getaffinity(tid)))
+            with suppress(FileNotFoundError, ProcessLookupError):  # it ended just now
+                found[tid] = ((task / "comm").read_text().strip(), frozenset(os.sched_getaffinity(tid)))
         return found
 
     def computing(self) -> dict[int, frozenset[int]]:
@@ -105,7 +106,7 @@ def node() -> Iterator[Robot]:
 @pytest.mark.parametrize("cpus", [{FIRST}, {SECOND}, {FIRST, SECOND}], ids=cpu_list)
 @pytest.mark.parametrize("threads", [1, 2])
 @two_cpus
-def test_the_threads_that_compute_run_where_they_are_told_and_no_other_is_bound(node, threads, cpus):
+def test_the_threads_that_compute_run_where_they_should_and_no_other_is_bound(node, threads, cpus):
     for subnet_id in (LARGEST.id, SMALLEST.id):
         node.send(subnet_id=subnet_id, threads=threads, cpu_affinity=sorted(cpus))
         node.answer(image())
@@ -118,12 +119,12 @@ def test_the_threads_that_compute_run_where_they_are_told_and_no_other_is_bound(
         assert others == {ALLOWED}  # executor, DDS and preparation
 
     def reads_back(facts: dict[str, str]) -> bool:
-        told = {k: v for k, v in facts.items() if k.startswith("thread ")}
+        seen = {k: v for k, v in facts.items() if k.startswith("thread ")}
         asked = (facts["CPUs asked for"], facts["threads asked for"]) == (cpu_list(cpus), str(threads))
         return (
             asked
-            and len(told) == len(node.computing())
-            and all(v.startswith(f"CPUs {cpu_list(cpus)}, last on ") for v in told.values())
+            and len(seen) == len(node.computing())
+            and all(v.startswith(f"CPUs {cpu_list(cpus)}, last on ") for v in seen.values())
         )
 
     node.fact(reads_back, "what was asked for and what the kernel has")
@@ -131,7 +132,7 @@ def test_the_threads_that_compute_run_where_they_are_told_and_no_other_is_bound(
 
 
 @two_cpus
-def test_a_command_that_names_no_cpus_leaves_them_and_a_silent_manager_gives_them_back(node):
+def test_a_command_that_names_no_cpus_leaves_them_and_a_silent_manager_frees_them(node):
     node.send(subnet_id=SMALLEST.id, cpu_affinity=[SECOND])
     node.send(subnet_id=LARGEST.id, valid_for_s=1.5)
     assert set(node.computing().values()) == {frozenset({SECOND})}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +65,7 @@ def test_a_frame_gets_the_class_of_the_network_and_its_own_header(node):
     networks = Networks.load("", "", "onnxruntime")
     network = networks.prepare(SubnetKey(monitor.processor, monitor.subnet_id))
     logits = network.run(preprocess(np.ascontiguousarray(SCENE[..., ::-1]), network.resolution))[0]
-    assert result.results[0].class_id == networks.label(int(logits.argmax()))
+    assert result.results[0].class_id == networks.weights.labels[int(logits.argmax())]
 
 
 def test_every_encoding_gives_the_same_class(node):
@@ -237,9 +239,27 @@ def test_compressed_images_and_emulated_clocks():
         (["-p", "library:=/none.yaml"], "/none.yaml"),
         (["-p", "weights:=/none.pth"], "/none.pth"),
         (["-p", "processor:=gpu"], "'gpu' has no library"),
+        (["-p", "task:=juggling"], "task must be one of 'classification'"),
     ],
 )
 def test_a_wrong_start_is_one_line_and_exit_code_1(arguments, words):
     process = start(*arguments)
     _, errors = process.communicate(timeout=40)
     assert process.returncode == 1 and words in errors and "Traceback" not in errors
+
+
+def test_without_an_image_converter_the_node_does_not_start():
+    """vision_opencv#535: a cv_bridge built for another NumPy, and no rosbags-image."""
+    absent = "import sys; sys.modules.update({'cv_bridge': None, 'rosbags.image': None})"
+    code = f"{absent}; from dynofa_ros.nodes.perception_node import main; raise SystemExit(main())"
+    environment = {
+        **os.environ,
+        "ROS_DOMAIN_ID": str(DOMAIN_ID),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=40
+    )
+    assert done.returncode == 1
+    assert "configure failed: images need cv_bridge or rosbags-image: " in done.stderr
+    assert "Traceback" not in done.stderr

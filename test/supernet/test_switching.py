@@ -121,7 +121,7 @@ def test_the_cache_is_bounded_and_drops_the_least_recently_used(bench):
     for number, key in enumerate("bcd", start=1):
         bench.request(key)
         bench.wait_for_reports(number)
-    assert bench.switcher.cached_bytes <= 35
+    assert sum(p.nbytes for p in bench.switcher.held) <= 35
     assert not bench.request("a")  # had to leave
     bench.wait_for_reports(4)
     assert bench.request("d")  # was still there
@@ -135,7 +135,7 @@ def test_hints_are_prepared_within_the_bound_and_never_shown(bench):
             break
         deadline.wait(0.02)
     assert bench.current == "a" and bench.request("b") and bench.request("c")
-    assert bench.switcher.cached_bytes <= 35
+    assert sum(p.nbytes for p in bench.switcher.held) <= 35
 
 
 # --- the memory of a perception process -----------------------------------------------------------
@@ -175,7 +175,7 @@ def test_new_hints_replace_what_is_no_longer_hinted(bench):
     bench.switcher.prefetch(["d"])
     while not bench.switcher.holds("d"):
         pause.wait(0.01)
-    assert bench.switcher.holds("a") and bench.switcher.cached_bytes <= 35
+    assert bench.switcher.holds("a") and sum(p.nbytes for p in bench.switcher.held) <= 35
 
 
 def test_a_report_that_raises_does_not_end_switching(bench, caplog):

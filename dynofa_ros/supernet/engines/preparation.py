@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -27,19 +28,24 @@ def prepare_subnet(
     statistics: Statistics | None = None,
     threads: int = 1,
     processor: str | None = None,
+    warm_up_input: Callable[[Prepared[Key]], Any] | None = None,
 ) -> Prepared[Key]:
     """Cut a sub-network out of the weights, hand it to the engine, run it until it is warm.
 
+    warm_up_input: what it is run with; None = an image.
     Raises ValueError (statistics of another width) or EngineError.
     """
     subnet = materialise(plan, weights, statistics)
     weights.release()
-    run = engine(subnet, threads, processor)
-    image = np.zeros((1, 3, plan.resolution, plan.resolution), np.float32)
+    prepared = Prepared(key, engine(subnet, threads, processor), plan.resolution, subnet.nbytes)
+    if warm_up_input is None:
+        tensors = np.zeros((1, 3, plan.resolution, plan.resolution), np.float32)
+    else:
+        tensors = warm_up_input(prepared)
     for _ in range(WARM_UP_RUNS):
-        run(image)
+        prepared.run(tensors)
     trim_memory()
-    return Prepared(key, run, plan.resolution, subnet.nbytes)
+    return prepared
 
 
 def trim_memory() -> None:

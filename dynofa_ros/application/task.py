@@ -1,0 +1,126 @@
+"""What a task is: all that depends on what an application answers, one file per task.
+
+The node asks its task; nothing else in the application, the manager or the device layer knows classes, boxes,
+words or resolutions. A task is a subclass of `Task` with `@register_task`, in a file that `_FILES` names. It
+supplies
+
+- `name`, the value of the parameter `task`;
+- `request`, the kind of its requests: IMAGE (BGR, uint8, H x W x 3, of any size) or TEXT (str);
+- `queue`, what requests wait in: by default the newest one wins;
+- `metric`, the name of its accuracy: a fraction 0..1 that rises, as in the libraries of its weights;
+- `outputs`, the topics of its results and their messages; `announcements`, what is latched on them from the
+  start, such as the names of the classes;
+- `options`, parameters of its own, which may change while it runs;
+- `warm_up_input`, `preprocess` (request -> tensors), `infer` (tensors -> outputs of the network, which may be
+  several) and `postprocess` (outputs -> `Answer`: the results and the score that goes into the monitor).
+  `postprocess` gets the request too: boxes are in the pixels of the camera.
+
+The time of each of the three is a stage of the monitor. A task that generates overrides `infer`: it calls the
+network once per token and hands what it has so far to `emit`, which publishes it at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, ClassVar, TypeVar
+
+from dynofa_ros.application.worker import LatestSlot, Queue
+from dynofa_ros.supernet.switching import Prepared
+from dynofa_ros.supernet.weights import Weights
+
+IMAGE, TEXT = "image", "text"
+_FILES = ("classification",)
+
+
+@dataclass(frozen=True)
+class Output:
+    """A topic of results, relative to the application's.
+
+    message: a dataclass of `messages`. sent_as: message types of other packages that take the place of ours,
+    field by field; the topic is left out where they are not installed.
+    """
+
+    topic: str
+    message: type
+    latched: bool = False
+    sent_as: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Option:
+    """A parameter of a task; its type is that of the default."""
+
+    name: str
+    default: bool | int | float | str
+    description: str
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Results by topic, without their headers. score: how sure the network is, 0..1, NaN = not known."""
+
+    results: Mapping[str, Any]
+    score: float
+
+
+Emit = Callable[[Mapping[str, Any]], None]
+
+
+class Task(ABC):
+    """One task with the weights of one application. Its methods are called in the inference thread."""
+
+    name: ClassVar[str]
+    request: ClassVar[str]
+    metric: ClassVar[str]
+    outputs: ClassVar[tuple[Output, ...]]
+    options: ClassVar[tuple[Option, ...]] = ()
+    queue: ClassVar[Callable[[], Queue]] = LatestSlot
+
+    @abstractmethod
+    def __init__(self, weights: Weights) -> None:
+        """weights: of the supernet; they name what it was trained for. Raises ValueError if they do not."""
+
+    def announcements(self) -> Mapping[str, Any]:
+        """Messages by topic that are published once, when the application starts."""
+        return {}
+
+    @abstractmethod
+    def warm_up_input(self, network: Prepared[Any]) -> Any:
+        """Tensors of the size that the network takes, to run it once before its first request."""
+
+    @abstractmethod
+    def preprocess(self, request: Any, network: Prepared[Any]) -> Any:
+        """Tensors of a request. network: of what size."""
+
+    def infer(self, run: Callable[[Any], Any], tensors: Any, emit: Emit) -> Any:
+        """Outputs of the network, called by ``run``."""
+        return run(tensors)
+
+    @abstractmethod
+    def postprocess(
+        self, outputs: Any, request: Any, network: Prepared[Any], options: Mapping[str, Any]
+    ) -> Answer:
+        """The answer to a request. options: present values by name."""
+
+
+_TASKS: dict[str, type[Task]] = {}
+AnyTask = TypeVar("AnyTask", bound=type[Task])
+
+
+def register_task(task: AnyTask) -> AnyTask:
+    """Make a task known under its name."""
+    _TASKS[task.name] = task
+    return task
+
+
+def tasks(request: str) -> dict[str, type[Task]]:
+    """Every task with this kind of request, by name."""
+    for name in _FILES:
+        import_module(f"{__package__}.{name}")
+    return {name: task for name, task in _TASKS.items() if task.request == request}

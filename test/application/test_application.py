@@ -1,0 +1,318 @@
+"""An application without ROS: tasks of several kinds, failures, and what its diagnostics say."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dynofa_ros.application import application as room
+from dynofa_ros.application.application import Application, Settings
+from dynofa_ros.application.task import IMAGE, TEXT, Answer, Option, Output, Task, register_task, tasks
+from dynofa_ros.application.worker import MalformedRequest
+from dynofa_ros.messages import (
+    AppTargets,
+    Classification,
+    Header,
+    InferenceMonitor,
+    SubnetCommand,
+    SubnetCondition,
+)
+
+WAIT_S = 10.0
+SENT = Header(12, "lens")
+IMAGE_PX = np.full((90, 160, 3), 127, np.uint8)
+
+
+class Words(Task):
+    """A task as unlike images as can be: text in, one message per word, then all of them, in two topics."""
+
+    name, request, metric = "words", TEXT, "exact match"
+    outputs = (Output("text", Classification), Output("length", Classification, latched=True))
+    options = (Option("separator", " ", "between two words"),)
+
+    def __init__(self, weights: Any) -> None:
+        self._classes = len(weights.labels)
+
+    def announcements(self) -> Mapping[str, Any]:
+        return {"length": Classification(results=())}
+
+    def warm_up_input(self, network: Any) -> Any:
+        return np.zeros((1, 3, network.resolution, network.resolution), np.float32)
+
+    def preprocess(self, request: Any, network: Any) -> Any:
+        return request.split(" "), self.warm_up_input(network)
+
+    def infer(self, run: Callable[[Any], Any], tensors: Any, emit: Any) -> Any:
+        words, tensor = tensors
+        for _ in words:
+            assert run(tensor).shape == (1, self._classes)
+            emit({"text": Classification(results=())})
+        return words
+
+    def postprocess(self, outputs: Any, request: Any, network: Any, options: Mapping[str, Any]) -> Answer:
+        assert options["separator"].join(outputs) == request
+        return Answer({"text": Classification(results=())}, 1.0 / len(outputs))
+
+
+class Running:
+    """An application, and everything that it published."""
+
+    def __init__(self, task: type[Task], **options: Any) -> None:
+        self.published: list[tuple[str, Any]] = []
+        self.warnings: list[str] = []
+        settings = Settings("", "", "cpu", "onnxruntime", 32.0, False, 1.0)
+        self.application = Application(
+            "front",
+            task,
+            settings,
+            AppTargets(app="front", latency_target_ms=1000.0, rate_hz=200.0),
+            "",
+            decode=self.decode,
+            publish=lambda topic, message: self.published.append((topic, message)),
+            clock_ns=time.time_ns,
+            warn=self.warnings.append,
+        )
+        self.application.options = {o.name: o.default for o in task.options} | options
+        self.application.start()
+
+    def decode(self, message: Any) -> tuple[Header, Any]:
+        if message is None:
+            raise MalformedRequest("there is nothing in it")
+        return SENT, message
+
+    def of(self, topic: str) -> list[Any]:
+        return [message for name, message in list(self.published) if name == topic]
+
+    def send(self, message: Any) -> None:
+        assert self.application.accept(message)
+
+    def until(self, condition: Callable[[], Any]) -> Any:
+        end = time.monotonic() + WAIT_S
+        while not (found := condition()):
+            assert time.monotonic() < end, self.published
+            time.sleep(0.002)
+        return found
+
+    def answer(self, message: Any) -> InferenceMonitor:
+        """Send a request; its monitor."""
+        before = len(self.of("monitor"))
+        time.sleep(0.006)  # a period of rate_hz
+        self.send(message)
+        return self.until(lambda: self.of("monitor")[before:])[0]
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[..., Running]]:
+    made: list[Running] = []
+
+    def start(task: type[Task], **options: Any) -> Running:
+        made.append(Running(task, **options))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.application.stop("the test is over")
+        one.application.close()
+
+
+def test_every_task_is_known_by_its_name_and_has_parameters_of_its_own() -> None:
+    known = tasks(IMAGE) | tasks(TEXT)
+    assert "classification" in tasks(IMAGE)
+    assert all(name == task.name for name, task in known.items())
+    options = [option.name for task in known.values() for option in task.options]
+    assert len(options) == len(set(options))
+    for task in known.values():
+        topics = [output.topic for output in task.outputs]
+        assert len(topics) == len(set(topics)) and task.metric
+
+
+def test_a_registered_task_is_found_by_the_kind_of_its_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dynofa_ros.application import task as seam
+
+    monkeypatch.setattr(seam, "_TASKS", dict(seam._TASKS))
+    register_task(Words)
+    assert tasks(TEXT)["words"] is Words and "words" not in tasks(IMAGE)
+
+
+def test_classification_answers_an_image_with_the_header_of_its_request(running) -> None:
+    front = running(tasks(IMAGE)["classification"], top_k=3)
+    monitor = front.answer(IMAGE_PX)
+    result = front.of("classification")[0]
+    assert result.header == monitor.header == SENT
+    scores = [r.score for r in result.results]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True) and monitor.top1_score == scores[0]
+    assert front.of("vision_classification") == [result]
+    assert set(r.class_id for r in result.results) <= set(front.application.networks.weights.labels)
+
+
+def test_another_task_needs_nothing_but_its_class(running) -> None:
+    """Text in, several outputs, partial results while it runs, something latched from the start."""
+    front = running(Words)
+    assert len(front.of("length")) == 1 and front.of("length")[0].header.stamp_ns > 0
+    monitor = front.answer("turn left here")
+    assert len(front.of("text")) == 4 and {m.header for m in front.of("text")} == {SENT}
+    assert monitor.top1_score == pytest.approx(1 / 3)
+    assert monitor.latency_ms == pytest.approx(
+        monitor.queue_wait_ms + monitor.preprocess_ms + monitor.inference_ms + monitor.postprocess_ms
+    )
+
+
+def test_nothing_but_a_task_knows_what_is_answered() -> None:
+    package = Path(room.__file__).parents[1]
+    files = [
+        p for p in (package / "application").glob("*.py") if p.name not in ("task.py", "classification.py")
+    ]
+    files += [package / "nodes" / f"perception_{name}.py" for name in ("node", "status", "parameters")]
+    words = re.compile(r"\b(softmax|logits?|labels?|class_id|classes|top_k|resolution|crop|ndarray)\b")
+    found = {p.name: sorted(set(words.findall(p.read_text()))) for p in files}
+    found["networks.py"] = [w for w in found["networks.py"] if w != "ndarray"]  # statistics of the weights
+    assert {name: own for name, own in found.items() if own} == {}
+
+
+def test_a_command_changes_the_network_between_two_requests(running) -> None:
+    front = running(Words)
+    smallest = front.application.networks.libraries["cpu"].entries[0].id
+    front.application.command.take(SubnetCommand(decision_id=7, subnet_id=smallest))
+    front.until(lambda: front.of("subnet_state")[-1].status == SubnetCondition.APPLIED)
+    front.until(lambda: front.application.current.key.subnet_id == smallest)
+    monitor = front.answer("go")
+    assert (monitor.subnet_id, monitor.decision_id) == (smallest, 7)
+    front.application.command.take(SubnetCommand(decision_id=8, subnet_id="none"))
+    assert front.of("subnet_state")[-1].status == SubnetCondition.REJECTED
+    assert "'none' is not in the library" in front.warnings[-1]
+
+
+class InOrder:
+    """Two requests at most, in order; a further one is refused."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[Any] = queue.Queue(2)
+
+    def put(self, item: Any) -> bool:
+        try:
+            self._queue.put_nowait(item)
+        except queue.Full:
+            return True
+        return False
+
+    def take(self) -> Any:
+        return self._queue.get()
+
+    def close(self) -> None:
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(None)
+
+
+class Sentences(Words):
+    queue = InOrder
+    held = threading.Event()
+
+    def infer(self, run: Callable[[Any], Any], tensors: Any, emit: Any) -> Any:
+        assert self.held.wait(WAIT_S)
+        return super().infer(run, tensors, emit)
+
+
+def test_a_task_may_answer_in_order_and_refuse(running) -> None:
+    front = running(Sentences)
+    for sentence in ("one", "one two", "one two three", "one two three four"):
+        front.send(sentence)
+        time.sleep(0.006)
+    Sentences.held.set()
+    monitors = front.until(lambda: len(front.of("monitor")) == 3 and front.of("monitor"))
+    assert [round(1 / m.top1_score) for m in monitors] == [1, 2, 3]
+    assert monitors[0].dropped_frames == 1
+
+
+# --- diagnostics ---------------------------------------------------------------------------------
+
+rclpy = pytest.importorskip("rclpy", reason="needs rclpy")
+
+from dynofa_ros.nodes import perception_status as status  # noqa: E402
+from dynofa_ros.ros.diagnostics import Level  # noqa: E402
+
+
+class Faulty(Words):
+    """Fails while `broken`, hangs while not `held`."""
+
+    broken = False
+    held = threading.Event()
+
+    def infer(self, run: Callable[[Any], Any], tensors: Any, emit: Any) -> Any:
+        if self.broken:
+            raise RuntimeError("the accelerator\nis gone")
+        assert self.held.wait(WAIT_S)
+        return super().infer(run, tensors, emit)
+
+
+@pytest.fixture
+def faulty(running, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    monkeypatch.setattr(status, "RECENT_S", 0.3)
+    monkeypatch.setattr(status, "SILENT_S", 0.6)
+    Faulty.held.set()
+    yield running(Faulty)
+    Faulty.held.set()
+
+
+def test_requests_that_fail_are_an_error_until_they_no_longer_do(faulty, monkeypatch) -> None:
+    application = faulty.application
+    monkeypatch.setattr(Faulty, "broken", True)
+    faulty.send("go")
+    faulty.until(lambda: application.counters.failed)
+    found = status.answers(application)
+    assert (found.level, found.message) == (
+        Level.ERROR,
+        "1 frames failed, last: RuntimeError: the accelerator is gone",
+    )
+    assert found.values["failed"] == 1 and found.values["answered"] == 0
+    assert status.deadlines(application).level == Level.ERROR, "counted though none was answered"
+    monkeypatch.setattr(Faulty, "broken", False)
+    assert faulty.answer("go").dropped_frames == 1
+    faulty.until(lambda: status.answers(application).level == Level.OK)
+
+
+def test_an_engine_that_hangs_is_an_error(faulty) -> None:
+    Faulty.held.clear()
+    application = faulty.application
+    end = time.monotonic() + WAIT_S
+    while status.answers(application).level == Level.OK:
+        application.accept("go")
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert "images arrive, but none was answered for" in status.answers(application).message
+    assert status.images(application).level == Level.OK
+    Faulty.held.set()
+    faulty.until(lambda: status.answers(application).level == Level.OK)
+
+
+def test_a_malformed_request_is_a_warning_that_ends(faulty) -> None:
+    """Three bad frames, then good ones: OK again (pr2_mechanism#205)."""
+    application = faulty.application
+    for number in range(1, 4):
+        time.sleep(0.006)
+        faulty.send(None)
+        faulty.until(lambda n=number: application.counters.malformed == n)
+    found = status.images(application)
+    assert found.level == Level.WARN
+    assert found.message == "3 malformed images dropped, last: there is nothing in it"
+    assert faulty.answer("go").malformed_frames == 3
+
+    def recovered() -> bool:
+        faulty.answer("go")
+        return status.images(application).level == Level.OK
+
+    faulty.until(recovered)
+    assert status.images(application).values["malformed"] == 3, "the total stays"
+
+
+def test_the_status_names_the_accuracy_by_the_metric_of_the_task(faulty) -> None:
+    found = status.subnet(faulty.application)
+    assert found.level == Level.OK and found.values["expected exact match"] == pytest.approx(0.937)
