@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from dynofa_ros.msg import (
+    Classification,
     DomainState,
     DvfsState,
     SubnetCommand,
@@ -35,6 +36,7 @@ from perception_client import (
 from sensor_msgs.msg import CompressedImage
 
 from dynofa_ros.application.networks import Networks, SubnetKey
+from dynofa_ros.ros import names, qos
 from dynofa_ros.supernet.preprocess import preprocess
 
 pytestmark = pytest.mark.live
@@ -263,3 +265,27 @@ def test_without_an_image_converter_the_node_does_not_start():
     assert done.returncode == 1
     assert "configure failed: images need cv_bridge or rosbags-image: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_vision_msgs_carry_the_same_result_where_they_are_installed(tmp_path, monkeypatch):
+    """Stood in for by messages of ours under their names: the fields are the same."""
+    package = tmp_path / "vision_msgs" / "msg"
+    package.mkdir(parents=True)
+    text = "from dynofa_ros.msg import ClassHypothesis as ObjectHypothesis, Classification\n"
+    (package / "__init__.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    process = start("-p", "latency_target_ms:=1000.0", domain_id=DOMAIN_ID + 2)
+    client = Client(DOMAIN_ID + 2)
+    vision: list[Classification] = []
+    try:
+        topic = names.app_topic(APP, "vision_classification")
+        client.subscribe(Classification, topic, qos.CLASSIFICATION, vision.append)
+        client.wait_for_node()
+        full = names.topic(client.namespace, topic)
+        client.wait(lambda: client.node.count_publishers(full), "the topic")
+        result = client.answer(image())
+        client.wait(lambda: result in vision, "the same result")
+    finally:
+        client.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
