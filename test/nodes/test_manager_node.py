@@ -25,6 +25,7 @@ from dynofa_ros.msg import (
     DvfsState,
     InferenceMonitor,
     ManagerDecision,
+    PowerModel,
     SubnetCommand,
     SubnetLibrary,
     SubnetState,
@@ -151,6 +152,7 @@ class Robot(RosClient):
         self.dvfs_commands: list[DvfsCommand] = []
         self.publishers = {
             names.CAPABILITIES: (DeviceCapabilities, qos.DEVICE_STATE),
+            names.POWER_MODEL: (PowerModel, qos.DEVICE_STATE),
             names.DVFS_STATE: (DvfsState, qos.DEVICE_STATE),
             names.TELEMETRY: (DeviceTelemetry, qos.TELEMETRY),
         }
@@ -197,6 +199,7 @@ class Robot(RosClient):
 
     def _send_capabilities(self) -> None:
         self.send(names.CAPABILITIES, to_ros(capabilities()))
+        self.send(names.POWER_MODEL, to_ros(MODEL))
 
     def _send_dvfs_state(self, decision_id: int) -> None:
         domains = [DomainState(domain=d, actual_hz=hz) for d, hz in self.hz.items()]
