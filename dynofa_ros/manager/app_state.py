@@ -7,6 +7,7 @@ from math import isfinite, nan
 from typing import Any
 
 from dynofa_ros.manager.estimator import AppEstimator
+from dynofa_ros.manager.miss_alarm import MissAlarm
 from dynofa_ros.manager.placement import CLUSTERED, Key, entry_key, on_whole_cpu, place_of, subnet_key
 from dynofa_ros.manager.problem import Menu
 from dynofa_ros.messages import AppTargets, SubnetCondition, SubnetEntry, SubnetState
@@ -84,6 +85,8 @@ class AppState:
     held: SubnetEntry | None = None  # what it keeps running while nothing is heard of it
     new_frames: int = 0
     missed: bool = False  # its last frame missed its deadline
+    misses: MissAlarm = field(default_factory=MissAlarm)
+    planned: SubnetEntry | None = None  # what it is to run
     menus: Menus | None = None  # these three are kept by model.py from step to step
     menus_key: tuple[Any, ...] = ()
     tables: dict[str, tuple[Any, ...]] = field(default_factory=dict)

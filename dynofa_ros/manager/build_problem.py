@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, isfinite, nan
+from math import isfinite, nan
 
 import numpy as np
 
@@ -30,6 +30,8 @@ from dynofa_ros.manager.state import World
 from dynofa_ros.messages import AppTargets
 
 CONTENTION = {"cpu": 0.3, "gpu": 0.45, "npu": 0.45}  # guess; what it gets wrong ends up in the slowdown
+RELATIVE_TOP = 16.0  # relative power of a processor at its top clock and full load, without a power model
+RELATIVE_RELEASE = 1.1  # of a budget of relative power: loads fluctuate
 BACKGROUND_FLOOR = 0.02  # less utilisation than this does not keep a processor awake
 
 
@@ -58,11 +60,12 @@ def build_problem(world: World, parameters: Parameters, apps: Sequence[AppState]
 def power_limit_w(world: World, parameters: Parameters, *, release: bool = False) -> tuple[float, str]:
     """Power that a plan may be predicted to take, and which limit that is.
 
-    ``release``: the looser limit above which a plan in force is given up. inf without a limit, and on
-    boards whose power is not known: there the clocks are trimmed by what is measured.
+    ``release``: the looser limit above which a plan in force is given up. inf without a limit. On
+    computers without a power model it is a budget of relative power, see `feedback`.
     """
     if world.power_model is None:
-        return inf, "power_cap"
+        budget, name = world.feedback.limit()
+        return (RELATIVE_RELEASE * budget if release else budget), name
     cap_w = world.power.limit_w(parameters.power_cap_w)
     battery_w = world.battery.cap_w  # of the mean: what is over now is less later
     thermal_w = world.thermal.limit_w(parameters.temperature_limit_c, world.power.measured_w)
@@ -137,7 +140,7 @@ def _levels_of(world: World, name: str) -> Levels:
     model = world.power_model
     temperature = model.grain(world.thermal.temperature_c) if model else nan
     # By their text: NaN is not equal to itself.
-    key = (name, deaf, repr(actual), world.power.trim_levels, repr(temperature))
+    key = (name, deaf, repr(actual), repr(temperature))
     if key not in world.levels:
         if len(world.levels) > 64:
             world.levels.clear()
@@ -158,13 +161,13 @@ def _make_levels(
     actual: Sequence[float],
     temperature: float,
 ) -> Levels:
-    clocks = _steps(tables, world.power.trim_levels)
+    clocks = _steps(tables)
     real = np.where(np.isnan(clocks), np.array(actual, dtype=float), clocks)
     speed = np.fmin.reduce(real, axis=1) if domains else np.full(len(real), nan)
     if world.power_model is None:
         # Only comparisons count: energy per cycle grows with the square of a voltage that follows the clock.
         top = np.nanmax(np.append(speed, 1.0))
-        relative = np.where(np.isfinite(speed), speed / top, 1.0)[:, None] ** 3
+        relative = RELATIVE_TOP * np.where(np.isfinite(speed), speed / top, 1.0)[:, None] ** 3
         if world.clusters.intersection(domains):
             relative = relative / len(world.cpus)  # of what the whole CPU takes
         return _levels(domains, clocks, real, speed, (0.0 * relative, 0.1 * relative, 1.1 * relative))
@@ -194,7 +197,7 @@ def _levels(
     )
 
 
-def _steps(tables: Sequence[tuple[int, ...]], trim: int) -> Array:
+def _steps(tables: Sequence[tuple[int, ...]]) -> Array:
     """Clock of every domain at every level: all domains of a processor go up and down together."""
     rows: list[tuple[float, ...]] = []
     for hz in sorted({hz for table in tables for hz in table}):
@@ -202,8 +205,7 @@ def _steps(tables: Sequence[tuple[int, ...]], trim: int) -> Array:
         if row not in rows:
             rows.append(row)
     rows = rows or [tuple(nan for _ in tables)]
-    kept = rows[: max(1, len(rows) - trim)]
-    return np.array(kept, dtype=float).reshape(len(kept), len(tables))
+    return np.array(rows, dtype=float).reshape(len(rows), len(tables))
 
 
 def _loaded(world: World, levels: Levels) -> tuple[Array, Array, Array]:

@@ -9,6 +9,7 @@ from dynofa_ros.latency import processor_of
 from dynofa_ros.messages import DeviceCapabilities
 
 SAME_CLOCK = 0.005  # relative; readings closer than this are one clock
+FRESH_NS = 1_000_000_000  # a reading this much older than the newest telemetry is of a domain that has gone
 
 
 @dataclass
@@ -19,6 +20,7 @@ class Clocks:
     _stamp_ns: dict[str, int] = field(default_factory=dict)
     _versions: dict[str, int] = field(default_factory=dict)
     _speeds: dict[str, float] = field(default_factory=dict)  # slowest domain of each processor
+    _gone: set[str] = field(default_factory=set)  # offline, or no longer readable
 
     def observe(self, stamp_ns: int, domain: str, hz: float) -> bool:
         """Takes a reading of time ``stamp_ns`` of the device's clock; True = the domain's clock has moved."""
@@ -30,20 +32,39 @@ class Clocks:
         if hz != before:
             processor = processor_of(domain)
             if processor is not None:
-                mine = [value for name, value in self._hz.items() if processor_of(name) == processor]
-                self._speeds[processor] = min(mine)
+                self._slowest(processor)
                 if moved or before is None:
                     for name in {processor, domain}:
                         self._versions[name] = self._versions.get(name, 0) + 1
         return moved
 
+    def expire(self, newest_ns: int) -> None:
+        """Leaves out the domains that telemetry of time ``newest_ns`` does not know any more.
+
+        A processor of which nothing is known any more keeps its last readings.
+        """
+        oldest_ns = newest_ns - FRESH_NS
+        gone = {name for name, stamp_ns in self._stamp_ns.items() if stamp_ns < oldest_ns}
+        if gone == self._gone:
+            return
+        changed, self._gone = gone ^ self._gone, gone
+        for processor in {processor_of(name) for name in changed} - {None}:
+            self._slowest(str(processor))
+            self._versions[str(processor)] = self._versions.get(str(processor), 0) + 1
+
+    def _slowest(self, processor: str) -> None:
+        mine = {name: hz for name, hz in self._hz.items() if processor_of(name) == processor}
+        here = [hz for name, hz in mine.items() if name not in self._gone]
+        self._speeds[processor] = min(here or mine.values())
+
     def restart(self) -> None:
         """Forgets the stamps, not the readings: the device's clock was set back."""
         self._stamp_ns.clear()
+        self._gone.clear()
 
     def hz(self, domain: str) -> float:
-        """Last reading, NaN = none."""
-        return self._hz.get(domain, nan)
+        """Last reading, NaN = none, or the domain has gone."""
+        return nan if domain in self._gone else self._hz.get(domain, nan)
 
     def speed_hz(self, processor: str) -> float:
         """Clock of the slowest domain of a processor, or of the one that is named; NaN = unknown."""

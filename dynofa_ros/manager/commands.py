@@ -32,6 +32,7 @@ class CommandBook:
 
     decision_id: int = 0
     _sent: dict[str, AppCommand] = field(default_factory=dict)
+    previous: dict[str, AppCommand] = field(default_factory=dict)  # sent before the last issue
     _bands: tuple[FrequencyBand, ...] = ()
     _sent_ns: int = 0
 
@@ -50,6 +51,7 @@ class CommandBook:
         renew = overruled or age_ns < 0 or age_ns >= RENEW_S * 1e9
         due = [c for c in wanted if renew or not _same(c, self._sent.get(c.app))]
         bands_due = bool(bands) and (renew or bands != self._bands)
+        self.previous = self._sent
         self._sent = {app: c for app, c in self._sent.items() if any(w.app == app for w in wanted)}
         if not due and not bands_due:
             return (), None

@@ -22,9 +22,6 @@ BIAS_LIMIT = 0.2  # of the predicted power
 OVER_CAP_S = 0.2  # longer above the cap than this is answered at once
 SETTLE_S = 0.3  # power needs this long to follow a new clock
 TRIM_DECAY_S = 3.0
-TRIM_STEP_S = 0.4
-TRIM_RELEASE_S = 5.0
-TRIM_RELEASE_SHARE = 0.9
 TEMPERATURE_SMOOTHING_S = 3.0
 TEMPERATURE_TREND_S = 10.0
 POWER_SMOOTHING_S = 1.0
@@ -122,11 +119,9 @@ class PowerGuard:
 
     bias_w: float = 0.0
     trim_w: float = 0.0
-    trim_levels: int = 0  # boards without a power model: clock steps below the top
     measured_w: float = nan
     ripple: Ripple = field(default_factory=lambda: Ripple())
     _over_s: float = 0.0
-    _under_s: float = 0.0
 
     def observe(
         self, measured_w: float, predicted_w: float, dt_s: float, cap_w: float, settled: bool
@@ -134,7 +129,7 @@ class PowerGuard:
         """Takes one sample, ``dt_s`` after the last; True = above the cap for too long: plan again.
 
         ``predicted_w`` is the model at the clocks and utilisation of the same sample, without bias; NaN =
-        no model.
+        unknown.
         """
         if not 0.0 <= measured_w < MOST_W:
             return False
@@ -145,7 +140,7 @@ class PowerGuard:
             step = BIAS_PER_S * min(dt_s, 1.0) * (measured_w - predicted_w - self.bias_w)
             limit = BIAS_LIMIT * predicted_w
             self.bias_w = min(max(self.bias_w + step, -limit), limit)
-        return self._trim(measured_w, dt_s, cap_w, settled, modelled=isfinite(predicted_w))
+        return self._trim(measured_w, dt_s, cap_w, settled)
 
     def limit_w(self, cap_w: float) -> float:
         """Power that a new plan may be predicted to take; inf without a cap."""
@@ -154,24 +149,18 @@ class PowerGuard:
     def _smooth(self, value: float, weight: float) -> float:
         return self.measured_w + weight * (value - self.measured_w)
 
-    def _trim(self, measured_w: float, dt_s: float, cap_w: float, settled: bool, modelled: bool) -> bool:
+    def _trim(self, measured_w: float, dt_s: float, cap_w: float, settled: bool) -> bool:
         if cap_w == inf:
-            self.trim_w, self.trim_levels, self._over_s, self._under_s = 0.0, 0, 0.0, 0.0
+            self.trim_w, self._over_s = 0.0, 0.0
             return False
         over = measured_w > cap_w
         self._over_s = self._over_s + dt_s if over and settled else 0.0
-        self._under_s = self._under_s + dt_s if measured_w < TRIM_RELEASE_SHARE * cap_w else 0.0
         if not over:
             self.trim_w *= exp(-dt_s / TRIM_DECAY_S)
-        if self._under_s >= TRIM_RELEASE_S and self.trim_levels > 0:
-            self.trim_levels, self._under_s = self.trim_levels - 1, 0.0
-        if self._over_s < (OVER_CAP_S if modelled else TRIM_STEP_S):
+        if self._over_s < OVER_CAP_S:
             return False
         self._over_s = 0.0
-        if modelled:
-            self.trim_w = min(self.trim_w + (measured_w - cap_w), cap_w)
-        else:
-            self.trim_levels += 1
+        self.trim_w = min(self.trim_w + (measured_w - cap_w), cap_w)
         return True
 
 
@@ -188,11 +177,11 @@ class ThermalGuard:
     temperature_c: float = nan
     _slow_c: float = nan
 
-    def observe(self, temperatures_c: Iterable[float], dt_s: float) -> None:
-        """Takes the hottest known sensor of one sample."""
+    def observe(self, temperatures_c: Iterable[float], dt_s: float) -> bool:
+        """Takes the hottest known sensor of one sample; False = there is none."""
         known = [t for t in temperatures_c if LEAST_C < t < MOST_C]
         if not known:
-            return
+            return False
         hottest = max(known)
         if isnan(self.temperature_c):
             self.temperature_c = self._slow_c = hottest
@@ -200,6 +189,12 @@ class ThermalGuard:
         slow = 1.0 - exp(-dt_s / TEMPERATURE_TREND_S)
         self.temperature_c += fast * (hottest - self.temperature_c)
         self._slow_c += slow * (hottest - self._slow_c)
+        return True
+
+    @property
+    def rise_c_per_s(self) -> float:
+        """Trend: two averages of a ramp lie as far apart as their time constants differ."""
+        return (self.temperature_c - self._slow_c) / (TEMPERATURE_TREND_S - TEMPERATURE_SMOOTHING_S)
 
     def limit_w(self, limit_c: float, measured_w: float) -> float:
         """Power budget for the limit; inf while nothing is known, 0 = cool down at any price."""
@@ -208,12 +203,27 @@ class ThermalGuard:
         if self.temperature_c >= limit_c + EMERGENCY_C:
             return 0.0
         reached = 1.0 - exp(-THERMAL_HORIZON_S / self.time_constant_s)
-        # Two averages of a ramp lie as far apart as their time constants differ.
-        rise_c_per_s = max(0.0, self.temperature_c - self._slow_c) / (
-            TEMPERATURE_TREND_S - TEMPERATURE_SMOOTHING_S
-        )
-        step_c = (limit_c - self.temperature_c) / reached - self.time_constant_s * rise_c_per_s
+        step_c = (limit_c - self.temperature_c) / reached - self.time_constant_s * max(0.0, self.rise_c_per_s)
         return max(0.0, measured_w + step_c / self.resistance_c_per_w)
+
+
+@dataclass
+class SensorTimes:
+    """Times of the first step, and of the last ones that consumed a total power and a temperature."""
+
+    started_ns: int | None = None
+    power_ns: int | None = None
+    temperature_ns: int | None = None
+
+    def begin(self, now_ns: int) -> None:
+        """A step begins."""
+        self.started_ns = now_ns if self.started_ns is None else self.started_ns
+
+    def rebase(self, now_ns: int) -> None:
+        """Starts all ages anew: the clock was set back."""
+        for name, time_ns in vars(self).items():
+            if time_ns is not None:
+                setattr(self, name, min(time_ns, now_ns))
 
 
 @dataclass

@@ -20,6 +20,7 @@ from dynofa_ros.manager.explain import binding_constraint
 from dynofa_ros.manager.guards import SETTLE_S
 from dynofa_ros.manager.hysteresis import Hysteresis
 from dynofa_ros.manager.inputs import Monitors, Parameters, parameter_messages
+from dynofa_ros.manager.limits import LimitFault, broken_limit, missing_sensor
 from dynofa_ros.manager.placement import place_of, subnet_key
 from dynofa_ros.manager.plan import Choice, Forecast, Plan, forecast
 from dynofa_ros.manager.problem import App, Problem
@@ -49,7 +50,8 @@ TRIGGERS = (
     "stale",
 )
 FROM_USER = frozenset({"departure", "library", "targets", "parameter"})
-AT_ONCE = FROM_USER | {"actuator"}  # of no hysteresis' business; a clock that begins or ceases to obey too
+# No hysteresis delays these: a user's wish, a clock that begins or ceases to obey, a lower budget.
+AT_ONCE = FROM_USER | {"actuator", "budget"}
 FIRST_FRAMES = 4  # answered before a manager that was started again plans; the first one is not learned from
 FIRST_WAIT_NS = 1_000_000_000  # unless they do not come
 LEFT_S = 2.0  # after the last frame that an application answered there
@@ -81,6 +83,7 @@ class RuntimeManager:
         self._sent_bands: tuple[FrequencyBand, ...] = ()
         self._stale = False
         self._binding = "no_data"
+        self.limit_fault: LimitFault | None = None  # a limit that the last decision does not hold
         self._deaf: frozenset[str] = frozenset()
 
     def step(self, now_ns: int, monitors: Monitors) -> Decision:
@@ -107,6 +110,11 @@ class RuntimeManager:
             self._binding = binding_constraint(
                 problem, plan, present, parameters.objective, limit_name, self._hysteresis.trace
             )
+        feasible = (plan.feasible if plan else True) and not present.excess_w
+        missing = missing_sensor(self.world, parameters, now_ns)
+        self.limit_fault = missing
+        if missing is None and not feasible:
+            self.limit_fault = broken_limit(self.world, parameters, self._binding)
         return Decision(
             decision_id=self._book.decision_id,
             header=Header(now_ns),
@@ -115,9 +123,9 @@ class RuntimeManager:
             inputs=tuple(ConsumedInput(item.topic, item.sequence) for item in monitors.inputs),
             objective=parameters.objective,
             trigger=next((t for t in TRIGGERS if t in events), "periodic"),
-            binding_constraint=self._binding,
+            binding_constraint=missing.constraint if missing else self._binding,
             ladder_step=plan.ladder_step if plan else 0,
-            feasible=(plan.feasible if plan else True) and not present.excess_w,
+            feasible=feasible and missing is None,
             apps=self._app_decisions(problem, present),
             bands=self._bands,
             predicted_power_w=present.power_w if problem.power_known and present.applicable else nan,
@@ -127,6 +135,26 @@ class RuntimeManager:
             alternatives=self._lookout.look(now_ns, problem, plan, present, limit_name),
             compute_ms=(perf_counter() - start) * 1e3,
         )
+
+    def publication_order(self, decision: Decision) -> list[AppCommand | DvfsCommand]:
+        """Commands of the last decision in the order in which they are sent.
+
+        A manager may die between two of them. So smaller sub-networks go before the clocks, and larger ones
+        and those on another processor after them: no network waits for a clock that never comes.
+        """
+        smaller = [command for command in decision.commands if self._shrinks(command)]
+        larger = [command for command in decision.commands if command not in smaller]
+        return [*smaller, *((decision.dvfs,) if decision.dvfs else ()), *larger]
+
+    def _shrinks(self, command: AppCommand) -> bool:
+        """Whether a sub-network is not slower than the one before it, in the same place."""
+        app = self.world.apps[command.app]
+        before = self._book.previous.get(command.app) or app.status
+        new = app.entry(subnet_key(command))
+        old = app.entry(subnet_key(before)) if before else None
+        if new is None or old is None or place_of(new) != place_of(old):
+            return False
+        return new.alpha_ms + new.beta_ms <= old.alpha_ms + old.beta_ms
 
     @property
     def plan(self) -> Plan | None:
@@ -196,9 +224,17 @@ class RuntimeManager:
         same = self._plan is before and self._hysteresis.present is not None
         present = self._hysteresis.present if same else None
         present = present or forecast(problem, self._plan, release_w)
+        changed = not self._plan.same_knobs(before)
+        if present.applicable:
+            self.world.feedback.apply(present.power_w, changed=changed, feasible=self._plan.feasible)
         for choice, expected in zip(self._plan.choices, present.apps, strict=False):
             state = self.world.apps[choice.app]
             state.shared, state.thinned = expected.shared, choice.divider > 1
+            if changed or state.planned != choice.entry:
+                state.misses.restart()
+            state.planned = choice.entry
+            in_time = not (expected.late or present.overloaded)
+            state.misses.promise(expected.latency_ms, in_time=in_time)
         return problem, present
 
     def _waits(self, app: AppState, now_ns: int) -> bool:

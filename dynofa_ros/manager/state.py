@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import exp, isfinite, nan
+from math import inf, isfinite, nan
 from typing import Any
 
 from dynofa_ros.latency import processor_of
@@ -13,18 +12,23 @@ from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.budgets import Battery
 from dynofa_ros.manager.clocks import Clocks, processor_domains, top_hz
 from dynofa_ros.manager.estimator import drift, prior_slowdown
+from dynofa_ros.manager.feedback import Feedback
 from dynofa_ros.manager.guards import (
+    MOST_W,
     ActuatorGuard,
     PowerGuard,
+    SensorTimes,
     ThermalGuard,
     check_frame,
     check_library,
     check_targets,
 )
 from dynofa_ros.manager.inputs import Departure, Input, Parameters
+from dynofa_ros.manager.loads import Loads
 from dynofa_ros.manager.placement import CLUSTERED, core_share, place_of, subnet_key
 from dynofa_ros.manager.power import PowerTables, check_power_model, power_tables
 from dynofa_ros.manager.problem import LAUNCHER, reference_hz
+from dynofa_ros.manager.refusals import Refusals
 from dynofa_ros.messages import (
     AppTargets,
     DeviceCapabilities,
@@ -40,13 +44,9 @@ from dynofa_ros.messages import (
 
 REORDER_SPAN = 50  # a frame_sequence further back than this is of a restarted node
 CLOCK_JUMP_NS = 1_000_000_000
-LOAD_SMOOTHING_S = 0.5
-BACKGROUND_SMOOTHING_S = 1.0
 STALE_S = 2.0
 NEW_FRAMES = 8  # of a sub-network: an alarm among them does not say that the load has changed
 PAUSE_S, PAUSE_PERIODS = 1.0, 3.0
-BACKGROUND_DEADBAND = 0.05
-SATURATED = 0.98
 
 
 @dataclass
@@ -61,26 +61,25 @@ class World:
     clocks: Clocks = field(default_factory=Clocks)
     power: PowerGuard = field(default_factory=PowerGuard)
     thermal: ThermalGuard = field(default_factory=ThermalGuard)
+    feedback: Feedback = field(default_factory=Feedback)  # instead of a power model
     battery: Battery = field(default_factory=Battery)
     actuators: ActuatorGuard = field(default_factory=ActuatorGuard)
     dvfs: DvfsState | None = None
     telemetry: DeviceTelemetry | None = None
     telemetry_ns: int = 0  # time of the step that consumed it
-    rejected: Counter[str] = field(default_factory=Counter)
-    last_rejection: str = ""
+    sensors: SensorTimes = field(default_factory=SensorTimes)
+    refusals: Refusals = field(default_factory=Refusals)
     newest_foreign_id: int = 0  # highest decision_id that a receiver has taken
-    busy_hz: dict[str, float] = field(default_factory=dict)  # per domain: utilisation x clock, smoothed
-    own_hz: dict[str, float] = field(default_factory=dict)  # per processor or cluster: managed load x clock
+    loads: Loads = field(default_factory=Loads)
     cpus: dict[str, tuple[int, ...]] = field(default_factory=dict)  # numbers of the CPUs, by cluster
     clusters: frozenset[str] = frozenset()  # of the CPU that are used one by one; empty = the CPU as a whole
     levels: dict[Any, Any] = field(default_factory=dict)  # these two are kept by model.py from step to step
     writable: dict[Any, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
-    others_hz: dict[str, float] = field(default_factory=dict)  # per domain: what is not ours, smoothed again
     _clocks_of: dict[str, tuple[tuple[str, ...], float]] = field(default_factory=dict)
-    _busy_ms: dict[str, float] = field(default_factory=dict)
 
     def open_step(self, now_ns: int, dt_s: float, parameters: Parameters) -> None:
         """Begins a step, ``dt_s`` after the last one."""
+        self.sensors.begin(now_ns)
         self.battery.elapse(dt_s)
         self.battery.start(parameters)
         self.actuators.expire(now_ns)
@@ -105,11 +104,13 @@ class World:
         if isinstance(message, SubnetState):
             return self._status(item.app, message, now_ns)
         if isinstance(message, Departure):
+            self.refusals.forget(message.app)
             return {"departure"} if self.apps.pop(message.app, None) else set()
         raise TypeError(f"{item.topic}: {type(message).__name__} is no input of the manager")
 
     def close_step(self, now_ns: int, dt_s: float, parameters: Parameters) -> None:
         """Averages what was counted since the last step, ``dt_s`` ago."""
+        self.refusals.elapse(dt_s)
         # After a pause, or a jump of the clock, frames per second mean nothing.
         paused = dt_s > max(PAUSE_S, PAUSE_PERIODS * parameters.control_period_s)
         for app in self.apps.values():
@@ -121,17 +122,7 @@ class World:
             for processor, filter_ in app.estimator.filters.items():
                 if processor != app.estimator.processor or app.silent(now_ns):
                     filter_.age(dt_s)
-        weight = 1.0 - exp(-dt_s / LOAD_SMOOTHING_S)
-        for processor in set(self.own_hz) | set(self._busy_ms):
-            hz = self.clocks.speed_hz(processor)
-            load = self._busy_ms.get(processor, 0.0) * 1e-3 / dt_s if dt_s > 0.0 else 0.0
-            if isfinite(hz):
-                self.own_hz[processor] = _smooth(self.own_hz.get(processor, 0.0), load * hz, weight)
-        self._busy_ms.clear()
-        weight = 1.0 - exp(-dt_s / BACKGROUND_SMOOTHING_S)
-        for domain in self.busy_hz:
-            before = self.others_hz.get(domain, 0.0)
-            self.others_hz[domain] = _smooth(before, self._others_hz(domain), weight)
+        self.loads.close_step(dt_s, self.clocks)
 
     def arrange(self, apps: Sequence[AppState]) -> None:
         """Decides whether these applications use the CPU as a whole or by clusters, for all of them alike.
@@ -150,7 +141,7 @@ class World:
             app.clusters = self.clusters
             reason = app.left_out()
             if reason and reason != app.reported:
-                self._reject("library", f"library of {app.name}: {reason}")
+                self.refusals.refuse("library", app.name, f"library of {app.name}: {reason}")
             app.reported = reason
 
     def cores(self, place: str) -> int:
@@ -164,10 +155,12 @@ class World:
     def rebase(self, now_ns: int) -> None:
         """Starts all ages anew: the clock was set back."""
         self.telemetry_ns = min(self.telemetry_ns, now_ns)
+        self.sensors.rebase(now_ns)
         self.actuators.rebase(now_ns)
         for app in self.apps.values():
             app.since_ns = min(app.since_ns, now_ns)
             app.last_frame_ns = min(app.last_frame_ns, now_ns)
+            app.misses.restart()
 
     def telemetry_age_s(self, now_ns: int) -> float:
         """Seconds since something new came from the device, NaN = there is no device."""
@@ -176,21 +169,8 @@ class World:
         return (now_ns - self.telemetry_ns) * 1e-9
 
     def background_hz(self, domain: str) -> float:
-        """Work that others do on a domain, in cycles per second; 0 where nothing is known.
-
-        It is believed slowly and forgotten fast: the rest of a frame just answered must not count as theirs.
-        """
-        return min(self.others_hz.get(domain, 0.0), self._others_hz(domain))
-
-    def _others_hz(self, domain: str) -> float:
-        processor = processor_of(domain) or ""
-        own = self.own_hz.get(processor, 0.0)
-        own += self.own_hz.get(domain, 0.0) if domain != processor else 0.0
-        hz = self.clocks.hz(domain)
-        busy = self.busy_hz.get(domain, 0.0)
-        # Where nothing is left idle nobody knows how much more others would take.
-        deadband = BACKGROUND_DEADBAND * hz if isfinite(hz) and busy < SATURATED * hz else 0.0
-        return max(0.0, busy - own - deadband)
+        """Work that others do on a domain, in cycles per second; 0 where nothing is known."""
+        return self.loads.background_hz(domain, self.clocks)
 
     def clocks_of(self, processor: str) -> tuple[tuple[str, ...], float]:
         """Clock domains of a processor, and the top clock of the slowest of them (NaN = unknown)."""
@@ -213,18 +193,13 @@ class World:
         """Slowdown of an application on a processor: measured, or what others measured there."""
         own = app.estimator.filters.get(processor)
         if own is not None and own.frames > 0:
-            return own.slowdown
+            return own.slowdown * app.misses.correction
         others = [
             other.estimator.filters[processor]
             for other in self.apps.values()
             if processor in other.estimator.filters
         ]
-        return prior_slowdown(others)
-
-    def _reject(self, kind: str, reason: str) -> set[str]:
-        self.rejected[kind] += 1
-        self.last_rejection = reason
-        return set()
+        return prior_slowdown(others) * app.misses.correction
 
     def _app(self, name: str, now_ns: int) -> AppState:
         return self.apps.setdefault(name, AppState(name, since_ns=now_ns))
@@ -232,15 +207,17 @@ class World:
     def _targets(self, targets: AppTargets, now_ns: int) -> set[str]:
         reason = check_targets(targets)
         if reason is not None:
-            return self._reject("targets", f"targets of {targets.app}: {reason}")
+            return self.refusals.refuse("targets", targets.app, f"targets of {targets.app}: {reason}")
+        self.refusals.accept("targets", targets.app)
         app = self._app(targets.app, now_ns)
         changed, app.targets = app.targets != targets, targets
         return {"targets"} if changed else set()
 
     def _library(self, library: SubnetLibrary, now_ns: int) -> set[str]:
         entries, reasons = check_library(library)
+        self.refusals.accept("library", library.app)
         for reason in reasons:
-            self._reject("library", reason)
+            self.refusals.refuse("library", library.app, reason)
         app = self._app(library.app, now_ns)
         changed = app.entries != entries or bool(app.refused)
         if changed:  # equal entries keep their tables
@@ -262,21 +239,25 @@ class World:
     def _frame(self, frame: InferenceMonitor, now_ns: int) -> set[str]:
         app = self.apps.get(frame.app)
         if app is None or app.targets is None or not app.entries:
-            return self._reject("monitor", f"monitor of {frame.app}: no targets and library of it are known")
-        reason = check_frame(frame) or self._out_of_order(app, frame)
-        if reason is not None:
-            return self._reject("monitor", f"monitor of {frame.app}, frame {frame.frame_sequence}: {reason}")
+            reason = f"monitor of {frame.app}: no targets and library of it are known"
+            return self.refusals.refuse("monitor", frame.app, reason)
+        fault = check_frame(frame) or self._out_of_order(app, frame)
+        if fault is not None:
+            reason = f"monitor of {frame.app}, frame {frame.frame_sequence}: {fault}"
+            return self.refusals.refuse("monitor", frame.app, reason)
         app.last_sequence, app.last_frame_ns = frame.frame_sequence, now_ns
         app.missed = frame.deadline_missed
         app.new_frames += 1 + frame.dropped_frames
         entry = app.entry(subnet_key(frame))
         if entry is None:
             where = f"{frame.subnet_id!r} on {place_of(frame)!r}" + f" x{frame.threads}" * bool(frame.threads)
-            return self._reject("monitor", f"monitor of {frame.app}: its library has no {where}")
+            return self.refusals.refuse(
+                "monitor", frame.app, f"monitor of {frame.app}: its library has no {where}"
+            )
+        self.refusals.accept("monitor", frame.app)
         place = place_of(frame)
         share = core_share(entry.threads, self.cores(place)) if entry.threads else 1.0
-        busy_ms = share * frame.inference_ms
-        self._busy_ms[place] = self._busy_ms.get(place, 0.0) + busy_ms
+        self.loads.count(place, share * frame.inference_ms)
         alarm = app.estimator.observe(
             running=(frame.subnet_id, place),
             measured_ms=frame.inference_ms,
@@ -286,6 +267,9 @@ class World:
             period_ms=1e3 / app.due_hz(),
         )
         self._fade(app)
+        late = frame.deadline_missed or frame.dropped_frames > 0
+        if entry == app.planned and app.misses.observe(now_ns, frame.latency_ms, late):
+            return {"latency", "alarm"}
         if alarm:
             # Just after a change it is the library that is wrong about the new sub-network, not the load.
             return {"latency", "alarm"} if app.estimator.steady_frames > NEW_FRAMES else {"latency"}
@@ -323,28 +307,36 @@ class World:
         if self.telemetry is not None:
             step_ns = telemetry.header.stamp_ns - self.telemetry.header.stamp_ns
             if -CLOCK_JUMP_NS < step_ns <= 0:
-                return self._reject("telemetry", "telemetry: not newer than the last sample")
+                return self.refusals.refuse("telemetry", "", "telemetry: not newer than the last sample")
             if step_ns < 0:
                 self.clocks.restart()
             dt_s = min(max(step_ns * 1e-9, 0.0), 1.0) or 0.1
             self.battery.use(telemetry.total_power_w, max(step_ns, 0) * 1e-9)
+        self.refusals.accept("telemetry", "")
         self.telemetry, self.telemetry_ns = telemetry, now_ns
+        if 0.0 <= telemetry.total_power_w < MOST_W:
+            self.sensors.power_ns = now_ns
         for reading in telemetry.domains:
             self.clocks.observe(telemetry.header.stamp_ns, reading.domain, reading.frequency_hz)
             self.actuators.observe(now_ns, reading.domain, reading.frequency_hz)
-            if isfinite(reading.utilization) and isfinite(reading.frequency_hz):
-                busy = min(max(reading.utilization, 0.0), 1.0) * reading.frequency_hz
-                weight = 1.0 - exp(-dt_s / LOAD_SMOOTHING_S)
-                before = self.busy_hz.get(reading.domain, 0.0)
-                self.busy_hz[reading.domain] = _smooth(before, busy, weight)
-        self.thermal.observe([t.temperature_c for t in telemetry.temperatures], dt_s)
-        model = self.power_model
-        expected_w = model.total_w(telemetry, self.thermal.temperature_c) if model else nan
-        # Without a model no plan can keep a battery's budget: the clocks are trimmed to it as to a cap.
-        cap_w = parameters.power_cap_w if model else min(parameters.power_cap_w, self.battery.cap_w)
-        over = self.power.observe(telemetry.total_power_w, expected_w, dt_s, cap_w, settled)
+            self.loads.observe(reading.domain, reading.utilization, reading.frequency_hz, dt_s)
+        self.clocks.expire(telemetry.header.stamp_ns)
+        if self.thermal.observe([t.temperature_c for t in telemetry.temperatures], dt_s):
+            self.sensors.temperature_ns = now_ns
         hot = self.thermal.temperature_c >= parameters.temperature_limit_c
-        return ({"power"} if over else set()) | ({"temperature"} if hot else set())
+        events = {"temperature"} if hot else set()
+        model, measured_w = self.power_model, telemetry.total_power_w
+        expected_w = model.total_w(telemetry, self.thermal.temperature_c) if model else nan
+        cap_w = parameters.power_cap_w if model else inf
+        if self.power.observe(measured_w, expected_w, dt_s, cap_w, settled):
+            events.add("power")
+        if model is None:
+            cap_w = min(parameters.power_cap_w, self.battery.cap_w)
+            if self.feedback.power.observe(measured_w, dt_s, cap_w, self.power.limit_w(cap_w)):
+                events |= {"power", "budget"}
+            if self.feedback.temperature.observe(self.thermal, dt_s, parameters.temperature_limit_c):
+                events |= {"temperature", "budget"}
+        return events
 
     def _dvfs(self, status: DvfsState) -> set[str]:
         self.dvfs = status
@@ -371,7 +363,8 @@ class World:
     def _power_model(self, model: PowerModel) -> set[str]:
         reason = check_power_model(model)
         if reason is not None:
-            return self._reject("power_model", f"power model {model.board}: {reason}")
+            return self.refusals.refuse("power_model", "", f"power model {model.board}: {reason}")
+        self.refusals.accept("power_model", "")
         if model == self.published_model:
             return set()
         self.published_model = model
@@ -387,7 +380,3 @@ class World:
         """Takes the published model into use for the clocks that the device has."""
         if self.published_model is not None and self.capabilities is not None:
             self.power_model, self.power_model_remark = power_tables(self.published_model, self.capabilities)
-
-
-def _smooth(before: float, value: float, weight: float) -> float:
-    return before + weight * (value - before)

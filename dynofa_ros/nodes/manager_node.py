@@ -17,9 +17,10 @@ import dynofa_ros.msg as msg
 from dynofa_ros.convert import from_ros, to_ros
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import OBJECTIVES, Departure, Input, Monitors, Parameters, make_input
+from dynofa_ros.manager.miss_alarm import PERSISTENT
 from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.manager.state import STALE_S
-from dynofa_ros.messages import InferenceMonitor
+from dynofa_ros.messages import DvfsCommand, InferenceMonitor
 from dynofa_ros.ros import names, qos
 from dynofa_ros.ros.diagnostics import Level, Status
 from dynofa_ros.ros.entities import quiet_publisher
@@ -259,12 +260,11 @@ class ManagerNode(ManagedNode):
         parameters = Parameters(**{spec.name: self.value(spec.name) for spec in PARAMETERS})
         now_ns = int(self.get_clock().now().nanoseconds)
         decision = self._manager.step(now_ns, Monitors(inputs, parameters))
-        for command in decision.commands:
-            app = self._apps.get(command.app)
-            if app is not None:
-                app.commands.publish(to_ros(command))
-        if decision.dvfs is not None:
-            self._dvfs_commands.publish(to_ros(decision.dvfs))
+        for command in self._manager.publication_order(decision):
+            if isinstance(command, DvfsCommand):
+                self._dvfs_commands.publish(to_ros(command))
+            elif command.app in self._apps:
+                self._apps[command.app].commands.publish(to_ros(command))
         self._decisions.publish(to_ros(decision))
         self._decision = decision
         self._compute_ms.append(decision.compute_ms)
@@ -281,9 +281,14 @@ class ManagerNode(ManagedNode):
             text = f"nothing from the device for {age_s:.1f} s: no upgrades until it speaks again"
             return Status(Level.WARN, text, values)
         if world.power_model is None:
-            why = world.power_model_remark or f"no power model of board '{world.capabilities.board}'"
-            return Status(Level.WARN, f"{why}: the cap is held by measurement alone", values)
+            text = world.power_model_remark or f"no power model of board '{world.capabilities.board}'"
+            text += ": limits are held by feedback on what is measured"
+            if world.sensors.temperature_ns is None:
+                text += "; no thermometer: the temperature is not limited"
+            return Status(Level.WARN, text, values)
         values["power_model"] = world.power_model.model.origin
+        if world.sensors.temperature_ns is None:
+            return Status(Level.WARN, "no thermometer: the temperature is not limited", values)
         return Status(Level.OK, world.power_model_remark or "up to date", values)
 
     def _decision_status(self) -> Status:
@@ -300,6 +305,9 @@ class ManagerNode(ManagedNode):
             "compute_ms_median": ordered[len(ordered) // 2],
             "compute_ms_max": ordered[-1],
         }
+        fault = self._manager.limit_fault
+        if fault is not None:
+            return Status(Level.ERROR, fault.text, values)
         if not decision.feasible:
             text = f"not every target can be met, {decision.binding_constraint} binds: the least bad choice"
             return Status(Level.WARN, text, values)
@@ -310,6 +318,14 @@ class ManagerNode(ManagedNode):
         planned = {app.app for app in self._decision.apps} if self._decision else set()
         values = {name: "managed" if name in planned else "not managed" for name in sorted(known)}
         unusable = [name for name, app in sorted(known.items()) if app.ready and name not in planned]
+        alarms = {name: app.misses for name, app in sorted(known.items()) if app.misses.spans}
+        for name, alarm in alarms.items():
+            values[name] = f"managed, slowdown x {alarm.correction:.2f} by the alarm of missed deadlines"
+        if alarms:
+            late = ", ".join(f"{100.0 * a.missed_share:.0f} % of {name}" for name, a in alarms.items())
+            text = f"late although the plan says in time: {late}; check its library and the clocks"
+            lasting = any(alarm.spans >= PERSISTENT for alarm in alarms.values())
+            return Status(Level.ERROR if lasting else Level.WARN, text, values)
         if unusable:
             text = (
                 f"no plan yet for {', '.join(unusable)}: not measured yet, or no processor of theirs is here"
@@ -319,11 +335,13 @@ class ManagerNode(ManagedNode):
 
     def _monitors_status(self) -> Status:
         world = self._manager.world
-        values: dict[str, object] = {f"rejected_{kind}": n for kind, n in sorted(world.rejected.items())}
+        values: dict[str, object] = {
+            f"rejected_{kind}": n for kind, n in sorted(world.refusals.counts.items())
+        }
         values["lost_inputs"] = self._lost_inputs
-        if world.last_rejection:
-            values["last_rejection"] = world.last_rejection
-            return Status(Level.WARN, f"refused: {world.last_rejection}", values)
+        if world.refusals.last:
+            values["last_rejection"] = world.refusals.last
+            return Status(Level.WARN, f"refused: {world.refusals.last}", values)
         return Status(Level.OK, "all inputs accepted", values)
 
 

@@ -9,8 +9,18 @@ import pytest
 from manager_plant import CPU, MS, SECOND, Plant, PlantApp, make_library, miss_share, switches
 
 from dynofa_ros.manager import RuntimeManager
+from dynofa_ros.manager.clocks import Clocks
 from dynofa_ros.manager.guards import DEAF_READINGS, DEAF_S, ActuatorGuard
-from dynofa_ros.messages import AppTargets, DeviceTelemetry, DvfsCommand, FrequencyBand, SubnetLibrary
+from dynofa_ros.manager.inputs import Input
+from dynofa_ros.manager.miss_alarm import MissAlarm
+from dynofa_ros.messages import (
+    AppTargets,
+    DeviceTelemetry,
+    DvfsCommand,
+    FrequencyBand,
+    InferenceMonitor,
+    SubnetLibrary,
+)
 
 BAND = FrequencyBand("cpu0", 1_000_000_000, 1_000_000_000)
 STUCK_HZ = 1_190_400_000.0
@@ -89,6 +99,48 @@ def test_a_device_that_obeys_again_is_used_again() -> None:
     assert app.running == "s9"
 
 
+def test_a_cluster_that_went_offline_does_not_count() -> None:
+    """It read its lowest clock once, then was gone; an application started after that."""
+
+    def offline(item: Input) -> Input:
+        message = item.message
+        if not isinstance(message, DeviceTelemetry):
+            return item
+        gone = message.header.stamp_ns > 1_000 * SECOND
+        readings = tuple(
+            replace(r, frequency_hz=115_200_000.0) if r.domain == "cpu4" else r
+            for r in message.domains
+            if not (gone and r.domain == "cpu4")
+        )
+        return replace(item, message=replace(message, domains=readings))
+
+    plant = Plant(RuntimeManager(), [], tamper=offline)
+    plant.run(3.0)
+    plant.add(PlantApp(AppTargets("front", 60.0), make_library("front")))
+    plant.run(12.0)
+    assert miss_share(plant.frames, plant.now_ns - 8 * SECOND, plant.now_ns) < 0.05
+    assert plant.manager.world.slowdown(plant.manager.world.apps["front"], "cpu") == pytest.approx(
+        1.0, rel=0.1
+    )
+
+
+def test_readings_that_stop_are_left_out_and_taken_in_again() -> None:
+    clocks = Clocks()
+    for domain, hz in (("cpu0", 1e9), ("cpu4", 1e8)):
+        clocks.observe(0, domain, hz)
+    clocks.expire(0)
+    assert clocks.speed_hz("cpu") == 1e8
+    version = clocks.version("cpu")
+    clocks.observe(2 * SECOND, "cpu0", 1e9)
+    clocks.expire(2 * SECOND)
+    assert clocks.speed_hz("cpu") == 1e9 and np.isnan(clocks.hz("cpu4")) and clocks.version("cpu") > version
+    clocks.observe(3 * SECOND, "cpu4", 5e8)
+    clocks.expire(3 * SECOND)
+    assert clocks.speed_hz("cpu") == clocks.hz("cpu4") == 5e8
+    clocks.expire(10 * SECOND)  # of no clock of the processor is anything known: the last is better than none
+    assert clocks.speed_hz("cpu") == 5e8
+
+
 # --- applications --------------------------------------------------------------------------------
 
 
@@ -129,6 +181,50 @@ def test_a_library_that_lies_about_one_entry_does_not_make_it_oscillate() -> Non
     assert switches(plant.frames, plant.now_ns - 30 * SECOND, plant.now_ns) <= 20
 
 
+def test_misses_that_no_plan_expects_raise_an_alarm_and_correct_the_plans() -> None:
+    """Frames take 2.5 times as long as their inference says: something that the estimator cannot see."""
+    plant, app = make_plant()
+    plant.run(6.0)
+    state = plant.manager.world.apps["front"]
+    assert state.misses.correction == 1.0 and state.misses.spans == 0
+
+    def lying(item: Input) -> Input:
+        message = item.message
+        if not isinstance(message, InferenceMonitor):
+            return item
+        latency_ms = 2.5 * message.latency_ms
+        late = latency_ms > message.latency_target_ms
+        return replace(item, message=replace(message, latency_ms=latency_ms, deadline_missed=late))
+
+    plant.tamper = lying
+    plant.run(12.0)
+    assert state.misses.correction > 1.2
+    assert app.running < "s9"
+    plant.run(20.0)
+    assert state.misses.missed_share < 0.5 and state.misses.spans == 0
+    plant.tamper = None
+    plant.run(60.0)
+    assert state.misses.correction < 1.2
+    assert app.running == "s9"
+
+
+def test_the_alarm_counts_only_frames_that_were_promised_in_time() -> None:
+    alarm = MissAlarm()
+    frames = [n * SECOND // 10 for n in range(100)]
+    assert not any(alarm.observe(ns, 80.0, True) for ns in frames)  # nothing was promised
+    alarm.promise(40.0, in_time=False)
+    assert not any(alarm.observe(ns, 80.0, True) for ns in frames)
+    alarm.promise(40.0, in_time=True)
+    alarm.restart()
+    assert not any(alarm.observe(ns, 80.0, n % 3 == 0) for n, ns in enumerate(frames))
+    alarm.restart()
+    assert sum(alarm.observe(ns, 80.0, True) for ns in frames) == 3
+    assert alarm.spans == 3 and alarm.correction == pytest.approx(8.0)
+    for n in range(100):
+        alarm.observe(10 * SECOND + n * SECOND // 10, 20.0, False)
+    assert alarm.spans == 0 and alarm.correction == pytest.approx(1.0)
+
+
 def test_a_restarted_application_is_told_again() -> None:
     plant, app = make_plant()
     plant.run(5.0)
@@ -138,7 +234,7 @@ def test_a_restarted_application_is_told_again() -> None:
     plant.add(app)
     plant.run(3.0)
     assert app.running == "s9"
-    assert plant.manager.world.rejected["monitor"] == 0
+    assert plant.manager.world.refusals.counts["monitor"] == 0
 
 
 # --- time ----------------------------------------------------------------------------------------

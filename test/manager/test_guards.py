@@ -108,18 +108,6 @@ def test_clocks_on_their_way_are_no_breach() -> None:
     assert not any(guard.observe(11.0, 9.0, 0.1, 10.0, settled=False) for _ in range(20))
 
 
-def test_without_a_model_the_clocks_are_trimmed_by_measurement() -> None:
-    guard = PowerGuard()
-    answers = [guard.observe(11.0, nan, 0.1, 10.0, settled=True) for _ in range(12)]
-    assert sum(answers) == guard.trim_levels
-    assert 2 <= guard.trim_levels <= 3
-    for _ in range(200):
-        guard.observe(8.0, nan, 0.1, 10.0, settled=True)
-    assert guard.trim_levels == 0
-    guard.observe(11.0, nan, 1.0, inf, settled=True)
-    assert guard.limit_w(inf) == inf
-
-
 def test_thermal_budget_shrinks_towards_the_limit() -> None:
     guard = ThermalGuard()
     assert guard.limit_w(85.0, 10.0) == inf

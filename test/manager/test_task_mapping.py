@@ -155,10 +155,10 @@ def test_the_cpu_is_used_by_clusters_where_a_library_names_them() -> None:
     assert known.clusters == {"cpu0", "cpu2"} and known.cores("cpu2") == 2
     assert first.named_processors == {"cpu0", "cpu2"}
     assert second.named_processors == {"gpu"}, "what it costs the clusters is not known"
-    assert "app1: entries of the whole CPU are left out: libraries name its clusters" in known.last_rejection
-    assert known.rejected["library"] == 1
+    assert "app1: entries of the whole CPU are left out: libraries name its clusters" in known.refusals.last
+    assert known.refusals.counts["library"] == 1
     known.arrange([first, second])
-    assert known.rejected["library"] == 1, "said once"
+    assert known.refusals.counts["library"] == 1, "said once"
     assert {d: known.place(d) for d in ("cpu0", "gpu", "emc")} == {"cpu0": "cpu0", "gpu": "gpu", "emc": None}
 
 
@@ -166,7 +166,7 @@ def test_the_cpu_is_used_as_a_whole_where_somebody_could_not_run_otherwise() -> 
     known, (first, second) = world((*CLUSTERED, entry("a", "gpu")), WHOLE[:1])
     assert known.clusters == frozenset()
     assert (first.named_processors, second.named_processors) == ({"gpu"}, {"cpu"})
-    assert "entries of clusters cpu0, cpu2 are left out" in known.last_rejection
+    assert "entries of clusters cpu0, cpu2 are left out" in known.refusals.last
     known, (first, second) = world(CLUSTERED, WHOLE[:1])
     assert known.clusters and second.named_processors == frozenset(), "no way for both"
 
@@ -174,7 +174,7 @@ def test_the_cpu_is_used_as_a_whole_where_somebody_could_not_run_otherwise() -> 
 def test_clusters_whose_cpus_nobody_knows_cannot_be_used() -> None:
     known, (first,) = world((*CLUSTERED, entry("a", "gpu")), cpus=False)
     assert known.clusters == frozenset() and first.named_processors == {"gpu"}
-    assert "the device does not know their CPUs" in known.last_rejection
+    assert "the device does not know their CPUs" in known.refusals.last
 
 
 def test_a_cluster_that_is_refused_twice_is_given_up_until_the_device_changes() -> None:
@@ -293,10 +293,10 @@ def test_what_is_measured_counts_for_its_place() -> None:
         robot.orders["front"] = replace(robot.orders["front"], cluster=home)
     app = robot.manager.world.apps["front"]
     assert app.estimator.known(home) and not app.estimator.known("cpu")
-    rejected = robot.manager.world.rejected["monitor"]
+    rejected = robot.manager.world.refusals.counts["monitor"]
     robot.step(robot.frame("front", 20, 30.0, cluster="cpu4"))
-    assert robot.manager.world.rejected["monitor"] == rejected + 1
-    assert "its library has no 's0' on 'cpu4'" in robot.manager.world.last_rejection
+    assert robot.manager.world.refusals.counts["monitor"] == rejected + 1
+    assert "its library has no 's0' on 'cpu4'" in robot.manager.world.refusals.last
 
 
 def _named(order: AppCommand) -> tuple[str, str, int]:
