@@ -55,7 +55,7 @@ class ClockControl:
         self._last: tuple[int, tuple[FrequencyBand, ...]] | None = None
         self._renewed_s = 0.0
         self._valid_for_s = 0.0
-        self._in_force = False  # whether there is something that the dead-man would give back
+        self._in_force = False  # whether there is something that the dead-man would restore
         self._requested: set[str] = set()
         self._refused: dict[str, AppliedDomain] = {}
         self._fallen: frozenset[str] = frozenset()

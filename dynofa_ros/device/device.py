@@ -97,5 +97,5 @@ class Device(Protocol):
         ...
 
     def restore(self) -> None:
-        """Give back the clocks that were found at start."""
+        """Restore the clocks that were found at start."""
         ...

@@ -1,4 +1,4 @@
-"""The state found, on disk: saved once, given back by anybody, never a way to write other files."""
+"""The state found, on disk: saved once, restored by anybody, never a way to write other files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def leave_changed(root: Path, state: Path, low: int = 499_200, high: int = 576_0
     backup.release()
 
 
-def give_back(root: Path, state: Path, mode: PowerMode | None = None):
+def restored(root: Path, state: Path, mode: PowerMode | None = None):
     backup = ClockBackup(SysFiles(root), state)
     backup.acquire()
     try:
@@ -181,12 +181,12 @@ def test_links_in_the_folder_are_not_followed(root: Path, state: Path, tmp_path:
     assert not (tmp_path / "elsewhere").exists()
 
 
-# --- what is given back ----------------------------------------------------------------------------------
+# --- what is restored ----------------------------------------------------------------------------------
 
 
 def test_in_the_same_boot_everything_is_given_back(root: Path, state: Path) -> None:
     leave_changed(root, state, low=CPU_TABLE[0], high=CPU_TABLE[-1])
-    assert give_back(root, state).done and cpu0(root) == CPU0_FOUND
+    assert restored(root, state).done and cpu0(root) == CPU0_FOUND
     assert not list(state.glob("*.json"))
 
 
@@ -203,7 +203,7 @@ def test_after_another_boot_what_the_boot_has_set_stays(root: Path, state: Path,
     mode = PowerMode(3, "MODE", (Cap("cpu0", 1_190_400_000, 1_344_000_000),))
     leave_changed(root, state, *now, power_mode=3)
     put(root, BOOT_ID, "second")
-    assert give_back(root, state, mode).done and cpu0(root) == after
+    assert restored(root, state, mode).done and cpu0(root) == after
     assert not list(state.glob("*.json"))
 
 
@@ -211,13 +211,13 @@ def test_after_another_boot_a_clock_that_is_not_there_is_not_waited_for(root: Pa
     leave_changed(root, state)
     put(root, BOOT_ID, "second")
     (root / HIGH[1:]).unlink()
-    assert give_back(root, state).done and not list(state.glob("*.json"))
+    assert restored(root, state).done and not list(state.glob("*.json"))
 
 
 def test_limits_of_a_power_mode_chosen_meanwhile_are_given_back(root: Path, state: Path) -> None:
     leave_changed(root, state, power_mode=2)
     mode = PowerMode(4, "MODE_10W", (Cap("cpu0", None, 1_190_400_000),))
-    result = give_back(root, state, mode)
+    result = restored(root, state, mode)
     assert cpu0(root) == (CPU_TABLE[0], 1_190_400) == (result.min_hz // 1000, result.max_hz // 1000)
 
 
@@ -225,7 +225,7 @@ def test_a_file_cut_in_half_by_the_kill_is_written_over(root: Path, state: Path)
     leave_changed(root, state)
     (root / LOW[1:]).write_text("")
     (root / HIGH[1:]).write_text("576000\n0\n")
-    assert give_back(root, state).done and cpu0(root) == CPU0_FOUND
+    assert restored(root, state).done and cpu0(root) == CPU0_FOUND
 
 
 def test_what_cannot_be_written_stays_on_disk_with_the_reason(root: Path, state: Path) -> None:

@@ -435,7 +435,7 @@ def test_what_cannot_be_given_back_now_is_given_back_later(bench: Bench) -> None
     bench.apply(pin("cpu0", LOW), pin("gpu", GPU_TABLE[-1]))
     bench.kernel.unplug(GPU)
     assert [(r.domain, r.done) for r in bench.writer.restore()] == [("cpu0", True), ("gpu", False)]
-    assert bench.backup.left_over() and "not given back yet" in bench.state()["gpu"].reason
+    assert bench.backup.left_over() and "not restored yet" in bench.state()["gpu"].reason
     bench.kernel.plug(GPU)
     bench.follow(1.5)
     assert limits_on_disk(bench.root) == bench.at_start

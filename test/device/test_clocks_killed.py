@@ -134,7 +134,7 @@ def test_killed_before_every_system_call(bench: Bench) -> None:
     while_changed = [point for point, changed, _ in results if changed]
     assert len(while_changed) > 20
 
-    # While it gives back what another left, too: every third of a list that is longer by that.
+    # While it restores what another left, too: every third of a list that is longer by that.
     again = list(crash_points(bench, step=3, left_at=while_changed[len(while_changed) // 2]))
     assert [point for point, _, as_found in again if not as_found] == []
     assert 3 * len(again) > len(results)

@@ -1,4 +1,4 @@
-"""The real device as a whole, on trees of files: opened, read, commanded through ClockControl, given back."""
+"""The real device as a whole, on trees of files: opened, read, commanded through ClockControl, restored."""
 
 from __future__ import annotations
 

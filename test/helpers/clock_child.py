@@ -59,7 +59,7 @@ def forever(root: Path, choice: random.Random) -> None:
 
 
 def once(root: Path, choice: random.Random, point: int = 0) -> None:
-    """Open, change twice, give back: short, so that it can be killed before each system call in turn."""
+    """Open, change twice, restore: short, so that it can be killed before each system call in turn."""
     files = SysFiles(root)
     inventory = discover(files)  # only reads
     if point:

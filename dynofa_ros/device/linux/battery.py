@@ -89,8 +89,8 @@ def _current_a(current_a: float, power_w: float, voltage_v: float, status: str) 
     return current_a
 
 
-def _share(told: float, *parts: tuple[float, float]) -> float:
+def _share(reported: float, *parts: tuple[float, float]) -> float:
     """What the kernel tells, else the first known ratio of what is left to what it holds when full."""
     ratios = (left / full for left, full in parts if full > 0)
-    shares = (share for share in (told, *ratios) if 0.0 <= share <= 1.0)
+    shares = (share for share in (reported, *ratios) if 0.0 <= share <= 1.0)
     return next(shares, math.nan)

@@ -119,7 +119,7 @@ class ClockBackup:
         return self._lock >= 0
 
     def left_over(self) -> bool:
-        """Whether there is a state file of clocks that were not given back."""
+        """Whether there is a state file of clocks that were not restored."""
         return self.path.exists()
 
     def acquire(self) -> None:
@@ -213,17 +213,17 @@ def restore_saved(
 ) -> tuple[Returned, ...]:
     """Give the saved clocks back and forget those that are back, judged by reading them again.
 
-    The lock must be held. ``mode``: nvpmodel's now. ``domains``: only these. What cannot be given back now
+    The lock must be held. ``mode``: nvpmodel's now. ``domains``: only these. What cannot be restored now
     (a GPU without power, a CPU offline) stays on disk for the next try. Raises OSError only for the state
     file itself.
     """
     chosen = [clock for clock in backup.clocks if domains is None or clock.domain in domains]
-    returned = tuple(_give_back(files, clock, backup.boot_id, mode, sleep) for clock in chosen)
+    returned = tuple(_restore_clock(files, clock, backup.boot_id, mode, sleep) for clock in chosen)
     backup.remove(result.domain for result in returned if result.done)
     return returned
 
 
-def _give_back(
+def _restore_clock(
     files: SysFiles,
     clock: SavedClock,
     boot_id: str,
@@ -260,7 +260,7 @@ def _give_back(
 
 
 def _owed(clock: SavedClock, mode: PowerMode | None) -> Limits:
-    """The limits to give back: as found, or those of the nvpmodel mode that was chosen since then."""
+    """The limits to restore: as found, or those of the nvpmodel mode that was chosen since then."""
     if mode is None or clock.power_mode is None or mode.number == clock.power_mode:
         return clock.found
     cap = mode.cap(clock.domain)
@@ -277,7 +277,7 @@ def _set_by_boot(files: SysFiles, clock: SavedClock, mode: PowerMode | None) -> 
     differs from what was found, which may have been set by hand for that boot only. So limits as found, the
     hardware's whole range and the mode's own stay. Any other band is taken for one of ours that something
     carried over (a tool that saves clocks at shutdown and sets them at boot, a root folder that is no
-    kernel's): that is given back. A clock that is not there (yet) has nothing to give back.
+    kernel's): that is restored. A clock that is not there (yet) has nothing to restore.
     """
     try:
         now = read_limits(files, clock.files)

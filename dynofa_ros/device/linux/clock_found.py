@@ -45,7 +45,7 @@ class FoundClocks:
         """Put what is found of these domains on disk, those that are not yet, all at once.
 
         Returns why one of them could not be, which is not to be changed then: a file that cannot be read, or
-        a maximum that may be the one of throttling and would become permanent when it is given back.
+        a maximum that may be the one of throttling and would become permanent when it is restored.
         Raises OSError or BackupError if the state file cannot be used.
         """
         self._backup.acquire()

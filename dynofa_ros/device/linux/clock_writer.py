@@ -1,4 +1,4 @@
-"""Frequency bands for the clock domains of a kernel: checked, saved, written, followed, given back."""
+"""Frequency bands for the clock domains of a kernel: checked, saved, written, followed, restored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dynofa_ros.messages import DomainStatus, FrequencyBand
 
 
 class ClockWriter:
-    """Sets bands (Hz) and gives back what was found. Only limits are written, never a governor.
+    """Sets bands (Hz) and restores what was found. Only limits are written, never a governor.
 
     Nothing here waits, except `restore`, for a kernel that is busy. ``read_mode``: nvpmodel's mode now.
     ``held_down``: whether heat or power holds clocks down now. ``pinned``: every clock was found pinned, as
@@ -50,7 +50,7 @@ class ClockWriter:
         self._clock_s = clock_s
         self._sleep = sleep
         self._clocks: dict[str, ClockUnderControl] = {}
-        self._owed: dict[str, str] = {}  # domains that could not be given back yet, and why
+        self._owed: dict[str, str] = {}  # domains that could not be restored yet, and why
         self._next_return_s = 0.0
         self.update(domains)
 
@@ -94,13 +94,13 @@ class ClockWriter:
         if self._owed and now_s >= self._next_return_s:
             self._next_return_s = now_s + OFFLINE_WAIT_S
             with suppress(OSError):  # the state file; the next try says it again
-                self._give_back(sleep=lambda seconds: None)
+                self._restore_saved(sleep=lambda seconds: None)
         for clock in self._clocks.values():
             clock.look(now_s)
         return tuple(self._state(clock) for clock in self._clocks.values())
 
     def recover(self) -> tuple[Returned, ...]:
-        """Give back what an earlier process left changed; nothing without such a process.
+        """Restore what an earlier process left changed; nothing without such a process.
 
         Raises BackupError if another process controls the clocks or the state file is damaged, and OSError if
         it cannot be used.
@@ -108,16 +108,16 @@ class ClockWriter:
         if not self._backup.left_over():
             return ()
         self._backup.acquire()
-        return self._give_back(self._sleep)
+        return self._restore_saved(self._sleep)
 
     def restore(self) -> tuple[Returned, ...]:
-        """Give back what was found; what cannot be given back now is retried by `applied`.
+        """Restore what was found; what cannot be restored now is retried by `applied`.
 
         Raises OSError if the state file cannot be removed; the clocks are back then all the same.
         """
         for clock in self._clocks.values():
             clock.let_go()
-        return self._give_back(self._sleep) if self._backup.held else ()
+        return self._restore_saved(self._sleep) if self._backup.held else ()
 
     def _clock(self, band: FrequencyBand, times: int) -> ClockUnderControl:
         """The domain of a band that may be set. Raises BandRefusedError."""
@@ -160,13 +160,13 @@ class ClockWriter:
             return state
         return replace(state, reason=self._owed.get(state.domain, ""))
 
-    def _give_back(self, sleep: Callable[[float], None]) -> tuple[Returned, ...]:
+    def _restore_saved(self, sleep: Callable[[float], None]) -> tuple[Returned, ...]:
         """Of the domains without a request."""
         requested = {name for name, clock in self._clocks.items() if clock.request is not None}
         free = [clock.domain for clock in self._backup.clocks if clock.domain not in requested]
         returned = restore_saved(self._files, self._backup, self._found.read_mode(), free, sleep)
         self._owed = {
-            result.domain: f"{result.domain}: not given back yet: {result.reason}"
+            result.domain: f"{result.domain}: not restored yet: {result.reason}"
             for result in returned
             if not result.done
         }

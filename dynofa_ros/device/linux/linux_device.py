@@ -26,7 +26,7 @@ PINNED = "left alone: every clock is pinned as jetson_clocks does it; `sudo jets
 class SysfsDevice:
     """Implements :class:`dynofa_ros.device.device.Device`.
 
-    With ``allow_writes`` it first gives back what a killed process left changed. Clocks are given back by
+    With ``allow_writes`` it first restores what a killed process left changed. Clocks are restored by
     `restore` and `close`, on leaving a ``with`` block, and when the interpreter ends or drops the object;
     not by signals, which the program has to turn into one of these.
     ``description``: the board description that the computer's names match, None without one.
@@ -59,7 +59,7 @@ class SysfsDevice:
             pinned=self._inventory.clocks_pinned,
             override_pinned=override_pinned,
         )
-        # A forked child must not give back its parent's clocks.
+        # A forked child must not restore its parent's clocks.
         self._at_exit = weakref.finalize(self, _restore_own, self._writer, os.getpid())
         if allow_writes:
             self._writer.recover()
@@ -114,7 +114,7 @@ class SysfsDevice:
         return self._writer.applied()
 
     def restore(self) -> None:
-        """Give back the clocks found; those that cannot be given back now stay on disk and are retried by
+        """Restore the clocks found; those that cannot be restored now stay on disk and are retried by
         `applied`, the next start and `dynofa device restore`."""
         self._writer.restore()
 

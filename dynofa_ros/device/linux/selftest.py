@@ -221,7 +221,7 @@ def _step(files: SysFiles, domain: ClockDomain, writer: ClockWriter, sleep: Call
     writer.restore()
     back = limits_hz(files, domain)
     if back != found:
-        return Check(name, Outcome.FAIL, f"limits were {found} Hz, given back {back} Hz")
+        return Check(name, Outcome.FAIL, f"limits were {found} Hz, restored {back} Hz")
     if state.status is not DomainStatus.APPLIED:
         return Check(
             name, Outcome.FAIL, state.reason or f"still {state.status.name.lower()} after {OBEY_S} s"

@@ -10,7 +10,7 @@
   (`profile.twin`).
 - B8 (sys-only): processors and clocks; the sub-network as in ``ours_mapping``.
 
-The restrictions change what the manager is told, never the manager. Processors that nobody sets have B4's
+The restrictions change what the manager sees, never the manager. Processors that nobody sets have B4's
 governors from the start in all of them.
 """
 
@@ -81,12 +81,12 @@ class ManagerPolicy(Policy):
         self._period_s = observation.parameters.control_period_s
         inputs = observation.inputs
         if self.freedom != ALL:
-            inputs = tuple(replace(item, message=self._told(item)) for item in inputs)
+            inputs = tuple(replace(item, message=self._restricted(item)) for item in inputs)
         now_ns = round(now_s * 1e9)
         self.decision = self.manager.step(now_ns, Monitors(inputs, observation.parameters))
         return command_of(self.decision)
 
-    def _told(self, item: Input) -> Message:
+    def _restricted(self, item: Input) -> Message:
         message = item.message
         if isinstance(message, SubnetLibrary):
             allowed = self._allowed[message.app]
@@ -113,7 +113,7 @@ def command_of(decision: Decision) -> Command | None:
 
 
 def _allowed(scene: Scene, app: App, freedom: Freedom) -> frozenset[Key]:
-    """Entries that the manager is told of."""
+    """Entries that the manager sees."""
     processors = {e.processor for e in app.usable} if freedom.mapping else {app.mapping}
     own = {name: on_processor(app.usable, name) for name in processors}
     if freedom.subnet:

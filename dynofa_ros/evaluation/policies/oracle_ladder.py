@@ -17,7 +17,7 @@ def best(question: Question) -> Answer:
 
     First accuracies, the most important class losing least (exact for one or two applications of a class;
     of more, an equal loss for all and then the rest to each in turn). If not even the floors fit: rates, then
-    deadlines, of the least important first, then the power limit; what of that was in vain is given back, to
+    deadlines, of the least important first, then the power limit; what had no effect is taken back, to
     the most important first. Raises ValueError if an application cannot run anywhere.
     """
     count = len(question.clients)
@@ -48,7 +48,7 @@ def _first_feasible(question: Question, steps: Sequence[Asked]) -> int | None:
 
 
 def _concessions(question: Question, lowest: tuple[int, ...]) -> list[Asked]:
-    """Floors for all, then one more sacrifice after the other."""
+    """Floors for all, then one more step of the ladder after the other."""
     count = len(lowest)
     dividers, stretches = [1] * count, [1.0] * count
     steps = [Asked(lowest, tuple(dividers), tuple(stretches))]

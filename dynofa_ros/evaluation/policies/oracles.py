@@ -234,7 +234,7 @@ class Oracle(Policy):
         libraries = {n: v.library for n, v in sorted(self._views.items())}
         key = (self._offer, tuple((n, id(own)) for n, own in libraries.items()), self._leakage_c())
         if key not in self._models:
-            self._kept.append(libraries)  # an id is good as long as its object lives
+            self._kept.append(libraries)  # an id is good as long as its object exists
             self._models[key] = make_model(self._scene.truth, self._tables, libraries, key[-1])
         return self._models[key]
 
