@@ -29,7 +29,7 @@ def best(question: Question) -> Answer:
     steps = _concessions(question, lowest)
     first = _first_feasible(question, steps)
     if first is not None:
-        return _raise_accuracies(question, _give_back(question, steps[first]))
+        return _raise_accuracies(question, _take_back(question, steps[first]))
     answer = solve(question.within(inf), Asked(lowest, (DIVIDERS[-1],) * count, (inf,) * count))
     if answer is None:
         raise ValueError("an application has no processor that it can run on")
@@ -65,7 +65,7 @@ def _concessions(question: Question, lowest: tuple[int, ...]) -> list[Asked]:
     return steps
 
 
-def _give_back(question: Question, asked: Asked) -> Asked:
+def _take_back(question: Question, asked: Asked) -> Asked:
     """Deadlines, then rates, as far as those of all others allow."""
     for i in sorted(range(len(asked.levels)), key=lambda i: (question.clients[i].priority, i)):
         for stretch in STRETCHES:
