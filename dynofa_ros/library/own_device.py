@@ -59,8 +59,8 @@ def rig_of(device: SysfsDevice, libraries: Mapping[str, OpenLibrary], inference:
 
 
 def cluster_cpus(device: SysfsDevice) -> dict[str, tuple[int, ...]]:
-    """Numbers of the CPUs of each clock domain that has some."""
-    return {domain.name: domain.cpus for domain in device.inventory.domains if domain.cpus}
+    """Numbers of the CPUs of each clock domain that has some online."""
+    return {domain.domain: domain.cpus for domain in device.capabilities().domains if domain.cpus}
 
 
 def total_rail(device: SysfsDevice) -> str:

@@ -113,6 +113,16 @@ def test_capabilities_and_samples(root: Path) -> None:
     assert sample["cpu0"] == 1_190_400_000 and sample["gpu"] == GPU_TABLE[0]
 
 
+def test_capabilities_name_the_cpus_that_are_online_now(root: Path) -> None:
+    def cpus() -> list[tuple[int, ...]]:
+        return [d.cpus for d in device.capabilities().domains]
+
+    device = opened(root)
+    assert cpus() == [(0, 1), (2, 3), (4, 5), ()], "without a list of those online, all"
+    put(root, "/sys/devices/system/cpu/online", "0-2,5")
+    assert cpus() == [(0, 1), (2,), (5,), ()]
+
+
 def test_pinned_clocks_are_no_capability(root: Path) -> None:
     for folder, prefix, top in [
         *((policy(n), "scaling_", CPU_TABLE[-1]) for n in (0, 2, 4)),

@@ -78,6 +78,14 @@ def test_a_mode_caps_the_clocks_and_switches_clusters_off():
     assert simulated.read().throttle_flags == ThrottleFlag.NONE
 
 
+def test_capabilities_name_the_cpus_that_are_online():
+    def cpus(mode: str | None) -> dict[str, tuple[int, ...]]:
+        return {d.domain: d.cpus for d in SimulatedDevice(NX, mode=mode).capabilities().domains}
+
+    assert cpus(None) == {"cpu0": (0, 1), "cpu2": (2, 3), "cpu4": (4, 5), "gpu": (), "npu": (), "emc": ()}
+    assert cpus("MODE_10W_4CORE") == {**cpus(None), "cpu4": ()}
+
+
 def test_a_cap_in_mid_run_holds_a_band_down_and_lets_it_go_again():
     simulated = SimulatedDevice(NX)
     gpu = FrequencyBand("gpu", 1_109_250_000, 1_109_250_000)

@@ -12,6 +12,7 @@ from dynofa_ros.device.board import matching_board
 from dynofa_ros.device.device import AppliedDomain, DeviceSample
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.clock_writer import ClockWriter
+from dynofa_ros.device.linux.discovery_clocks import CPU, cpu_numbers
 from dynofa_ros.device.linux.discovery_limits import power_mode
 from dynofa_ros.device.linux.inventory import ClockDomain, Inventory
 from dynofa_ros.device.linux.sensors import Sensors
@@ -44,6 +45,7 @@ class SysfsDevice:
         inventory: Inventory | None = None,
         backup: ClockBackup | None = None,
     ) -> None:
+        self._files = files
         self._sensors = sensors = Sensors(files, inventory)
         self._inventory = self._sensors.inventory
         self.description = matching_board(self._inventory.identities)
@@ -70,11 +72,15 @@ class SysfsDevice:
         return self._sensors.inventory
 
     def capabilities(self) -> DeviceCapabilities:
-        """Of what was found so far; a GPU may appear long after the start, when it is first used."""
+        """Of what was found so far; a GPU may appear long after the start, when it is first used.
+
+        The CPUs of a clock are those that are online now: power modes switch some off.
+        """
         found = self._inventory
+        online = cpu_numbers(self._files.text(f"{CPU}/online"))
         return DeviceCapabilities(
             found.board or "unknown",
-            tuple(self._capability(domain) for domain in found.domains),
+            tuple(self._capability(domain, online) for domain in found.domains),
             found.processors,
             SOURCE,
             description=self.description.name if self.description else "",
@@ -135,7 +141,7 @@ class SysfsDevice:
     ) -> None:
         self.close()
 
-    def _capability(self, domain: ClockDomain) -> DomainCapability:
+    def _capability(self, domain: ClockDomain, online: tuple[int, ...]) -> DomainCapability:
         reasons = [domain.reason] if domain.reason else []
         if not self._allow_writes:
             reasons.append(WRITES_OFF)
@@ -145,7 +151,7 @@ class SysfsDevice:
         return DomainCapability(
             domain.name,
             domain.frequencies_hz,
-            cpus=domain.cpus,
+            cpus=tuple(cpu for cpu in domain.cpus if cpu in online) if online else domain.cpus,
             can_read=domain.readable,
             can_write=can_write,
             reason="; ".join(reasons),

@@ -109,9 +109,9 @@ class SimulatedDevice:
             DomainCapability(
                 d.name,
                 tuple(hz for hz in d.table if hz <= d.limit.max_hz),
-                True,
-                d.online > 0,
-                self._offline(d),
+                cpus=d.cpus,
+                can_write=d.online > 0,
+                reason=self._offline(d),
             )
             for d in self._all
         )

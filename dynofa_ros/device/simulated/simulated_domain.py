@@ -16,6 +16,7 @@ from dynofa_ros.device.device import AppliedDomain
 from dynofa_ros.device.power_model import DomainTerms, domain_terms
 from dynofa_ros.device.simulated.governors import GOVERNORS, PELT_HALF_LIFE_S, Governor, GovernorState, Load
 from dynofa_ros.device.simulated.power_modes import DomainLimit
+from dynofa_ros.latency import processor_of
 from dynofa_ros.messages import DomainPowerModel, DomainStatus, FrequencyBand
 
 NEVER = 1 << 62
@@ -100,6 +101,14 @@ class SimulatedDomain:
     def online(self) -> int:
         """Cores that are online; 0 = the domain is off."""
         return self.limit.online
+
+    @property
+    def cpus(self) -> tuple[int, ...]:
+        """Numbers of the CPUs that are online; a domain of the CPU is named after its first one."""
+        if processor_of(self.name) != "cpu":
+            return ()
+        first = int(self.name.removeprefix("cpu"))
+        return tuple(range(first, first + self.online))
 
     @property
     def throttled(self) -> bool:
