@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,92 @@ def test_a_command_changes_the_network_between_two_requests(running) -> None:
     front.application.command.take(SubnetCommand(decision_id=8, subnet_id="none"))
     assert front.of("subnet_state")[-1].status == SubnetCondition.REJECTED
     assert "'none' is not in the library" in front.warnings[-1]
+
+
+# --- the command in force ------------------------------------------------------------------------
+
+
+def states(front: Running) -> list[tuple[SubnetCondition, str, int]]:
+    return [(s.status, s.subnet_id, s.decision_id) for s in front.of("subnet_state")]
+
+
+def ends(front: Running) -> tuple[str, str]:
+    """The least and the most accurate sub-network."""
+    entries = front.application.networks.libraries["cpu"].entries
+    return entries[0].id, entries[-1].id
+
+
+def test_a_pin_wins_until_it_is_released(running) -> None:
+    front = running(Words)
+    application, (small, large) = front.application, ends(front)
+    application.change(application.targets, small)
+    front.until(lambda: states(front)[-1] == (SubnetCondition.PINNED, small, 0))
+    application.command.take(SubnetCommand(decision_id=3, subnet_id=large))
+    assert states(front)[-1] == (SubnetCondition.PINNED, small, 3), "answered, not followed"
+    application.change(application.targets, "")
+    front.until(lambda: states(front)[-1] == (SubnetCondition.APPLIED, large, 3))
+    assert application.networks.pin_refusal("none").startswith("subnet_id must be empty or one of ")
+
+
+def test_a_command_that_is_not_renewed_lapses_and_a_new_manager_may_count_anew(running) -> None:
+    front = running(Words)
+    command, (small, large) = front.application.command, ends(front)
+    command.take(SubnetCommand(decision_id=900, subnet_id=small, valid_for_s=0.05, rate_hz=20.0))
+    front.until(lambda: states(front)[-1] == (SubnetCondition.APPLIED, small, 900))
+    assert command.gate is not None and command.gate.rate_hz == 20.0
+    front.until(lambda: command.watch() or states(front)[-1] == (SubnetCondition.APPLIED, large, 0))
+    assert command.gate is None and front.warnings == [
+        "the manager is silent: back to the default sub-network"
+    ]
+    command.take(SubnetCommand(decision_id=1, subnet_id=small))
+    front.until(lambda: states(front)[-1] == (SubnetCondition.APPLIED, small, 1))
+    command.take(SubnetCommand(decision_id=1, subnet_id=large))
+    assert command.order.key.subnet_id == small, "not newer"
+
+
+def test_the_rate_of_a_command_thins_and_is_no_new_phase_when_renewed(running) -> None:
+    front = running(Words)
+    command = front.application.command
+    small, _ = ends(front)
+    command.take(SubnetCommand(decision_id=1, subnet_id=small, rate_hz=2.0))
+    gate = command.gate
+    assert front.application.accept("go") and not front.application.accept("go")
+    time.sleep(0.006)
+    assert not front.application.accept("go") and front.application.counters.dropped == 1
+    command.take(SubnetCommand(decision_id=2, subnet_id=small, rate_hz=2.0))
+    assert command.gate is gate
+    command.take(SubnetCommand(decision_id=3, subnet_id=small))
+    assert command.gate is None
+
+
+def test_targets_change_while_it_runs(running) -> None:
+    front = running(Words)
+    application, (small, _) = front.application, ends(front)
+    tight = replace(application.targets, latency_target_ms=0.5)
+    application.change(tight, "")  # nobody manages: the default follows the target
+    front.until(lambda: states(front)[-1][:2] == (SubnetCondition.APPLIED, small))
+    assert replace(front.of("targets")[-1], header=Header()) == tight
+    application.change(replace(tight, paused=True), "")
+    assert states(front)[-1][0] == SubnetCondition.DISABLED
+    assert not application.accept("go") and application.counters.unanswered_ns is None
+    application.change(tight, "")
+    assert states(front)[-1][0] == SubnetCondition.APPLIED
+    front.answer("go")
+
+
+def test_stopped_it_says_so_and_starts_again_without_the_old_command(running) -> None:
+    front = running(Words)
+    application, (small, large) = front.application, ends(front)
+    application.command.take(SubnetCommand(decision_id=5, subnet_id=small))
+    front.answer("go")
+    assert application.stop("the node is inactive")
+    assert states(front)[-1][0] == SubnetCondition.DISABLED
+    application.start()
+    front.until(lambda: states(front)[-1] == (SubnetCondition.APPLIED, large, 0))
+    assert front.answer("go").frame_sequence == 1
+
+
+# --- queues --------------------------------------------------------------------------------------
 
 
 class InOrder:
