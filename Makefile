@@ -6,6 +6,8 @@
 PYTHON ?=
 # Arguments of `dynofa demo` or pytest, e.g. make demo ARGS="--seconds 30 --apps 2"
 ARGS ?=
+# make test QUICK=1: only what has no processes, no clock and little to compute
+QUICK ?=
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,8 +23,8 @@ demo: install-demo ## install what the demo uses, then `dynofa demo` (ARGS=...)
 
 test: install ## install everything, then pytest (ARGS=...): on two cores what has no processes and no clock, then the rest
 	@run() { .venv/bin/python -m pytest "$$@" $(ARGS) || test $$? -eq 5; }; \
-	run -n 2 --dist loadfile -m "not live"; others=$$?; \
-	run -m live && exit $$others # 5, ARGS leave no test, is no failure
+	run -n 2 --dist loadfile -m "not live$(if $(QUICK), and not slow)"; others=$$?; \
+	$(if $(QUICK),,run -m live &&) exit $$others # 5, ARGS leave no test, is no failure
 
 lint: install ## install everything, then ruff and mypy
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

@@ -9,7 +9,6 @@ from pathlib import Path
 EXTRAS = {  # of pyproject.toml, by the module that they bring
     "jinja2": "evaluation",
     "openvino": "openvino",
-    "pandas": "evaluation",
     "torch": "torch",
     "torchvision": "images",
 }

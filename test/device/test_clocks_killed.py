@@ -87,6 +87,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         bench.end_all()
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(bench: Bench) -> None:
     choice = random.Random(1)
     changed = 0
@@ -128,6 +129,7 @@ def crash_points(
         yield point, changed, not bench.changed()
 
 
+@pytest.mark.slow
 def test_killed_before_every_system_call(bench: Bench) -> None:
     results = list(crash_points(bench))
     assert [point for point, _, as_found in results if not as_found] == []

@@ -56,6 +56,7 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
         dynofa("evaluate", "--quick", "--out", str(tmp_path / "file" / "folder"))
 
 
+@pytest.mark.slow
 def test_a_quick_study_writes_results_and_a_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_quick_study_writes_results_and_a_report(
         assert f"]({name})" in report
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_processes() -> None:
     jobs = [replace(job, scene=replace(job.scene, duration_s=3.0)) for job in plan(["S1"], ["ours", "B4"], 1)]
     jobs = [job for job in jobs if job.group == "main"]

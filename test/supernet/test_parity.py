@@ -92,6 +92,7 @@ def expected(official) -> dict[SubnetConfig, Expected]:
     return {config: expect(net, config, seed) for seed, config in enumerate(configs)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_random_subnets_equal_the_official_ones(official, expected, engine):
     name, net = official
