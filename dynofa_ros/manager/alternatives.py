@@ -23,21 +23,21 @@ from dynofa_ros.messages import Alternative
 
 BETTER, CHEAPER, ELSEWHERE = "better", "cheaper", "processor"
 TOLERANCE = 1.0 + 1e-9
-LOOK_PERIOD_NS = 1_000_000_000
+PERIOD_NS = 1_000_000_000
 
 
 @dataclass
-class Lookout:
-    """Looks at the alternatives when a plan has changed, and once a second."""
+class AlternativesTimer:
+    """When the alternatives are computed: after a change of the plan, and once a second."""
 
     _plan: Plan | None = None
     _ns: int = 0
 
-    def look(
+    def due(
         self, now_ns: int, problem: Problem, plan: Plan | None, present: Forecast, limit_name: str
     ) -> tuple[Alternative, ...]:
-        """Alternatives of the plan in force at ``now_ns``; empty if it is not time to look."""
-        if plan is None or (plan.same_knobs(self._plan) and abs(now_ns - self._ns) < LOOK_PERIOD_NS):
+        """Alternatives of the plan in force at ``now_ns``; empty while none are due."""
+        if plan is None or (plan.same_knobs(self._plan) and abs(now_ns - self._ns) < PERIOD_NS):
             return ()
         self._plan, self._ns = plan, now_ns
         return alternatives(problem, plan, present, limit_name)

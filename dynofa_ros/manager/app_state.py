@@ -104,7 +104,7 @@ class AppState:
 
     @property
     def usable(self) -> tuple[SubnetEntry, ...]:
-        """Entries it may be told to run: the pinned or held one, or all that the node has not refused."""
+        """Entries it may be commanded to run: the pinned or held one, or all the node has not refused."""
         return self._current().entries
 
     @property

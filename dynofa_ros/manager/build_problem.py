@@ -10,10 +10,10 @@ import numpy as np
 
 from dynofa_ros.latency import processor_of
 from dynofa_ros.manager.app_state import AppState, Menus
-from dynofa_ros.manager.guards import CAP_GUARD, CAP_RELEASE
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.manager.placement import CLUSTERED, place_of
 from dynofa_ros.manager.plan import MEETING
+from dynofa_ros.manager.power_guard import CAP_GUARD, CAP_RELEASE
 from dynofa_ros.manager.problem import (
     LAUNCHER,
     App,
@@ -26,7 +26,7 @@ from dynofa_ros.manager.problem import (
     make_menu,
     make_table,
 )
-from dynofa_ros.manager.state import World
+from dynofa_ros.manager.state import State
 from dynofa_ros.messages import AppTargets
 
 CONTENTION = {"cpu": 0.3, "gpu": 0.45, "npu": 0.45}  # guess; what it gets wrong ends up in the slowdown
@@ -35,40 +35,40 @@ RELATIVE_RELEASE = 1.1  # of a budget of relative power: loads fluctuate
 BACKGROUND_FLOOR = 0.02  # less utilisation than this does not keep a processor awake
 
 
-def build_problem(world: World, parameters: Parameters, apps: Sequence[AppState]) -> Problem:
+def build_problem(state: State, parameters: Parameters, apps: Sequence[AppState]) -> Problem:
     """Problem of the given applications; those that no processor can run are left out (compare the names)."""
-    world.arrange(apps)
-    names = _processor_names(world, apps)
+    state.arrange(apps)
+    names = _processor_names(state, apps)
     named = {name for app in apps for name in app.named_processors}
-    if any(world.launch_share(name) > 0.0 for name in named):
+    if any(state.launch_share(name) > 0.0 for name in named):
         named.add(LAUNCHER)
-    processors = tuple(_processor(world, name) for name in names if name in named)
-    unused = tuple(_processor(world, name) for name in names if name not in named)
-    models = [_app(world, parameters, app, processors) for app in apps]
+    processors = tuple(_processor(state, name) for name in names if name in named)
+    unused = tuple(_processor(state, name) for name in names if name not in named)
+    models = [_app(state, parameters, app, processors) for app in apps]
     return Problem(
         apps=tuple(model for model in models if model is not None),
         processors=processors,
-        constant_w=_constant_w(world) + sum(p.idle_w for p in unused),
-        power_limit_w=power_limit_w(world, parameters)[0],
-        power_known=world.power_model is not None,
+        constant_w=_constant_w(state) + sum(p.idle_w for p in unused),
+        power_limit_w=power_limit_w(state, parameters)[0],
+        power_known=state.power_model is not None,
         unused=unused,
         most_frames=parameters.objective == "throughput",
         least_latency=parameters.objective == "latency",
     )
 
 
-def power_limit_w(world: World, parameters: Parameters, *, release: bool = False) -> tuple[float, str]:
+def power_limit_w(state: State, parameters: Parameters, *, release: bool = False) -> tuple[float, str]:
     """Power that a plan may be predicted to take, and which limit that is.
 
     ``release``: the looser limit above which a plan in force is given up. inf without a limit. On
     computers without a power model it is a budget of relative power, see `feedback`.
     """
-    if world.power_model is None:
-        budget, name = world.feedback.limit()
+    if state.power_model is None:
+        budget, name = state.feedback.limit()
         return (RELATIVE_RELEASE * budget if release else budget), name
-    cap_w = world.power.limit_w(parameters.power_cap_w)
-    battery_w = world.battery.cap_w  # of the mean: what is over now is less later
-    thermal_w = world.thermal.limit_w(parameters.temperature_limit_c, world.power.measured_w)
+    cap_w = state.power.limit_w(parameters.power_cap_w)
+    battery_w = state.battery.cap_w  # of the mean: what is over now is less later
+    thermal_w = state.thermal.limit_w(parameters.temperature_limit_c, state.power.measured_w)
     if release:
         cap_w *= (1.0 - CAP_RELEASE) / (1.0 - CAP_GUARD)
         battery_w *= 1.0 + CAP_GUARD
@@ -77,13 +77,13 @@ def power_limit_w(world: World, parameters: Parameters, *, release: bool = False
     return (cap_w, "power_cap") if cap_w <= thermal_w else (thermal_w, "temperature")
 
 
-def _processor_names(world: World, apps: Sequence[AppState]) -> list[str]:
-    known = {world.place(d.domain) for d in world.capabilities.domains} if world.capabilities else set()
-    offered = set(world.capabilities.processors) if world.capabilities else set()
-    offered -= {CLUSTERED} if world.clusters else set()
+def _processor_names(state: State, apps: Sequence[AppState]) -> list[str]:
+    known = {state.place(d.domain) for d in state.capabilities.domains} if state.capabilities else set()
+    offered = set(state.capabilities.processors) if state.capabilities else set()
+    offered -= {CLUSTERED} if state.clusters else set()
     named = {name for app in apps for name in app.named_processors}
     # Without a device every processor that a library names is taken at its word.
-    usable = offered | {str(name) for name in known if name} if world.capabilities else named
+    usable = offered | {str(name) for name in known if name} if state.capabilities else named
     return sorted(usable)
 
 
@@ -107,55 +107,59 @@ class Levels:
     place: dict[tuple[float, ...], int]  # level of each combination of clocks
 
 
-def _processor(world: World, name: str) -> Processor:
-    levels = _levels_of(world, name)
-    base_w, slope_w, background = _loaded(world, levels)
-    idle_level, idle_w = _idle(world, name, levels, base_w, background)
+def _processor(state: State, name: str) -> Processor:
+    levels = _levels_of(state, name)
+    base_w, slope_w, background = _loaded(state, levels)
+    idle_level, idle_w = _idle(state, name, levels, base_w, background)
     return Processor(
         name=name,
         domains=levels.domains,
         clocks_hz=levels.clocks_hz,
         speed_hz=levels.speed_hz,
-        reference_hz=world.clocks_of(name)[1],
+        reference_hz=state.clocks_of(name)[1],
         base_w=base_w,
         slope_w=slope_w,
         background=background,
         idle_w=idle_w,
         idle_level=idle_level,
         contention=MEETING * CONTENTION.get(processor_of(name) or name, 0.0),
-        launch_share=world.launch_share(name),
-        cores=world.cores(name),
+        launch_share=state.launch_share(name),
+        cores=state.cores(name),
         place=levels.place,
     )
 
 
-def _levels_of(world: World, name: str) -> Levels:
-    """Levels of a processor, from the world's memory where nothing they depend on has changed."""
-    domains, _ = world.clocks_of(name)
-    deaf = world.actuators.deaf
-    tables = world.writable.get((name, deaf))
+def _levels_of(state: State, name: str) -> Levels:
+    """Levels of a processor, from memory where nothing they depend on has changed."""
+    domains, _ = state.clocks_of(name)
+    unresponsive = state.actuators.unresponsive
+    tables = state.writable.get((name, unresponsive))
     if tables is None:
-        tables = world.writable[name, deaf] = _writable(world, domains, deaf)
-    actual = tuple(nan if table else world.clocks.hz(d) for table, d in zip(tables, domains, strict=True))
-    model = world.power_model
-    temperature = model.grain(world.thermal.temperature_c) if model else nan
+        tables = state.writable[name, unresponsive] = _writable(state, domains, unresponsive)
+    actual = tuple(nan if table else state.clocks.hz(d) for table, d in zip(tables, domains, strict=True))
+    model = state.power_model
+    temperature = model.grain(state.thermal.temperature_c) if model else nan
     # By their text: NaN is not equal to itself.
-    key = (name, deaf, repr(actual), repr(temperature))
-    if key not in world.levels:
-        if len(world.levels) > 64:
-            world.levels.clear()
-        world.levels[key] = _make_levels(world, domains, tables, actual, temperature)
-    return world.levels[key]
+    key = (name, unresponsive, repr(actual), repr(temperature))
+    if key not in state.levels:
+        if len(state.levels) > 64:
+            state.levels.clear()
+        state.levels[key] = _make_levels(state, domains, tables, actual, temperature)
+    return state.levels[key]
 
 
-def _writable(world: World, domains: Sequence[str], deaf: frozenset[str]) -> tuple[tuple[int, ...], ...]:
+def _writable(
+    state: State, domains: Sequence[str], unresponsive: frozenset[str]
+) -> tuple[tuple[int, ...], ...]:
     """Frequencies that can be set, per domain; none where it may not be written, or does not obey."""
-    known = {d.domain: d for d in world.capabilities.domains} if world.capabilities else {}
-    return tuple(known[d].frequencies_hz if known[d].can_write and d not in deaf else () for d in domains)
+    known = {d.domain: d for d in state.capabilities.domains} if state.capabilities else {}
+    return tuple(
+        known[d].frequencies_hz if known[d].can_write and d not in unresponsive else () for d in domains
+    )
 
 
 def _make_levels(
-    world: World,
+    state: State,
     domains: tuple[str, ...],
     tables: Sequence[tuple[int, ...]],
     actual: Sequence[float],
@@ -164,14 +168,14 @@ def _make_levels(
     clocks = _steps(tables)
     real = np.where(np.isnan(clocks), np.array(actual, dtype=float), clocks)
     speed = np.fmin.reduce(real, axis=1) if domains else np.full(len(real), nan)
-    if world.power_model is None:
+    if state.power_model is None:
         # Only comparisons count: energy per cycle grows with the square of a voltage that follows the clock.
         top = np.nanmax(np.append(speed, 1.0))
         relative = RELATIVE_TOP * np.where(np.isfinite(speed), speed / top, 1.0)[:, None] ** 3
-        if world.clusters.intersection(domains):
-            relative = relative / len(world.cpus)  # of what the whole CPU takes
+        if state.clusters.intersection(domains):
+            relative = relative / len(state.cpus)  # of what the whole CPU takes
         return _levels(domains, clocks, real, speed, (0.0 * relative, 0.1 * relative, 1.1 * relative))
-    model = world.power_model
+    model = state.power_model
     shares = [
         [
             model.domain(d, float(f) if isfinite(f) else 0.0, temperature)
@@ -208,9 +212,9 @@ def _steps(tables: Sequence[tuple[int, ...]]) -> Array:
     return np.array(rows, dtype=float).reshape(len(rows), len(tables))
 
 
-def _loaded(world: World, levels: Levels) -> tuple[Array, Array, Array]:
+def _loaded(state: State, levels: Levels) -> tuple[Array, Array, Array]:
     """Power without managed load, power per load, and utilisation by others, at every level."""
-    cycles = [world.background_hz(d) for d in levels.domains]
+    cycles = [state.background_hz(d) for d in levels.domains]
     if not any(cycles):
         return levels.base_w, levels.slope_w, levels.quiet
     hz = np.array(cycles, dtype=float)
@@ -223,7 +227,7 @@ def _loaded(world: World, levels: Levels) -> tuple[Array, Array, Array]:
 
 
 def _idle(
-    world: World, name: str, levels: Levels, base_w: Array, background: Array
+    state: State, name: str, levels: Levels, base_w: Array, background: Array
 ) -> tuple[int | None, float]:
     """Level of a processor that hosts no application, None = its governor's, and the power it then takes.
 
@@ -231,7 +235,7 @@ def _idle(
     lowest clock that leaves room for what others do there.
     """
     if processor_of(name) == "cpu":
-        return None, _governed_w(world, levels.domains)
+        return None, _governed_w(state, levels.domains)
     level = 0
     if background is not levels.quiet:
         room = np.flatnonzero(background <= 1.0 - BACKGROUND_FLOOR)
@@ -240,59 +244,59 @@ def _idle(
     return level, float(base_w[level] if used else levels.unused_w[level].sum())
 
 
-def _governed_w(world: World, domains: Sequence[str]) -> float:
+def _governed_w(state: State, domains: Sequence[str]) -> float:
     """Power of domains at the clocks they have now."""
-    if world.power_model is None:
+    if state.power_model is None:
         return 0.0
     total = 0.0
     for domain in domains:
-        hz = world.clocks.hz(domain)
+        hz = state.clocks.hz(domain)
         if isfinite(hz):
-            share = world.power_model.domain(domain, hz, world.thermal.temperature_c)
-            total += share.at(min(1.0, world.background_hz(domain) / hz))
+            share = state.power_model.domain(domain, hz, state.thermal.temperature_c)
+            total += share.at(min(1.0, state.background_hz(domain) / hz))
     return total
 
 
-def _constant_w(world: World) -> float:
+def _constant_w(state: State) -> float:
     """Power that no processor's clock changes: the module, domains of no processor, the measured bias."""
-    model = world.power_model
+    model = state.power_model
     if model is None:
         return 0.0
-    total = model.constant_w(world.thermal.temperature_c) + world.power.bias_w
-    readings = world.telemetry.domains if world.telemetry else ()
+    total = model.constant_w(state.thermal.temperature_c) + state.power.bias_w
+    readings = state.telemetry.domains if state.telemetry else ()
     for reading in readings:
         if processor_of(reading.domain) is None and reading.domain in model.counted:
             if isfinite(reading.frequency_hz):
-                share = model.domain(reading.domain, reading.frequency_hz, world.thermal.temperature_c)
+                share = model.domain(reading.domain, reading.frequency_hz, state.thermal.temperature_c)
                 total += share.at(reading.utilization if isfinite(reading.utilization) else 0.0)
     return total
 
 
 def _app(
-    world: World, parameters: Parameters, state: AppState, processors: Sequence[Processor]
+    state: State, parameters: Parameters, known: AppState, processors: Sequence[Processor]
 ) -> App | None:
-    targets = state.targets
+    targets = known.targets
     if targets is None:
         return None
     target = _accuracy_target(targets, parameters.objective)
-    key = (state.usable, target, targets.accuracy_floor, *(id(p.speed_hz) for p in processors))
-    if state.menus_key != key:
+    key = (known.usable, target, targets.accuracy_floor, *(id(p.speed_hz) for p in processors))
+    if known.menus_key != key:
         # The arrays themselves are kept with the tables: an id that is still in use is never given twice.
-        state.menus_key, state.menus = key, _menus(state, target, targets.accuracy_floor, processors)
-    menus = state.menus
+        known.menus_key, known.menus = key, _menus(known, target, targets.accuracy_floor, processors)
+    menus = known.menus
     if menus is None:
         return None
     return App(
-        name=state.name,
+        name=known.name,
         priority=targets.priority,
-        rate_hz=state.due_hz(),
+        rate_hz=known.due_hz(),
         latency_target_ms=targets.latency_target_ms,
-        overhead_ms=state.estimator.overhead.typical_ms(),
+        overhead_ms=known.estimator.overhead.typical_ms(),
         accuracies=menus.accuracies,
         below_floor=menus.below_floor,
         options={
             name: Option(
-                menu, world.slowdown(state, name), state.estimator.margin(name, targets.miss_tolerance)
+                menu, state.slowdown(known, name), known.estimator.margin(name, targets.miss_tolerance)
             )
             for name, menu in menus.by_processor.items()
         },
@@ -305,9 +309,9 @@ def _accuracy_target(targets: AppTargets, objective: str) -> float:
     return 1.0 if objective == "accuracy_under_power" else targets.accuracy_target
 
 
-def _menus(state: AppState, target: float, floor: float, processors: Sequence[Processor]) -> Menus | None:
+def _menus(known: AppState, target: float, floor: float, processors: Sequence[Processor]) -> Menus | None:
     """Menus of one application, from tables that only its library and the clocks decide."""
-    tables = {p.name: table for p in processors if (table := _table(state, p)) is not None}
+    tables = {p.name: table for p in processors if (table := _table(known, p)) is not None}
     if not tables:
         return None
     available = [accuracy for table in tables.values() for accuracy in table.accuracies]
@@ -316,12 +320,12 @@ def _menus(state: AppState, target: float, floor: float, processors: Sequence[Pr
     return Menus(accuracies, below, menus)
 
 
-def _table(state: AppState, processor: Processor) -> EntryTable | None:
+def _table(known: AppState, processor: Processor) -> EntryTable | None:
     """Table of an application on a processor, the last one if neither library nor clocks are others since."""
-    usable, kept = state.usable, state.tables.get(processor.name)
+    usable, kept = known.usable, known.tables.get(processor.name)
     if kept is None or kept[0] is not processor.speed_hz or kept[1] is not usable:
         own = tuple(e for e in usable if place_of(e) == processor.name)
         kept = (processor.speed_hz, usable, make_table(own, processor) if own else None)
-        state.tables[processor.name] = kept
+        known.tables[processor.name] = kept
     table: EntryTable | None = kept[2]
     return table

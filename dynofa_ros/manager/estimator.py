@@ -3,7 +3,7 @@
 A random-walk Kalman filter on the log-ratio z = ln(measured / predicted) with measurement noise learned from
 the median absolute deviation, clipped innovations and a two-sided CUSUM that re-opens the filter when the
 level has moved. The filter idea is ALERT's (Wan et al., USENIX ATC 2020); noise learning, clipping and CUSUM
-replace its constants. How far single frames lie above the level is told by `tail`.
+replace its constants. How far single frames lie above the level: `margin`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp, isfinite, log, sqrt
 
-from dynofa_ros.manager.margin import DEVIATION_USUAL, MAD_DEVIATION, Tail
-from dynofa_ros.manager.window import Window, median_of
+from dynofa_ros.manager.margin import DEVIATION_USUAL, MAD_DEVIATION, MarginEstimator, Window, median_of
 
 NOISE_FLOOR = 9e-4  # (3 %)^2: what a pinned, idle machine shows
 NOISE_START = 4e-3  # (6 %)^2 until enough residuals are seen
@@ -43,7 +42,7 @@ MAX_SKIPPED = 2
 class SlowdownFilter:
     """Slowdown xi = measured / predicted of one application on one processor."""
 
-    tail: Tail = field(default_factory=lambda: Tail())
+    margins: MarginEstimator = field(default_factory=lambda: MarginEstimator())
     log_level: float = 0.0
     usual_level: float = 0.0  # its mean over the last frames
     variance: float = VARIANCE_START
@@ -83,7 +82,7 @@ class SlowdownFilter:
             self._reopen(log_ratio)
             return True
         self._residuals.append(innovation)
-        self.tail.append(exp(innovation) + extra)
+        self.margins.append(exp(innovation) + extra)
         self._learn_noise()
         limit = CLIP_SIGMAS * sqrt(self.variance + noise)
         gain = self.variance / (self.variance + noise)
@@ -98,7 +97,7 @@ class SlowdownFilter:
         ``drift``: by how much the level of those that run here is above what is usual for them.
         """
         self.log_level += FADING * (self.usual_level + drift - self.log_level)
-        self.tail.fade()
+        self.margins.fade()
 
     def age(self, seconds: float) -> None:
         """Widens the estimate for time in which nothing was measured."""
@@ -106,7 +105,7 @@ class SlowdownFilter:
 
     def margin(self, miss_tolerance: float) -> float:
         """Factor on the expected latency that all but ``miss_tolerance`` of the frames stay below."""
-        return self.tail.margin(miss_tolerance)
+        return self.margins.margin(miss_tolerance)
 
     def _learn_noise(self) -> None:
         """Noise from the residuals; it changes slowly and is looked at ever so often."""
@@ -132,7 +131,7 @@ class SlowdownFilter:
         """
         recent = [log_ratio]
         for _ in range(min(self._suspects, len(self._residuals))):
-            self.tail.forget()
+            self.margins.forget()
             recent.append(self.log_level + self._residuals.pop())
         self._suspects = 0
         self._first = [log_ratio]
@@ -225,17 +224,17 @@ class AppEstimator:
         """Filter of one processor, made on first use."""
         found = self.filters.get(processor)
         if found is None:
-            found = self.filters[processor] = SlowdownFilter(Tail(self._usual()))
+            found = self.filters[processor] = SlowdownFilter(MarginEstimator(self._usual()))
         return found
 
     def margin(self, processor: str, miss_tolerance: float) -> float:
         """Margin on a processor; where nothing was measured it is as noisy as where the last frame ran."""
-        known = self.filters.get(processor) or SlowdownFilter(Tail(self._usual()))
+        known = self.filters.get(processor) or SlowdownFilter(MarginEstimator(self._usual()))
         return known.margin(miss_tolerance)
 
     def _usual(self) -> float:
         last = self.filters.get(self.processor)
-        return max(DEVIATION_USUAL, last.tail.deviation) if last else DEVIATION_USUAL
+        return max(DEVIATION_USUAL, last.margins.deviation) if last else DEVIATION_USUAL
 
     def known(self, processor: str) -> bool:
         """Whether a frame was ever measured on the processor."""

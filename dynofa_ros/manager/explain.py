@@ -28,11 +28,11 @@ def binding_constraint(
     if any(app.below_floor for app in problem.apps):
         return "accuracy_floor"
     if plan.ladder_step > 0 or not plan.feasible:
-        return _sacrifice(problem, plan, present, limit_name, trace)
-    return _frugality(problem, plan, objective)
+        return _degraded(problem, plan, present, limit_name, trace)
+    return _undegraded(problem, plan, objective)
 
 
-def _sacrifice(problem: Problem, plan: Plan, present: Forecast, limit_name: str, trace: Trace) -> str:
+def _degraded(problem: Problem, plan: Plan, present: Forecast, limit_name: str, trace: Trace) -> str:
     """Which constraint keeps back what the most important application lacks."""
     if trace.power:
         return limit_name
@@ -70,7 +70,7 @@ def _one_step_up(problem: Problem, plan: Plan, present: Forecast) -> list[Demand
     return None
 
 
-def _frugality(problem: Problem, plan: Plan, objective: str) -> str:
+def _undegraded(problem: Problem, plan: Plan, objective: str) -> str:
     """All targets are met: what keeps the clocks, then the sub-networks, from being smaller."""
     for name, clocks in plan.clocks:
         processor = problem.processor(name)

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from math import inf, isfinite, nan
 from typing import Protocol
 
-SETTLE_S = 0.3  # power needs this long to follow a new plan
+from dynofa_ros.manager.power_guard import SETTLE_S
+from dynofa_ros.manager.thermal_guard import EMERGENCY_C
+
 OVER_CAP_S = 0.4  # above the cap for longer than this: the budget is lowered
 ALLOWED_SHARE = 0.02  # of the samples may lie above the cap for ever
 MEAN_SAMPLES = 60  # of telemetry, 6 s at 10 Hz
@@ -26,7 +28,6 @@ RETRY_S, RETRY_MAX_S = 60.0, 600.0  # after which half of what a failed plan has
 TINY = 1e-9
 NEW_CAP_SHARE = 0.02  # a smaller change of the cap is drift of a battery budget, not a wish
 
-EMERGENCY_C = 3.0  # above the limit: the least there is, at once
 LOOK_AHEAD_S = 10.0
 FALLING_C_PER_S = -0.02
 COOLING_S, COOLING_STEP = 4.0, 0.15  # time between two steps down, and their share of the relative power

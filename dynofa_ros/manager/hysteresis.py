@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from dynofa_ros.manager.ladder import Outcome, Trace
 from dynofa_ros.manager.many import allocate_any, fits_any
 from dynofa_ros.manager.placement import place_of
-from dynofa_ros.manager.plan import SHAVED_SHARE, Forecast, Plan, forecast, make_plan, quality
+from dynofa_ros.manager.plan import REDUCED_SHARE, Forecast, Plan, forecast, make_plan, quality
 from dynofa_ros.manager.problem import App, Menu, Problem
 
 HEADROOM = 1.0  # share of the latency target that a new plan may fill
@@ -29,7 +29,7 @@ BACKOFF_MAX = 16.0
 DWELL_MAX_S = 8.0
 FAILED_WITHIN_S = 4.0  # an upgrade taken back sooner than this has failed
 REPAIRED_S = 2.0  # after a plan failed power is not saved that soon
-FORGIVEN_AFTER_S = 30.0
+BACKOFF_RESET_S = 30.0
 SOLVE_PERIOD_S = 1.0
 REPAIR = 0.02  # of a latency target, or W: less is not worth a change of a plan that fails anyway
 MOVED_SHARE = 0.02  # of a latency or a power: alternatives are looked at again before the second is over
@@ -74,15 +74,15 @@ class Hysteresis:
         present = forecast(problem, current, release_limit_w, HOLD) if current else Forecast(False)
         self.solved = False
         if current is None or at_once or not present.applicable:
-            self._forgive()
+            self._reset_backoff()
             self.present = None
             return self._change(now_ns, current, self._solve(now_ns, problem, current))
         self.present = present
         if not present.sound:
-            eased = ease(problem, current, present)
-            if eased is not None and forecast(problem, eased, release_limit_w, HOLD).sound:
+            downgraded = quick_downgrade(problem, current, present)
+            if downgraded is not None and forecast(problem, downgraded, release_limit_w, HOLD).sound:
                 self._note_failure(now_ns, alarm)
-                return self._change(now_ns, current, eased)
+                return self._change(now_ns, current, downgraded)
             bold = self._solve(now_ns, problem, current)
             if repairs(forecast(problem, bold, release_limit_w, HOLD), present):
                 self._note_failure(now_ns, alarm)
@@ -116,7 +116,7 @@ class Hysteresis:
         outcome = allocate_any(problem, headroom, self.trace, places)
         self.trace = outcome.trace
         if outcome.within_limits and not outcome.feasible:
-            outcome = _shaved(problem, outcome, self.trace, places)
+            outcome = _reduced_margin(problem, outcome, self.trace, places)
             if any(d.relaxed for d in outcome.demands):
                 outcome = _least_late(problem, outcome, self.trace, places)
         self.solved, self.solved_ns, self.seen = True, now_ns, None
@@ -142,7 +142,7 @@ class Hysteresis:
             self.better_since_ns = None
         return plan
 
-    def _forgive(self) -> None:
+    def _reset_backoff(self) -> None:
         self.upgraded_ns = self.failed_ns = self.repaired_ns = None
         self.backoff = 1.0
 
@@ -155,8 +155,8 @@ class Hysteresis:
         self.upgraded_ns = None
 
     def _dwelt(self, now_ns: int, min_dwell_s: float, *, only_power: bool) -> bool:
-        if self.failed_ns is not None and now_ns - self.failed_ns > FORGIVEN_AFTER_S * 1e9:
-            self._forgive()
+        if self.failed_ns is not None and now_ns - self.failed_ns > BACKOFF_RESET_S * 1e9:
+            self._reset_backoff()
         dwell_ns = max(min_dwell_s, min(min_dwell_s * self.backoff, DWELL_MAX_S)) * 1e9
         if only_power and self.repaired_ns is not None and now_ns - self.repaired_ns < REPAIRED_S * 1e9:
             return False
@@ -165,7 +165,7 @@ class Hysteresis:
         return since_change and better
 
 
-def ease(problem: Problem, current: Plan, present: Forecast) -> Plan | None:
+def quick_downgrade(problem: Problem, current: Plan, present: Forecast) -> Plan | None:
     """The plan in force with smaller sub-networks for those that are late; None if that saves nobody.
 
     Where accuracy is being given up anyway and the clock is at its top, so that nobody else has to move for
@@ -175,7 +175,7 @@ def ease(problem: Problem, current: Plan, present: Forecast) -> Plan | None:
         return None
     clocks, choices = dict(current.clocks), []
     for app, choice, price in zip(problem.apps, current.choices, present.apps, strict=True):
-        eased = choice
+        downgraded = choice
         if price.late:
             name = place_of(choice.entry)
             processor, table = problem.processor(name), app.options[name].table
@@ -194,25 +194,25 @@ def ease(problem: Problem, current: Plan, present: Forecast) -> Plan | None:
             ]
             if not fitting:
                 return None
-            eased = replace(choice, entry=fitting[-1])
-        choices.append(eased)
+            downgraded = replace(choice, entry=fitting[-1])
+        choices.append(downgraded)
     return replace(current, choices=tuple(choices)) if tuple(choices) != current.choices else None
 
 
-def _shaved(problem: Problem, outcome: Outcome, trace: Trace, places: Sequence[str]) -> Outcome:
+def _reduced_margin(problem: Problem, outcome: Outcome, trace: Trace, places: Sequence[str]) -> Outcome:
     """Where frames or deadlines had to be given up: what narrower margins can save of them."""
     apps = tuple(
         replace(
             app,
             options={
-                name: replace(option, margin=option.margin ** (1.0 - SHAVED_SHARE))
+                name: replace(option, margin=option.margin ** (1.0 - REDUCED_SHARE))
                 for name, option in app.options.items()
             },
         )
         for app in problem.apps
     )
-    shaved = allocate_any(replace(problem, apps=apps), HEADROOM, trace, places)
-    return shaved if _given_up(shaved) < _given_up(outcome) else outcome
+    reduced = allocate_any(replace(problem, apps=apps), HEADROOM, trace, places)
+    return reduced if _given_up(reduced) < _given_up(outcome) else outcome
 
 
 def _given_up(outcome: Outcome) -> tuple[int, int]:

@@ -1,13 +1,13 @@
-"""What to give up first when not everything fits, and how to get it back.
+"""Degradation ladder: what is given up first when not everything fits.
 
-The ladder is one total order of small sacrifices (rungs): accuracies from target to floor, class by class,
+The ladder is one total order of small losses (rungs): accuracies from target to floor, class by class,
 the least important first, within a class always the application that would lose least; then rates to 1/2,
 1/3, 1/4 and at last deadlines, the least important application first. Objective `throughput` gives up first
-the frames that take longest, whose they are counts by a weight. Power cap and temperature are on no rung.
+the frames that take longest, weighted by priority. Power cap and temperature are on no rung.
 
 Each rung only takes load away, so feasibility is monotone in the number of rungs. The least number is found
-by search, from a guess that changes the time it takes and not the result. What then turns out to have been
-given up in vain is given back, the most important application first: deadlines, then rates, then
+by search, from a guess that changes the time it takes and not the result. Rungs that turn out not to be
+needed are then reclaimed (`reclaim`), the most important application first: deadlines, then rates, then
 accuracies, one application after the other, each as far as the demands of all others allow. For one
 application the result is the lexicographic best: rate before accuracy, accuracy before power.
 """
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from dynofa_ros.manager.grid import Asked, Grid, asked, make_grid
 from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem
-from dynofa_ros.manager.reclaim import give_back
+from dynofa_ros.manager.reclaim import reclaim
 from dynofa_ros.manager.solver import Point, solve
 
 ACCURACY, RATE, DEADLINE = 0, 1, 2
@@ -80,7 +80,7 @@ class Outcome:
 
     @property
     def rungs(self) -> int:
-        """Sacrifices in force."""
+        """Rungs in force."""
         return sum(d.level + d.divider - 1 + d.relaxed for d in self.demands)
 
     @property
@@ -128,7 +128,7 @@ def _within_limits(problem: Problem, grid: Grid, order: Ladder, guess: Trace) ->
         return None
     wanted = order.asked(found.rungs)
     if found.rungs:
-        wanted, point = give_back(problem, grid, wanted), None
+        wanted, point = reclaim(problem, grid, wanted), None
     return _outcome(problem, grid, wanted, found, point)
 
 

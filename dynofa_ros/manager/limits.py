@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from dynofa_ros.manager.inputs import Parameters
-from dynofa_ros.manager.state import World
+from dynofa_ros.manager.state import State
 
 FIRST_READING_S = 2.0  # a sensor that has never spoken is missing after this long
 LOST_S = 6.0  # one that has spoken may be silent for this long
@@ -22,23 +22,23 @@ class LimitFault:
     text: str
 
 
-def missing_sensor(world: World, parameters: Parameters, now_ns: int) -> LimitFault | None:
+def missing_sensor(state: State, parameters: Parameters, now_ns: int) -> LimitFault | None:
     """The limit that was asked for and that no sensor watches, None = all are watched.
 
     A power cap or battery budget needs a total power, or a power model. The default of
     ``temperature_limit_c`` is nobody's wish: without a thermometer only another value is refused.
     """
-    if world.power_model is None and _missing(world, world.sensors.power_ns, now_ns):
+    if state.power_model is None and _missing(state, state.sensors.power_ns, now_ns):
         advice = "give the device a power sensor or a power model (its parameter power_file)"
         if isfinite(parameters.power_cap_w):
             asked = f"power_cap_w = {parameters.power_cap_w:g} W"
             text = f"{asked} cannot be held: the device reports no total power; {advice}, or unset the cap"
             return LimitFault("power_cap", text)
-        if isfinite(world.battery.cap_w):
+        if isfinite(state.battery.cap_w):
             asked = f"battery_energy_j = {parameters.battery_energy_j:g} J"
             text = f"{asked} cannot be held: the device reports no total power; {advice}, or unset the budget"
             return LimitFault("power_cap", text)
-    if temperature_asked(parameters) and _missing(world, world.sensors.temperature_ns, now_ns):
+    if temperature_asked(parameters) and _missing(state, state.sensors.temperature_ns, now_ns):
         asked = f"temperature_limit_c = {parameters.temperature_limit_c:g} C"
         advice = f"connect one, or go back to the default of {DEFAULT.temperature_limit_c:g} C"
         return LimitFault(
@@ -47,14 +47,14 @@ def missing_sensor(world: World, parameters: Parameters, now_ns: int) -> LimitFa
     return None
 
 
-def broken_limit(world: World, parameters: Parameters, constraint: str) -> LimitFault | None:
+def broken_limit(state: State, parameters: Parameters, constraint: str) -> LimitFault | None:
     """The limit that an infeasible plan does not hold; ``constraint`` is what binds."""
     if constraint == "temperature":
-        measured = f"{world.thermal.temperature_c:.1f} C measured"
+        measured = f"{state.thermal.temperature_c:.1f} C measured"
         asked = f"temperature_limit_c = {parameters.temperature_limit_c:g} C"
     elif constraint == "power_cap":
-        measured = f"{world.power.measured_w:.1f} W measured"
-        cap_w = min(parameters.power_cap_w, world.battery.cap_w)
+        measured = f"{state.power.measured_w:.1f} W measured"
+        cap_w = min(parameters.power_cap_w, state.battery.cap_w)
         asked = f"power_cap_w = {cap_w:g} W"
         if cap_w < parameters.power_cap_w:
             asked = f"battery_energy_j = {parameters.battery_energy_j:g} J ({cap_w:.1f} W from now on)"
@@ -68,8 +68,8 @@ def temperature_asked(parameters: Parameters) -> bool:
     return parameters.temperature_limit_c != DEFAULT.temperature_limit_c
 
 
-def _missing(world: World, read_ns: int | None, now_ns: int) -> bool:
+def _missing(state: State, read_ns: int | None, now_ns: int) -> bool:
     since_ns, patience_s = (
-        (world.sensors.started_ns, FIRST_READING_S) if read_ns is None else (read_ns, LOST_S)
+        (state.sensors.started_ns, FIRST_READING_S) if read_ns is None else (read_ns, LOST_S)
     )
     return since_ns is not None and now_ns - since_ns > patience_s * 1e9

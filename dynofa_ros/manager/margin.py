@@ -8,10 +8,12 @@ frames within 3.5 to 4 deviations; there it has 3.75.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import exp, log, sqrt
+from math import exp, floor, log, sqrt
 
-from dynofa_ros.manager.window import Window
+from sortedcontainers import SortedList
 
 RATIOS = 256
 PRIOR_RATIOS = 192  # frames that the prior counts for
@@ -31,8 +33,65 @@ MARGIN_GRAIN = 0.002  # of the log-ratio, to which the margin is found
 LEAST_RATIO = 1e-3
 
 
+class Window:
+    """The last so many numbers, kept in ascending order too, so that quantiles are cheap."""
+
+    def __init__(self, size: int) -> None:
+        self._newest: deque[float] = deque(maxlen=size)
+        self._ordered: SortedList[float] = SortedList()
+
+    def __len__(self) -> int:
+        return len(self._newest)
+
+    def append(self, value: float) -> None:
+        """Takes a number; the oldest makes room for it."""
+        if len(self._newest) == self._newest.maxlen:
+            self._ordered.remove(self._newest[0])
+        self._newest.append(value)
+        self._ordered.add(value)
+
+    def pop(self) -> float:
+        """Forgets the newest number."""
+        value = self._newest.pop()
+        self._ordered.remove(value)
+        return value
+
+    def drop_oldest(self, count: int) -> None:
+        """Forgets so many of the oldest numbers, or all."""
+        for _ in range(min(count, len(self._newest))):
+            self._ordered.remove(self._newest.popleft())
+
+    def quantile(self, share: float) -> float:
+        """Value that at most ``1 - share`` of the numbers exceed, the least such; ValueError without any."""
+        if not self._ordered:
+            raise ValueError("quantile of no values")
+        above = floor((1.0 - share) * len(self._ordered) + 1e-9)
+        return float(self._ordered[max(0, len(self._ordered) - 1 - above)])
+
+    def above(self, value: float) -> int:
+        """How many of the numbers are larger."""
+        return len(self._ordered) - int(self._ordered.bisect_right(value))
+
+    def median(self) -> float:
+        """ValueError without any."""
+        return median_of(self._ordered)
+
+    def deviation(self) -> float:
+        """Median absolute deviation from the median; ValueError without any."""
+        centre = median_of(self._ordered)
+        return median_of(sorted([abs(value - centre) for value in self._newest]))
+
+
+def median_of(ordered: Sequence[float]) -> float:
+    """Median of numbers in ascending order; ValueError without any."""
+    middle = len(ordered) // 2
+    if not ordered:
+        raise ValueError("median of no values")
+    return ordered[middle] if len(ordered) % 2 else 0.5 * (ordered[middle - 1] + ordered[middle])
+
+
 @dataclass
-class Tail:
+class MarginEstimator:
     """Measured / expected time of the last frames of one application on one processor."""
 
     usual: float = DEVIATION_USUAL  # deviation of the log-ratio to expect

@@ -3,7 +3,7 @@
 The allocation problem has one processor per place. A place is a processor (``gpu``) or, where the CPU is
 used by clusters, the clock domain of one of them (``cpu0``). The whole CPU and one of its clusters are never
 places at the same time: an entry that was measured on no cluster in particular may use any of them, so that
-what it costs others there is not known (see `World.arrange`).
+what it costs others there is not known (see `State.arrange`).
 """
 
 from __future__ import annotations

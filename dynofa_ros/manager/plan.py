@@ -15,7 +15,7 @@ OVERLOAD = 0.98  # total utilisation, others included, at which a plan in force 
 # Frames that meet others on their processor are slowed by all of it, not by the mean over all frames: for
 # deadlines the load of others counts that many times.
 MEETING = 2.0
-SHAVED_SHARE = 0.25  # of the (log) margin may go before any frame is left out
+REDUCED_SHARE = 0.25  # of the (log) margin may go before any frame is left out
 SHORTFALL_GRAIN = 1e-6  # accuracies closer than this are the same: they come as float32
 
 
@@ -81,7 +81,7 @@ class Forecast:
     def violations(self) -> tuple[float, ...]:
         """Broken promises, the gravest first; all zero = the plan holds what it must."""
         late = [app for app in self.apps if app.late]
-        failing = sum(max(0.0, app.share / app.margin**SHAVED_SHARE - 1.0) for app in late)
+        failing = sum(max(0.0, app.share / app.margin**REDUCED_SHARE - 1.0) for app in late)
         thinned = sum(app.divider - 1 for app in self.apps)
         tight = sum(app.share - 1.0 for app in late)
         return (self.excess_w, failing, float(thinned), tight, float(self.overloaded), float(self.starving))

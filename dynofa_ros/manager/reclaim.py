@@ -1,4 +1,4 @@
-"""What the ladder gave up in vain, given back.
+"""Reclaims the rungs of the ladder that turn out not to be needed.
 
 The most important application first, with objective `throughput` the one whose frames take least: deadlines,
 then rates, then accuracies, one application after the other, each as far as the demands of all others allow.
@@ -11,8 +11,8 @@ from dynofa_ros.manager.problem import DIVIDERS, Problem
 from dynofa_ros.manager.solver import best_for
 
 
-def give_back(problem: Problem, grid: Grid, start: Asked) -> Asked:
-    """What was given up in vain.
+def reclaim(problem: Problem, grid: Grid, start: Asked) -> Asked:
+    """Demands without the losses that are not needed.
 
     An application that keeps missing its deadline stays at its floor: a larger network would be later.
     """

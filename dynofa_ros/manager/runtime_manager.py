@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from math import isfinite, nan
 from time import perf_counter
 
-from dynofa_ros.manager.alternatives import Lookout
+from dynofa_ros.manager.alternatives import AlternativesTimer
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.build_problem import build_problem, power_limit_w
-from dynofa_ros.manager.bumpless_start import Takeover
+from dynofa_ros.manager.bumpless_start import BumplessStart
 from dynofa_ros.manager.commands import AppCommand, CommandBook
 from dynofa_ros.manager.explain import binding_constraint
-from dynofa_ros.manager.guards import SETTLE_S
 from dynofa_ros.manager.hysteresis import Hysteresis
 from dynofa_ros.manager.inputs import Monitors, Parameters, parameter_messages
 from dynofa_ros.manager.limits import LimitFault, broken_limit, missing_sensor
 from dynofa_ros.manager.placement import place_of, subnet_key
 from dynofa_ros.manager.plan import Choice, Forecast, Plan, forecast
+from dynofa_ros.manager.power_guard import SETTLE_S
 from dynofa_ros.manager.problem import App, Problem
-from dynofa_ros.manager.state import STALE_S, World
+from dynofa_ros.manager.state import STALE_S, State
 from dynofa_ros.messages import (
     AppDecision,
     ConsumedInput,
@@ -54,7 +54,7 @@ FROM_USER = frozenset({"departure", "library", "targets", "parameter"})
 AT_ONCE = FROM_USER | {"actuator", "budget"}
 FIRST_FRAMES = 4  # answered before a manager that was started again plans; the first one is not learned from
 FIRST_WAIT_NS = 1_000_000_000  # unless they do not come
-LEFT_S = 2.0  # after the last frame that an application answered there
+FINISH_S = 2.0  # after the last frame that an application answered there
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ class RuntimeManager:
     """Tunes sub-network, processor, rate and clocks of all applications together."""
 
     def __init__(self) -> None:
-        self.world = World()
+        self.state = State()
         self._plan: Plan | None = None
         self._parameters: Parameters | None = None
         self._hysteresis = Hysteresis()
-        self._takeover = Takeover()
-        self._lookout = Lookout()
+        self._bumpless_start = BumplessStart()
+        self._alternatives = AlternativesTimer()
         self._book = CommandBook()
         self._last_ns: int | None = None
         self._steps = 0
@@ -84,7 +84,7 @@ class RuntimeManager:
         self._stale = False
         self._binding = "no_data"
         self.limit_fault: LimitFault | None = None  # a limit that the last decision does not hold
-        self._deaf: frozenset[str] = frozenset()
+        self._unresponsive: frozenset[str] = frozenset()
 
     def step(self, now_ns: int, monitors: Monitors) -> Decision:
         """One decision at time ``now_ns`` of the node's clock."""
@@ -99,22 +99,22 @@ class RuntimeManager:
             self._wanted_commands(problem),
             self._bands,
             parameters.control_period_s,
-            self.world.newest_foreign_id,
+            self.state.newest_foreign_id,
         )
-        self.world.actuators.command(now_ns, self._bands)
+        self.state.actuators.command(now_ns, self._bands)
         if dvfs is not None and self._bands != self._sent_bands:
             self._clocks_ns, self._sent_bands = now_ns, self._bands
         plan = self._plan
-        _, limit_name = power_limit_w(self.world, parameters)
+        _, limit_name = power_limit_w(self.state, parameters)
         if self._hysteresis.solved or self._binding == "no_data" or not problem.apps:
             self._binding = binding_constraint(
                 problem, plan, present, parameters.objective, limit_name, self._hysteresis.trace
             )
         feasible = (plan.feasible if plan else True) and not present.excess_w
-        missing = missing_sensor(self.world, parameters, now_ns)
+        missing = missing_sensor(self.state, parameters, now_ns)
         self.limit_fault = missing
         if missing is None and not feasible:
-            self.limit_fault = broken_limit(self.world, parameters, self._binding)
+            self.limit_fault = broken_limit(self.state, parameters, self._binding)
         return Decision(
             decision_id=self._book.decision_id,
             header=Header(now_ns),
@@ -132,7 +132,7 @@ class RuntimeManager:
             parameters=parameter_messages(parameters),
             commands=commands,
             dvfs=dvfs,
-            alternatives=self._lookout.look(now_ns, problem, plan, present, limit_name),
+            alternatives=self._alternatives.due(now_ns, problem, plan, present, limit_name),
             compute_ms=(perf_counter() - start) * 1e3,
         )
 
@@ -148,7 +148,7 @@ class RuntimeManager:
 
     def _shrinks(self, command: AppCommand) -> bool:
         """Whether a sub-network is not slower than the one before it, in the same place."""
-        app = self.world.apps[command.app]
+        app = self.state.apps[command.app]
         before = self._book.previous.get(command.app) or app.status
         new = app.entry(subnet_key(command))
         old = app.entry(subnet_key(before)) if before else None
@@ -167,49 +167,49 @@ class RuntimeManager:
         if self._last_ns is None:
             events.add("startup")
         elif now_ns < self._last_ns:
-            self.world.rebase(now_ns)
+            self.state.rebase(now_ns)
             self._hysteresis.rebase(now_ns)
             self._clocks_ns = min(self._clocks_ns, now_ns)
         if self._parameters is not None and self._parameters != monitors.parameters:
             events.add("parameter")
         dt_s = 0.0 if self._last_ns is None else max(0, now_ns - self._last_ns) * 1e-9
-        self.world.open_step(now_ns, dt_s, monitors.parameters)
+        self.state.open_step(now_ns, dt_s, monitors.parameters)
         # Power measured before a new cap, or while clocks are on their way, is no breach of it.
         settled = "parameter" not in events and now_ns - self._clocks_ns >= SETTLE_S * 1e9
         for item in monitors.inputs:
-            events |= self.world.consume(item, now_ns, monitors.parameters, settled)
+            events |= self.state.consume(item, now_ns, monitors.parameters, settled)
             if isinstance(item.message, SubnetState):
                 events |= self._refusal(item.app, item.message)
-        self.world.close_step(now_ns, dt_s, monitors.parameters)
-        stale = self.world.telemetry_age_s(now_ns) > STALE_S
+        self.state.close_step(now_ns, dt_s, monitors.parameters)
+        stale = self.state.telemetry_age_s(now_ns) > STALE_S
         if stale and not self._stale:
             events.add("stale")
-        if self._deaf != self.world.actuators.deaf:
-            self._deaf = self.world.actuators.deaf
+        if self._unresponsive != self.state.actuators.unresponsive:
+            self._unresponsive = self.state.actuators.unresponsive
             events.add("actuator")
         self._stale, self._parameters, self._last_ns = stale, monitors.parameters, now_ns
         return events
 
     def _refusal(self, app: str, status: SubnetState) -> set[str]:
-        """A node that cannot run what it was told is not told so again."""
+        """A command that a node could not carry out is not sent to it again."""
         command = self._book.sent(app, status.decision_id)
         if status.status != SubnetCondition.REJECTED or command is None:
             return set()
-        self.world.apps[app].refused.add(subnet_key(command))
+        self.state.apps[app].refused.add(subnet_key(command))
         return {"library"}
 
     def _replan(self, now_ns: int, parameters: Parameters, events: set[str]) -> tuple[Problem, Forecast]:
         planned = {choice.app for choice in self._plan.choices} if self._plan else set()
-        ready = [app for _, app in sorted(self.world.apps.items()) if app.ready]
+        ready = [app for _, app in sorted(self.state.apps.items()) if app.ready]
         apps = [app for app in ready if app.name in planned or not self._waits(app, now_ns)]
-        self._hold_the_silent(now_ns, apps, by_user=bool(events & FROM_USER))
-        problem = build_problem(self.world, parameters, apps)
+        self._hold_silent(now_ns, apps, by_user=bool(events & FROM_USER))
+        problem = build_problem(self.state, parameters, apps)
         if self._plan is None and not problem.apps:
             return problem, Forecast(False)
-        release_w, _ = power_limit_w(self.world, parameters, release=True)
+        release_w, _ = power_limit_w(self.state, parameters, release=True)
         if {app.name for app in problem.apps} - planned and not planned:
             events.add("startup")
-        before, found = self._plan, self._takeover.plan(now_ns, self.world, problem, events)
+        before, found = self._plan, self._bumpless_start.plan(now_ns, self.state, problem, events)
         self._plan = found or self._hysteresis.choose(
             now_ns,
             problem,
@@ -226,23 +226,23 @@ class RuntimeManager:
         present = present or forecast(problem, self._plan, release_w)
         changed = not self._plan.same_knobs(before)
         if present.applicable:
-            self.world.feedback.apply(present.power_w, changed=changed, feasible=self._plan.feasible)
+            self.state.feedback.apply(present.power_w, changed=changed, feasible=self._plan.feasible)
         for choice, expected in zip(self._plan.choices, present.apps, strict=False):
-            state = self.world.apps[choice.app]
-            state.shared, state.thinned = expected.shared, choice.divider > 1
-            if changed or state.planned != choice.entry:
-                state.misses.restart()
-            state.planned = choice.entry
+            known = self.state.apps[choice.app]
+            known.shared, known.thinned = expected.shared, choice.divider > 1
+            if changed or known.planned != choice.entry:
+                known.misses.restart()
+            known.planned = choice.entry
             in_time = not (expected.late or present.overloaded)
-            state.misses.promise(expected.latency_ms, in_time=in_time)
+            known.misses.promise(expected.latency_ms, in_time=in_time)
         return problem, present
 
     def _waits(self, app: AppState, now_ns: int) -> bool:
-        if self._takeover.awaits(now_ns, self.world, app):
+        if self._bumpless_start.awaits(now_ns, self.state, app):
             return True
-        return _waiting(app, now_ns) and not self._takeover.takes(self.world, app)
+        return _waiting(app, now_ns) and not self._bumpless_start.takes(self.state, app)
 
-    def _hold_the_silent(self, now_ns: int, apps: list[AppState], *, by_user: bool) -> None:
+    def _hold_silent(self, now_ns: int, apps: list[AppState], *, by_user: bool) -> None:
         """Who answers no frames keeps what it runs: the others are planned around it."""
         for app in apps:
             choice = self._plan.choice(app.name) if self._plan else None
@@ -250,19 +250,19 @@ class RuntimeManager:
 
     def _wanted_bands(self, now_ns: int, problem: Problem, present: Forecast) -> tuple[FrequencyBand, ...]:
         """Band of every domain under control: pinned where the plan says so, free where it no longer does."""
-        capabilities = self.world.capabilities
+        capabilities = self.state.capabilities
         if self._plan is None or capabilities is None:
             return ()
         clocks = dict(self._plan.clocks)
         bands = []
         for domain in capabilities.domains:
-            name = self.world.place(domain.domain)
+            name = self.state.place(domain.domain)
             if not (domain.can_write and domain.frequencies_hz and name):
                 continue
             hz = _clock(problem, clocks, name, domain.domain)
-            kept = self._band_of_the_left(now_ns, name, domain) if name not in clocks else None
-            if domain.domain in self.world.actuators.deaf:
-                bands += self._order_of_the_deaf(domain, lowest=bool(present.excess_w))
+            kept = self._band_after_move(now_ns, name, domain) if name not in clocks else None
+            if domain.domain in self.state.actuators.unresponsive:
+                bands += self._band_of_unresponsive(domain, lowest=bool(present.excess_w))
             elif kept is not None and not present.excess_w:
                 bands.append(kept)
             elif hz is not None:
@@ -273,7 +273,7 @@ class RuntimeManager:
                 )
         return tuple(bands)
 
-    def _band_of_the_left(self, now_ns: int, name: str, domain: DomainCapability) -> FrequencyBand | None:
+    def _band_after_move(self, now_ns: int, name: str, domain: DomainCapability) -> FrequencyBand | None:
         """Frames may still be in work on a processor that nobody is to use any more: it keeps its clock.
 
         If it was withdrawn somebody else is at work there, and they are finished at its top clock, unless a
@@ -281,14 +281,14 @@ class RuntimeManager:
         """
         capped = self._parameters is None or isfinite(self._parameters.power_cap_w)
         for choice in self._plan.choices if self._plan else ():
-            app = self.world.apps[choice.app]
-            if app.estimator.processor == name and now_ns - app.last_frame_ns < LEFT_S * 1e9:
+            app = self.state.apps[choice.app]
+            if app.estimator.processor == name and now_ns - app.last_frame_ns < FINISH_S * 1e9:
                 if name not in app.named_processors and not capped:
                     return FrequencyBand(domain.domain, domain.frequencies_hz[-1], domain.frequencies_hz[-1])
                 return next((b for b in self._bands if b.domain == domain.domain), None)
         return None
 
-    def _order_of_the_deaf(self, domain: DomainCapability, *, lowest: bool) -> list[FrequencyBand]:
+    def _band_of_unresponsive(self, domain: DomainCapability, *, lowest: bool) -> list[FrequencyBand]:
         """It keeps its order, in case it listens again; above a limit that order is the lowest clock."""
         if lowest:
             return [FrequencyBand(domain.domain, domain.frequencies_hz[0], domain.frequencies_hz[0])]
@@ -298,7 +298,7 @@ class RuntimeManager:
         commands = []
         choices = self._plan.choices if self._plan else ()
         for choice, model in zip(choices, problem.apps, strict=True):
-            app = self.world.apps[choice.app]
+            app = self.state.apps[choice.app]
             pinned = app.status is not None and app.status.status == SubnetCondition.PINNED
             if pinned or app.targets is None:
                 continue
@@ -313,7 +313,7 @@ class RuntimeManager:
                     prefetch_subnet_ids=_neighbours(model, choice),
                     threads=choice.entry.threads,
                     cluster=choice.entry.cluster,
-                    cpu_affinity=self.world.cpus.get(choice.entry.cluster, ()),
+                    cpu_affinity=self.state.cpus.get(choice.entry.cluster, ()),
                 )
             )
         return tuple(commands)
@@ -323,7 +323,7 @@ class RuntimeManager:
             return ()
         decisions = []
         for choice, app, expected in zip(self._plan.choices, problem.apps, present.apps, strict=True):
-            targets = self.world.apps[app.name].targets
+            targets = self.state.apps[app.name].targets
             decisions.append(
                 AppDecision(
                     app=app.name,

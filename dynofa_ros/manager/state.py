@@ -8,27 +8,22 @@ from math import inf, isfinite, nan
 from typing import Any
 
 from dynofa_ros.latency import processor_of
+from dynofa_ros.manager.actuator_guard import ActuatorGuard
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.budgets import Battery
+from dynofa_ros.manager.checks import check_frame, check_library, check_targets
 from dynofa_ros.manager.clocks import Clocks, processor_domains, top_hz
 from dynofa_ros.manager.estimator import drift, prior_slowdown
 from dynofa_ros.manager.feedback import Feedback
-from dynofa_ros.manager.guards import (
-    MOST_W,
-    ActuatorGuard,
-    PowerGuard,
-    SensorTimes,
-    ThermalGuard,
-    check_frame,
-    check_library,
-    check_targets,
-)
 from dynofa_ros.manager.inputs import Departure, Input, Parameters
 from dynofa_ros.manager.loads import Loads
 from dynofa_ros.manager.placement import CLUSTERED, core_share, place_of, subnet_key
 from dynofa_ros.manager.power import PowerTables, check_power_model, power_tables
+from dynofa_ros.manager.power_guard import MOST_W, PowerGuard
 from dynofa_ros.manager.problem import LAUNCHER, reference_hz
 from dynofa_ros.manager.refusals import Refusals
+from dynofa_ros.manager.sensor_times import SensorTimes
+from dynofa_ros.manager.thermal_guard import ThermalGuard
 from dynofa_ros.messages import (
     AppTargets,
     DeviceCapabilities,
@@ -50,7 +45,7 @@ PAUSE_S, PAUSE_PERIODS = 1.0, 3.0
 
 
 @dataclass
-class World:
+class State:
     """State of the manager's surroundings. ``consume`` returns the triggers that a message is."""
 
     apps: dict[str, AppState] = field(default_factory=dict)

@@ -272,24 +272,24 @@ class ManagerNode(ManagedNode):
     # --- diagnostics -------------------------------------------------------------------------
 
     def _telemetry_status(self) -> Status:
-        world = self._manager.world
-        age_s = world.telemetry_age_s(int(self.get_clock().now().nanoseconds))
-        values: dict[str, object] = {"age_s": age_s, "power_bias_w": world.power.bias_w}
-        if world.capabilities is None:
+        state = self._manager.state
+        age_s = state.telemetry_age_s(int(self.get_clock().now().nanoseconds))
+        values: dict[str, object] = {"age_s": age_s, "power_bias_w": state.power.bias_w}
+        if state.capabilities is None:
             return Status(Level.WARN, "no device: sub-networks are managed, clocks are not", values)
         if age_s > STALE_S:
             text = f"nothing from the device for {age_s:.1f} s: no upgrades until it speaks again"
             return Status(Level.WARN, text, values)
-        if world.power_model is None:
-            text = world.power_model_remark or f"no power model of board '{world.capabilities.board}'"
+        if state.power_model is None:
+            text = state.power_model_remark or f"no power model of board '{state.capabilities.board}'"
             text += ": limits are held by feedback on what is measured"
-            if world.sensors.temperature_ns is None:
+            if state.sensors.temperature_ns is None:
                 text += "; no thermometer: the temperature is not limited"
             return Status(Level.WARN, text, values)
-        values["power_model"] = world.power_model.model.origin
-        if world.sensors.temperature_ns is None:
+        values["power_model"] = state.power_model.model.origin
+        if state.sensors.temperature_ns is None:
             return Status(Level.WARN, "no thermometer: the temperature is not limited", values)
-        return Status(Level.OK, world.power_model_remark or "up to date", values)
+        return Status(Level.OK, state.power_model_remark or "up to date", values)
 
     def _decision_status(self) -> Status:
         decision = self._decision
@@ -314,7 +314,7 @@ class ManagerNode(ManagedNode):
         return Status(Level.OK, f"ladder step {decision.ladder_step}", values)
 
     def _applications_status(self) -> Status:
-        known = self._manager.world.apps
+        known = self._manager.state.apps
         planned = {app.app for app in self._decision.apps} if self._decision else set()
         values = {name: "managed" if name in planned else "not managed" for name in sorted(known)}
         unusable = [name for name, app in sorted(known.items()) if app.ready and name not in planned]
@@ -334,14 +334,14 @@ class ManagerNode(ManagedNode):
         return Status(Level.OK, f"{len(planned)} managed of {len(known)} seen", values)
 
     def _monitors_status(self) -> Status:
-        world = self._manager.world
+        state = self._manager.state
         values: dict[str, object] = {
-            f"rejected_{kind}": n for kind, n in sorted(world.refusals.counts.items())
+            f"rejected_{kind}": n for kind, n in sorted(state.refusals.counts.items())
         }
         values["lost_inputs"] = self._lost_inputs
-        if world.refusals.last:
-            values["last_rejection"] = world.refusals.last
-            return Status(Level.WARN, f"refused: {world.refusals.last}", values)
+        if state.refusals.last:
+            values["last_rejection"] = state.refusals.last
+            return Status(Level.WARN, f"refused: {state.refusals.last}", values)
         return Status(Level.OK, "all inputs accepted", values)
 
 

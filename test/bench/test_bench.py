@@ -280,7 +280,7 @@ def test_the_applications_of_the_decision_benchmark_do_what_is_decided() -> None
     decided = {a.app: (a.subnet_id, a.processor) for a in manager.taken[-1][0].apps}
     running = {app: (knob.subnet_id, knob.processor) for _, app, knob in run.knobs}
     assert len(decided) == 2 and running == decided
-    assert not manager.world.refusals.counts
+    assert not manager.state.refusals.counts
     assert {type(e).__name__ for e in decision.make_scene(2, 100, seed=1).timeline} == {
         "Load",
         "NewParameters",

@@ -120,10 +120,10 @@ def test_nvidias_name_of_a_xavier_nx_gives_the_manager_the_shipped_model(
     known = opened.device.capabilities()
     assert known.description == "xavier_nx" and known.board == next(iter(names.values()))
     assert opened.power_model == SHIPPED and SHIPPED.origin.endswith("xavier_nx.yaml")
-    world = manager_of(opened).world
-    assert world.power_model is not None and world.power_model.model == SHIPPED
-    assert world.thermal.resistance_c_per_w == 2.5
-    assert "npu, emc count as switched off" in world.power_model_remark, "this tree does not show them"
+    state = manager_of(opened).state
+    assert state.power_model is not None and state.power_model.model == SHIPPED
+    assert state.thermal.resistance_c_per_w == 2.5
+    assert "npu, emc count as switched off" in state.power_model_remark, "this tree does not show them"
 
 
 @pytest.mark.parametrize("tree", ["xavier_nx_jetpack4", "xavier_nx_jetpack5", "orin_nano_jetpack6"])
@@ -134,14 +134,14 @@ def test_trees_of_real_boards_are_matched(tree: str, tmp_path: Path) -> None:
     opened = open_device("sysfs", "", sysfs_tree.build(source, tmp_path / "root"))
     description = tree.rsplit("_", 1)[0]
     assert opened.device.capabilities().description == description
-    world = manager_of(opened).world
-    assert world.power_model is not None and world.power_model.model.board == description
+    state = manager_of(opened).state
+    assert state.power_model is not None and state.power_model.model.board == description
 
 
 def test_another_computer_has_no_power_model(tmp_path: Path) -> None:
     opened = open_device("sysfs", "", computer(tmp_path / "root", product_name="Desktop 7"))
     assert opened.power_model is None and opened.device.capabilities().description == ""
-    assert manager_of(opened).world.power_model is None
+    assert manager_of(opened).state.power_model is None
 
 
 def test_the_simulated_board_describes_itself() -> None:
@@ -165,26 +165,26 @@ def test_differences_of_clocks_are_named() -> None:
 
 
 def test_a_model_with_terms_in_excess_is_used_and_says_so() -> None:
-    world = heard(SHIPPED, "cpu0", "cpu2", "cpu4", "gpu").world
-    assert world.power_model is not None
-    assert "npu, emc count as switched off" in world.power_model_remark
+    state = heard(SHIPPED, "cpu0", "cpu2", "cpu4", "gpu").state
+    assert state.power_model is not None
+    assert "npu, emc count as switched off" in state.power_model_remark
     clocks = {"cpu0": 1.19e9, "cpu2": 1.19e9, "cpu4": 1.19e9, "gpu": 510e6}
     readings = tuple(DomainTelemetry(name, hz, 50.0) for name, hz in clocks.items())
     expected = predict_power(SHIPPED, {**clocks, "npu": 0.0, "emc": 0.0}, dict.fromkeys(clocks, 0.5), 46.0)
-    measured = world.power_model.total_w(DeviceTelemetry(8.0, domains=readings), 46.0)
+    measured = state.power_model.total_w(DeviceTelemetry(8.0, domains=readings), 46.0)
     assert measured == pytest.approx(expected.total_w, rel=1e-12)
 
 
 def test_a_model_without_a_term_for_a_processor_is_not_used_and_says_so() -> None:
-    world = heard(SHIPPED, "cpu0", "cpu6", "gpu").world
-    assert world.power_model is None and "no term for cpu6" in world.power_model_remark
+    state = heard(SHIPPED, "cpu0", "cpu6", "gpu").state
+    assert state.power_model is None and "no term for cpu6" in state.power_model_remark
     without_emc = replace(SHIPPED, domains=tuple(d for d in SHIPPED.domains if d.domain != "emc"))
-    world = heard(without_emc, "cpu0", "cpu2", "cpu4", "gpu", "npu", "emc").world
-    assert world.power_model is not None and "no term for emc" in world.power_model_remark
+    state = heard(without_emc, "cpu0", "cpu2", "cpu4", "gpu", "npu", "emc").state
+    assert state.power_model is not None and "no term for emc" in state.power_model_remark
 
 
 def test_a_clock_that_could_never_be_read_counts_as_off() -> None:
-    tables = heard(SHIPPED, *(d.domain for d in SHIPPED.domains)).world.power_model
+    tables = heard(SHIPPED, *(d.domain for d in SHIPPED.domains)).state.power_model
     assert tables is not None
     clocks = {d.domain: d.top_hz for d in SHIPPED.domains} | {"emc": math.nan}
     readings = tuple(DomainTelemetry(name, hz, 0.0) for name, hz in clocks.items())
@@ -206,9 +206,9 @@ def test_a_clock_that_could_never_be_read_counts_as_off() -> None:
     ],
 )
 def test_a_wrong_model_is_refused(broken: PowerModel) -> None:
-    world = heard(broken, "cpu0").world
-    assert world.power_model is None and world.rejected["power_model"] == 1
-    assert "power model xavier_nx" in world.last_rejection
+    state = heard(broken, "cpu0").state
+    assert state.power_model is None and state.refusals.counts["power_model"] == 1
+    assert "power model xavier_nx" in state.refusals.last
 
 
 # --- power files -----------------------------------------------------------------------------------------

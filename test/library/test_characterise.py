@@ -374,7 +374,7 @@ def test_what_was_measured_is_what_the_manager_uses(tmp_path):
     assert model.resistance_c_per_w == BOARD.thermal.resistance_c_per_w
     assert "# +-" in file.read_text() and "of the board description: " in file.read_text()
 
-    tables = manager_with(model).world.power_model
+    tables = manager_with(model).state.power_model
     truth = power_model(load_board(tmp_path / "real.yaml"))
     for share in (0.0, 0.5, 1.0):
         clocks = {d.domain: 0.9 * d.top_hz for d in model.domains}

@@ -8,7 +8,7 @@ import pytest
 from manager_plant import MODEL, MS, SECOND, Plant, PlantApp, capabilities, make_library, miss_share
 
 from dynofa_ros.manager import RuntimeManager
-from dynofa_ros.manager.bumpless_start import TAKEOVER_NS
+from dynofa_ros.manager.bumpless_start import BUMPLESS_NS
 from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.messages import (
     AppTargets,
@@ -20,7 +20,7 @@ from dynofa_ros.messages import (
     SubnetState,
 )
 
-TAKEOVER_S = TAKEOVER_NS / SECOND
+TAKEOVER_S = BUMPLESS_NS / SECOND
 
 
 @dataclass
@@ -127,7 +127,7 @@ def test_a_robot_without_a_manager_is_planned_by_the_usual_way() -> None:
 
 
 @pytest.mark.parametrize("what", ["miss", "targets", "parameter", "cap"])
-def test_a_reason_to_act_ends_the_takeover(what: str) -> None:
+def test_a_reason_to_act_ends_the_bumpless_start(what: str) -> None:
     plant = make("front")
     plant.run(10.0)
     before = knobs(plant.decisions[-1])
@@ -181,7 +181,7 @@ def test_a_plan_that_names_something_unknown_is_not_taken_over() -> None:
     assert plant.decisions[-1].apps[0].subnet_id in {"s0", "s1", "s2", "s3", "s4"}
 
 
-def test_the_same_inputs_give_the_same_takeover() -> None:
+def test_the_same_inputs_give_the_same_bumpless_start() -> None:
     plant = make("front")
     plant.run(8.0)
     start_ns = plant.restart_manager()

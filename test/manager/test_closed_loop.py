@@ -192,7 +192,7 @@ def test_frequencies_follow_the_frames_not_the_command() -> None:
     plant.hz = {name: 1_190_400_000.0 if name.startswith("cpu") else hz for name, hz in plant.hz.items()}
     plant._send_dvfs(0)
     plant.run(8.0)
-    slowdown = plant.manager.world.apps["front"].estimator.filter("cpu").slowdown
+    slowdown = plant.manager.state.apps["front"].estimator.filter("cpu").slowdown
     assert slowdown == pytest.approx(1.0, abs=0.05)
 
 

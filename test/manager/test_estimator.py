@@ -16,8 +16,7 @@ from dynofa_ros.manager.estimator import (
     drift,
     prior_slowdown,
 )
-from dynofa_ros.manager.margin import MARGIN_FLOOR, Tail
-from dynofa_ros.manager.window import Window
+from dynofa_ros.manager.margin import MARGIN_FLOOR, MarginEstimator, Window
 
 NOISES = {  # standard deviation, share of spikes, factor of a spike, band in which the filter has settled
     "isolated": (0.03, 0.01, 1.5, 0.05),
@@ -123,7 +122,7 @@ def test_margin_covers_what_it_promises(kind: str) -> None:
 
 def test_margin_before_anything_is_measured_is_that_of_calm_boards() -> None:
     assert SlowdownFilter().margin(0.01) == pytest.approx(1.2, abs=0.02)
-    assert SlowdownFilter(Tail(usual=0.15)).margin(0.01) == pytest.approx(1.85, abs=0.05)
+    assert SlowdownFilter(MarginEstimator(usual=0.15)).margin(0.01) == pytest.approx(1.85, abs=0.05)
     assert SlowdownFilter().margin(0.05) < SlowdownFilter().margin(0.01) < SlowdownFilter().margin(0.001)
 
 
@@ -139,10 +138,10 @@ def test_margin_before_the_tail_is_known_follows_the_noise() -> None:
 
 def test_margin_of_a_spread_with_bounds_stays_near_them() -> None:
     """Every other frame meets somebody on its processor and takes 30 % longer; never more."""
-    tail = Tail()
+    tail = MarginEstimator()
     for n in range(256):
         tail.append(1.3 if n % 2 else 1.0)
-    assert 1.3 <= tail.margin(0.01) < 1.65 < SlowdownFilter(Tail(usual=0.19)).margin(0.01)
+    assert 1.3 <= tail.margin(0.01) < 1.65 < SlowdownFilter(MarginEstimator(usual=0.19)).margin(0.01)
 
 
 def test_margin_has_a_floor_and_forgets_a_change_of_level() -> None:
@@ -317,7 +316,7 @@ def test_what_was_seen_on_a_processor_that_was_left_gets_old() -> None:
 
 def test_spikes_on_a_processor_that_was_left_are_forgotten_and_the_spread_is_not() -> None:
     rng = np.random.default_rng(4)
-    tail = Tail()
+    tail = MarginEstimator()
     for n in range(240):
         tail.append(1.6 if n % 20 == 0 else float(np.exp(0.03 * rng.standard_normal())))
     spiky, deviation = tail.margin(0.02), tail.deviation

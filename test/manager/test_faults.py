@@ -9,8 +9,8 @@ import pytest
 from manager_plant import CPU, MS, SECOND, Plant, PlantApp, make_library, miss_share, switches
 
 from dynofa_ros.manager import RuntimeManager
+from dynofa_ros.manager.actuator_guard import UNRESPONSIVE_READINGS, UNRESPONSIVE_S, ActuatorGuard
 from dynofa_ros.manager.clocks import Clocks
-from dynofa_ros.manager.guards import DEAF_READINGS, DEAF_S, ActuatorGuard
 from dynofa_ros.manager.inputs import Input
 from dynofa_ros.manager.miss_alarm import MissAlarm
 from dynofa_ros.messages import (
@@ -46,17 +46,17 @@ def test_a_domain_outside_its_band_is_deaf_after_three_readings_and_tried_again(
     guard.observe(0, "cpu0", 5e8)  # nothing was commanded
     guard.command(0, [BAND])
     guard.observe(SECOND // 10, "cpu0", 5e8)  # on its way
-    for n in range(DEAF_READINGS):
-        assert guard.deaf == frozenset()
+    for n in range(UNRESPONSIVE_READINGS):
+        assert guard.unresponsive == frozenset()
         guard.observe(SECOND + n, "cpu0", 5e8)
-    assert guard.deaf == {"cpu0"}
+    assert guard.unresponsive == {"cpu0"}
     assert not guard.expire(SECOND + 1)
-    assert guard.expire(2 * SECOND + int(DEAF_S * SECOND)) and guard.deaf == frozenset()
-    later = 3 * SECOND + int(DEAF_S * SECOND)
-    for n in range(DEAF_READINGS):
+    assert guard.expire(2 * SECOND + int(UNRESPONSIVE_S * SECOND)) and guard.unresponsive == frozenset()
+    later = 3 * SECOND + int(UNRESPONSIVE_S * SECOND)
+    for n in range(UNRESPONSIVE_READINGS):
         guard.observe(later + n, "cpu0", 5e8)
-    assert guard.deaf == {"cpu0"}
-    assert not guard.expire(later + int(1.5 * DEAF_S * SECOND))  # longer than the first time
+    assert guard.unresponsive == {"cpu0"}
+    assert not guard.expire(later + int(1.5 * UNRESPONSIVE_S * SECOND))  # longer than the first time
     guard.rebase(0)
     assert guard.expire(61 * SECOND)
 
@@ -67,7 +67,7 @@ def test_what_is_no_reading_and_what_is_close_is_no_disobedience(hz: float) -> N
     guard.command(0, [BAND])
     for n in range(10):
         guard.observe(SECOND + n, "cpu0", hz)
-    assert guard.deaf == frozenset()
+    assert guard.unresponsive == frozenset()
 
 
 def test_clocks_that_are_not_applied_are_planned_with_as_they_are() -> None:
@@ -77,7 +77,7 @@ def test_clocks_that_are_not_applied_are_planned_with_as_they_are() -> None:
     plant._send_dvfs(0)
     plant.retarget(app, replace(app.targets, latency_target_ms=45.0))
     plant.run(15.0)
-    assert set(CPU) <= plant.manager.world.actuators.deaf
+    assert set(CPU) <= plant.manager.state.actuators.unresponsive
     late = miss_share(plant.frames, plant.now_ns - 8 * SECOND, plant.now_ns)
     assert late < 0.05  # a smaller network, since the clock does not rise
     assert app.running < "s9"
@@ -90,10 +90,10 @@ def test_a_device_that_obeys_again_is_used_again() -> None:
     plant, app = make_plant()
     plant.clock_changes = Deaf()
     plant.run(5.0)
-    assert plant.manager.world.actuators.deaf
+    assert plant.manager.state.actuators.unresponsive
     plant.clock_changes = []
     plant.run(14.0)
-    assert not plant.manager.world.actuators.deaf
+    assert not plant.manager.state.actuators.unresponsive
     band = next(b for b in plant.decisions[-1].bands if b.domain == "cpu0")
     assert plant.hz["cpu0"] == band.min_hz == band.max_hz
     assert app.running == "s9"
@@ -119,7 +119,7 @@ def test_a_cluster_that_went_offline_does_not_count() -> None:
     plant.add(PlantApp(AppTargets("front", 60.0), make_library("front")))
     plant.run(12.0)
     assert miss_share(plant.frames, plant.now_ns - 8 * SECOND, plant.now_ns) < 0.05
-    assert plant.manager.world.slowdown(plant.manager.world.apps["front"], "cpu") == pytest.approx(
+    assert plant.manager.state.slowdown(plant.manager.state.apps["front"], "cpu") == pytest.approx(
         1.0, rel=0.1
     )
 
@@ -185,7 +185,7 @@ def test_misses_that_no_plan_expects_raise_an_alarm_and_correct_the_plans() -> N
     """Frames take 2.5 times as long as their inference says: something that the estimator cannot see."""
     plant, app = make_plant()
     plant.run(6.0)
-    state = plant.manager.world.apps["front"]
+    state = plant.manager.state.apps["front"]
     assert state.misses.correction == 1.0 and state.misses.spans == 0
 
     def lying(item: Input) -> Input:
@@ -234,7 +234,7 @@ def test_a_restarted_application_is_told_again() -> None:
     plant.add(app)
     plant.run(3.0)
     assert app.running == "s9"
-    assert plant.manager.world.refusals.counts["monitor"] == 0
+    assert plant.manager.state.refusals.counts["monitor"] == 0
 
 
 # --- time ----------------------------------------------------------------------------------------
@@ -262,14 +262,14 @@ def test_a_jump_of_the_clock_changes_no_knob(jump_s: float) -> None:
     after = [d for d in plant.decisions if d.step_time > start or jump_s < 0.0][-25:]
     assert {a.subnet_id for d in after for a in d.apps} == {before.apps[0].subnet_id}
     assert after[-1].decision_id > before.decision_id
-    assert abs(plant.manager.world.apps["front"].rate.hz - 15.0) < 3.0
+    assert abs(plant.manager.state.apps["front"].rate.hz - 15.0) < 3.0
     assert miss_share(plant.frames, start + SECOND, plant.now_ns) < 0.05
 
 
 def test_frames_around_a_gap_say_nothing_about_the_rate() -> None:
     plant, _ = make_plant()
     plant.run(6.0)
-    rate = plant.manager.world.apps["front"].rate
+    rate = plant.manager.state.apps["front"].rate
     before = rate.hz
     for gap_s in (2.0, 500.0):
         plant.run(0.15)
@@ -288,7 +288,7 @@ def test_a_manager_that_was_paused_goes_on_where_it_was() -> None:
     plant.run(3.0)
     late = [d for d in plant.decisions if d.step_time > before.step_time]
     assert {a.subnet_id for d in late for a in d.apps} == {"s9"}
-    assert abs(plant.manager.world.apps["front"].rate.hz - 15.0) < 2.0
+    assert abs(plant.manager.state.apps["front"].rate.hz - 15.0) < 2.0
 
 
 def test_a_frozen_power_reading_of_a_stale_device_stops_upgrades_only() -> None:

@@ -129,7 +129,7 @@ def test_a_cap_below_everything_is_infeasible() -> None:
     plant.run(15.0)
     decision = plant.decisions[-1]
     assert not decision.feasible and decision.binding_constraint == "power_cap"
-    lowest = {d.domain: d.frequencies_hz[0] for d in plant.manager.world.capabilities.domains}  # type: ignore[union-attr]
+    lowest = {d.domain: d.frequencies_hz[0] for d in plant.manager.state.capabilities.domains}  # type: ignore[union-attr]
     assert all(plant.hz[name] == lowest[name] for name in CPU)
     assert decision.apps[0].subnet_id == "s0"
     fault = plant.manager.limit_fault

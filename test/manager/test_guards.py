@@ -7,14 +7,9 @@ from math import inf, nan
 
 import pytest
 
-from dynofa_ros.manager.guards import (
-    CAP_GUARD,
-    PowerGuard,
-    ThermalGuard,
-    check_frame,
-    check_library,
-    check_targets,
-)
+from dynofa_ros.manager.checks import check_frame, check_library, check_targets
+from dynofa_ros.manager.power_guard import CAP_GUARD, PowerGuard
+from dynofa_ros.manager.thermal_guard import ThermalGuard
 from dynofa_ros.messages import AppTargets, InferenceMonitor, SubnetEntry, SubnetLibrary
 
 TARGETS = AppTargets("front", 60.0)

@@ -13,8 +13,8 @@ from dynofa_ros.manager.hysteresis import (
     REPAIR,
     REPAIRED_S,
     Hysteresis,
-    ease,
     is_better,
+    quick_downgrade,
     repairs,
 )
 from dynofa_ros.manager.plan import AppForecast, Choice, Forecast, Plan, forecast
@@ -135,9 +135,9 @@ def test_one_that_is_late_gives_up_accuracy_alone() -> None:
     gpu = processor(LOW_HZ, TOP_HZ)
     problem = problem_of(app("a", gpu, 1.05), app("b", gpu, 1.2), on=gpu)
     plan = plan_of(problem, 1, 1, step=1)
-    eased = ease(problem, plan, forecast(problem, plan, None, HOLD))
-    assert eased is not None
-    assert [c.entry.id for c in eased.choices] == ["s1", "s2"] and eased.clocks == plan.clocks
+    downgraded = quick_downgrade(problem, plan, forecast(problem, plan, None, HOLD))
+    assert downgraded is not None
+    assert [c.entry.id for c in downgraded.choices] == ["s1", "s2"] and downgraded.clocks == plan.clocks
 
 
 @pytest.mark.parametrize(
@@ -151,14 +151,14 @@ def test_where_something_else_may_help_all_is_planned_anew(plan: dict[str, float
     gpu = processor(LOW_HZ, TOP_HZ)
     problem = problem_of(app("a", gpu, 1.2), on=gpu)
     current = plan_of(problem, 1, **plan)  # type: ignore[arg-type]
-    assert ease(problem, current, forecast(problem, current, None, HOLD)) is None, why
+    assert quick_downgrade(problem, current, forecast(problem, current, None, HOLD)) is None, why
 
 
 def test_one_that_nothing_smaller_can_save_is_planned_anew() -> None:
     gpu = processor(TOP_HZ)
     problem = problem_of(app("a", gpu, 1.3), on=gpu)
     current = plan_of(problem, 1, step=1)
-    assert ease(problem, current, forecast(problem, current, None, HOLD)) is None
+    assert quick_downgrade(problem, current, forecast(problem, current, None, HOLD)) is None
 
 
 # --- what is worth a change -------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from manager_plant import SECOND, capabilities, make_library, published, telemet
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import Input, Monitors, Parameters
-from dynofa_ros.manager.runtime_manager import FIRST_FRAMES, LEFT_S, Decision
+from dynofa_ros.manager.runtime_manager import FINISH_S, FIRST_FRAMES, Decision
 from dynofa_ros.messages import (
     AppTargets,
     DomainState,
@@ -99,7 +99,7 @@ def test_a_processor_that_was_left_long_ago_is_slowed_down_without_a_frame() -> 
     for _ in range(5):
         decision = bench.step(bench.frame(decision))
     decision = bench.step(CPU)
-    decision = bench.step(after_s=LEFT_S)
+    decision = bench.step(after_s=FINISH_S)
     assert clock(decision, "gpu") == 114_750_000
 
 
@@ -118,4 +118,4 @@ def test_power_above_the_mean_of_a_battery_is_no_breach_of_a_cap() -> None:
     bench.parameters = replace(parameters, power_cap_w=6.0)
     for n in range(8):
         triggers.append(bench.step(telemetry(bench.now_ns + n, 9.0, readings, 45.0)).trigger)
-    assert "power" in triggers and bench.manager.world.power.limit_w(inf) == inf
+    assert "power" in triggers and bench.manager.state.power.limit_w(inf) == inf

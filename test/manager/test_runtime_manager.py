@@ -84,7 +84,7 @@ class Bench:
         return self.manager.step(self.now_ns, Monitors(tuple(inputs), self.parameters))
 
     def frames(self, count: int, **changes: object) -> Decision:
-        first = self.manager.world.apps["front"].last_sequence + 1
+        first = self.manager.state.apps["front"].last_sequence + 1
         return self.step(*[frame(first + n, **changes) for n in range(count)])  # type: ignore[arg-type]
 
 
@@ -318,8 +318,8 @@ def test_an_application_that_stops_is_dropped_and_the_cpu_is_given_back(how: str
 def test_bad_monitors_are_counted_and_change_nothing(bad: InferenceMonitor) -> None:
     bench, twin = ready_bench(), ready_bench()
     decision, expected = bench.step(bad), twin.step()
-    assert bench.manager.world.refusals.counts["monitor"] == 1
-    assert bad.app in bench.manager.world.refusals.last
+    assert bench.manager.state.refusals.counts["monitor"] == 1
+    assert bad.app in bench.manager.state.refusals.last
     assert decision.apps == expected.apps and decision.bands == expected.bands
 
 
@@ -327,11 +327,11 @@ def test_a_rejection_is_forgotten_when_the_fault_ends() -> None:
     bench = ready_bench()
     bench.step(frame(10, inference_ms=nan), frame(50, app="nobody"))
     bench.step(frame(11))
-    assert "nobody" in bench.manager.world.refusals.last
+    assert "nobody" in bench.manager.state.refusals.last
     bench.step(Departure("nobody"))
-    assert "inference_ms" in bench.manager.world.refusals.last  # diagnostics come once a second
+    assert "inference_ms" in bench.manager.state.refusals.last  # diagnostics come once a second
     bench.step(after_s=4.0)
-    assert bench.manager.world.refusals.last == "" and bench.manager.world.refusals.counts["monitor"] == 2
+    assert bench.manager.state.refusals.last == "" and bench.manager.state.refusals.counts["monitor"] == 2
 
 
 def test_clocks_rise_before_and_fall_after_the_sub_networks_that_need_them() -> None:
@@ -348,17 +348,17 @@ def test_a_restarted_node_counts_from_one_again() -> None:
     bench = ready_bench()
     bench.step(frame(1000))
     bench.step(frame(1))
-    assert bench.manager.world.refusals.counts["monitor"] == 0
-    assert bench.manager.world.apps["front"].last_sequence == 1
+    assert bench.manager.state.refusals.counts["monitor"] == 0
+    assert bench.manager.state.apps["front"].last_sequence == 1
 
 
 def test_bad_targets_and_libraries_leave_the_last_good_ones_in_force() -> None:
     bench = ready_bench()
     decision = bench.step(replace(TARGETS, latency_target_ms=nan))
     assert decision.trigger == "periodic" and decision.apps[0].subnet_id == "s9"
-    assert "latency_target_ms" in bench.manager.world.refusals.last
+    assert "latency_target_ms" in bench.manager.state.refusals.last
     empty = bench.step(SubnetLibrary("front", ()))
-    assert empty.apps == () and "no usable entry" in bench.manager.world.refusals.last
+    assert empty.apps == () and "no usable entry" in bench.manager.state.refusals.last
 
 
 def test_stale_telemetry_is_noticed_and_stops_upgrades() -> None:
@@ -388,7 +388,7 @@ def test_frozen_telemetry_counts_as_stale() -> None:
     frozen = telemetry(bench.now_ns)
     triggers = [bench.step(frozen, frame(20 + n)).trigger for n in range(20)]
     assert "stale" in triggers
-    assert bench.manager.world.refusals.counts["telemetry"] == 19
+    assert bench.manager.state.refusals.counts["telemetry"] == 19
 
 
 def test_nan_in_telemetry_is_survived() -> None:

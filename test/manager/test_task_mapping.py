@@ -25,7 +25,7 @@ from dynofa_ros.manager.plan import forecast, make_plan
 from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem
 from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.manager.solver import best_for
-from dynofa_ros.manager.state import World
+from dynofa_ros.manager.state import State
 from dynofa_ros.messages import (
     AppTargets,
     DeviceCapabilities,
@@ -130,8 +130,8 @@ def entry(name: str, processor: str = "cpu", cluster: str = "", threads: int = 0
     return SubnetEntry(name, processor, 0.7, 20.0, 2.0, 18.0, threads=threads, cluster=cluster)
 
 
-def world(*libraries: tuple[SubnetEntry, ...], cpus: bool = True) -> tuple[World, list[AppState]]:
-    known = World()
+def world(*libraries: tuple[SubnetEntry, ...], cpus: bool = True) -> tuple[State, list[AppState]]:
+    known = State()
     domains = [
         DomainCapability(name, (500_000_000, 1_000_000_000), cpus=own if cpus else ())
         for name, own in (("cpu0", (0, 1)), ("cpu2", (2, 3)), ("gpu", ()))
@@ -291,12 +291,12 @@ def test_what_is_measured_counts_for_its_place() -> None:
     for n in range(1, 12):
         robot.step(robot.frame("front", n, 2.0 * expected.latency_ms))
         robot.orders["front"] = replace(robot.orders["front"], cluster=home)
-    app = robot.manager.world.apps["front"]
+    app = robot.manager.state.apps["front"]
     assert app.estimator.known(home) and not app.estimator.known("cpu")
-    rejected = robot.manager.world.refusals.counts["monitor"]
+    rejected = robot.manager.state.refusals.counts["monitor"]
     robot.step(robot.frame("front", 20, 30.0, cluster="cpu4"))
-    assert robot.manager.world.refusals.counts["monitor"] == rejected + 1
-    assert "its library has no 's0' on 'cpu4'" in robot.manager.world.refusals.last
+    assert robot.manager.state.refusals.counts["monitor"] == rejected + 1
+    assert "its library has no 's0' on 'cpu4'" in robot.manager.state.refusals.last
 
 
 def _named(order: AppCommand) -> tuple[str, str, int]:

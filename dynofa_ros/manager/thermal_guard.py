@@ -1,0 +1,58 @@
+"""Power at which a temperature limit would be reached, by one thermal RC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import exp, inf, isnan, nan
+
+TEMPERATURE_SMOOTHING_S = 3.0
+TEMPERATURE_TREND_S = 10.0
+THERMAL_HORIZON_S = 30.0
+LEAST_C, MOST_C = -60.0, 150.0  # outside, a thermometer is broken
+EMERGENCY_C = 3.0  # above the limit: lowest clocks, whatever is missed
+RESISTANCE_C_PER_W = 2.5  # boards without a description: the Xavier NX guess
+TIME_CONSTANT_S = 90.0
+
+
+@dataclass
+class ThermalGuard:
+    """Power at which the temperature limit would be reached within the horizon (one RC).
+
+    The ambient term is taken from the present power, temperature and rise, so a wrong resistance only changes
+    how fast the limit is approached, not where it lies.
+    """
+
+    resistance_c_per_w: float = RESISTANCE_C_PER_W
+    time_constant_s: float = TIME_CONSTANT_S
+    temperature_c: float = nan
+    _slow_c: float = nan
+
+    def observe(self, temperatures_c: Iterable[float], dt_s: float) -> bool:
+        """Takes the hottest known sensor of one sample; False = there is none."""
+        known = [t for t in temperatures_c if LEAST_C < t < MOST_C]
+        if not known:
+            return False
+        hottest = max(known)
+        if isnan(self.temperature_c):
+            self.temperature_c = self._slow_c = hottest
+        fast = 1.0 - exp(-dt_s / TEMPERATURE_SMOOTHING_S)
+        slow = 1.0 - exp(-dt_s / TEMPERATURE_TREND_S)
+        self.temperature_c += fast * (hottest - self.temperature_c)
+        self._slow_c += slow * (hottest - self._slow_c)
+        return True
+
+    @property
+    def rise_c_per_s(self) -> float:
+        """Trend: two averages of a ramp lie as far apart as their time constants differ."""
+        return (self.temperature_c - self._slow_c) / (TEMPERATURE_TREND_S - TEMPERATURE_SMOOTHING_S)
+
+    def limit_w(self, limit_c: float, measured_w: float) -> float:
+        """Power budget for the limit; inf while nothing is known, 0 = cool down at any price."""
+        if isnan(self.temperature_c) or isnan(measured_w):
+            return inf
+        if self.temperature_c >= limit_c + EMERGENCY_C:
+            return 0.0
+        reached = 1.0 - exp(-THERMAL_HORIZON_S / self.time_constant_s)
+        step_c = (limit_c - self.temperature_c) / reached - self.time_constant_s * max(0.0, self.rise_c_per_s)
+        return max(0.0, measured_w + step_c / self.resistance_c_per_w)
