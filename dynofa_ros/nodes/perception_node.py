@@ -29,6 +29,7 @@ from dynofa_ros.supernet.switching import SWITCH_INTERVAL_S
 WATCH_PERIOD_S = 0.2
 LOG_PERIOD_S = 5.0
 YIELD_S = 1e-4
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 PUBLISHED = {
     "monitor": (msg.InferenceMonitor, qos.MONITOR),
     "targets": (msg.AppTargets, qos.APP_STATE),
@@ -45,7 +46,7 @@ class PerceptionNode(ManagedNode):
         super().__init__("front", PARAMETERS, **arguments)
         self.app = self.get_name()
         self._publish: dict[str, Callable[[Any], None]] = {}
-        self.diagnostics.add("input", self._of(status.images))
+        self.diagnostics.add("input", self._of(partial(status.images, advice=self._where_images_are)))
         self.diagnostics.add("answers", self._of(status.answers))
         self.diagnostics.add("deadline", self._of(status.deadlines))
         self.diagnostics.add("sub-network", self._of(status.subnet))
@@ -82,7 +83,7 @@ class PerceptionNode(ManagedNode):
         self._logged_ns = 0
         application.start()
         compressed = self.value("image_transport") == "compressed"
-        self.subscribe(
+        self._images = self.subscribe(
             CompressedImage if compressed else Image,
             names.app_topic(self.app, "image/compressed" if compressed else "image"),
             partial(self._on_image, application),
@@ -202,6 +203,22 @@ class PerceptionNode(ManagedNode):
             return task(self._application) if active and self._application else status.INACTIVE
 
         return check
+
+    def _where_images_are(self) -> str:
+        """For a user whose images do not come: what is published, and where."""
+        topic, kind = self._images.topic_name, f"sensor_msgs/msg/{self._images.msg_type.__name__}"
+        found = {publisher.topic_type for publisher in self.get_publishers_info_by_topic(topic)}
+        if kind in found:
+            return f"{topic} is published, but nothing arrives; check the camera and the network"
+        if found:
+            return f"{topic} carries {', '.join(sorted(found))}; this node takes {kind}"
+        others = [
+            f"{name} ({other})"
+            for name, kinds in self.get_topic_names_and_types()
+            for other in kinds
+            if other in IMAGE_TYPES and self.count_publishers(name)
+        ]
+        return f"nobody publishes {topic} ({kind}); images are on {', '.join(others) or 'no topic'}"
 
 
 def main() -> int:

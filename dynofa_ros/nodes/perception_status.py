@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 from dynofa_ros.application.application import Application
 from dynofa_ros.application.commands import placement
@@ -17,8 +18,8 @@ MISS_WARN, MISS_ERROR = 0.05, 0.20
 INACTIVE = Status(Level.OK, "inactive")
 
 
-def images(application: Application) -> Status:
-    """Whether images come, and are images."""
+def images(application: Application, advice: Callable[[], str]) -> Status:
+    """Whether images come, and are images. advice: asked for if none come."""
     counters = application.counters
     age_s, problem = _age_s(counters.last_ns), counters.problems.get(True)
     facts = {
@@ -29,7 +30,7 @@ def images(application: Application) -> Status:
         "last malformed": problem.reason if problem else "none",
     }
     if not age_s < SILENT_S:
-        return Status(Level.WARN, "no images: check the topic and its QoS", facts)
+        return Status(Level.WARN, f"no images: {advice()}", facts)
     if problem and _age_s(problem.at_ns) < RECENT_S:
         text = f"{counters.malformed} malformed images dropped, last: {problem.reason}"
         return Status(Level.WARN, text, facts)

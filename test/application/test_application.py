@@ -375,7 +375,7 @@ def test_an_engine_that_hangs_is_an_error(faulty) -> None:
         assert time.monotonic() < end
         time.sleep(0.02)
     assert "images arrive, but none was answered for" in status.answers(application).message
-    assert status.images(application).level == Level.OK
+    assert status.images(application, str).level == Level.OK
     Faulty.held.set()
     faulty.until(lambda: status.answers(application).level == Level.OK)
 
@@ -387,17 +387,17 @@ def test_a_malformed_request_is_a_warning_that_ends(faulty) -> None:
         time.sleep(0.006)
         faulty.send(None)
         faulty.until(lambda n=number: application.counters.malformed == n)
-    found = status.images(application)
+    found = status.images(application, str)
     assert found.level == Level.WARN
     assert found.message == "3 malformed images dropped, last: there is nothing in it"
     assert faulty.answer("go").malformed_frames == 3
 
     def recovered() -> bool:
         faulty.answer("go")
-        return status.images(application).level == Level.OK
+        return status.images(application, str).level == Level.OK
 
     faulty.until(recovered)
-    assert status.images(application).values["malformed"] == 3, "the total stays"
+    assert status.images(application, str).values["malformed"] == 3, "the total stays"
 
 
 def test_the_status_names_the_accuracy_by_the_metric_of_the_task(faulty) -> None:

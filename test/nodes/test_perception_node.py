@@ -26,6 +26,7 @@ from perception_client import (
     DOMAIN_ID,
     LARGEST,
     LIBRARY,
+    NAMESPACE,
     SCENE,
     SMALLEST,
     STAMP,
@@ -33,7 +34,7 @@ from perception_client import (
     image,
     start,
 )
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CompressedImage, Image
 
 from dynofa_ros.application.networks import Networks, SubnetKey
 from dynofa_ros.ros import names, qos
@@ -285,6 +286,35 @@ def test_vision_msgs_carry_the_same_result_where_they_are_installed(tmp_path, mo
         client.wait(lambda: client.node.count_publishers(full), "the topic")
         result = client.answer(image())
         client.wait(lambda: result in vision, "the same result")
+    finally:
+        client.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
+def test_without_images_the_diagnostic_says_where_there_are_some():
+    own, elsewhere = names.topic(NAMESPACE, names.app_topic(APP, "image")), "/elsewhere/image"
+    image_type, compressed_type = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+    process = start("-r", f"{own}:={elsewhere}", domain_id=DOMAIN_ID + 3)
+    client = Client(DOMAIN_ID + 3)
+
+    def advises(text: str) -> None:
+        def matches() -> bool:
+            level, message = client.diagnostics.get("input", (0, ""))
+            return level == 1 and message.startswith(f"no images: {text}")
+
+        client.wait(matches, text)
+
+    try:
+        client.wait(lambda: client.received["subnet_state"], "the node", 40)
+        advises(
+            f"nobody publishes {elsewhere} ({image_type}); images are on {own} ({image_type}), {own}/comp"
+        )
+        wrong = client.node.create_publisher(CompressedImage, elsewhere, 1)
+        advises(f"{elsewhere} carries {compressed_type}; this node takes {image_type}")
+        client.node.destroy_publisher(wrong)
+        client.node.create_publisher(Image, elsewhere, 1)
+        advises(f"{elsewhere} is published, but nothing arrives; check the camera and the network")
     finally:
         client.close()
         process.send_signal(signal.SIGINT)
