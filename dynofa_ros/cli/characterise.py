@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from dynofa_ros.library.characterised import Characterised
     from dynofa_ros.library.fit import Coefficient
     from dynofa_ros.library.library import Library
-    from dynofa_ros.library.sweep import Journal, Observation
-    from dynofa_ros.library.sweep_points import Settings
+    from dynofa_ros.library.sweep import Journal, Observation, Settings
     from dynofa_ros.messages import DeviceCapabilities
 
 DEVICES = ("simulated", "auto")
@@ -138,8 +137,7 @@ def _simulated(options: argparse.Namespace) -> int:
     from dynofa_ros.device.board import load_board
     from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
     from dynofa_ros.library.files import require_writable
-    from dynofa_ros.library.sweep import plan_digest
-    from dynofa_ros.library.sweep_points import Settings, plan_points
+    from dynofa_ros.library.sweep import Settings, plan_digest, plan_points
     from dynofa_ros.library.testbench import SimulatedRig, references_hz
 
     require_writable(options.out)
@@ -163,10 +161,8 @@ def _simulated(options: argparse.Namespace) -> int:
 def _own(options: argparse.Namespace) -> int:
     from dynofa_ros.device.board import load_board
     from dynofa_ros.library.files import open_library, require_writable
-    from dynofa_ros.library.own_device import Inference, open_own, rig_of, total_rail
-    from dynofa_ros.library.sweep import plan_digest
-    from dynofa_ros.library.sweep_points import Settings, plan_points
-    from dynofa_ros.library.testbench import references_hz
+    from dynofa_ros.library.sweep import Settings, plan_digest, plan_points
+    from dynofa_ros.library.testbench import Inference, open_own, references_hz, rig_of, total_rail
 
     require_writable(options.out)
     check_outputs(options.json)
@@ -264,11 +260,10 @@ def _finish(
 ) -> int:
     from dynofa_ros.device.board import power_model
     from dynofa_ros.files import write_atomically
-    from dynofa_ros.library.characterised import characterised, power_document, power_observations
+    from dynofa_ros.library.characterised import characterised, power_document, power_file, power_observations
     from dynofa_ros.library.files import save_with_statistics
     from dynofa_ros.library.fit import fit_power
     from dynofa_ros.library.library import load_statistics
-    from dynofa_ros.library.power_file import power_file
 
     simulated, board = measured.simulated, measured.model
     results = {

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.optimize import nnls
 from scipy.sparse.csgraph import connected_components
 
 from dynofa_ros.device.power_model import domain_terms, leak_factor
@@ -50,7 +51,7 @@ def robust_fit(design: np.ndarray, y: np.ndarray, sigma: np.ndarray) -> Fit:
     values = np.zeros(a.shape[1])
     for _ in range(ITERATIONS):
         root = np.sqrt(weights)
-        values = _not_negative(a * root[:, None], b * root)
+        values, _ = nnls(a * root[:, None], b * root)
         residuals = np.abs(b - a @ values)
         spread = max(1.0, 1.4826 * float(np.median(residuals)))
         weights = np.minimum(1.0, HUBER * spread / np.maximum(residuals, 1e-12))
@@ -58,19 +59,6 @@ def robust_fit(design: np.ndarray, y: np.ndarray, sigma: np.ndarray) -> Fit:
     variance = max(1.0, float(weights @ residuals**2) / freedom)
     covariance = variance * np.linalg.pinv((a * weights[:, None]).T @ a)
     return Fit(values, np.sqrt(np.diag(covariance)))
-
-
-def _not_negative(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Least squares with the most negative coefficient set to 0 until none is left."""
-    active = np.ones(a.shape[1], dtype=bool)
-    values = np.zeros(a.shape[1])
-    while active.any():
-        values[:] = 0.0
-        values[active] = np.linalg.lstsq(a[:, active], b, rcond=None)[0]
-        if values.min() >= 0.0:
-            break
-        active[int(values.argmin())] = False
-    return np.maximum(values, 0.0)
 
 
 @dataclass(frozen=True)

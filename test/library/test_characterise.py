@@ -32,11 +32,14 @@ from dynofa_ros.library.library import Library, check_library, load_library
 from dynofa_ros.library.sweep import (
     Journal,
     Observation,
+    Point,
+    Settings,
+    choose_clocks,
     observe,
+    plan_points,
     sweep,
 )
-from dynofa_ros.library.sweep_points import Point, Settings, SweepError, choose_clocks, plan_points
-from dynofa_ros.library.testbench import RealRig, SimulatedRig, references_hz, thread_share
+from dynofa_ros.library.testbench import RealRig, SimulatedRig, SweepError, references_hz, thread_share
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import Input, Monitors
 from dynofa_ros.messages import (

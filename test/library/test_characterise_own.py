@@ -15,8 +15,8 @@ from dynofa_ros.application.networks import DEMO_LIBRARY, DEMO_WEIGHTS
 from dynofa_ros.cli.main import main
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.linux_device import SysfsDevice
-from dynofa_ros.library import own_device
 from dynofa_ros.library import sweep as characterise
+from dynofa_ros.library import testbench
 from dynofa_ros.library.library import load_library, save_library
 from dynofa_ros.paths import share_file
 
@@ -51,7 +51,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         kernel = LiveKernel(folder)
         return SysfsDevice(kernel, allow_writes=True, backup=ClockBackup(kernel, tmp_path / "state"))
 
-    monkeypatch.setattr(own_device, "open_own", opened)
+    monkeypatch.setattr(testbench, "open_own", opened)
     monkeypatch.setattr(characterise, "POWER_SETTLE_S", 0.25)  # a clock is read every 0.2 s
     return folder
 
