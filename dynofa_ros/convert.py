@@ -54,10 +54,13 @@ def from_ros(message: Any) -> Any:
     return _reader_of(message.__class__)(message)
 
 
-def ros_types(name: str) -> Callable[..., Any]:
-    """The class of rclpy of a message type, e.g. "std_msgs/msg/Header"."""
-    package, _, kind = name.split("/")
-    return getattr(import_module(f"{package}.msg"), kind)
+def ros_types(name: str) -> Any:
+    """The class of rclpy of "std_msgs/msg/Header". Raises ImportError in one line if it is not installed."""
+    package, kind, message = name.split("/")
+    try:
+        return getattr(import_module(f"{package}.{kind}"), message)
+    except (ImportError, AttributeError):
+        raise ImportError(f"the Python messages of {name} are not installed") from None
 
 
 def to_ros(value: Any, types: Constructors = ros_types) -> Any:

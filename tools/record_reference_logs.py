@@ -29,10 +29,10 @@ from dynofa_ros.messages import Header
 from dynofa_ros.recording.bag import open_bag
 from dynofa_ros.recording.decisions import DECISION_TYPE, RecordedInputs, is_wanted
 from dynofa_ros.recording.text_log import Message, message_types, read_log, write_log
-from dynofa_ros.ros import names
 from dynofa_ros.simulation.policy import Command, Observation
 from dynofa_ros.simulation.scene import Event, Fault, Reserved, Scene
 from dynofa_ros.simulation.simulator import Simulation
+from dynofa_ros.topics import DECISION
 
 FOLDER = Path(__file__).resolve().parent.parent / "test" / "reference"
 LIVE = {  # arguments of `dynofa demo`
@@ -54,7 +54,7 @@ class RecordedPolicy(ManagerPolicy):
         told = tuple(self._heard(item) for item in observation.inputs)
         command = super().step(now_s, replace(observation, inputs=told))
         assert self.decision is not None
-        self.messages.append((names.DECISION, DECISION_TYPE, decision_message(self.decision)))
+        self.messages.append((DECISION.name, DECISION_TYPE, decision_message(self.decision)))
         return command
 
     def _heard(self, item: Input) -> Input:

@@ -6,25 +6,31 @@ import array
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 from builtin_interfaces.msg import Time
 from rclpy.publisher import Publisher
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 from std_msgs.msg import Empty, String
 
 from dynofa_ros.demo import camera_bag
 from dynofa_ros.demo.camera_bag import BagFrame, CameraTopic
 from dynofa_ros.demo.camera_sources import ENCODERS, FolderSource, Picture, SignSource, Source, compose
 from dynofa_ros.msg import ClassHypothesis, Classification
-from dynofa_ros.ros import qos
 from dynofa_ros.ros.diagnostics import Level, Status
-from dynofa_ros.ros.names import app_topic
 from dynofa_ros.ros.node import ManagedNode, one_line, run
 from dynofa_ros.ros.parameters import ParameterSpec
-from dynofa_ros.topics import CAMERA_FINISHED, ERRORS, GROUND_TRUTH, camera_frame_id
+from dynofa_ros.topics import (
+    CAMERA_FINISHED,
+    COMPRESSED_IMAGE,
+    ERRORS,
+    GROUND_TRUTH,
+    IMAGE,
+    camera_frame_id,
+)
 
 SPECS = (
     ParameterSpec("apps", "front", "applications that get images, separated by commas", dynamic=False),
@@ -76,13 +82,11 @@ class CameraNode(ManagedNode):
         else:
             self._source = SignSource(self.value("seed"))
         compressed = self._camera is not None and self._camera.transport == "compressed"
-        message_type, name = (CompressedImage, "image/compressed") if compressed else (Image, "image")
-        self._images = [
-            self.advertise(message_type, app_topic(app, name), qos.IMAGE_SOURCE) for app in self._apps
-        ]
-        self._truths = self.advertise(Classification, GROUND_TRUTH, qos.EVENT)
-        self._finished = self.advertise(Empty, CAMERA_FINISHED, qos.EVENT)
-        self._errors = self.advertise(String, ERRORS, qos.EVENT)
+        images = replace(COMPRESSED_IMAGE if compressed else IMAGE, reliable=True)
+        self._images = [self.advertise(images, app) for app in self._apps]
+        self._truths = self.advertise(GROUND_TRUTH)
+        self._finished = self.advertise(CAMERA_FINISHED)
+        self._errors = self.advertise(ERRORS)
 
     def activate(self) -> None:
         self._stopping.clear()

@@ -15,17 +15,19 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import GetParameters, SetParametersAtomically
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter, parameter_value_to_python
+from rclpy.publisher import Publisher
 from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Float64, String
 
 from dynofa_ros import topics
+from dynofa_ros.convert import ros_types
 from dynofa_ros.errors import CliError, writing
 from dynofa_ros.msg import DeviceCapabilities, ManagerDecision, SimulatedLoad
 from dynofa_ros.recording.run import Collector, Run, collector
-from dynofa_ros.ros import names, qos
-from dynofa_ros.ros.names import app_topic
-from dynofa_ros.ros.recorder import ExpectedTopic, Recorder, load_message_class
+from dynofa_ros.ros.qos import qos_of
+from dynofa_ros.ros.recorder import ExpectedTopic, Recorder
+from dynofa_ros.topics import DECISION, DIAGNOSTICS, Topic, absolute
 
 NODE_NAME, NAMESPACE = "director", "/demo"
 ASK_AGAIN_S = 3.0
@@ -52,12 +54,10 @@ class Director:
         self.live = Run()  # what was recorded so far
         self._newest: dict[str, bytes] = {}  # recorded message by topic, relative to the root
         self._collectors: dict[tuple[str, str], tuple[Collector, Any] | None] = {}
-        self._phase = self._node.create_publisher(String, self._topic(topics.PHASE), qos.EVENT)
-        self._cpu = self._node.create_publisher(Float64, self._topic(topics.MANAGER_CPU), qos.EVENT)
-        self._errors = self._node.create_publisher(String, self._topic(topics.ERRORS), qos.EVENT)
-        self._load = self._node.create_publisher(
-            SimulatedLoad, self._topic(names.SIMULATED_LOAD), qos.SIMULATED_LOAD
-        )
+        self._phase = self._publisher(topics.PHASE)
+        self._cpu = self._publisher(topics.MANAGER_CPU)
+        self._errors = self._publisher(topics.ERRORS)
+        self._load = self._publisher(topics.SIMULATED_LOAD)
         self._thread = threading.Thread(target=self._spin, name="ros", daemon=True)
         self._thread.start()
 
@@ -81,10 +81,9 @@ class Director:
 
         Raises CliError that names what is missing.
         """
-        expected = [names.TELEMETRY, names.CAPABILITIES, names.DVFS_STATE]
-        expected += [
-            app_topic(a, name) for a in self._apps for name in ("targets", "library", "subnet_state")
-        ]
+        expected = [topics.TELEMETRY.name, topics.CAPABILITIES.name, topics.DVFS_STATE.name]
+        for topic in (topics.TARGETS, topics.LIBRARY, topics.SUBNET_STATE):
+            expected += [topic.of(app) for app in self._apps]
 
         def missing() -> list[str]:
             heard = self._phase.get_subscription_count() > 0
@@ -96,7 +95,7 @@ class Director:
         """Until the manager decides for every application. Raises CliError if it does not."""
 
         def missing() -> list[str]:
-            newest = self._message(ManagerDecision, names.DECISION)
+            newest = self._message(ManagerDecision, topics.DECISION.name)
             decided = {app.app for app in newest.apps} if newest else set()
             return [f"a decision of dynofa/manager for {app}" for app in self._apps if app not in decided]
 
@@ -105,7 +104,7 @@ class Director:
     @property
     def camera_finished(self) -> bool:
         """Whether the camera has played its bag to the end."""
-        return topics.CAMERA_FINISHED in self._newest
+        return topics.CAMERA_FINISHED.name in self._newest
 
     # --- knobs -------------------------------------------------------------------------------
 
@@ -118,7 +117,7 @@ class Director:
 
         slowdown: 0.5 = our work takes 50 % longer.
         """
-        capabilities = self._message(DeviceCapabilities, names.CAPABILITIES)
+        capabilities = self._message(DeviceCapabilities, topics.CAPABILITIES.name)
         assert capabilities is not None, "wait_until_recorded comes first"
         for domain in (d.domain for d in capabilities.domains if d.domain.startswith(processor)):
             message = SimulatedLoad(domain=domain)
@@ -184,8 +183,9 @@ class Director:
 
     # --- inside ------------------------------------------------------------------------------
 
-    def _topic(self, relative: str) -> str:
-        return names.topic(NAMESPACE, relative)
+    def _publisher(self, topic: Topic) -> Publisher:
+        name = absolute(NAMESPACE, topic.name)
+        return self._node.create_publisher(ros_types(topic.kind), name, qos_of(topic))
 
     def _spin(self) -> None:
         try:
@@ -196,32 +196,16 @@ class Director:
             self.failure = f"{type(error).__name__}: {error}"
 
     def _expected_topics(self) -> list[ExpectedTopic]:
-        own = "dynofa_ros/msg/"
-        table = [
-            (names.TELEMETRY, own + "DeviceTelemetry", qos.TELEMETRY),
-            (names.CAPABILITIES, own + "DeviceCapabilities", qos.DEVICE_STATE),
-            (names.POWER_MODEL, own + "PowerModel", qos.DEVICE_STATE),
-            (names.DVFS_STATE, own + "DvfsState", qos.DEVICE_STATE),
-            (names.DVFS_COMMAND, own + "DvfsCommand", qos.DVFS_COMMAND),
-            (names.SIMULATED_LOAD, own + "SimulatedLoad", qos.SIMULATED_LOAD),
-            (topics.GROUND_TRUTH, own + "Classification", qos.EVENT),
-            (topics.PHASE, "std_msgs/msg/String", qos.EVENT),
-            (topics.ERRORS, "std_msgs/msg/String", qos.EVENT),
-            (topics.MANAGER_CPU, "std_msgs/msg/Float64", qos.EVENT),
-            (topics.CAMERA_FINISHED, "std_msgs/msg/Empty", qos.EVENT),
+        """Everything but images, what it needs no application for first, and the decisions last.
+
+        What waits is taken in this order: no decision is recorded before what it names.
+        """
+        known = [t for t in topics.TOPICS if t.sender != "camera" and t not in (DECISION, DIAGNOSTICS)]
+        return [
+            ExpectedTopic(absolute(NAMESPACE, topic.of(app)), topic.kind, qos_of(topic))
+            for topic in (*sorted(known, key=lambda t: "{app}" in t.name), DECISION)
+            for app in (self._apps if "{app}" in topic.name else ("",))
         ]
-        for app in self._apps:
-            table += [
-                (app_topic(app, "classification"), own + "Classification", qos.CLASSIFICATION),
-                (app_topic(app, "monitor"), own + "InferenceMonitor", qos.MONITOR),
-                (app_topic(app, "targets"), own + "AppTargets", qos.APP_STATE),
-                (app_topic(app, "library"), own + "SubnetLibrary", qos.APP_STATE),
-                (app_topic(app, "subnet_state"), own + "SubnetState", qos.APP_STATE),
-                (app_topic(app, "subnet_command"), own + "SubnetCommand", qos.SUBNET_COMMAND),
-            ]
-        # Last, because what waits is taken in this order: no decision is recorded before what it names.
-        table.append((names.DECISION, own + "ManagerDecision", qos.DECISION))
-        return [ExpectedTopic(self._topic(relative), kind, profile) for relative, kind, profile in table]
 
     def _collect(self, topic: str, message_type: str, time_ns: int, data: bytes) -> None:
         """Everything recorded also goes into `live`."""
@@ -229,7 +213,7 @@ class Director:
         key = topic, message_type
         if key not in self._collectors:
             collect = collector("", topic, message_type)
-            self._collectors[key] = (collect, load_message_class(message_type)) if collect else None
+            self._collectors[key] = (collect, ros_types(message_type)) if collect else None
         found = self._collectors[key]
         if found is not None:
             collect, message_class = found

@@ -9,8 +9,8 @@ from typing import Any
 
 from builtin_interfaces.msg import Time
 from rclpy.timer import Timer
-from sensor_msgs.msg import BatteryState, Temperature
 
+from dynofa_ros import topics
 from dynofa_ros.convert import from_ros, to_ros
 from dynofa_ros.device.board import load_board
 from dynofa_ros.device.command_control import ClockControl, ControlState
@@ -20,13 +20,12 @@ from dynofa_ros.device.meters import EnergyMeter
 from dynofa_ros.device.open import open_device
 from dynofa_ros.device.simulated.power_modes import find_mode
 from dynofa_ros.messages import DomainStatus, Header
-from dynofa_ros.msg import DeviceCapabilities, DeviceTelemetry, DvfsCommand, DvfsState, PowerModel
+from dynofa_ros.msg import DvfsCommand
 from dynofa_ros.nodes import device_status as status
 from dynofa_ros.nodes.device_kernel import KernelView, changed_clocks
 from dynofa_ros.nodes.device_parameters import PARAMETERS
 from dynofa_ros.nodes.device_simulation import SimulatedInputs
-from dynofa_ros.nodes.device_standard import BATTERY, TEMPERATURE, battery_message, temperature_message
-from dynofa_ros.ros import names, qos
+from dynofa_ros.nodes.device_standard import battery_message, temperature_message
 from dynofa_ros.ros.diagnostics import Status
 from dynofa_ros.ros.node import ManagedNode, run
 
@@ -43,7 +42,7 @@ class DeviceNode(ManagedNode):
 
     def __init__(self, **node_arguments: Any) -> None:
         self._device: Device | None = None
-        super().__init__("device", PARAMETERS, namespace=names.CORE_NAMESPACE, **node_arguments)
+        super().__init__("device", PARAMETERS, namespace=topics.CORE, **node_arguments)
 
     # --- lifecycle ---------------------------------------------------------------------------
 
@@ -70,7 +69,7 @@ class DeviceNode(ManagedNode):
         if self._power_model is not None:
             self._power_model_publisher.publish(to_ros(replace(self._power_model, header=self._header())))
         self._publish_state()
-        self.subscribe(DvfsCommand, names.DVFS_COMMAND, self._on_command, qos.DVFS_COMMAND)
+        self.subscribe(topics.DVFS_COMMAND, self._on_command)
         if self._inputs is not None:
             self._inputs.start()
         self._follow_timer = self.every(FOLLOW_PERIOD_S, self._follow)
@@ -150,17 +149,15 @@ class DeviceNode(ManagedNode):
             self.get_logger().info("the clocks that a killed process left changed are restored")
 
     def _advertise(self) -> None:
-        self._telemetry = self.advertise(DeviceTelemetry, names.TELEMETRY, qos.TELEMETRY)
-        self._capabilities_publisher = self.advertise(
-            DeviceCapabilities, names.CAPABILITIES, qos.DEVICE_STATE
-        )
-        self._power_model_publisher = self.advertise(PowerModel, names.POWER_MODEL, qos.DEVICE_STATE)
-        self._state_publisher = self.advertise(DvfsState, names.DVFS_STATE, qos.DEVICE_STATE)
+        self._telemetry = self.advertise(topics.TELEMETRY)
+        self._capabilities_publisher = self.advertise(topics.CAPABILITIES)
+        self._power_model_publisher = self.advertise(topics.POWER_MODEL)
+        self._state_publisher = self.advertise(topics.DVFS_STATE)
         self._temperature = self._battery = None
         if self._sample.temperatures:
-            self._temperature = self.advertise(Temperature, TEMPERATURE, qos.TELEMETRY)
+            self._temperature = self.advertise(topics.TEMPERATURE)
         if self._kernel and self._kernel.batteries():
-            self._battery = self.advertise(BatteryState, BATTERY, qos.TELEMETRY)
+            self._battery = self.advertise(topics.BATTERY)
 
     def _set_mode(self) -> None:
         if self._simulation is not None:
@@ -259,7 +256,7 @@ class DeviceNode(ManagedNode):
     def _discover(self) -> None:
         """Follow what comes and goes: senders of commands, applications, clocks."""
         assert self._device is not None
-        if not self.count_publishers(self.topic(names.DVFS_COMMAND)):
+        if not self.count_publishers(self.full_name(topics.DVFS_COMMAND)):
             self._control.forget()
         if self._inputs is not None:
             self._inputs.discover()

@@ -7,15 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from dynofa_ros.convert import from_ros
 from dynofa_ros.device.simulated.real_time import RealTimeSimulation
 from dynofa_ros.device.simulated.simulated_device import ExternalLoad
-from dynofa_ros.msg import InferenceMonitor, SimulatedLoad
+from dynofa_ros.messages import InferenceMonitor, SimulatedLoad
 from dynofa_ros.nodes.device_status import RECENT_S
-from dynofa_ros.ros import names, qos
 from dynofa_ros.ros.diagnostics import Level, Status
 from dynofa_ros.ros.node import ManagedNode
-
-MONITOR_TYPE = "dynofa_ros/msg/InferenceMonitor"
+from dynofa_ros.topics import MONITOR, SIMULATED_LOAD
 
 
 class SimulatedInputs:
@@ -27,13 +26,13 @@ class SimulatedInputs:
         self._node = node
         self._simulation = simulation
         self._on_load = on_load
-        self._monitors: dict[str, Any] = {}  # subscriptions by full topic name
+        self._monitors: dict[str, Any] = {}  # subscriptions by application
         self._refused = 0
         self._last_refusal, self._last_refusal_s = "", -math.inf
 
     def start(self) -> None:
         """Listen; the node is becoming active."""
-        self._node.subscribe(SimulatedLoad, names.SIMULATED_LOAD, self._take_load, qos.SIMULATED_LOAD)
+        self._node.subscribe(SIMULATED_LOAD, self._take_load)
 
     def stop(self) -> None:
         """The node has ended the subscriptions."""
@@ -41,18 +40,11 @@ class SimulatedInputs:
 
     def discover(self) -> None:
         """Follow the applications as they come and go."""
-        node = self._node
-        found = {
-            topic
-            for topic, types in node.get_topic_names_and_types()
-            if MONITOR_TYPE in types
-            and names.app_of_topic(node.get_namespace(), topic, "monitor")
-            and node.count_publishers(topic)
-        }
-        for topic in found - self._monitors.keys():
-            self._monitors[topic] = node.subscribe(InferenceMonitor, topic, self._take_monitor, qos.MONITOR)
-        for topic in self._monitors.keys() - found:
-            node.unsubscribe(self._monitors.pop(topic))
+        found = self._node.applications(MONITOR)
+        for app in found - self._monitors.keys():
+            self._monitors[app] = self._node.subscribe(MONITOR, self._take_monitor, app)
+        for app in self._monitors.keys() - found:
+            self._node.unsubscribe(self._monitors.pop(app))
 
     def status(self) -> Status:
         """Diagnostics: who is listened to, and what was refused."""
@@ -65,16 +57,18 @@ class SimulatedInputs:
             return Status(Level.WARN, f"ignored {self._last_refusal}", values)
         return Status(Level.OK, f"{len(self._monitors)} applications", values)
 
-    def _take_monitor(self, message: InferenceMonitor) -> None:
+    def _take_monitor(self, message: Any) -> None:
+        monitor: InferenceMonitor = from_ros(message)
         try:
-            self._simulation.add_frame(message.app, message.processor, 1e-3 * float(message.inference_ms))
+            self._simulation.add_frame(monitor.app, monitor.processor, 1e-3 * monitor.inference_ms)
         except ValueError as error:
-            self._refuse(f"monitor of '{message.app}': {error}")
+            self._refuse(f"monitor of '{monitor.app}': {error}")
 
-    def _take_load(self, message: SimulatedLoad) -> None:
-        load = ExternalLoad(0.01 * float(message.utilization_percent), float(message.slowdown))
+    def _take_load(self, message: Any) -> None:
+        load: SimulatedLoad = from_ros(message)
+        outside = ExternalLoad(0.01 * load.utilization_percent, load.slowdown)
         try:
-            self._simulation.set_load(message.domain, load)
+            self._simulation.set_load(load.domain, outside)
         except ValueError as error:
             self._refuse(f"simulated_load: {error}")
         self._on_load()

@@ -15,9 +15,6 @@ from sensor_msgs.msg import BatteryState, Temperature
 from dynofa_ros.device.device import DeviceSample
 from dynofa_ros.device.linux.battery import BatterySample
 
-TEMPERATURE = "dynofa/device/temperature"
-BATTERY = "dynofa/device/battery"
-
 # The kernel's words (drivers/power/supply/power_supply_sysfs.c); others are unknown to the message.
 STATUS = {
     "Charging": BatteryState.POWER_SUPPLY_STATUS_CHARGING,

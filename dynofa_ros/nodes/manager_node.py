@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rclpy.publisher import Publisher
+from rclpy.lifecycle import LifecyclePublisher
 from rclpy.subscription import Subscription
 
-import dynofa_ros.msg as msg
+from dynofa_ros import topics
 from dynofa_ros.convert import from_ros, to_ros
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import OBJECTIVES, Departure, Input, Monitors, Parameters, make_input
@@ -21,15 +21,12 @@ from dynofa_ros.manager.miss_alarm import PERSISTENT
 from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.manager.state import STALE_S
 from dynofa_ros.messages import DvfsCommand, InferenceMonitor
-from dynofa_ros.ros import names, qos
 from dynofa_ros.ros.diagnostics import Level, Status
-from dynofa_ros.ros.entities import quiet_publisher
 from dynofa_ros.ros.node import ManagedNode, run
 from dynofa_ros.ros.parameters import ParameterSpec
 
 DISCOVERY_PERIOD_S = 0.5
 EARLY_DISCOVERY_PERIOD_S, EARLY_S = 0.1, 2.0  # after a start: applications may run that lost their manager
-TARGETS_TYPE = "dynofa_ros/msg/AppTargets"
 EVENT_DELAY_S = 0.02  # events that come together are answered together
 NEARLY = 0.9  # of a control period: a message then brings the step forward, which saves a wake-up
 RECENT_STEPS = 100
@@ -102,14 +99,14 @@ class _App:
     """Connections to one application."""
 
     subscriptions: list[Subscription]
-    commands: Publisher
+    commands: LifecyclePublisher
 
 
 class ManagerNode(ManagedNode):
     """Node `dynofa/manager`: one per user namespace, it manages the applications of that namespace only."""
 
     def __init__(self, **node_arguments: Any) -> None:
-        super().__init__("manager", PARAMETERS, namespace=names.CORE_NAMESPACE, **node_arguments)
+        super().__init__("manager", PARAMETERS, namespace=topics.CORE, **node_arguments)
         self._apps: dict[str, _App] = {}
         self._manager = RuntimeManager()
         self._decision: Decision | None = None
@@ -123,8 +120,8 @@ class ManagerNode(ManagedNode):
     # --- lifecycle ---------------------------------------------------------------------------
 
     def configure(self) -> None:
-        self._decisions = self.advertise(msg.ManagerDecision, names.DECISION, qos.DECISION)
-        self._dvfs_commands = self.advertise(msg.DvfsCommand, names.DVFS_COMMAND, qos.DVFS_COMMAND)
+        self._decisions = self.advertise(topics.DECISION)
+        self._dvfs_commands = self.advertise(topics.DVFS_COMMAND)
 
     def activate(self) -> None:
         self._manager = RuntimeManager()
@@ -134,13 +131,9 @@ class ManagerNode(ManagedNode):
         self._compute_ms.clear()
         self._last_step_s = 0.0
         # Telemetry alone never makes a step: it is taken with whatever wakes the node next.
-        self._telemetry = self.subscribe_silently(msg.DeviceTelemetry, names.TELEMETRY, qos.TELEMETRY)
-        for kind, topic, profile in (
-            (msg.DeviceCapabilities, names.CAPABILITIES, qos.DEVICE_STATE),
-            (msg.PowerModel, names.POWER_MODEL, qos.DEVICE_STATE),
-            (msg.DvfsState, names.DVFS_STATE, qos.DEVICE_STATE),
-        ):
-            self.subscribe(kind, topic, self._collector(topic), profile)
+        self._telemetry = self.subscribe_silently(topics.TELEMETRY)
+        for topic in (topics.CAPABILITIES, topics.POWER_MODEL, topics.DVFS_STATE):
+            self.subscribe(topic, self._collector(topic.name))
         self._step_timer = self.every(self.value("control_period_s"), self._step)
         self._event_timer = self.every(EVENT_DELAY_S, self._on_event_timer)
         self._event_timer.cancel()
@@ -171,47 +164,37 @@ class ManagerNode(ManagedNode):
     def _discover(self) -> None:
         """Follows the applications of this namespace as they come and go."""
         self._take_telemetry()  # with a long control period more would come than the topic keeps
-        for app in [a for a in self._apps if not self._present(a)]:
+        found = self.applications(topics.TARGETS)
+        for app in self._apps.keys() - found:
             self._forget(app)
-            self._take(make_input(names.app_topic(app, "targets"), Departure(app)), event=True)
-        for topic, types in self.get_topic_names_and_types():
-            found = names.app_of_topic(self.get_namespace(), topic, "targets")
-            if found and TARGETS_TYPE in types and found not in self._apps and self._present(found):
-                self._follow(found)
+            self._take(make_input(topics.TARGETS.of(app), Departure(app)), event=True)
+        for app in found - self._apps.keys():
+            self._follow(app)
 
     def _discover_early(self) -> None:
         self._discover()
         if time.monotonic() - self._started_s > EARLY_S:
             self._early_timer.cancel()
 
-    def _present(self, app: str) -> bool:
-        return self.count_publishers(self.topic(names.app_topic(app, "targets"))) > 0
-
     def _follow(self, app: str) -> None:
         self.get_logger().info(f"application {app} found")
         subscriptions = [
-            self.subscribe(kind, topic, self._collector(topic, event), profile)
-            for kind, name, event, profile in (
-                (msg.AppTargets, "targets", True, qos.APP_STATE),
-                (msg.SubnetLibrary, "library", True, qos.APP_STATE),
-                (msg.SubnetState, "subnet_state", False, qos.APP_STATE),
-                (msg.InferenceMonitor, "monitor", False, qos.MONITOR),
+            self.subscribe(topic, self._collector(topic.of(app), event), app)
+            for topic, event in (
+                (topics.TARGETS, True),
+                (topics.LIBRARY, True),
+                (topics.SUBNET_STATE, False),
+                (topics.MONITOR, False),
             )
-            for topic in [names.app_topic(app, name)]
         ]
-        # Not a lifecycle publisher: those that are made while the node is active stay mute.
-        command_topic = self.topic(names.app_topic(app, "subnet_command"))
-        publisher = self.create_publisher(
-            msg.SubnetCommand, command_topic, qos.SUBNET_COMMAND, event_callbacks=quiet_publisher()
-        )
-        self._apps[app] = _App(subscriptions, publisher)
+        self._apps[app] = _App(subscriptions, self.advertise(topics.SUBNET_COMMAND, app))
 
     def _forget(self, app: str) -> None:
         self.get_logger().info(f"application {app} gone")
         connections = self._apps.pop(app)
         for subscription in connections.subscriptions:
             self.unsubscribe(subscription)
-        self.destroy_publisher(connections.commands)
+        self.withdraw(connections.commands)
 
     def _collector(self, topic: str, event: bool = False) -> Callable[[Any], None]:
         """Callback that keeps the messages of a topic for the next step; ``event``: it then comes at once."""
@@ -238,7 +221,7 @@ class ManagerNode(ManagedNode):
 
     def _take_telemetry(self) -> None:
         for message in self._telemetry.take():
-            self._keep(make_input(names.TELEMETRY, from_ros(message)))
+            self._keep(make_input(topics.TELEMETRY.name, from_ros(message)))
 
     def _keep(self, item: Input) -> None:
         if len(self._inputs) < MAX_INPUTS:

@@ -10,9 +10,8 @@ from functools import partial
 from typing import Any
 
 import cv2
-from sensor_msgs.msg import CompressedImage, Image
 
-import dynofa_ros.msg as msg
+from dynofa_ros import topics
 from dynofa_ros.application.application import Application, Settings
 from dynofa_ros.application.task import IMAGE, Output, tasks
 from dynofa_ros.application.worker import MalformedRequest
@@ -20,21 +19,21 @@ from dynofa_ros.convert import PACKAGE, from_ros, ros_types, to_ros
 from dynofa_ros.messages import AppTargets, Header
 from dynofa_ros.nodes import perception_status as status
 from dynofa_ros.nodes.perception_parameters import PARAMETERS, TARGETS
-from dynofa_ros.ros import names, qos
 from dynofa_ros.ros.diagnostics import Status
 from dynofa_ros.ros.images import ImageDecoder, MalformedImage, default_converter
 from dynofa_ros.ros.node import ManagedNode, run
 from dynofa_ros.supernet.switching import SWITCH_INTERVAL_S
+from dynofa_ros.topics import Topic
 
 WATCH_PERIOD_S = 0.2
 LOG_PERIOD_S = 5.0
 YIELD_S = 1e-4
-IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+IMAGE_TYPES = (topics.IMAGE.kind, topics.COMPRESSED_IMAGE.kind)
 PUBLISHED = {
-    "monitor": (msg.InferenceMonitor, qos.MONITOR),
-    "targets": (msg.AppTargets, qos.APP_STATE),
-    "library": (msg.SubnetLibrary, qos.APP_STATE),
-    "subnet_state": (msg.SubnetState, qos.APP_STATE),
+    "monitor": topics.MONITOR,
+    "targets": topics.TARGETS,
+    "library": topics.LIBRARY,
+    "subnet_state": topics.SUBNET_STATE,
 }
 
 
@@ -59,8 +58,8 @@ class PerceptionNode(ManagedNode):
         except ImportError as error:
             raise RuntimeError(str(error)) from error
         task = tasks(IMAGE)[self.value("task")]
-        for name, (kind, profile) in PUBLISHED.items():
-            self._publish[name] = self._publisher(kind, name, profile, to_ros)
+        for name, topic in PUBLISHED.items():
+            self._publish[name] = self._publisher(topic, to_ros)
         for output in task.outputs:
             self._add_output(output)
         self._application = Application(
@@ -84,22 +83,18 @@ class PerceptionNode(ManagedNode):
         application.start()
         compressed = self.value("image_transport") == "compressed"
         self._images = self.subscribe(
-            CompressedImage if compressed else Image,
-            names.app_topic(self.app, "image/compressed" if compressed else "image"),
+            topics.COMPRESSED_IMAGE if compressed else topics.IMAGE,
             partial(self._on_image, application),
-            qos.IMAGE,
+            self.app,
             foreign=True,
         )
         self.subscribe(
-            msg.SubnetCommand,
-            names.app_topic(self.app, "subnet_command"),
+            topics.SUBNET_COMMAND,
             lambda message: application.command.take(from_ros(message)),
-            qos.SUBNET_COMMAND,
+            self.app,
         )
         if self.value("emulate_dvfs"):
-            self.subscribe(
-                msg.DvfsState, names.DVFS_STATE, partial(self._on_dvfs_state, application), qos.DEVICE_STATE
-            )
+            self.subscribe(topics.DVFS_STATE, partial(self._on_dvfs_state, application))
         self.every(WATCH_PERIOD_S, partial(self._watch, application))
 
     def deactivate(self) -> None:
@@ -144,7 +139,7 @@ class PerceptionNode(ManagedNode):
             # Let go of the interpreter, so that the worker starts now and not at the next switch.
             time.sleep(YIELD_S)
 
-    def _on_dvfs_state(self, application: Application, message: msg.DvfsState) -> None:
+    def _on_dvfs_state(self, application: Application, message: Any) -> None:
         application.clocks = from_ros(message).domains
 
     def _watch(self, application: Application) -> None:
@@ -172,21 +167,23 @@ class PerceptionNode(ManagedNode):
         def types(name: str) -> Callable[..., Any]:
             return ros_types(output.sent_as.get(name, name))
 
+        own = f"{PACKAGE}/msg/{output.message.__name__}"
         try:
-            kind = types(f"{PACKAGE}/msg/{output.message.__name__}")
+            types(own)
         except ImportError:
             if not output.sent_as:
                 raise
             return
-        profile = qos.APP_STATE if output.latched else qos.CLASSIFICATION
-        self._publish[output.topic] = self._publisher(
-            kind, output.topic, profile, partial(to_ros, types=types)
+        topic = Topic(
+            f"{topics.PERCEPTION}/{{app}}/{output.topic}",
+            output.sent_as.get(own, own),
+            depth=1 if output.latched else 5,
+            latched=output.latched,
         )
+        self._publish[output.topic] = self._publisher(topic, partial(to_ros, types=types))
 
-    def _publisher(
-        self, kind: Any, name: str, profile: Any, convert: Callable[[Any], Any]
-    ) -> Callable[[Any], None]:
-        publish = self.advertise(kind, names.app_topic(self.app, name), profile).publish
+    def _publisher(self, topic: Topic, convert: Callable[[Any], Any]) -> Callable[[Any], None]:
+        publish = self.advertise(topic, self.app).publish
         return lambda message: publish(convert(message))
 
     def _send(self, name: str, message: Any) -> None:

@@ -6,7 +6,6 @@ its message (float32 as numpy.float32).
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from rosbags.typesys.store import Typestore
 
+from dynofa_ros import topics
 from dynofa_ros.convert import from_ros
 from dynofa_ros.device.board import BoardError, load_power_model
 from dynofa_ros.device.power_model import differences
@@ -25,22 +25,8 @@ from dynofa_ros.messages import DeviceCapabilities, ManagerDecision, PowerModel
 from dynofa_ros.recording.bag import BagError, open_bag, typestore
 from dynofa_ros.recording.run import robot_root
 from dynofa_ros.recording.text_log import Message, all_types, read_log
-from dynofa_ros.ros import names
 
-DECISION_TYPE = "dynofa_ros/msg/ManagerDecision"
-_APP = r"perception/[^/]+/"
-INPUT_TYPES = {
-    _APP + "targets": "dynofa_ros/msg/AppTargets",
-    _APP + "library": "dynofa_ros/msg/SubnetLibrary",
-    _APP + "subnet_state": "dynofa_ros/msg/SubnetState",
-    _APP + "monitor": "dynofa_ros/msg/InferenceMonitor",
-    names.TELEMETRY: "dynofa_ros/msg/DeviceTelemetry",
-    names.CAPABILITIES: "dynofa_ros/msg/DeviceCapabilities",
-    names.POWER_MODEL: "dynofa_ros/msg/PowerModel",
-    names.DVFS_STATE: "dynofa_ros/msg/DvfsState",
-}
-_ONCE_ONLY = re.compile(f"{_APP}monitor|{re.escape(names.TELEMETRY)}")  # not latched: nobody hears them twice
-_TARGETS = re.compile(_APP + "targets")
+DECISION_TYPE = topics.DECISION.kind
 
 
 @dataclass(frozen=True)
@@ -78,7 +64,7 @@ class RecordedInputs:
         """The next message of the recording."""
         self._places[item.topic, item.sequence].append(len(self._items))
         self._items.append(item)
-        self._holds_models |= item.topic == names.POWER_MODEL
+        self._holds_models |= item.topic == topics.POWER_MODEL.name
 
     def of(self, named: Iterable[tuple[str, int]]) -> tuple[Input, ...]:
         """The inputs that a decision names. Raises MissingInput for one that was not recorded."""
@@ -90,15 +76,15 @@ class RecordedInputs:
             inputs.append(item)
             if isinstance(item.message, DeviceCapabilities) and not self._holds_models:
                 model = shipped_model(item.message)
-                inputs += [Input(names.POWER_MODEL, sequence, model)] if model else []
+                inputs += [Input(topics.POWER_MODEL.name, sequence, model)] if model else []
         return tuple(inputs)
 
     def take(self, topic: str, sequence: int) -> Input | None:
         """The input that a decision names, None if it was not recorded."""
-        if sequence == GONE and _TARGETS.fullmatch(topic):
+        if sequence == GONE and topics.TARGETS.match(topic):
             return make_input(topic, Departure(topic.split("/")[1]))
         places = self._places.get((topic, sequence), [])
-        if _ONCE_ONLY.fullmatch(topic):
+        if not _latched(topic):
             places = [place for place in places if place not in self._taken]
         if not places:
             return None
@@ -176,7 +162,7 @@ def recording(path: Path, messages: Iterable[Message], store: Typestore) -> Reco
         except ValueError as error:
             raise BagError(f"{path}: decision {message.decision_id} cannot be replayed: {error}") from error
     if not found.decisions:
-        raise BagError(f"{path} holds no decision: record {names.DECISION} and the monitors with it")
+        raise BagError(f"{path} holds no decision: record {topics.DECISION.name} and the monitors with it")
     return found
 
 
@@ -222,9 +208,13 @@ def is_wanted(root: str, topic: str, message_type: str) -> bool:
     if not topic.startswith(root + "/"):
         return False
     relative = topic[len(root) + 1 :]
-    if relative == names.DECISION:
-        return message_type == DECISION_TYPE
-    return any(message_type == kind and re.fullmatch(p, relative) for p, kind in INPUT_TYPES.items())
+    wanted = (topics.DECISION, *topics.MANAGER_INPUTS)
+    return any(message_type == topic.kind and topic.match(relative) is not None for topic in wanted)
+
+
+def _latched(relative: str) -> bool:
+    """Whether a subscriber that comes later gets the last message of a topic again."""
+    return any(topic.latched and topic.match(relative) is not None for topic in topics.MANAGER_INPUTS)
 
 
 def _check_definitions(path: Path, theirs: Typestore, message_types: set[str]) -> None:

@@ -7,14 +7,15 @@ Unknown numbers are NaN; times are the recorder's receipt times in nanoseconds u
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dynofa_ros import topics
 from dynofa_ros.recording.bag import BagError, open_bag
-from dynofa_ros.topics import ERRORS, GROUND_TRUTH, MANAGER_CPU, PHASE
+from dynofa_ros.topics import Topic
 
 MARK_DELAY_NS = 100_000_000  # a mark may be recorded so much later than the first frames after it
 
@@ -98,6 +99,7 @@ class Reading:
 
 LibraryKey = tuple[str, str, str]  # app, subnet_id, processor
 Collector = Callable[["Run", int, Any], None]
+Adder = Callable[["Run", int, str, Any], None]  # with the name of the application
 
 
 @dataclass
@@ -129,7 +131,7 @@ def read_run(path: Path, namespace: str | None = None) -> Run:
         root = robot_root(path, {c.topic for c in reader.connections}, namespace)
         collectors = {(c.topic, c.msgtype): collector(root, c.topic, c.msgtype) for c in reader.connections}
         chosen = [c for c in reader.connections if collectors[c.topic, c.msgtype]]
-        run.has_ground_truth = any(c.topic == f"{root}/{GROUND_TRUTH}" for c in chosen)
+        run.has_ground_truth = any(c.topic == f"{root}/{topics.GROUND_TRUTH.name}" for c in chosen)
         for connection, time_ns, raw in reader.messages(chosen):
             collect = collectors[connection.topic, connection.msgtype]
             assert collect is not None
@@ -146,20 +148,17 @@ def collector(root: str, topic: str, message_type: str) -> Collector | None:
     if not topic.startswith(root + "/"):
         return None
     relative = topic[len(root) + 1 :]
-    for (pattern, wanted_type), add in _COLLECTORS.items():
-        match = re.fullmatch(pattern, relative)
-        if match and message_type == wanted_type:
-            app = match.groupdict().get("app", "")
-            return lambda run, time_ns, message: add(run, time_ns, app, message)
+    for known, add in _COLLECTORS.items():
+        app = known.match(relative)
+        if app is not None and message_type == known.kind:
+            return partial(_collect, add, app)
     return None
 
 
-def robot_root(path: Path, topics: set[str], namespace: str | None) -> str:
-    """Prefix of the robot's topics: empty, or `/robot1`."""
-    pattern = re.compile(
-        r"(?P<root>.*)/(perception/[^/]+/monitor|dynofa/device/telemetry|dynofa/manager/decision)"
-    )
-    roots = sorted({m["root"] for m in map(pattern.fullmatch, topics) if m})
+def robot_root(path: Path, names: set[str], namespace: str | None) -> str:
+    """Prefix of the robot's topics, which have these names: empty, or `/robot1`."""
+    known = (topics.MONITOR, topics.TELEMETRY, topics.DECISION)
+    roots = sorted({root for name in names for topic in known if (root := topic.root(name)) is not None})
     if namespace is not None:
         wanted = "/" + namespace.strip("/") if namespace.strip("/") else ""
         if wanted not in roots:
@@ -296,17 +295,20 @@ def _error(run: Run, time_ns: int, app: str, message: Any) -> None:
     run.errors.append(message.data)
 
 
-_APP = r"perception/(?P<app>[^/]+)/"
-_COLLECTORS: dict[tuple[str, str], Callable[[Run, int, str, Any], None]] = {
-    (_APP + "monitor", "dynofa_ros/msg/InferenceMonitor"): _monitor,
-    (_APP + "classification", "dynofa_ros/msg/Classification"): _result,
-    (_APP + "library", "dynofa_ros/msg/SubnetLibrary"): _library,
-    (GROUND_TRUTH, "dynofa_ros/msg/Classification"): _truth,
-    ("dynofa/device/telemetry", "dynofa_ros/msg/DeviceTelemetry"): _telemetry,
-    ("dynofa/device/dvfs_state", "dynofa_ros/msg/DvfsState"): _clocks,
-    ("dynofa/device/dvfs_command", "dynofa_ros/msg/DvfsCommand"): _command,
-    ("dynofa/manager/decision", "dynofa_ros/msg/ManagerDecision"): _decision,
-    (PHASE, "std_msgs/msg/String"): _mark,
-    (MANAGER_CPU, "std_msgs/msg/Float64"): _manager_cpu,
-    (ERRORS, "std_msgs/msg/String"): _error,
+def _collect(add: Adder, app: str, run: Run, time_ns: int, message: Any) -> None:
+    add(run, time_ns, app, message)
+
+
+_COLLECTORS: dict[Topic, Adder] = {
+    topics.MONITOR: _monitor,
+    topics.CLASSIFICATION: _result,
+    topics.LIBRARY: _library,
+    topics.GROUND_TRUTH: _truth,
+    topics.TELEMETRY: _telemetry,
+    topics.DVFS_STATE: _clocks,
+    topics.DVFS_COMMAND: _command,
+    topics.DECISION: _decision,
+    topics.PHASE: _mark,
+    topics.MANAGER_CPU: _manager_cpu,
+    topics.ERRORS: _error,
 }

@@ -26,15 +26,17 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 
-from dynofa_ros.ros import names, parameters, qos
+from dynofa_ros.convert import ros_types
+from dynofa_ros.ros import parameters
 from dynofa_ros.ros.diagnostics import PERIOD_S, Diagnostics, Level, Status
 from dynofa_ros.ros.entities import Inbox, quiet_publisher, quiet_subscription
 from dynofa_ros.ros.parameters import ParameterError, ParameterSpec
+from dynofa_ros.ros.qos import qos_of
+from dynofa_ros.topics import DIAGNOSTICS, Topic, absolute, app_of
 
 AUTOSTART = ParameterSpec("autostart", True, "configure and activate by itself at start", dynamic=False)
 
@@ -72,7 +74,7 @@ class ManagedNode(LifecycleNode):
         self.diagnostics = Diagnostics(self.get_fully_qualified_name(), platform.node())
         self.diagnostics.add(_LIFECYCLE_TASK, self.__lifecycle_status)
         self.__diagnostics_publisher = self.create_publisher(
-            DiagnosticArray, names.DIAGNOSTICS, qos.DIAGNOSTICS
+            DiagnosticArray, DIAGNOSTICS.name, qos_of(DIAGNOSTICS)
         )
         self.__autostart_timer: Timer | None = None
         if self.value("autostart"):
@@ -109,14 +111,26 @@ class ManagedNode(LifecycleNode):
         """Value of a parameter of the table, of the type of its default."""
         return self.get_parameter(name).value
 
-    def topic(self, relative: str) -> str:
-        """Full name of a topic given relative to the user's namespace: "dynofa/device/telemetry"."""
-        return names.topic(self.get_namespace(), relative)
+    def full_name(self, topic: Topic, app: str = "") -> str:
+        """Name of a topic of this robot, of an application where it is one of each."""
+        return absolute(self.get_namespace(), topic.of(app))
 
-    def advertise(self, message_type: Any, relative: str, profile: QoSProfile) -> LifecyclePublisher:
+    def applications(self, topic: Topic) -> set[str]:
+        """Applications of this robot for which somebody publishes a topic."""
+        named = (
+            (app_of(self.get_namespace(), name, topic), name)
+            for name, kinds in self.get_topic_names_and_types()
+            if topic.kind in kinds
+        )
+        return {app for app, name in named if app and self.count_publishers(name)}
+
+    def advertise(self, topic: Topic, app: str = "") -> LifecyclePublisher:
         """Publisher that is mute unless the node is active; it exists until `cleanup`."""
         publisher = self.create_lifecycle_publisher(
-            message_type, self.topic(relative), profile, event_callbacks=quiet_publisher()
+            ros_types(topic.kind),
+            self.full_name(topic, app),
+            qos_of(topic),
+            event_callbacks=quiet_publisher(),
         )
         if self.__speaking:
             publisher.on_activate(_INACTIVE)
@@ -131,10 +145,9 @@ class ManagedNode(LifecycleNode):
 
     def subscribe(
         self,
-        message_type: Any,
-        relative: str,
+        topic: Topic,
         callback: Callable[[Any], None],
-        profile: QoSProfile,
+        app: str = "",
         *,
         foreign: bool = False,
     ) -> Subscription:
@@ -144,14 +157,18 @@ class ManagedNode(LifecycleNode):
         """
         events = None if foreign else quiet_subscription()
         subscription = self.create_subscription(
-            message_type, self.topic(relative), self.__guarded(callback), profile, event_callbacks=events
+            ros_types(topic.kind),
+            self.full_name(topic, app),
+            self.__guarded(callback),
+            qos_of(topic),
+            event_callbacks=events,
         )
         self.__active_subscriptions.append(subscription)
         return subscription
 
-    def subscribe_silently(self, message_type: Any, relative: str, profile: QoSProfile) -> Inbox:
+    def subscribe_silently(self, topic: Topic) -> Inbox:
         """As `subscribe`, but messages wait (as many as the QoS keeps) until they are taken: no wake-ups."""
-        inbox = Inbox(self, message_type, self.topic(relative), profile)
+        inbox = Inbox(self, ros_types(topic.kind), self.full_name(topic), qos_of(topic))
         self.__active_subscriptions.append(inbox.subscription)
         return inbox
 

@@ -5,7 +5,6 @@ Messages stay serialised from DDS to disk. Time of a message = its receipt here.
 
 from __future__ import annotations
 
-import importlib
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -20,6 +19,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import WriterError
 
+from dynofa_ros.convert import ros_types
 from dynofa_ros.ros.bag_writer import BagWriter
 
 IMAGE_TYPES = frozenset({"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"})
@@ -97,7 +97,7 @@ class Recorder(Node):
 
     def _subscribe(self, topic: ExpectedTopic) -> None:
         try:
-            message_class = load_message_class(topic.message_type)
+            message_class = ros_types(topic.message_type)
         except ImportError as error:
             self._refuse(topic.topic, str(error))
             return
@@ -155,15 +155,6 @@ class Recorder(Node):
         writer.abort()
         self.failure = f"recording stopped: {error}"
         self.get_logger().error(self.failure)
-
-
-def load_message_class(message_type: str) -> Any:
-    """The Python class of "std_msgs/msg/String". Raises ImportError in one line if it is not installed."""
-    package, kind, name = message_type.split("/")
-    try:
-        return getattr(importlib.import_module(f"{package}.{kind}"), name)
-    except (ImportError, AttributeError):
-        raise ImportError(f"the Python messages of {message_type} are not installed") from None
 
 
 def bag_qos(offered: QoSProfile, known: QoSProfile) -> Qos:

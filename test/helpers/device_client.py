@@ -16,15 +16,12 @@ from dynofa_ros.msg import (
     DvfsCommand,
     DvfsState,
     FrequencyBand,
-    InferenceMonitor,
     PowerModel,
-    SimulatedLoad,
 )
 from ros_client import RosClient
 from sensor_msgs.msg import BatteryState, Temperature
 
-from dynofa_ros.nodes.device_standard import BATTERY, TEMPERATURE
-from dynofa_ros.ros import names, qos
+from dynofa_ros import topics
 
 ROOT = Path(__file__).resolve().parents[2]
 DOMAIN_ID = 50 + os.getpid() % 50
@@ -70,20 +67,18 @@ class Client(RosClient):
         self.power_models: list[PowerModel] = []
         self.temperatures: list[Temperature] = []
         self.batteries: list[BatteryState] = []
-        self.commands = self.publisher(DvfsCommand, names.DVFS_COMMAND, qos.DVFS_COMMAND)
-        self.load = self.publisher(SimulatedLoad, names.SIMULATED_LOAD, qos.SIMULATED_LOAD)
-        self.monitor = self.publisher(InferenceMonitor, names.app_topic("front", "monitor"), qos.MONITOR)
+        self.commands = self.publisher(topics.DVFS_COMMAND)
+        self.load = self.publisher(topics.SIMULATED_LOAD)
+        self.monitor = self.publisher(topics.MONITOR, "front")
         self.subscribe(
-            DeviceTelemetry,
-            names.TELEMETRY,
-            qos.TELEMETRY,
+            topics.TELEMETRY,
             lambda m: self.telemetry.append((time.monotonic(), m)),
         )
-        self.subscribe(DvfsState, names.DVFS_STATE, qos.DEVICE_STATE, self.states.append)
-        self.subscribe(DeviceCapabilities, names.CAPABILITIES, qos.DEVICE_STATE, self.capabilities.append)
-        self.subscribe(PowerModel, names.POWER_MODEL, qos.DEVICE_STATE, self.power_models.append)
-        self.subscribe(Temperature, TEMPERATURE, qos.TELEMETRY, self.temperatures.append)
-        self.subscribe(BatteryState, BATTERY, qos.TELEMETRY, self.batteries.append)
+        self.subscribe(topics.DVFS_STATE, self.states.append)
+        self.subscribe(topics.CAPABILITIES, self.capabilities.append)
+        self.subscribe(topics.POWER_MODEL, self.power_models.append)
+        self.subscribe(topics.TEMPERATURE, self.temperatures.append)
+        self.subscribe(topics.BATTERY, self.batteries.append)
 
     def state(self, domain: str) -> DomainState:
         return next(entry for entry in self.states[-1].domains if entry.domain == domain)

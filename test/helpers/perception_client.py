@@ -6,26 +6,22 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 from dynofa_ros.msg import (
-    AppTargets,
     Classification,
-    DvfsState,
-    InferenceMonitor,
-    SubnetCommand,
-    SubnetLibrary,
     SubnetState,
 )
 from ros_client import RosClient
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 
+from dynofa_ros import topics
 from dynofa_ros.application.networks import Networks
 from dynofa_ros.demo.camera_sources import compose
 from dynofa_ros.demo.signs import render_sample
-from dynofa_ros.ros import names, qos
 
 DOMAIN_ID = 1 + os.getpid() % 40
 NAMESPACE, APP = "/robot2/perception", "rear"
@@ -49,11 +45,11 @@ class Client(RosClient):
     """Camera, manager and user of one perception node."""
 
     RECEIVED = {
-        "classification": (Classification, qos.CLASSIFICATION),
-        "monitor": (InferenceMonitor, qos.MONITOR),
-        "targets": (AppTargets, qos.APP_STATE),
-        "library": (SubnetLibrary, qos.APP_STATE),
-        "subnet_state": (SubnetState, qos.APP_STATE),
+        "classification": topics.CLASSIFICATION,
+        "monitor": topics.MONITOR,
+        "targets": topics.TARGETS,
+        "library": topics.LIBRARY,
+        "subnet_state": topics.SUBNET_STATE,
     }
 
     timeout_s = TIMEOUT_S
@@ -61,14 +57,12 @@ class Client(RosClient):
     def __init__(self, domain_id: int = DOMAIN_ID) -> None:
         super().__init__("client", domain_id, NAMESPACE, f"{NAMESPACE}/{APP}")
         self.received: dict[str, list[Any]] = {name: [] for name in self.RECEIVED}
-        for name, (kind, profile) in self.RECEIVED.items():
-            self.subscribe(kind, names.app_topic(APP, name), profile, self.received[name].append)
-        self.image = self.publisher(Image, names.app_topic(APP, "image"), 1)
-        self.compressed = self.publisher(CompressedImage, names.app_topic(APP, "image/compressed"), 1)
-        self.command = self.publisher(
-            SubnetCommand, names.app_topic(APP, "subnet_command"), qos.SUBNET_COMMAND
-        )
-        self.dvfs = self.publisher(DvfsState, names.DVFS_STATE, qos.DEVICE_STATE)
+        for name, topic in self.RECEIVED.items():
+            self.subscribe(topic, self.received[name].append, APP)
+        self.image = self.publisher(replace(topics.IMAGE, reliable=True), APP)
+        self.compressed = self.publisher(replace(topics.COMPRESSED_IMAGE, reliable=True), APP)
+        self.command = self.publisher(topics.SUBNET_COMMAND, APP)
+        self.dvfs = self.publisher(topics.DVFS_STATE)
 
     def wait_for_node(self) -> None:
         """Until the node has published what is latched and subscribes to what is sent here."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import rclpy
@@ -16,7 +17,9 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
-from dynofa_ros.ros import names
+from dynofa_ros.convert import ros_types
+from dynofa_ros.ros.qos import qos_of
+from dynofa_ros.topics import DIAGNOSTICS, Topic, absolute
 
 
 class RosClient:
@@ -33,13 +36,17 @@ class RosClient:
         self._executor.add_node(self.node)
         self.diagnostics: dict[str, tuple[int, str]] = {}
         self.facts: dict[str, dict[str, str]] = {}  # the values of each diagnostic task
-        self.subscribe(DiagnosticArray, names.DIAGNOSTICS, 10, self.on_diagnostics)
+        self.subscribe(replace(DIAGNOSTICS, depth=10), self.on_diagnostics)
 
-    def publisher(self, kind: type, relative: str, profile: Any) -> Any:
-        return self.node.create_publisher(kind, names.topic(self.namespace, relative), profile)
+    def publisher(self, topic: Topic, app: str = "", namespace: str = "") -> Any:
+        name = absolute(namespace or self.namespace, topic.of(app))
+        return self.node.create_publisher(ros_types(topic.kind), name, qos_of(topic))
 
-    def subscribe(self, kind: type, relative: str, profile: Any, callback: Callable[[Any], None]) -> None:
-        self.node.create_subscription(kind, names.topic(self.namespace, relative), callback, profile)
+    def subscribe(
+        self, topic: Topic, callback: Callable[[Any], None], app: str = "", namespace: str = ""
+    ) -> Any:
+        name = absolute(namespace or self.namespace, topic.of(app))
+        return self.node.create_subscription(ros_types(topic.kind), name, callback, qos_of(topic))
 
     def on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from dynofa_ros.msg import (
     AppTargets,
-    DeviceCapabilities,
     DeviceTelemetry,
     DomainState,
     DomainTelemetry,
@@ -25,9 +24,7 @@ from dynofa_ros.msg import (
     DvfsState,
     InferenceMonitor,
     ManagerDecision,
-    PowerModel,
     SubnetCommand,
-    SubnetLibrary,
     SubnetState,
     TemperatureReading,
 )
@@ -36,11 +33,12 @@ from manager_plant import BOARD, CPU, MODEL, capabilities, make_library
 from rclpy.serialization import deserialize_message, serialize_message
 from ros_client import RosClient
 
+from dynofa_ros import topics
 from dynofa_ros.convert import from_ros, to_ros
 from dynofa_ros.device.power_model import predict_power
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import GONE, Input, Monitors, make_input, parameters_of
-from dynofa_ros.ros import names, qos
+from dynofa_ros.topics import Topic
 
 pytestmark = pytest.mark.live
 
@@ -61,35 +59,25 @@ class FakeApp:
         self.subnet_id, self.decision_id, self.sequence = "s0", 0, 0
         self.target_ms = 60.0
         self.commands: list[SubnetCommand] = []
-        node = robot.node
-
-        def publisher(kind: type, topic: str, profile: Any) -> Any:
-            return node.create_publisher(kind, names.topic(namespace, names.app_topic(name, topic)), profile)
-
-        self.publishers = {
-            "targets": publisher(AppTargets, "targets", qos.APP_STATE),
-            "library": publisher(SubnetLibrary, "library", qos.APP_STATE),
-            "subnet_state": publisher(SubnetState, "subnet_state", qos.APP_STATE),
-            "monitor": publisher(InferenceMonitor, "monitor", qos.MONITOR),
-        }
-        topic = names.topic(namespace, names.app_topic(name, "subnet_command"))
-        self.subscription = node.create_subscription(
-            SubnetCommand, topic, self._on_command, qos.SUBNET_COMMAND
-        )
+        published = (topics.TARGETS, topics.LIBRARY, topics.SUBNET_STATE, topics.MONITOR)
+        self.publishers = {topic: robot.publisher(topic, name, namespace) for topic in published}
+        self.subscription = robot.subscribe(topics.SUBNET_COMMAND, self._on_command, name, namespace)
         self.set_target(60.0)
         self._publish_library()
         self._publish_state()
 
-    def send(self, topic: str, message: Any) -> None:
+    def send(self, topic: Topic, message: Any) -> None:
         if not isinstance(message, InferenceMonitor):
             message.header.stamp = self.robot.node.get_clock().now().to_msg()
-        self.robot.record(names.app_topic(self.name, topic), message)
+        self.robot.record(topic.of(self.name), message)
         self.publishers[topic].publish(message)
 
     def set_target(self, target_ms: float, **changes: Any) -> None:
         self.target_ms = target_ms
         values = {"accuracy_target": 1.0, "accuracy_floor": 0.0, "rate_hz": RATE_HZ, "miss_tolerance": 0.01}
-        self.send("targets", AppTargets(app=self.name, latency_target_ms=target_ms, **{**values, **changes}))
+        self.send(
+            topics.TARGETS, AppTargets(app=self.name, latency_target_ms=target_ms, **{**values, **changes})
+        )
 
     def frame(self) -> None:
         entry = self.entries[self.subnet_id]
@@ -112,7 +100,7 @@ class FakeApp:
             latency_target_ms=self.target_ms,
             deadline_missed=inference + 1.5 > self.target_ms,
         )
-        self.send("monitor", message)
+        self.send(topics.MONITOR, message)
 
     def leave(self) -> None:
         for publisher in self.publishers.values():
@@ -128,10 +116,10 @@ class FakeApp:
 
     def _publish_state(self) -> None:
         state = SubnetState(decision_id=self.decision_id, subnet_id=self.subnet_id, processor="cpu")
-        self.send("subnet_state", state)
+        self.send(topics.SUBNET_STATE, state)
 
     def _publish_library(self) -> None:
-        self.send("library", to_ros(make_library(self.name)))
+        self.send(topics.LIBRARY, to_ros(make_library(self.name)))
 
 
 def as_received(message: Any) -> Any:
@@ -150,18 +138,10 @@ class Robot(RosClient):
         self.apps: list[FakeApp] = []
         self.decisions: list[ManagerDecision] = []
         self.dvfs_commands: list[DvfsCommand] = []
-        self.publishers = {
-            names.CAPABILITIES: (DeviceCapabilities, qos.DEVICE_STATE),
-            names.POWER_MODEL: (PowerModel, qos.DEVICE_STATE),
-            names.DVFS_STATE: (DvfsState, qos.DEVICE_STATE),
-            names.TELEMETRY: (DeviceTelemetry, qos.TELEMETRY),
-        }
-        self._publish = {
-            topic: self.node.create_publisher(kind, names.topic(self.namespace, topic), profile).publish
-            for topic, (kind, profile) in self.publishers.items()
-        }
-        self.subscribe(ManagerDecision, names.DECISION, qos.DECISION, self.decisions.append)
-        self.subscribe(DvfsCommand, names.DVFS_COMMAND, qos.DVFS_COMMAND, self._on_dvfs)
+        published = (topics.CAPABILITIES, topics.POWER_MODEL, topics.DVFS_STATE, topics.TELEMETRY)
+        self._publish = {topic: self.publisher(topic).publish for topic in published}
+        self.subscribe(topics.DECISION, self.decisions.append)
+        self.subscribe(topics.DVFS_COMMAND, self._on_dvfs)
         self._next = {"frame": time.monotonic(), "telemetry": time.monotonic()}
         self._send_capabilities()
         self._send_dvfs_state(0)
@@ -170,9 +150,9 @@ class Robot(RosClient):
         item = make_input(topic, from_ros(as_received(message)))
         self.sent[topic, item.sequence] = item
 
-    def send(self, topic: str, message: Any) -> None:
+    def send(self, topic: Topic, message: Any) -> None:
         message.header.stamp = self.node.get_clock().now().to_msg()
-        self.record(topic, message)
+        self.record(topic.name, message)
         self._publish[topic](message)
 
     def spin_once(self) -> None:
@@ -198,12 +178,12 @@ class Robot(RosClient):
         self._send_dvfs_state(int(command.decision_id))
 
     def _send_capabilities(self) -> None:
-        self.send(names.CAPABILITIES, to_ros(capabilities()))
-        self.send(names.POWER_MODEL, to_ros(MODEL))
+        self.send(topics.CAPABILITIES, to_ros(capabilities()))
+        self.send(topics.POWER_MODEL, to_ros(MODEL))
 
     def _send_dvfs_state(self, decision_id: int) -> None:
         domains = [DomainState(domain=d, actual_hz=hz) for d, hz in self.hz.items()]
-        self.send(names.DVFS_STATE, DvfsState(decision_id=decision_id, domains=domains))
+        self.send(topics.DVFS_STATE, DvfsState(decision_id=decision_id, domains=domains))
 
     def _send_telemetry(self) -> None:
         used = {d: 0.7 if self.apps else 0.0 for d in CPU}
@@ -214,7 +194,7 @@ class Robot(RosClient):
         ]
         temperatures = [TemperatureReading(name="CPU-therm", temperature_c=45.0)]
         self.send(
-            names.TELEMETRY,
+            topics.TELEMETRY,
             DeviceTelemetry(total_power_w=power, domains=domains, temperatures=temperatures),
         )
 
@@ -370,7 +350,7 @@ def test_applications_of_other_namespaces_are_left_alone(robot: Robot, front: Fa
 
 def test_bad_monitors_show_in_diagnostics(robot: Robot, front: FakeApp) -> None:
     robot.wait(lambda: "monitors" in robot.diagnostics, "diagnostics")
-    front.publishers["monitor"].publish(
+    front.publishers[topics.MONITOR].publish(
         InferenceMonitor(
             app="front", frame_sequence=10**9, subnet_id="s9", processor="cpu", inference_ms=math.nan
         )
@@ -384,7 +364,7 @@ def test_bad_monitors_show_in_diagnostics(robot: Robot, front: FakeApp) -> None:
 def test_messages_in_the_name_of_another_are_ignored(robot: Robot, front: FakeApp) -> None:
     robot.spin(0.3)
     robot.decisions.clear()
-    front.publishers["targets"].publish(
+    front.publishers[topics.TARGETS].publish(
         AppTargets(app="rear", latency_target_ms=1.0, rate_hz=15.0, miss_tolerance=0.01)
     )
     robot.spin(0.7)
@@ -429,7 +409,7 @@ def test_recorded_inputs_reproduce_every_decision_and_a_restart_goes_on_above() 
     process = start_manager(robot.namespace, autostart=False)
     try:
         assert robot.change_state(Transition.TRANSITION_CONFIGURE)
-        topic = names.topic(robot.namespace, names.DECISION)
+        topic = topics.absolute(robot.namespace, topics.DECISION.name)
         robot.wait(lambda: robot.node.count_publishers(topic), "publisher of decisions")  # none is missed
         assert robot.change_state(Transition.TRANSITION_ACTIVATE)
         robot.wait(lambda: robot.decisions, "first decision")

@@ -28,11 +28,11 @@ from dynofa_ros.msg import (
 )
 from ros_client import RosClient
 
+from dynofa_ros import topics
 from dynofa_ros.application.networks import DEMO_LIBRARY
 from dynofa_ros.demo.processes import NodeProcess, NodeSpec, Processes
 from dynofa_ros.library.library import Latency, load_library, save_library
 from dynofa_ros.paths import share_file
-from dynofa_ros.ros import names, qos
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
 
@@ -70,17 +70,17 @@ class Listener(RosClient):
     def __init__(self) -> None:
         super().__init__("listener", DOMAIN_ID, "/dynofa", "/dynofa/manager")
         self.heard: dict[type, list[tuple[float, Any]]] = {}
-        for kind, topic, profile in (
-            (ManagerDecision, names.DECISION, qos.DECISION),
-            (DvfsCommand, names.DVFS_COMMAND, qos.DVFS_COMMAND),
-            (SubnetCommand, names.app_topic(APP, "subnet_command"), qos.SUBNET_COMMAND),
-            (SubnetState, names.app_topic(APP, "subnet_state"), qos.APP_STATE),
-            (AppTargets, names.app_topic(APP, "targets"), qos.APP_STATE),
-            (InferenceMonitor, names.app_topic(APP, "monitor"), qos.MONITOR),
-            (DeviceTelemetry, names.TELEMETRY, qos.TELEMETRY),
+        for kind, topic in (
+            (ManagerDecision, topics.DECISION),
+            (DvfsCommand, topics.DVFS_COMMAND),
+            (SubnetCommand, topics.SUBNET_COMMAND),
+            (SubnetState, topics.SUBNET_STATE),
+            (AppTargets, topics.TARGETS),
+            (InferenceMonitor, topics.MONITOR),
+            (DeviceTelemetry, topics.TELEMETRY),
         ):
             received = self.heard.setdefault(kind, [])
-            self.subscribe(kind, topic, profile, lambda m, to=received: to.append((time.monotonic(), m)))
+            self.subscribe(topic, lambda m, to=received: to.append((time.monotonic(), m)), APP)
 
     def since(self, kind: type, start_s: float) -> list[tuple[float, Any]]:
         return [(at_s, message) for at_s, message in self.heard[kind] if at_s >= start_s]

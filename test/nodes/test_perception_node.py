@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -36,8 +37,8 @@ from perception_client import (
 )
 from sensor_msgs.msg import CompressedImage, Image
 
+from dynofa_ros import topics
 from dynofa_ros.application.networks import Networks, SubnetKey
-from dynofa_ros.ros import names, qos
 from dynofa_ros.supernet.preprocess import preprocess
 
 pytestmark = pytest.mark.live
@@ -279,10 +280,10 @@ def test_vision_msgs_carry_the_same_result_where_they_are_installed(tmp_path, mo
     client = Client(DOMAIN_ID + 2)
     vision: list[Classification] = []
     try:
-        topic = names.app_topic(APP, "vision_classification")
-        client.subscribe(Classification, topic, qos.CLASSIFICATION, vision.append)
+        topic = replace(topics.CLASSIFICATION, name="perception/{app}/vision_classification")
+        client.subscribe(topic, vision.append, APP)
         client.wait_for_node()
-        full = names.topic(client.namespace, topic)
+        full = topics.absolute(client.namespace, topic.of(APP))
         client.wait(lambda: client.node.count_publishers(full), "the topic")
         result = client.answer(image())
         client.wait(lambda: result in vision, "the same result")
@@ -293,7 +294,7 @@ def test_vision_msgs_carry_the_same_result_where_they_are_installed(tmp_path, mo
 
 
 def test_without_images_the_diagnostic_says_where_there_are_some():
-    own, elsewhere = names.topic(NAMESPACE, names.app_topic(APP, "image")), "/elsewhere/image"
+    own, elsewhere = topics.absolute(NAMESPACE, topics.IMAGE.of(APP)), "/elsewhere/image"
     image_type, compressed_type = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
     process = start("-r", f"{own}:={elsewhere}", domain_id=DOMAIN_ID + 3)
     client = Client(DOMAIN_ID + 3)

@@ -16,7 +16,7 @@ from dynofa_ros.recording.bag import typestore
 from dynofa_ros.recording.decisions import DECISION_TYPE, Recording, read_recording, recording
 from dynofa_ros.recording.replay import Difference, Replay, compare, replay
 from dynofa_ros.recording.text_log import Message, make, read_log, write_log
-from dynofa_ros.ros import names
+from dynofa_ros.topics import POWER_MODEL
 
 LOGS = sorted(REFERENCE.glob("*.jsonl"))
 ON_PURPOSE = "if the manager was changed on purpose: python tools/record_reference_logs.py --recompute"
@@ -81,9 +81,9 @@ def test_a_log_is_written_and_read_without_loss(demo: tuple[Message, ...], tmp_p
 
 def test_a_recording_with_the_power_model_needs_no_board_file(monkeypatch: pytest.MonkeyPatch) -> None:
     messages = tool().simulated("S3", 8.0)
-    models = [m for topic, _, m in messages if topic == names.POWER_MODEL]
+    models = [m for topic, _, m in messages if topic == POWER_MODEL.name]
     assert len(models) == 1 and models[0].board == "xavier_nx"
-    assert any(c.topic == names.POWER_MODEL for d in decisions(messages) for c in d.inputs)
+    assert any(c.topic == POWER_MODEL.name for d in decisions(messages) for c in d.inputs)
     forbidden = "dynofa_ros.recording.decisions.load_power_model"
     monkeypatch.setattr(forbidden, lambda name: pytest.fail(f"a file was opened for {name}"))
     assert_reproduced(replay(record(messages)), len(decisions(messages)))

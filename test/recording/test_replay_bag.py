@@ -19,7 +19,7 @@ from dynofa_ros.recording.bag import BagError, typestore
 from dynofa_ros.recording.decisions import DECISION_TYPE, read_recording
 from dynofa_ros.recording.replay import replay
 from dynofa_ros.recording.text_log import Message, make
-from dynofa_ros.ros.names import DECISION
+from dynofa_ros.topics import DECISION
 
 pytestmark = pytest.mark.live
 
@@ -141,8 +141,8 @@ def test_no_bag_and_an_empty_one(tmp_path: Path) -> None:
 
 
 def test_a_bag_without_decisions(demo: tuple[Message, ...], tmp_path: Path) -> None:
-    bag = write_bag(tmp_path / "bag", [item for item in demo[:200] if item[0] != DECISION])
-    assert f"holds no decision: record {DECISION}" in failure(bag)
+    bag = write_bag(tmp_path / "bag", [item for item in demo[:200] if item[0] != DECISION.name])
+    assert f"holds no decision: record {DECISION.name}" in failure(bag)
 
 
 def test_a_truncated_bag(demo: tuple[Message, ...], tmp_path: Path) -> None:
@@ -162,9 +162,9 @@ def test_a_damaged_message(demo: tuple[Message, ...], tmp_path: Path) -> None:
         connections = {t: writer.add_connection(f"/{t}", k, typestore=store) for t, k in kinds.items()}
         for number, (topic, kind, message) in enumerate(demo[:100]):
             raw = bytes(store.serialize_cdr(message, kind))
-            short = raw[:-9] if topic == DECISION and message.step_number == 3 else raw
+            short = raw[:-9] if topic == DECISION.name and message.step_number == 3 else raw
             writer.write(connections[topic], START_NS + number * STEP_NS, short)
-    assert f"a message of /{DECISION} is damaged, or of another version" in failure(tmp_path / "bag")
+    assert f"a message of /{DECISION.name} is damaged, or of another version" in failure(tmp_path / "bag")
 
 
 def older(replaced: str) -> Typestore:

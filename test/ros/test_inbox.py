@@ -16,11 +16,13 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
-from dynofa_ros.ros import qos
 from dynofa_ros.ros.entities import Inbox
 from dynofa_ros.ros.node import ManagedNode
+from dynofa_ros.ros.qos import qos_of
+from dynofa_ros.topics import Topic
 
-DEPTH = qos.TELEMETRY.depth
+DEPTH = 5
+TOPIC = Topic("dynofa/device/telemetry", "std_msgs/msg/String", depth=DEPTH)
 
 
 class Reader(ManagedNode):
@@ -32,7 +34,7 @@ class Reader(ManagedNode):
         super().__init__("reader", (), namespace="/dynofa", context=context, parameter_overrides=manual)
 
     def activate(self) -> None:
-        self.inbox = self.subscribe_silently(String, "dynofa/device/telemetry", qos.TELEMETRY)
+        self.inbox = self.subscribe_silently(TOPIC)
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def pair(context: Context) -> Iterator[tuple[Reader, Any]]:
     reader, writer = Reader(context), Node("writer", context=context)
     reader.trigger_configure()
     reader.trigger_activate()
-    publisher = writer.create_publisher(String, "/dynofa/device/telemetry", qos.TELEMETRY)
+    publisher = writer.create_publisher(String, "/dynofa/device/telemetry", qos_of(TOPIC))
     wait_until(lambda: publisher.get_subscription_count() == 1)
     yield reader, publisher
     reader.end()

@@ -29,10 +29,11 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
-from dynofa_ros.ros import qos
 from dynofa_ros.ros.diagnostics import Diagnostics, Level, Status
 from dynofa_ros.ros.node import ManagedNode
 from dynofa_ros.ros.parameters import ParameterError, ParameterSpec
+from dynofa_ros.ros.qos import qos_of
+from dynofa_ros.topics import Topic
 
 pytestmark = pytest.mark.live
 
@@ -47,6 +48,10 @@ SPECS = (
 )
 
 
+IN, OUT = Topic("demo/in", "std_msgs/msg/String"), Topic("demo/out", "std_msgs/msg/String")
+LATE = Topic("demo/late", "std_msgs/msg/String", depth=1, latched=True)
+
+
 class Probe(ManagedNode):
     """Counts what it is called for; `fail_in` makes one hook raise."""
 
@@ -59,11 +64,11 @@ class Probe(ManagedNode):
         super().__init__("front", SPECS, namespace="/robot1/perception", **arguments)
 
     def configure(self) -> None:
-        self.publisher = self.advertise(String, "demo/out", qos.EVENT)
+        self.publisher = self.advertise(OUT)
         self._called("configure")
 
     def activate(self) -> None:
-        self.subscribe(String, "demo/in", self.on_message, qos.EVENT)
+        self.subscribe(IN, self.on_message)
         self.every(0.01, self.on_tick)
         self._called("activate")
 
@@ -107,13 +112,13 @@ class Bench:
         self.executor.add_node(self.observer)
         self.heard: list[str] = []
         self.observer.create_subscription(
-            String, "/robot1/demo/out", lambda message: self.heard.append(message.data), qos.EVENT
+            String, "/robot1/demo/out", lambda message: self.heard.append(message.data), qos_of(OUT)
         )
         self.diagnostics: list[Any] = []
         self.observer.create_subscription(
             DiagnosticArray, "/diagnostics", lambda message: self.diagnostics.extend(message.status), 10
         )
-        self.input = self.observer.create_publisher(String, "/robot1/demo/in", qos.EVENT)
+        self.input = self.observer.create_publisher(String, "/robot1/demo/in", qos_of(IN))
 
     def node(self, fail_in: str = "", autostart: bool = False, **overrides: Any) -> Probe:
         given = [
@@ -370,11 +375,11 @@ def test_bad_values_at_start_up_raise(bench: Bench) -> None:
 def test_publishers_made_while_active_speak_and_can_be_withdrawn(bench: Bench) -> None:
     node = bench.node(autostart=True)
     assert bench.spin_until(lambda: node.active)
-    late = node.advertise(String, "demo/late", qos.APP_STATE)
+    late = node.advertise(LATE)
     late.publish(String(data="hello"))
     heard: list[str] = []
     bench.observer.create_subscription(
-        String, "/robot1/demo/late", lambda message: heard.append(message.data), qos.APP_STATE
+        String, "/robot1/demo/late", lambda message: heard.append(message.data), qos_of(LATE)
     )
     assert bench.spin_until(lambda: heard == ["hello"])
     node.withdraw(late)
@@ -386,7 +391,7 @@ def test_publishers_made_while_active_speak_and_can_be_withdrawn(bench: Bench) -
 PROCESS = """
     import sys, time
     from std_msgs.msg import String
-    from dynofa_ros.ros import qos
+    from dynofa_ros.topics import Topic
     from dynofa_ros.ros.node import ManagedNode, run
     from dynofa_ros.ros.parameters import ParameterSpec
 
@@ -395,7 +400,7 @@ PROCESS = """
             rate = ParameterSpec("rate", 1.0, "any", minimum=0.5)
             super().__init__("held", [rate, ParameterSpec("file", "", "read by configure")])
         def configure(self):
-            self.out = self.advertise(String, "demo/out", qos.APP_STATE)
+            self.out = self.advertise(Topic("demo/out", "std_msgs/msg/String", depth=1, latched=True))
             if self.value("file"):
                 open(self.value("file")).close()
         def activate(self):

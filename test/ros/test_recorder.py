@@ -21,11 +21,13 @@ from rclpy.node import Node
 from rosbags.interfaces import QosDurability, QosReliability
 from rosbags.typesys import get_types_from_msg
 
+from dynofa_ros import topics
+from dynofa_ros.convert import ros_types
 from dynofa_ros.recording import metrics
 from dynofa_ros.recording.bag import BagError, open_bag, typestore
 from dynofa_ros.recording.run import read_run
-from dynofa_ros.ros import qos
-from dynofa_ros.ros.recorder import ExpectedTopic, Recorder, load_message_class
+from dynofa_ros.ros.qos import qos_of
+from dynofa_ros.ros.recorder import ExpectedTopic, Recorder
 
 pytestmark = pytest.mark.live
 
@@ -38,19 +40,21 @@ import rclpy
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from dynofa_ros.msg import *
-from dynofa_ros.ros import qos
+from dynofa_ros import topics
+from dynofa_ros.convert import ros_types
+from dynofa_ros.ros.qos import qos_of
 root = sys.argv[1]
 rclpy.init()
 node = rclpy.create_node("talker")
-def publisher(kind, topic, profile):
-    return node.create_publisher(kind, f"{root}/{topic}", profile)
-library = publisher(SubnetLibrary, "perception/front/library", qos.APP_STATE)
-monitor = publisher(InferenceMonitor, "perception/front/monitor", qos.MONITOR)
-result = publisher(Classification, "perception/front/classification", qos.CLASSIFICATION)
-truth = publisher(Classification, "demo/camera/ground_truth", qos.EVENT)
-telemetry = publisher(DeviceTelemetry, "dynofa/device/telemetry", qos.TELEMETRY)
-image = publisher(Image, "perception/front/image", qos.IMAGE_SOURCE)
-phase = publisher(String, "demo/phase", qos.EVENT)
+def publisher(topic):
+    return node.create_publisher(ros_types(topic.kind), f"{root}/{topic.of('front')}", qos_of(topic))
+library = publisher(topics.LIBRARY)
+monitor = publisher(topics.MONITOR)
+result = publisher(topics.CLASSIFICATION)
+truth = publisher(topics.GROUND_TRUTH)
+telemetry = publisher(topics.TELEMETRY)
+image = publisher(topics.IMAGE)
+phase = publisher(topics.PHASE)
 library.publish(SubnetLibrary(app="front", entries=[SubnetEntry(id="a", processor="cpu", accuracy=0.75)]))
 end = time.monotonic() + 20
 while not all(p.get_subscription_count() for p in (monitor, result, truth, telemetry, phase)):
@@ -119,10 +123,9 @@ def ros() -> Iterator[None]:
 def recorded(ros: None, tmp_path: Path) -> Iterator[tuple[Path, list[tuple[str, str, int, bytes]]]]:
     """The bag of a whole talk, and what the recorder's listener was told."""
     told: list[tuple[str, str, int, bytes]] = []
-    own = "dynofa_ros/msg/"
     expected = [
-        ExpectedTopic("/perception/front/monitor", own + "InferenceMonitor", qos.MONITOR),
-        ExpectedTopic("/perception/front/library", own + "SubnetLibrary", qos.APP_STATE),
+        ExpectedTopic(f"/{topic.of('front')}", topic.kind, qos_of(topic))
+        for topic in (topics.MONITOR, topics.LIBRARY)
     ]
     recorder = Recorder(tmp_path / "bag", expected, lambda *message: told.append(message))
     with talker(), spinning(recorder):
@@ -156,7 +159,7 @@ def test_type_hashes_are_those_of_dds(ros: None) -> None:
     node = rclpy.create_node("hashes")
     types = ("dynofa_ros/msg/ManagerDecision", "dynofa_ros/msg/DvfsState", "std_msgs/msg/String")
     for index, kind in enumerate(types):
-        node.create_publisher(load_message_class(kind), f"hash_{index}", 1)
+        node.create_publisher(ros_types(kind), f"hash_{index}", 1)
     for index, kind in enumerate(types):
         wait_for(partial(node.get_publishers_info_by_topic, f"/hash_{index}"), "discovery")
         info = node.get_publishers_info_by_topic(f"/hash_{index}")[0]
@@ -246,11 +249,11 @@ def test_a_full_disk_ends_the_recording_with_a_reason(ros: None, tmp_path: Path)
     storage: Any = recorder._writer._writer.storage  # type: ignore[union-attr]
     storage.bio.close()
     storage.bio = open("/dev/full", "wb")
-    publisher = recorder.create_publisher(load_message_class("std_msgs/msg/String"), "chatter", qos.EVENT)
+    publisher = recorder.create_publisher(ros_types("std_msgs/msg/String"), "chatter", 5)
     with spinning(recorder):
         deadline = time.monotonic() + TIMEOUT_S
         while recorder.failure is None and time.monotonic() < deadline:
-            publisher.publish(load_message_class("std_msgs/msg/String")(data="x" * 1000))
+            publisher.publish(ros_types("std_msgs/msg/String")(data="x" * 1000))
             time.sleep(0.05)
     assert recorder.failure is not None and "No space left" in recorder.failure
     recorder.close()
