@@ -197,7 +197,7 @@ class ScenarioPhases:
 
 def target_parameters(targets: AppTargets) -> dict[str, Any]:
     """Parameters of the perception node for targets."""
-    return {name: value for name, value in asdict(targets).items() if name != "app"}
+    return {name: value for name, value in asdict(targets).items() if name not in ("header", "app")}
 
 
 def description(mapped: Mapped, emulated_slowdown: float) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def description(mapped: Mapped, emulated_slowdown: float) -> dict[str, Any]:
                 "end_s": phase.end_s,
                 "mode": phase.mode,
                 "slowdown": phase.slowdown,
-                "targets": [asdict(targets) for targets in phase.targets],
+                "targets": [{"app": t.app, **target_parameters(t)} for t in phase.targets],
             }
             for phase in phases_of(mapped.scene)
         ],

@@ -38,6 +38,15 @@ from dynofa_ros.simulation.scene import ISOLATED, Noise, Reserved
 
 pytestmark = pytest.mark.live
 
+TARGETS = (
+    "latency_target_ms",
+    "accuracy_target",
+    "accuracy_floor",
+    "rate_hz",
+    "miss_tolerance",
+    "priority",
+    "paused",
+)
 WARM_UP_S = 2.0
 SLOWDOWN = 45.0 / 1.8459  # the largest sub-network of the demo's library takes 45 ms
 
@@ -107,6 +116,7 @@ def test_phases_follow_each_other_and_carry_the_targets_in_force() -> None:
     asked = [declared.apps[0].targets, *(e.targets for e in declared.timeline)]  # type: ignore[union-attr]
     assert [p.targets for p in phases] == [(live.scale.targets(t),) for t in asked]
     text = scenario.description(live, SLOWDOWN)
+    assert set(text["phases"][1]["targets"][0]) == {"app", *TARGETS}
     assert text["phases"][1]["targets"][0]["latency_target_ms"] == phases[1].targets[0].latency_target_ms
     assert json.loads(json.dumps(text)) == text
 
@@ -161,7 +171,7 @@ def test_nodes_start_with_the_first_targets_and_mode() -> None:
     assert (setup.rate_hz, setup.processor) == (10.0, "gpu")
     assert [own["rate_hz"] for own in setup.perception.values()] == [10.0, 4.0]
     assert [own["priority"] for own in setup.perception.values()] == [0, 1]
-    assert "app" not in setup.perception["front"]
+    assert set(setup.perception["front"]) == set(TARGETS)
 
 
 @pytest.mark.parametrize("argument", ["--apps", "--rate-hz"])
