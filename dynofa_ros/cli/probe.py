@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.device.device import DeviceSample, DomainSample
-    from dynofa_ros.device.linux.discovery import ClockDomain, Inventory
+    from dynofa_ros.device.linux.inventory import ClockDomain, Inventory
     from dynofa_ros.device.linux.selftest import Check
     from dynofa_ros.device.linux.sysfs import SysFiles
 
@@ -115,7 +115,7 @@ def report(files: SysFiles, inventory: Inventory, sample: DeviceSample) -> dict[
 
 
 def _domain(files: SysFiles, domain: ClockDomain, sample: DomainSample) -> dict[str, Any]:
-    from dynofa_ros.device.linux.discovery import limits_hz
+    from dynofa_ros.device.linux.discovery_clocks import limits_hz
 
     low, high = limits_hz(files, domain)
     reasons = [domain.reason]

@@ -28,7 +28,7 @@ NORMAL_95 = 1.96
 WORST_CONDITION = 100.0  # of unit columns; above it, two coefficients can stand in for each other
 ENTANGLED = 0.05  # entry of the projector onto what cannot be seen; 1 / n for n equal columns
 ONE_CLOCK = 0.01  # relative; a spread of clocks below this tells nothing
-# Coefficients of a domain, and how early each is held where it cannot be told from others.
+# Coefficients of a domain, and how early each is held where it cannot be distinguished from others.
 DOUBTS = (("clock_w_per_ghz", 2), ("dynamic_w_per_ghz_v2", 1), ("busy_w", 5), ("idle_w", 3))
 
 
@@ -178,7 +178,7 @@ def _fit_rail(model: PowerModel, rail: RailPowerModel, seen: Sequence[PowerObser
 
 
 def _fit_terms(terms: Sequence[_Term], y: np.ndarray, sigma: np.ndarray) -> list[Coefficient]:
-    """y = sum of columns times coefficients; what cannot be told is held at the board file's value."""
+    """y = sum of columns times coefficients; what cannot be identified is held at the board file's value."""
     fitted, held = _identifiable(terms, sigma)
     result: list[Coefficient] = []
     if fitted:
@@ -239,7 +239,7 @@ def _identifiable(terms: Sequence[_Term], sigma: np.ndarray) -> tuple[list[_Term
         doubtful = max(candidates, key=lambda t: t.doubt)
         group = next((g for g in groups if everything.index(doubtful) in g), [])
         others = ", ".join(_label(everything[n]) for n in group if everything[n] is not doubtful)
-        held.append((doubtful, f"cannot be told from {others or 'the few observations'}"))
+        held.append((doubtful, f"cannot be distinguished from {others or 'the few observations'}"))
         fitted.remove(doubtful)
     return fitted, held
 

@@ -77,7 +77,7 @@ class Rig(Protocol):
         threads: int = 0,
     ) -> list[float]:
         """Milliseconds of each inference run within about ``seconds``, at least one; the processor is busy
-        for ``share`` (0..1) of the time. cluster, threads: see ``sweep_points.Point``."""
+        for ``share`` (0..1) of the time. cluster, threads: see ``sweep.Point``."""
         ...
 
 

@@ -10,7 +10,9 @@ import sysfs_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynofa_ros.device.linux.discovery import Cap, Inventory, discover, limits_hz
+from dynofa_ros.device.linux.discovery import discover
+from dynofa_ros.device.linux.discovery_clocks import limits_hz
+from dynofa_ros.device.linux.inventory import Cap, Inventory
 from dynofa_ros.device.linux.sysfs import SysFiles, reason_of
 
 CPU = "/sys/devices/system/cpu"

@@ -93,18 +93,19 @@ def test_performance_powersave_and_userspace():
 
 @given(st.floats(0, 1), st.floats(0, 1), st.sampled_from(CPU), st.floats(0, 1), st.floats(0, 1))
 def test_pelt_is_exact_for_any_cut_of_the_time(average, busy, clock, duration_s, part):
-    once = pelt(average, busy, clock, CPU[-1], duration_s)
-    cut = pelt(average, busy, clock, CPU[-1], part * duration_s)
-    assert pelt(cut, busy, clock, CPU[-1], (1 - part) * duration_s) == pytest.approx(once, abs=1e-12)
+    load = busy * clock / CPU[-1]
+    once = pelt(average, load, duration_s)
+    cut = pelt(average, load, part * duration_s)
+    assert pelt(cut, load, (1 - part) * duration_s) == pytest.approx(once, abs=1e-12)
 
 
 def test_pelt_against_the_sum_of_the_kernel():
     # Half of full after 32 ms at the top clock; per 1.024 ms period: u = u * y + (1 - y), y^32 = 1/2.
-    assert pelt(0.0, 1.0, CPU[-1], CPU[-1], 0.032) == pytest.approx(0.5)
+    assert pelt(0.0, 1.0, 0.032) == pytest.approx(0.5)
     y, kernel = 0.5 ** (1 / 32), 0.0
     for _ in range(100):
         kernel = kernel * y + (1 - y) * 0.25 * 1_190_400_000 / CPU[-1]
-    assert pelt(0.0, 0.25, 1_190_400_000, CPU[-1], 0.1) == pytest.approx(kernel, rel=1e-9)
+    assert pelt(0.0, 0.25 * 1_190_400_000 / CPU[-1], 0.1) == pytest.approx(kernel, rel=1e-9)
 
 
 @pytest.mark.parametrize(

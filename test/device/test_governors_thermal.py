@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from dynofa_ros.device.board import load_board
 from dynofa_ros.device.meters import EnergyMeter
 from dynofa_ros.device.simulated.governors import GovernorState, Load, nvhost_podgov, pelt, schedutil
+from dynofa_ros.device.simulated.real_time import BusyTimes
 from dynofa_ros.device.simulated.thermal import next_temperature_c, next_throttle_step, with_resistance
-from dynofa_ros.device.simulated.utilization import BusyTimes
 
 BOARD = load_board("xavier_nx")
 CPU, GPU = BOARD.domains["cpu0"].frequencies_hz, BOARD.domains["gpu"].frequencies_hz
@@ -25,7 +25,7 @@ def settle(law, table, period_s, demand_hz, start_hz, steps=400):
     state, current, utilization, chosen = GovernorState(), start_hz, 0.0, []
     for step in range(steps):
         busy = min(demand_hz / current, 1.0)
-        utilization = pelt(utilization, busy, current, table[-1], period_s)
+        utilization = pelt(utilization, busy * current / table[-1], period_s)
         load = Load(step * period_s, period_s, current, busy, utilization)
         state, current = law(state, load, table, whole(table))
         chosen.append(current)

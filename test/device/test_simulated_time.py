@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from dynofa_ros.device.board import load_board, power_model
 from dynofa_ros.device.power_model import predict_power
-from dynofa_ros.device.simulated.noise import normal, uniform
 from dynofa_ros.device.simulated.simulated_device import ExternalLoad, SimulatedDevice
+from dynofa_ros.device.simulated.simulated_sensors import normal, uniform
 from dynofa_ros.device.simulated.thermal import with_resistance
 from dynofa_ros.messages import FrequencyBand
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from dynofa_ros.device.board import load_board, power_model
 from dynofa_ros.device.power_model import predict_power
-from dynofa_ros.device.simulated.utilization import BusyTimes
+from dynofa_ros.device.simulated.real_time import BusyTimes
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.commands import AppCommand
 from dynofa_ros.manager.inputs import Input, Monitors, Parameters

@@ -109,7 +109,7 @@ def test_what_cannot_be_told_is_held_with_the_reason():
     found = named(fit_power(MODEL, "VDD_IN", power_points(BOARD, [45.0])))
     group = {"VDD_CPU_GPU_CV.static_w", "VDD_CPU_GPU_CV.leakage_w", "cpu0.clock_w_per_ghz", "cpu0.idle_w"}
     group |= {"npu.clock_w_per_ghz"}
-    held = {c.held.removeprefix("cannot be told from "): c for c in found.values() if c.held}
+    held = {c.held.removeprefix("cannot be distinguished from "): c for c in found.values() if c.held}
     for name in group - {"VDD_CPU_GPU_CV.static_w"}:
         others = next(held[text] for text in held if set(text.split(", ")) == group - {name})
         assert f"{others.section.partition('.')[2]}.{others.name}" == name

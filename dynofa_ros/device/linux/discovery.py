@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from dynofa_ros.device.linux.discovery_clocks import find_domains, limits_hz
+from dynofa_ros.device.linux.discovery_clocks import find_domains
 from dynofa_ros.device.linux.discovery_limits import NVPMODEL_CONF, clocks_pinned, cpu_notes, power_mode
 from dynofa_ros.device.linux.discovery_sensors import find_rails, find_throttle_signs, find_zones, total_rails
-from dynofa_ros.device.linux.inventory import (
-    Cap,
-    ClockDomain,
-    Inventory,
-    PowerMode,
-    Rail,
-    ThrottleSign,
-    Zone,
-)
+from dynofa_ros.device.linux.inventory import Inventory, PowerMode
 from dynofa_ros.device.linux.sysfs import SysFiles
-
-__all__ = [
-    "Cap",
-    "ClockDomain",
-    "Inventory",
-    "PowerMode",
-    "Rail",
-    "ThrottleSign",
-    "Zone",
-    "discover",
-    "limits_hz",
-]
 
 MODEL_FILES = ("/proc/device-tree/model", "/sys/firmware/devicetree/base/model")
 COMPATIBLE_FILES = ("/proc/device-tree/compatible", "/sys/firmware/devicetree/base/compatible")

@@ -13,7 +13,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from dynofa_ros.device.device import DeviceSample
-from dynofa_ros.device.linux.discovery import ClockDomain, Inventory, limits_hz
+from dynofa_ros.device.linux.discovery_clocks import limits_hz
+from dynofa_ros.device.linux.inventory import ClockDomain, Inventory
 from dynofa_ros.device.linux.sensors import Sensors
 from dynofa_ros.device.linux.sysfs import SysFiles
 from dynofa_ros.messages import DomainStatus, FrequencyBand

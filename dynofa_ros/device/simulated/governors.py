@@ -87,14 +87,13 @@ def userspace(
     return state, _in_band(table, band, state.speed_hz or load.frequency_hz)
 
 
-def pelt(average: float, busy: float, frequency_hz: float, top_hz: float, duration_s: float) -> float:
-    """Utilisation (0..1) of one core after ``duration_s`` of running for the share ``busy`` of the time.
+def pelt(average: float, load: float, duration_s: float) -> float:
+    """Utilisation (0..1) of one core after ``duration_s`` under a load: its busy share x clock / top clock.
 
     Per-entity load tracking with its half-life of 32 ms, frequency-invariant, in continuous time: the kernel
     counts in steps of 1.024 ms. Exact for any cut of the duration.
     """
-    reached = busy * frequency_hz / top_hz
-    return reached + (average - reached) * 0.5 ** (duration_s / PELT_HALF_LIFE_S)
+    return load + (average - load) * 0.5 ** (duration_s / PELT_HALF_LIFE_S)
 
 
 def schedutil(

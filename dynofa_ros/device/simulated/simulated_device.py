@@ -9,18 +9,23 @@ are for, not on the calls before. :mod:`dynofa_ros.device.simulated.real_time` r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from dynofa_ros.device.bands import refusals, round_band
-from dynofa_ros.device.board import Board, power_model
+from dynofa_ros.device.board import (
+    FREQUENCY_TOLERANCE_HZ,
+    Board,
+    ceil_frequency,
+    floor_frequency,
+    power_model,
+)
 from dynofa_ros.device.device import AppliedDomain, DeviceSample, DomainSample
 from dynofa_ros.device.power_model import constant_rails_w, leak_factor, total_w
 from dynofa_ros.device.simulated.governors import GOVERNORS
-from dynofa_ros.device.simulated.noise import uniform
 from dynofa_ros.device.simulated.power_modes import find_mode, mode_limits
 from dynofa_ros.device.simulated.simulated_domain import NS, SimulatedDomain
-from dynofa_ros.device.simulated.simulated_sensors import SimulatedSensors, Truth
+from dynofa_ros.device.simulated.simulated_sensors import SimulatedSensors, Truth, uniform
 from dynofa_ros.device.simulated.thermal import next_temperature_c, next_throttle_step, steady_temperature_c
 from dynofa_ros.latency import processor_of
 from dynofa_ros.messages import (
@@ -138,23 +143,15 @@ class SimulatedDevice:
     def apply(self, bands: Sequence[FrequencyBand]) -> tuple[AppliedDomain, ...]:
         """See ``Device.apply``. A band above a cap is taken and held down, as the kernel does it."""
         refused: list[AppliedDomain] = []
-        for band, reason in zip(bands, refusals(bands, self._tables), strict=True):
+        for band, reason in _refusals(bands, self._tables):
             domain = self._domains.get(band.domain)
             reason = reason or self._offline(domain)
-            if domain is None or reason:
-                actual_hz = float(domain.actual_hz) if domain else math.nan
-                refused.append(
-                    AppliedDomain(
-                        band.domain,
-                        band.min_hz,
-                        band.max_hz,
-                        actual_hz,
-                        DomainStatus.REJECTED,
-                        reason=reason,
-                    )
-                )
+            if domain is not None and not reason:
+                domain.ask(band, _round_band(band, domain.table), self._now_ns)
                 continue
-            domain.ask(band, round_band(band, domain.table), self._now_ns)
+            actual_hz = float(domain.actual_hz) if domain else math.nan
+            asked = (band.domain, band.min_hz, band.max_hz)
+            refused.append(AppliedDomain(*asked, actual_hz, DomainStatus.REJECTED, reason=reason))
         return (*self.applied(), *refused)
 
     def applied(self) -> tuple[AppliedDomain, ...]:
@@ -359,3 +356,38 @@ class SimulatedDevice:
 
     def _offline(self, domain: SimulatedDomain | None) -> str:
         return f"{domain.name}: offline in mode {self.mode}" if domain and not domain.online else ""
+
+
+def _round_band(band: FrequencyBand, table: tuple[int, ...]) -> FrequencyBand:
+    """Band of table entries that the kernel uses: minimum up, maximum down. The band must be accepted."""
+    return FrequencyBand(band.domain, ceil_frequency(table, band.min_hz), floor_frequency(table, band.max_hz))
+
+
+def _refusal(band: FrequencyBand, tables: Mapping[str, tuple[int, ...]]) -> str:
+    """Why a band cannot be applied, in one line; empty if it can."""
+    name = band.domain
+    table = tables.get(name)
+    if table is None:
+        return f"unknown clock domain '{name}' (known: {', '.join(tables)})"
+    if band.min_hz > band.max_hz:
+        return f"{name}: min_hz {band.min_hz} is above max_hz {band.max_hz}"
+    for key, value in (("min_hz", band.min_hz), ("max_hz", band.max_hz)):
+        if not table[0] - FREQUENCY_TOLERANCE_HZ <= value <= table[-1] + FREQUENCY_TOLERANCE_HZ:
+            return f"{name}: {key} {value} is outside the table {table[0]}..{table[-1]}"
+    rounded = _round_band(band, table)
+    if rounded.min_hz > rounded.max_hz:
+        return (
+            f"{name}: no clock between {band.min_hz} and {band.max_hz}; "
+            f"the nearest are {rounded.max_hz} and {rounded.min_hz}"
+        )
+    return ""
+
+
+def _refusals(
+    bands: Sequence[FrequencyBand], tables: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[FrequencyBand, str]]:
+    """Each band with the reason why it cannot be applied; named more than once, it is refused every time."""
+    times = Counter(band.domain for band in bands)
+    for band in bands:
+        again = f"{band.domain}: named {times[band.domain]} times" if times[band.domain] > 1 else ""
+        yield band, _refusal(band, tables) or again

@@ -14,7 +14,7 @@ from dynofa_ros.device.board import floor_frequency
 from dynofa_ros.device.board_sections import Domain
 from dynofa_ros.device.device import AppliedDomain
 from dynofa_ros.device.power_model import DomainTerms, domain_terms
-from dynofa_ros.device.simulated.governors import GOVERNORS, PELT_HALF_LIFE_S, Governor, GovernorState, Load
+from dynofa_ros.device.simulated.governors import GOVERNORS, Governor, GovernorState, Load, pelt
 from dynofa_ros.device.simulated.power_modes import DomainLimit
 from dynofa_ros.latency import processor_of
 from dynofa_ros.messages import DomainPowerModel, DomainStatus, FrequencyBand
@@ -256,12 +256,10 @@ class SimulatedDomain:
         if passed_s <= 0.0:
             return
         self._settled_ns = now_ns
-        keep = 0.5 ** (passed_s / PELT_HALF_LIFE_S)
         speed = self.actual_hz / self.table[-1]
         average, window_s = self._average, self._window_s
         for core, busy in enumerate(self._busy):
-            reached = busy * speed
-            average[core] = reached + (average[core] - reached) * keep  # governors.pelt
+            average[core] = pelt(average[core], busy * speed, passed_s)
             window_s[core] += busy * passed_s
         self._sampled_s += self.utilization * passed_s
 

@@ -1,13 +1,21 @@
-"""What holds on a simulated board, and what its sensors show of it."""
+"""What holds on a simulated board, and what its sensors show of it.
+
+Their random numbers depend on what they are for, not on how many were drawn before.
+"""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
+from statistics import NormalDist
 
 from dynofa_ros.device.board import Board
 from dynofa_ros.device.device import RailSample, TemperatureSample
-from dynofa_ros.device.simulated.noise import normal
+
+NORMAL = NormalDist()
+KEY = struct.Struct("<qqq")
 
 
 @dataclass(frozen=True)
@@ -64,3 +72,14 @@ class SimulatedSensors:
 
 def _quantize(value: float, step: float) -> float:
     return round(value / step) * step
+
+
+def uniform(seed: int, stream: int, index: int) -> float:
+    """Uniform in (0, 1): number ``index`` of a stream."""
+    digest = blake2b(KEY.pack(seed, stream, index), digest_size=8).digest()
+    return ((int.from_bytes(digest, "little") >> 12) + 0.5) / 2**52
+
+
+def normal(seed: int, stream: int, index: int) -> float:
+    """Standard normal: number ``index`` of a stream."""
+    return NORMAL.inv_cdf(uniform(seed, stream, index))
