@@ -44,6 +44,8 @@ class Clocks:
         A processor of which nothing is known any more keeps its last readings.
         """
         oldest_ns = newest_ns - FRESH_NS
+        if not self._gone and min(self._stamp_ns.values(), default=newest_ns) >= oldest_ns:
+            return
         gone = {name for name, stamp_ns in self._stamp_ns.items() if stamp_ns < oldest_ns}
         if gone == self._gone:
             return

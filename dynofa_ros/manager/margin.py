@@ -8,12 +8,11 @@ frames within 3.5 to 4 deviations; there it has 3.75.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp, floor, log, sqrt
-
-from sortedcontainers import SortedList
 
 RATIOS = 256
 PRIOR_RATIOS = 192  # frames that the prior counts for
@@ -38,7 +37,7 @@ class Window:
 
     def __init__(self, size: int) -> None:
         self._newest: deque[float] = deque(maxlen=size)
-        self._ordered: SortedList[float] = SortedList()
+        self._ordered: list[float] = []  # at this size quicker than a tree of lists
 
     def __len__(self) -> int:
         return len(self._newest)
@@ -46,31 +45,31 @@ class Window:
     def append(self, value: float) -> None:
         """Takes a number; the oldest makes room for it."""
         if len(self._newest) == self._newest.maxlen:
-            self._ordered.remove(self._newest[0])
+            self._drop(self._newest[0])
         self._newest.append(value)
-        self._ordered.add(value)
+        insort(self._ordered, value)
 
     def pop(self) -> float:
         """Forgets the newest number."""
         value = self._newest.pop()
-        self._ordered.remove(value)
+        self._drop(value)
         return value
 
     def drop_oldest(self, count: int) -> None:
         """Forgets so many of the oldest numbers, or all."""
         for _ in range(min(count, len(self._newest))):
-            self._ordered.remove(self._newest.popleft())
+            self._drop(self._newest.popleft())
 
     def quantile(self, share: float) -> float:
         """Value that at most ``1 - share`` of the numbers exceed, the least such; ValueError without any."""
         if not self._ordered:
             raise ValueError("quantile of no values")
         above = floor((1.0 - share) * len(self._ordered) + 1e-9)
-        return float(self._ordered[max(0, len(self._ordered) - 1 - above)])
+        return self._ordered[max(0, len(self._ordered) - 1 - above)]
 
     def above(self, value: float) -> int:
         """How many of the numbers are larger."""
-        return len(self._ordered) - int(self._ordered.bisect_right(value))
+        return len(self._ordered) - bisect_right(self._ordered, value)
 
     def median(self) -> float:
         """ValueError without any."""
@@ -79,7 +78,10 @@ class Window:
     def deviation(self) -> float:
         """Median absolute deviation from the median; ValueError without any."""
         centre = median_of(self._ordered)
-        return median_of(sorted([abs(value - centre) for value in self._newest]))
+        return median_of(sorted([abs(value - centre) for value in self._ordered]))
+
+    def _drop(self, value: float) -> None:
+        del self._ordered[bisect_left(self._ordered, value)]
 
 
 def median_of(ordered: Sequence[float]) -> float:

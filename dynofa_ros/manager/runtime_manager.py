@@ -1,5 +1,8 @@
 """The runtime manager: monitors in, knobs out, one step at a time.
 
+A step: inputs -> state (`State`) -> arrays (`build_problem`) -> solution (`solver`, `ladder`) -> plan that
+settles (`Hysteresis`, `BumplessStart`) -> commands (`knobs`, `CommandBook`).
+
 `RuntimeManager.step` is deterministic: the same inputs, step times and parameters give the same decisions
 bit for bit (``compute_ms`` excepted). It reads no clock but the ``now_ns`` it is given, and no time of
 arrival.
@@ -19,16 +22,16 @@ from dynofa_ros.manager.commands import AppCommand, CommandBook
 from dynofa_ros.manager.explain import binding_constraint
 from dynofa_ros.manager.hysteresis import Hysteresis
 from dynofa_ros.manager.inputs import Monitors, Parameters, parameter_messages
+from dynofa_ros.manager.knobs import wanted_bands, wanted_commands
 from dynofa_ros.manager.limits import LimitFault, broken_limit, missing_sensor
 from dynofa_ros.manager.placement import place_of, subnet_key
-from dynofa_ros.manager.plan import Choice, Forecast, Plan, forecast
+from dynofa_ros.manager.plan import Forecast, Plan, forecast
 from dynofa_ros.manager.power_guard import SETTLE_S
-from dynofa_ros.manager.problem import App, Problem
+from dynofa_ros.manager.problem import Problem
 from dynofa_ros.manager.state import STALE_S, State
 from dynofa_ros.messages import (
     AppDecision,
     ConsumedInput,
-    DomainCapability,
     DvfsCommand,
     FrequencyBand,
     Header,
@@ -54,7 +57,6 @@ FROM_USER = frozenset({"departure", "library", "targets", "parameter"})
 AT_ONCE = FROM_USER | {"actuator", "budget"}
 FIRST_FRAMES = 4  # answered before a manager that was started again plans; the first one is not learned from
 FIRST_WAIT_NS = 1_000_000_000  # unless they do not come
-FINISH_S = 2.0  # after the last frame that an application answered there
 
 
 @dataclass(frozen=True)
@@ -91,19 +93,12 @@ class RuntimeManager:
         start = perf_counter()
         self._steps += 1
         parameters = monitors.parameters
-        events = self._advance(now_ns, monitors)
-        problem, present = self._replan(now_ns, parameters, events)
-        self._bands = self._wanted_bands(now_ns, problem, present)
-        commands, dvfs = self._book.issue(
-            now_ns,
-            self._wanted_commands(problem),
-            self._bands,
-            parameters.control_period_s,
-            self.state.newest_foreign_id,
-        )
-        self.state.actuators.command(now_ns, self._bands)
-        if dvfs is not None and self._bands != self._sent_bands:
-            self._clocks_ns, self._sent_bands = now_ns, self._bands
+        events = self._consume(now_ns, monitors)
+        apps = self._plannable(now_ns, by_user=bool(events & FROM_USER))
+        problem = build_problem(self.state, parameters, apps)
+        held = all(app.held is not None for app in apps)
+        present = self._settle(now_ns, parameters, problem, events, upgrades=not self._stale and not held)
+        commands, dvfs = self._command(now_ns, parameters, problem, exceeded=bool(present.excess_w))
         plan = self._plan
         _, limit_name = power_limit_w(self.state, parameters)
         if self._hysteresis.solved or self._binding == "no_data" or not problem.apps:
@@ -161,8 +156,8 @@ class RuntimeManager:
         """The plan in force, None before the first."""
         return self._plan
 
-    def _advance(self, now_ns: int, monitors: Monitors) -> set[str]:
-        """Consumes the inputs; what happened."""
+    def _consume(self, now_ns: int, monitors: Monitors) -> set[str]:
+        """Takes the inputs into the state; the events among them."""
         events: set[str] = set()
         if self._last_ns is None:
             events.add("startup")
@@ -198,125 +193,86 @@ class RuntimeManager:
         self.state.apps[app].refused.add(subnet_key(command))
         return {"library"}
 
-    def _replan(self, now_ns: int, parameters: Parameters, events: set[str]) -> tuple[Problem, Forecast]:
-        planned = {choice.app for choice in self._plan.choices} if self._plan else set()
+    def _plannable(self, now_ns: int, *, by_user: bool) -> list[AppState]:
+        """Applications to plan for. Who answers no frames keeps what it runs, unless a user asks for more."""
+        planned = {choice.app: choice for choice in self._plan.choices} if self._plan else {}
         ready = [app for _, app in sorted(self.state.apps.items()) if app.ready]
         apps = [app for app in ready if app.name in planned or not self._waits(app, now_ns)]
-        self._hold_silent(now_ns, apps, by_user=bool(events & FROM_USER))
-        problem = build_problem(self.state, parameters, apps)
-        if self._plan is None and not problem.apps:
-            return problem, Forecast(False)
+        for app in apps:
+            choice = planned.get(app.name)
+            app.held = choice.entry if choice and not by_user and app.silent(now_ns) else None
+        return apps
+
+    def _settle(
+        self, now_ns: int, parameters: Parameters, problem: Problem, events: set[str], *, upgrades: bool
+    ) -> Forecast:
+        """Puts a plan in force (`Hysteresis.choose` solves when it has to); its forecast."""
+        before = self._plan
+        if before is None and not problem.apps:
+            return Forecast(False)
         release_w, _ = power_limit_w(self.state, parameters, release=True)
-        if {app.name for app in problem.apps} - planned and not planned:
+        if problem.apps and not (before and before.choices):
             events.add("startup")
-        before, found = self._plan, self._bumpless_start.plan(now_ns, self.state, problem, events)
-        self._plan = found or self._hysteresis.choose(
+        known = self._bumpless_start.plan(now_ns, self.state, problem, events)
+        self._plan = known or self._hysteresis.choose(
             now_ns,
             problem,
-            self._plan,
+            before,
             at_once=bool(events & AT_ONCE),
             event=bool(events),
             alarm="alarm" in events,
-            upgrades=not self._stale and not all(app.held is not None for app in apps),
+            upgrades=upgrades,
             min_dwell_s=parameters.min_dwell_s,
             release_limit_w=release_w,
         )
-        same = self._plan is before and self._hysteresis.present is not None
-        present = self._hysteresis.present if same else None
+        present = self._hysteresis.present if self._plan is before else None
         present = present or forecast(problem, self._plan, release_w)
-        changed = not self._plan.same_knobs(before)
+        self._note(self._plan, present, changed=not self._plan.same_knobs(before))
+        return present
+
+    def _note(self, plan: Plan, present: Forecast, *, changed: bool) -> None:
+        """Keeps in the state what the plan expects, for what is measured under it."""
         if present.applicable:
-            self.state.feedback.apply(present.power_w, changed=changed, feasible=self._plan.feasible)
-        for choice, expected in zip(self._plan.choices, present.apps, strict=False):
-            known = self.state.apps[choice.app]
-            known.shared, known.thinned = expected.shared, choice.divider > 1
-            if changed or known.planned != choice.entry:
-                known.misses.restart()
-            known.planned = choice.entry
+            self.state.feedback.apply(present.power_w, changed=changed, feasible=plan.feasible)
+        for choice, expected in zip(plan.choices, present.apps, strict=False):
+            app = self.state.apps[choice.app]
+            app.shared, app.thinned = expected.shared, choice.divider > 1
+            if changed or app.planned != choice.entry:
+                app.misses.restart()
+            app.planned = choice.entry
             in_time = not (expected.late or present.overloaded)
-            known.misses.promise(expected.latency_ms, in_time=in_time)
-        return problem, present
+            app.misses.promise(expected.latency_ms, in_time=in_time)
+
+    def _command(
+        self, now_ns: int, parameters: Parameters, problem: Problem, *, exceeded: bool
+    ) -> tuple[tuple[AppCommand, ...], DvfsCommand | None]:
+        """The commands that have to be sent now for the plan in force."""
+        self._bands = wanted_bands(
+            now_ns,
+            self.state,
+            problem,
+            self._plan,
+            {band.domain: band for band in self._bands},
+            self._book.commanded_domains,
+            exceeded=exceeded,
+            capped=isfinite(parameters.power_cap_w),
+        )
+        commands, dvfs = self._book.issue(
+            now_ns,
+            wanted_commands(self.state, problem, self._plan),
+            self._bands,
+            parameters.control_period_s,
+            self.state.newest_foreign_id,
+        )
+        self.state.actuators.command(now_ns, self._bands)
+        if dvfs is not None and self._bands != self._sent_bands:
+            self._clocks_ns, self._sent_bands = now_ns, self._bands
+        return commands, dvfs
 
     def _waits(self, app: AppState, now_ns: int) -> bool:
         if self._bumpless_start.awaits(now_ns, self.state, app):
             return True
         return _waiting(app, now_ns) and not self._bumpless_start.takes(self.state, app)
-
-    def _hold_silent(self, now_ns: int, apps: list[AppState], *, by_user: bool) -> None:
-        """Who answers no frames keeps what it runs: the others are planned around it."""
-        for app in apps:
-            choice = self._plan.choice(app.name) if self._plan else None
-            app.held = choice.entry if choice and not by_user and app.silent(now_ns) else None
-
-    def _wanted_bands(self, now_ns: int, problem: Problem, present: Forecast) -> tuple[FrequencyBand, ...]:
-        """Band of every domain under control: pinned where the plan says so, free where it no longer does."""
-        capabilities = self.state.capabilities
-        if self._plan is None or capabilities is None:
-            return ()
-        clocks = dict(self._plan.clocks)
-        bands = []
-        for domain in capabilities.domains:
-            name = self.state.place(domain.domain)
-            if not (domain.can_write and domain.frequencies_hz and name):
-                continue
-            hz = _clock(problem, clocks, name, domain.domain)
-            kept = self._band_after_move(now_ns, name, domain) if name not in clocks else None
-            if domain.domain in self.state.actuators.unresponsive:
-                bands += self._band_of_unresponsive(domain, lowest=bool(present.excess_w))
-            elif kept is not None and not present.excess_w:
-                bands.append(kept)
-            elif hz is not None:
-                bands.append(FrequencyBand(domain.domain, hz, hz))
-            elif domain.domain in self._book.commanded_domains:
-                bands.append(
-                    FrequencyBand(domain.domain, domain.frequencies_hz[0], domain.frequencies_hz[-1])
-                )
-        return tuple(bands)
-
-    def _band_after_move(self, now_ns: int, name: str, domain: DomainCapability) -> FrequencyBand | None:
-        """Frames may still be in work on a processor that nobody is to use any more: it keeps its clock.
-
-        If it was withdrawn somebody else is at work there, and they are finished at its top clock, unless a
-        cap forbids that.
-        """
-        capped = self._parameters is None or isfinite(self._parameters.power_cap_w)
-        for choice in self._plan.choices if self._plan else ():
-            app = self.state.apps[choice.app]
-            if app.estimator.processor == name and now_ns - app.last_frame_ns < FINISH_S * 1e9:
-                if name not in app.named_processors and not capped:
-                    return FrequencyBand(domain.domain, domain.frequencies_hz[-1], domain.frequencies_hz[-1])
-                return next((b for b in self._bands if b.domain == domain.domain), None)
-        return None
-
-    def _band_of_unresponsive(self, domain: DomainCapability, *, lowest: bool) -> list[FrequencyBand]:
-        """It keeps its order, in case it listens again; above a limit that order is the lowest clock."""
-        if lowest:
-            return [FrequencyBand(domain.domain, domain.frequencies_hz[0], domain.frequencies_hz[0])]
-        return [band for band in self._bands if band.domain == domain.domain]
-
-    def _wanted_commands(self, problem: Problem) -> tuple[AppCommand, ...]:
-        commands = []
-        choices = self._plan.choices if self._plan else ()
-        for choice, model in zip(choices, problem.apps, strict=True):
-            app = self.state.apps[choice.app]
-            pinned = app.status is not None and app.status.status == SubnetCondition.PINNED
-            if pinned or app.targets is None:
-                continue
-            rate = nan if choice.divider == 1 else app.targets.rate_hz / choice.divider
-            commands.append(
-                AppCommand(
-                    app=choice.app,
-                    decision_id=0,
-                    subnet_id=choice.entry.id,
-                    processor=choice.entry.processor,
-                    rate_hz=rate,
-                    prefetch_subnet_ids=_neighbours(model, choice),
-                    threads=choice.entry.threads,
-                    cluster=choice.entry.cluster,
-                    cpu_affinity=self.state.cpus.get(choice.entry.cluster, ()),
-                )
-            )
-        return tuple(commands)
 
     def _app_decisions(self, problem: Problem, present: Forecast) -> tuple[AppDecision, ...]:
         if self._plan is None:
@@ -348,26 +304,3 @@ def _waiting(app: AppState, now_ns: int) -> bool:
     new = app.status is not None and app.status.decision_id == 0
     measured = app.estimator.frames >= FIRST_FRAMES or app.missed
     return not (new or measured) and now_ns - app.since_ns < FIRST_WAIT_NS
-
-
-def _clock(problem: Problem, clocks: dict[str, tuple[float, ...]], name: str, domain: str) -> int | None:
-    """Clock of a domain under the plan, None = its governor's."""
-    everything = (*problem.processors, *problem.unused)
-    processor = next((p for p in everything if p.name == name), None)
-    if processor is None or domain not in processor.domains:
-        return None
-    column = processor.domains.index(domain)
-    if name in clocks:
-        hz = clocks[name][column]
-    elif processor.idle_level is not None:
-        hz = float(processor.clocks_hz[processor.idle_level, column])
-    else:
-        return None
-    return int(hz) if isfinite(hz) else None
-
-
-def _neighbours(app: App, choice: Choice) -> tuple[str, ...]:
-    """The next smaller and the next larger sub-network: where the next change most likely leads."""
-    table = app.options[place_of(choice.entry)].table
-    near = table.neighbours(table.index(choice.entry) or 0)
-    return tuple(table.entries[n].id for n in near if n is not None)

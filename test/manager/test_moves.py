@@ -10,7 +10,8 @@ from manager_plant import SECOND, capabilities, make_library, published, telemet
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import Input, Monitors, Parameters
-from dynofa_ros.manager.runtime_manager import FINISH_S, FIRST_FRAMES, Decision
+from dynofa_ros.manager.knobs import FINISH_S
+from dynofa_ros.manager.runtime_manager import FIRST_FRAMES, Decision
 from dynofa_ros.messages import (
     AppTargets,
     DomainState,
