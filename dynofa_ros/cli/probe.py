@@ -91,7 +91,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def report(files: SysFiles, inventory: Inventory, sample: DeviceSample) -> dict[str, Any]:
-    """What was found, as the command writes it: Hz, W, degrees Celsius; unknown is null."""
+    """What was found, as the command writes it: Hz, W, degrees Celsius; unknown is null.
+
+    ``description``: the board description that one of the ``identities`` matches, null without one.
+    """
+    from dynofa_ros.device.board import matching_board
+
     domains = {value.domain: value for value in sample.domains}
     silent = [
         f"{kind} {value.name}: {value.reason}"
@@ -100,8 +105,11 @@ def report(files: SysFiles, inventory: Inventory, sample: DeviceSample) -> dict[
         if value.reason
     ]
     known = set(inventory.unsupported)
+    description = matching_board(inventory.identities)
     return {
         "board": inventory.board or None,
+        "identities": list(inventory.identities),
+        "description": description.name if description else None,
         "domains": [_domain(files, domain, domains[domain.name]) for domain in inventory.domains],
         "rails": [
             {"name": rail.name, "power_w": rail.power_w, "is_total": rail.is_total} for rail in sample.rails
@@ -138,6 +146,7 @@ def _print(inventory: Inventory, result: dict[str, Any], console: Console) -> No
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     line(result["board"] or "board unknown", "bold")
+    line(f"  board description: {result['description'] or 'none matches'}")
     for note in inventory.notes:
         line(f"  {note}")
     if result["domains"]:

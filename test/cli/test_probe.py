@@ -37,9 +37,19 @@ def result(tmp_path: Path, root: Path, *more: str) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+def test_the_board_description_that_matches_is_named(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "proc/device-tree/model").write_bytes(b"NVIDIA Jetson Xavier NX Developer Kit\0")
+    found = result(tmp_path, root)
+    assert found["description"] == "xavier_nx" and found["board"] in found["identities"]
+    assert "board description: xavier_nx" in capsys.readouterr().out
+
+
 def test_json(tmp_path: Path, root: Path) -> None:
     found = result(tmp_path, root)
     assert found["board"] == "Jetson-AGX"
+    assert found["identities"] == ["Jetson-AGX"] and found["description"] is None
     assert {"board", "domains", "rails", "temperatures", "unsupported"} <= found.keys()
     assert all(domain.keys() == KEYS for domain in found["domains"])
     domains = {domain["name"]: domain for domain in found["domains"]}
