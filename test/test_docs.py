@@ -10,7 +10,13 @@ DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 # `manager/ladder.py` or `config/boards/`, in code quotes
 NAMED = re.compile(r"`((?:[\w.-]+/)*(?:[\w-]+\.(?:py|md|yaml|txt|toml|xml)|[\w-]+/))`")
-MADE = ("out/", "my_robot.yaml")  # by commands or users, not part of the repository
+MADE = (
+    "out/",
+    "my_robot.yaml",
+    "fitted_power.yaml",
+    "families/",
+    "supernet/families/",
+)  # by commands or users, not part of the repository
 PACKAGE = ROOT / "dynofa_ros"
 PLACES = (ROOT, ROOT / "docs", PACKAGE, *(PACKAGE / room for room in ("device", "evaluation", "supernet")))
 
