@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from dynofa_ros import topics
 from dynofa_ros.application.commands import CommandInForce, placement
 from dynofa_ros.application.emulation import run_stretched
 from dynofa_ros.application.networks import Networks, SubnetKey
@@ -34,6 +35,7 @@ from dynofa_ros.messages import (
     SubnetState,
 )
 from dynofa_ros.supernet.switching import Prepared, Switcher
+from dynofa_ros.topics import Topic
 
 COMPARABLE_MS = 10_000.0  # a request older than this was recorded, or its sender has another clock
 
@@ -73,7 +75,7 @@ class Application:
         pinned: str,
         *,
         decode: Callable[[Any], tuple[Header, Any]],
-        publish: Callable[[str, Any], None],
+        publish: Callable[[Topic, Any], None],
         clock_ns: Callable[[], int],
         warn: Callable[[str], None],
     ) -> None:
@@ -111,13 +113,13 @@ class Application:
         self._worker = Worker(self._queue, self._answer_or_count)
         self.mapping.add(self._worker.tid)
         self.command.reset(self.targets, self.command.pinned)
-        self._send("targets", self.targets)
+        self._send(topics.TARGETS, self.targets)
         entries = tuple(
             entry
             for library in self.networks.libraries.values()
             for entry in library.subnet_entries(self.settings.slowdown or 1.0)
         )
-        self._send("library", SubnetLibrary(app=self.name, entries=entries))
+        self._send(topics.LIBRARY, SubnetLibrary(app=self.name, entries=entries))
         for topic, message in self.task.announcements().items():
             self._send(topic, message)
         self.command.follow(self.command.order)
@@ -141,7 +143,7 @@ class Application:
             return
         if changed:
             self._gate.rate_hz = targets.rate_hz
-            self._send("targets", targets)
+            self._send(topics.TARGETS, targets)
         self.command.change(targets, pinned)
 
     def accept(self, message: Any) -> bool:
@@ -215,7 +217,7 @@ class Application:
             malformed_frames=malformed,
             top1_score=answer.score,
         )
-        self._publish("monitor", monitor)
+        self._publish(topics.MONITOR, monitor)
 
     def _runner(self, network: Prepared[SubnetKey]) -> Callable[[Any], Any]:
         """The network; with emulation a call takes as long as it would on the simulated device."""
@@ -226,14 +228,14 @@ class Application:
         factor = self.networks.stretch_factor(network.key, self.clocks, slowdown, cluster)
         return partial(run_stretched, network.run, factor=factor, threads=network.key.threads)
 
-    def _send_results(self, header: Header, results: Mapping[str, Any]) -> None:
+    def _send_results(self, header: Header, results: Mapping[Topic, Any]) -> None:
         for topic, message in results.items():
             self._publish(topic, replace(message, header=header))
 
     def _report(self, state: SubnetState) -> None:
-        self._send("subnet_state", state)
+        self._send(topics.SUBNET_STATE, state)
 
-    def _send(self, topic: str, message: Any) -> None:
+    def _send(self, topic: Topic, message: Any) -> None:
         self._publish(topic, replace(message, header=Header(self._clock_ns())))
 
 

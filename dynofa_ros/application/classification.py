@@ -12,8 +12,9 @@ from dynofa_ros.messages import ClassHypothesis, Classification
 from dynofa_ros.supernet.preprocess import preprocess
 from dynofa_ros.supernet.switching import Prepared
 from dynofa_ros.supernet.weights import Weights
+from dynofa_ros.topics import CLASSIFICATION, Topic
 
-RESULT, VISION_RESULT = "classification", "vision_classification"
+VISION_RESULT = Topic("perception/{app}/vision_classification", "vision_msgs/msg/Classification")
 VISION_TYPES = {
     "dynofa_ros/msg/Classification": "vision_msgs/msg/Classification",
     "dynofa_ros/msg/ClassHypothesis": "vision_msgs/msg/ObjectHypothesis",
@@ -27,10 +28,7 @@ class ImageClassification(Task):
     name = "classification"
     request = IMAGE
     metric = "top-1"
-    outputs = (
-        Output(RESULT, Classification),
-        Output(VISION_RESULT, Classification, sent_as=VISION_TYPES),
-    )
+    outputs = (Output(CLASSIFICATION), Output(VISION_RESULT, sent_as=VISION_TYPES))
     options = (Option("top_k", 5, "classes per result", minimum=1, maximum=100),)
 
     def __init__(self, weights: Weights) -> None:
@@ -47,7 +45,7 @@ class ImageClassification(Task):
     ) -> Answer:
         best = top_classes(outputs[0], options["top_k"])
         result = Classification(results=tuple(ClassHypothesis(self.label(i), p) for i, p in best))
-        return Answer({RESULT: result, VISION_RESULT: result}, best[0][1])
+        return Answer({CLASSIFICATION: result, VISION_RESULT: result}, best[0][1])
 
     def label(self, index: int) -> str:
         """Name of a class; its number where the weights carry no names."""

@@ -30,6 +30,7 @@ from typing import Any, ClassVar, TypeVar
 from dynofa_ros.application.worker import LatestSlot, Queue
 from dynofa_ros.supernet.switching import Prepared
 from dynofa_ros.supernet.weights import Weights
+from dynofa_ros.topics import Topic
 
 IMAGE, TEXT = "image", "text"
 _FILES = ("classification",)
@@ -37,15 +38,13 @@ _FILES = ("classification",)
 
 @dataclass(frozen=True)
 class Output:
-    """A topic of results, relative to the application's.
+    """A topic of results, each a dataclass of `messages`.
 
-    message: a dataclass of `messages`. sent_as: message types of other packages that take the place of ours,
-    field by field; the topic is left out where they are not installed.
+    sent_as: message types of other packages that take the place of ours, field by field; the topic is left
+    out where they are not installed.
     """
 
-    topic: str
-    message: type
-    latched: bool = False
+    topic: Topic
     sent_as: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -65,11 +64,11 @@ class Option:
 class Answer:
     """Results by topic, without their headers. score: how sure the network is, 0..1, NaN = not known."""
 
-    results: Mapping[str, Any]
+    results: Mapping[Topic, Any]
     score: float
 
 
-Emit = Callable[[Mapping[str, Any]], None]
+Emit = Callable[[Mapping[Topic, Any]], None]
 
 
 class Task(ABC):
@@ -86,7 +85,7 @@ class Task(ABC):
     def __init__(self, weights: Weights) -> None:
         """weights: of the supernet; they name what it was trained for. Raises ValueError if they do not."""
 
-    def announcements(self) -> Mapping[str, Any]:
+    def announcements(self) -> Mapping[Topic, Any]:
         """Messages by topic that are published once, when the application starts."""
         return {}
 

@@ -15,7 +15,7 @@ from dynofa_ros import topics
 from dynofa_ros.application.application import Application, Settings
 from dynofa_ros.application.task import IMAGE, Output, tasks
 from dynofa_ros.application.worker import MalformedRequest
-from dynofa_ros.convert import PACKAGE, from_ros, ros_types, to_ros
+from dynofa_ros.convert import from_ros, ros_types, to_ros
 from dynofa_ros.messages import AppTargets, Header
 from dynofa_ros.nodes import perception_status as status
 from dynofa_ros.nodes.perception_parameters import PARAMETERS, TARGETS
@@ -29,12 +29,7 @@ WATCH_PERIOD_S = 0.2
 LOG_PERIOD_S = 5.0
 YIELD_S = 1e-4
 IMAGE_TYPES = (topics.IMAGE.kind, topics.COMPRESSED_IMAGE.kind)
-PUBLISHED = {
-    "monitor": topics.MONITOR,
-    "targets": topics.TARGETS,
-    "library": topics.LIBRARY,
-    "subnet_state": topics.SUBNET_STATE,
-}
+PUBLISHED = (topics.MONITOR, topics.TARGETS, topics.LIBRARY, topics.SUBNET_STATE)
 
 
 class PerceptionNode(ManagedNode):
@@ -44,7 +39,7 @@ class PerceptionNode(ManagedNode):
         self._application: Application | None = None
         super().__init__("front", PARAMETERS, **arguments)
         self.app = self.get_name()
-        self._publish: dict[str, Callable[[Any], None]] = {}
+        self._publish: dict[Topic, Callable[[Any], None]] = {}
         self.diagnostics.add("input", self._of(partial(status.images, advice=self._where_images_are)))
         self.diagnostics.add("answers", self._of(status.answers))
         self.diagnostics.add("deadline", self._of(status.deadlines))
@@ -58,8 +53,8 @@ class PerceptionNode(ManagedNode):
         except ImportError as error:
             raise RuntimeError(str(error)) from error
         task = tasks(IMAGE)[self.value("task")]
-        for name, topic in PUBLISHED.items():
-            self._publish[name] = self._publisher(topic, to_ros)
+        for topic in PUBLISHED:
+            self._advertise(topic, to_ros)
         for output in task.outputs:
             self._add_output(output)
         self._application = Application(
@@ -167,28 +162,21 @@ class PerceptionNode(ManagedNode):
         def types(name: str) -> Callable[..., Any]:
             return ros_types(output.sent_as.get(name, name))
 
-        own = f"{PACKAGE}/msg/{output.message.__name__}"
         try:
-            types(own)
+            ros_types(output.topic.kind)
         except ImportError:
             if not output.sent_as:
                 raise
             return
-        topic = Topic(
-            f"{topics.PERCEPTION}/{{app}}/{output.topic}",
-            output.sent_as.get(own, own),
-            depth=1 if output.latched else 5,
-            latched=output.latched,
-        )
-        self._publish[output.topic] = self._publisher(topic, partial(to_ros, types=types))
+        self._advertise(output.topic, partial(to_ros, types=types))
 
-    def _publisher(self, topic: Topic, convert: Callable[[Any], Any]) -> Callable[[Any], None]:
+    def _advertise(self, topic: Topic, convert: Callable[[Any], Any]) -> None:
         publish = self.advertise(topic, self.app).publish
-        return lambda message: publish(convert(message))
+        self._publish[topic] = lambda message: publish(convert(message))
 
-    def _send(self, name: str, message: Any) -> None:
-        if name in self._publish:
-            self._publish[name](message)
+    def _send(self, topic: Topic, message: Any) -> None:
+        if topic in self._publish:
+            self._publish[topic](message)
 
     # --- diagnostics -------------------------------------------------------------------------
 

@@ -27,9 +27,12 @@ from dynofa_ros.messages import (
     SubnetCommand,
     SubnetCondition,
 )
+from dynofa_ros.topics import Topic
 
 WAIT_S = 10.0
 SENT = Header(12, "lens")
+TEXT_TOPIC = Topic("perception/{app}/text", "dynofa_ros/msg/Classification")
+LENGTH_TOPIC = Topic("perception/{app}/length", "dynofa_ros/msg/Classification", latched=True)
 IMAGE_PX = np.full((90, 160, 3), 127, np.uint8)
 
 
@@ -37,14 +40,14 @@ class Words(Task):
     """A task as unlike images as can be: text in, one message per word, then all of them, in two topics."""
 
     name, request, metric = "words", TEXT, "exact match"
-    outputs = (Output("text", Classification), Output("length", Classification, latched=True))
+    outputs = (Output(TEXT_TOPIC), Output(LENGTH_TOPIC))
     options = (Option("separator", " ", "between two words"),)
 
     def __init__(self, weights: Any) -> None:
         self._classes = len(weights.labels)
 
     def announcements(self) -> Mapping[str, Any]:
-        return {"length": Classification(results=())}
+        return {LENGTH_TOPIC: Classification(results=())}
 
     def warm_up_input(self, network: Any) -> Any:
         return np.zeros((1, 3, network.resolution, network.resolution), np.float32)
@@ -56,19 +59,19 @@ class Words(Task):
         words, tensor = tensors
         for _ in words:
             assert run(tensor).shape == (1, self._classes)
-            emit({"text": Classification(results=())})
+            emit({TEXT_TOPIC: Classification(results=())})
         return words
 
     def postprocess(self, outputs: Any, request: Any, network: Any, options: Mapping[str, Any]) -> Answer:
         assert options["separator"].join(outputs) == request
-        return Answer({"text": Classification(results=())}, 1.0 / len(outputs))
+        return Answer({TEXT_TOPIC: Classification(results=())}, 1.0 / len(outputs))
 
 
 class Running:
     """An application, and everything that it published."""
 
     def __init__(self, task: type[Task], **options: Any) -> None:
-        self.published: list[tuple[str, Any]] = []
+        self.published: list[tuple[Topic, Any]] = []
         self.warnings: list[str] = []
         settings = Settings("", "", "cpu", "onnxruntime", 32.0, False, 1.0)
         self.application = Application(
@@ -90,8 +93,8 @@ class Running:
             raise MalformedRequest("there is nothing in it")
         return SENT, message
 
-    def of(self, topic: str) -> list[Any]:
-        return [message for name, message in list(self.published) if name == topic]
+    def of(self, name: str) -> list[Any]:
+        return [message for topic, message in list(self.published) if topic.name.endswith(f"/{name}")]
 
     def send(self, message: Any) -> None:
         assert self.application.accept(message)
