@@ -12,7 +12,7 @@ import numpy as np
 from dynofa_ros.device.board import processor_domains
 from dynofa_ros.plots import APP_COLOURS, INK, MISS, MUTED, finish, new_figure, style
 from dynofa_ros.simulation.log import Run
-from dynofa_ros.simulation.scene import NewTargets, Surroundings
+from dynofa_ros.simulation.scene import Surroundings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,15 +122,10 @@ def _targets(axis: Axes, run: Run) -> None:
     """Deadlines of each application, in its colour."""
     scene = run.scene
     for app, colour in zip(scene.apps, APP_COLOURS, strict=False):
-        steps = [(app.from_s, app.targets.latency_target_ms)]
-        steps += [
-            (e.at_s, e.targets.latency_target_ms)
-            for e in scene.timeline
-            if isinstance(e, NewTargets) and e.targets.app == app.name
-        ]
-        end_s = min(app.until_s, scene.duration_s)
-        times = [at_s for at_s, _ in steps] + [end_s]
-        axis.stairs([d for _, d in steps], times, baseline=None, color=colour, linewidth=1.0, linestyle="--")
+        targets = scene.targets_of(app)
+        times = [*(at_s for at_s, _ in targets), min(app.until_s, scene.duration_s)]
+        deadlines = [asked.latency_target_ms for _, asked in targets]
+        axis.stairs(deadlines, times, baseline=None, color=colour, linewidth=1.0, linestyle="--")
 
 
 def _accuracy(axis: Axes, run: Run) -> None:

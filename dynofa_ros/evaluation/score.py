@@ -20,7 +20,7 @@ import numpy as np
 from dynofa_ros.recording.metrics import mean, percentile
 from dynofa_ros.simulation.log import FrameRecord, Run, Sample
 from dynofa_ros.simulation.plant import idle_power
-from dynofa_ros.simulation.scene import NewTargets, Scene
+from dynofa_ros.simulation.scene import Scene
 
 AFTER_STEP_S = 2.0  # what follows a step is not the steady state
 SETTLED_FRAMES = 20
@@ -84,11 +84,10 @@ def shortfall(answered: Sequence[FrameRecord], scene: Scene) -> float:
     """How far answers were below the accuracy_target in force; mean of an application, then of all."""
     each = []
     for app in scene.apps:
-        changes = [e for e in scene.timeline if isinstance(e, NewTargets) and e.targets.app == app.name]
-        below = []
+        targets, below = scene.targets_of(app), []
         for frame in answered:
             if frame.app == app.name:
-                held = [app.targets, *(e.targets for e in changes if e.at_s <= frame.arrived_s)]
+                held = [asked for at_s, asked in targets if at_s <= frame.arrived_s] or [app.targets]
                 below.append(max(0.0, held[-1].accuracy_target - frame.accuracy))
         each.append(mean(below))
     return mean(each)

@@ -171,3 +171,8 @@ class Scene:
             if app.name == name:
                 return app
         raise KeyError(name)
+
+    def targets_of(self, app: App) -> list[tuple[float, AppTargets]]:
+        """Targets of an application with the times from which they hold."""
+        changes = [e for e in self.timeline if isinstance(e, NewTargets) and e.targets.app == app.name]
+        return [(app.from_s, app.targets), *((e.at_s, e.targets) for e in changes)]
