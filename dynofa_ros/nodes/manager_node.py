@@ -44,7 +44,8 @@ PARAMETERS = (
     ParameterSpec(
         "power_cap_w",
         _DEFAULT.power_cap_w,
-        "power that the whole module may take",
+        "power that the whole module may take; with neither a power sensor nor a power model decisions are "
+        "infeasible",
         unit="W",
         minimum=0.0,
         allow_infinite=True,
@@ -52,7 +53,8 @@ PARAMETERS = (
     ParameterSpec(
         "temperature_limit_c",
         _DEFAULT.temperature_limit_c,
-        "temperature that the hottest sensor may reach; keep it below the trip point of the board",
+        "temperature that the hottest sensor may reach; keep it below the trip point of the board. Without a "
+        "thermometer the default limits nothing, and any other value makes decisions infeasible",
         unit="C",
         minimum=30.0,
         maximum=120.0,

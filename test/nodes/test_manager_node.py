@@ -142,6 +142,7 @@ class Robot(RosClient):
         self._publish = {topic: self.publisher(topic).publish for topic in published}
         self.subscribe(topics.DECISION, self.decisions.append)
         self.subscribe(topics.DVFS_COMMAND, self._on_dvfs)
+        self.celsius = 45.0
         self._next = {"frame": time.monotonic(), "telemetry": time.monotonic()}
         self._send_capabilities()
         self._send_dvfs_state(0)
@@ -192,7 +193,7 @@ class Robot(RosClient):
             DomainTelemetry(domain=d, frequency_hz=hz, utilization_percent=100.0 * used.get(d, 0.0))
             for d, hz in self.hz.items()
         ]
-        temperatures = [TemperatureReading(name="CPU-therm", temperature_c=45.0)]
+        temperatures = [TemperatureReading(name="CPU-therm", temperature_c=self.celsius)]
         self.send(
             topics.TELEMETRY,
             DeviceTelemetry(total_power_w=power, domains=domains, temperatures=temperatures),
@@ -379,6 +380,17 @@ def test_hopeless_targets_show_in_diagnostics(robot: Robot, front: FakeApp) -> N
     assert "latency" in robot.diagnostics["decision"][1]
     front.set_target(60.0)
     robot.wait(lambda: latest(robot).feasible, "feasible decision")
+
+
+def test_a_limit_that_is_not_held_is_an_error(robot: Robot, front: FakeApp) -> None:
+    robot.celsius = 97.0
+    robot.wait(lambda: latest(robot).binding_constraint == "temperature", "temperature binds")
+    robot.wait(lambda: robot.diagnostics["decision"][0] == 2, "error in diagnostics")
+    assert not latest(robot).feasible
+    assert "temperature_limit_c = 85 C is not held" in robot.diagnostics["decision"][1]
+    robot.celsius = 45.0
+    robot.wait(lambda: latest(robot).feasible, "feasible decision")
+    robot.wait(lambda: robot.diagnostics["decision"][0] == 0, "no error any more")
 
 
 def test_inactive_means_silent(robot: Robot, front: FakeApp) -> None:
