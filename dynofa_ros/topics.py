@@ -89,6 +89,8 @@ PHASE = Topic("demo/phase", "std_msgs/msg/String", "demo", ("recorder",))  # its
 MANAGER_CPU = Topic("demo/manager_cpu_percent", "std_msgs/msg/Float64", "demo", ("recorder",))  # 1 Hz
 ERRORS = Topic("demo/errors", "std_msgs/msg/String", "demo", ("recorder",))  # one per error of the run
 
+VIRTUAL_CLOCKS = _state("demo/virtual_board/dvfs_state", "DvfsState", "demo", "perception")
+
 TOPICS = tuple(topic for topic in list(vars().values()) if isinstance(topic, Topic))
 MANAGER_INPUTS = tuple(topic for topic in TOPICS if "manager" in topic.receivers)
 

@@ -57,6 +57,12 @@ def add_parser(commands: Commands) -> None:
         "accuracies by their place between least and most accurate; --seconds scales its times. The "
         "demo's sub-networks stand for the GPU of the simulated board. Details in docs/demo_scenarios.md",
     )
+    parser.add_argument(
+        "--virtual-board",
+        metavar="TREE",
+        help="run the device node's real backend on a virtual board, by its name in config/virtual_boards or "
+        "by a file (docs/virtual_board.md)",
+    )
     add_json(parser)
     parser.set_defaults(run=_run)
 
@@ -65,7 +71,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.topic and options.bag is None:
         raise UsageError("--topic needs --bag")
     if options.scenario:
-        for name in ("apps", "rate_hz", "bag"):
+        for name in ("apps", "rate_hz", "bag", "virtual_board"):
             if getattr(options, name) is not None:
                 raise UsageError(f"--{name.replace('_', '-')} and --scenario exclude each other")
     from dynofa_ros.demo import demo, setup

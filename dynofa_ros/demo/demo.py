@@ -21,7 +21,14 @@ from rich.live import Live
 from dynofa_ros import files
 from dynofa_ros.demo.phases import LARGEST_SUBNET_MS, LATENCY_TARGET_MS, MANAGER, FivePhases, Phases
 from dynofa_ros.demo.processes import Processes
-from dynofa_ros.demo.setup import CAMERA, DemoOptions, check_options, node_specs, prepare_output
+from dynofa_ros.demo.setup import (
+    CAMERA,
+    DemoOptions,
+    board_spec,
+    check_options,
+    node_specs,
+    prepare_output,
+)
 from dynofa_ros.demo.tables import live_view, phase_line, print_comparison, print_errors, print_summary
 from dynofa_ros.errors import CliError, writing
 from dynofa_ros.recording import metrics
@@ -202,10 +209,20 @@ class Demo:
     def _start_nodes(self, emulated_slowdown: float) -> None:
         processes = self._processes = Processes(self._options.out / "logs")
         setup = self._phases.setup
+        if self._options.virtual_board is not None:
+            processes.start(board_spec(self._options))
+            self._wait_for_board(self._options.board_folder)
         specs = node_specs(self._options, setup, self._camera, self._library, emulated_slowdown)
         started = {spec.label: processes.start(spec) for spec in specs}
         self._manager = psutil.Process(started[MANAGER].pid)
         self._manager.cpu_percent()  # the first call only sets the start of the interval
+
+    def _wait_for_board(self, folder: Path) -> None:
+        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        while not (folder / "sys").is_dir():
+            if time.monotonic() > deadline_s:
+                raise CliError(f"the virtual board did not appear in {folder}")
+            self._wait(POLL_S)
 
     # --- waiting -----------------------------------------------------------------------------
 

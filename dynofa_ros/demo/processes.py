@@ -33,6 +33,7 @@ class NodeSpec:
     parameters: Mapping[str, Any]
     environment: Mapping[str, str] = field(default_factory=dict)
     niceness: int = 0
+    remappings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -42,6 +43,7 @@ class NodeSpec:
     def command(self) -> list[str]:
         """Command line of the node's process."""
         remaps = ["-r", f"__node:={self.name}", "-r", f"__ns:=/{self.namespace}"]
+        remaps += [x for old, new in self.remappings.items() for x in ("-r", f"{old}:={new}")]
         # JSON texts are YAML texts, which keeps "007" a string and 60.0 a double.
         values = [x for key, value in self.parameters.items() for x in ("-p", f"{key}:={json.dumps(value)}")]
         module = f"dynofa_ros.{self.module}"

@@ -13,6 +13,7 @@ from dynofa_ros.demo.processes import NodeSpec
 from dynofa_ros.errors import UsageError, writing
 from dynofa_ros.paths import share_file
 from dynofa_ros.recording.bag import BagError
+from dynofa_ros.topics import DVFS_STATE, VIRTUAL_CLOCKS
 
 if TYPE_CHECKING:
     from dynofa_ros.demo.camera_bag import CameraTopic
@@ -42,6 +43,12 @@ class DemoOptions:
     rate_hz: float | None = None  # None = 15, or the scenario's own
     seed: int = 0
     scenario: str | None = None
+    virtual_board: str | None = None  # the device node's real backend on it, instead of the simulated one
+
+    @property
+    def board_folder(self) -> Path:
+        """Where the files of the virtual board are."""
+        return self.out.resolve() / "logs" / "board"
 
 
 def check_options(options: DemoOptions) -> CameraTopic | None:
@@ -52,6 +59,13 @@ def check_options(options: DemoOptions) -> CameraTopic | None:
             raise UsageError(f"{path} would be overwritten by the demo's output; choose another --out")
     if options.images is not None and not options.images.is_dir():
         raise UsageError(f"--images {options.images} is not a folder")
+    if options.virtual_board is not None:
+        from dynofa_ros.device.virtual.tree import TreeError, load_tree
+
+        try:
+            load_tree(options.virtual_board)
+        except TreeError as error:
+            raise UsageError(f"--virtual-board: {error}") from error
     if options.bag is None:
         return None
     from dynofa_ros.demo.camera_bag import find_camera
@@ -102,16 +116,28 @@ def node_specs(
         "bag": str(options.bag.resolve()) if options.bag else "",
         "bag_topic": options.topic,
     }
+    device: dict[str, object] = {"backend": "simulated", **setup.device}
+    environment, clocks = {}, {}
+    if options.virtual_board is not None:
+        device = {"backend": "sysfs", "sysfs_root": str(options.board_folder), "allow_writes": True}
+        environment = {"XDG_STATE_HOME": str(options.out.resolve() / "logs" / "state")}
+        clocks = {f"/{DVFS_STATE.of()}": f"/{VIRTUAL_CLOCKS.of()}"}
     return [
-        NodeSpec("nodes.device_node", "dynofa", "device", {"backend": "simulated", **setup.device}),
+        NodeSpec("nodes.device_node", "dynofa", "device", device, environment),
         # the manager begins when everything is recorded
         NodeSpec("nodes.manager_node", "dynofa", "manager", {"autostart": False}),
         *(
-            NodeSpec("nodes.perception_node", "perception", app, {**perception, **own})
+            NodeSpec("nodes.perception_node", "perception", app, {**perception, **own}, remappings=clocks)
             for app, own in setup.perception.items()
         ),
         NodeSpec("demo.camera_node", "demo", "camera", shown, camera_environment(), CAMERA_NICENESS),
     ]
+
+
+def board_spec(options: DemoOptions) -> NodeSpec:
+    """The node of --virtual-board; the others start when its files are there."""
+    parameters = {"tree": options.virtual_board or "", "folder": str(options.board_folder)}
+    return NodeSpec("demo.virtual_board_node", "demo", "virtual_board", parameters)
 
 
 def camera_environment() -> dict[str, str]:
