@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf, isnan
@@ -15,6 +16,7 @@ from command import dynofa
 
 from dynofa_ros.cli import evaluate
 from dynofa_ros.cli.common import CliError, UsageError
+from dynofa_ros.cli.main import main
 from dynofa_ros.evaluation.goals import Goal, goals
 from dynofa_ros.evaluation.report import footer, to_document
 from dynofa_ros.evaluation.report_tables import (
@@ -57,6 +59,18 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_report_without_its_extra_is_one_line_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.setattr("dynofa_ros.evaluation.study.run", lambda *_: pytest.fail("worked for nothing"))
+    assert main(["evaluate", "--scenarios", "S1", "--policies", "B4", "--quick", "--out", str(tmp_path)]) == 1
+    expected = (
+        "dynofa evaluate: this needs jinja2, which is not installed: pip install 'dynofa_ros[evaluation]'\n"
+    )
+    assert capsys.readouterr().err == expected
+
+
 def test_a_quick_study_writes_results_and_a_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
