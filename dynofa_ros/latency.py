@@ -1,10 +1,36 @@
-"""The processor of a clock domain."""
+"""The latency law, the reference clock of a library entry, and the processor of a clock domain.
+
+An inference takes slowdown * (alpha + beta * f_reference / f): alpha does not scale with the clock, beta is
+measured at f_reference. alpha and beta are of one unit of time, which is that of the result.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from functools import lru_cache
+from math import isfinite
+from typing import Any
+
+from dynofa_ros.messages import DomainFrequency
 
 PROCESSORS = ("cpu", "gpu", "npu")
+
+
+def latency(alpha: Any, beta: Any, clock_ratio: Any, slowdown: Any = 1.0) -> Any:
+    """Time of an inference. Numbers or arrays that broadcast; clock_ratio: f_reference / f."""
+    return slowdown * (alpha + beta * clock_ratio)
+
+
+def clock_ratio(reference_hz: float, hz: float) -> float:
+    """f_reference / f; 1 where either is unknown: it then counts as running at its reference."""
+    ratio = reference_hz / hz if hz else 1.0
+    return ratio if isfinite(ratio) else 1.0
+
+
+def reference_hz(named: Iterable[DomainFrequency], domains: Container[str], default_hz: float) -> float:
+    """f_reference on these clock domains: of the slowest that is named, else the default."""
+    own = [clock.frequency_hz for clock in named if clock.domain in domains]
+    return float(min(own)) if own else default_hz
 
 
 @lru_cache(maxsize=64)
@@ -12,3 +38,8 @@ def processor_of(domain: str) -> str | None:
     """Processor that a clock domain belongs to: ``cpu`` for ``cpu0``, None for ``emc``."""
     name = domain.rstrip("0123456789")
     return name if name in PROCESSORS else None
+
+
+def domains_of(place: str, domains: Iterable[str]) -> tuple[str, ...]:
+    """Those clock domains that belong to a place: to a processor, or the one of a cluster."""
+    return tuple(domain for domain in domains if place in (domain, processor_of(domain)))

@@ -7,13 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from dynofa_ros.latency import latency
 from dynofa_ros.messages import DomainState
-
-
-def domains_of(place: str, clocks: Iterable[DomainState]) -> list[DomainState]:
-    """The clock domains of a processor, those whose name starts with its name; of a cluster that one."""
-    clocks = list(clocks)
-    return [c for c in clocks if c.domain == place] or [c for c in clocks if c.domain.startswith(place)]
 
 
 def stretch_factor(
@@ -35,12 +30,8 @@ def stretch_factor(
         if math.isfinite(clock.external_slowdown) and clock.external_slowdown > 0:
             slowdowns.append(clock.external_slowdown)
     ratio = reference_hz / min(frequencies) if frequencies and reference_hz > 0 else 1.0
-    return (
-        emulated_slowdown
-        * (1 + max(slowdowns, default=0.0))
-        * (alpha_ms + beta_ms * ratio)
-        / (alpha_ms + beta_ms)
-    )
+    slowdown = emulated_slowdown * (1 + max(slowdowns, default=0.0))
+    return float(latency(alpha_ms, beta_ms, ratio, slowdown) / (alpha_ms + beta_ms))
 
 
 def sleep_until(deadline_ns: int) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dynofa_ros.application.emulation import domains_of, stretch_factor
+from dynofa_ros.application.emulation import stretch_factor
+from dynofa_ros.latency import domains_of, reference_hz
 from dynofa_ros.library.library import (
     Entry,
     Library,
@@ -157,9 +158,9 @@ class Networks:
 
     def reference_hz(self, processor: str, cluster: str = "") -> float:
         """Reference clock of a cluster, else of the slowest domain of a processor; 0 = none is named."""
-        frequencies = self.libraries[processor].reference_frequencies_hz
-        own = [f for d, f in frequencies.items() if d.startswith(processor)]
-        return float(frequencies.get(cluster, min(own, default=0)))
+        named = self.libraries[processor].reference_frequencies
+        own = domains_of(processor, (clock.domain for clock in named))
+        return reference_hz(named, (cluster,), reference_hz(named, own, 0.0))
 
     def stretch_factor(
         self, key: SubnetKey, clocks: Iterable[DomainState], slowdown: float, cluster: str = ""
@@ -167,6 +168,7 @@ class Networks:
         """Factor on an inference of an entry at ``clocks`` of a device that is ``slowdown`` times slower."""
         entry = self.entry(key.processor, key.subnet_id, cluster, key.threads)
         assert entry is not None
-        own = domains_of(cluster or key.processor, clocks)
-        reference_hz = self.reference_hz(key.processor, cluster)
-        return stretch_factor(own, entry.alpha_ms, entry.beta_ms, reference_hz, slowdown)
+        known = {clock.domain: clock for clock in clocks}
+        own = [known[domain] for domain in domains_of(cluster or key.processor, known)]
+        reference = self.reference_hz(key.processor, cluster)
+        return stretch_factor(own, entry.alpha_ms, entry.beta_ms, reference, slowdown)

@@ -26,6 +26,7 @@ from dynofa_ros.demo.scenario import (
 )
 from dynofa_ros.evaluation.policies.manager import ManagerPolicy
 from dynofa_ros.evaluation.scenarios.parts import scaled
+from dynofa_ros.latency import latency
 from dynofa_ros.library.library import load_library, save_library
 from dynofa_ros.messages import SubnetEntry
 from dynofa_ros.recording import metrics
@@ -256,7 +257,7 @@ def _expected_ms(
     if seen or not (math.isfinite(hz) and hz > 0.0):
         return None
     ratio = entry.reference_frequencies[0].frequency_hz / hz
-    return (1.0 + phase.slowdown) * (entry.alpha_ms + entry.beta_ms * ratio)
+    return float(latency(entry.alpha_ms, entry.beta_ms, ratio, slowdown=1.0 + phase.slowdown))
 
 
 def _clocks_at(clocks: Sequence[Clocks], at_ns: int) -> Mapping[str, float]:

@@ -23,6 +23,7 @@ from std_msgs.msg import Float64, String
 from dynofa_ros import topics
 from dynofa_ros.convert import ros_types
 from dynofa_ros.errors import CliError, writing
+from dynofa_ros.latency import domains_of
 from dynofa_ros.msg import DeviceCapabilities, ManagerDecision, SimulatedLoad
 from dynofa_ros.recording.run import Collector, Run, collector
 from dynofa_ros.ros.qos import qos_of
@@ -119,7 +120,7 @@ class Director:
         """
         capabilities = self._message(DeviceCapabilities, topics.CAPABILITIES.name)
         assert capabilities is not None, "wait_until_recorded comes first"
-        for domain in (d.domain for d in capabilities.domains if d.domain.startswith(processor)):
+        for domain in domains_of(processor, (d.domain for d in capabilities.domains)):
             message = SimulatedLoad(domain=domain)
             message.header.stamp = self._node.get_clock().now().to_msg()
             message.utilization_percent, message.slowdown = utilization_percent, slowdown

@@ -110,9 +110,13 @@ class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
 
+    @property
+    def reference_frequencies(self) -> tuple[DomainFrequency, ...]:
+        """The reference clocks as messages have them."""
+        return tuple(DomainFrequency(d, hz) for d, hz in self.reference_frequencies_hz.items())
+
     def subnet_entries(self, slowdown: float = 1.0) -> tuple[SubnetEntry, ...]:
         """The entries as an application publishes them. slowdown: factor on every latency."""
-        reference = tuple(DomainFrequency(d, hz) for d, hz in self.reference_frequencies_hz.items())
         return tuple(
             SubnetEntry(
                 id=e.id,
@@ -124,7 +128,7 @@ class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 alpha_ms=slowdown * e.alpha_ms,
                 beta_ms=slowdown * e.beta_ms,
                 energy_j=math.nan if e.energy_j is None else e.energy_j,
-                reference_frequencies=reference,
+                reference_frequencies=self.reference_frequencies,
             )
             for e in self.entries
         )

@@ -23,6 +23,7 @@ from dynofa_ros.device.device import Device
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.open import open_device
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
+from dynofa_ros.latency import latency
 from dynofa_ros.library.files import OpenLibrary
 from dynofa_ros.library.library import Library
 from dynofa_ros.library.profiling import running_on
@@ -124,7 +125,7 @@ class SimulatedRig:
         if entry is None:
             raise KeyError(f"{subnet_id} is not in the library of {processor}")
         reference_hz = library.reference_frequencies_hz.get(cluster, self._references_hz[processor])
-        expected_ms = entry.alpha_ms + entry.beta_ms * reference_hz / actual_hz
+        expected_ms = latency(entry.alpha_ms, entry.beta_ms, reference_hz / actual_hz)
         if entry.placement != (cluster, threads):
             whole = self._cores(processor_domains(self._board, processor))
             before, now = entry.threads or whole, threads or cores

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import isfinite, nan
 
-from dynofa_ros.latency import processor_of
+from dynofa_ros.latency import domains_of, processor_of
 from dynofa_ros.messages import DeviceCapabilities
 
 SAME_CLOCK = 0.005  # relative; readings closer than this are one clock
@@ -81,7 +81,7 @@ def processor_domains(capabilities: DeviceCapabilities | None, processor: str) -
     """Clock domains of a processor, in the order of the capabilities; of a cluster that one."""
     if capabilities is None:
         return ()
-    return tuple(d.domain for d in capabilities.domains if processor in (d.domain, processor_of(d.domain)))
+    return domains_of(processor, (d.domain for d in capabilities.domains))
 
 
 def top_hz(capabilities: DeviceCapabilities | None, processor: str) -> float:

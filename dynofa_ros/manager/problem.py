@@ -28,11 +28,12 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import inf, isfinite
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dynofa_ros.latency import clock_ratio, latency, reference_hz
 from dynofa_ros.manager.placement import core_share
 from dynofa_ros.messages import SubnetEntry
 
@@ -74,8 +75,7 @@ class Processor:
 
     def slowness(self, level: int) -> float:
         """Reference clock over the clock of a level, 1 where one is unknown."""
-        ratio = self.reference_hz / float(self.speed_hz[level])
-        return ratio if isfinite(ratio) else 1.0
+        return clock_ratio(self.reference_hz, float(self.speed_hz[level]))
 
     def level_of(self, clocks_hz: tuple[float, ...]) -> int | None:
         """Level with these clocks, None if there is none; NaN = a clock that nobody sets: same as before."""
@@ -265,16 +265,11 @@ class Problem:
         raise KeyError(name)
 
 
-def reference_hz(entry: SubnetEntry, domains: Sequence[str], default_hz: float) -> float:
-    """Clock at which the entry takes alpha + beta: of the slowest domain it names, else the default."""
-    named = [r.frequency_hz for r in entry.reference_frequencies if r.domain in domains]
-    return float(min(named)) if named else default_hz
-
-
 def entry_times_ms(entry: SubnetEntry, processor: Processor) -> Array:
     """Time of an entry at every level of a processor; at its reference where clocks are unknown."""
-    ratio = reference_hz(entry, processor.domains, processor.reference_hz) / processor.speed_hz
-    return entry.alpha_ms + entry.beta_ms * np.where(np.isfinite(ratio), ratio, 1.0)
+    reference = reference_hz(entry.reference_frequencies, processor.domains, processor.reference_hz)
+    ratio = reference / processor.speed_hz
+    return latency(entry.alpha_ms, entry.beta_ms, np.where(np.isfinite(ratio), ratio, 1.0))
 
 
 def make_table(entries: Sequence[SubnetEntry], processor: Processor) -> EntryTable:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf, isfinite, nan
+from math import inf, nan
 from typing import Any
 
-from dynofa_ros.latency import processor_of
+from dynofa_ros.latency import clock_ratio, latency, processor_of, reference_hz
 from dynofa_ros.manager.actuator_guard import ActuatorGuard
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.budgets import Battery
@@ -20,7 +20,7 @@ from dynofa_ros.manager.loads import Loads
 from dynofa_ros.manager.placement import CLUSTERED, core_share, place_of, subnet_key
 from dynofa_ros.manager.power import PowerTables, check_power_model, power_tables
 from dynofa_ros.manager.power_guard import MOST_W, PowerGuard
-from dynofa_ros.manager.problem import LAUNCHER, reference_hz
+from dynofa_ros.manager.problem import LAUNCHER
 from dynofa_ros.manager.refusals import Refusals
 from dynofa_ros.manager.sensor_times import SensorTimes
 from dynofa_ros.manager.thermal_guard import ThermalGuard
@@ -286,14 +286,14 @@ class State:
 
     def _predicted_ms(self, entry: SubnetEntry) -> float:
         place = place_of(entry)
-        reference = reference_hz(entry, *self.clocks_of(place))
-        ratio = reference / self.clocks.speed_hz(place)
-        known_ms = entry.alpha_ms + entry.beta_ms * (ratio if isfinite(ratio) else 1.0)
+        reference = reference_hz(entry.reference_frequencies, *self.clocks_of(place))
+        ratio = clock_ratio(reference, self.clocks.speed_hz(place))
+        known_ms = float(latency(entry.alpha_ms, entry.beta_ms, ratio))
         share = self.launch_share(place)
         if share == 0.0:
             return known_ms
-        slower = self.clocks_of(LAUNCHER)[1] / self.clocks.speed_hz(LAUNCHER) - 1.0
-        return known_ms + share * entry.alpha_ms * (slower if isfinite(slower) else 0.0)
+        launching = clock_ratio(self.clocks_of(LAUNCHER)[1], self.clocks.speed_hz(LAUNCHER))
+        return known_ms + share * entry.alpha_ms * (launching - 1.0)
 
     def _telemetry(
         self, telemetry: DeviceTelemetry, now_ns: int, parameters: Parameters, settled: bool

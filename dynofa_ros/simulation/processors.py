@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import inf
 
 from dynofa_ros.device.board import Board, processor_domains
+from dynofa_ros.latency import latency, reference_hz
 from dynofa_ros.messages import SubnetEntry
 
 # Guess: published figures have 570 ms at 1.42 GHz and 840 ms at 1.19 GHz with fewer cores (4 of 6, it seems).
@@ -19,12 +20,13 @@ CORES_EXPONENT = 0.5
 
 @dataclass(slots=True)
 class Job:
-    """One inference under way, alone it takes ``alpha_s + cycles / clock``. ``left`` goes from 1 to 0."""
+    """One inference under way; alpha and beta with its bias and noise. ``left`` goes from 1 to 0."""
 
     app: str
     entry: SubnetEntry
     alpha_s: float
-    cycles: float
+    beta_s: float
+    reference_hz: float
     started_s: float
     left: float = 1.0
     ready_s: float = inf
@@ -57,8 +59,8 @@ class SharedProcessor:
         """An inference begins; ``factor`` = bias * noise on what the library says."""
         self.progress(now_s)
         scale = 1e-3 * factor
-        cycles = scale * entry.beta_ms * self.reference_hz(entry)
-        self.jobs.append(Job(app, entry, scale * entry.alpha_ms, cycles, now_s))
+        reference = reference_hz(entry.reference_frequencies, self._cores, self._top_hz)
+        self.jobs.append(Job(app, entry, scale * entry.alpha_ms, scale * entry.beta_ms, reference, now_s))
         self.retime()
 
     def finish(self, job: Job, now_s: float) -> None:
@@ -81,14 +83,9 @@ class SharedProcessor:
             job.ready_s = self._now_s + job.left * self._duration_s(job)
             self.ready_s = min(self.ready_s, job.ready_s)
 
-    def reference_hz(self, entry: SubnetEntry) -> float:
-        """Clock that the latency of an entry is given for."""
-        named = [r.frequency_hz for r in entry.reference_frequencies if r.domain in self._cores]
-        return float(min(named)) if named else self._top_hz
-
     def _duration_s(self, job: Job) -> float:
         speed = self._hz * self._capacity
         if not speed:
             return inf
         sharing = 1.0 + self._contention * (len(self.jobs) - 1)
-        return self.slowdown * sharing * (job.alpha_s + job.cycles / speed)
+        return float(latency(job.alpha_s, job.beta_s, job.reference_hz / speed, self.slowdown * sharing))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynofa_ros.application.emulation import domains_of, stretch_factor
+from dynofa_ros.application.emulation import stretch_factor
 from dynofa_ros.application.worker import Counters, LatestSlot, Problem, RateGate, Worker, stages_ms
 from dynofa_ros.messages import DomainState
 
@@ -93,7 +93,6 @@ def test_the_factor_of_the_contract():
 def test_the_slowest_clock_and_the_heaviest_load_count():
     clocks = [clock(2e9, 0.0), clock(1e9, 0.1, "cpu2"), clock(1.5e9, 0.4, "cpu4")]
     assert stretch_factor(clocks, 0, 1, 2e9, 1) == pytest.approx(2 * 1.4)
-    assert domains_of("cpu", [*clocks, clock(1, 9, "gpu")]) == clocks
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True), st.floats(allow_nan=True, allow_infinity=True))

@@ -18,6 +18,7 @@ from dynofa_ros.device.board import Board, power_model, processor_domains
 from dynofa_ros.device.power_model import constant_power_w, domain_power
 from dynofa_ros.device.simulated.power_modes import mode_limits
 from dynofa_ros.evaluation.policies.distribution import quantile
+from dynofa_ros.latency import latency, reference_hz
 from dynofa_ros.messages import DeviceCapabilities, FrequencyBand, SubnetEntry
 from dynofa_ros.simulation.log import Knob
 from dynofa_ros.simulation.policy import AppView, Command
@@ -115,13 +116,11 @@ def rest_w(board: Board, levels: Levels, temperature_c: float = PROFILE_C) -> fl
 
 def times_ms(entries: Sequence[SubnetEntry], levels: Levels, speed: float = 1.0) -> Array:
     """Time of each entry at each level at slowdown 1; ``speed`` = share of the processor that is there."""
-    rows = [e.alpha_ms + e.beta_ms * _reference_hz(e, levels) / (speed * levels.speed_hz) for e in entries]
-    return np.array(rows)
-
-
-def _reference_hz(entry: SubnetEntry, levels: Levels) -> float:
-    named = [r.frequency_hz for r in entry.reference_frequencies if r.domain in levels.domains]
-    return float(min(named)) if named else float(levels.speed_hz[-1])
+    there_hz, top_hz = speed * levels.speed_hz, float(levels.speed_hz[-1])
+    references = [reference_hz(e.reference_frequencies, levels.domains, top_hz) for e in entries]
+    return np.array(
+        [latency(e.alpha_ms, e.beta_ms, hz / there_hz) for e, hz in zip(entries, references, strict=True)]
+    )
 
 
 # --- what a developer settles ------------------------------------------------------------------------------
