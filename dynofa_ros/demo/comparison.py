@@ -212,7 +212,7 @@ def figures_of(beside: Run, measured: Measured, seed: int) -> dict[str, Any]:
 
 def _figures(run: Run, summary: Mapping[str, Any], cut: Sequence[metrics.Phase]) -> dict[str, Any]:
     start_ns, end_ns = cut[0].start_ns, cut[-1].end_ns
-    monitors = [m for m in run.monitors if start_ns <= m.time_ns < end_ns]
+    monitors = metrics.within(run.monitors, start_ns, end_ns)
     minutes = (end_ns - start_ns) / S_TO_NS / 60.0
     counted = Counter(m.subnet_id for m in monitors)
     return {
@@ -232,7 +232,7 @@ def _settled(live: Run, phases: Sequence[ScenePhase]) -> list[tuple[Monitor, Sce
     found = []
     for cut, phase in zip(metrics.phases(live), phases, strict=False):
         begin_ns = cut.start_ns + round(SETTLE_S * S_TO_NS)
-        found += [(m, phase) for m in live.monitors if begin_ns <= m.time_ns < cut.end_ns]
+        found += [(m, phase) for m in metrics.within(live.monitors, begin_ns, cut.end_ns)]
     return found
 
 

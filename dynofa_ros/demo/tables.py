@@ -10,8 +10,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dynofa_ros.recording.metrics import Phase, figures, percentile
-from dynofa_ros.recording.run import Monitor, Run, Telemetry
+from dynofa_ros.recording.metrics import Phase, figures, of_app, percentile, within
+from dynofa_ros.recording.run import Run, Telemetry
 
 COLUMNS = ("results", "miss %", "settled", "p50 ms", "p95 ms", "accuracy", "library", "W")
 RECENT = 75  # frames per app that the latency columns look at: 5 s at 15 Hz
@@ -31,7 +31,7 @@ def phase_line(run: Run, phase: Phase) -> str:
     """One line on a phase, for a terminal without a live table."""
     values = figures(run, [phase], phase.start_ns, phase.end_ns)
     accuracy, latency = values["accuracy"], values["latency_ms"]
-    subnets = dict.fromkeys(m.subnet_id for m in within(run.monitors, phase))
+    subnets = dict.fromkeys(m.subnet_id for m in within(run.monitors, phase.start_ns, phase.end_ns))
     return (
         f"{phase.name:<16} {values['results']:>5} results  "
         f"missed {number(values['deadline_miss_percent'], 1)} %  "
@@ -39,11 +39,6 @@ def phase_line(run: Run, phase: Phase) -> str:
         f"accuracy {percent(accuracy['measured'])} (expected {percent(accuracy['expected'])})  "
         f"{number(values['mean_power_w'], 2)} W  {', '.join(subnets)}"
     )
-
-
-def within(records: Sequence[Any], phase: Phase) -> list[Any]:
-    """The records received during the phase."""
-    return [record for record in records if phase.start_ns <= record.time_ns < phase.end_ns]
 
 
 def live_view(run: Run, phase: Phase, elapsed_s: float, total_s: float) -> RenderableType:
@@ -66,17 +61,15 @@ def _applications(run: Run, phase: Phase, title: str) -> Table:
         table.add_column(column)
     for column in ("p50 ms", "p95 ms", "target ms", "missed", "accuracy expected", "measured"):
         table.add_column(column, justify="right")
-    monitors = list(run.monitors)
-    for app in sorted({m.app for m in monitors}):
-        table.add_row(*_row(run, [m for m in monitors if m.app == app], phase))
+    apps = sorted({m.app for m in list(run.monitors)})
+    for app in apps:
+        table.add_row(*_row(of_app(run, app, apps), phase))
     return table
 
 
-def _row(run: Run, monitors: list[Monitor], phase: Phase) -> list[str | Text]:
-    last = monitors[-1]
-    recent = [m.latency_ms for m in monitors[-RECENT:]]
-    results = [r for r in run.results if r.app == last.app]
-    own = Run(monitors=monitors, results=results, truths=run.truths, accuracy=run.accuracy)
+def _row(own: Run, phase: Phase) -> list[str | Text]:
+    """own: the records of one application."""
+    last, recent = own.monitors[-1], [m.latency_ms for m in own.monitors[-RECENT:]]
     values = figures(own, [phase], phase.start_ns, phase.end_ns)
     p95 = percentile(recent, 95)
     late = "bold red" if p95 > last.latency_target_ms else "green"

@@ -53,7 +53,7 @@ def summary(run: Run) -> dict[str, Any]:
     result = figures(run, found, 0, FOREVER_NS)
     result["phases"] = [_phase_figures(run, found, phase, origin) for phase in found]
     if len(apps) > 1:
-        result["apps"] = {app: _app_figures(_only(run, app, apps), found) for app in apps}
+        result["apps"] = {app: _app_figures(of_app(run, app, apps), found) for app in apps}
     result["errors"] = list(run.errors)
     return result
 
@@ -97,8 +97,8 @@ def switch_times_ns(monitors: Sequence[Monitor]) -> list[int]:
 def clocks_used(run: Run, start_ns: int, end_ns: int) -> dict[str, list[int]]:
     """Distinct clocks per domain in Hz, ascending, from telemetry and from what the device applied."""
     used: defaultdict[str, set[int]] = defaultdict(set)
-    observed = [t.clocks_hz for t in _within(run.telemetry, start_ns, end_ns)]
-    applied = [c.clocks_hz for c in _within(run.clocks, start_ns, end_ns)]
+    observed = [t.clocks_hz for t in within(run.telemetry, start_ns, end_ns)]
+    applied = [c.clocks_hz for c in within(run.clocks, start_ns, end_ns)]
     for clocks_hz in [*observed, *applied]:
         for domain, hz in clocks_hz.items():
             if math.isfinite(hz):
@@ -118,20 +118,21 @@ def energy_j(samples: Sequence[Telemetry], start_ns: int, end_ns: int) -> float:
     return before[-1] - (at_start[-1] if at_start else before[0])
 
 
-def _within(records: Iterable[Timed], start_ns: int, end_ns: int) -> list[Timed]:
+def within(records: Iterable[Timed], start_ns: int, end_ns: int) -> list[Timed]:
+    """The records received in [start_ns, end_ns)."""
     return [record for record in records if start_ns <= record.time_ns < end_ns]
 
 
 def figures(run: Run, found: Sequence[Phase], start_ns: int, end_ns: int) -> dict[str, Any]:
     """The figures of [start_ns, end_ns): the keys of summary.json without phases, apps and errors."""
-    monitors = _within(run.monitors, start_ns, end_ns)
-    telemetry = _within(run.telemetry, start_ns, end_ns)
+    monitors = within(run.monitors, start_ns, end_ns)
+    telemetry = within(run.telemetry, start_ns, end_ns)
     dropped = sum(m.dropped for m in monitors)
     malformed = sum(m.malformed for m in monitors)
     latencies = [m.latency_ms for m in monitors]
     overheads = [m.latency_ms - m.inference_ms for m in monitors]
     return {
-        "frames_published": len(_within(run.truths, start_ns, end_ns)) if run.has_ground_truth else math.nan,
+        "frames_published": len(within(run.truths, start_ns, end_ns)) if run.has_ground_truth else math.nan,
         "frames_due": len(monitors) + dropped + malformed,
         "results": len(monitors),
         "dropped_frames": dropped,
@@ -145,15 +146,15 @@ def figures(run: Run, found: Sequence[Phase], start_ns: int, end_ns: int) -> dic
         "mean_power_w": mean(t.power_w for t in telemetry),
         "subnet_switches": sum(start_ns <= t < end_ns for t in switch_times_ns(run.monitors)),
         "dvfs_commands": sum(start_ns <= t < end_ns for t in run.command_times_ns),
-        "decisions": len(_within(run.decisions, start_ns, end_ns)),
-        "manager_cpu_percent": mean(r.value for r in _within(run.manager_cpu, start_ns, end_ns)),
+        "decisions": len(within(run.decisions, start_ns, end_ns)),
+        "manager_cpu_percent": mean(r.value for r in within(run.manager_cpu, start_ns, end_ns)),
     }
 
 
 def _accuracy(run: Run, monitors: Sequence[Monitor], start_ns: int, end_ns: int) -> dict[str, float | int]:
     """Measured against ground truth, and expected from the library weighted by frames."""
     truth = {t.frame: t.class_id for t in run.truths if t.class_id is not None}
-    scored = [r for r in _within(run.results, start_ns, end_ns) if r.frame in truth]
+    scored = [r for r in within(run.results, start_ns, end_ns) if r.frame in truth]
     known = (run.accuracy.get((m.app, m.subnet_id, m.processor), math.nan) for m in monitors)
     return {
         "measured": mean(float(r.class_id == truth[r.frame]) for r in scored),
@@ -163,7 +164,7 @@ def _accuracy(run: Run, monitors: Sequence[Monitor], start_ns: int, end_ns: int)
 
 
 def _phase_figures(run: Run, found: Sequence[Phase], phase: Phase, origin_ns: int) -> dict[str, Any]:
-    subnets = {m.subnet_id for m in _within(run.monitors, phase.start_ns, phase.end_ns)}
+    subnets = {m.subnet_id for m in within(run.monitors, phase.start_ns, phase.end_ns)}
     return {
         "name": phase.name,
         "start_s": (phase.start_ns - origin_ns) / 1e9,
@@ -184,7 +185,7 @@ def _app_figures(run: Run, found: Sequence[Phase]) -> dict[str, Any]:
     return {**own, "subnets_used": sorted({m.subnet_id for m in run.monitors})}
 
 
-def _only(run: Run, app: str, apps: Sequence[str]) -> Run:
+def of_app(run: Run, app: str, apps: Sequence[str]) -> Run:
     """The records of one of several applications."""
     return replace(
         run,
