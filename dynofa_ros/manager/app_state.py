@@ -87,7 +87,7 @@ class AppState:
     missed: bool = False  # its last frame missed its deadline
     misses: MissAlarm = field(default_factory=MissAlarm)
     planned: SubnetEntry | None = None  # what it is to run
-    menus: Menus | None = None  # these three are kept by model.py from step to step
+    menus: Menus | None = None  # these three are kept by build_problem.py from step to step
     menus_key: tuple[Any, ...] = ()
     tables: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     _index: dict[Key, SubnetEntry] = field(default_factory=dict)

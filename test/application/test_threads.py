@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from dynofa_ros.application import networks as perception_model
+from dynofa_ros.application import networks as networks_module
 from dynofa_ros.application.networks import DEMO_LIBRARY, Networks, SubnetKey
 from dynofa_ros.application.threads import INFERENCE, POOL, Kernel, TaskMapping, ThreadState, cpu_list
 from dynofa_ros.library.library import load_library, save_library
@@ -253,7 +253,7 @@ def networks(monkeypatch, tmp_path) -> Networks:
     if library.bn_statistics is not None:
         shutil.copy(cpu.parent / library.bn_statistics.file, tmp_path)
     monkeypatch.setattr(
-        perception_model, "load_engine", lambda name: lambda subnet, threads, processor: lambda x: processor
+        networks_module, "load_engine", lambda name: lambda subnet, threads, processor: lambda x: processor
     )
     return Networks.load("", f"{cpu},{gpu}", "onnxruntime")
 
@@ -296,9 +296,9 @@ def test_both_copies_stay_or_the_network_moves_by_budget(networks, copies_that_f
 def test_processors_that_the_engine_does_not_reach_are_set_aside_by_name(networks, monkeypatch):
     def reached(engine: str, processor: str) -> None:
         if processor != "cpu":
-            raise perception_model.EngineError(f"engine {engine} reaches no {processor} here")
+            raise networks_module.EngineError(f"engine {engine} reaches no {processor} here")
 
-    monkeypatch.setattr(perception_model, "require_processor", reached)
+    monkeypatch.setattr(networks_module, "require_processor", reached)
     networks.keep_reached()
     assert list(networks.libraries) == ["cpu"] and networks.without("cpu") == ""
     assert networks.without("gpu") == "engine onnxruntime reaches no gpu here"
