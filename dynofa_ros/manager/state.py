@@ -68,9 +68,8 @@ class State:
     loads: Loads = field(default_factory=Loads)
     cpus: dict[str, tuple[int, ...]] = field(default_factory=dict)  # numbers of the CPUs, by cluster
     clusters: frozenset[str] = frozenset()  # of the CPU that are used one by one; empty = the CPU as a whole
-    levels: dict[Any, Any] = field(
-        default_factory=dict
-    )  # these two are kept by build_problem.py from step to step
+    # These two are kept by build_problem.py from step to step.
+    levels: dict[Any, Any] = field(default_factory=dict)
     writable: dict[Any, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     _clocks_of: dict[str, tuple[tuple[str, ...], float]] = field(default_factory=dict)
 
