@@ -23,6 +23,9 @@ from typing import NamedTuple
 
 from dynofa_ros.messages import DomainPowerModel, PowerModel
 
+# Published where no model is known, so that the one of an earlier device is not taken for it.
+NO_MODEL = PowerModel("", "", math.nan, math.nan, math.nan, math.nan, rails=(), domains=())
+
 
 @dataclass(frozen=True)
 class PowerBreakdown:

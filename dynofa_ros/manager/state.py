@@ -357,13 +357,14 @@ class State:
         return {"library"}
 
     def _power_model(self, model: PowerModel) -> set[str]:
-        reason = check_power_model(model)
+        known = model if model.domains else None  # without domains: the device has none
+        reason = check_power_model(known) if known else None
         if reason is not None:
             return self.refusals.refuse("power_model", "", f"power model {model.board}: {reason}")
         self.refusals.accept("power_model", "")
-        if model == self.published_model:
+        if known == self.published_model:
             return set()
-        self.published_model = model
+        self.published_model = known
         for kept in (self.levels, self.writable, self._clocks_of):
             kept.clear()
         if model.resistance_c_per_w > 0.0 and model.time_constant_s > 0.0:  # else NaN: unknown
@@ -374,5 +375,6 @@ class State:
 
     def _fit_power_model(self) -> None:
         """Takes the published model into use for the clocks that the device has."""
+        self.power_model, self.power_model_remark = None, ""
         if self.published_model is not None and self.capabilities is not None:
             self.power_model, self.power_model_remark = power_tables(self.published_model, self.capabilities)

@@ -18,6 +18,7 @@ from dynofa_ros.device.device import Device
 from dynofa_ros.device.linux.linux_device import WRITES_OFF, SysfsDevice
 from dynofa_ros.device.meters import EnergyMeter
 from dynofa_ros.device.open import open_device
+from dynofa_ros.device.power_model import NO_MODEL
 from dynofa_ros.device.simulated.power_modes import find_mode
 from dynofa_ros.messages import DomainStatus, Header
 from dynofa_ros.msg import DvfsCommand
@@ -66,8 +67,8 @@ class DeviceNode(ManagedNode):
         self._discovered_s = self._standard_s = -math.inf
         self._control.command_timeout_s = self.value("command_timeout_s")
         self._publish_capabilities()
-        if self._power_model is not None:
-            self._power_model_publisher.publish(to_ros(replace(self._power_model, header=self._header())))
+        model = replace(self._power_model or NO_MODEL, header=self._header())
+        self._power_model_publisher.publish(to_ros(model))
         self._publish_state()
         self.subscribe(topics.DVFS_COMMAND, self._on_command)
         if self._inputs is not None:

@@ -21,7 +21,7 @@ from dynofa_ros.device.board import (
 from dynofa_ros.device.linux.discovery import identities
 from dynofa_ros.device.linux.sysfs import SysFiles
 from dynofa_ros.device.open import Opened, open_device
-from dynofa_ros.device.power_model import differences, predict_power
+from dynofa_ros.device.power_model import NO_MODEL, differences, predict_power
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import Input, Monitors
 from dynofa_ros.messages import (
@@ -193,6 +193,14 @@ def test_a_clock_that_could_never_be_read_counts_as_off() -> None:
     known = tuple(replace(r, frequency_hz=1.6e9) if r.domain == "emc" else r for r in readings)
     assert tables.total_w(DeviceTelemetry(8.0, domains=known), 46.0) > without + 0.1
     assert math.isnan(tables.total_w(DeviceTelemetry(8.0, domains=readings), 46.0)), "it is missing now"
+
+
+def test_a_device_without_a_model_takes_that_of_an_earlier_one_away() -> None:
+    manager = heard(SHIPPED, *(d.domain for d in SHIPPED.domains))
+    assert manager.state.power_model is not None
+    decision = manager.step(2_000_000_000, Monitors((Input("t", 3, NO_MODEL),)))
+    assert manager.state.power_model is None
+    assert decision.trigger == "library"
 
 
 @pytest.mark.parametrize(
