@@ -36,7 +36,7 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="compare the manager with its rivals and an oracle in the simulator",
-        description="Simulates scenarios S1 to S12 on the simulated board with the committed libraries: the "
+        description="Simulates scenarios S1 to S13 on the simulated board with the committed libraries: the "
         "manager (ours), baselines B1 to B10, oracles O1q, O1f and O2, all on the same images, noise and "
         "events. Prints the goals; --out writes a report with timelines, energy against misses, the paper's "
         "figures beside ours, a decomposition and a sweep of the power model. All results are simulated.",

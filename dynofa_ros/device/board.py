@@ -89,11 +89,18 @@ Described = TypeVar("Described", PowerDescription, Board)
 
 
 def processor_domains(board: PowerDescription, processor: str) -> tuple[str, ...]:
-    """Clock domains of a processor, in board order; empty if the board has no such processor.
+    """Clock domains of a processor, in board order; of a cluster that one; empty if the board has neither.
 
     An application on a processor occupies all of them: their utilisation is the processor's.
     """
-    return tuple(name for name in board.domains if processor_of(name) == processor)
+    return tuple(name for name in board.domains if processor in (name, processor_of(name)))
+
+
+def cluster_cpus(board: Board) -> dict[str, tuple[int, ...]]:
+    """Numbers of the CPUs of each cluster: its name ends in that of the first one."""
+    clusters = [name for name in board.domains if processor_of(name) == "cpu"]
+    first = {name: int(name.removeprefix("cpu")) for name in clusters}
+    return {name: tuple(range(n, n + board.domains[name].cores)) for name, n in first.items()}
 
 
 def ceil_frequency(table: tuple[int, ...], frequency_hz: float) -> int:

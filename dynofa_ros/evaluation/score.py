@@ -228,7 +228,7 @@ def reversals(run: Run) -> dict[str, int]:
     clocks: dict[str, list[tuple[float, Hashable]]] = {}
     for at_s, app, knob in run.knobs:
         subnets.setdefault(app, []).append((at_s, knob.subnet_id))
-        places.setdefault(app, []).append((at_s, knob.processor))
+        places.setdefault(app, []).append((at_s, knob.cluster or knob.processor))
     for at_s, domain, low, high in run.bands:
         clocks.setdefault(domain, []).append((at_s, (low, high)))
     return {
@@ -249,11 +249,11 @@ def _reversals(track: Iterable[tuple[float, Hashable]]) -> int:
 
 
 def switches(run: Run) -> int:
-    """Changes of a sub-network or a processor."""
-    running: dict[str, tuple[str, str]] = {}
+    """Changes of a sub-network, a processor, a cluster or the number of threads."""
+    running: dict[str, tuple[str, str, str, int]] = {}
     number = 0
     for _, app, knob in run.knobs:
-        key = (knob.subnet_id, knob.processor)
+        key = (knob.subnet_id, knob.processor, knob.cluster, knob.threads)
         number += running.get(app, key) != key
         running[app] = key
     return number

@@ -148,7 +148,7 @@ def faster_scene(scene: Scene) -> Scene:
 def floor_scene(scene: Scene) -> Scene:
     """S1 whose static policies run the least sub-network that has the accuracy."""
     app = scene.apps[0]
-    enough = [e for e in app.library if e.processor == app.mapping]
+    enough = [e for e in app.library if app.mapping in (e.processor, e.cluster)]
     enough = [e for e in enough if e.accuracy >= app.targets.accuracy_floor]
     least = min(enough, key=lambda e: e.latency_ms)
     return replace(scene, name=FLOOR, apps=(replace(app, start=least.id),))

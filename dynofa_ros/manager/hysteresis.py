@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dynofa_ros.manager.ladder import Outcome, Trace
+from dynofa_ros.manager.ladder import Outcome, Trace, allocate
 from dynofa_ros.manager.many import allocate_any, fits_any
 from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import REDUCED_SHARE, Forecast, Plan, forecast, make_plan, quality
 from dynofa_ros.manager.problem import App, Menu, Problem
+from dynofa_ros.manager.solver import MAX_FREE_APPS
 
 HEADROOM = 1.0  # share of the latency target that a new plan may fill
 PATIENT = 0.98  # the same for one that only would be better
@@ -120,7 +121,8 @@ class Hysteresis:
             if any(d.relaxed for d in outcome.demands):
                 outcome = _least_late(problem, outcome, self.trace, places)
         self.solved, self.solved_ns, self.seen = True, now_ns, None
-        return make_plan(problem, outcome)
+        plan = make_plan(problem, outcome)
+        return _staying(problem, current, plan, outcome, headroom) if current else plan
 
     def _due(self, now_ns: int, problem: Problem, present: Forecast) -> bool:
         """Whether all alternatives are worth a look: once a second, or when the estimates have moved."""
@@ -163,6 +165,26 @@ class Hysteresis:
         since_change = self.changed_ns is None or now_ns - self.changed_ns >= dwell_ns
         better = self.better_since_ns is not None and now_ns - self.better_since_ns >= dwell_ns
         return since_change and better
+
+
+def _staying(problem: Problem, current: Plan, plan: Plan, outcome: Outcome, headroom: float) -> Plan:
+    """A plan, or one as good with everybody on the cluster that it is on.
+
+    Clusters are often alike. What is measured on each differs by chance, and that is not worth a move.
+    """
+    before = {c.app: place_of(c.entry) for c in current.choices if c.entry.cluster}
+    moved = any(before.get(c.app, place_of(c.entry)) != place_of(c.entry) for c in plan.choices)
+    names = [p.name for p in problem.processors]
+    if not moved or not outcome.feasible or len(problem.apps) > MAX_FREE_APPS:
+        return plan
+    homes = [before.get(app.name, "") for app in problem.apps]
+    if any(home and home not in app.options for app, home in zip(problem.apps, homes, strict=True)):
+        return plan
+    pins = tuple(names.index(home) if home else -1 for home in homes)
+    stay = allocate(problem, headroom, outcome.trace, pins)
+    kept = make_plan(problem, stay)
+    worse = is_better(problem, forecast(problem, plan), forecast(problem, kept))
+    return plan if worse or not stay.feasible else kept
 
 
 def quick_downgrade(problem: Problem, current: Plan, present: Forecast) -> Plan | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf, nan
+from math import exp, inf, nan
 from typing import Any
 
 from dynofa_ros.latency import clock_ratio, latency, processor_of, reference_hz
@@ -17,6 +17,7 @@ from dynofa_ros.manager.estimator import drift, prior_slowdown
 from dynofa_ros.manager.feedback import Feedback
 from dynofa_ros.manager.inputs import Departure, Input, Parameters
 from dynofa_ros.manager.loads import Loads
+from dynofa_ros.manager.margin import median_of
 from dynofa_ros.manager.placement import CLUSTERED, core_share, place_of, subnet_key
 from dynofa_ros.manager.power import PowerTables, check_power_model, power_tables
 from dynofa_ros.manager.power_guard import MOST_W, PowerGuard
@@ -186,10 +187,17 @@ class State:
         return self.power_model.launch_share(processor) if self.power_model else 0.0
 
     def slowdown(self, app: AppState, processor: str) -> float:
-        """Slowdown of an application on a processor: measured, or what others measured there."""
+        """Slowdown of an application on a processor: measured, or what others measured there.
+
+        On a cluster where it was not measured: what is usual for it on the others. What slows it there just
+        now, it may leave behind.
+        """
         own = app.estimator.filters.get(processor)
         if own is not None and own.frames > 0:
             return own.slowdown * app.misses.correction
+        alike = [f for name, f in app.estimator.filters.items() if name in self.clusters and f.frames > 0]
+        if processor in self.clusters and alike:
+            return exp(median_of(sorted(f.usual_level for f in alike)))
         others = [
             other.estimator.filters[processor]
             for other in self.apps.values()

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from math import isfinite, nan
 
 from dynofa_ros.application.worker import RateGate
+from dynofa_ros.manager.placement import Placed, entry_key, subnet_key
 from dynofa_ros.messages import AppTargets, InferenceMonitor, SubnetCondition, SubnetEntry, SubnetState
 from dynofa_ros.simulation.log import FrameRecord, Knob
 from dynofa_ros.simulation.noise import Trace
@@ -22,13 +23,18 @@ def default_entry(app: App) -> SubnetEntry:
     The named one, or the most accurate that should hold the target by itself, else the fastest. Raises
     ValueError for a library without an entry for the processor.
     """
-    own = [e for e in app.usable if e.processor == app.mapping]
+    own = [e for e in app.usable if app.mapping in (e.processor, e.cluster)]
     if not own:
         raise ValueError(f"{app.name}: its library has nothing for '{app.mapping}'")
     named = [e for e in own if e.id == app.start]
     fitting = [e for e in own if e.latency_ms <= app.targets.latency_target_ms / DEFAULT_MARGIN]
     best = max(fitting, key=lambda e: e.accuracy) if fitting else min(own, key=lambda e: e.latency_ms)
     return named[0] if named else best
+
+
+def _prepared(subnet_id: str, placed: Placed) -> tuple[str, str, int]:
+    """What a prepared sub-network is good for: any cluster, but only this number of threads."""
+    return subnet_id, placed.processor, placed.threads
 
 
 class SimulatedApplication:
@@ -41,7 +47,7 @@ class SimulatedApplication:
         self.library: tuple[SubnetEntry, ...] = app.usable
         self.present = False
         first = default_entry(app)
-        self.current = Knob(first.id, first.processor)
+        self.current = Knob(first.id, first.processor, cluster=first.cluster, threads=first.threads)
         self.wanted: tuple[Knob, int, float] | None = None  # on its way: knob, decision, ready at
         self.decision_id = 0
         self.waiting: int | None = None  # image in the queue
@@ -51,9 +57,10 @@ class SimulatedApplication:
         self.next_image = 0
         self._sequence = self._dropped = 0
         self._gate: RateGate | None = None
-        self._held: OrderedDict[tuple[str, str], float] = OrderedDict()  # ready at
-        self._entries = {(e.id, e.processor): e for e in app.library}
-        self._held[self.current.subnet_id, self.current.processor] = 0.0
+        self._held: OrderedDict[tuple[str, str, int], float] = OrderedDict()  # ready at
+        self._entries = {entry_key(e): e for e in app.library}
+        self._prepared = {_prepared(e.id, e) for e in app.library}
+        self._held[_prepared(first.id, first)] = 0.0
 
     @property
     def name(self) -> str:
@@ -62,7 +69,7 @@ class SimulatedApplication:
     @property
     def entry(self) -> SubnetEntry:
         """What runs now."""
-        return self._entries[self.current.subnet_id, self.current.processor]
+        return self._entries[subnet_key(self.current)]
 
     def arrive(self, now_s: float) -> FrameRecord | None:
         """The next image comes; returns the record of a frame that is dropped now."""
@@ -104,6 +111,8 @@ class SimulatedApplication:
             latency_target_ms=self.serving_target_ms,
             deadline_missed=missed,
             dropped_frames=self._dropped,
+            threads=entry.threads,
+            cluster=entry.cluster,
         )
         self._dropped = 0
         return FrameRecord(
@@ -120,17 +129,16 @@ class SimulatedApplication:
 
     def command(self, knob: Knob, decision_id: int, now_s: float, free: bool) -> SubnetState:
         """A new knob; returns the state that the node publishes at once. ``free``: it acts at once."""
-        key = (knob.subnet_id, knob.processor)
-        if key not in self._entries:
+        if subnet_key(knob) not in self._entries:
             return self.status(SubnetCondition.REJECTED, decision_id)
         self._thin(knob.rate_hz)
-        ready_s = now_s if free else self._prepare(key, now_s)
+        ready_s = now_s if free else self._prepare(_prepared(knob.subnet_id, knob), now_s)
         self.wanted = (knob, decision_id, ready_s)
         if ready_s <= now_s:
             self.switch(now_s)
             return self.status(SubnetCondition.APPLIED)
         for subnet_id in knob.prefetch:
-            self._prepare((subnet_id, knob.processor), ready_s)
+            self._prepare(_prepared(subnet_id, knob), ready_s)
         return self.status(SubnetCondition.PENDING, decision_id)
 
     def switch(self, now_s: float) -> bool:
@@ -140,17 +148,25 @@ class SimulatedApplication:
         self.current, self.decision_id, _ = self.wanted
         self.wanted = None
         for subnet_id in self.current.prefetch:
-            self._prepare((subnet_id, self.current.processor), now_s)
+            self._prepare(_prepared(subnet_id, self.current), now_s)
         return True
 
     def status(self, condition: SubnetCondition, decision_id: int | None = None) -> SubnetState:
         """Message of the node's state."""
         known = self.decision_id if decision_id is None else decision_id
-        return SubnetState(known, self.current.subnet_id, self.current.processor, condition)
+        now = self.current
+        return SubnetState(
+            known,
+            now.subnet_id,
+            now.processor,
+            condition,
+            threads=now.threads,
+            cluster=now.cluster,
+        )
 
-    def _prepare(self, key: tuple[str, str], now_s: float) -> float:
+    def _prepare(self, key: tuple[str, str, int], now_s: float) -> float:
         """When a sub-network is ready, if it is wanted now."""
-        if key not in self._entries:
+        if key not in self._prepared:
             return now_s
         if key not in self._held:
             moved = key[1] != self.current.processor

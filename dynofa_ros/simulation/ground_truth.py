@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dynofa_ros.device.board import processor_of
 from dynofa_ros.simulation.application import SimulatedApplication
 from dynofa_ros.simulation.plant import Plant
 from dynofa_ros.simulation.scene import Noise, Scene
@@ -19,8 +20,10 @@ class GroundTruth:
     apps: Mapping[str, SimulatedApplication]
 
     def slowdown(self, app: str, processor: str) -> float:
-        """True time of an application on a processor / time by its library: bias and outside load."""
-        return self.apps[app].trace.bias[processor] * self.plant.processors[processor].slowdown
+        """True time of an application on a processor or cluster / time by its library: bias and outside
+        load."""
+        bias = self.apps[app].trace.bias
+        return bias[processor_of(processor) or processor] * self.plant.processors[processor].slowdown
 
     def noise(self) -> Noise:
         """Noise in force."""

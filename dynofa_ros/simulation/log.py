@@ -11,12 +11,15 @@ from dynofa_ros.simulation.scene import Scene
 
 @dataclass(frozen=True)
 class Knob:
-    """What one application is to run. ``rate_hz`` NaN = every due frame."""
+    """What one application is to run. ``rate_hz`` NaN = every due frame. ``cluster``, ``threads``: of its
+    library entry."""
 
     subnet_id: str
     processor: str
     rate_hz: float = nan
     prefetch: tuple[str, ...] = ()
+    cluster: str = ""
+    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from math import nan
 
 import msgspec
 
-from dynofa_ros.device.board import Board, processor_domains
+from dynofa_ros.device.board import Board, cluster_cpus, processor_domains, processor_of
 from dynofa_ros.device.simulated.power_modes import DomainLimit, mode_limits
 from dynofa_ros.device.simulated.simulated_device import ExternalLoad, SimulatedDevice
 from dynofa_ros.device.simulated.simulated_sensors import Truth
@@ -33,8 +33,8 @@ class Plant:
         self.board = _without_delays(scene.truth) if instant else scene.truth
         self.device = SimulatedDevice(self.board, seed, scene.temperature_c, mode=scene.mode)
         self.processors = {
-            name: SharedProcessor(self.board, name, scene.contention.get(name, 0.0))
-            for name in self.board.processors
+            name: SharedProcessor(self.board, name, scene.contention.get(processor_of(name) or name, 0.0))
+            for name in scene.places
         }
         self.clocks_hz: dict[str, int] = {}
         self._mode = scene.mode  # of the scene; the policy's own is in force where it leaves less
@@ -70,15 +70,22 @@ class Plant:
                 processor.retime()
 
     def occupy(self, processor: SharedProcessor) -> None:
-        """The number of jobs on a processor has changed: it is busy, or not."""
-        share = 1.0 if processor.jobs else 0.0
+        """The jobs on a processor have changed: so many of its cores are busy."""
+        share = min(1.0, processor.asked)
         if self._busy.get(processor.domains[0], 0.0) != share:
             self._busy = {**self._busy, **dict.fromkeys(processor.domains, share)}
 
     # --- what happens to it --------------------------------------------------------------------
 
     def set_load(self, source: str, name: str, utilization: float, slowdown: float, now_s: float) -> None:
-        """Load of one source on a processor; utilisations of several sources add up, slowdowns multiply."""
+        """Load of one source on a processor; utilisations of several sources add up, slowdowns multiply.
+
+        On the CPU as a whole it is a load on each of its clusters.
+        """
+        if name not in self.processors:
+            for place in [place for place in self.processors if processor_of(place) == name]:
+                self.set_load(source, place, utilization, slowdown, now_s)
+            return
         sources = self._outside.setdefault(name, {})
         sources[source] = (utilization, 1.0 + slowdown)
         factor = 1.0
@@ -136,9 +143,13 @@ class Plant:
 
     def capabilities(self) -> DeviceCapabilities:
         """The clocks that the mode leaves; domains that it switches off are left out."""
-        limits = self._limit(self.device.mode)
+        limits, cpus = self._limit(self.device.mode), cluster_cpus(self.board)
         domains = tuple(
-            DomainCapability(name, tuple(hz for hz in domain.frequencies_hz if hz <= limits[name].max_hz))
+            DomainCapability(
+                name,
+                tuple(hz for hz in domain.frequencies_hz if hz <= limits[name].max_hz),
+                cpus=cpus.get(name, ()),
+            )
             for name, domain in self.board.domains.items()
             if limits[name].online
         )

@@ -1,7 +1,9 @@
 """Jobs that share a processor: how far each has come, and which is ready next.
 
 The time of an inference alone is slowdown * noise * (alpha + beta * f_reference / f). While n jobs run on one
-processor, each runs at 1 / (1 + contention * (n - 1)) of its speed.
+processor, each runs at 1 / (1 + contention * (n - 1)) of its speed. Jobs whose threads take only a share of
+the cores wait where all together ask for more cores than there are: n is then the sum of the shares, but not
+less than 1.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ class Job:
     beta_s: float
     reference_hz: float
     started_s: float
+    share: float = 1.0  # of the cores
     left: float = 1.0
     ready_s: float = inf
 
@@ -60,7 +63,8 @@ class SharedProcessor:
         self.progress(now_s)
         scale = 1e-3 * factor
         reference = reference_hz(entry.reference_frequencies, self._cores, self._top_hz)
-        self.jobs.append(Job(app, entry, scale * entry.alpha_ms, scale * entry.beta_ms, reference, now_s))
+        alpha_s, beta_s = scale * entry.alpha_ms, scale * entry.beta_ms
+        self.jobs.append(Job(app, entry, alpha_s, beta_s, reference, now_s, self.share(entry)))
         self.retime()
 
     def finish(self, job: Job, now_s: float) -> None:
@@ -83,9 +87,18 @@ class SharedProcessor:
             job.ready_s = self._now_s + job.left * self._duration_s(job)
             self.ready_s = min(self.ready_s, job.ready_s)
 
+    def share(self, entry: SubnetEntry) -> float:
+        """Share of the cores that the threads of an entry take: all, where it names none."""
+        return min(1.0, entry.threads / self._total) if entry.threads else 1.0
+
+    @property
+    def asked(self) -> float:
+        """Cores that the jobs ask for over those that there are."""
+        return sum(job.share for job in self.jobs)
+
     def _duration_s(self, job: Job) -> float:
         speed = self._hz * self._capacity
         if not speed:
             return inf
-        sharing = 1.0 + self._contention * (len(self.jobs) - 1)
+        sharing = 1.0 + self._contention * max(0.0, self.asked - 1.0)
         return float(latency(job.alpha_s, job.beta_s, job.reference_hz / speed, self.slowdown * sharing))

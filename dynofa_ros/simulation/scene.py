@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, TypeAlias
 
-from dynofa_ros.device.board import Board
+from dynofa_ros.device.board import Board, processor_domains
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.messages import AppTargets, SubnetEntry
 
@@ -35,7 +35,8 @@ CONTENDED = Noise(0.18, 0.03, 2.0, 0.2)
 class App:
     """One application. ``library``: what it may run, all processors together.
 
-    ``mapping``: the processor that policies without task mapping use. ``movable`` False: nobody may move it.
+    ``mapping``: the processor, or cluster, that policies without task mapping use. ``movable`` False: nobody
+    may move it.
     ``start``: the sub-network it runs at first by default (None = a policy chooses). ``poisson``: frames come
     at random with the mean rate of the targets. It is there in [``from_s``, ``until_s``).
     """
@@ -56,7 +57,7 @@ class App:
         """The library as it is published: of one processor only if the application must not move."""
         if self.movable:
             return self.library
-        return tuple(e for e in self.library if e.processor == self.mapping)
+        return tuple(e for e in self.library if self.mapping in (e.processor, e.cluster))
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,14 @@ class Scene:
     def truth(self) -> Board:
         """The board that is simulated."""
         return self.board if self.real_board is None else self.real_board
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """What applications run on: processors; instead of the CPU its clusters if a library names any."""
+        named = any(e.cluster for app in self.apps for e in app.library)
+        clusters = processor_domains(self.truth, "cpu") if named else ()
+        others = [name for name in self.truth.processors if name != "cpu"]
+        return (*clusters, *others) if clusters else self.truth.processors
 
     def app(self, name: str) -> App:
         """An application by name. Raises KeyError."""

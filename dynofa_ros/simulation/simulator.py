@@ -16,6 +16,7 @@ from typing import Literal
 
 from dynofa_ros.device.board import power_model
 from dynofa_ros.manager.inputs import Departure, Input, Message
+from dynofa_ros.manager.placement import place_of
 from dynofa_ros.messages import DeviceTelemetry, SubnetCondition, SubnetLibrary
 from dynofa_ros.simulation.application import SimulatedApplication
 from dynofa_ros.simulation.ground_truth import GroundTruth
@@ -149,7 +150,7 @@ class Simulation:
         if app.serving != index:
             return  # the application has left meanwhile
         entry = app.entry
-        processor = self.plant.processors[entry.processor]
+        processor = self.plant.processors[place_of(entry)]
         factor = app.trace.bias[entry.processor] * app.trace.noise[index]
         processor.start(app.name, entry, factor, self.now_s)
         self.plant.occupy(processor)
@@ -362,7 +363,8 @@ class Simulation:
         utilization, slowdown = (RESERVED_UTILIZATION, event.slowdown - 1.0) if taken else (0.0, 0.0)
         self.plant.set_load("reserved", event.processor, utilization, slowdown, self.now_s)
         for app in self.apps.values():
-            others = tuple(e for e in app.spec.usable if not taken or e.processor != event.processor)
+            kept = [e for e in app.spec.usable if event.processor not in (e.processor, e.cluster)]
+            others = tuple(kept if taken else app.spec.usable)
             app.library = others or app.spec.usable
             if app.present:
                 self._publish_library(app)

@@ -63,6 +63,29 @@ def random_question(rng: np.random.Generator, apps: int, levels: int = 3, entrie
     return Question(tuple(clients), places, 2.0, float(rng.choice([inf, 6.0, 9.0])), overlap)
 
 
+def with_threads(question: Question, rng: np.random.Generator) -> Question:
+    """The same where most entries were measured with one and with two of two cores."""
+
+    def threaded(choice: Choice) -> Choice:
+        if rng.random() < 0.2:
+            return choice
+        both = [
+            (e, t, share) for e, t in zip(choice.entries, choice.unit_ms, strict=True) for share in (0.5, 1.0)
+        ]
+        return replace(
+            choice,
+            entries=tuple(replace(e, threads=int(2 * share)) for e, _, share in both),
+            unit_ms=np.array([t * (1.6 if share < 1.0 else 1.0) for _, t, share in both]),
+            shares=tuple(share for *_, share in both),
+        )
+
+    clients = tuple(
+        replace(c, choices={name: threaded(choice) for name, choice in c.choices.items()})
+        for c in question.clients
+    )
+    return replace(question, clients=clients, known={})
+
+
 def brute_force(question: Question, asked: Asked) -> float:
     """Least power over all mappings, levels and entries; inf if nothing does."""
     least = inf
@@ -74,28 +97,44 @@ def brute_force(question: Question, asked: Asked) -> float:
             at = dict(zip(NAMES, levels, strict=True))
             options = [
                 [
-                    c.choices[k].unit_ms[e, at[k]] * c.choices[k].slowdown
+                    (
+                        c.choices[k].unit_ms[e, at[k]] * c.choices[k].slowdown,
+                        (c.choices[k].shares or [1.0] * 9)[e],
+                    )
                     for e in range(len(c.choices[k].entries))
                     if c.choices[k].entries[e].accuracy >= c.accuracies[a] - 1e-12
                 ]
                 for c, k, a in zip(clients, mapping, asked.levels, strict=True)
             ]
-            for times in product(*options):
-                least = min(least, _power(question, asked, mapping, at, times))
+            for chosen in product(*options):
+                times, shares = zip(*chosen, strict=True)
+                least = min(least, _power(question, asked, mapping, at, times, shares))
     return least
 
 
 def _power(
-    question: Question, asked: Asked, mapping: tuple[str, ...], at: dict[str, int], times: tuple[float, ...]
+    question: Question,
+    asked: Asked,
+    mapping: tuple[str, ...],
+    at: dict[str, int],
+    times: tuple[float, ...],
+    shares: tuple[float, ...],
 ) -> float:
     clients = question.clients
     total = question.constant_w
     for place in question.places:
         members = [i for i, k in enumerate(mapping) if k == place.name]
-        load = sum(1e-3 * clients[i].rate_hz / asked.dividers[i] * times[i] for i in members)
+        busy = {i: 1e-3 * clients[i].rate_hz / asked.dividers[i] * times[i] for i in members}
+        load = sum(busy[i] * shares[i] for i in members)
+        if any(share > LOAD_CEILING for share in busy.values()):
+            return inf
         for i in members:
             guarded = times[i] * clients[i].choices[place.name].guard
-            added = sum(CONTENTION * min(guarded, times[j]) for j in members if j != i)
+            added = sum(
+                CONTENTION * min(guarded, times[j]) * max(0.0, shares[i] + shares[j] - 1.0)
+                for j in members
+                if j != i
+            )
             if guarded + added > clients[i].budget_ms * asked.stretches[i]:
                 return inf
         if load > LOAD_CEILING:
@@ -105,10 +144,13 @@ def _power(
     return total if total <= question.limit_w else inf
 
 
+@pytest.mark.parametrize("threads", [False, True])
 @pytest.mark.parametrize("seed", range(60))
-def test_solve_equals_brute_force(seed: int) -> None:
+def test_solve_equals_brute_force(seed: int, threads: bool) -> None:
     rng = np.random.default_rng(seed)
     question = random_question(rng, apps=int(rng.integers(1, 4)), levels=2, entries=2)
+    if threads:
+        question = with_threads(question, rng)
     count = len(question.clients)
     asked = Asked(
         tuple(int(rng.integers(0, len(c.accuracies))) for c in question.clients),

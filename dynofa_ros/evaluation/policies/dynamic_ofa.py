@@ -149,7 +149,7 @@ class DynamicOfaPolicy(Policy):
         levels = levels_of(on_processor(app.library, app.mapping))
         level = min(START_LEVEL, len(levels) - 1)
         for entry in app.library:
-            if entry.id == app.start and entry.processor == app.mapping:
+            if entry.id == app.start and app.mapping in (entry.processor, entry.cluster):
                 level = next((n for n, e in enumerate(levels) if e.accuracy >= entry.accuracy), level)
         self._levels[app.name], self._ceilings[app.name] = levels, levels[level].accuracy
         self._steppers[app.name] = StepManager(

@@ -22,15 +22,14 @@ from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
 from dynofa_ros.evaluation.policies.profile import knob_of, on_processor, static_entry, twin
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import Input, Message, Monitors
+from dynofa_ros.manager.placement import Key, entry_key, place_of
 from dynofa_ros.manager.runtime_manager import Decision
-from dynofa_ros.messages import DeviceCapabilities, SubnetEntry, SubnetLibrary
+from dynofa_ros.messages import DeviceCapabilities, SubnetLibrary
 from dynofa_ros.simulation.application import default_entry
 from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import Knob
 from dynofa_ros.simulation.policy import Command, Observation, Policy
 from dynofa_ros.simulation.scene import App, Scene
-
-Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class ManagerPolicy(Policy):
         message = item.message
         if isinstance(message, SubnetLibrary):
             allowed = self._allowed[message.app]
-            kept = tuple(e for e in message.entries if (e.id, e.processor) in allowed)
+            kept = tuple(e for e in message.entries if entry_key(e) in allowed)
             return replace(message, entries=kept or message.entries)
         if isinstance(message, DeviceCapabilities) and not self.freedom.clocks:
             return replace(message, domains=tuple(replace(d, can_write=False) for d in message.domains))
@@ -100,7 +99,8 @@ class ManagerPolicy(Policy):
 def command_of(decision: Decision) -> Command | None:
     """The knobs of a decision that must be turned now; None if there are none."""
     knobs = {
-        c.app: Knob(c.subnet_id, c.processor, c.rate_hz, c.prefetch_subnet_ids) for c in decision.commands
+        c.app: Knob(c.subnet_id, c.processor, c.rate_hz, c.prefetch_subnet_ids, c.cluster, c.threads)
+        for c in decision.commands
     }
     bands = decision.dvfs.bands if decision.dvfs else ()
     if not knobs and not bands:
@@ -114,14 +114,10 @@ def command_of(decision: Decision) -> Command | None:
 
 def _allowed(scene: Scene, app: App, freedom: Freedom) -> frozenset[Key]:
     """Entries that the manager sees."""
-    processors = {e.processor for e in app.usable} if freedom.mapping else {app.mapping}
+    processors = {place_of(e) for e in app.usable} if freedom.mapping else {app.mapping}
     own = {name: on_processor(app.usable, name) for name in processors}
     if freedom.subnet:
-        return frozenset(_key(e) for entries in own.values() for e in entries)
+        return frozenset(entry_key(e) for entries in own.values() for e in entries)
     static = static_entry(scene, app)
     twins = [static if name == app.mapping else twin(static, entries) for name, entries in own.items()]
-    return frozenset(_key(e) for e in twins if e is not None)
-
-
-def _key(entry: SubnetEntry) -> Key:
-    return entry.id, entry.processor
+    return frozenset(entry_key(e) for e in twins if e is not None)

@@ -18,6 +18,7 @@ from dynofa_ros.device.board import Board, power_model, processor_domains
 from dynofa_ros.device.power_model import constant_power_w, domain_power
 from dynofa_ros.evaluation.policies.oracle_solver import Overlap, Place
 from dynofa_ros.evaluation.policies.profile import Array, Levels, Tables, make_levels, on_processor, times_ms
+from dynofa_ros.latency import processor_of
 from dynofa_ros.messages import AppTargets, SubnetEntry
 from dynofa_ros.simulation.processors import CORES_EXPONENT
 
@@ -46,6 +47,7 @@ class OracleModel:
     levels: Mapping[str, Levels]
     entries: Mapping[tuple[str, str], tuple[SubnetEntry, ...]]
     times_ms: Mapping[tuple[str, str], Array]
+    shares: Mapping[tuple[str, str], tuple[float, ...]]  # of the cores, that the threads of an entry take
 
     def place(self, name: str, outside: float) -> Place:
         """A processor with a utilisation from outside."""
@@ -57,7 +59,7 @@ class OracleModel:
         """Power of a processor that hosts nobody: the CPU has its governor's clock, others the lowest."""
         levels = self.levels[name]
         hz = float(levels.speed_hz[0])
-        if name == "cpu":
+        if processor_of(name) == "cpu":
             lowest_hz = min(self.board.domains[d].start_min_hz for d in levels.domains)
             hz = float(levels.speed_hz[-1]) if outside > GOVERNOR_TIPPING else float(lowest_hz)
         level = int(np.abs(levels.speed_hz - hz).argmin())
@@ -85,7 +87,7 @@ def make_model(
     """The model for the clocks on offer."""
     levels = {
         name: make_levels(board, name, tables, temperature_c)
-        for name in board.processors
+        for name in _places(board, libraries)
         if any(tables.get(d) for d in processor_domains(board, name))
     }
     pairs = [(app, name) for app in libraries for name in levels]
@@ -95,7 +97,23 @@ def make_model(
         for (app, name), own in entries.items()
         if own
     }
-    return OracleModel(board, temperature_c, levels, {pair: entries[pair] for pair in times}, times)
+    cores = {name: sum(board.domains[d].cores for d in processor_domains(board, name)) for name in levels}
+    shares = {
+        (app, name): tuple(
+            min(1.0, e.threads / cores[name]) if e.threads else 1.0 for e in entries[app, name]
+        )
+        for app, name in times
+    }
+    own = {pair: entries[pair] for pair in times}
+    return OracleModel(board, temperature_c, levels, own, times, shares)
+
+
+def _places(board: Board, libraries: Mapping[str, Sequence[SubnetEntry]]) -> tuple[str, ...]:
+    """Processors, and the clusters of the CPU instead of it if a library names any."""
+    if not any(e.cluster for library in libraries.values() for e in library):
+        return board.processors
+    others = tuple(name for name in board.processors if name != "cpu")
+    return (*processor_domains(board, "cpu"), *others)
 
 
 def _speed(board: Board, processor: str, tables: Tables) -> float:
@@ -181,15 +199,16 @@ def overlap_law(
 
     def added(processor: str, own_ms: Array, other_ms: Array) -> Array:
         own, other = own_ms[:, None], other_ms[None]
+        share = contention.get(processor_of(processor) or processor, 0.0)
         meet = np.minimum(1.0, rates * (own + other))
         if known is None:
-            return contention.get(processor, 0.0) * np.minimum(own, other) * meet
+            return share * np.minimum(own, other) * meet
         overlap = np.where(meet < tolerances, 0.0, np.minimum(own, np.ceil(rates * own) * other))
         here = np.flatnonzero(np.isfinite(own_ms).any(axis=1)).tolist()  # who can be on this processor
         for i, j in permutations(here, 2):
             worst = known.worst(targets[i], targets[j], own_ms[i], other_ms[j])
             if worst is not None:
                 overlap[i, j] = worst
-        return contention.get(processor, 0.0) * overlap
+        return share * overlap
 
     return added

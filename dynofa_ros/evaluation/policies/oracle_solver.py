@@ -5,8 +5,8 @@ accuracies, dividers and stretched deadlines the least power of each processor i
 of applications it may host, and the best split found by trying all of them.
 
 An application on a processor at a level takes guard * slowdown * (alpha + beta * f_ref / f), and for every
-other one there the time that their jobs overlap, times the contention (that is the law of
-`simulation.processors`, exactly, for two jobs).
+other one there the time that their jobs overlap, times the contention and the share of the cores that both
+together ask for too much (that is the law of `simulation.processors`, exactly, for two jobs).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import product
 from math import inf
 from typing import TypeVar
 
@@ -38,16 +39,28 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """One application on one processor: entries in ascending accuracy, ``unit_ms`` entries x levels."""
+    """One application on one processor: entries in ascending accuracy, ``unit_ms`` entries x levels.
+
+    ``shares``: of the cores, that the threads of each entry take; empty = all.
+    """
 
     entries: tuple[SubnetEntry, ...]
     unit_ms: Array
     slowdown: float  # expected time / unit time
     guard: float  # time that must fit / expected time
+    shares: tuple[float, ...] = ()
 
-    def quickest(self, accuracy: float) -> tuple[Array, np.ndarray]:
-        """Least unit time per level with at least an accuracy, and the entry that has it; inf: none."""
-        enough = np.array([e.accuracy >= accuracy - 1e-12 for e in self.entries])
+    @property
+    def modes(self) -> tuple[float, ...]:
+        """The shares that there are."""
+        return tuple(sorted(set(self.shares))) or (1.0,)
+
+    def quickest(self, accuracy: float, share: float) -> tuple[Array, np.ndarray]:
+        """Least unit time per level with at least an accuracy, at a share of the cores, and the entry that
+        has it; inf: none."""
+        shares = self.shares or (1.0,) * len(self.entries)
+        known = zip(self.entries, shares, strict=True)
+        enough = np.array([e.accuracy >= accuracy - 1e-12 and own == share for e, own in known])
         masked = np.where(enough[:, None], self.unit_ms, inf)
         return masked.min(axis=0), masked.argmin(axis=0)
 
@@ -127,28 +140,44 @@ def solve(question: Question, asked: Asked) -> Answer | None:
 
 
 def _cheapest(question: Question, asked: Asked) -> Answer | None:
-    powers = [_power(question, asked, place) for place in question.places]
-    found = _split([_least(power, place) for power, place in zip(powers, question.places, strict=True)])
+    modes = [_modes(question, place) for place in question.places]
+    # Every combination of numbers of threads on its own: modes x subsets x levels.
+    powers = [
+        np.stack([_power(question, asked, place, own) for own in each])
+        for place, each in zip(question.places, modes, strict=True)
+    ]
+    tables = zip(powers, question.places, strict=True)
+    found = _split([_least(power.min(axis=0), place) for power, place in tables])
     if found is None:
         return None
     subsets, least_w = found
     entries: list[SubnetEntry | None] = [None] * len(question.clients)
     levels = {}
-    for place, power, subset in zip(question.places, powers, subsets, strict=True):
+    for place, power, each, subset in zip(question.places, powers, modes, subsets, strict=True):
         if not subset:
             continue
-        level = levels[place.name] = int(power[subset].argmin())
+        mode, level = np.unravel_index(int(power[:, subset].argmin()), power[:, subset].shape)
+        levels[place.name] = int(level)
         for i, client in enumerate(question.clients):
             if subset >> i & 1:
                 choice = client.choices[place.name]
                 accuracy = client.accuracies[asked.levels[i]]
-                entries[i] = choice.entries[int(choice.quickest(accuracy)[1][level])]
+                entries[i] = choice.entries[int(choice.quickest(accuracy, each[mode][i])[1][level])]
     placed = tuple(e for e in entries if e is not None)
     return Answer(asked, placed, levels, question.constant_w + least_w)
 
 
-def _power(question: Question, asked: Asked, place: Place) -> Array:
-    """Power of a processor: subsets x levels; inf where a deadline or the load ceiling breaks."""
+def _modes(question: Question, place: Place) -> list[tuple[float, ...]]:
+    """All combinations of the shares of the cores that the applications can take on a processor."""
+    own = [client.choices.get(place.name) for client in question.clients]
+    return list(product(*(choice.modes if choice is not None else (1.0,) for choice in own)))
+
+
+def _power(question: Question, asked: Asked, place: Place, modes: tuple[float, ...]) -> Array:
+    """Power of a processor: subsets x levels; inf where a deadline or the load ceiling breaks.
+
+    modes: share of the cores that each application takes.
+    """
     clients = question.clients
     if not any(place.name in client.choices for client in clients):
         return np.full((1 << len(clients), 1), inf)
@@ -157,16 +186,21 @@ def _power(question: Question, asked: Asked, place: Place) -> Array:
     for i, client in enumerate(clients):
         choice = client.choices.get(place.name)
         if choice is not None:
-            unit_ms, _ = choice.quickest(client.accuracies[asked.levels[i]])
+            unit_ms, _ = choice.quickest(client.accuracies[asked.levels[i]], modes[i])
             expected[i] = unit_ms * choice.slowdown
             guarded[i] = expected[i] * choice.guard
     rates = np.array([1e-3 * c.rate_hz / d for c, d in zip(clients, asked.dividers, strict=True)])
     budgets = np.array([c.budget_ms * s for c, s in zip(clients, asked.stretches, strict=True)])
+    shares = np.array(modes)
     with np.errstate(invalid="ignore"):
         added = question.overlap(place.name, guarded, expected)
+        # Jobs wait for each other as far as both together ask for more cores than there are.
+        added = added * np.maximum(0.0, shares[:, None] + shares[None] - 1.0)[:, :, None]
     added = np.where(np.isfinite(added), added, inf)
     added[np.arange(len(clients)), np.arange(len(clients))] = 0.0
-    load = _sums(np.zeros((1, 1, expected.shape[1])), rates[None, :, None] * expected)[0]
+    busy = rates[:, None] * expected  # of its own time: one frame after the other
+    busy = np.where((busy > LOAD_CEILING) & (shares < 1.0)[:, None], inf, busy)
+    load = _sums(np.zeros((1, 1, expected.shape[1])), shares[None, :, None] * busy)[0]
     total = _sums(guarded[:, None], added)
     late = total > budgets[:, None, None] * (1.0 + 1e-9)
     bad = ~(load <= LOAD_CEILING) | (late & _members(len(clients)).T[:, :, None]).any(axis=0)

@@ -38,7 +38,8 @@ from dynofa_ros.evaluation.policies.oracle_model import (
 )
 from dynofa_ros.evaluation.policies.oracle_solver import Answer, Choice, Client, Question, solve
 from dynofa_ros.evaluation.policies.per_app import accuracy_wanted
-from dynofa_ros.evaluation.policies.profile import offered_now, static_entry
+from dynofa_ros.evaluation.policies.profile import knob_of, offered_now, static_entry
+from dynofa_ros.latency import processor_of
 from dynofa_ros.messages import FrequencyBand
 from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import FrameRecord, Knob
@@ -54,10 +55,11 @@ MAX_REMEMBERED = 20_000
 
 
 def staying(question: Question, answer: Answer) -> Question:
-    """The question with every application on the processor that it has in an answer."""
+    """The question with every application on the processor or cluster that it has in an answer."""
+    homes = [entry.cluster or entry.processor for entry in answer.entries]
     clients = tuple(
-        replace(client, choices={entry.processor: client.choices[entry.processor]})
-        for client, entry in zip(question.clients, answer.entries, strict=True)
+        replace(client, choices={place: client.choices[place]})
+        for client, place in zip(question.clients, homes, strict=True)
     )
     return replace(question, clients=clients, known={})
 
@@ -88,7 +90,7 @@ class Oracle(Policy):
         self._kept: list[object] = []
         self._parameters = scene.parameters
         self._models: dict[object, OracleModel] = {}
-        knobs = {a.name: Knob(static_entry(scene, a).id, a.mapping) for a in scene.apps}
+        knobs = {a.name: knob_of(static_entry(scene, a)) for a in scene.apps}
         return Command(knobs=knobs, governors=present_governors(scene, JETSON))
 
     def wants(self) -> float:
@@ -125,7 +127,7 @@ class Oracle(Policy):
             divider = answer.asked.dividers[number]
             rate = nan if divider == 1 else view.targets.rate_hz / divider
             entry = answer.entries[number]
-            knob = Knob(entry.id, entry.processor, rate)
+            knob = replace(knob_of(entry), rate_hz=rate)
             if repr(self._knobs.get(name)) != repr(knob):  # NaN is equal to itself here
                 self._knobs[name] = knobs[name] = knob
         bands = [b for b in self._wanted_bands(answer) if self._bands.get(b.domain) != b]
@@ -137,7 +139,7 @@ class Oracle(Policy):
         for name, levels in self._model().levels.items():
             if name in answer.levels:
                 bands += levels.bands(answer.levels[name])
-            elif name != "cpu":
+            elif processor_of(name) != "cpu":
                 bands += levels.bands(0)
             else:
                 domains = self._scene.board.domains
@@ -180,7 +182,7 @@ class Oracle(Policy):
     def _key(self) -> object:
         """Everything that the answer depends on, but for the limit."""
         names = sorted(self._views)
-        processors = self._scene.board.processors
+        processors = self._scene.places
         slow = tuple(round(self._truth.slowdown(n, p), 6) for n in names for p in processors)
         outside = tuple(self._truth.outside(p) for p in processors)
         targets = tuple((self._views[n].targets, len(self._views[n].library)) for n in names)
@@ -211,7 +213,8 @@ class Oracle(Policy):
             if app == name:
                 slowdown = known.slowdown(name, processor) * typical
                 entries = model.entries[app, processor]
-                choices[processor] = Choice(entries, times, slowdown, upper / typical)
+                shares = model.shares[app, processor]
+                choices[processor] = Choice(entries, times, slowdown, upper / typical, shares)
         return Client(
             name=name,
             priority=targets.priority,

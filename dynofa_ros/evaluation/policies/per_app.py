@@ -32,6 +32,7 @@ from dynofa_ros.evaluation.policies.profile import (
     times_ms,
 )
 from dynofa_ros.manager.inputs import Parameters
+from dynofa_ros.manager.placement import entry_key, subnet_key
 from dynofa_ros.messages import AppTargets, FrequencyBand, InferenceMonitor, SubnetEntry
 from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import FrameRecord, Knob
@@ -73,9 +74,10 @@ def make_profile(board: Board, entries: Sequence[SubnetEntry], processor: str, t
 
 def home(entries: Sequence[SubnetEntry], mapping: str) -> str:
     """The mapped processor, or that of the fastest entry if there is none left for it."""
-    if not entries or any(e.processor == mapping for e in entries):
+    if not entries or any(mapping in (e.processor, e.cluster) for e in entries):
         return mapping
-    return min(entries, key=lambda e: e.latency_ms).processor
+    fastest = min(entries, key=lambda e: e.latency_ms)
+    return fastest.cluster or fastest.processor
 
 
 def power_budget_w(parameters: Parameters) -> float:
@@ -199,4 +201,4 @@ class PerAppPolicy(Policy):
 
 
 def _answered(entry: SubnetEntry, monitor: InferenceMonitor) -> bool:
-    return entry.id == monitor.subnet_id and entry.processor == monitor.processor
+    return entry_key(entry) == subnet_key(monitor)

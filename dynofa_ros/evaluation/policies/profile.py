@@ -19,6 +19,7 @@ from dynofa_ros.device.power_model import constant_power_w, domain_power
 from dynofa_ros.device.simulated.power_modes import mode_limits
 from dynofa_ros.evaluation.policies.distribution import quantile
 from dynofa_ros.latency import latency, reference_hz
+from dynofa_ros.manager.placement import subnet_key
 from dynofa_ros.messages import DeviceCapabilities, FrequencyBand, SubnetEntry
 from dynofa_ros.simulation.log import Knob
 from dynofa_ros.simulation.policy import AppView, Command
@@ -127,8 +128,9 @@ def times_ms(entries: Sequence[SubnetEntry], levels: Levels, speed: float = 1.0)
 
 
 def on_processor(entries: Sequence[SubnetEntry], processor: str) -> tuple[SubnetEntry, ...]:
-    """The entries of one processor, in ascending accuracy."""
-    return tuple(sorted((e for e in entries if e.processor == processor), key=lambda e: (e.accuracy, e.id)))
+    """The entries of one processor or cluster, in ascending accuracy."""
+    own = (e for e in entries if processor in (e.processor, e.cluster))
+    return tuple(sorted(own, key=lambda e: (e.accuracy, e.id, e.threads)))
 
 
 def mapped_levels(scene: Scene, app: App, mode: str | None = None) -> Levels:
@@ -166,7 +168,7 @@ def twin(entry: SubnetEntry, entries: Sequence[SubnetEntry]) -> SubnetEntry | No
 
 def knob_of(entry: SubnetEntry) -> Knob:
     """The knob that runs an entry on every due frame."""
-    return Knob(entry.id, entry.processor)
+    return Knob(entry.id, entry.processor, cluster=entry.cluster, threads=entry.threads)
 
 
 def differing(wanted: Mapping[str, Knob], apps: Mapping[str, AppView]) -> Command | None:
@@ -174,7 +176,6 @@ def differing(wanted: Mapping[str, Knob], apps: Mapping[str, AppView]) -> Comman
     knobs = {
         name: knob
         for name, knob in wanted.items()
-        if name in apps
-        and (apps[name].running.subnet_id, apps[name].running.processor) != (knob.subnet_id, knob.processor)
+        if name in apps and subnet_key(apps[name].running) != subnet_key(knob)
     }
     return Command(knobs=knobs) if knobs else None

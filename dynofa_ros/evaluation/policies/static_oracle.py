@@ -25,6 +25,7 @@ from dynofa_ros.evaluation.policies.oracle_model import OracleModel, asked_accur
 from dynofa_ros.evaluation.policies.oracle_solver import Choice, Client, Question
 from dynofa_ros.evaluation.policies.per_app import accuracy_wanted, power_budget_w
 from dynofa_ros.evaluation.policies.profile import PROFILE_C, knob_of, offered
+from dynofa_ros.latency import processor_of
 from dynofa_ros.messages import AppTargets, FrequencyBand
 from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.policy import Command
@@ -62,9 +63,11 @@ def _at(scene: Scene, app: App, processor: str, now_s: float) -> tuple[AppTarget
             continue
         if isinstance(event, NewTargets) and event.targets.app == app.name:
             targets = event.targets
-        elif isinstance(event, Load) and event.processor == processor:
+        elif isinstance(event, Load) and event.processor in (processor, processor_of(processor)):
             load = 1.0 + event.slowdown
-        elif isinstance(event, Reserved) and event.processor == processor and now_s < event.until_s:
+        elif isinstance(event, Reserved) and now_s < event.until_s:
+            if event.processor not in (processor, processor_of(processor)):
+                continue
             reserved = event.slowdown
     return targets, load * reserved
 
@@ -109,7 +112,7 @@ class StaticOracle(StaticPolicy):
         self._wanted = {c.name: knob_of(e) for c, e in zip(clients, answer.entries, strict=True)}
         bands: list[FrequencyBand] = []
         for name, own in model.levels.items():
-            if name in answer.levels or name != "cpu":
+            if name in answer.levels or processor_of(name) != "cpu":
                 bands += own.bands(answer.levels.get(name, 0))
         return Command(self._wanted, tuple(bands), present_governors(scene, self.governors))
 
@@ -137,7 +140,8 @@ def _client(scene: Scene, truth: GroundTruth, app: App, model: OracleModel) -> C
         slowdown = bias * typical * (outside or 1.0)
         longest = longest_ms(found, scene.noise, app.overhead_ms, bias)
         entries = model.entries[owner, name]
-        choices[name] = Choice(entries, times, slowdown, budget_ms / (longest * slowdown))
+        shares = model.shares[owner, name]
+        choices[name] = Choice(entries, times, slowdown, budget_ms / (longest * slowdown), shares)
     return Client(
         name=app.name,
         priority=app.targets.priority,

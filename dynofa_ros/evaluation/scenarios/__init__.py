@@ -1,4 +1,4 @@
-"""The scenarios S1 to S12: scenes on the committed libraries of the simulated board.
+"""The scenarios S1 to S13: scenes on the committed libraries of the simulated board.
 
 They are declared in config/scenarios.yaml. Some have several scenes: the scenario itself, and variants whose
 names begin with its own ("S1 D70").

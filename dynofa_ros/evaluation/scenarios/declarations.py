@@ -10,7 +10,13 @@ from typing import Any, Literal
 import msgspec
 
 from dynofa_ros.device.board import Board
-from dynofa_ros.evaluation.scenarios.parts import MISS_TOLERANCE, OVERHEAD_MS, scaled, vision_library
+from dynofa_ros.evaluation.scenarios.parts import (
+    MISS_TOLERANCE,
+    OVERHEAD_MS,
+    clustered_library,
+    scaled,
+    vision_library,
+)
 from dynofa_ros.evaluation.scenarios.translation import translation_library
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.messages import AppTargets, DomainFrequency, SubnetEntry
@@ -39,7 +45,7 @@ class AppRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accuracy_floor: float | None = None
     miss_tolerance: float = MISS_TOLERANCE
     priority: int = 0
-    library: Literal["vision", "translation"] = "vision"
+    library: Literal["vision", "translation", "clusters"] = "vision"
     stretched: dict[str, float] = {}
     mapping: str = "gpu"
     movable: bool = True
@@ -132,7 +138,7 @@ def _library(record: AppRecord, board: Board) -> tuple[SubnetEntry, ...]:
     if record.library == "translation":
         reference = (DomainFrequency("gpu", board.domains["gpu"].frequencies_hz[-1]),)
         return translation_library("gpu", reference)
-    entries = vision_library()
+    entries = vision_library() if record.library == "vision" else clustered_library()
     for name, wanted_ms in record.stretched.items():
         entries = scaled(entries, wanted_ms / next(e.latency_ms for e in entries if e.id == name))
     return entries

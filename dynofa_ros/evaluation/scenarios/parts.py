@@ -8,9 +8,10 @@ from functools import lru_cache
 
 import msgspec
 
-from dynofa_ros.device.board import Board, load_board
+from dynofa_ros.device.board import Board, cluster_cpus, load_board
 from dynofa_ros.device.board_sections import Mode
 from dynofa_ros.library.library import load_library
+from dynofa_ros.library.testbench import thread_share
 from dynofa_ros.messages import SubnetEntry
 from dynofa_ros.paths import share_file
 
@@ -43,6 +44,28 @@ def vision_library() -> tuple[SubnetEntry, ...]:
         library = load_library(share_file("config", "libraries", BOARD, f"{processor}_{SPACE}.yaml"))
         entries += library.subnet_entries()
     return tuple(entries)
+
+
+@lru_cache(maxsize=1)
+def clustered_library() -> tuple[SubnetEntry, ...]:
+    """The committed sub-networks of the CPU on each of its clusters, with one thread and with two.
+
+    The committed library is of all six cores; how much longer fewer threads take is `thread_share`, a guess
+    for this board.
+    """
+    board = default_board()
+    clusters = cluster_cpus(board)
+    cores = sum(map(len, clusters.values()))
+    entries = [e for e in vision_library() if e.processor == "cpu"]
+    placed = []
+    for cluster, cpus in clusters.items():
+        reference = tuple(r for r in entries[0].reference_frequencies if r.domain == cluster)
+        for threads in range(1, len(cpus) + 1):
+            slower = scaled(entries, thread_share(threads) / thread_share(cores))
+            placed += [
+                replace(e, cluster=cluster, threads=threads, reference_frequencies=reference) for e in slower
+            ]
+    return tuple(placed)
 
 
 def scaled(library: Sequence[SubnetEntry], factor: float) -> tuple[SubnetEntry, ...]:
