@@ -60,7 +60,8 @@ class SimulatedInputs:
     def _take_monitor(self, message: Any) -> None:
         monitor: InferenceMonitor = from_ros(message)
         try:
-            self._simulation.add_frame(monitor.app, monitor.processor, 1e-3 * monitor.inference_ms)
+            place = monitor.cluster, monitor.threads
+            self._simulation.add_frame(monitor.app, monitor.processor, 1e-3 * monitor.inference_ms, *place)
         except ValueError as error:
             self._refuse(f"monitor of '{monitor.app}': {error}")
 

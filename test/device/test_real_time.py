@@ -41,6 +41,21 @@ def test_real_time_derives_utilization_from_frames_and_load():
     assert {d.domain: d.utilization for d in live.read().domains}["gpu"] == pytest.approx(0.7)
 
 
+def test_a_frame_on_a_cluster_keeps_as_many_of_its_cores_busy_as_it_has_threads():
+    now = FakeClock()
+    live = RealTimeSimulation(device(), now)
+    for _ in range(30):
+        now.now_s += 0.1
+        live.add_frame("front", "cpu", 0.04, "cpu2", 1)
+        live.add_frame("rear", "cpu", 0.04, "cpu4", 2)
+        live.read()
+    now.now_s += 0.1
+    sample = {domain.domain: domain.utilization for domain in live.read().domains}
+    assert [sample[name] for name in ("cpu0", "cpu2", "cpu4")] == pytest.approx([0.0, 0.2, 0.4])
+    live.add_frame("rear", "cpu", 0.04)  # on all of the CPU from now on
+    assert {d.domain: d.cpus for d in live.capabilities().domains}["cpu2"] == (2, 3)
+
+
 def test_real_time_does_not_simulate_a_long_stop():
     now, simulated = FakeClock(), device()
     live = RealTimeSimulation(simulated, now)
@@ -53,6 +68,7 @@ def test_real_time_does_not_simulate_a_long_stop():
     ("call", "named"),
     [
         (lambda live: live.add_frame("a", "dsp", 0.1), "no processor 'dsp'"),
+        (lambda live: live.add_frame("a", "cpu", 0.1, "cpu9"), "no processor 'cpu9'"),
         (lambda live: live.add_frame("a", "cpu", math.nan), "busy time"),
         (lambda live: live.set_load("dsp", ExternalLoad(0.1)), "unknown clock domain 'dsp'"),
         (lambda live: live.set_load("gpu", ExternalLoad(1.1)), "0 to 100 %, not 110"),

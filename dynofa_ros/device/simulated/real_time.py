@@ -65,7 +65,8 @@ def _share(frames: deque[tuple[float, float]], now_s: float) -> float:
 class RealTimeSimulation:
     """Implements :class:`dynofa_ros.device.device.Device`; every call first catches up with the clock.
 
-    An application's inference occupies all clock domains of its processor.
+    An application's inference occupies all clock domains of its processor, or as many cores of its cluster as
+    it has threads.
     """
 
     def __init__(self, device: SimulatedDevice, clock_s: Callable[[], float] = time.monotonic) -> None:
@@ -75,13 +76,21 @@ class RealTimeSimulation:
         self._busy = BusyTimes()
         self._load: dict[str, ExternalLoad] = {}
 
-    def add_frame(self, app: str, processor: str, inference_s: float) -> None:
-        """A frame was answered now. Raises ValueError for an unknown processor or a wrong duration."""
-        if not processor_domains(self._device.board, processor):
-            board = self._device.board
+    def add_frame(
+        self, app: str, processor: str, inference_s: float, cluster: str = "", threads: int = 0
+    ) -> None:
+        """A frame was answered now; ``cluster`` and ``threads`` as its monitor names them.
+
+        Raises ValueError for an unknown processor or cluster, or a wrong duration.
+        """
+        board, place = self._device.board, cluster or processor
+        domains = processor_domains(board, place)
+        if not domains:
             known = ", ".join(board.processors)
-            raise ValueError(f"board {board.name} has no processor '{processor}' (it has {known})")
-        self._busy.add(app, processor, inference_s, self._clock_s())
+            raise ValueError(f"board {board.name} has no processor '{place}' (it has {known})")
+        cores = sum(board.domains[d].cores for d in domains)
+        share = min(1.0, threads / cores) if threads and cores else 1.0
+        self._busy.add(app, place, share * inference_s, self._clock_s())
 
     def set_load(self, domain: str, load: ExternalLoad) -> None:
         """Load from outside on a domain, until the next call for it.
@@ -132,9 +141,8 @@ class RealTimeSimulation:
         self._device.advance(elapsed_s, self._domain_utilization(), self._load)
 
     def _domain_utilization(self) -> dict[str, float]:
-        board = self._device.board
-        return {
-            domain: share
-            for processor, share in self._busy.utilization(self._clock_s()).items()
-            for domain in processor_domains(board, processor)
-        }
+        busy: dict[str, float] = {}
+        for place, share in self._busy.utilization(self._clock_s()).items():
+            for domain in processor_domains(self._device.board, place):
+                busy[domain] = min(1.0, busy.get(domain, 0.0) + share)
+        return busy
