@@ -50,7 +50,7 @@ def test_a_scene_is_consistent(scene: Scene) -> None:
     for app in scene.apps:
         assert app.targets.app == app.name
         assert 0.0 <= app.targets.accuracy_floor <= app.targets.accuracy_target <= 1.0
-        own = [e for e in app.usable if e.processor == app.mapping]
+        own = [e for e in app.usable if app.mapping in (e.processor, e.cluster)]
         assert own and max(e.accuracy for e in own) >= app.targets.accuracy_floor
         assert app.start is None or app.start in {e.id for e in own}
         named = {r.domain for e in app.library for r in e.reference_frequencies}
