@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from manager_bench import Unresponsive, one_app
 from manager_plant import MS, SECOND, Frame, Plant, PlantApp, make_library, miss_share, switches
 
 from dynofa_ros.manager import RuntimeManager
@@ -15,9 +16,7 @@ from dynofa_ros.messages import AppTargets, SubnetLibrary
 PHASE_S = 12.0
 
 
-def make_plant(seed: int = 0, **arguments: object) -> tuple[Plant, PlantApp]:
-    app = PlantApp(AppTargets("front", 60.0, miss_tolerance=0.01), make_library("front"))
-    return Plant(RuntimeManager(), [app], seed=seed, **arguments), app  # type: ignore[arg-type]
+STRICT = AppTargets("front", 60.0, miss_tolerance=0.01)
 
 
 def reversals(frames: list[Frame], start_ns: int) -> int:
@@ -31,7 +30,7 @@ def reversals(frames: list[Frame], start_ns: int) -> int:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_five_phases(seed: int) -> None:
-    plant, app = make_plant(seed)
+    plant, app = one_app(STRICT, seed=seed)
     settled: list[Frame] = []
 
     def phase() -> int:
@@ -80,7 +79,7 @@ def test_five_phases(seed: int) -> None:
 
 
 def test_a_target_change_is_answered_in_the_same_step_and_taken_back() -> None:
-    plant, app = make_plant()
+    plant, app = one_app(STRICT)
     plant.run(6.0)
     running = [f for f in plant.frames if f.subnet_id == app.running][-20:]
     assert app.running == "s9"
@@ -100,7 +99,7 @@ def test_a_target_change_is_answered_in_the_same_step_and_taken_back() -> None:
 
 
 def test_a_parameter_change_is_answered_in_the_same_step() -> None:
-    plant, _ = make_plant()
+    plant, _ = one_app(STRICT)
     plant.run(4.0)
     plant.set_parameters(replace(plant.parameters, objective="energy"))
     decision = plant.decisions[-1]
@@ -114,7 +113,7 @@ def test_a_parameter_change_is_answered_in_the_same_step() -> None:
 
 
 def test_recovers_within_seconds_after_load_has_gone_without_oscillating() -> None:
-    plant, app = make_plant(5)
+    plant, app = one_app(STRICT, seed=5)
     plant.run(6.0)
     plant.slowdown = 1.5
     plant.run(8.0)
@@ -128,7 +127,7 @@ def test_recovers_within_seconds_after_load_has_gone_without_oscillating() -> No
 
 
 def test_an_upgrade_waits_for_the_dwell_time_and_a_degradation_does_not() -> None:
-    plant, app = make_plant(5, parameters=Parameters(min_dwell_s=4.0))
+    plant, app = one_app(STRICT, seed=5, parameters=Parameters(min_dwell_s=4.0))
     plant.run(6.0)
     plant.slowdown = 1.5
     start = plant.now_ns
@@ -143,13 +142,13 @@ def test_an_upgrade_waits_for_the_dwell_time_and_a_degradation_does_not() -> Non
 
 @pytest.mark.parametrize("period_s", [0.05, 1.0])
 def test_other_control_periods_hold_the_deadline_too(period_s: float) -> None:
-    plant, _ = make_plant(1, parameters=Parameters(control_period_s=period_s))
+    plant, _ = one_app(STRICT, seed=1, parameters=Parameters(control_period_s=period_s))
     plant.run(15.0)
     assert miss_share(plant.frames, plant.now_ns - 10 * SECOND, plant.now_ns) < 0.03
 
 
 def test_noise_beyond_the_ordinary_is_bought_off_with_margin() -> None:
-    plant, _ = make_plant(2, noise=0.1, spike_share=0.02, spike=1.6)
+    plant, _ = one_app(STRICT, seed=2, noise=0.1, spike_share=0.02, spike=1.6)
     plant.run(40.0)
     assert miss_share(plant.frames, plant.now_ns - 20 * SECOND, plant.now_ns) < 0.04
     assert plant.decisions[-1].apps[0].margin > 1.2
@@ -157,7 +156,7 @@ def test_noise_beyond_the_ordinary_is_bought_off_with_margin() -> None:
 
 def test_a_library_that_lies_about_one_sub_network_is_believed_less_and_less_often() -> None:
     """Each attempt moves the estimate there and back: that is no change of load, which would be forgiven."""
-    plant, _ = make_plant(1, tamper=flatter_the_largest)
+    plant, _ = one_app(STRICT, seed=1, tamper=flatter_the_largest)
     plant.retarget(plant.apps[0], replace(plant.apps[0].targets, latency_target_ms=40.0))
     start = plant.now_ns
     plant.run(40.0)
@@ -187,20 +186,13 @@ def test_a_slower_camera_than_the_rate_asked_for_is_noticed() -> None:
 
 def test_frequencies_follow_the_frames_not_the_command() -> None:
     """Clocks that are not applied: the estimate must not blame the application."""
-    plant, _ = make_plant()
-    plant.clock_changes = Deaf()  # type: ignore[assignment]
+    plant, _ = one_app(STRICT)
+    plant.clock_changes = Unresponsive()
     plant.hz = {name: 1_190_400_000.0 if name.startswith("cpu") else hz for name, hz in plant.hz.items()}
     plant._send_dvfs(0)
     plant.run(8.0)
     slowdown = plant.manager.state.apps["front"].estimator.filter("cpu").slowdown
     assert slowdown == pytest.approx(1.0, abs=0.05)
-
-
-class Deaf(list):  # type: ignore[type-arg]
-    """A device that takes commands and does nothing."""
-
-    def append(self, item: object) -> None:
-        pass
 
 
 def test_two_applications_share_the_cpu_by_priority() -> None:
@@ -218,7 +210,7 @@ def test_two_applications_share_the_cpu_by_priority() -> None:
 
 
 def test_a_new_manager_takes_over_without_a_jolt() -> None:
-    plant, app = make_plant()
+    plant, app = one_app(STRICT)
     plant.run(10.0)
     old_id = plant.decisions[-1].decision_id
     plant.manager = RuntimeManager()
@@ -237,7 +229,7 @@ def test_a_new_manager_takes_over_without_a_jolt() -> None:
 
 
 def test_unused_processors_get_their_lowest_clock_and_memory_is_left_alone() -> None:
-    plant, _ = make_plant()
+    plant, _ = one_app(STRICT)
     plant.run(3.0)
     bands = {band.domain: band for band in plant.decisions[-1].bands}
     assert "emc" not in bands
@@ -258,7 +250,7 @@ def test_clocks_are_not_lowered_below_what_others_need() -> None:
 
 
 def test_steps_are_fast_enough_for_the_control_period() -> None:
-    plant, _ = make_plant()
+    plant, _ = one_app(STRICT)
     plant.run(10.0)
     assert np.median([d.compute_ms for d in plant.decisions]) < 20.0  # 0.2 s period; a busy CI machine
     assert 10 * SECOND / (200 * MS) <= len(plant.decisions) < 80

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from manager_plant import SECOND, Plant, PlantApp, capabilities, make_library, published
+from manager_bench import settled
+from manager_plant import SECOND, capabilities, make_library, published
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import Departure, Input, Message, Monitors, Parameters
@@ -16,13 +17,10 @@ TARGETS = AppTargets("front", 60.0)
 
 
 def decided(*targets: AppTargets, parameters: Parameters | None = None, seconds: float = 5.0) -> Decision:
-    apps = [PlantApp(t, make_library(t.app), camera_hz=t.rate_hz) for t in targets]
-    plant = Plant(RuntimeManager(), apps, parameters=parameters or Parameters())
-    plant.run(seconds)
-    return plant.decisions[-1]
+    return settled(*targets, parameters=parameters, seconds=seconds)[0]
 
 
-def told(*messages: Message) -> Decision:
+def silent(*messages: Message) -> Decision:
     """The decision two seconds after these messages, without a frame."""
     manager = RuntimeManager()
     inputs = tuple(Input(type(m).__name__, n + 1, m) for n, m in enumerate(published(messages)))
@@ -48,9 +46,9 @@ def test_the_last_application_leaves() -> None:
 
 def test_an_empty_library_leaves_the_application_alone_and_plans_the_others() -> None:
     rear = AppTargets("rear", 60.0)
-    alone = told(capabilities(), TARGETS, SubnetLibrary("front", ()))
+    alone = silent(capabilities(), TARGETS, SubnetLibrary("front", ()))
     assert alone.apps == () and alone.commands == () and alone.binding_constraint == "no_data"
-    both = told(capabilities(), TARGETS, SubnetLibrary("front", ()), rear, make_library("rear"))
+    both = silent(capabilities(), TARGETS, SubnetLibrary("front", ()), rear, make_library("rear"))
     assert [a.app for a in both.apps] == ["rear"] and both.feasible
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from manager_bench import Unresponsive, one_app
 from manager_plant import CPU, MS, SECOND, Plant, PlantApp, make_library, miss_share, switches
 
 from dynofa_ros.manager import RuntimeManager
@@ -16,7 +17,6 @@ from dynofa_ros.manager.miss_alarm import MissAlarm
 from dynofa_ros.messages import (
     AppTargets,
     DeviceTelemetry,
-    DvfsCommand,
     FrequencyBand,
     InferenceMonitor,
     SubnetLibrary,
@@ -26,22 +26,10 @@ BAND = FrequencyBand("cpu0", 1_000_000_000, 1_000_000_000)
 STUCK_HZ = 1_190_400_000.0
 
 
-class Deaf(list[tuple[int, DvfsCommand]]):
-    """A device that takes commands and does nothing."""
-
-    def append(self, item: tuple[int, DvfsCommand]) -> None:
-        pass
-
-
-def make_plant(**arguments: object) -> tuple[Plant, PlantApp]:
-    app = PlantApp(AppTargets("front", 60.0), make_library("front"))
-    return Plant(RuntimeManager(), [app], **arguments), app  # type: ignore[arg-type]
-
-
 # --- actuators -----------------------------------------------------------------------------------
 
 
-def test_a_domain_outside_its_band_is_deaf_after_three_readings_and_tried_again() -> None:
+def test_a_domain_outside_its_band_is_unresponsive_after_three_readings_and_tried_again() -> None:
     guard = ActuatorGuard()
     guard.observe(0, "cpu0", 5e8)  # nothing was commanded
     guard.command(0, [BAND])
@@ -71,8 +59,8 @@ def test_what_is_no_reading_and_what_is_close_is_no_disobedience(hz: float) -> N
 
 
 def test_clocks_that_are_not_applied_are_planned_with_as_they_are() -> None:
-    plant, app = make_plant()
-    plant.clock_changes = Deaf()
+    plant, app = one_app()
+    plant.clock_changes = Unresponsive()
     plant.hz = {name: STUCK_HZ if name in CPU else hz for name, hz in plant.hz.items()}
     plant._send_dvfs(0)
     plant.retarget(app, replace(app.targets, latency_target_ms=45.0))
@@ -87,8 +75,8 @@ def test_clocks_that_are_not_applied_are_planned_with_as_they_are() -> None:
 
 
 def test_a_device_that_obeys_again_is_used_again() -> None:
-    plant, app = make_plant()
-    plant.clock_changes = Deaf()
+    plant, app = one_app()
+    plant.clock_changes = Unresponsive()
     plant.run(5.0)
     assert plant.manager.state.actuators.unresponsive
     plant.clock_changes = []
@@ -183,7 +171,7 @@ def test_a_library_that_lies_about_one_entry_does_not_make_it_oscillate() -> Non
 
 def test_misses_that_no_plan_expects_raise_an_alarm_and_correct_the_plans() -> None:
     """Frames take 2.5 times as long as their inference says: something that the estimator cannot see."""
-    plant, app = make_plant()
+    plant, app = one_app()
     plant.run(6.0)
     state = plant.manager.state.apps["front"]
     assert state.misses.correction == 1.0 and state.misses.spans == 0
@@ -226,7 +214,7 @@ def test_the_alarm_counts_only_frames_that_were_promised_in_time() -> None:
 
 
 def test_a_restarted_application_is_told_again() -> None:
-    plant, app = make_plant()
+    plant, app = one_app()
     plant.run(5.0)
     assert app.running == "s9"
     app.sequence, app.running, app.decision_id, app.rate_hz = 0, "s0", 0, float("nan")
@@ -243,7 +231,7 @@ def test_a_restarted_application_is_told_again() -> None:
 @pytest.mark.parametrize("jump_s", [-400.0, -3.0, 5.0, 1000.0])
 def test_a_jump_of_the_clock_changes_no_knob(jump_s: float) -> None:
     """Simulated time that starts anew, a bag that loops or skips: everything is stamped with the new time."""
-    plant, app = make_plant()
+    plant, app = one_app()
     plant.run(8.0)
     before = plant.decisions[-1]
     shift = int(jump_s * SECOND)
@@ -267,7 +255,7 @@ def test_a_jump_of_the_clock_changes_no_knob(jump_s: float) -> None:
 
 
 def test_frames_around_a_gap_say_nothing_about_the_rate() -> None:
-    plant, _ = make_plant()
+    plant, _ = one_app()
     plant.run(6.0)
     rate = plant.manager.state.apps["front"].rate
     before = rate.hz
@@ -279,7 +267,7 @@ def test_frames_around_a_gap_say_nothing_about_the_rate() -> None:
 
 
 def test_a_manager_that_was_paused_goes_on_where_it_was() -> None:
-    plant, app = make_plant()
+    plant, app = one_app()
     plant.run(6.0)
     before = plant.decisions[-1]
     plant._next_step = plant.now_ns + 2 * SECOND  # two seconds without a step; queues of depth five
@@ -292,7 +280,7 @@ def test_a_manager_that_was_paused_goes_on_where_it_was() -> None:
 
 
 def test_a_frozen_power_reading_of_a_stale_device_stops_upgrades_only() -> None:
-    plant, app = make_plant()
+    plant, app = one_app()
     frozen: list[DeviceTelemetry] = []
 
     def freeze(item):  # type: ignore[no-untyped-def]

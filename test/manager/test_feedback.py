@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from manager_plant import CPU, MODEL, SECOND, Plant, PlantApp, make_library, miss_share
+from manager_bench import one_app
+from manager_plant import CPU, MODEL, SECOND, Plant, miss_share
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.feedback import EMERGENCY_C, PowerFeedback, TemperatureFeedback
 from dynofa_ros.manager.inputs import Input, Monitors, Parameters
 from dynofa_ros.manager.limits import FIRST_READING_S, LOST_S
 from dynofa_ros.messages import (
-    AppTargets,
     DeviceCapabilities,
     DeviceTelemetry,
     PowerModel,
@@ -79,8 +79,7 @@ def make_plant(
     seed: int = 0,
     model: PowerModel | None = None,
 ) -> Plant:
-    app = PlantApp(AppTargets("front", 60.0), make_library("front"))
-    return Plant(RuntimeManager(), [app], parameters or Parameters(), tamper=board, seed=seed, model=model)
+    return one_app(parameters=parameters or Parameters(), tamper=board, seed=seed, model=model)[0]
 
 
 def share_above(plant: Plant, cap_w: float, since_ns: int) -> float:

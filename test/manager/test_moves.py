@@ -6,10 +6,10 @@ from dataclasses import replace
 from math import inf
 
 import pytest
-from manager_plant import SECOND, capabilities, make_library, published, telemetry
+from manager_bench import Bench
+from manager_plant import capabilities, make_library, telemetry
 
-from dynofa_ros.manager import RuntimeManager
-from dynofa_ros.manager.inputs import Input, Monitors, Parameters
+from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.manager.knobs import FINISH_S
 from dynofa_ros.manager.runtime_manager import FIRST_FRAMES, Decision
 from dynofa_ros.messages import (
@@ -28,28 +28,17 @@ GPU, CPU = make_library("front", processor="gpu"), make_library("front")
 BOTH = SubnetLibrary("front", (*GPU.entries, *(replace(e, alpha_ms=9.0 * e.alpha_ms) for e in CPU.entries)))
 
 
-class Bench:
-    """Steps a manager by hand."""
+class Moves(Bench):
+    """With frames of what was decided."""
 
-    def __init__(self, parameters: Parameters | None = None) -> None:
-        self.manager = RuntimeManager()
-        self.parameters = parameters or Parameters()
-        self.now_ns = 1000 * SECOND
-        self.sequence = 0
-
-    def step(self, *messages: object, after_s: float = 0.2) -> Decision:
-        self.now_ns += int(after_s * SECOND)
-        inputs = tuple(
-            Input("perception/front/t", n, message) for n, message in enumerate(published(messages))
-        )  # type: ignore[arg-type]
-        return self.manager.step(self.now_ns, Monitors(inputs, self.parameters))
+    frames = 0
 
     def frame(self, decision: Decision, *, missed: bool = False, processor: str = "") -> InferenceMonitor:
-        self.sequence += 1
+        self.frames += 1
         app = decision.apps[0] if decision.apps else None
         subnet, place = (app.subnet_id, processor or app.processor) if app else ("s9", "gpu")
         return InferenceMonitor(
-            "front", self.sequence, 0, subnet, place, 0.0, 1.0, 40.0, 1.0, 42.0, 100.0, missed
+            "front", self.frames, 0, subnet, place, 0.0, 1.0, 40.0, 1.0, 42.0, 100.0, missed
         )  # fmt: skip
 
 
@@ -58,13 +47,13 @@ def state(decision_id: int) -> SubnetState:
 
 
 def test_whom_nobody_has_managed_is_planned_at_once() -> None:
-    decision = Bench().step(capabilities(), TARGETS, BOTH, state(0))
+    decision = Moves().step(capabilities(), TARGETS, BOTH, state(0))
     assert [a.app for a in decision.apps] == ["front"] and decision.commands
 
 
 @pytest.mark.parametrize("missed", [False, True])
 def test_who_was_managed_is_measured_first_unless_it_fails(missed: bool) -> None:
-    bench = Bench()
+    bench = Moves()
     free = DvfsState(0, tuple(DomainState(d.domain, 0, 0, 5e8) for d in capabilities().domains))
     decision = bench.step(capabilities(), free, TARGETS, BOTH, state(7))
     assert not decision.apps
@@ -81,7 +70,7 @@ def clock(decision: Decision, domain: str) -> int:
 
 @pytest.mark.parametrize("cap_w", [inf, 30.0])
 def test_frames_on_a_processor_that_is_withdrawn_are_finished_quickly(cap_w: float) -> None:
-    bench = Bench(Parameters(power_cap_w=cap_w))
+    bench = Moves(parameters=Parameters(power_cap_w=cap_w))
     decision = bench.step(capabilities(), TARGETS, BOTH, state(0))
     for _ in range(5):
         decision = bench.step(bench.frame(decision))
@@ -95,7 +84,7 @@ def test_frames_on_a_processor_that_is_withdrawn_are_finished_quickly(cap_w: flo
 
 
 def test_a_processor_that_was_left_long_ago_is_slowed_down_without_a_frame() -> None:
-    bench = Bench()
+    bench = Moves()
     decision = bench.step(capabilities(), TARGETS, BOTH, state(0))
     for _ in range(5):
         decision = bench.step(bench.frame(decision))
@@ -106,7 +95,7 @@ def test_a_processor_that_was_left_long_ago_is_slowed_down_without_a_frame() -> 
 
 def test_power_above_the_mean_of_a_battery_is_no_breach_of_a_cap() -> None:
     parameters = Parameters(objective="battery", battery_energy_j=600.0, battery_time_s=100.0)
-    bench = Bench(parameters)
+    bench = Moves(parameters=parameters)
     decision = bench.step(capabilities(), TARGETS, BOTH, state(0))
     readings = tuple(
         DomainTelemetry(d.domain, float(d.frequencies_hz[0]), 0.0) for d in capabilities().domains

@@ -7,28 +7,21 @@ from math import inf, nan
 
 import numpy as np
 import pytest
+from manager_bench import settled
 from manager_plant import SECOND, Plant, PlantApp, make_library, miss_share
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.budgets import GAP_MAX_S, LAST_SECONDS_S, Battery
 from dynofa_ros.manager.inputs import OBJECTIVES, Parameters
-from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.messages import AppTargets
 
 BATTERY = Parameters(objective="battery", battery_energy_j=600.0, battery_time_s=100.0)
 
 
-def settled(parameters: Parameters, *targets: AppTargets, seconds: float = 6.0) -> tuple[Decision, Plant]:
-    apps = [PlantApp(t, make_library(t.app), camera_hz=t.rate_hz) for t in targets]
-    plant = Plant(RuntimeManager(), apps, parameters=parameters)
-    plant.run(seconds)
-    return plant.decisions[-1], plant
-
-
 def test_every_objective_holds_the_deadline_and_names_itself() -> None:
     for objective in OBJECTIVES:
         parameters = replace(BATTERY, objective=objective, battery_energy_j=1e5)
-        decision, plant = settled(parameters, AppTargets("front", 60.0, accuracy_floor=0.75))
+        decision, plant = settled(AppTargets("front", 60.0, accuracy_floor=0.75), parameters=parameters)
         assert decision.objective == objective
         assert decision.feasible and decision.apps[0].predicted_accuracy >= 0.75
         assert miss_share(plant.frames, plant.now_ns - 3 * SECOND, plant.now_ns) < 0.05
@@ -36,10 +29,10 @@ def test_every_objective_holds_the_deadline_and_names_itself() -> None:
 
 def test_accuracy_under_power_wants_the_best_whatever_the_target() -> None:
     targets = AppTargets("front", 60.0, accuracy_target=0.75)
-    quality, _ = settled(Parameters(), targets)
-    best, _ = settled(Parameters(objective="accuracy_under_power"), targets)
+    quality, _ = settled(targets, parameters=Parameters())
+    best, _ = settled(targets, parameters=Parameters(objective="accuracy_under_power"))
     assert quality.apps[0].predicted_accuracy < 0.77 < best.apps[0].predicted_accuracy
-    capped, plant = settled(Parameters(objective="accuracy_under_power", power_cap_w=6.0), targets)
+    capped, plant = settled(targets, parameters=Parameters(objective="accuracy_under_power", power_cap_w=6.0))
     assert quality.apps[0].predicted_accuracy < capped.apps[0].predicted_accuracy
     assert capped.predicted_power_w <= 6.0 and capped.binding_constraint == "power_cap"
     assert np.mean([w > 6.0 for t, w in plant.power if t > plant.now_ns - 4 * SECOND]) < 0.05
@@ -52,33 +45,33 @@ def test_accuracy_is_given_up_before_frames_across_priorities(objective: str) ->
         AppTargets("front", 60.0, rate_hz=22.0, priority=0),
         AppTargets("rear", 60.0, rate_hz=22.0, priority=1),
     )
-    alone, _ = settled(Parameters(objective=objective), targets[0], seconds=8.0)
-    frames, _ = settled(Parameters(objective=objective), *targets, seconds=8.0)
+    alone, _ = settled(targets[0], parameters=Parameters(objective=objective), seconds=8.0)
+    frames, _ = settled(*targets, parameters=Parameters(objective=objective), seconds=8.0)
     assert sum(a.rate_hz for a in frames.apps) == 44.0 and frames.feasible
     assert frames.apps[0].predicted_accuracy < alone.apps[0].predicted_accuracy
 
 
 def test_latency_is_as_low_as_it_can_be_at_the_floor() -> None:
     targets = AppTargets("front", 60.0, accuracy_floor=0.75)
-    low, _ = settled(Parameters(objective="latency"), targets)
-    energy, _ = settled(Parameters(objective="energy"), targets)
+    low, _ = settled(targets, parameters=Parameters(objective="latency"))
+    energy, _ = settled(targets, parameters=Parameters(objective="energy"))
     assert low.apps[0].predicted_latency_ms < 0.8 * energy.apps[0].predicted_latency_ms
     assert low.apps[0].subnet_id == energy.apps[0].subnet_id
     assert low.bands[0].max_hz > 1_850_000_000  # to one percent of the target
-    capped, _ = settled(Parameters(objective="latency", power_cap_w=6.0), targets)
+    capped, _ = settled(targets, parameters=Parameters(objective="latency", power_cap_w=6.0))
     assert low.apps[0].predicted_latency_ms < capped.apps[0].predicted_latency_ms
     assert capped.predicted_power_w <= 6.0
 
 
 def test_a_battery_lasts_and_is_used() -> None:
     parameters = replace(BATTERY, battery_energy_j=6.0 * 40.0, battery_time_s=40.0)
-    _, plant = settled(parameters, AppTargets("front", 60.0), seconds=40.0)
+    _, plant = settled(AppTargets("front", 60.0), parameters=parameters, seconds=40.0)
     used_j = sum(watts for _, watts in plant.power) * 0.1
     assert 0.9 * 240.0 < used_j < 1.01 * 240.0
     assert miss_share(plant.frames, plant.now_ns - 30 * SECOND, plant.now_ns) < 0.03
     accuracies = {round(d.apps[0].predicted_accuracy, 2) for d in plant.decisions[50:] if d.apps}
     assert max(accuracies) < 0.80
-    free, _ = settled(Parameters(), AppTargets("front", 60.0))
+    free, _ = settled(AppTargets("front", 60.0), parameters=Parameters())
     assert free.apps[0].subnet_id == "s9"
 
 
@@ -96,7 +89,7 @@ def test_a_smaller_budget_acts_in_the_same_step_and_no_budget_gives_everything_b
 
 
 def test_an_empty_battery_takes_the_least_and_says_why() -> None:
-    decision, _ = settled(replace(BATTERY, battery_energy_j=0.0), AppTargets("front", 60.0))
+    decision, _ = settled(AppTargets("front", 60.0), parameters=replace(BATTERY, battery_energy_j=0.0))
     assert not decision.feasible and decision.binding_constraint == "power_cap"
     assert decision.apps[0].subnet_id == "s0"
 

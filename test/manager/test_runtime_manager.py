@@ -12,7 +12,8 @@ import manager_plant
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manager_plant import MS, SECOND, Plant, PlantApp, capabilities, make_library, miss_share, published
+from manager_bench import START, Bench
+from manager_plant import MS, SECOND, Plant, PlantApp, capabilities, make_library, miss_share
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.estimator import SlowdownFilter
@@ -31,7 +32,6 @@ from dynofa_ros.messages import (
     SubnetState,
 )
 
-START = 1_000 * SECOND
 TARGETS = AppTargets("front", 60.0)
 DEFAULT = Parameters()
 CONSTRAINTS = {
@@ -65,33 +65,18 @@ def telemetry(stamp_ns: int, power_w: float = 8.0, temperature_c: float = 45.0) 
     return manager_plant.telemetry(stamp_ns, power_w, readings, temperature_c)
 
 
-class Bench:
-    """Steps a manager by hand, 0.2 s apart."""
-
-    def __init__(self, *first: object, parameters: Parameters = DEFAULT) -> None:
-        self.manager = RuntimeManager()
-        self.now_ns = START
-        self.parameters = parameters
-        self.sequence = 0
-        self.step(*first)
-
-    def step(self, *messages: object, after_s: float = 0.2) -> Decision:
-        self.now_ns += int(after_s * SECOND)
-        inputs = []
-        for message in published(messages):
-            self.sequence += 1
-            inputs.append(item(message, self.sequence))
-        return self.manager.step(self.now_ns, Monitors(tuple(inputs), self.parameters))
+class Frames(Bench):
+    """With frames of the application `front`."""
 
     def frames(self, count: int, **changes: object) -> Decision:
         first = self.manager.state.apps["front"].last_sequence + 1
         return self.step(*[frame(first + n, **changes) for n in range(count)])  # type: ignore[arg-type]
 
 
-def ready_bench(targets: AppTargets = TARGETS, *, power_w: float = 8.0, **arguments: object) -> Bench:
+def ready_bench(targets: AppTargets = TARGETS, *, power_w: float = 8.0, **arguments: object) -> Frames:
     """A bench whose application has been measured and planned."""
     library = make_library(targets.app)
-    bench = Bench(capabilities(), targets, library, telemetry(START, power_w), **arguments)  # type: ignore[arg-type]
+    bench = Frames(capabilities(), targets, library, telemetry(START, power_w), **arguments)  # type: ignore[arg-type]
     for n in range(3):
         bench.step(
             telemetry(START + (n + 1) * SECOND // 5, power_w), *[frame(3 * n + k + 1) for k in range(3)]
@@ -141,7 +126,7 @@ def test_first_step_without_anything() -> None:
 
 
 def test_a_newcomer_is_measured_before_it_is_planned() -> None:
-    bench = Bench(capabilities(), TARGETS, make_library("front"))
+    bench = Frames(capabilities(), TARGETS, make_library("front"))
     assert bench.frames(3).apps == ()
     decision = bench.frames(1)
     assert decision.trigger == "startup" and [a.app for a in decision.apps] == ["front"]
@@ -149,7 +134,7 @@ def test_a_newcomer_is_measured_before_it_is_planned() -> None:
 
 
 def test_a_newcomer_without_a_camera_is_planned_from_its_library() -> None:
-    bench = Bench(capabilities(), TARGETS, make_library("front"))
+    bench = Frames(capabilities(), TARGETS, make_library("front"))
     for _ in range(6):
         decision = bench.step()
     assert [a.subnet_id for a in decision.apps] == ["s9"]
@@ -216,7 +201,7 @@ def test_cap_below_idle_takes_the_lowest_clocks() -> None:
 
 
 def test_heat_lowers_power_and_emergency_takes_the_lowest_clocks() -> None:
-    bench = Bench(capabilities(), TARGETS, make_library("front"), telemetry(START, 7.0, 84.0))
+    bench = Frames(capabilities(), TARGETS, make_library("front"), telemetry(START, 7.0, 84.0))
     bench.frames(4, inference_ms=45.0)
     cool = bench.step(telemetry(bench.now_ns, 7.0, 84.0))
     for n in range(100):
@@ -431,7 +416,7 @@ def test_a_clock_set_back_is_survived() -> None:
 
 
 def test_without_a_device_sub_networks_are_still_managed() -> None:
-    bench = Bench(TARGETS, make_library("front"))
+    bench = Frames(TARGETS, make_library("front"))
     for n in range(20):
         decision = bench.frames(3, inference_ms=90.0 if n > 5 else 44.0)
     assert decision.apps[0].subnet_id < "s9"
@@ -440,7 +425,9 @@ def test_without_a_device_sub_networks_are_still_managed() -> None:
 
 def test_a_device_that_may_not_be_written_gets_no_bands() -> None:
     readable = tuple(replace(d, can_write=False) for d in capabilities().domains)
-    bench = Bench(replace(capabilities(), domains=readable), TARGETS, make_library("front"), telemetry(START))
+    bench = Frames(
+        replace(capabilities(), domains=readable), TARGETS, make_library("front"), telemetry(START)
+    )
     for n in range(8):
         decision = bench.step(frame(n + 1), telemetry(bench.now_ns))
     assert decision.apps and decision.bands == () and decision.dvfs is None
@@ -466,7 +453,7 @@ def test_only_processors_of_the_device_are_used() -> None:
     decisions = []
     for processors in (("cpu", "gpu"), ("cpu",)):
         domains = tuple(d for d in capabilities().domains if d.domain.startswith(processors))
-        bench = Bench(DeviceCapabilities("xavier_nx", domains, processors), TARGETS, both, telemetry(START))
+        bench = Frames(DeviceCapabilities("xavier_nx", domains, processors), TARGETS, both, telemetry(START))
         for _ in range(7):
             decisions.append(bench.step(telemetry(bench.now_ns)))
     used = {app.processor for decision in decisions for app in decision.apps}
@@ -477,7 +464,7 @@ def test_only_processors_of_the_device_are_used() -> None:
 def test_an_application_without_a_processor_is_left_alone() -> None:
     library = make_library("front", processor="npu")
     only_cpu = tuple(d for d in capabilities().domains if d.domain.startswith("cpu"))
-    bench = Bench(DeviceCapabilities("xavier_nx", only_cpu, ("cpu",)), TARGETS, library)
+    bench = Frames(DeviceCapabilities("xavier_nx", only_cpu, ("cpu",)), TARGETS, library)
     for _ in range(7):
         decision = bench.step()
     assert decision.apps == () and decision.commands == () and decision.binding_constraint == "no_data"
@@ -492,7 +479,7 @@ def test_many_applications(count: int) -> None:
         )
         for t in apps
     ]
-    bench = Bench(capabilities(), *apps, *libraries, telemetry(START))
+    bench = Frames(capabilities(), *apps, *libraries, telemetry(START))
     for _ in range(7):
         decision = bench.step(telemetry(bench.now_ns))
     assert [a.app for a in decision.apps] == sorted(t.app for t in apps)
