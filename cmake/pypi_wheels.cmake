@@ -31,7 +31,7 @@ function(mend_include_folders target)
   set_target_properties(${target} PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${mended}")
 endfunction()
 
-# 4. setup.py compiles all sources of a target as one. The sources of two generators define the same names.
+# 4. tools/install.sh compiles all sources of a target as one. The sources of two generators define the same names.
 function(compile_sources_apart)
   foreach(generator generator_c typesupport_introspection_cpp)
     if(TARGET ${PROJECT_NAME}__rosidl_${generator})
