@@ -33,7 +33,6 @@ RUNTIME = [
     "rosbags",
     "safetensors",
     "scipy",
-    "sortedcontainers",
 ]
 # What a ROS 2 distribution brings by apt, from PyPI.
 WITHOUT_DISTRIBUTION = [

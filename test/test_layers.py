@@ -151,7 +151,7 @@ def test_circles_are_found() -> None:
 def test_the_manager_only_computes() -> None:
     """It decides on its arguments alone: no file, no clock, no process, no random number of its own."""
     pure = {"__future__", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "itertools"}
-    pure |= {"math", "numpy", "operator", "sortedcontainers", "statistics", "types", "typing"}
+    pure |= {"math", "numpy", "operator", "statistics", "types", "typing"}
     for module in (m for m in MODULES if room(m) == "manager"):
         others = imports(module) - MODULES.keys() - pure
         assert {name for name in others if (module, name) not in ALLOWED} == set(), module

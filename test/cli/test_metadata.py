@@ -56,7 +56,6 @@ THIRD_PARTY = {
     "safetensors": ("", "safetensors"),
     "scipy": ("python3-scipy", "scipy"),
     "sensor_msgs": ("sensor_msgs", "ros-sensor-msgs"),
-    "sortedcontainers": ("", "sortedcontainers"),
     "std_msgs": ("std_msgs", "ros-std-msgs"),
     "torch": ("", "torch"),
     "torchvision": ("", "torchvision"),
