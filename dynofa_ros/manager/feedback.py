@@ -106,6 +106,8 @@ class PowerFeedback:
 
     def _follow(self, target_w: float) -> bool:
         """A new cap: the budget that the last measurements stand for."""
+        if self._failed is not None and self._failed[1] <= target_w:
+            self._failed = None  # what was above the old cap fits the new one
         if self.measured_w <= target_w and self._failed is None:
             self.budget = inf
             return False
@@ -132,6 +134,9 @@ class PowerFeedback:
             return
         slope = self._slope() * 0.5 ** (self._failed_s / self._retry_s)
         budget = self._plan + max(0.0, target_w - self.measured_w) / slope
+        if self._failing and self._plan < self.budget and self.measured_w <= target_w:
+            # The next plan up takes more than the budget: only a larger one shows what it costs.
+            budget = max(budget, min((1.0 + FAR_STEP) * self.budget, self._known_failure()))
         if budget > (1.0 + RAISE_SHARE) * self.budget:
             self.budget = budget
             self._restart()
@@ -144,6 +149,10 @@ class PowerFeedback:
             return max(usual, TINY)
         slope = (self._failed[1] - self.measured_w) / (self._failed[0] - self._plan)
         return max(slope, LEAST_SLOPE * usual, TINY)
+
+    def _known_failure(self) -> float:
+        """Relative power just below the last plan above the cap, inf without one."""
+        return inf if self._failed is None else (1.0 - LEAST_STEP) * self._failed[0]
 
     def _higher(self) -> bool:
         """Whether the last plan above the cap was clearly above the one in force."""

@@ -107,6 +107,37 @@ def test_a_cap_is_held_without_a_limit_cycle(cap_w: float) -> None:
     assert miss_share(plant.frames, start, plant.now_ns) < 0.03
 
 
+def test_a_budget_that_no_larger_plan_fits_grows_until_one_does() -> None:
+    """The lowest plan takes 3.4 W at 0.02 of relative power, the next needs 0.5; the cap rises to 9 W."""
+    feedback = PowerFeedback()
+    feedback.apply(1.0, changed=True, feasible=True)
+    for _ in range(100):
+        feedback.observe(8.0, 0.1, 2.0, 2.0)
+    feedback.apply(0.02, changed=True, feasible=False)
+    for _ in range(100):
+        feedback.observe(3.4, 0.1, 2.0, 2.0)
+        feedback.apply(0.02, changed=False, feasible=False)
+    for _ in range(300):
+        feedback.observe(3.4, 0.1, 9.0, 8.7)
+        feedback.apply(0.02, changed=False, feasible=False)
+    assert feedback.budget >= 0.5
+
+
+@pytest.mark.parametrize("least_w", [2.0, 4.0])
+@pytest.mark.parametrize("levels", [4, 12])
+def test_what_a_low_cap_took_comes_back_with_a_higher_one(least_w: float, levels: int) -> None:
+    plant = make_plant(UnknownBoard(levels=levels))
+    plant.run(5.0)
+    plant.set_parameters(Parameters(power_cap_w=least_w))
+    plant.run(20.0)
+    assert not plant.decisions[-1].feasible
+    plant.set_parameters(Parameters(power_cap_w=9.0))
+    plant.run(30.0)
+    assert plant.decisions[-1].feasible
+    assert np.mean([watts for _, watts in plant.power][-50:]) > 5.0
+    assert share_above(plant, 9.0, plant.now_ns - 10 * SECOND) <= 0.05
+
+
 def test_a_cap_is_left_again_when_it_is_lifted_and_when_load_goes() -> None:
     plant = make_plant(UnknownBoard(levels=8))
     plant.background = 0.5
