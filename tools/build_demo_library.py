@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,9 +22,10 @@ from rich.progress import track
 
 from dynofa_ros.demo.pictures import Pictures
 from dynofa_ros.demo.signs import HELD_OUT_SEED, TRAIN_SEED
-from dynofa_ros.library.build import FITTED_SUBNETS, make_entry
-from dynofa_ros.library.images import BATCH, MeasuredAccuracy
-from dynofa_ros.library.latency_model import Runs, fit_model, measure_subnets, spread_subnets
+from dynofa_ros.library.accuracy import BATCH, MeasuredAccuracy
+from dynofa_ros.library.build import FITTED_SUBNETS, make_entry, named_entries
+from dynofa_ros.library.genomes import Genomes, Objective
+from dynofa_ros.library.latency_model import fit_model, spread_subnets
 from dynofa_ros.library.library import (
     Entry,
     Library,
@@ -33,9 +35,9 @@ from dynofa_ros.library.library import (
     save_library,
     save_statistics,
 )
-from dynofa_ros.library.search import Candidate, Genomes, Objective, search, thin
-from dynofa_ros.supernet.plan import make_plan
-from dynofa_ros.supernet.space import DEMO_SPACE
+from dynofa_ros.library.profiling import Job, Runs, measure_subnets
+from dynofa_ros.library.search import Candidate, search, thin
+from dynofa_ros.supernet.registry import DEMO_SPACE
 from dynofa_ros.supernet.supernet import Supernet, load_supernet
 
 VALIDATION_SEED = 4
@@ -71,19 +73,24 @@ def latency_of(supernet: Supernet, runs: Runs) -> Objective:
     """A latency model of this machine."""
     genomes = Genomes(supernet.space)
     configs = spread_subnets(genomes, FITTED_SUBNETS, seed=0)
-    times = measure_subnets(supernet, configs, runs, seed=0)
-    model = fit_model([make_plan(supernet.space, config) for config in configs], times)
-    return model.objective(supernet.space, genomes.resolutions.tolist())
+    model = fit_model([supernet.plan(config) for config in configs], measured(supernet, configs, runs))
+    return model.objective(supernet.space, genomes.input_sizes.tolist())
+
+
+def measured(supernet: Supernet, configs: Sequence[Any], runs: Runs) -> np.ndarray:
+    """Milliseconds per sub-network and round, (N, rounds)."""
+    jobs = {str(i): Job(config, runs.threads) for i, config in enumerate(configs)}
+    return np.stack(list(measure_subnets(supernet, jobs, runs, seed=0).values()))
 
 
 def measured_entries(
     supernet: Supernet, chosen: Sequence[Candidate], runs: Runs, held_out: MeasuredAccuracy
 ) -> list[Entry]:
     """Accuracy on held-out images, latency of this machine; what is still on the front."""
-    times = measure_subnets(supernet, [c.config for c in chosen], runs, seed=0)
+    times = measured(supernet, [c.config for c in chosen], runs)
     scored = [replace(c, accuracy=held_out.score(c.config)) for c in track(chosen, "held-out accuracy")]
     front = pareto_front([make_entry(supernet, c, "measured", t) for c, t in zip(scored, times, strict=True)])
-    return [msgspec.structs.replace(e, id=f"s{i:02d}_r{e.config.resolution}") for i, e in enumerate(front)]
+    return named_entries(supernet.space, front)
 
 
 def main() -> None:

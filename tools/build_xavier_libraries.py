@@ -28,15 +28,14 @@ from xavier_predictions import (
     fit_line,
     operations,
     published_subnets,
-    subnet_config,
     table,
 )
 
 from dynofa_ros.device.board import load_board, processor_domains
-from dynofa_ros.library.genomes import to_indices
-from dynofa_ros.library.library import ConfigRecord, Entry, Latency, Library, Processor, save_library
-from dynofa_ros.library.search import Batch, Genomes, Objective, search, summed_latency, thin
-from dynofa_ros.supernet.plan import count, make_plan
+from dynofa_ros.library.genomes import Batch, Genomes, Objective
+from dynofa_ros.library.latency_table import summed_latency
+from dynofa_ros.library.library import Entry, Latency, Library, Processor, save_library
+from dynofa_ros.library.search import search, thin
 from dynofa_ros.supernet.space import SubnetConfig
 
 SEED = 0
@@ -125,22 +124,20 @@ def paragraphs(text: str) -> tuple[str, ...]:
 def make_entry(
     key: str, config: SubnetConfig, accuracy: float, latency_ms: float, processor: Processor, source: Source
 ) -> Entry:
-    macs, params = count(make_plan(SPACE, config), CLASSES)
+    plan = SPACE.plan(config, CLASSES)
     median = round(float(latency_ms), 2)
     beta = round(median * BETA_SHARES[processor], 3)
     return Entry(
         id=key,
-        config=ConfigRecord(
-            config.resolution, config.kernel_sizes, config.expand_ratios, config.depths, config.widths
-        ),
+        config=config.to_dict(),
         accuracy=round(float(accuracy), 5 if source == "published" else 4),
         accuracy_source=source,
         latency_ms=Latency(median, round(median * P95_RATIO, 2)),
         latency_source=source,
         alpha_ms=round(median - beta, 3),
         beta_ms=beta,
-        macs=macs,
-        params=params,
+        macs=plan.macs,
+        params=plan.params,
     )
 
 
@@ -160,14 +157,6 @@ def make_library(processor: Processor, notes: str, entries: Sequence[Entry]) -> 
 
 
 # --- gpu: sub-networks between two published ones ------------------------------------------------
-
-
-def to_row(genomes: Genomes, config: SubnetConfig) -> np.ndarray:
-    """The row that ``genomes`` decodes to a sub-network."""
-    one = to_indices(SPACE, [config])
-    depths = np.array(config.depths) - [a[0] for a in SPACE.choices["depths"]]
-    resolution = np.flatnonzero(genomes.resolutions == config.resolution)
-    return np.concatenate([one.kernel[0], one.expand[0], depths, resolution])
 
 
 def evolve(
@@ -198,8 +187,8 @@ def between(
 
     Their resolution is between those of the two.
     """
-    genomes = Genomes(SPACE, range(configs[0].resolution, configs[1].resolution + 1, SPACE.resolutions.step))
-    parents = np.stack([to_row(genomes, c) for c in configs])
+    genomes = Genomes(SPACE, range(configs[0].resolution, configs[1].resolution + 1, SPACE.input_sizes.step))
+    parents = genomes.encode(configs)
     tolerance = (high - low) / (number + 1) / IMPORTANCE
     rng = np.random.default_rng(SEED)
 
@@ -213,10 +202,10 @@ def between(
 def gpu_library(accuracy: Objective, accuracy_note: str) -> Library:
     """The published sub-networks and predicted ones between them."""
     subnets, own_table = published_subnets(), table("gpu")
-    configs = [subnet_config(s.config) for s in subnets]
+    configs = [SPACE.from_mapping(s.config) for s in subnets]
     ms = np.array([s.xavier_nx_gpu_ms for s in subnets])
     line = fit_line(np.array([own_table.latency_ms(c) for c in configs]), ms, 1 / ms)
-    sums, macs = summed_latency(own_table.block_costs()), summed_latency(operations(own_table.resolutions))
+    sums, macs = summed_latency(own_table.block_costs()), summed_latency(operations(own_table.input_sizes))
 
     def properties(batch: Batch) -> np.ndarray:
         return np.stack([accuracy(batch), line(sums(batch)), macs(batch)], axis=1)
@@ -251,7 +240,7 @@ def cpu_library(accuracy: Objective, accuracy_note: str) -> Library:
         summed_latency(own_table.block_costs()),
         evaluations=CPU_EVALUATIONS,
         seed=SEED,
-        resolutions=own_table.resolutions,
+        input_sizes=own_table.input_sizes,
     )
     sums, accuracies = np.array([[c.latency_ms, c.accuracy] for c in front]).T
     # The sub-networks of the figure are not public: each point is taken for the front's of that accuracy.

@@ -28,15 +28,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dynofa_ros.demo.signs import CLASS_NAMES, TRAIN_SEED, render_sample
-from dynofa_ros.supernet.masked import BUFFERS, batch_statistics, initial_weights, masked_forward
-from dynofa_ros.supernet.plan import make_plan
+from dynofa_ros.supernet.masked import batch_statistics, initial_weights, masked_forward
 from dynofa_ros.supernet.preprocess import MEAN, STD
-from dynofa_ros.supernet.space import (
-    DEMO_SPACE,
-    SearchSpace,
-    SubnetConfig,
-    load_space,
-)
+from dynofa_ros.supernet.registry import DEMO_SPACE, load_space
+from dynofa_ros.supernet.space import SearchSpace, SubnetConfig
+from dynofa_ros.supernet.weights import BUFFERS
 
 SOURCE_PX = 128
 LABEL_SMOOTHING = 0.05
@@ -120,7 +116,7 @@ def train_step(
     def forward(config: SubnetConfig) -> Tensor:
         normalise = batch_statistics(weights, space.bn_epsilon, 0.1)
         return masked_forward(
-            make_plan(space, config), weights, resized(images, config.resolution), normalise
+            space.plan(config, len(CLASS_NAMES)), weights, resized(images, config.resolution), normalise
         )
 
     logits = forward(space.config(resolution=side))
@@ -168,13 +164,13 @@ def main() -> None:
                     kernel_sizes=3,
                     expand_ratios=3,
                     depths=2,
-                    resolution=int(rng.choice(space.resolutions[:5])),
+                    resolution=int(rng.choice(space.input_sizes[:5])),
                 )
                 students = [small] + [space.random(rng) for _ in range(args.random_subnets)]
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, args.steps, args.learning_rate)
             optimiser.zero_grad(set_to_none=True)
-            side = int(rng.choice(space.resolutions[len(space.resolutions) // 2 :]))
+            side = int(rng.choice(space.input_sizes[len(space.input_sizes) // 2 :]))
             loss = train_step(
                 space, weights, batch, torch.from_numpy(labels[chosen]).to(device), students, side
             )

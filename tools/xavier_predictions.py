@@ -10,13 +10,11 @@ import msgspec
 import numpy as np
 
 from dynofa_ros.bench.published_networks import PublishedSubnet, published
+from dynofa_ros.library.accuracy import load_predictor
+from dynofa_ros.library.genomes import Objective
 from dynofa_ros.library.latency_table import BlockCosts, LatencyTable, load_latency_table
-from dynofa_ros.library.library import ConfigRecord
-from dynofa_ros.library.predictor import load_predictor
-from dynofa_ros.library.search import Objective, predicted_accuracy
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet.plan import count, make_plan
-from dynofa_ros.supernet.space import SubnetConfig, load_space
+from dynofa_ros.supernet.registry import load_space
 
 BOARD, SPACE, CLASSES = "xavier_nx", load_space("ofa_mbv3_w1.2"), 1000
 
@@ -69,10 +67,6 @@ def published_subnets() -> tuple[PublishedSubnet, ...]:
     return tuple(s for s in published().dynamic_ofa if s.name.startswith("6/"))
 
 
-def subnet_config(record: ConfigRecord) -> SubnetConfig:
-    return SPACE.config(**msgspec.structs.asdict(record))
-
-
 def figure4_cpu() -> np.ndarray:
     """(ms, top-1 0..1) of Dynamic-OFA on the CPU, (7, 2)."""
     path = share_file("config", "published", "xavier_nx_figure4.yaml")
@@ -86,9 +80,9 @@ def table(processor: str) -> LatencyTable:
 def calibrated_accuracy() -> tuple[Objective, Line]:
     """Top-1 (0..1): the predictor's, on a line through what was published of library 6."""
     predictor, subnets = load_predictor(SPACE.name), published_subnets()
-    promised = predictor.predict([subnet_config(s.config) for s in subnets]).astype(float)
+    promised = predictor.predict([SPACE.from_mapping(s.config) for s in subnets]).astype(float)
     line = fit_line(promised, np.array([s.accuracy for s in subnets]), np.ones(len(subnets)))
-    promise = predicted_accuracy(predictor)
+    promise = predictor.objective()
     return lambda batch: line(promise(batch)), line
 
 
@@ -103,7 +97,7 @@ def operations(resolutions: Sequence[int]) -> BlockCosts:
         config = SPACE.config(
             resolution=resolution, kernel_sizes=kernels, expand_ratios=expands, depths=depths
         )
-        return count(make_plan(SPACE, config), CLASSES)[0] / 1e6
+        return SPACE.plan(config, CLASSES).macs / 1e6
 
     fixed, costs = np.zeros(len(resolutions)), np.zeros((len(resolutions), blocks, 3, 3))
     for row, resolution in enumerate(resolutions):
@@ -117,4 +111,4 @@ def operations(resolutions: Sequence[int]) -> BlockCosts:
                 with_block = [position + 1 if s == stage else 2 for s in range(stages)]
                 without = [position if s == stage else 2 for s in range(stages)]
                 costs[row, block] += macs(resolution, with_block) - macs(resolution, without)
-    return BlockCosts(tuple(resolutions), fixed, costs)
+    return BlockCosts(tuple(resolutions), fixed, costs.reshape(*costs.shape[:2], SPACE.variants))

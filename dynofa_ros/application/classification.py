@@ -9,7 +9,6 @@ import numpy as np
 
 from dynofa_ros.application.task import IMAGE, Answer, Option, Output, Task, register_task
 from dynofa_ros.messages import ClassHypothesis, Classification
-from dynofa_ros.supernet.preprocess import preprocess
 from dynofa_ros.supernet.switching import Prepared
 from dynofa_ros.supernet.weights import Weights
 from dynofa_ros.topics import CLASSIFICATION, Topic
@@ -35,10 +34,10 @@ class ImageClassification(Task):
         self._labels = weights.labels
 
     def warm_up_input(self, network: Prepared[Any]) -> np.ndarray:
-        return np.zeros((1, 3, network.resolution, network.resolution), np.float32)
+        return np.zeros((1, *network.input_shape), np.float32)
 
     def preprocess(self, request: Any, network: Prepared[Any]) -> np.ndarray:
-        return preprocess(request, network.resolution)
+        return network.preprocess(request)
 
     def postprocess(
         self, outputs: Any, request: Any, network: Prepared[Any], options: Mapping[str, Any]

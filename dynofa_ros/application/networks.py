@@ -21,13 +21,10 @@ from dynofa_ros.library.library import (
 )
 from dynofa_ros.messages import DomainState
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet.convert import memory_mapped
-from dynofa_ros.supernet.engines.engine import EngineError, load_engine, require_processor
-from dynofa_ros.supernet.engines.preparation import prepare_subnet
-from dynofa_ros.supernet.plan import make_plan
-from dynofa_ros.supernet.space import DEMO_SPACE, load_space
-from dynofa_ros.supernet.switching import Prepared
-from dynofa_ros.supernet.weights import Weights, WeightsError
+from dynofa_ros.supernet.registry import DEMO_SPACE, EngineError, load_engine, load_space, require_processor
+from dynofa_ros.supernet.supernet import Supernet
+from dynofa_ros.supernet.switching import Prepared, prepare_subnet
+from dynofa_ros.supernet.weights import WeightsError, memory_mapped
 
 DEMO_WEIGHTS = ("config", "weights", f"{DEMO_SPACE}.safetensors")
 DEMO_LIBRARY = ("config", "libraries", "demo", f"cpu_{DEMO_SPACE}.yaml")
@@ -47,17 +44,17 @@ class Networks:
 
     def __init__(
         self,
-        weights: Weights,
+        supernet: Supernet,
         libraries: Mapping[str, Library],
         statistics: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]],
         engine: str,
     ) -> None:
-        self.weights = weights
+        self.supernet, self.weights = supernet, supernet.weights
         self.libraries = dict(libraries)
         self.unreached: dict[str, str] = {}  # processors that have a library only, and why
-        self._engine = engine
+        self._engine_name = engine
         self._statistics = statistics
-        self._prepare_for_engine = load_engine(engine)
+        self._engine = load_engine(engine)
 
     @classmethod
     def load(cls, weights: str, libraries: str, engine: str) -> Networks:
@@ -80,22 +77,25 @@ class Networks:
             if library.processor in by_processor:
                 raise LibraryError(f"library: {path} is a second one for processor {library.processor}")
             by_processor[library.processor] = (path, library)
-        space = spaces.pop()
-        if not weights and space != DEMO_SPACE:
-            raise WeightsError(f"weights is empty: give the path of a checkpoint of {space}")
-        loaded = memory_mapped(
-            load_space(space), Path(weights).expanduser() if weights else share_file(*DEMO_WEIGHTS)
-        )
+        space = load_space(spaces.pop())
+        if not weights and space.name != DEMO_SPACE:
+            raise WeightsError(f"weights is empty: give the path of a checkpoint of {space.name}")
+        loaded = memory_mapped(space, Path(weights).expanduser() if weights else share_file(*DEMO_WEIGHTS))
         for path, library in by_processor.values():
             check_weights(library, loaded, path)
         statistics = {p: load_statistics(path, library) for p, (path, library) in by_processor.items()}
-        return cls(loaded, {p: library for p, (_, library) in by_processor.items()}, statistics, engine)
+        return cls(
+            Supernet(space, loaded),
+            {p: library for p, (_, library) in by_processor.items()},
+            statistics,
+            engine,
+        )
 
     def keep_reached(self) -> None:
         """Set the libraries aside of processors that the engine does not reach on this machine."""
         for processor in list(self.libraries):
             try:
-                require_processor(self._engine, processor)
+                require_processor(self._engine_name, processor)
             except EngineError as error:
                 self.unreached[processor] = str(error)
                 del self.libraries[processor]
@@ -142,14 +142,12 @@ class Networks:
         entry = self.entry(key.processor, key.subnet_id, threads=key.threads)
         if entry is None:
             raise KeyError(f"{key.subnet_id} is not in the library of {key.processor}")
-        library = self.libraries[key.processor]
-        space, config = load_space(library.space), library.config(entry)
         own = self._statistics[key.processor].get(entry.id)
         return prepare_subnet(
             key,
-            make_plan(space, config),
-            self.weights,
-            self._prepare_for_engine,
+            self.supernet,
+            self.libraries[key.processor].config(entry),
+            self._engine,
             statistics=own,
             threads=key.threads,
             processor=key.processor,

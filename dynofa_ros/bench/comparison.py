@@ -9,9 +9,9 @@ import numpy as np
 
 from dynofa_ros.bench.published_networks import Network, networks, published, random_weights
 from dynofa_ros.bench.timing import Progress, interleaved, silent
-from dynofa_ros.supernet.engines.engine import load_engine
 from dynofa_ros.supernet.materialise import materialise
-from dynofa_ros.supernet.plan import Plan
+from dynofa_ros.supernet.registry import load_engine
+from dynofa_ros.supernet.space import Plan
 
 OURS = "dynamic_ofa_"  # followed by the number of the published library
 Row = dict[str, Any]
@@ -48,12 +48,12 @@ def _latencies(
     plans: set[Plan], rounds: int, engine: str, threads: int, progress: Progress
 ) -> dict[Plan, float]:
     """Median milliseconds of each plan; a plan that two libraries share is measured once."""
-    prepare = load_engine(engine)
+    prepare = load_engine(engine).prepare
     ordered = sorted(plans, key=repr)
 
     def contender(plan: Plan) -> Callable[[], object]:
         runner = prepare(materialise(plan, random_weights(plan)), threads, "cpu")
-        images = np.random.default_rng(0).standard_normal((1, 3, plan.resolution, plan.resolution))
+        images = np.random.default_rng(0).standard_normal((1, *plan.input_shape))
         image = images.astype(np.float32)
         return lambda: runner(image)
 
@@ -70,7 +70,7 @@ def _row(network: Network, latency_ms: float) -> Row:
         "top1": network.accuracy,
         "macs_m": network.macs / 1e6,
         "published_macs_m": network.published_macs / 1e6,
-        "resolution": network.plan.resolution,
+        "resolution": network.plan.input_shape[-1],
     }
 
 

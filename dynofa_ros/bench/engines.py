@@ -22,14 +22,15 @@ from dynofa_ros.bench.timing import (
     repeated,
     silent,
 )
-from dynofa_ros.supernet.engines.engine import ENGINES, Runner, load_engine
-from dynofa_ros.supernet.materialise import Subnet, materialise
-from dynofa_ros.supernet.plan import make_plan
-from dynofa_ros.supernet.space import OFFICIAL_SPACES, SearchSpace, SubnetConfig
+from dynofa_ros.supernet.engines.engine import Runner
+from dynofa_ros.supernet.layers import Shape
+from dynofa_ros.supernet.materialise import Subnet
+from dynofa_ros.supernet.registry import engine_names, load_engine, official_spaces
+from dynofa_ros.supernet.space import SearchSpace
 from dynofa_ros.supernet.supernet import load_supernet
 
 SUBNETS = ("max", "mid", "min")
-RESOLUTION = 224
+SIDE_PX = 224
 THREADS = (1, 2)
 DISTURBED = 1.2
 TOLERANCE = 0.01  # of what another image changes in the output
@@ -39,7 +40,7 @@ OURS, STATIC, OFFICIAL, COMPILED = "ours", "static", "official", "compiled"
 def run(
     progress: Progress = silent,
     *,
-    spaces: Sequence[str] = OFFICIAL_SPACES,
+    spaces: Sequence[str] | None = None,
     engines: Sequence[str] | None = None,
     threads: Sequence[int] = THREADS,
     rounds: int = 50,
@@ -55,6 +56,7 @@ def run(
     Raises EngineError, or RuntimeError if networks that are compared do not compute the same.
     """
     engines = installed() if engines is None else engines
+    spaces = official_spaces() if spaces is None else spaces
     rows: list[dict[str, Any]] = []
     for number, space in enumerate(spaces):
         rival = Rival(space)
@@ -82,22 +84,14 @@ def without_disturbed(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> di
 
 def installed() -> list[str]:
     """The engines that can be measured here."""
-    return [name for name in ENGINES if importlib.util.find_spec(name) is not None]
+    return [name for name in engine_names() if importlib.util.find_spec(name) is not None]
 
 
-def subnets(space: SearchSpace, resolution: int = RESOLUTION) -> dict[str, SubnetConfig]:
-    """The largest, the middle and the smallest choice in every dimension, at one resolution."""
-    picks: dict[str, Callable[[int], int]] = {
-        "max": lambda n: n - 1,
-        "mid": lambda n: n // 2,
-        "min": lambda n: 0,
-    }
-    side = min(resolution, space.resolutions[-1])
-    found = {}
-    for name, pick in picks.items():
-        entries: dict[str, Any] = {k: [a[pick(len(a))] for a in v] for k, v in space.choices.items()}
-        found[name] = space.config(**entries, resolution=side)
-    return found
+def subnets(space: SearchSpace, side_px: int = SIDE_PX) -> dict[str, Any]:
+    """The largest, the middle and the smallest choice in every dimension, with one input size."""
+    genes = {"max": space.gene_sizes - 1, "mid": space.gene_sizes // 2, "min": 0 * space.gene_sizes}
+    side_px = min(side_px, space.input_sizes[-1])
+    return {name: space.decode(row, side_px) for name, row in genes.items()}
 
 
 @dataclass
@@ -124,7 +118,11 @@ class Rival:
 
     def subnet(self, name: str) -> Subnet:
         """The sub-network, cut out of the supernet."""
-        return materialise(make_plan(self.supernet.space, self.configs[name]), self.supernet.weights)
+        return self.supernet.materialise(self.configs[name])
+
+    def shape(self, name: str) -> Shape:
+        """Shape of one input."""
+        return self.supernet.plan(self.configs[name]).input_shape
 
     def static_module(self, name: str) -> Any:
         """The same network as a torch module of its own."""
@@ -137,8 +135,8 @@ class Rival:
         key = engine == "torch", name
         if key not in self._static:
             module = self.static_module(name)
-            resolution = self.configs[name].resolution
-            self._static[key] = module if engine == "torch" else self.networks.exported(module, resolution)
+            shape = self.shape(name)
+            self._static[key] = module if engine == "torch" else self.networks.exported(module, shape)
         return self.networks.static_runner(engine, self._static[key], threads)
 
     def rows(
@@ -169,14 +167,15 @@ class Rival:
         return [row | self._official_columns(row, beside) for row in rows]
 
     def _ours(self, engine: str, name: str, threads: int) -> Runner:
-        return load_engine(engine)(self.subnet(name), threads, "cpu")
+        return load_engine(engine).prepare(self.subnet(name), threads, "cpu")
 
     def _pairs(self, engine: str, threads: int) -> Contenders:
         """Ours and the static network of every sub-network."""
         calls: dict[str, Callable[[], object]] = {}
-        for name, config in self.configs.items():
-            calls[f"{name} {OURS}"] = _call(self._ours(engine, name, threads), config.resolution)
-            calls[f"{name} {STATIC}"] = _call(self.static_runner(engine, name, threads), config.resolution)
+        for name in self.configs:
+            shape = self.shape(name)
+            calls[f"{name} {OURS}"] = _call(self._ours(engine, name, threads), shape)
+            calls[f"{name} {STATIC}"] = _call(self.static_runner(engine, name, threads), shape)
         return calls
 
     def _beside(self, engines: Sequence[str], threads: int, compile_one: bool) -> list[Contenders]:
@@ -184,16 +183,15 @@ class Rival:
         torch's threads and those of another engine would disturb each other."""
         groups: dict[str, dict[str, Callable[[], object]]] = {"torch": {}}
         for name, config in self.configs.items():
+            shape = self.shape(name)
             for engine in engines:
-                call = _call(self._ours(engine, name, threads), config.resolution)
+                call = _call(self._ours(engine, name, threads), shape)
                 groups.setdefault(engine, {})[f"{name} {engine}"] = call
             if self.official is not None:
-                groups["torch"][f"{name} {OFFICIAL}"] = _call(
-                    self.official.dynamic(config), config.resolution
-                )
+                groups["torch"][f"{name} {OFFICIAL}"] = _call(self.official.dynamic(config), shape)
         if compile_one:
             fast = self.networks.compiled(self.static_module("mid"))
-            groups["torch"][f"mid {COMPILED}"] = _call(fast, self.configs["mid"].resolution)
+            groups["torch"][f"mid {COMPILED}"] = _call(fast, self.shape("mid"))
         return [group for group in groups.values() if group]
 
     def _check(self, engine: str, name: str, threads: int) -> None:
@@ -202,7 +200,7 @@ class Rival:
             return
         self._checked.add((engine, name))
         ours, static = self._ours(engine, name, threads), self.static_runner(engine, name, threads)
-        error = difference(ours, static, self.configs[name].resolution)
+        error = difference(ours, static, self.shape(name))
         if not error <= TOLERANCE:
             what = f"{self.space} {name} in {engine}"
             raise RuntimeError(f"{what} is not its static network: {error:.2%} apart")
@@ -233,18 +231,18 @@ class Rival:
         }
 
 
-def _images(resolution: int, seed: int) -> np.ndarray:
+def _images(shape: Shape, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return rng.standard_normal((1, 3, resolution, resolution)).astype(np.float32)
+    return rng.standard_normal((1, *shape)).astype(np.float32)
 
 
-def _call(runner: Runner, resolution: int) -> Callable[[], object]:
-    images = _images(resolution, 0)
+def _call(runner: Runner, shape: Shape) -> Callable[[], object]:
+    images = _images(shape, 0)
     return lambda: runner(images)
 
 
-def difference(ours: Runner, static: Runner, resolution: int) -> float:
+def difference(ours: Runner, static: Runner, shape: Shape) -> float:
     """Largest difference of the logits, as a share of what another image changes in them."""
-    image, other = _images(resolution, 0), _images(resolution, 1)
+    image, other = _images(shape, 0), _images(shape, 1)
     expected = static(image)
     return float(np.abs(ours(image) - expected).max() / np.abs(static(other) - expected).max())

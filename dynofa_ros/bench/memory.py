@@ -19,14 +19,10 @@ import numpy as np
 import psutil
 
 from dynofa_ros.bench.switching import preparation
-from dynofa_ros.supernet.convert import save_weights
-from dynofa_ros.supernet.engines.engine import load_engine
-from dynofa_ros.supernet.materialise import materialise
-from dynofa_ros.supernet.plan import count, make_plan
-from dynofa_ros.supernet.space import SubnetConfig, load_space
+from dynofa_ros.supernet.registry import load_space
 from dynofa_ros.supernet.supernet import Supernet
 from dynofa_ros.supernet.switching import CACHE_BYTES, Switched, Switcher
-from dynofa_ros.supernet.weights import load_weights
+from dynofa_ros.supernet.weights import load_weights, save_weights
 
 SAMPLE_S = 0.01
 FRAMES_PER_SUBNET = 5
@@ -52,19 +48,17 @@ def peak_pss_mb(arguments: list[str]) -> float:
     return peak
 
 
-def run(
-    supernet: Supernet, configs: Mapping[str, SubnetConfig], *, cache_bytes: int = CACHE_BYTES
-) -> dict[str, Any]:
+def run(supernet: Supernet, configs: Mapping[str, Any], *, cache_bytes: int = CACHE_BYTES) -> dict[str, Any]:
     """The ``memory`` figures of the benchmark: peak while cycling ``configs`` over peak with the largest."""
-    space, classes = supernet.space, supernet.weights.classes
-    params = {k: count(make_plan(space, c), classes)[1] for k, c in configs.items()}
+    space = supernet.space
+    params = {key: supernet.plan(config).params for key, config in configs.items()}
     largest = max(configs, key=lambda k: params[k])
     with tempfile.TemporaryDirectory() as folder:
         weights, static, jobs = (Path(folder, n) for n in ("w.safetensors", "static.onnx", "jobs.json"))
         save_weights(weights, supernet.weights)
         _write_static(supernet, configs[largest], static)
         jobs.write_text(json.dumps({k: c.to_dict() for k, c in configs.items()}))
-        alone = peak_pss_mb(["static", str(static), str(configs[largest].resolution)])
+        alone = peak_pss_mb(["static", str(static), str(space.input_size(configs[largest]))])
         cycling = peak_pss_mb(["dynamic", space.name, str(weights), str(jobs), str(cache_bytes)])
         supernet_bytes = weights.stat().st_size
     return {
@@ -77,32 +71,30 @@ def run(
     }
 
 
-def _write_static(supernet: Supernet, config: SubnetConfig, path: Path) -> None:
+def _write_static(supernet: Supernet, config: Any, path: Path) -> None:
     from dynofa_ros.supernet.engines.onnx_graph import build_model
 
-    subnet = materialise(make_plan(supernet.space, config), supernet.weights)
-    path.write_bytes(build_model(subnet).SerializeToString())
+    path.write_bytes(build_model(supernet.materialise(config)).SerializeToString())
 
 
 # --- the measured processes -----------------------------------------------------------------------------
 
 
-def _static(path: str, resolution: str) -> None:
+def _static(path: str, side: str) -> None:
     import onnxruntime
 
     from dynofa_ros.supernet.engines.onnxruntime import session_options
 
     session = onnxruntime.InferenceSession(path, session_options(1), providers=["CPUExecutionProvider"])
-    image = np.zeros((1, 3, int(resolution), int(resolution)), np.float32)
+    image = np.zeros((1, 3, int(side), int(side)), np.float32)
     for _ in range(30 * FRAMES_PER_SUBNET):
         session.run(None, {"images": image})
 
 
 def _dynamic(space_name: str, weights: str, jobs: str, cache_bytes: str) -> None:
     space = load_space(space_name)
-    configs = {k: space.config(**c) for k, c in json.loads(Path(jobs).read_text()).items()}
+    configs = {k: space.from_mapping(c) for k, c in json.loads(Path(jobs).read_text()).items()}
     supernet = Supernet(space, load_weights(space, weights))
-    load_engine("onnxruntime")
     prepare = preparation(supernet, configs, "onnxruntime", 1)
     switcher: Switcher[str] = Switcher(prepare, int(cache_bytes))
     switcher.activate(next(iter(configs)))
@@ -115,7 +107,7 @@ def _dynamic(space_name: str, weights: str, jobs: str, cache_bytes: str) -> None
 
     for key, config in configs.items():
         switcher.request(key, report)
-        image = np.zeros((1, 3, config.resolution, config.resolution), np.float32)
+        image = np.zeros((1, *supernet.plan(config).input_shape), np.float32)
         frames = 0
         while frames < FRAMES_PER_SUBNET and not failures:
             network = switcher.current

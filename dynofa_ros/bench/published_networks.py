@@ -8,19 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from dynofa_ros.library.library import ConfigRecord
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet.layers import Classifier, Conv, GlobalPool, Layer, Residual, SqueezeExcite
-from dynofa_ros.supernet.plan import Plan, count, make_plan
-from dynofa_ros.supernet.space import load_space, make_divisible
+from dynofa_ros.supernet.layers import Classifier, Conv, GlobalPool, Layer, Residual, make_divisible
+from dynofa_ros.supernet.registry import load_space
+from dynofa_ros.supernet.space import Plan
 
 OURS_SPACE = "ofa_mbv3_w1.2"
-RESOLUTION, CLASSES, BN_EPSILON, ACTIVATION = 224, 1000, 1e-5, "relu6"
+SIDE_PX, CLASSES, BN_EPSILON, ACTIVATION = 224, 1000, 1e-5, "relu6"
 MOBILENET_V1 = (  # stride, output width (Howard et al., 2017, table 1)
     (1, 64), (2, 128), (1, 128), (2, 256), (1, 256), (2, 512), (1, 512),
     (1, 512), (1, 512), (1, 512), (1, 512), (2, 1024), (1, 1024),
@@ -32,20 +31,12 @@ WIDTHS = tuple(n / 100 for n in range(20, 101))  # among which the width of an o
 
 
 class PublishedSubnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A sub-network of Dynamic-OFA; ``name`` is "<library>/<level>"."""
+    """A sub-network of Dynamic-OFA; name: "<library>/<level>", config: as a library file holds it."""
 
     name: str
     accuracy: float
     xavier_nx_gpu_ms: float
-    resolution: int
-    depths: tuple[int, ...]
-    kernel_sizes: tuple[int, ...]
-    expand_ratios: tuple[int, ...]
-
-    @property
-    def config(self) -> ConfigRecord:
-        """The configuration as a library file holds it."""
-        return ConfigRecord(self.resolution, self.kernel_sizes, self.expand_ratios, self.depths)
+    config: dict[str, Any]
 
 
 class AutoSlimNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,8 +91,8 @@ class Network:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates at the network's own resolution."""
-        return count(self.plan, CLASSES)[0]
+        """Multiply-accumulates at the network's own input size."""
+        return self.plan.macs
 
 
 @lru_cache(maxsize=1)
@@ -131,13 +122,17 @@ def networks() -> tuple[Network, ...]:
 def _dynamic_ofa(data: Published) -> Iterator[Network]:
     space = load_space(OURS_SPACE)
     for subnet in data.dynamic_ofa:
-        config = space.config(**msgspec.structs.asdict(subnet.config))
+        plan = space.plan(space.from_mapping(subnet.config))
         family = f"dynamic_ofa_{subnet.name.partition('/')[0]}"
-        yield Network(f"dynamic_ofa {subnet.name}", family, subnet.accuracy, make_plan(space, config))
+        yield Network(f"dynamic_ofa {subnet.name}", family, subnet.accuracy, plan)
 
 
 def _plan(layers: list[Layer], features: int) -> Plan:
-    return Plan((*layers, GlobalPool(), Classifier("classifier", features)), RESOLUTION, BN_EPSILON)
+    return Plan(
+        (*layers, GlobalPool(), Classifier("classifier", features, CLASSES)),
+        (3, SIDE_PX, SIDE_PX),
+        BN_EPSILON,
+    )
 
 
 def _conv(
@@ -217,36 +212,20 @@ ARCHITECTURES = {"mobilenet_v1": mobilenet_v1, "mobilenet_v2": mobilenet_v2}
 def width_of(architecture: str, macs: float) -> float:
     """The least width multiplier whose operation count comes closest to ``macs``."""
     build = ARCHITECTURES[architecture]
-    return min(WIDTHS, key=lambda width: abs(count(build(width), CLASSES)[0] - macs))
+    return min(WIDTHS, key=lambda width: abs(build(width).macs - macs))
 
 
 def random_weights(plan: Plan, seed: int = 0) -> dict[str, np.ndarray]:
     """He-initialised weights by official name with unit normalisation: for latency only."""
     rng = np.random.default_rng(seed)
-
-    def normal(*shape: int, fan_in: int) -> np.ndarray:
-        return (rng.standard_normal(shape) * np.sqrt(2 / fan_in)).astype(np.float32)
-
     weights: dict[str, np.ndarray] = {}
-    for layer in plan.flat():
-        if isinstance(layer, Conv):
-            kernel, inputs = layer.stored_kernel or layer.kernel, layer.in_channels // layer.groups
-            weights[layer.weight_key] = normal(
-                layer.out_channels, inputs, kernel, kernel, fan_in=inputs * layer.kernel**2
-            )
-            for key, size, target in layer.transforms:
-                weights[key] = np.eye(target**2, dtype=np.float32)
-                assert size == target + 2
-            if layer.normalised:
-                for leaf, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
-                    weights[f"{layer.bn_key}.{leaf}"] = np.full(layer.out_channels, value, np.float32)
-        elif isinstance(layer, SqueezeExcite):
-            n, m = layer.channels, layer.reduced
-            weights[f"{layer.key}.reduce.weight"] = normal(m, n, 1, 1, fan_in=n)
-            weights[f"{layer.key}.reduce.bias"] = np.zeros(m, np.float32)
-            weights[f"{layer.key}.expand.weight"] = normal(n, m, 1, 1, fan_in=m)
-            weights[f"{layer.key}.expand.bias"] = np.zeros(n, np.float32)
-        elif isinstance(layer, Classifier):
-            weights[f"{layer.key}.weight"] = normal(CLASSES, layer.in_features, fan_in=layer.in_features)
-            weights[f"{layer.key}.bias"] = np.zeros(CLASSES, np.float32)
+    for key, shape in plan.stored().items():
+        if key.endswith("_matrix"):
+            weights[key] = np.eye(shape[0], dtype=np.float32)
+        elif len(shape) > 1:
+            scale = np.sqrt(2 / np.prod(shape[1:]))
+            weights[key] = (rng.standard_normal(shape) * scale).astype(np.float32)
+        else:
+            one = key.endswith(("bn.weight", "running_var"))
+            weights[key] = np.full(shape, float(one), np.float32)
     return weights

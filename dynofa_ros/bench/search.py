@@ -15,19 +15,12 @@ from typing import Any
 import numpy as np
 
 from dynofa_ros.bench.timing import Progress, part, silent
-from dynofa_ros.library.latency_table import load_latency_table
-from dynofa_ros.library.predictor import load_predictor
-from dynofa_ros.library.search import (
-    Batch,
-    Genomes,
-    Objective,
-    predicted_accuracy,
-    search,
-    summed_latency,
-    thin,
-)
+from dynofa_ros.library.accuracy import load_predictor
+from dynofa_ros.library.genomes import Batch, Genomes, Objective
+from dynofa_ros.library.latency_table import load_latency_table, summed_latency
+from dynofa_ros.library.search import search, thin
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet.space import load_space
+from dynofa_ros.supernet.registry import load_space
 
 SPACE, TABLES = "ofa_mbv3_w1.2", ("xavier_nx_gpu", "xavier_nx_cpu")
 POINTS, GENERATIONS = 32, 93
@@ -59,7 +52,7 @@ def run(
 def _compare(name: str, seed: int, points: int, generations: int, progress: Progress) -> dict[str, Any]:
     space, evaluations = load_space(SPACE), points * POPULATION * (generations + 1)
     costs = load_latency_table(share_file("config", "latency_tables", f"{name}.yaml")).block_costs()
-    accuracy, latency = predicted_accuracy(load_predictor(SPACE)), summed_latency(costs)
+    accuracy, latency = load_predictor(SPACE).objective(), summed_latency(costs)
     start = time.perf_counter()
     front = search(
         space,
@@ -67,13 +60,13 @@ def _compare(name: str, seed: int, points: int, generations: int, progress: Prog
         latency,
         evaluations=evaluations,
         seed=seed,
-        resolutions=costs.resolutions,
+        input_sizes=costs.input_sizes,
     )
     kept = thin([c.latency_ms for c in front], points, [c.accuracy for c in front])
     chosen = [front[i] for i in kept]
     seconds = time.perf_counter() - start
     ours = np.array([(c.accuracy, c.latency_ms) for c in chosen])
-    genomes, rng = Genomes(space, costs.resolutions), np.random.default_rng(seed)
+    genomes, rng = Genomes(space, costs.input_sizes), np.random.default_rng(seed)
     official, runs = [], [(p, limit) for p in MUTATE_PROBABILITIES for limit in ours[:, 1]]
     for number, (probability, limit) in enumerate(runs):
         progress(number / len(runs))
@@ -111,7 +104,8 @@ def official_search(
     Per generation the best 25 of 100 stay and have 50 mutants (kernel and expansion of a block are redrawn
     together) and 50 children of two (every entry from either); each is redrawn until it meets the limit.
     """
-    blocks, sizes = len(genomes.space.choices["kernel_sizes"]), genomes.sizes
+    first, second = (genomes.space.columns[name] for name in genomes.space.per_block)
+    sizes = genomes.sizes
 
     def meeting(make: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> bool:
         """Fills ``rows`` with what ``make`` draws for their positions; False if some never meet the limit."""
@@ -127,7 +121,7 @@ def official_search(
 
     def mutants(parents: np.ndarray) -> np.ndarray:
         changed = rng.random(parents.shape) < mutate_probability
-        changed[:, blocks : 2 * blocks] = changed[:, :blocks]
+        changed[:, second] = changed[:, first]
         return np.where(changed, rng.integers(0, sizes, parents.shape), parents)
 
     def mixtures(mothers: np.ndarray, fathers: np.ndarray) -> np.ndarray:

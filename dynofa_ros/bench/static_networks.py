@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import importlib
 import io
-import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,20 +19,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dynofa_ros.supernet.engines.engine import EngineError, Runner
-from dynofa_ros.supernet.layers import AveragePool, GlobalPool, MaxPool
-from dynofa_ros.supernet.materialise import ConvOp, LinearOp, Op, ResidualOp, Subnet
-from dynofa_ros.supernet.space import SubnetConfig
+from dynofa_ros.supernet.engines.engine import Runner
+from dynofa_ros.supernet.layers import (
+    Array,
+    AveragePool,
+    Classifier,
+    Conv,
+    GlobalPool,
+    Layer,
+    MaxPool,
+    Op,
+    Residual,
+    Shape,
+    SqueezeExcite,
+)
+from dynofa_ros.supernet.materialise import Subnet
+from dynofa_ros.supernet.registry import EngineError, load_space
+from dynofa_ros.supernet.space import SearchSpace
 
 OPSET = 17
 OFFICIAL = "ofa.imagenet_classification.elastic_nn.networks"
-ELASTIC = {"dropout_rate": 0, "ks_list": [3, 5, 7], "expand_ratio_list": [3, 4, 6], "depth_list": [2, 3, 4]}
-BOTTLENECK = {
-    "dropout_rate": 0,
-    "depth_list": [0, 1, 2],
-    "expand_ratio_list": [0.2, 0.25, 0.35],
-    "width_mult_list": [0.65, 0.8, 1.0],
-}
 STATISTICS_BATCH = (4, 3, 160, 160)
 
 
@@ -42,40 +47,36 @@ class Official:
     """The official supernet of a space with random weights and BN statistics of a batch of random images."""
 
     net: Any
+    space: SearchSpace
 
-    def static(self, config: SubnetConfig) -> nn.Module:
+    def static(self, config: Any) -> nn.Module:
         """The extracted sub-network."""
-        _activate(self.net, config)
+        self._activate(self.net, config)
         return self.net.get_active_subnet(preserve_weight=True).eval()
 
-    def dynamic(self, config: SubnetConfig) -> Runner:
+    def dynamic(self, config: Any) -> Runner:
         """The supernet's own forward with this sub-network active; all of them share the weights."""
         shared = {id(t): t for t in (*self.net.parameters(), *self.net.buffers())}
         net = copy.deepcopy(self.net, shared)
-        _activate(net, config)
+        self._activate(net, config)
         return torch_runner(net, torch.contiguous_format)
 
-
-def _activate(net: Any, config: SubnetConfig) -> None:
-    entries = {"ks": config.kernel_sizes, "e": config.expand_ratios, "d": config.depths, "w": config.widths}
-    net.set_active_subnet(**{name: list(values) for name, values in entries.items() if values})
+    def _activate(self, net: Any, config: Any) -> None:
+        net.set_active_subnet(**self.space.official_entries(config))
 
 
 def official(space: str, seed: int = 0) -> Official | None:
     """The official supernet of a space; None if the package ofa is absent or has no such space."""
-    match = re.fullmatch(r"ofa_(mbv3|proxyless|resnet50)(?:_w([\d.]+))?", space)
-    if match is None:
+    declared = load_space(space)
+    if declared.official_network is None:
         return None
     try:
         networks = importlib.import_module(OFFICIAL)
     except ImportError:
         return None
     torch.manual_seed(seed)
-    if match[1] == "resnet50":
-        net = networks.OFAResNets(**BOTTLENECK)
-    else:
-        build = networks.OFAMobileNetV3 if match[1] == "mbv3" else networks.OFAProxylessNASNets
-        net = build(width_mult=float(match[2]), **ELASTIC)
+    name, arguments = declared.official_network
+    net = getattr(networks, name)(**arguments)
     net.set_max_net()
     normalisations = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [m.momentum for m in normalisations]
@@ -86,7 +87,7 @@ def official(space: str, seed: int = 0) -> Official | None:
         net(torch.randn(STATISTICS_BATCH))
     for module, momentum in zip(normalisations, momenta, strict=True):
         module.momentum = momentum
-    return Official(net.eval())
+    return Official(net.eval(), declared)
 
 
 def deployed(module: Any) -> nn.Module:
@@ -128,10 +129,10 @@ REPLACEMENTS: dict[str, Callable[[Any], nn.Module]] = {
 
 
 class _Residual(nn.Module):
-    def __init__(self, op: ResidualOp) -> None:
+    def __init__(self, layer: Residual, branches: tuple[tuple[Op, ...], ...]) -> None:
         super().__init__()
-        self.body, self.shortcut = (nn.Sequential(*map(_module, ops)) for ops in (op.ops, op.shortcut))
-        self.activation = _activation(op.activation)
+        self.body, self.shortcut = (nn.Sequential(*map(_module, ops)) for ops in branches)
+        self.activation = _activation(layer.activation)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.body(x) + self.shortcut(x))
@@ -146,41 +147,43 @@ def _parameter(array: np.ndarray) -> nn.Parameter:
     return nn.Parameter(torch.tensor(array), requires_grad=False)
 
 
-def _convolution(op: ConvOp) -> nn.Module:
-    outputs, inputs, kernel, _ = op.weight.shape
+def _convolution(weight: Array, bias: Array | None, stride: int, groups: int, activation: str) -> nn.Module:
+    outputs, inputs, kernel, _ = weight.shape
     conv = nn.Conv2d(
-        inputs * op.groups,
-        outputs,
-        kernel,
-        op.stride,
-        kernel // 2,
-        groups=op.groups,
-        bias=op.bias is not None,
+        inputs * groups, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias is not None
     )
-    conv.weight = _parameter(op.weight)
-    if op.bias is not None:
-        conv.bias = _parameter(op.bias)
-    return nn.Sequential(conv, _activation(op.activation))
+    conv.weight = _parameter(weight)
+    if bias is not None:
+        conv.bias = _parameter(bias)
+    return nn.Sequential(conv, _activation(activation))
+
+
+def _squeeze_excite(a: dict[str, Array]) -> nn.Module:
+    reduce = _convolution(a["reduce.weight"], a["reduce.bias"], 1, 1, "relu")
+    return _gate(reduce, _convolution(a["expand.weight"], a["expand.bias"], 1, 1, ""))
+
+
+def _linear(a: dict[str, Array]) -> nn.Module:
+    linear = nn.Linear(a["weight"].shape[1], a["weight"].shape[0])
+    linear.weight, linear.bias = _parameter(a["weight"]), _parameter(a["bias"])
+    return nn.Sequential(nn.Flatten(), linear)
+
+
+MODULES: dict[type[Layer], Callable[[Any, Op], nn.Module]] = {
+    Conv: lambda layer, op: _convolution(
+        op.arrays["weight"], op.arrays.get("bias"), layer.stride, layer.groups, layer.activation
+    ),
+    SqueezeExcite: lambda layer, op: _squeeze_excite(op.arrays),
+    Residual: lambda layer, op: _Residual(layer, op.branches),
+    MaxPool: lambda layer, op: nn.MaxPool2d(layer.kernel, layer.stride, layer.kernel // 2),
+    AveragePool: lambda layer, op: nn.AvgPool2d(layer.stride, ceil_mode=True),
+    GlobalPool: lambda layer, op: nn.AdaptiveAvgPool2d(1),
+    Classifier: lambda layer, op: _linear(op.arrays),
+}
 
 
 def _module(op: Op) -> nn.Module:
-    if isinstance(op, ConvOp):
-        return _convolution(op)
-    if isinstance(op, ResidualOp):
-        return _Residual(op)
-    if isinstance(op, MaxPool):
-        return nn.MaxPool2d(op.kernel, op.stride, op.kernel // 2)
-    if isinstance(op, AveragePool):
-        return nn.AvgPool2d(op.stride, ceil_mode=True)
-    if isinstance(op, GlobalPool):
-        return nn.AdaptiveAvgPool2d(1)
-    if isinstance(op, LinearOp):
-        linear = nn.Linear(op.weight.shape[1], op.weight.shape[0])
-        linear.weight, linear.bias = _parameter(op.weight), _parameter(op.bias)
-        return nn.Sequential(nn.Flatten(), linear)
-    reduce = ConvOp(op.reduce_weight, op.reduce_bias, 1, 1, "relu")
-    expand = ConvOp(op.expand_weight, op.expand_bias, 1, 1, "")
-    return _gate(_convolution(reduce), _convolution(expand))
+    return MODULES[type(op.layer)](op.layer, op)
 
 
 def plain(subnet: Subnet) -> nn.Module:
@@ -209,10 +212,10 @@ def compiled(module: nn.Module) -> Runner:
     return torch_runner(fast)
 
 
-def exported(module: nn.Module, resolution: int) -> bytes:
+def exported(module: nn.Module, shape: Shape) -> bytes:
     """The module as an ONNX file, traced by torch."""
     file: Any = io.BytesIO()  # its type hints know only paths
-    images = torch.zeros(1, 3, resolution, resolution)
+    images = torch.zeros(1, *shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it calls this exporter the old one; the new one needs onnxscript
         torch.onnx.export(module, (images,), file, opset_version=OPSET, dynamo=False)

@@ -13,12 +13,10 @@ import numpy as np
 
 from dynofa_ros.application.emulation import sleep_until
 from dynofa_ros.application.worker import LatestSlot, Worker
-from dynofa_ros.supernet.engines.engine import load_engine
-from dynofa_ros.supernet.engines.preparation import prepare_subnet
-from dynofa_ros.supernet.plan import make_plan
-from dynofa_ros.supernet.space import SubnetConfig
+from dynofa_ros.supernet.layers import Shape
+from dynofa_ros.supernet.registry import load_engine
 from dynofa_ros.supernet.supernet import Supernet
-from dynofa_ros.supernet.switching import SWITCH_INTERVAL_S, Prepared, Switched, Switcher
+from dynofa_ros.supernet.switching import SWITCH_INTERVAL_S, Prepared, Switched, Switcher, prepare_subnet
 
 RATE_HZ = 30.0
 SEGMENT_FRAMES = 30  # a second: then the next segment begins, every other one with a switch
@@ -50,14 +48,14 @@ def stream_with_switches(
     switcher: Switcher[str] = Switcher(prepare, capacity_bytes)
     for key in dict.fromkeys(filter(None, order)):  # fills the cache as far as it reaches
         switcher.activate(key)
-    images: dict[int, np.ndarray] = {}
+    images: dict[Shape, np.ndarray] = {}
 
     def answer(frame: tuple[bool, int]) -> None:
         switching, received_ns = frame
         network = switcher.current
         assert network is not None
-        side = network.resolution
-        network.run(images.setdefault(side, np.zeros((1, 3, side, side), np.float32)))
+        shape = network.input_shape
+        network.run(images.setdefault(shape, np.zeros((1, *shape), np.float32)))
         result.frames.append((switching, network.key, (time.perf_counter_ns() - received_ns) / 1e6))
 
     def report(switched: Switched[str]) -> None:
@@ -115,21 +113,20 @@ def frame_figures(stream: Stream) -> dict[str, float]:
 
 
 def preparation(
-    supernet: Supernet, configs: Mapping[str, SubnetConfig], engine: str, threads: int
+    supernet: Supernet, configs: Mapping[str, Any], engine: str, threads: int
 ) -> Callable[[str], Prepared[str]]:
     """What a perception node does to prepare a sub-network."""
-    prepare = load_engine(engine)
+    loaded = load_engine(engine)
 
     def run(key: str) -> Prepared[str]:
-        plan = make_plan(supernet.space, configs[key])
-        return prepare_subnet(key, plan, supernet.weights, prepare, threads=threads, processor="cpu")
+        return prepare_subnet(key, supernet, configs[key], loaded, threads=threads, processor="cpu")
 
     return run
 
 
 def run(
     supernet: Supernet,
-    configs: Mapping[str, SubnetConfig],
+    configs: Mapping[str, Any],
     *,
     engine: str = "onnxruntime",
     threads: int = 1,

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from dynofa_ros.bench.report import Goal
     from dynofa_ros.bench.timing import Progress
     from dynofa_ros.cli.arguments import Commands
-    from dynofa_ros.supernet.space import SubnetConfig
     from dynofa_ros.supernet.supernet import Supernet
 
 SECTIONS = ("engines", "switch", "memory", "search", "decision", "comparison")
@@ -107,7 +106,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check_spaces(options: argparse.Namespace) -> None:
-    from dynofa_ros.supernet.space import load_space
+    from dynofa_ros.supernet.registry import load_space
 
     for name in options.spaces or ():
         try:
@@ -128,9 +127,9 @@ def _bar(section: str) -> Iterator[Progress]:
 
 def _engines(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from dynofa_ros.bench import engines
-    from dynofa_ros.supernet.space import OFFICIAL_SPACES
+    from dynofa_ros.supernet.registry import official_spaces
 
-    spaces: Sequence[str] = options.spaces or OFFICIAL_SPACES
+    spaces: Sequence[str] = options.spaces or official_spaces()
     found = engines.run(
         progress,
         spaces=spaces[:1] if options.quick else spaces,
@@ -141,7 +140,7 @@ def _engines(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     return {"engines": found}
 
 
-def _sampled(number: int) -> tuple[Supernet, dict[str, SubnetConfig]]:
+def _sampled(number: int) -> tuple[Supernet, dict[str, Any]]:
     """A supernet with random weights, and the largest, the smallest and random sub-networks of it."""
     import numpy as np
 

@@ -107,7 +107,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _request(options: argparse.Namespace) -> Request:
     from dynofa_ros.library.build import Request
-    from dynofa_ros.library.latency_model import Runs
+    from dynofa_ros.library.profiling import Runs
 
     evaluations = EVALUATIONS if options.images is None else EVALUATIONS_ON_IMAGES
     return Request(

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.library.library import Library
 
-COLUMNS = (
-    "px",
-    "depths",
+COLUMNS = (  # after what tells the sub-networks of the space apart
     "accuracy",
     "",
     "median ms",
@@ -94,16 +92,18 @@ def _table(library: Library) -> Table:
     from rich.table import Table
 
     from dynofa_ros.demo.tables import number
+    from dynofa_ros.supernet.registry import load_space
 
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("id", no_wrap=True)
-    for column in COLUMNS:
+    space = load_space(library.space)
+    described = [space.describe(library.config(e)) for e in library.entries]
+    for column in (*described[0], *COLUMNS):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for e in library.entries:
+    for e, columns in zip(library.entries, described, strict=True):
         table.add_row(
             e.label,
-            str(e.config.resolution),
-            ",".join(map(str, e.config.depths)),
+            *columns.values(),
             number(e.accuracy, 4),
             e.accuracy_source,
             number(e.latency_ms.median, 2),

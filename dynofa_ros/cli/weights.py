@@ -15,8 +15,7 @@ from dynofa_ros.paths import cache_folder, share_file
 
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
-    from dynofa_ros.supernet.download import Progress
-    from dynofa_ros.supernet.zoo import Checked, Listed
+    from dynofa_ros.supernet.zoo import Checked, Listed, Progress
 
 LIST = ("config", "checkpoints.yaml")
 SUFFIX = ".safetensors"
@@ -90,7 +89,7 @@ def _chosen(listed: dict[str, Listed], names: list[str], url: str | None) -> dic
     """The listed checkpoints of ``names``, each once. Raises UsageError."""
     import msgspec
 
-    from dynofa_ros.supernet.download import check_url
+    from dynofa_ros.supernet.zoo import check_url
 
     unknown = [name for name in names if name not in listed]
     if unknown:
@@ -109,8 +108,8 @@ def _check(options: argparse.Namespace) -> int:
     if options.out is not None and options.out.suffix != SUFFIX:
         raise UsageError(f"--out {options.out}: the name must end in {SUFFIX}")
     from dynofa_ros.supernet import zoo as checkpoints
-    from dynofa_ros.supernet.convert import save_weights
-    from dynofa_ros.supernet.space import load_space
+    from dynofa_ros.supernet.registry import load_space
+    from dynofa_ros.supernet.weights import save_weights
 
     try:
         space = load_space(options.space) if options.space else None

@@ -15,7 +15,7 @@ from dynofa_ros.application.networks import DEMO_LIBRARY, DEMO_WEIGHTS
 from dynofa_ros.library.library import load_library, load_statistics, save_library
 from dynofa_ros.library.profiling import profile
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet.space import load_space
+from dynofa_ros.supernet.registry import load_space
 from dynofa_ros.supernet.supernet import Supernet
 from dynofa_ros.supernet.weights import load_weights
 

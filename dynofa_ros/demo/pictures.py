@@ -21,13 +21,13 @@ class Pictures:
         self._scenes = [np.ascontiguousarray(image[..., ::-1]) for image, _ in rendered]
         self._last: tuple[int, np.ndarray] | None = None
 
-    def at(self, resolution: int) -> np.ndarray:
-        """Network inputs, float32 (number, 3, resolution, resolution); the last resolution is kept."""
-        if self._last is None or self._last[0] != resolution:
-            self._last = (resolution, np.concatenate([_shown(scene, resolution) for scene in self._scenes]))
+    def at(self, side: int) -> np.ndarray:
+        """Network inputs, float32 (number, 3, side, side); the last side is kept."""
+        if self._last is None or self._last[0] != side:
+            self._last = (side, np.concatenate([_shown(scene, side) for scene in self._scenes]))
         return self._last[1]
 
 
-def _shown(scene: np.ndarray, resolution: int) -> np.ndarray:
+def _shown(scene: np.ndarray, side: int) -> np.ndarray:
     shown = cv2.resize(scene, (CAMERA_PX, CAMERA_PX), interpolation=cv2.INTER_LINEAR)
-    return preprocess(shown, resolution)
+    return preprocess(shown, side)

@@ -5,33 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from dynofa_ros.library.images import MeasuredAccuracy, Statistics, load_image_folder, split
-from dynofa_ros.library.latency_model import Runs, fit_model, measure_subnets, spread_subnets
-from dynofa_ros.library.latency_table import LatencyTable, load_latency_table
-from dynofa_ros.library.library import (
-    Entry,
-    Latency,
-    Library,
-    LibraryError,
-    Processor,
-    pareto_front,
+from dynofa_ros.library.accuracy import (
+    MeasuredAccuracy,
+    Statistics,
+    load_image_folder,
+    load_predictor,
+    split,
 )
-from dynofa_ros.library.predictor import HIGHEST_PX, LOWEST_PX, load_predictor
-from dynofa_ros.library.search import (
-    Candidate,
-    Genomes,
-    Objective,
-    predicted_accuracy,
-    search,
-    summed_latency,
-    thin,
-)
-from dynofa_ros.supernet.plan import count, make_plan
-from dynofa_ros.supernet.space import SearchSpace, load_space
+from dynofa_ros.library.genomes import Genomes, Objective
+from dynofa_ros.library.latency_model import fit_model, spread_subnets
+from dynofa_ros.library.latency_table import LatencyTable, load_latency_table, summed_latency
+from dynofa_ros.library.library import Entry, Latency, Library, LibraryError, Processor, pareto_front
+from dynofa_ros.library.profiling import Job, Runs, measure_subnets
+from dynofa_ros.library.search import Candidate, search, thin
+from dynofa_ros.supernet.registry import load_space
+from dynofa_ros.supernet.space import SearchSpace
 from dynofa_ros.supernet.supernet import Supernet, load_supernet
 
 BETA_SHARE = 0.9
@@ -98,10 +91,10 @@ class Built:
 
 @dataclass(frozen=True)
 class _Source:
-    """An objective, the resolutions for which it holds, and what the library says about it."""
+    """An objective, the input sizes for which it holds, and what the library says about it."""
 
     objective: Objective
-    resolutions: Sequence[int]
+    input_sizes: Sequence[int]
     note: str
 
 
@@ -123,9 +116,9 @@ def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Buil
     processor = _agreed("processor", request.processor, of_table, request.runs.processor)
     supernet = load_supernet(space.name, request.weights)
     accuracy = _predicted(space) if request.images is None else _from_images(request, supernet, on_step)
-    usable = [r for r in accuracy.resolutions if table is None or r in table.resolutions]
+    usable = [size for size in accuracy.input_sizes if table is None or size in table.input_sizes]
     if not usable:
-        raise LibraryError(f"{request.latency_table} has none of the resolutions that can be searched")
+        raise LibraryError(f"{request.latency_table} has none of the input sizes that can be searched")
     latency = table or _profiled(request, supernet, usable, on_step)
     front = search(
         space,
@@ -133,7 +126,7 @@ def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Buil
         latency.objective,
         evaluations=request.evaluations,
         seed=request.seed,
-        resolutions=usable,
+        input_sizes=usable,
         max_latency_ms=request.max_latency_ms,
         on_batch=lambda total: None if request.images else on_step("searching", total),
     )
@@ -177,7 +170,7 @@ def make_entry(
     median = p95 = round(candidate.latency_ms, 4)
     if times_ms is not None:
         median, p95 = (round(float(v), 4) for v in np.percentile(times_ms, (50, 95)))
-    macs, params = count(make_plan(supernet.space, candidate.config), supernet.weights.classes)
+    plan = supernet.plan(candidate.config)
     return msgspec.convert(
         {
             "id": name,
@@ -188,8 +181,8 @@ def make_entry(
             "latency_source": "predicted" if times_ms is None else "measured",
             "alpha_ms": round(median * (1 - BETA_SHARE), 5),
             "beta_ms": round(median * BETA_SHARE, 5),
-            "macs": macs,
-            "params": params,
+            "macs": plan.macs,
+            "params": plan.params,
         },
         Entry,
     )
@@ -199,12 +192,12 @@ def _table(table: LatencyTable, path: Path | None, space: SearchSpace) -> _Sourc
     assert path is not None
     table.check_space(space.name)
     note = TABLE_LATENCY.format(table=path.name)
-    return _Source(summed_latency(table.block_costs()), table.resolutions, note)
+    return _Source(summed_latency(table.block_costs()), table.input_sizes, note)
 
 
 def _predicted(space: SearchSpace) -> _Source:
-    resolutions = [r for r in space.resolutions if LOWEST_PX <= r <= HIGHEST_PX]
-    return _Source(predicted_accuracy(load_predictor(space.name)), resolutions, PREDICTED_ACCURACY)
+    predictor = load_predictor(space.name)
+    return _Source(predictor.objective(), predictor.inputs.input_sizes, PREDICTED_ACCURACY)
 
 
 def _from_images(request: Request, supernet: Supernet, on_step: OnStep) -> _Source:
@@ -217,21 +210,19 @@ def _from_images(request: Request, supernet: Supernet, on_step: OnStep) -> _Sour
     note = IMAGE_ACCURACY.format(
         scored=len(scored.labels), calibration=len(calibration.labels), folder=request.images.name
     )
-    return _Source(objective, supernet.space.resolutions, note)
+    return _Source(objective, supernet.space.input_sizes, note)
 
 
-def _profiled(request: Request, supernet: Supernet, resolutions: Sequence[int], on_step: OnStep) -> _Source:
+def _profiled(request: Request, supernet: Supernet, input_sizes: Sequence[int], on_step: OnStep) -> _Source:
     """A latency model of this machine."""
     runs = replace(
         request.runs,
         rounds=min(request.runs.rounds, FIT_ROUNDS),
         pause_s=min(request.runs.pause_s, FIT_PAUSE_S),
     )
-    configs = spread_subnets(Genomes(supernet.space, resolutions), FITTED_SUBNETS, request.seed)
-    times = measure_subnets(
-        supernet, configs, runs, request.seed, lambda total: on_step("measuring this machine", total)
-    )
-    model = fit_model([make_plan(supernet.space, config) for config in configs], times)
+    configs = spread_subnets(Genomes(supernet.space, input_sizes), FITTED_SUBNETS, request.seed)
+    times = _measured(supernet, configs, runs, request.seed, on_step, "measuring this machine")
+    model = fit_model([supernet.plan(config) for config in configs], np.stack(times))
     note = LIVE_LATENCY.format(
         board=request.board or HERE,
         engine=runs.engine,
@@ -242,7 +233,7 @@ def _profiled(request: Request, supernet: Supernet, resolutions: Sequence[int], 
         median=np.median(model.errors),
         most=np.quantile(model.errors, 0.9),
     )
-    return _Source(model.objective(supernet.space, resolutions), resolutions, note)
+    return _Source(model.objective(supernet.space, input_sizes), input_sizes, note)
 
 
 def _entries(
@@ -256,18 +247,28 @@ def _entries(
     times: Sequence[np.ndarray | None] = [None] * len(chosen)
     if live:
         configs = [c.config for c in chosen]
-        times = list(
-            measure_subnets(
-                supernet,
-                configs,
-                request.runs,
-                request.seed,
-                lambda total: on_step("measuring the front", total),
-            )
-        )
+        times = _measured(supernet, configs, request.runs, request.seed, on_step, "measuring the front")
     entries = pareto_front([make_entry(supernet, c, source, t) for c, t in zip(chosen, times, strict=True)])
     kept = [entries[i] for i in thin([e.latency_ms.median for e in entries], request.points)]
-    return [msgspec.structs.replace(e, id=f"s{i:02d}_r{e.config.resolution}") for i, e in enumerate(kept)]
+    return named_entries(supernet.space, kept)
+
+
+def named_entries(space: SearchSpace, entries: Sequence[Entry]) -> list[Entry]:
+    """The entries with ids by their place."""
+    labels = [space.label(space.from_mapping(e.config)) for e in entries]
+    return [
+        msgspec.structs.replace(e, id=f"s{i:02d}_{label}")
+        for i, (e, label) in enumerate(zip(entries, labels, strict=True))
+    ]
+
+
+def _measured(
+    supernet: Supernet, configs: Sequence[Any], runs: Runs, seed: int, on_step: OnStep, stage: str
+) -> list[np.ndarray]:
+    """Milliseconds per round of each sub-network, in their order."""
+    jobs = {str(i): Job(config, runs.threads) for i, config in enumerate(configs)}
+    times = measure_subnets(supernet, jobs, runs, seed, on_round=lambda total: on_step(stage, total))
+    return [times[key] for key in jobs]
 
 
 def _search_note(request: Request) -> str:

@@ -12,8 +12,10 @@ centre): statistics must be those of what the network will see, and the crop cha
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,17 +23,12 @@ import psutil
 import torch
 from torch import Tensor
 
-from dynofa_ros.library.library import Library
+from dynofa_ros.library.library import ImagesError, Library
 from dynofa_ros.supernet.masked import calibrate
-from dynofa_ros.supernet.plan import Plan, make_plan
-from dynofa_ros.supernet.preprocess import preprocess
+from dynofa_ros.supernet.preprocess import Image
 from dynofa_ros.supernet.supernet import Supernet
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"})
-
-
-class ImagesError(ValueError):
-    """A folder without images, or a file that is none."""
 
 
 def choose_images(folder: Path, number: int, seed: int) -> list[Path]:
@@ -47,21 +44,21 @@ def choose_images(folder: Path, number: int, seed: int) -> list[Path]:
     return [files[i] for i in np.random.default_rng(seed).permutation(len(files))[:number]]
 
 
-def batches(files: Sequence[Path], resolution: int, size: int) -> Iterator[Tensor]:
-    """Network inputs as a perception node makes them, float32 (<= size, 3, resolution, resolution).
+def batches(files: Sequence[Path], preprocess: Callable[[Image], np.ndarray], size: int) -> Iterator[Tensor]:
+    """Network inputs as a perception node makes them with ``preprocess``, float32 (<= size, 3, R, R).
 
     One batch is in memory at a time. Raises ImagesError naming a file that cannot be decoded.
     """
     for start in range(0, len(files), size):
-        images = [_read(path, resolution) for path in files[start : start + size]]
+        images = [preprocess(_read(path)) for path in files[start : start + size]]
         yield torch.from_numpy(np.concatenate(images)).contiguous(memory_format=torch.channels_last)
 
 
-def _read(path: Path, resolution: int) -> np.ndarray:
+def _read(path: Path) -> Image:
     bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if bgr is None:
         raise ImagesError(f"{path} is not an image that OpenCV can decode: remove it")
-    return preprocess(bgr, resolution)
+    return bgr
 
 
 def library_statistics(
@@ -71,21 +68,23 @@ def library_statistics(
     batch: int = 64,
     on_batch: Callable[[int], None] = lambda total: None,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """BN statistics by sub-network. Sub-networks of one resolution share the decoded images.
+    """BN statistics by sub-network. Sub-networks of one input size share the decoded images.
 
     on_batch is called after every batch of every sub-network, with their number in all.
     """
     weights = {key: torch.tensor(np.asarray(array)) for key, array in supernet.weights.items()}
-    plans: dict[int, dict[str, Plan]] = {}
+    by_size: dict[int, dict[str, Any]] = {}
     for entry in library.entries:
         config = library.config(entry)
-        plans.setdefault(config.resolution, {})[entry.id] = make_plan(supernet.space, config)
-    total = sum(map(len, plans.values())) * -(-len(files) // batch)
+        by_size.setdefault(supernet.space.input_size(config), {})[entry.id] = config
+    total = sum(map(len, by_size.values())) * -(-len(files) // batch)
     statistics: dict[str, dict[str, np.ndarray]] = {}
-    for resolution, own in plans.items():
+    for own in by_size.values():
+        plans = {subnet_id: supernet.plan(config) for subnet_id, config in own.items()}
+        preprocess = functools.partial(supernet.space.preprocess, config=next(iter(own.values())))
         means = {subnet_id: WeightedMean() for subnet_id in own}
-        for images in batches(files, resolution, batch):
-            for subnet_id, plan in own.items():
+        for images in batches(files, preprocess, batch):
+            for subnet_id, plan in plans.items():
                 means[subnet_id].add(calibrate(plan, weights, [images]), len(images))
                 on_batch(total)
         statistics |= {subnet_id: mean.value() for subnet_id, mean in means.items()}

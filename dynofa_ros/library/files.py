@@ -21,7 +21,7 @@ from dynofa_ros.library.library import (
     save_statistics,
 )
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet.space import load_space
+from dynofa_ros.supernet.registry import load_space
 from dynofa_ros.supernet.supernet import Supernet
 from dynofa_ros.supernet.weights import Weights, WeightsError, load_weights
 

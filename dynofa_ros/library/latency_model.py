@@ -6,49 +6,25 @@ It ranks sub-networks well enough to search on; what ends up in a library is mea
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
+from typing import Any
 
 import numpy as np
-import psutil
 
 from dynofa_ros.library.fit import robust_fit
-from dynofa_ros.library.latency_table import BlockCosts
-from dynofa_ros.library.profiling import (
-    MEMORY_SHARE,
-    joined,
-    measure,
-    memory_groups,
-    require_processor,
-    running_on,
-)
-from dynofa_ros.library.search import Batch, Genomes, Objective, summed_latency
-from dynofa_ros.supernet.engines.engine import load_engine
-from dynofa_ros.supernet.layers import (
-    AveragePool,
-    Classifier,
-    Conv,
-    GlobalPool,
-    Layer,
-    MaxPool,
-    Residual,
-    SqueezeExcite,
-)
-from dynofa_ros.supernet.materialise import materialise
-from dynofa_ros.supernet.plan import Plan, count, make_plan
-from dynofa_ros.supernet.space import SearchSpace, SubnetConfig
-from dynofa_ros.supernet.supernet import Supernet
+from dynofa_ros.library.genomes import Batch, Genomes, Objective
+from dynofa_ros.library.latency_table import BlockCosts, summed_latency
+from dynofa_ros.supernet.space import Plan, SearchSpace
 
-# Kinds of work. Operations are multiply-accumulates.
+# Kinds of work. Operations are multiply-accumulates, by the kinds that layers name (``Cost.kind``).
+OPERATIONS = ("dense", "pointwise", "depthwise 3x3", "depthwise 5x5", "depthwise 7x7")
+REWEIGHTED = "squeeze-and-excite"
 FEATURES = (
     "network",
     "layers",
-    "dense operations",
-    "pointwise operations",
-    "depthwise 3x3 operations",
-    "depthwise 5x5 operations",
-    "depthwise 7x7 operations",
+    *(f"{kind} operations" for kind in OPERATIONS),
     "values written",
     "values re-weighted by squeeze-and-excite",
     "weights read",
@@ -56,21 +32,7 @@ FEATURES = (
 NOISE = 0.02  # relative standard deviation of what is fitted
 UNDISTURBED = 0.1  # quantile of the rounds that is fitted: other work on the machine only ever adds time
 FOLDS = 5
-WARM_UP = 5
-SUBNET_BYTES, PACKED = 20 * 2**20, 2  # of an engine with its activations; copies of the weights in it
 FIXED = ""  # the part of a network that no choice but the resolution changes
-
-
-@dataclass(frozen=True)
-class Runs:
-    """How inferences are run: as the perception node that will use the library runs them."""
-
-    engine: str = "onnxruntime"
-    threads: int = 1
-    processor: str = "cpu"
-    affinity: Collection[int] = ()
-    rounds: int = 20
-    pause_s: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -86,32 +48,28 @@ class LatencyModel:
     def latency_ms(self, plan: Plan) -> float:
         return float(sum(work_by_block(plan).values()) @ self.coefficients)
 
-    def objective(self, space: SearchSpace, resolutions: Sequence[int]) -> Objective:
+    def objective(self, space: SearchSpace, input_sizes: Sequence[int]) -> Objective:
         """The model for a search, as a table where the work of a block depends on no other block."""
-        if space.choices["kernel_sizes"]:
-            return summed_latency(self.block_costs(space, resolutions))
+        if space.variants:
+            return summed_latency(self.block_costs(space, input_sizes))
 
         def one_by_one(batch: Batch) -> np.ndarray:
-            return np.array([self.latency_ms(make_plan(space, config)) for config in batch.configs])
+            return np.array([self.latency_ms(space.plan(config)) for config in batch.configs])
 
         return one_by_one
 
-    def block_costs(self, space: SearchSpace, resolutions: Sequence[int]) -> BlockCosts:
-        """The model as a latency table of a space without elastic width."""
-        kernels, expands = (space.choices[name][0] for name in ("kernel_sizes", "expand_ratios"))
-        blocks = range(1, len(space.choices["kernel_sizes"]) + 1)
-        fixed = np.zeros(len(resolutions))
-        costs = np.zeros((len(resolutions), len(blocks), len(kernels), len(expands)))
-        for r, resolution in enumerate(resolutions):
-            for k, kernel in enumerate(kernels):
-                for e, expand in enumerate(expands):
-                    config = space.config(
-                        kernel_sizes=int(kernel), expand_ratios=expand, resolution=int(resolution)
-                    )
-                    work = work_by_block(make_plan(space, config))
-                    costs[r, :, k, e] = [work[f"blocks.{b}"] @ self.coefficients for b in blocks]
-                    fixed[r] = (work[FIXED] + work["blocks.0"]) @ self.coefficients
-        return BlockCosts(tuple(map(int, resolutions)), fixed, costs)
+    def block_costs(self, space: SearchSpace, input_sizes: Sequence[int]) -> BlockCosts:
+        """The model as a latency table of a space with ``variants``."""
+        blocks = space.active(np.zeros((1, len(space.gene_sizes)), int)).shape[1]
+        fixed, costs = np.zeros(len(input_sizes)), np.zeros((len(input_sizes), blocks, space.variants))
+        for row, size in enumerate(input_sizes):
+            for variant in range(space.variants):
+                work = work_by_block(space.plan(space.uniform(variant, int(size))))
+                costs[row, :, variant] = [
+                    work.pop(f"blocks.{b}") @ self.coefficients for b in range(1, blocks + 1)
+                ]
+                fixed[row] = sum(work.values()) @ self.coefficients
+        return BlockCosts(tuple(map(int, input_sizes)), fixed, costs)
 
 
 def work_by_block(plan: Plan) -> dict[str, np.ndarray]:
@@ -119,55 +77,16 @@ def work_by_block(plan: Plan) -> dict[str, np.ndarray]:
     each, operations and values in millions."""
     work = {FIXED: np.zeros(len(FEATURES))}
     work[FIXED][0] = 1
-    _add_work(plan.layers, (plan.resolution, 3), work)
+    for layer, cost, shape in plan.costs():
+        own, written = work.setdefault(layer.block, np.zeros(len(FEATURES))), prod(shape) / 1e6
+        own[FEATURES.index("layers")] += cost.nodes
+        own[FEATURES.index("values written")] += written
+        own[FEATURES.index("weights read")] += cost.weights / 1e6
+        if cost.kind in OPERATIONS:
+            own[FEATURES.index(f"{cost.kind} operations")] += cost.macs / 1e6
+        elif cost.kind == REWEIGHTED:
+            own[FEATURES.index("values re-weighted by squeeze-and-excite")] += written
     return work
-
-
-def _add_work(
-    layers: Sequence[Layer], shape: tuple[int, int], work: dict[str, np.ndarray]
-) -> tuple[int, int]:
-    """Adds the layers' work; shape = (side, channels) of the input. Returns that of the output."""
-    side, channels = shape
-    for layer in layers:
-        if isinstance(layer, Residual):
-            _add_work(layer.shortcut, (side, channels), work)
-            side, channels = _add_work(layer.layers, (side, channels), work)
-            own = work[_block(layer.layers[0])]
-            own[1] += 1
-            own[7] += side * side * channels / 1e6
-            continue
-        own = work.setdefault(_block(layer), np.zeros(len(FEATURES)))
-        own[1] += 1
-        if isinstance(layer, Conv):
-            side, channels = (side - 1) // layer.stride + 1, layer.out_channels
-            weights = layer.out_channels * layer.in_channels // layer.groups * layer.kernel**2
-            own[_kind(layer)] += weights * side * side / 1e6
-            own[9] += weights / 1e6
-        elif isinstance(layer, SqueezeExcite):
-            own[1] += 3  # mean, two convolutions, product
-            own[8] += side * side * channels / 1e6
-            own[9] += 2 * layer.channels * layer.reduced / 1e6
-        elif isinstance(layer, MaxPool | AveragePool):
-            side = (side - 1) // layer.stride + 1
-        elif isinstance(layer, GlobalPool):
-            side = 1
-        else:
-            assert isinstance(layer, Classifier)
-            channels = 0  # as many for every sub-network: part of "network"
-            own[9] += layer.in_features * 1e-3
-        own[7] += side * side * channels / 1e6
-    return side, channels
-
-
-def _block(layer: Layer) -> str:
-    key = getattr(layer, "key", FIXED)
-    return ".".join(key.split(".")[:2]) if key.startswith("blocks.") else FIXED
-
-
-def _kind(layer: Conv) -> int:
-    if layer.groups > 1:
-        return 4 + (layer.kernel - 3) // 2
-    return 3 if layer.kernel == 1 else 2
 
 
 def fit_model(plans: Sequence[Plan], times_ms: np.ndarray) -> LatencyModel:
@@ -193,54 +112,9 @@ def _coefficients(design: np.ndarray, latencies_ms: np.ndarray) -> np.ndarray:
     return values
 
 
-def spread_subnets(genomes: Genomes, number: int, seed: int) -> list[SubnetConfig]:
+def spread_subnets(genomes: Genomes, number: int, seed: int) -> list[Any]:
     """Different sub-networks from the smallest to the largest."""
     rows = genomes.random(np.random.default_rng(seed), number)
     rows[0], rows[1] = 0, genomes.sizes - 1
     configs = [genomes.decode(row) for row in genomes.canonical(rows)]
     return list(dict.fromkeys(configs))
-
-
-def measure_subnets(
-    supernet: Supernet,
-    configs: Sequence[SubnetConfig],
-    runs: Runs,
-    seed: int,
-    on_round: Callable[[int], None] = lambda total: None,
-) -> np.ndarray:
-    """Milliseconds per sub-network and round, interleaved, (N, rounds).
-
-    on_round gets the number of rounds in all. Raises EngineError, or ValueError for CPUs that this process
-    may not use.
-    """
-    prepare = load_engine(runs.engine)
-    require_processor(runs.engine, runs.processor)
-    plans = {str(i): make_plan(supernet.space, config) for i, config in enumerate(configs)}
-    needed = {
-        key: SUBNET_BYTES + 4 * PACKED * count(plan, supernet.weights.classes)[1]
-        for key, plan in plans.items()
-    }
-    groups = memory_groups(needed, int(psutil.virtual_memory().available * MEMORY_SHARE))
-    rounds, shuffle = len(groups) * (WARM_UP + runs.rounds), np.random.default_rng(seed)
-    measured: list[Mapping[str, np.ndarray]] = []
-    for group in groups:
-        runners = {
-            k: prepare(materialise(plans[k], supernet.weights), runs.threads, runs.processor) for k in group
-        }
-        resolutions = {k: plans[k].resolution for k in group}
-        with running_on(runs.affinity):
-            measured.append(
-                measure(
-                    runners,
-                    resolutions,
-                    runs.rounds,
-                    WARM_UP,
-                    runs.pause_s,
-                    on_round=lambda: on_round(rounds),
-                    shuffle=shuffle,
-                )
-            )
-        del runners  # before the next group takes its memory
-        gc.collect()
-    times = joined(measured, "0")
-    return np.stack([times[key] for key in plans])

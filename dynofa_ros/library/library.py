@@ -20,7 +20,7 @@ from dynofa_ros.device.board import DOMAIN_NAME
 from dynofa_ros.files import write_atomically
 from dynofa_ros.latency import processor_of
 from dynofa_ros.messages import DomainFrequency, SubnetEntry
-from dynofa_ros.supernet.space import SubnetConfig, load_space
+from dynofa_ros.supernet.registry import load_space
 from dynofa_ros.supernet.weights import Weights
 
 Processor = Literal["cpu", "gpu", "npu"]
@@ -32,12 +32,8 @@ class LibraryError(ValueError):
     """A library that does not fit the schema, its space or its weights."""
 
 
-class ConfigRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    resolution: int
-    kernel_sizes: tuple[int, ...]
-    expand_ratios: tuple[int | float, ...]  # shares in ofa_resnet50, whole elsewhere
-    depths: tuple[int, ...]
-    widths: tuple[int, ...] = ()
+class ImagesError(ValueError):
+    """A folder without images, or a file that is none."""
 
 
 class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,7 +44,7 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One sub-network, as measured in one placement.
+    """One sub-network, as measured in one placement. config: the mapping that its family checks.
 
     accuracy: 0..1; latency = alpha_ms + beta_ms * f_reference / f; energy_j: None = unknown.
     threads: intra-op threads it was measured with, None = whatever the engine takes. cluster: clock domain
@@ -56,7 +52,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     id: str
-    config: ConfigRecord
+    config: dict[str, Any]
     accuracy: float
     accuracy_source: Literal["measured", "published", "predicted"]
     latency_ms: Latency
@@ -133,9 +129,9 @@ class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for e in self.entries
         )
 
-    def config(self, entry: Entry) -> SubnetConfig:
-        """The checked configuration of an entry. Raises ValueError as SearchSpace.config does."""
-        return load_space(self.space).config(**msgspec.structs.asdict(entry.config))
+    def config(self, entry: Entry) -> Any:
+        """The checked configuration of an entry. Raises what SearchSpace.from_mapping does."""
+        return load_space(self.space).from_mapping(entry.config)
 
     def find(self, subnet_id: str, cluster: str | None = None, threads: int | None = None) -> Entry | None:
         """The first entry of a sub-network, with this cluster and these threads where they are given ("" and
@@ -174,6 +170,9 @@ def _check_entry(library: Library, index: int, entry: Entry) -> None:
     place = f"entries[{index}] ({entry.id})"
     try:
         library.config(entry)
+    except msgspec.ValidationError as error:
+        reason, at, where = str(error).partition(" - at `$")
+        raise LibraryError(f"{reason} - at `$.entries[{index}].config{where if at else '`'}") from None
     except ValueError as error:
         raise LibraryError(f"{place}.config: {error}") from None
     _finite(f"{place}.accuracy", entry.accuracy, 0, 1)

@@ -2,35 +2,58 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
 import psutil
 
 from dynofa_ros.library.library import Entry, Latency, Library, pareto_front
-from dynofa_ros.supernet.engines.engine import Runner, load_engine, require_processor
-from dynofa_ros.supernet.materialise import materialise
-from dynofa_ros.supernet.plan import count, make_plan
-from dynofa_ros.supernet.space import SubnetConfig
+from dynofa_ros.supernet.engines.engine import Runner
+from dynofa_ros.supernet.registry import require_processor
 from dynofa_ros.supernet.supernet import Supernet
 
 Statistics = Mapping[str, Mapping[str, np.ndarray]]
 
+WARM_UP = 5
 # Memory that a prepared sub-network takes, per byte of its parameters: the engine packs its own copy.
 BYTES_PER_PARAMETER_BYTE = 2.0
 BYTES_PER_SUBNET = 20 * 2**20  # activations and the engine itself
 MEMORY_SHARE = 0.5  # of what is free, for prepared sub-networks
 
 
+@dataclass(frozen=True)
+class Runs:
+    """How inferences are run: as the perception node that will use the library runs them."""
+
+    engine: str = "onnxruntime"
+    threads: int = 1
+    processor: str = "cpu"
+    affinity: Collection[int] = ()
+    rounds: int = 20
+    pause_s: float = 0.02
+
+
+@dataclass(frozen=True)
+class Job:
+    """A sub-network to measure; statistics: its own."""
+
+    config: Any
+    threads: int = 1
+    statistics: Mapping[str, np.ndarray] | None = None
+
+
 def measure(
     runners: Mapping[str, Runner],
-    resolutions: Mapping[str, int],
+    input_shapes: Mapping[str, Sequence[int]],
     rounds: int,
-    warm_up: int = 5,
+    warm_up: int = WARM_UP,
     pause_s: float = 0.0,
     clock: Callable[[], int] = time.perf_counter_ns,
     on_round: Callable[[], None] = lambda: None,
@@ -42,7 +65,7 @@ def measure(
     frame ever finds them: small networks then look up to 40 % faster than they are.
     shuffle: another order in every round, so that nobody always follows the same neighbour.
     """
-    images = {k: np.zeros((1, 3, r, r), np.float32) for k, r in resolutions.items()}
+    images = {key: np.zeros((1, *shape), np.float32) for key, shape in input_shapes.items()}
     times: dict[str, list[float]] = {k: [] for k in runners}
     order = list(runners)
     for number in range(warm_up + rounds):
@@ -90,6 +113,62 @@ def running_on(cpus: Collection[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def measure_subnets(
+    supernet: Supernet,
+    jobs: Mapping[str, Job],
+    runs: Runs,
+    seed: int,
+    *,
+    memory_limit: int | None = None,
+    clock: Callable[[], int] = time.perf_counter_ns,
+    on_round: Callable[[int], None] = lambda total: None,
+) -> dict[str, np.ndarray]:
+    """Milliseconds per inference and round of each sub-network, interleaved in an order drawn by the seed.
+
+    memory_limit in bytes, None = half of what is free: more sub-networks are measured in groups, scaled to
+    each other by the first, which is in all of them.
+    on_round gets the number of rounds in all.
+    Raises EngineError, or ValueError for CPUs that this process may not use.
+    """
+    require_processor(runs.engine, runs.processor)
+    limit = int(psutil.virtual_memory().available * MEMORY_SHARE) if memory_limit is None else memory_limit
+    plans = {key: supernet.plan(job.config) for key, job in jobs.items()}
+    needed = {
+        key: int(4 * plan.params * BYTES_PER_PARAMETER_BYTE) + BYTES_PER_SUBNET for key, plan in plans.items()
+    }
+    groups, shuffle = memory_groups(needed, limit), np.random.default_rng(seed)
+    total = len(groups) * (WARM_UP + runs.rounds)
+    measured: list[Mapping[str, np.ndarray]] = []
+    for group in groups:
+        runners = {
+            key: supernet.prepare(
+                jobs[key].config,
+                runs.engine,
+                statistics=jobs[key].statistics,
+                threads=jobs[key].threads,
+                processor=runs.processor,
+            )
+            for key in group
+        }
+        shapes = {key: plans[key].input_shape for key in group}
+        with running_on(runs.affinity):
+            measured.append(
+                measure(
+                    runners,
+                    shapes,
+                    runs.rounds,
+                    WARM_UP,
+                    runs.pause_s,
+                    clock,
+                    lambda: on_round(total),
+                    shuffle,
+                )
+            )
+        del runners  # before the next group takes its memory
+        gc.collect()
+    return joined(measured, next(iter(jobs)))
+
+
 def profile(
     library: Library,
     supernet: Supernet,
@@ -112,13 +191,10 @@ def profile(
     entry for each that names it. Empty: with one thread, in entries that name none.
     alpha and beta keep their shares, because one clock frequency cannot tell them apart. Energies leave: they
     were those of another machine or processor. processor: where the engine runs, None = the library's.
-    on_round gets the number of rounds in all. memory_limit in bytes, None = half of what is free: a larger
-    library is measured in groups, scaled to each other by the entry that is in all of them.
+    The other arguments: ``measure_subnets``.
     Raises EngineError, or ValueError for CPUs that this process may not use or more threads than those.
     """
-    processor = processor or library.processor
-    prepare = load_engine(engine)
-    require_processor(engine, processor)
+    runs = Runs(engine, 1, processor or library.processor, affinity, rounds, pause_s)
     _check_threads(threads, affinity)
     wanted = {
         _key(e.id, number): msgspec.structs.replace(e, threads=number, cluster=None)
@@ -126,44 +202,14 @@ def profile(
         for e in reversed(library.entries)  # of several entries of one id the first counts
     }
     wanted = dict(reversed(wanted.items()))
-    configs = {key: library.config(e) for key, e in wanted.items()}
-    limit = int(psutil.virtual_memory().available * MEMORY_SHARE) if memory_limit is None else memory_limit
-    needed = {key: _bytes_needed(supernet, config) for key, config in configs.items()}
-    groups = memory_groups(needed, limit)
-    shuffle = np.random.default_rng(seed)
-    warm_up = 5
-    measured = []
-    for group in groups:
-        runners = {
-            key: prepare(
-                materialise(
-                    make_plan(supernet.space, configs[key]),
-                    supernet.weights,
-                    (statistics or {}).get(wanted[key].id),
-                ),
-                wanted[key].threads or 1,
-                processor,
-            )
-            for key in group
-        }
-        with running_on(affinity):
-            measured.append(
-                measure(
-                    runners,
-                    {key: configs[key].resolution for key in group},
-                    rounds,
-                    warm_up,
-                    pause_s,
-                    clock,
-                    lambda: on_round(len(groups) * (warm_up + rounds)),
-                    shuffle,
-                )
-            )
-        del runners  # before the next group takes its memory
-    times = joined(measured, next(iter(wanted)))
+    own = statistics or {}
+    jobs = {key: Job(library.config(e), e.threads or 1, own.get(e.id)) for key, e in wanted.items()}
+    times = measure_subnets(
+        supernet, jobs, runs, seed, memory_limit=memory_limit, clock=clock, on_round=on_round
+    )
     entries = pareto_front([_remeasured(e, times[key]) for key, e in wanted.items()])
     return msgspec.structs.replace(
-        library, processor=processor, weights_sha256=supernet.weights.digest, entries=entries
+        library, processor=runs.processor, weights_sha256=supernet.weights.digest, entries=entries
     )
 
 
@@ -175,11 +221,6 @@ def _check_threads(threads: Sequence[int], affinity: Collection[int]) -> None:
     cpus = len(affinity or os.sched_getaffinity(0))
     if too_many := [n for n in threads if n > cpus]:
         raise ValueError(f"threads = {too_many[0]} must be at most {cpus}, the CPUs that may be used")
-
-
-def _bytes_needed(supernet: Supernet, config: SubnetConfig) -> int:
-    _, parameters = count(make_plan(supernet.space, config), supernet.weights.classes)
-    return int(4 * parameters * BYTES_PER_PARAMETER_BYTE) + BYTES_PER_SUBNET
 
 
 def joined(groups: Sequence[Mapping[str, np.ndarray]], reference: str) -> dict[str, np.ndarray]:

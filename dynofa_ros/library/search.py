@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
-from dynofa_ros.library.genomes import Indices
-from dynofa_ros.library.latency_table import BlockCosts
-from dynofa_ros.library.predictor import AccuracyPredictor
-from dynofa_ros.supernet.space import ELASTIC, SearchSpace, SubnetConfig
+from dynofa_ros.library.genomes import Batch, Genomes, Objective
+from dynofa_ros.supernet.space import SearchSpace
 
 TARGETS, ELITE = 64, 15  # latency targets, and how many sub-networks within each may have children
 EVALUATIONS_PER_TARGET = 150  # with a small budget there are fewer targets
@@ -28,108 +25,9 @@ GENES, LATE_GENES = 0.6, 0.3
 PATIENCE = 50  # batches in a row without a new sub-network: the space is exhausted
 
 
-class Genomes:
-    """Sub-networks of a space as rows of integers: positions among the allowed values, entry by entry."""
-
-    def __init__(self, space: SearchSpace, resolutions: Sequence[int] | None = None) -> None:
-        """Raises ValueError naming a resolution that the space does not have."""
-        self.space = space
-        self.resolutions = np.array(space.resolutions if resolutions is None else sorted(resolutions))
-        for resolution in self.resolutions:
-            space.config(resolution=int(resolution))
-        choices = space.choices
-        ends = list(accumulate(len(choices[name]) for name in ELASTIC))
-        self._columns = {
-            name: slice(end - len(choices[name]), end) for name, end in zip(ELASTIC, ends, strict=True)
-        }
-        self.sizes = np.array([*(len(a) for name in ELASTIC for a in choices[name]), len(self.resolutions)])
-        self._skips = self._probe_skips()
-
-    def _probe_skips(self) -> list[np.ndarray]:
-        """Per depth gene and value: the blocks that it skips, bool (values, blocks)."""
-        choices = self.space.choices["depths"]
-        deepest = [int(allowed[-1]) for allowed in choices]
-        skips = []
-        for gene, allowed in enumerate(choices):
-            probes = [[*deepest[:gene], int(value), *deepest[gene + 1 :]] for value in allowed]
-            active = [self.space.active_blocks(self.space.config(depths=depths)) for depths in probes]
-            skips.append(~np.array(active, bool))
-        return skips
-
-    def random(self, rng: np.random.Generator, number: int) -> np.ndarray:
-        """Rows drawn half uniformly, half with every entry at the same level, which spans the latencies."""
-        uniform = rng.integers(0, self.sizes, (number, len(self.sizes)))
-        level = np.floor(rng.random((number, 1)) * self.sizes).astype(int)
-        level[:, -1] = uniform[:, -1]
-        return np.where(np.arange(number)[:, None] % 2, level, uniform)
-
-    def active(self, rows: np.ndarray) -> np.ndarray:
-        """Which blocks run, bool (N, blocks)."""
-        skipped = np.zeros((len(rows), len(self.space.choices["expand_ratios"])), bool)
-        for gene, table in zip(rows[:, self._columns["depths"]].T, self._skips, strict=True):
-            skipped |= table[gene]
-        return ~skipped
-
-    def canonical(self, rows: np.ndarray) -> np.ndarray:
-        """Rows with 0 for every gene without effect, so that equal sub-networks are equal rows."""
-        rows, active = rows.copy(), self.active(rows)
-        for name in ("kernel_sizes", "expand_ratios"):
-            columns = self._columns[name]
-            if columns.start < columns.stop:
-                rows[:, columns] *= active
-        return rows
-
-    def indices(self, rows: np.ndarray) -> Indices:
-        """The rows as a predictor or latency table takes them (spaces with elastic kernel and expansion)."""
-        kernel, expand = (rows[:, self._columns[name]] for name in ("kernel_sizes", "expand_ratios"))
-        return Indices(self.resolutions[rows[:, -1]], kernel, expand, self.active(rows))
-
-    def decode(self, row: np.ndarray) -> SubnetConfig:
-        """The sub-network of a row."""
-        entries = {
-            name: [a[i] for a, i in zip(self.space.choices[name], row[columns], strict=True)]
-            for name, columns in self._columns.items()
-        }
-        return self.space.config(**entries, resolution=int(self.resolutions[row[-1]]))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Sub-networks to be evaluated: as index arrays, which is fast, or one by one."""
-
-    genomes: Genomes
-    rows: np.ndarray
-
-    @cached_property
-    def indices(self) -> Indices:
-        return self.genomes.indices(self.rows)
-
-    @cached_property
-    def configs(self) -> list[SubnetConfig]:
-        return [self.genomes.decode(row) for row in self.rows]
-
-
-Objective = Callable[[Batch], np.ndarray]  # one value per sub-network, (N,)
-
-
-def predicted_accuracy(predictor: AccuracyPredictor) -> Objective:
-    """Accuracy (0..1) that the predictor promises; float64 after the predictor's own float32."""
-    return lambda batch: predictor.predict_encoded(predictor.encode_indices(*batch.indices)).astype(float)
-
-
-def summed_latency(costs: BlockCosts) -> Objective:
-    """Latency (ms) as the sum of a table's entries, for resolutions that it has."""
-
-    def objective(batch: Batch) -> np.ndarray:
-        resolution, kernel, expand, active = batch.indices
-        return costs.latency_ms(np.searchsorted(costs.resolutions, resolution), kernel, expand, active)
-
-    return objective
-
-
 @dataclass(frozen=True)
 class Candidate:
-    config: SubnetConfig
+    config: Any
     accuracy: float
     latency_ms: float
 
@@ -160,18 +58,18 @@ def search(
     *,
     evaluations: int,
     seed: int,
-    resolutions: Sequence[int] | None = None,
+    input_sizes: Sequence[int] | None = None,
     max_latency_ms: float = float("inf"),
     on_batch: Callable[[int], None] = lambda total: None,
 ) -> list[Candidate]:
     """The Pareto front of what ``evaluations`` of the accuracy find, ascending in latency and accuracy.
 
     latency: ms, any cost that should be small; sub-networks above max_latency_ms or with a latency that is
-    not finite are not evaluated for accuracy. resolutions: those to choose from, None = all of the space.
+    not finite are not evaluated for accuracy. input_sizes: those to choose from, None = all of the space.
     on_batch gets the number of batches in all. Deterministic under the seed, if the objectives are.
-    Raises ValueError naming a resolution that the space does not have.
+    Raises ValueError naming an input size that the space does not have.
     """
-    genomes, rng = Genomes(space, resolutions), np.random.default_rng(seed)
+    genomes, rng = Genomes(space, input_sizes), np.random.default_rng(seed)
     size = int(np.clip(evaluations // BATCHES, 1, LARGEST_BATCH))
     targets, total = int(np.clip(evaluations // EVALUATIONS_PER_TARGET, 1, TARGETS)), -(-evaluations // size)
     seen: set[bytes] = set()

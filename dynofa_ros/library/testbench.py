@@ -27,9 +27,8 @@ from dynofa_ros.latency import latency
 from dynofa_ros.library.files import OpenLibrary
 from dynofa_ros.library.library import Library
 from dynofa_ros.library.profiling import running_on
-from dynofa_ros.supernet.engines.engine import Runner, load_engine, require_processor
-from dynofa_ros.supernet.materialise import materialise
-from dynofa_ros.supernet.plan import make_plan
+from dynofa_ros.supernet.engines.engine import Runner
+from dynofa_ros.supernet.registry import require_processor
 
 # Guesses, as on a quiet computer: scatter of single inferences, and how often one is disturbed how much.
 NOISE, SPIKE_SHARE, SPIKE = 0.02, 0.02, 0.5
@@ -148,7 +147,7 @@ class SimulatedRig:
 class RealRig:
     """Real inference on a real device.
 
-    ``prepare`` makes (runner, resolution) for a processor's entry and a number of threads (0 = its own);
+    ``prepare`` makes (runner, image side) for a processor's entry and a number of threads (0 = its own);
     ``bound`` binds the calling thread to the CPUs of a cluster, and with it the threads that an engine then
     starts ("" = leaves it).
     """
@@ -188,9 +187,9 @@ class RealRig:
     ) -> list[float]:
         with self._bound(cluster):
             if self._ready != (processor, subnet_id, cluster, threads):
-                self._runner, resolution = self._prepare(processor, subnet_id, threads)
+                self._runner, side = self._prepare(processor, subnet_id, threads)
                 self._ready = (processor, subnet_id, cluster, threads)
-                self._images = np.zeros((1, 3, resolution, resolution), np.float32)
+                self._images = np.zeros((1, 3, side, side), np.float32)
                 self._runner(self._images)
             return self._timed(share, seconds)
 
@@ -246,16 +245,20 @@ def rig_of(device: SysfsDevice, libraries: Mapping[str, OpenLibrary], inference:
     if not any(d.can_write for d in capabilities.domains):
         reasons = "; ".join(f"{d.domain}: {d.reason}" for d in capabilities.domains) or "no clock was found"
         raise SweepError(f"no clock of {capabilities.board or 'this computer'} can be set: {reasons}")
-    prepare_for_engine = load_engine(inference.engine)
 
     def prepare(processor: str, subnet_id: str, threads: int) -> tuple[Runner, int]:
         opened = libraries[processor]
         entry = opened.library.find(subnet_id)
         assert entry is not None
-        config = opened.library.config(entry)
-        plan = make_plan(opened.supernet.space, config)
-        subnet = materialise(plan, opened.supernet.weights, opened.statistics.get(subnet_id))
-        return prepare_for_engine(subnet, threads or 1, processor), config.resolution
+        supernet, config = opened.supernet, opened.library.config(entry)
+        runner = supernet.prepare(
+            config,
+            inference.engine,
+            statistics=opened.statistics.get(subnet_id),
+            threads=threads or 1,
+            processor=processor,
+        )
+        return runner, supernet.space.input_size(config)
 
     cpus = cluster_cpus(device)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dynofa_ros.application.task import IMAGE, tasks
 from dynofa_ros.ros.images import SAMPLE_BITS
 from dynofa_ros.ros.parameters import ParameterSpec
-from dynofa_ros.supernet.engines.engine import ENGINES
+from dynofa_ros.supernet.registry import engine_names
 from dynofa_ros.supernet.switching import CACHE_BYTES
 
 TARGET_SPECS = (
@@ -57,7 +57,9 @@ PARAMETERS = (
         "library", "", "library files, one per processor, comma-separated; empty = the demo's", dynamic=False
     ),
     ParameterSpec("processor", "cpu", "processor to start on", choices=("cpu", "gpu", "npu"), dynamic=False),
-    ParameterSpec("engine", "onnxruntime", "what executes the network", choices=ENGINES, dynamic=False),
+    ParameterSpec(
+        "engine", "onnxruntime", "what executes the network", choices=engine_names(), dynamic=False
+    ),
     ParameterSpec(
         "cache_mb",
         CACHE_BYTES / 2**20,

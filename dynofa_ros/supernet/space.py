@@ -1,189 +1,185 @@
-"""Search spaces: what can be masked, and the checked description of one sub-network.
+"""Search spaces: what can be masked, the checked description of one sub-network, and the plan made from it.
 
-Architecture facts are those of the once-for-all project (Cai et al., ICLR 2020); every width is rounded
-to a multiple of 8 as in MobileNet.
+Rooms above this one treat a configuration as opaque: its space checks, draws, encodes and describes it.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-import re
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from itertools import accumulate, groupby
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
+from dynofa_ros.supernet.layers import Cost, Layer, Shape
+
+if TYPE_CHECKING:
+    from dynofa_ros.supernet.preprocess import Image
+
 Allowed = tuple[int, ...] | tuple[float, ...]
-ELASTIC = ("kernel_sizes", "expand_ratios", "depths", "widths")
+CLASSES = 1000  # of ImageNet, where no weights say how many
 
 
-def make_divisible(value: float, divisor: int = 8) -> int:
-    """Nearest multiple of ``divisor`` that does not lose more than 10 %."""
-    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * value else rounded
-
-
-@dataclass(frozen=True)
-class SubnetConfig:
-    """One masked architecture and its input resolution; entries of skipped blocks have no effect."""
-
-    resolution: int
-    kernel_sizes: tuple[int, ...]
-    expand_ratios: tuple[float, ...]  # whole numbers where the space has whole ones
-    depths: tuple[int, ...]
-    widths: tuple[int, ...] = ()
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One masked architecture and the size of its input. A family's own has the fields of its choices."""
 
     def to_dict(self) -> dict[str, Any]:
         """The ``config`` mapping of a library file."""
-        elastic = {name: list(getattr(self, name)) for name in ELASTIC}
-        return {"resolution": self.resolution, **elastic}
+        entries = msgspec.structs.asdict(self).items()
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in entries}
 
 
-class Architecture(Protocol):
-    """The declaration of a family of networks."""
+class SubnetConfig(Config, frozen=True, forbid_unknown_fields=True):
+    """A once-for-all sub-network; entries of skipped blocks have no effect."""
 
-    bn_epsilon: float
-
-    @property
-    def choices(self) -> dict[str, tuple[Allowed, ...]]:
-        """Allowed values, ascending, of every entry of every elastic dimension that it has."""
-        ...
-
-    def active_blocks(self, depths: Sequence[int]) -> tuple[bool, ...]:
-        """Which of the stored blocks run."""
-        ...
+    resolution: int
+    kernel_sizes: tuple[int, ...]
+    expand_ratios: tuple[int | float, ...]  # whole numbers where the space has whole ones
+    depths: tuple[int, ...]
+    widths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A run of inverted-bottleneck blocks; the first one strides, the others are residual."""
+class Plan:
+    """A sub-network as a pure description: its layers, and the shape of one input.
 
-    width: int
-    stride: int
-    activation: str
-    squeeze_excite: bool = False
-    depths: tuple[int, ...] = (2, 3, 4)
-
-
-@dataclass(frozen=True)
-class MobileNet:
-    """Inverted bottlenecks with elastic kernel, expansion and depth: MobileNetV3 and ProxylessNAS.
-
-    The head is expansion, pooling, feature mix; without a ``final_width`` feature mix, pooling.
+    The masked torch forward, the materialised engines, the shapes that a checkpoint must have and the
+    operation counts are all walks over it.
     """
 
-    stem_width: int
-    first_width: int
-    first_activation: str
-    first_residual: bool
-    stages: tuple[Stage, ...]
-    final_width: int | None
-    feature_width: int
-    activation: str  # of stem and head
+    layers: tuple[Layer, ...]
+    input_shape: Shape
     bn_epsilon: float
 
+    def stored(self) -> dict[str, Shape]:
+        """Shape of every array of a checkpoint, by its official name."""
+        shapes: dict[str, Shape] = {}
+
+        def add(layers: Sequence[Layer]) -> None:
+            for layer in layers:
+                shapes.update(layer.stored())
+                for branch in layer.branches:
+                    add(branch)
+
+        add(self.layers)
+        return shapes
+
+    def costs(self) -> Iterator[tuple[Layer, Cost, Shape]]:
+        """Every layer, inner ones first, with its cost and the shape of its result."""
+        return _costs(self.layers, self.input_shape)
+
     @property
-    def choices(self) -> dict[str, tuple[Allowed, ...]]:
-        blocks = sum(stage.depths[-1] for stage in self.stages)
-        return {
-            "kernel_sizes": ((3, 5, 7),) * blocks,
-            "expand_ratios": ((3, 4, 6),) * blocks,
-            "depths": tuple(stage.depths for stage in self.stages),
-        }
+    def macs(self) -> int:
+        """Multiply-accumulates of convolutions and linear layers."""
+        return sum(cost.macs for _, cost, _ in self.costs())
 
-    def active_blocks(self, depths: Sequence[int]) -> tuple[bool, ...]:
-        stages = zip(self.stages, depths, strict=True)
-        return tuple(i < depth for stage, depth in stages for i in range(stage.depths[-1]))
+    @property
+    def params(self) -> int:
+        """Weights and biases; scale and shift of batch normalisation."""
+        return sum(cost.params for _, cost, _ in self.costs())
 
 
-@dataclass(frozen=True)
-class BottleneckStage:
-    """A run of bottleneck blocks; ``widths`` are the output widths to choose from."""
-
-    widths: tuple[int, ...]
-    stride: int
-    base_depth: int
+def _costs(layers: Sequence[Layer], shape: Shape) -> Iterator[tuple[Layer, Cost, Shape]]:
+    for layer in layers:
+        for branch in layer.branches:
+            yield from _costs(branch, shape)
+        shape = layer.shape(shape)
+        yield layer, layer.cost(shape), shape
 
 
 @dataclass(frozen=True)
-class ResNet:
-    """ResNet-D with elastic width, expansion (share of the output width) and depth.
+class PredictorInput:
+    """How an accuracy predictor sees sub-networks. file: under config/predictors/.
 
-    The first depth keeps the residual convolution of the stem (2) or skips it; the others are blocks beyond
-    the base depth of a stage. Widths are indices: stem, stem output, one per stage.
+    encode(input sizes (N,), genes (N, G)) gives float32 (N, features); raises ValueError naming an input
+    size for which the predictor does not hold.
     """
 
-    stem_widths: tuple[int, ...]
-    stem_outputs: tuple[int, ...]
-    stages: tuple[BottleneckStage, ...]
-    expand_ratios: tuple[float, ...]
-    bn_epsilon: float
-    extra_depths: tuple[int, ...] = (0, 1, 2)
-
-    @property
-    def choices(self) -> dict[str, tuple[Allowed, ...]]:
-        blocks = sum(stage.base_depth + self.extra_depths[-1] for stage in self.stages)
-        return {
-            "expand_ratios": (self.expand_ratios,) * blocks,
-            "depths": (self.extra_depths,) * (1 + len(self.stages)),
-            "widths": (tuple(range(len(self.stem_widths))),) * (2 + len(self.stages)),
-        }
-
-    def active_blocks(self, depths: Sequence[int]) -> tuple[bool, ...]:
-        return tuple(
-            i < stage.base_depth + extra
-            for stage, extra in zip(self.stages, depths[1:], strict=True)
-            for i in range(stage.base_depth + self.extra_depths[-1])
-        )
+    file: str
+    input_sizes: range
+    encode: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class SearchSpace:
-    """A named architecture with the input resolutions it was trained for."""
+class TableLayout:
+    """How the official latency tables name what they hold.
+
+    keys(input size): names of the fixed layers, and of every variant of a block at each of its positions.
+    position: which of the positions each block has, (blocks,).
+    """
+
+    keys: Callable[[int], tuple[list[str], list[list[str]]]]
+    position: np.ndarray
+
+
+class SearchSpace(ABC):
+    """The sub-networks of one supernet.
+
+    choices: allowed values, ascending, of every entry of every elastic dimension; input_sizes: px,
+    ascending. A family gives these, ``active`` and ``layers``; the rest follows from them, and a family whose
+    networks or configurations are of another kind overrides it.
+    """
 
     name: str
-    architecture: MobileNet | ResNet
-    resolutions: range
+    choices: dict[str, tuple[Allowed, ...]]
+    input_sizes: range
+    bn_epsilon: float
+    config_type: type[Any] = SubnetConfig
+    size_entry = "resolution"  # of the configuration: the input size
+    per_block = ("kernel_sizes", "expand_ratios")  # have no effect where depth skips the block
+    shown = ("depths",)  # beside the input size, in a table of sub-networks
+    independent_blocks = True  # the cost of a block follows from its own entries of ``per_block``
+    predictor: PredictorInput | None = None
+    latency_table: TableLayout | None = None
+    official_network: tuple[str, dict[str, Any]] | None = None  # its class in the package ofa, and arguments
+    head = "classifier.linear.weight"  # canonical name of the array whose first dimension is the classes
 
-    @property
-    def bn_epsilon(self) -> float:
-        return self.architecture.bn_epsilon
+    # --- what a family says -----------------------------------------------------------------------------
 
-    @property
-    def choices(self) -> dict[str, tuple[Allowed, ...]]:
-        """Allowed values of every entry of the four elastic dimensions; one that it lacks has no entries."""
-        return dict.fromkeys(ELASTIC, ()) | self.architecture.choices
+    @abstractmethod
+    def active(self, genes: np.ndarray) -> np.ndarray:
+        """Which of the stored blocks run, not skipped by depth: genes (N, G) -> bool (N, blocks)."""
 
-    def active_blocks(self, config: SubnetConfig) -> tuple[bool, ...]:
-        """Per entry of ``expand_ratios``: does the block run, or is it skipped by its stage's depth."""
-        return self.architecture.active_blocks(config.depths)
+    @abstractmethod
+    def layers(self, config: Any, classes: int) -> Sequence[Layer]:
+        """The layers of a sub-network."""
 
-    def config(
-        self,
-        *,
-        kernel_sizes: int | Sequence[int] | None = None,
-        expand_ratios: float | Sequence[float] | None = None,
-        depths: int | Sequence[int] | None = None,
-        widths: int | Sequence[int] | None = None,
-        resolution: int | None = None,
-    ) -> SubnetConfig:
-        """A checked sub-network. A scalar holds for every entry that has a choice; None means the largest.
+    # --- configurations ---------------------------------------------------------------------------------
 
+    def config(self, **entries: Any) -> Any:
+        """A checked sub-network, by entry: the elastic dimensions and the input size.
+
+        A scalar holds for every entry that has a choice; None, or left out, means the largest.
         Raises ValueError naming the entry, its value and the allowed values.
         """
-        choices = self.choices
-        return SubnetConfig(
-            _one("resolution", self.resolutions[-1] if resolution is None else resolution, self.resolutions),
-            self._entries("kernel_sizes", kernel_sizes, choices),
-            self._entries("expand_ratios", expand_ratios, choices),
-            self._entries("depths", depths, choices),
-            self._entries("widths", widths, choices),
-        )
+        known = (self.size_entry, *self.choices)
+        for name in entries:
+            if name not in known:
+                raise ValueError(f"{name} is no entry of a configuration: they are {', '.join(known)}")
+        size = entries.get(self.size_entry)
+        size = _one(self.size_entry, self.input_sizes[-1] if size is None else size, self.input_sizes)
+        elastic = {name: self._entries(name, entries.get(name)) for name in self.choices}
+        return self.config_type(**{self.size_entry: size}, **elastic)
 
-    def _entries(self, name: str, value: Any, choices: dict[str, tuple[Allowed, ...]]) -> tuple[Any, ...]:
-        allowed = choices[name]
+    def from_mapping(self, mapping: Mapping[str, Any]) -> Any:
+        """The checked sub-network of a ``config`` mapping as in a library file.
+
+        Raises msgspec.ValidationError for what is not of its form, ValueError as ``config`` does.
+        """
+        return self.checked(msgspec.convert(mapping, self.config_type))
+
+    def checked(self, config: Any) -> Any:
+        """``config``. Raises ValueError if it is one of another space."""
+        return self.config(**msgspec.structs.asdict(config))
+
+    def _entries(self, name: str, value: Any) -> tuple[Any, ...]:
+        allowed = self.choices[name]
         if value is None:
             return tuple(a[-1] for a in allowed)
         # an array of no dimension is a number, though it has a __len__
@@ -200,21 +196,122 @@ class SearchSpace:
         return tuple(_one(f"{name}[{i}]", v, a) for i, (v, a) in enumerate(zip(value, allowed, strict=True)))
 
     @property
-    def largest(self) -> SubnetConfig:
-        """The whole supernet at its highest resolution."""
+    def largest(self) -> Any:
+        """The whole supernet at its largest input."""
         return self.config()
 
     @property
-    def smallest(self) -> SubnetConfig:
-        lowest: dict[str, Any] = {name: [a[0] for a in allowed] for name, allowed in self.choices.items()}
-        return self.config(**lowest, resolution=self.resolutions[0])
+    def smallest(self) -> Any:
+        return self.decode(np.zeros(len(self.gene_sizes), int), self.input_sizes[0])
 
-    def random(self, rng: np.random.Generator) -> SubnetConfig:
-        """Every entry and the resolution drawn uniformly."""
+    def random(self, rng: np.random.Generator) -> Any:
+        """Every entry and the input size drawn uniformly."""
         drawn: dict[str, Any] = {
             name: [rng.choice(a).item() for a in allowed] for name, allowed in self.choices.items()
         }
-        return self.config(**drawn, resolution=int(rng.choice(self.resolutions)))
+        return self.config(**drawn, **{self.size_entry: int(rng.choice(self.input_sizes))})
+
+    def input_size(self, config: Any) -> int:
+        """Side of its input, px."""
+        return int(getattr(config, self.size_entry))
+
+    def label(self, config: Any) -> str:
+        """A short word for ids."""
+        return f"r{self.input_size(config)}"
+
+    def describe(self, config: Any) -> dict[str, str]:
+        """What tells sub-networks apart, for a table: text by column."""
+        shown = {name: ",".join(map(str, getattr(config, name))) for name in self.shown}
+        return {"px": str(self.input_size(config)), **shown}
+
+    def preprocess(self, bgr: Image, config: Any) -> np.ndarray:
+        """The network's input, float32 (1, 3, R, R), of an image as ros/images.py decodes it."""
+        from dynofa_ros.supernet.preprocess import preprocess  # loads OpenCV
+
+        return preprocess(bgr, self.input_size(config))
+
+    # --- genes: every entry as its position among the allowed values, entry by entry ------------------------
+
+    @cached_property
+    def gene_sizes(self) -> np.ndarray:
+        """Number of allowed values of every entry, (G,)."""
+        return np.array([len(allowed) for entries in self.choices.values() for allowed in entries])
+
+    @cached_property
+    def columns(self) -> dict[str, slice]:
+        """The genes of every dimension."""
+        lengths = [len(entries) for entries in self.choices.values()]
+        return {
+            n: slice(e - k, e) for n, k, e in zip(self.choices, lengths, accumulate(lengths), strict=True)
+        }
+
+    def encode(self, configs: Sequence[Any]) -> np.ndarray:
+        """The genes of checked configurations, (N, G)."""
+        allowed = [a for entries in self.choices.values() for a in entries]
+        rows = [[v for name in self.choices for v in getattr(config, name)] for config in configs]
+        genes = [[a.index(v) for a, v in zip(allowed, row, strict=True)] for row in rows]
+        return np.array(genes, int).reshape(len(configs), len(allowed))
+
+    def decode(self, genes: np.ndarray, input_size: int) -> Any:
+        """The sub-network of one row of genes, (G,)."""
+        entries: dict[str, Any] = {
+            name: [a[i] for a, i in zip(self.choices[name], genes[columns], strict=True)]
+            for name, columns in self.columns.items()
+        }
+        return self.config(**entries, **{self.size_entry: int(input_size)})
+
+    def canonical(self, genes: np.ndarray) -> np.ndarray:
+        """Genes (N, G) with 0 for every one without effect, so that equal sub-networks are equal rows."""
+        genes, active = genes.copy(), self.active(genes)
+        for name in self.per_block:
+            if self.choices[name]:
+                genes[:, self.columns[name]] *= active
+        return genes
+
+    @property
+    def variants(self) -> int:
+        """In how many ways a block can run; 0 where its cost depends on the choices for other blocks too."""
+        ways = math.prod(len(self.choices[name][0]) for name in self.per_block if self.choices[name])
+        return ways if self.independent_blocks else 0
+
+    def variant(self, genes: np.ndarray) -> np.ndarray:
+        """The way each block runs: genes (N, G) -> (N, blocks); the last of ``per_block`` counts fastest."""
+        way = np.zeros(1, int)
+        for name in self.per_block:
+            way = way * len(self.choices[name][0]) + genes[:, self.columns[name]]
+        return way
+
+    def uniform(self, variant: int, input_size: int) -> Any:
+        """The deepest sub-network whose blocks all run in one way."""
+        genes = self.gene_sizes - 1
+        for name in reversed(self.per_block):
+            variant, genes[self.columns[name]] = divmod(variant, len(self.choices[name][0]))
+        return self.decode(genes, input_size)
+
+    # --- the network ------------------------------------------------------------------------------------
+
+    def plan(self, config: Any, classes: int = CLASSES) -> Plan:
+        """The layers of one sub-network."""
+        side = self.input_size(config)
+        return Plan(tuple(self.layers(config, classes)), (3, side, side), self.bn_epsilon)
+
+    def parameter_shapes(self, classes: int) -> dict[str, Shape]:
+        """Shape of every array of a checkpoint, by its official name."""
+        return self.plan(self.largest, classes).stored()
+
+    def canonical_name(self, key: str) -> str:
+        """The one name behind all names under which the official code ever stored the same array.
+
+        It drops DataParallel's prefix, the block's old name and the doubled names of elastic layers
+        ("bn.bn", "conv.conv", "linear.linear"), which an extracted sub-network does not have.
+        """
+        name = key.removeprefix("module.").replace(".mobile_inverted_conv.", ".conv.")
+        return ".".join(part for part, _ in groupby(name.split(".")))
+
+    def official_entries(self, config: Any) -> dict[str, list[Any]]:
+        """The arguments of ``set_active_subnet`` of the official network."""
+        values = zip(("ks", "e", "d", "w"), (getattr(config, name) for name in self.choices), strict=True)
+        return {name: list(entries) for name, entries in values if entries}
 
 
 def _one(name: str, value: Any, allowed: Sequence[Any]) -> Any:
@@ -234,81 +331,3 @@ def _allowed_text(allowed: Sequence[Any]) -> str:
     if isinstance(allowed, range):
         return f"a multiple of {allowed.step} in {allowed[0]}..{allowed[-1]}"
     return f"one of {', '.join(map(str, allowed))}" if len(allowed) > 1 else str(allowed[0])
-
-
-def mobilenet_v3(width: float) -> MobileNet:
-    """The once-for-all MobileNetV3 at a width multiplier."""
-    stem, *widths = (make_divisible(w * width) for w in (16, 24, 40, 80, 112, 160))
-    activations = ("relu", "relu", "h_swish", "h_swish", "h_swish")
-    squeeze_excites = (False, True, False, True, True)
-    return MobileNet(
-        stem_width=stem,
-        first_width=stem,
-        first_activation="relu",
-        first_residual=True,
-        stages=tuple(map(Stage, widths, (2, 2, 2, 1, 2), activations, squeeze_excites)),
-        final_width=make_divisible(960 * width),
-        feature_width=make_divisible(1280 * width),
-        activation="h_swish",
-        bn_epsilon=1e-5,
-    )
-
-
-def proxyless(width: float) -> MobileNet:
-    """The once-for-all ProxylessNAS at a width multiplier; its sixth stage is one block that always runs."""
-    stem, first, *widths, features = (
-        make_divisible(w * width) for w in (32, 16, 24, 40, 80, 96, 192, 320, 1280)
-    )
-    depths = ((2, 3, 4),) * 5 + ((1,),)
-    return MobileNet(
-        stem_width=stem,
-        first_width=first,
-        first_activation="relu6",
-        first_residual=False,
-        stages=tuple(
-            Stage(w, stride, "relu6", depths=depth)
-            for w, stride, depth in zip(widths, (2, 2, 2, 1, 2, 1), depths, strict=True)
-        ),
-        final_width=None,
-        feature_width=features,
-        activation="relu6",
-        bn_epsilon=1e-3,
-    )
-
-
-def resnet50() -> ResNet:
-    """The once-for-all ResNet-50D."""
-    multipliers = (0.65, 0.8, 1.0)
-    stem_outputs = tuple(make_divisible(64 * m) for m in multipliers)
-    return ResNet(
-        stem_widths=tuple(make_divisible(w // 2) for w in stem_outputs),
-        stem_outputs=stem_outputs,
-        stages=tuple(
-            BottleneckStage(tuple(make_divisible(width * m) for m in multipliers), stride, base)
-            for width, stride, base in ((256, 1, 2), (512, 2, 2), (1024, 2, 4), (2048, 2, 2))
-        ),
-        expand_ratios=(0.2, 0.25, 0.35),
-        bn_epsilon=1e-5,
-    )
-
-
-OFFICIAL_RESOLUTIONS = range(128, 225, 4)
-DEMO_SPACE = "ofa_mbv3_demo"
-DEMO_WIDTH = 0.35
-OFFICIAL_SPACES = ("ofa_mbv3_w1.0", "ofa_mbv3_w1.2", "ofa_proxyless_w1.3", "ofa_resnet50")
-SPACE_NAMES = (
-    "ofa_mbv3_w<width>, ofa_proxyless_w<width> (for example ofa_mbv3_w1.2), ofa_resnet50, " + DEMO_SPACE
-)
-FAMILIES = {"mbv3": mobilenet_v3, "proxyless": proxyless}
-
-
-def load_space(name: str) -> SearchSpace:
-    """The search space of a name. Raises ValueError naming the known ones."""
-    if name == DEMO_SPACE:
-        return SearchSpace(name, mobilenet_v3(DEMO_WIDTH), range(64, 129, 4))
-    if name == "ofa_resnet50":
-        return SearchSpace(name, resnet50(), OFFICIAL_RESOLUTIONS)
-    match = re.fullmatch(r"ofa_(mbv3|proxyless)_w((?:0|[1-9][0-9]*)(?:\.[0-9]+)?)", name)
-    if match and 0.1 <= float(match[2]) <= 8:
-        return SearchSpace(name, FAMILIES[match[1]](float(match[2])), OFFICIAL_RESOLUTIONS)
-    raise ValueError(f"space {name!r} is unknown: known are {SPACE_NAMES}, with a width in 0.1..8")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynofa_ros.supernet.engines.engine import Runner, as_images, load_engine
-from dynofa_ros.supernet.materialise import Statistics, materialise
-from dynofa_ros.supernet.plan import make_plan
-from dynofa_ros.supernet.space import SearchSpace, SubnetConfig, load_space
+from dynofa_ros.supernet.engines.engine import Runner, as_images
+from dynofa_ros.supernet.materialise import Statistics, Subnet, materialise
+from dynofa_ros.supernet.registry import load_engine, load_space
+from dynofa_ros.supernet.space import Plan, SearchSpace
 from dynofa_ros.supernet.weights import Weights, load_weights
 
 if TYPE_CHECKING:
@@ -25,32 +25,38 @@ class Supernet:
         self.space = space
         self.weights = weights
 
+    def plan(self, config: Any) -> Plan:
+        """The layers of one sub-network, with the classes of the weights."""
+        return self.space.plan(config, self.weights.classes)
+
+    def materialise(self, config: Any, statistics: Statistics | None = None) -> Subnet:
+        """Cut one sub-network out of the weights.
+
+        ``statistics``: its own BN means and variances; the shared ones where None.
+        Raises ValueError for a configuration of another space, or statistics of another width.
+        """
+        return materialise(self.plan(self.space.checked(config)), self.weights, statistics)
+
     def prepare(
         self,
-        config: SubnetConfig,
+        config: Any,
         engine: str = "onnxruntime",
         *,
         statistics: Statistics | None = None,
         threads: int = 0,
+        processor: str | None = None,
     ) -> Runner:
-        """Materialise one sub-network for an engine: float32 arrays (N, 3, R, R) in, logits (N, classes) out.
+        """One sub-network ready in an engine: float32 arrays (N, 3, R, R) in, logits (N, classes) out.
 
-        ``statistics``: the sub-network's own BN means and variances; the shared ones where None.
-        Raises ValueError for a configuration of another space, EngineError for the engine.
+        ``processor``: None = the fastest that the engine finds.
+        Raises ValueError as ``materialise`` does, EngineError for the engine.
         """
-        space = self.space
-        checked = space.config(
-            kernel_sizes=config.kernel_sizes,
-            expand_ratios=config.expand_ratios,
-            depths=config.depths,
-            widths=config.widths,
-            resolution=config.resolution,
-        )
-        return load_engine(engine)(materialise(make_plan(space, checked), self.weights, statistics), threads)
+        prepare = load_engine(engine).prepare
+        return prepare(self.materialise(config, statistics), threads, processor)
 
     def activate(
         self,
-        config: SubnetConfig,
+        config: Any,
         engine: str = "torch",
         *,
         statistics: Statistics | None = None,
@@ -60,9 +66,10 @@ class Supernet:
         import torch
 
         run = self.prepare(config, engine, statistics=statistics, threads=threads)
+        shape = self.plan(config).input_shape
 
         def forward(images: Any) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(run(as_images(images, config.resolution))))
+            return torch.from_numpy(np.ascontiguousarray(run(as_images(images, shape))))
 
         return forward
 

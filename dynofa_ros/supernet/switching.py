@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from dynofa_ros.supernet.engines.engine import Runner
+import numpy as np
+
+from dynofa_ros.supernet.engines.engine import Engine, Runner
+from dynofa_ros.supernet.layers import Shape
+from dynofa_ros.supernet.materialise import Statistics
+from dynofa_ros.supernet.supernet import Supernet
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -18,16 +25,60 @@ Key = TypeVar("Key", bound=Hashable)
 SWITCH_INTERVAL_S = 2e-4
 # Bound of the weights of prepared sub-networks; an engine holds up to three times that (its own layout).
 CACHE_BYTES = 32 * 2**20
+# ONNX Runtime learns in its first run how much memory the network needs, and asks for it in the second.
+WARM_UP_RUNS = 2
 
 
 @dataclass(frozen=True)
 class Prepared(Generic[Key]):
-    """A sub-network ready to run."""
+    """A sub-network ready to run. input_shape: of one image; preprocess: from a BGR image to its input."""
 
     key: Key
     run: Runner
-    resolution: int
+    input_shape: Shape
     nbytes: int
+    preprocess: Callable[[Any], np.ndarray]
+
+
+def prepare_subnet(
+    key: Key,
+    supernet: Supernet,
+    config: Any,
+    engine: Engine,
+    *,
+    statistics: Statistics | None = None,
+    threads: int = 1,
+    processor: str | None = None,
+    warm_up_input: Callable[[Prepared[Key]], Any] | None = None,
+) -> Prepared[Key]:
+    """Cut a sub-network out of the weights, hand it to the engine, run it until its first frame will be as
+    fast as its hundredth.
+
+    warm_up_input: what it is run with; None = an image.
+    Raises ValueError (statistics of another width) or EngineError.
+    """
+    subnet = supernet.materialise(config, statistics)
+    supernet.weights.release()
+    run = engine.prepare(subnet, threads, processor)
+    preprocess = functools.partial(supernet.space.preprocess, config=config)
+    prepared = Prepared(key, run, subnet.input_shape, subnet.nbytes, preprocess)
+    tensors = warm_up_input(prepared) if warm_up_input else np.zeros((1, *subnet.input_shape), np.float32)
+    for _ in range(WARM_UP_RUNS):
+        run(tensors)
+    trim_memory()
+    return prepared
+
+
+def trim_memory() -> None:
+    """Give memory that was freed back to the system; glibc would keep what an engine needed to start."""
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,9 @@
-"""Checkpoints: official once-for-all state_dicts and memory-mapped safetensors, checked against the space."""
+"""Checkpoints: official once-for-all state_dicts and memory-mapped safetensors, checked against the space.
+
+`python -m dynofa_ros.supernet.weights SOURCE TARGET SPACE` converts a torch checkpoint to safetensors. A
+perception process calls `memory_mapped`, which does that once in a child process, so that it never imports
+torch: that would cost it hundreds of megabytes and a second.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +11,35 @@ import hashlib
 import json
 import mmap
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import safe_open
+from safetensors.numpy import save
 
-from dynofa_ros.supernet.plan import parameter_shapes
+from dynofa_ros.files import write_atomically
+from dynofa_ros.paths import cache_folder
+from dynofa_ros.supernet.registry import load_space
 from dynofa_ros.supernet.space import SearchSpace
 
 Array = np.ndarray
 SUFFIX = ".safetensors"
 OPTIONAL = ("num_batches_tracked",)  # counted in training only
 BUFFERS = (*OPTIONAL, "running_mean", "running_var")
-HEAD = "classifier.linear.weight"
 CHUNK = 1 << 18  # values looked at in one go: 1 MiB
+TIMEOUT_S = 600.0  # of a conversion: a large checkpoint on a slow memory card
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
 
 
 class WeightsError(ValueError):
     """A checkpoint that cannot be read, or does not fit its space."""
-
-
-def canonical_name(key: str) -> str:
-    """The one name behind all names under which the official code ever stored the same array.
-
-    It drops DataParallel's prefix, the block's old name and the doubled names of elastic layers
-    ("bn.bn", "conv.conv", "linear.linear"), which an extracted sub-network does not have.
-    """
-    name = key.removeprefix("module.").replace(".mobile_inverted_conv.", ".conv.")
-    return ".".join(part for part, _ in groupby(name.split(".")))
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,14 @@ class Checkpoint:
     source: str = "state_dict"
     mapping: mmap.mmap | None = None
 
-    @property
-    def classes(self) -> int:
-        """Outputs of the classifier. Raises WeightsError if there is none."""
-        head = next((a for name, a in self.arrays.items() if canonical_name(name) == HEAD), None)
+    def classes(self, space: SearchSpace) -> int:
+        """Outputs of the head. Raises WeightsError if there is none."""
+        named = (a for name, a in self.arrays.items() if space.canonical_name(name) == space.head)
+        head = next(named, None)
         if head is None or head.ndim != 2 or not head.size:
-            raise WeightsError(f"{self.source}: {HEAD} is missing: this is no checkpoint of a known space")
+            raise WeightsError(
+                f"{self.source}: {space.head} is missing: this is no checkpoint of a known space"
+            )
         return int(head.shape[0])
 
 
@@ -66,6 +67,7 @@ class Weights(Mapping[str, Array]):
     """The one set of weights of a supernet, float32 by official name; read-only views of a mapped file."""
 
     arrays: Mapping[str, Array]
+    classes: int
     labels: tuple[str, ...] = ()
     source: str = "memory"
     mapping: mmap.mmap | None = None
@@ -78,10 +80,6 @@ class Weights(Mapping[str, Array]):
 
     def __len__(self) -> int:
         return len(self.arrays)
-
-    @property
-    def classes(self) -> int:
-        return next(int(a.shape[0]) for key, a in self.arrays.items() if canonical_name(key) == HEAD)
 
     @property
     def parameters(self) -> int:
@@ -196,11 +194,11 @@ def _first_line(error: BaseException) -> str:
 # --- fitting to a space ---------------------------------------------------------------------------------
 
 
-def _by_canonical_name(checkpoint: Checkpoint) -> dict[str, str]:
+def _by_canonical_name(space: SearchSpace, checkpoint: Checkpoint) -> dict[str, str]:
     """Stored name by canonical name."""
     names: dict[str, str] = {}
     for name in checkpoint.arrays:
-        first = names.setdefault(canonical_name(name), name)
+        first = names.setdefault(space.canonical_name(name), name)
         if first != name:
             raise WeightsError(f"{checkpoint.source}: {first} and {name} name the same array: expected one")
     return names
@@ -223,7 +221,7 @@ def _checked(array: Array, shape: tuple[int, ...], place: str, space: SearchSpac
 
 def _check_shapes(space: SearchSpace, weights: Weights) -> None:
     """Raises WeightsError if weights that were checked for one space are not of ``space``."""
-    for key, shape in parameter_shapes(space, weights.classes).items():
+    for key, shape in space.parameter_shapes(weights.classes).items():
         own = weights.arrays.get(key)
         if not key.endswith(OPTIONAL) and (own is None or own.shape != shape):
             what = "missing" if own is None else f"of shape {own.shape}"
@@ -235,11 +233,11 @@ def fit(space: SearchSpace, checkpoint: Checkpoint) -> Weights:
 
     Raises WeightsError naming the first key that is missing, unknown, given twice, mis-shaped or not finite.
     """
-    source, arrays, classes = checkpoint.source, checkpoint.arrays, checkpoint.classes
-    names = _by_canonical_name(checkpoint)
+    source, arrays, classes = checkpoint.source, checkpoint.arrays, checkpoint.classes(space)
+    names = _by_canonical_name(space, checkpoint)
     fitted: dict[str, Array] = {}
-    for key, shape in parameter_shapes(space, classes).items():
-        name = names.pop(canonical_name(key), None)
+    for key, shape in space.parameter_shapes(classes).items():
+        name = names.pop(space.canonical_name(key), None)
         if key.endswith(OPTIONAL):
             continue
         if name is None:
@@ -252,13 +250,17 @@ def fit(space: SearchSpace, checkpoint: Checkpoint) -> Weights:
         )
     if checkpoint.labels and len(checkpoint.labels) != classes:
         raise WeightsError(f"{source}: {len(checkpoint.labels)} labels for {classes} classes")
-    return Weights(fitted, checkpoint.labels, source, checkpoint.mapping)
+    return Weights(fitted, classes, checkpoint.labels, source, checkpoint.mapping)
 
 
 def agreement(space: SearchSpace, checkpoint: Checkpoint) -> int:
     """How many arrays of ``checkpoint`` have a name and the shape that ``space`` gives it."""
-    expected = {canonical_name(k): s for k, s in parameter_shapes(space, checkpoint.classes).items()}
-    return sum(expected.get(canonical_name(name)) == a.shape for name, a in checkpoint.arrays.items())
+    try:
+        shapes = space.parameter_shapes(checkpoint.classes(space))
+    except WeightsError:  # another family
+        return 0
+    expected = {space.canonical_name(key): shape for key, shape in shapes.items()}
+    return sum(expected.get(space.canonical_name(name)) == a.shape for name, a in checkpoint.arrays.items())
 
 
 def load_weights(space: SearchSpace, source: str | Path | Mapping[str, Any]) -> Weights:
@@ -273,3 +275,76 @@ def load_weights(space: SearchSpace, source: str | Path | Mapping[str, Any]) -> 
     if isinstance(source, Mapping):
         return fit(space, Checkpoint(_state_dict_arrays(source, "state_dict")))
     return fit(space, read_checkpoint(source))
+
+
+# --- conversion -----------------------------------------------------------------------------------------
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read in pieces. Raises OSError."""
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            hasher.update(piece)
+    return hasher.hexdigest()
+
+
+def save_weights(path: Path, weights: Weights) -> None:
+    """Write safetensors with the current official names, atomically. Raises WeightsError naming the file."""
+    metadata = {"labels": ",".join(weights.labels)} if weights.labels else None
+    try:
+        write_atomically(path, save(dict(weights), metadata))
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def convert(source: Path, target: Path, space: SearchSpace) -> None:
+    """Check ``source`` and write it to ``target``. Raises WeightsError in one line."""
+    save_weights(target, load_weights(space, source))
+
+
+def memory_mapped(space: SearchSpace, path: str | Path) -> Weights:
+    """Weights of ``space``, memory-mapped without importing torch, whatever the format of the file.
+
+    A torch checkpoint is converted once by a child process; its copy in the cache is named by its content.
+    Raises WeightsError, in one line that names the file and the reason.
+    """
+    path = Path(path)
+    if path.suffix == SUFFIX or not path.is_file():
+        return load_weights(space, path)
+    try:
+        target = cache_folder("weights") / f"{space.name}-{file_sha256(path)}{SUFFIX}"
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
+        raise WeightsError(f"{path}: cannot be read or cached: {error}") from None
+    if not target.is_file():
+        _convert_in_child(path, target, space)
+    return replace(load_weights(space, target), source=str(path))
+
+
+def _convert_in_child(source: Path, target: Path, space: SearchSpace) -> None:
+    command = [sys.executable, "-m", "dynofa_ros.supernet.weights", str(source), str(target), space.name]
+    try:
+        child = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        raise WeightsError(f"{source}: not converted within {TIMEOUT_S:g} s") from None
+    if child.returncode:
+        lines = child.stderr.strip().splitlines()
+        reason = lines[-1] if lines else f"the conversion ended with exit code {child.returncode}"
+        raise WeightsError(reason if str(source) in reason else f"{source}: {reason}")
+
+
+def main() -> int:
+    """Entry point of the child: exit code 1 with one line on stderr if the checkpoint does not fit."""
+    source, target, space = sys.argv[1:]
+    try:
+        convert(Path(source), Path(target), load_space(space))
+    except ValueError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -50,7 +50,7 @@ class Words(Task):
         return {LENGTH_TOPIC: Classification(results=())}
 
     def warm_up_input(self, network: Any) -> Any:
-        return np.zeros((1, 3, network.resolution, network.resolution), np.float32)
+        return np.zeros((1, *network.input_shape), np.float32)
 
     def preprocess(self, request: Any, network: Any) -> Any:
         return request.split(" "), self.warm_up_input(network)

@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Collection, Iterator
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -192,7 +193,7 @@ def test_every_pool_of_onnxruntime_moves_with_the_inference_thread_and_still_ans
 
     prepare(ids[0], 2)
     assert len(pools(mapping)) == 1  # of two threads the inference thread is one
-    images = np.ones((1, 3, prepared[0].resolution, prepared[0].resolution), np.float32)
+    images = np.ones((1, *prepared[0].input_shape), np.float32)
     reference = prepared[0].run(images)
     for cpus in ({first}, {second}, {first, second}):
         assert mapping.assign(cpus) == ""
@@ -252,9 +253,8 @@ def networks(monkeypatch, tmp_path) -> Networks:
     save_library(gpu, msgspec.structs.replace(library, processor="gpu"))
     if library.bn_statistics is not None:
         shutil.copy(cpu.parent / library.bn_statistics.file, tmp_path)
-    monkeypatch.setattr(
-        networks_module, "load_engine", lambda name: lambda subnet, threads, processor: lambda x: processor
-    )
+    engine = SimpleNamespace(prepare=lambda subnet, threads, processor: lambda x: processor)
+    monkeypatch.setattr(networks_module, "load_engine", lambda name: engine)
     return Networks.load("", f"{cpu},{gpu}", "onnxruntime")
 
 

@@ -26,9 +26,8 @@ from dynofa_ros.cli import bench
 from dynofa_ros.cli.main import main
 from dynofa_ros.evaluation.policies.manager import ManagerPolicy
 from dynofa_ros.simulation.simulator import simulate
-from dynofa_ros.supernet.engines.engine import load_engine
 from dynofa_ros.supernet.materialise import materialise
-from dynofa_ros.supernet.space import OFFICIAL_SPACES, load_space
+from dynofa_ros.supernet.registry import load_engine, load_space, official_spaces
 
 torch = pytest.importorskip("torch")
 SMALL = "ofa_mbv3_w0.25"
@@ -79,7 +78,9 @@ def test_channel_numbers_that_do_not_fit_are_refused() -> None:
 def test_baselines_compute_the_same_in_both_engines(plan: Any) -> None:
     subnet = materialise(plan, published_networks.random_weights(plan))
     image = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
-    torch_logits, ort_logits = (load_engine(e)(subnet, 1, "cpu")(image) for e in ("torch", "onnxruntime"))
+    torch_logits, ort_logits = (
+        load_engine(e).prepare(subnet, 1, "cpu")(image) for e in ("torch", "onnxruntime")
+    )
     assert np.ptp(torch_logits) > 0.1
     np.testing.assert_allclose(ort_logits, torch_logits, atol=1e-3 * np.ptp(torch_logits))
 
@@ -193,7 +194,7 @@ def test_summary_of_a_library() -> None:
 # --- engines -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", OFFICIAL_SPACES)
+@pytest.mark.parametrize("name", official_spaces())
 def test_subnets_are_the_ends_and_the_middle_of_every_choice(name: str) -> None:
     space = load_space(name)
     found = engines.subnets(space)

@@ -11,7 +11,6 @@ from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.evaluation.scenarios.parts import MISS_TOLERANCE, OVERHEAD_MS, vision_library
 from dynofa_ros.messages import AppTargets, FrequencyBand
 from dynofa_ros.simulation.scene import App
-from dynofa_ros.supernet.plan import parameter_shapes
 from dynofa_ros.supernet.space import SearchSpace
 
 
@@ -43,5 +42,5 @@ def random_weights(space: SearchSpace, classes: int = 7, seed: int = 3) -> dict[
     rng = np.random.default_rng(seed)
     return {
         key: np.array(9) if not shape else rng.random(shape, dtype=np.float32)
-        for key, shape in parameter_shapes(space, classes).items()
+        for key, shape in space.parameter_shapes(classes).items()
     }

@@ -13,14 +13,11 @@ import pytest
 from dynofa_ros.cli.main import main
 from dynofa_ros.demo.signs import CLASS_NAMES, render_sample
 from dynofa_ros.library import build as builder
+from dynofa_ros.library.accuracy import FolderImages, load_image_folder, read_image, split
 from dynofa_ros.library.files import open_library
-from dynofa_ros.library.images import FolderImages, ImagesError, load_image_folder, read_image, split
-from dynofa_ros.library.library import load_library
+from dynofa_ros.library.library import ImagesError, load_library
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet.engines.engine import load_engine
-from dynofa_ros.supernet.materialise import materialise
-from dynofa_ros.supernet.plan import make_plan
-from dynofa_ros.supernet.space import DEMO_SPACE, load_space
+from dynofa_ros.supernet.registry import DEMO_SPACE, load_space
 from dynofa_ros.supernet.weights import Weights, load_weights
 
 TABLE = share_file("config", "latency_tables", "xavier_nx_gpu.yaml")
@@ -96,11 +93,12 @@ def test_accuracy_from_images(tmp_path: Path, signs: Path, monkeypatch: pytest.M
     assert "36 images" in library.notes[0] and "12 others" in library.notes[0]
     best = library.entries[-1]
     _, scored = split(load_image_folder(signs, opened.supernet.weights), 2000, 0)
-    plan = make_plan(opened.supernet.space, library.config(best))
-    run = load_engine("onnxruntime")(
-        materialise(plan, opened.supernet.weights, statistics[best.id]), 1, "cpu"
+    run = opened.supernet.prepare(
+        library.config(best), statistics=statistics[best.id], threads=1, processor="cpu"
     )
-    hits = np.concatenate([run(b).argmax(1) for b in scored.batches(best.config.resolution)]) == scored.labels
+    hits = (
+        np.concatenate([run(b).argmax(1) for b in scored.batches(best.config["resolution"])]) == scored.labels
+    )
     assert hits.mean() == pytest.approx(best.accuracy, abs=1e-4) and hits.mean() > 0.5
 
 
@@ -164,7 +162,8 @@ def test_classes_without_labels(signs: Path) -> None:
 
     def with_classes(number: int) -> Weights:
         return Weights(
-            {k: v[:number] if k.startswith("classifier.") else v for k, v in labelled.arrays.items()}
+            {k: v[:number] if k.startswith("classifier.") else v for k, v in labelled.arrays.items()},
+            number,
         )
 
     counted = load_image_folder(signs, with_classes(len(present)))

@@ -16,17 +16,11 @@ from command import dynofa
 from dynofa_ros.application.networks import DEMO_LIBRARY, DEMO_WEIGHTS
 from dynofa_ros.cli.common import CliError
 from dynofa_ros.library import calibration
-from dynofa_ros.library.calibration import (
-    ImagesError,
-    WeightedMean,
-    batches,
-    choose_images,
-    library_statistics,
-)
+from dynofa_ros.library.calibration import WeightedMean, batches, choose_images, library_statistics
 from dynofa_ros.library.files import open_library
 from dynofa_ros.library.library import (
-    ConfigRecord,
     Entry,
+    ImagesError,
     Latency,
     Library,
     load_library,
@@ -36,7 +30,7 @@ from dynofa_ros.library.library import (
 from dynofa_ros.paths import share_file
 from dynofa_ros.supernet import load_supernet
 from dynofa_ros.supernet.preprocess import preprocess
-from dynofa_ros.supernet.space import load_space
+from dynofa_ros.supernet.registry import load_space
 from dynofa_ros.supernet.supernet import Supernet
 
 torch = pytest.importorskip("torch")
@@ -51,7 +45,7 @@ def small_library(space: str, *resolutions: int) -> Library:
     own, rng = load_space(space), np.random.default_rng(5)
     entries = []
     for number, resolution in enumerate(resolutions, start=1):
-        config = msgspec.convert({**own.random(rng).to_dict(), "resolution": resolution}, ConfigRecord)
+        config = {**own.random(rng).to_dict(), "resolution": resolution}
         latency = Latency(number, number)
         source = "predicted"
         entries.append(
@@ -136,11 +130,15 @@ def test_every_subnet_gets_its_own_active_widths(images):
     for entry in library:
         prepared = supernet.prepare(library.config(entry), statistics=statistics[entry.id])
         assert np.isfinite(
-            prepared(np.zeros((1, 3, entry.config.resolution, entry.config.resolution), np.float32))
+            prepared(np.zeros((1, *supernet.plan(library.config(entry)).input_shape), np.float32))
         ).all()
     assert not np.array_equal(
         statistics["s1"]["first_conv.bn.running_mean"], statistics["s2"]["first_conv.bn.running_mean"]
     )
+
+
+def at_64_px(bgr):
+    return preprocess(bgr, 64)
 
 
 def test_images_are_drawn_by_the_seed_and_prepared_as_the_node_does(images):
@@ -149,9 +147,9 @@ def test_images_are_drawn_by_the_seed_and_prepared_as_the_node_does(images):
         images, 5, seed=2
     )
     assert len(choose_images(images, 2000, seed=0)) == 7
-    sizes = [len(b) for b in batches(files, 64, 2)]
+    sizes = [len(b) for b in batches(files, at_64_px, 2)]
     assert sizes == [2, 2, 1]
-    first = next(batches(files, 64, 2))[0].numpy()
+    first = next(batches(files, at_64_px, 2))[0].numpy()
     assert np.array_equal(first, preprocess(cv2.imread(str(files[0])), 64)[0])
 
 
@@ -163,7 +161,7 @@ def test_a_folder_without_images_and_a_broken_one_are_named(tmp_path, images):
         choose_images(tmp_path / "empty", 1, 0)
     (images / "broken.jpg").write_bytes(b"\xff\xd8 no")
     with pytest.raises(ImagesError, match="broken.jpg is not an image"):
-        list(batches([images / "broken.jpg"], 64, 8))
+        list(batches([images / "broken.jpg"], at_64_px, 8))
 
 
 # --- the command --------------------------------------------------------------------------------

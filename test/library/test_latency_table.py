@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynofa_ros.bench.published_networks import published
-from dynofa_ros.library.genomes import to_indices
-from dynofa_ros.library.latency_table import load_latency_table, official_keys, official_rows
+from dynofa_ros.library.genomes import Batch, Genomes
+from dynofa_ros.library.latency_table import load_latency_table, official_rows, summed_latency
 from dynofa_ros.library.library import LibraryError
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet.space import load_space
+from dynofa_ros.supernet.registry import load_space
 
 SPACE = load_space("ofa_mbv3_w1.2")
 PATHS = {p: share_file("config", "latency_tables", f"xavier_nx_{p}.yaml") for p in ("cpu", "gpu")}
@@ -29,12 +29,7 @@ SUMS = {  # the sums of the original tables for the published sub-networks (ms):
 
 def subnet(name: str):
     (found,) = (s for s in published().dynamic_ofa if s.name == name)
-    return SPACE.config(
-        resolution=found.resolution,
-        depths=found.depths,
-        kernel_sizes=found.kernel_sizes,
-        expand_ratios=found.expand_ratios,
-    )
+    return SPACE.from_mapping(found.config)
 
 
 @pytest.mark.parametrize("name", SUMS)
@@ -49,17 +44,16 @@ def test_batches_equal_single_sums(seed, processor):
     table = TABLES[processor]
     rng = np.random.default_rng(seed)
     configs = [SPACE.random(rng) for _ in range(8)]
-    configs = [c for c in configs if c.resolution in table.resolutions]
-    _, *indices = to_indices(SPACE, configs)
-    rows = np.array([table.resolutions.index(c.resolution) for c in configs], np.int64)
-    batch = table.block_costs().latency_ms(rows, *indices)
+    configs = [c for c in configs if c.resolution in table.input_sizes]
+    genomes = Genomes(SPACE, table.input_sizes)
+    batch = summed_latency(table.block_costs())(Batch(genomes, genomes.encode(configs)))
     assert batch.tolist() == pytest.approx([table.latency_ms(c) for c in configs])
 
 
 def official_folder(folder: Path, resolutions: tuple[int, ...]) -> Path:
     """Tables in which every layer takes 1 ms, so that a sum counts the layers."""
     for resolution in resolutions:
-        fixed, positions = official_keys(resolution)
+        fixed, positions = SPACE.latency_table.keys(resolution)
         names = [*fixed, *(key for keys in positions for key in keys)]
         table = {key: {"count": 10, "mean": 1.0, "std": 0.1} for key in names}
         (folder / f"{resolution}_lookup_table.json").write_text(json.dumps(table))
@@ -68,7 +62,7 @@ def official_folder(folder: Path, resolutions: tuple[int, ...]) -> Path:
 
 def test_a_folder_of_official_tables(tmp_path):
     table = load_latency_table(official_folder(tmp_path, (160, 224)))
-    assert table.resolutions == (160, 224)
+    assert table.input_sizes == (160, 224)
     assert table.latency_ms(SPACE.config(depths=[2, 3, 4, 2, 3], resolution=160)) == 6 + 14
 
 
@@ -79,7 +73,7 @@ def test_a_table_tells_where_it_was_measured(tmp_path):
 
 
 def test_key_names_by_hand():
-    fixed, positions = official_keys(208)
+    fixed, positions = SPACE.latency_table.keys(208)
     assert fixed[0] == "Conv-input:208x208x3-output:104x104x24"
     assert fixed[2] == "Conv_1-input:7x7x192-output:7x7x1152"
     assert positions[3][5] == (
@@ -93,7 +87,7 @@ def test_key_names_by_hand():
 def test_the_carried_tables_are_the_original_ones(processor, folder):
     rows, _ = official_rows(ORIGINALS / folder)
     own = TABLES[processor]
-    assert own.resolutions == tuple(r.resolution for r in rows) == tuple(range(160, 225, 4))
+    assert own.input_sizes == tuple(r.px for r in rows) == tuple(range(160, 225, 4))
     np.testing.assert_allclose(own.fixed_ms, [r.fixed_ms for r in rows], rtol=1e-5)
     flat = own.position_ms.reshape(len(rows), 10, 9)
     np.testing.assert_allclose(flat, [r.block_ms for r in rows], rtol=1e-5)

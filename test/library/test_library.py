@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from dynofa_ros.application.networks import DEMO_LIBRARY, DEMO_WEIGHTS, Networks
 from dynofa_ros.library.library import (
-    ConfigRecord,
     Entry,
     Latency,
     Library,
@@ -27,17 +26,16 @@ from dynofa_ros.library.library import (
 )
 from dynofa_ros.library.profiling import measure
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet.space import DEMO_SPACE, load_space
+from dynofa_ros.supernet.registry import DEMO_SPACE, load_space
 from dynofa_ros.supernet.weights import load_weights
 
 SPACE = load_space(DEMO_SPACE)
 
 
 def entry(name: str, latency_ms: float, accuracy: float) -> Entry:
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in SPACE.smallest.to_dict().items()}
     return Entry(
         id=name,
-        config=ConfigRecord(**config),
+        config=SPACE.smallest.to_dict(),
         accuracy=accuracy,
         accuracy_source="measured",
         latency_ms=Latency(latency_ms, latency_ms * 1.1),
@@ -206,8 +204,7 @@ def test_a_library_without_a_digest_fits_any_weights_of_its_space(tmp_path):
 def test_shares_and_widths_of_resnet_survive_the_file(tmp_path):
     resnet = load_space("ofa_resnet50")
     config = resnet.random(np.random.default_rng(0))
-    record = {k: tuple(v) if isinstance(v, list) else v for k, v in config.to_dict().items()}
-    one = msgspec.structs.replace(entry("a", 1.0, 0.7), config=ConfigRecord(**record))
+    one = msgspec.structs.replace(entry("a", 1.0, 0.7), config=config.to_dict())
     own = msgspec.structs.replace(library(one), space=resnet.name)
     save_library(tmp_path / "l.yaml", own)
     read = load_library(tmp_path / "l.yaml")
@@ -264,7 +261,7 @@ def test_measure_interleaves_and_leaves_out_the_warm_up():
         return run
 
     runners = {"a": runner("a", 1_000_000), "b": runner("b", 3_000_000)}
-    times = measure(runners, {"a": 64, "b": 96}, rounds=4, warm_up=2, clock=lambda: now[0])
+    times = measure(runners, {"a": (3, 64, 64), "b": (3, 96, 96)}, rounds=4, warm_up=2, clock=lambda: now[0])
     assert calls == ["a", "b"] * 6
     assert times["a"].tolist() == [1.0] * 4 and times["b"].tolist() == [3.0] * 4
 
@@ -293,7 +290,7 @@ def test_measured_accuracy_is_what_the_file_says():
     pictures = Pictures(seed=99, number=300)
     for e in (own.entries[0], own.entries[-1]):
         network = networks.prepare(SubnetKey("cpu", e.id))
-        logits = np.concatenate([network.run(i[None]) for i in pictures.at(network.resolution)])
+        logits = np.concatenate([network.run(i[None]) for i in pictures.at(network.input_shape[-1])])
         measured = float((logits.argmax(1) == pictures.labels).mean())
         deviation = (e.accuracy * (1 - e.accuracy) / pictures.number) ** 0.5
         assert abs(measured - e.accuracy) < 3.5 * deviation, (e.id, measured, e.accuracy)

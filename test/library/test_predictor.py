@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynofa_ros.bench.published_networks import published
+from dynofa_ros.library.accuracy import load_predictor
 from dynofa_ros.library.library import LibraryError
-from dynofa_ros.library.predictor import load_predictor
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet.space import load_space
+from dynofa_ros.supernet.registry import load_space
 
 SPACE = load_space("ofa_mbv3_w1.2")
 PREDICTOR = load_predictor(SPACE.name)
@@ -35,15 +35,7 @@ def random_config(seed: int):
 
 def test_published_sub_networks():
     subnets = [s for s in published().dynamic_ofa if s.name in PREDICTED]
-    configs = [
-        SPACE.config(
-            resolution=s.resolution,
-            depths=s.depths,
-            kernel_sizes=s.kernel_sizes,
-            expand_ratios=s.expand_ratios,
-        )
-        for s in subnets
-    ]
+    configs = [SPACE.from_mapping(s.config) for s in subnets]
     predicted = PREDICTOR.predict(configs)
     assert predicted.shape == (len(PREDICTED),)
     for subnet, accuracy in zip(subnets, predicted, strict=True):
@@ -82,7 +74,7 @@ def test_encoding_by_hand():
 @given(st.integers(0, 10**6))
 def test_skipped_blocks_have_no_effect_and_16_px_share_a_bin(seed):
     config = random_config(seed)
-    active = SPACE.active_blocks(config)
+    active = SPACE.active(SPACE.encode([config]))[0]
     twin = SPACE.config(
         resolution=config.resolution // 16 * 16,
         depths=config.depths,
@@ -115,7 +107,7 @@ def test_other_spaces_are_told_what_is_possible(space):
 def test_a_damaged_file_is_one_line(tmp_path, monkeypatch):
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"\0" * 20)
-    monkeypatch.setattr("dynofa_ros.library.predictor.share_file", lambda *parts: damaged)
+    monkeypatch.setattr("dynofa_ros.library.accuracy.share_file", lambda *parts: damaged)
     with pytest.raises(LibraryError, match=r"ofa_mbv3_w1\.2\.safetensors cannot be read") as error:
         load_predictor(SPACE.name)
     assert "\n" not in str(error.value)

@@ -22,9 +22,8 @@ from dynofa_ros.library.files import find_library, open_library, renewed_notes, 
 from dynofa_ros.library.library import Library, LibraryError, load_library, load_statistics, save_library
 from dynofa_ros.library.profiling import joined, measure, memory_groups, profile, running_on
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet.engines.engine import EngineError, load_engine
 from dynofa_ros.supernet.masked import initial_weights
-from dynofa_ros.supernet.space import DEMO_SPACE, load_space
+from dynofa_ros.supernet.registry import DEMO_SPACE, EngineError, load_engine, load_space
 
 WEIGHTS = share_file(*DEMO_WEIGHTS)
 DEMO = share_file(*DEMO_LIBRARY)
@@ -45,14 +44,14 @@ def quick(*arguments: object) -> int:
 def test_every_round_has_every_network_once_in_another_order():
     calls: list[str] = []
     runners = {name: lambda images, name=name: calls.append(name) for name in "abcdef"}
-    resolutions = dict.fromkeys(runners, 4)
-    times = measure(runners, resolutions, rounds=4, warm_up=1, shuffle=np.random.default_rng(3))
+    shapes = dict.fromkeys(runners, (3, 4, 4))
+    times = measure(runners, shapes, rounds=4, warm_up=1, shuffle=np.random.default_rng(3))
     rounds = [calls[i : i + 6] for i in range(0, 30, 6)]
     assert all(sorted(r) == sorted(runners) for r in rounds)
     assert len({tuple(r) for r in rounds}) > 1
     assert {k: len(v) for k, v in times.items()} == dict.fromkeys(runners, 4)
     first, calls[:] = list(calls), []
-    measure(runners, resolutions, rounds=4, warm_up=1, shuffle=np.random.default_rng(3))
+    measure(runners, shapes, rounds=4, warm_up=1, shuffle=np.random.default_rng(3))
     assert calls == first, "the seed decides the order"
 
 
@@ -151,13 +150,14 @@ def test_profile_measures_every_network_with_every_number_of_threads(tmp_path, c
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cpus: None)
     engine = load_engine("onnxruntime")
+    prepare = engine.prepare
     used: list[int] = []
 
     def counted(subnet, threads, processor):
         used.append(threads)
-        return engine(subnet, threads, processor)
+        return prepare(subnet, threads, processor)
 
-    monkeypatch.setattr("dynofa_ros.library.profiling.load_engine", lambda name: counted)
+    monkeypatch.setattr(engine, "prepare", counted)
     out, results = tmp_path / "mine.yaml", tmp_path / "r.json"
     assert quick(two, "--out", out, "--threads", "2,1", "--json", results) == 0
     own, ids = load_library(out), [e.id for e in few.entries[::6]]

@@ -10,19 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynofa_ros.bench import search as benchmark
-from dynofa_ros.library.latency_table import load_latency_table
-from dynofa_ros.library.predictor import load_predictor
-from dynofa_ros.library.search import (
-    Batch,
-    Genomes,
-    predicted_accuracy,
-    search,
-    summed_latency,
-    thin,
-)
+from dynofa_ros.library.accuracy import load_predictor
+from dynofa_ros.library.genomes import Batch, Genomes
+from dynofa_ros.library.latency_table import load_latency_table, summed_latency
+from dynofa_ros.library.search import search, thin
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet.plan import make_plan
-from dynofa_ros.supernet.space import DEMO_SPACE, OFFICIAL_SPACES, load_space
+from dynofa_ros.supernet.registry import DEMO_SPACE, load_space, official_spaces
 
 SPACE = load_space("ofa_mbv3_w1.2")
 TABLE = load_latency_table(share_file("config", "latency_tables", "xavier_nx_gpu.yaml"))
@@ -34,14 +27,14 @@ def size(batch: Batch) -> np.ndarray:
     return 1.0 + batch.rows.sum(axis=1)
 
 
-@pytest.mark.parametrize("name", (*OFFICIAL_SPACES, DEMO_SPACE))
+@pytest.mark.parametrize("name", (*official_spaces(), DEMO_SPACE))
 def test_canonical_rows_are_the_same_networks_and_equal_if_the_networks_are(name: str) -> None:
     space = load_space(name)
     genomes, rng = Genomes(space), np.random.default_rng(0)
     rows = genomes.random(rng, 40)
     canonical = genomes.canonical(rows)
     for row, other in zip(rows, canonical, strict=True):
-        assert make_plan(space, genomes.decode(row)) == make_plan(space, genomes.decode(other))
+        assert space.plan(genomes.decode(row)) == space.plan(genomes.decode(other))
     scrambled = np.where(canonical == rows, rows, rng.integers(0, genomes.sizes, rows.shape))
     assert (genomes.canonical(scrambled) == canonical).all()
     assert genomes.decode(np.zeros(len(genomes.sizes), int)) == space.smallest
@@ -51,9 +44,9 @@ def test_canonical_rows_are_the_same_networks_and_equal_if_the_networks_are(name
 @given(st.integers(0, 10**6))
 @settings(max_examples=20, deadline=None)
 def test_fast_objectives_agree_with_one_sub_network_at_a_time(seed: int) -> None:
-    genomes = Genomes(SPACE, TABLE.resolutions)
+    genomes = Genomes(SPACE, TABLE.input_sizes)
     batch = Batch(genomes, genomes.canonical(genomes.random(np.random.default_rng(seed), 8)))
-    accuracy, latency = predicted_accuracy(PREDICTOR)(batch), summed_latency(TABLE.block_costs())(batch)
+    accuracy, latency = PREDICTOR.objective()(batch), summed_latency(TABLE.block_costs())(batch)
     assert accuracy == pytest.approx(PREDICTOR.predict(batch.configs), abs=1e-6)
     assert latency == pytest.approx([TABLE.latency_ms(config) for config in batch.configs])
 
@@ -64,11 +57,11 @@ def test_the_front_ascends_and_the_seed_decides_it() -> None:
     def run(seed: int) -> list:
         return search(
             SPACE,
-            predicted_accuracy(PREDICTOR),
+            PREDICTOR.objective(),
             summed_latency(costs),
             evaluations=3000,
             seed=seed,
-            resolutions=costs.resolutions,
+            input_sizes=costs.input_sizes,
         )
 
     front = run(1)
@@ -84,10 +77,10 @@ def test_a_known_front_is_found() -> None:
     space = load_space(DEMO_SPACE)
 
     def accuracy(batch: Batch) -> np.ndarray:
-        i = batch.indices
-        return (i.kernel[:, 0] + i.kernel[:, 1]) / 100 + (i.resolution - 64) / 4000
+        kernel = batch.genes[:, space.columns["kernel_sizes"]]
+        return (kernel[:, 0] + kernel[:, 1]) / 100 + (batch.input_sizes - 64) / 4000
 
-    front = search(space, accuracy, size, evaluations=20_000, seed=0, resolutions=(64, 128))
+    front = search(space, accuracy, size, evaluations=20_000, seed=0, input_sizes=(64, 128))
     assert [(c.accuracy, c.latency_ms) for c in front] == [
         pytest.approx(point) for point in ((0, 1), (0.016, 2), (0.026, 3), (0.036, 4), (0.046, 5), (0.056, 6))
     ]
@@ -127,7 +120,7 @@ def test_an_exhausted_space_and_one_without_a_fast_network_end() -> None:
 
 def test_an_unknown_resolution_is_refused() -> None:
     with pytest.raises(ValueError, match="resolution = 130 is not allowed"):
-        search(SPACE, size, size, evaluations=10, seed=0, resolutions=(128, 130))
+        search(SPACE, size, size, evaluations=10, seed=0, input_sizes=(128, 130))
 
 
 @given(st.lists(st.floats(0.1, 1000), min_size=1, max_size=60, unique=True), st.integers(1, 40))
@@ -177,8 +170,8 @@ def test_dominated_needs_one_better_figure() -> None:
 
 
 def test_the_official_search_keeps_its_limit_and_gives_up_where_nothing_meets_it() -> None:
-    genomes, rng = Genomes(SPACE, TABLE.resolutions), np.random.default_rng(0)
-    objectives = predicted_accuracy(PREDICTOR), summed_latency(TABLE.block_costs())
+    genomes, rng = Genomes(SPACE, TABLE.input_sizes), np.random.default_rng(0)
+    objectives = PREDICTOR.objective(), summed_latency(TABLE.block_costs())
     best = benchmark.official_search(genomes, *objectives, 24.0, 3, 0.1, rng)
     assert best is not None and best[1] <= 24.0 and 0.75 < best[0] < 0.85
     assert benchmark.official_search(genomes, *objectives, 1.0, 3, 0.1, rng) is None

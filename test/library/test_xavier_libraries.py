@@ -18,12 +18,11 @@ import build_xavier_libraries as build  # noqa: E402
 import xavier_predictions as predictions  # noqa: E402
 
 from dynofa_ros.cli.common import CliError  # noqa: E402
-from dynofa_ros.library.genomes import to_indices  # noqa: E402
+from dynofa_ros.library.accuracy import load_predictor  # noqa: E402
+from dynofa_ros.library.genomes import Batch, Genomes  # noqa: E402
+from dynofa_ros.library.latency_table import summed_latency  # noqa: E402
 from dynofa_ros.library.library import Library, load_library  # noqa: E402
-from dynofa_ros.library.predictor import load_predictor  # noqa: E402
-from dynofa_ros.library.search import Batch, Genomes  # noqa: E402
 from dynofa_ros.paths import share_file  # noqa: E402
-from dynofa_ros.supernet.plan import count, make_plan  # noqa: E402
 
 PATHS = {
     p: share_file("config", "libraries", "xavier_nx", f"{p}_ofa_mbv3_w1.2.yaml")
@@ -54,9 +53,9 @@ def test_every_library(processor):
     assert len(library.entries) >= 30
     assert library.weights_sha256 is None and "weights_sha256 is null" in notes(library)
     for e in library:
-        macs, params = count(make_plan(predictions.SPACE, library.config(e)), 1000)
-        assert (e.macs, e.params) == (macs, params)
-        assert e.config.resolution >= 160  # where the predictor holds
+        plan = predictions.SPACE.plan(library.config(e))
+        assert (e.macs, e.params) == (plan.macs, plan.params)
+        assert e.config["resolution"] >= 160  # where the predictor holds
         assert e.energy_j is None
 
 
@@ -82,7 +81,7 @@ def test_gpu_predictions_are_what_their_notes_say():
     library = LIBRARIES["gpu"]
     table = predictions.table("gpu")
     subnets = predictions.published_subnets()
-    configs = [predictions.subnet_config(s.config) for s in subnets]
+    configs = [predictions.SPACE.from_mapping(s.config) for s in subnets]
     ms = np.array([s.xavier_nx_gpu_ms for s in subnets])
     line = predictions.fit_line(np.array([table.latency_ms(c) for c in configs]), ms, 1 / ms)
     for e, accuracy in zip(library, promised(library), strict=True):
@@ -99,7 +98,8 @@ def test_gpu_predictions_lie_between_their_published_neighbours():
     for first, last in pairwise(at):
         low, high = library.entries[first], library.entries[last]
         for e in library.entries[first + 1 : last]:
-            assert low.config.resolution <= e.config.resolution <= high.config.resolution
+            low_px, px, high_px = (entry.config["resolution"] for entry in (low, e, high))
+            assert low_px <= px <= high_px
             assert low.macs < e.macs < high.macs
 
 
@@ -139,9 +139,10 @@ def test_operations_add_up_block_by_block():
         )
         for r in (176, 224) * 5
     ]
-    expected = [count(make_plan(predictions.SPACE, c), 1000)[0] / 1e6 for c in configs]
-    resolution, *blocks = to_indices(predictions.SPACE, configs)
-    assert costs.latency_ms((resolution - 176) // 48, *blocks).tolist() == pytest.approx(expected)
+    expected = [predictions.SPACE.plan(c).macs / 1e6 for c in configs]
+    genomes = Genomes(predictions.SPACE, (176, 224))
+    summed = summed_latency(costs)(Batch(genomes, genomes.encode(configs)))
+    assert summed.tolist() == pytest.approx(expected)
 
 
 def test_a_line_and_its_residuals():
@@ -157,9 +158,9 @@ def test_a_line_and_its_residuals():
 
 
 def test_the_search_between_two_networks_is_deterministic():
-    configs = [predictions.subnet_config(s.config) for s in predictions.published_subnets()[:2]]
+    configs = [predictions.SPACE.from_mapping(s.config) for s in predictions.published_subnets()[:2]]
     genomes = Genomes(predictions.SPACE, [176])
-    parents = np.stack([build.to_row(genomes, c) for c in configs])
+    parents = np.stack([genomes.encode([c])[0] for c in configs])
     assert Batch(genomes, parents).configs == configs
 
     def distance(batch):

@@ -22,7 +22,7 @@ from dynofa_ros.application.networks import DEMO_LIBRARY
 from dynofa_ros.application.threads import INFERENCE, POOL, cpu_list
 from dynofa_ros.library.library import save_library
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet.engines import onnxruntime as engine_onnxruntime
+from dynofa_ros.supernet.registry import load_engine
 
 pytestmark = pytest.mark.live
 
@@ -222,7 +222,7 @@ def libraries(tmp_path_factory) -> str:
 
 
 def test_a_processor_that_the_engine_does_not_reach_is_refused_by_name(libraries):
-    if "gpu" in engine_onnxruntime.processors():
+    if "gpu" in load_engine("onnxruntime").processors():
         pytest.skip("this ONNX Runtime reaches a GPU")
     with robot(libraries) as node:
         assert {e.processor for e in node.received["library"][-1].entries} == {"cpu"}

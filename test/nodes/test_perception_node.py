@@ -39,7 +39,6 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from dynofa_ros import topics
 from dynofa_ros.application.networks import Networks, SubnetKey
-from dynofa_ros.supernet.preprocess import preprocess
 
 pytestmark = pytest.mark.live
 
@@ -68,7 +67,7 @@ def test_a_frame_gets_the_class_of_the_network_and_its_own_header(node):
     monitor = node.received["monitor"][-1]
     networks = Networks.load("", "", "onnxruntime")
     network = networks.prepare(SubnetKey(monitor.processor, monitor.subnet_id))
-    logits = network.run(preprocess(np.ascontiguousarray(SCENE[..., ::-1]), network.resolution))[0]
+    logits = network.run(network.preprocess(np.ascontiguousarray(SCENE[..., ::-1])))[0]
     assert result.results[0].class_id == networks.weights.labels[int(logits.argmax())]
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dynofa_ros.supernet import load_supernet
-from dynofa_ros.supernet.engines.engine import ENGINES
-from dynofa_ros.supernet.space import OFFICIAL_SPACES, SubnetConfig, load_space
+from dynofa_ros.supernet.registry import engine_names, load_space, official_spaces
+from dynofa_ros.supernet.space import SubnetConfig
 
 torch = pytest.importorskip("torch")
 networks = pytest.importorskip(
@@ -33,7 +33,7 @@ def build(space: str):
     )
 
 
-@pytest.fixture(scope="module", params=OFFICIAL_SPACES)
+@pytest.fixture(scope="module", params=official_spaces())
 def official(request: pytest.FixtureRequest):
     """The official supernet with random weights whose BN statistics come from a batch of random images.
 
@@ -93,7 +93,7 @@ def expected(official) -> dict[SubnetConfig, Expected]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", engine_names())
 def test_random_subnets_equal_the_official_ones(official, expected, engine):
     name, net = official
     if importlib.util.find_spec(engine) is None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
@@ -14,15 +14,10 @@ from hypothesis import strategies as st
 
 from dynofa_ros.supernet import load_supernet
 from dynofa_ros.supernet.engines import onnxruntime as engine_onnxruntime
-from dynofa_ros.supernet.engines.engine import EngineError, load_engine, require_processor
 from dynofa_ros.supernet.engines.onnx_graph import build_graph, build_model
+from dynofa_ros.supernet.layers import make_divisible
 from dynofa_ros.supernet.materialise import materialise
-from dynofa_ros.supernet.plan import count, make_plan, parameter_shapes
-from dynofa_ros.supernet.space import (
-    DEMO_SPACE,
-    load_space,
-    make_divisible,
-)
+from dynofa_ros.supernet.registry import DEMO_SPACE, EngineError, load_engine, load_space, require_processor
 from dynofa_ros.supernet.weights import WeightsError, load_weights
 
 torch = pytest.importorskip("torch")
@@ -35,7 +30,7 @@ CLASSES = 7
 
 def configs(space=SPACE):
     drawn = {name: st.tuples(*map(st.sampled_from, allowed)) for name, allowed in space.choices.items()}
-    return st.builds(space.config, resolution=st.sampled_from(space.resolutions), **drawn)
+    return st.builds(space.config, resolution=st.sampled_from(space.input_sizes), **drawn)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +44,19 @@ def state() -> dict:
     images = torch.randn(8, 3, 96, 96, generator=generator)
     normalise = masked.batch_statistics(weights, SPACE.bn_epsilon, momentum=1.0)
     with torch.no_grad():
-        masked.masked_forward(make_plan(SPACE, SPACE.largest), weights, images, normalise)
+        masked.masked_forward(SPACE.plan(SPACE.largest, CLASSES), weights, images, normalise)
     return weights
+
+
+def shared_statistics(weights):
+    """Normalisation of inference by the running statistics of the weights."""
+
+    def normalise(x, key):
+        leaves = ("running_mean", "running_var", "weight", "bias")
+        mean, var, scale, shift = (weights[f"{key}.{leaf}"][: x.shape[1]] for leaf in leaves)
+        return torch.nn.functional.batch_norm(x, mean, var, scale, shift, False, 0.0, SPACE.bn_epsilon)
+
+    return normalise
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +76,14 @@ def supernet(state):
 def test_official_sizes(name, keys, parameters, largest, smallest):
     """Counts of the official implementation at 224 px: million MACs, million parameters."""
     space = load_space(name)
-    shapes = parameter_shapes(space, 1000)
+    shapes = space.parameter_shapes(1000)
     assert len(shapes) == keys
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     assert sum(int(np.prod(s)) for k, s in shapes.items() if not k.endswith(buffers)) == parameters
-    small = dataclasses.replace(space.smallest, resolution=224)
+    small = msgspec.structs.replace(space.smallest, resolution=224)
     for config, expected in ((space.largest, largest), (small, smallest)):
-        macs, params = count(make_plan(space, config), 1000)
-        assert (round(macs / 1e6, 1), round(params / 1e6, 3)) == expected
+        plan = space.plan(config, 1000)
+        assert (round(plan.macs / 1e6, 1), round(plan.params / 1e6, 3)) == expected
 
 
 @given(st.integers(1, 4000))
@@ -149,11 +155,9 @@ def test_an_unknown_space_names_the_known_ones(name):
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
 def test_engines_equal_the_masked_supernet(state, supernet, engine, config):
     images = torch.randn(1, 3, config.resolution, config.resolution)
-    plan = make_plan(SPACE, config)
+    plan = SPACE.plan(config, CLASSES)
     with torch.inference_mode():
-        expected = masked.masked_forward(
-            plan, state, images, masked.stored_statistics(state, SPACE.bn_epsilon)
-        )
+        expected = masked.masked_forward(plan, state, images, shared_statistics(state))
     logits = supernet.activate(config, engine=engine)(images)
     assert logits.shape == (1, CLASSES)
     torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
@@ -162,10 +166,10 @@ def test_engines_equal_the_masked_supernet(state, supernet, engine, config):
 def test_own_statistics_are_used(state, supernet):
     config = SPACE.smallest
     batch = torch.randn(16, 3, config.resolution, config.resolution)
-    own = masked.calibrate(make_plan(SPACE, config), state, [batch])
+    own = masked.calibrate(SPACE.plan(config, CLASSES), state, [batch])
     with torch.inference_mode():
         weights = {k: v.clone() for k, v in state.items()}
-        plan = make_plan(SPACE, config)
+        plan = SPACE.plan(config, CLASSES)
         by_batch = masked.masked_forward(
             plan, weights, batch, masked.batch_statistics(weights, SPACE.bn_epsilon, None)
         )
@@ -175,9 +179,9 @@ def test_own_statistics_are_used(state, supernet):
 
 
 def test_statistics_of_another_width_are_refused(state, supernet):
-    wide = masked.calibrate(make_plan(SPACE, SPACE.largest), state, [torch.randn(2, 3, 128, 128)])
+    wide = masked.calibrate(SPACE.plan(SPACE.largest, CLASSES), state, [torch.randn(2, 3, 128, 128)])
     with pytest.raises(ValueError, match="blocks.1.conv.inverted_bottleneck.bn.bn.running_mean.*expected"):
-        materialise(make_plan(SPACE, SPACE.smallest), supernet.weights, wide)
+        materialise(SPACE.plan(SPACE.smallest, CLASSES), supernet.weights, wide)
 
 
 def test_batches_arrays_and_tensors_are_taken_and_wrong_shapes_named(supernet):
@@ -189,7 +193,9 @@ def test_batches_arrays_and_tensors_are_taken_and_wrong_shapes_named(supernet):
 
 
 def test_an_engine_that_is_not_there_is_named():
-    with pytest.raises(EngineError, match="'tensorflow' is unknown: choose one of onnxruntime, torch"):
+    with pytest.raises(
+        EngineError, match="'tensorflow' is unknown: choose one of onnxruntime, openvino, torch"
+    ):
         load_engine("tensorflow")
 
 
@@ -283,10 +289,12 @@ def test_two_subnetworks_never_share_an_engine_cache(supernet):
     digests = set()
     for kernel, resolution in ((3, 64), (5, 64), (3, 68)):
         config = SPACE.config(kernel_sizes=kernel, resolution=resolution)
-        digests.add(build_graph(materialise(make_plan(SPACE, config), supernet.weights)).digest)
+        digests.add(build_graph(supernet.materialise(config)).digest)
     other = load_supernet(DEMO_SPACE, masked.initial_weights(SPACE, CLASSES, seed=9)).weights
     digests.add(
-        build_graph(materialise(make_plan(SPACE, SPACE.config(kernel_sizes=3, resolution=64)), other)).digest
+        build_graph(
+            materialise(SPACE.plan(SPACE.config(kernel_sizes=3, resolution=64), CLASSES), other)
+        ).digest
     )
     assert len(digests) == 4
 
@@ -294,19 +302,19 @@ def test_two_subnetworks_never_share_an_engine_cache(supernet):
 def test_the_onnx_model_stands_alone(tmp_path, supernet):
     """The model with its weights inside, loaded by a plain session, equals the engine's."""
     config = SPACE.smallest
-    subnet = materialise(make_plan(SPACE, config), supernet.weights)
+    subnet = supernet.materialise(config)
     path = tmp_path / "subnet.onnx"
     path.write_bytes(build_model(subnet).SerializeToString())
     images = np.random.default_rng(1).standard_normal((2, 3, 64, 64)).astype(np.float32)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    ours = load_engine("onnxruntime")(subnet, 1, "cpu")(images)
+    ours = load_engine("onnxruntime").prepare(subnet, 1, "cpu")(images)
     np.testing.assert_allclose(session.run(None, {"images": images})[0], ours, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_cuda_graph_equals_the_cpu(supernet):
-    subnet = materialise(make_plan(SPACE, SPACE.largest), supernet.weights)
-    gpu, cpu = (load_engine("torch")(subnet, 1, processor) for processor in ("gpu", "cpu"))
+    subnet = supernet.materialise(SPACE.largest)
+    gpu, cpu = (load_engine("torch").prepare(subnet, 1, processor) for processor in ("gpu", "cpu"))
     rng = np.random.default_rng(1)
     for number in (1, 1, 3):  # one image replays the graph, three do not fit it
         images = rng.standard_normal((number, 3, 128, 128)).astype(np.float32)

@@ -18,15 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from dynofa_ros.supernet import convert
-from dynofa_ros.supernet.convert import memory_mapped, save_weights
-from dynofa_ros.supernet.plan import parameter_shapes
-from dynofa_ros.supernet.space import DEMO_SPACE, OFFICIAL_SPACES, load_space
-from dynofa_ros.supernet.weights import WeightsError, canonical_name, load_weights
+from dynofa_ros.supernet import weights as convert
+from dynofa_ros.supernet.registry import DEMO_SPACE, load_space, official_spaces
+from dynofa_ros.supernet.weights import WeightsError, load_weights, memory_mapped, save_weights
 
 SPACE = load_space(DEMO_SPACE)
 KEY = "blocks.3.conv.depth_conv.conv.conv.weight"
-SHAPE = parameter_shapes(SPACE, 7)[KEY]
+SHAPE = SPACE.parameter_shapes(7)[KEY]
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +61,14 @@ def official_network(name: str):
     return kind(dropout_rate=0, width_mult=float(name.rpartition("w")[2]), **lists)
 
 
-@pytest.mark.parametrize("name", OFFICIAL_SPACES)
+@pytest.mark.parametrize("name", official_spaces())
 def test_names_and_shapes_are_the_official_ones(name):
     state = official_network(name).state_dict()
-    shapes = parameter_shapes(load_space(name), 1000)
+    shapes = load_space(name).parameter_shapes(1000)
     assert {key: tuple(value.shape) for key, value in state.items()} == shapes
-    assert len({canonical_name(key) for key in shapes}) == len(shapes), "two arrays would share a name"
+    assert len({load_space(name).canonical_name(key) for key in shapes}) == len(shapes), (
+        "two arrays would share a name"
+    )
 
 
 OLD = {
@@ -81,14 +81,14 @@ OLD = {
 
 
 @pytest.mark.parametrize("style", OLD)
-@pytest.mark.parametrize("name", OFFICIAL_SPACES)
+@pytest.mark.parametrize("name", official_spaces())
 def test_every_official_style_of_names_loads(name, style):
     if style == "old block names" and name == "ofa_resnet50":
         pytest.skip("resnet50 has no block of that name")
     space = load_space(name)
     state = {
         key: np.zeros(shape, np.float32) + index % 7
-        for index, (key, shape) in enumerate(parameter_shapes(space, 3).items())
+        for index, (key, shape) in enumerate(space.parameter_shapes(3).items())
     }
     renamed = {OLD[style](key): value for key, value in state.items()}
     assert renamed.keys() != state.keys()
@@ -259,9 +259,9 @@ def test_written_weights_are_the_same_and_nothing_half_written_stays(tmp_path, f
 
 LOAD = """
 import sys
-from dynofa_ros.supernet import convert
-from dynofa_ros.supernet.convert import memory_mapped
-from dynofa_ros.supernet.space import load_space
+from dynofa_ros.supernet import weights as convert
+from dynofa_ros.supernet.weights import memory_mapped
+from dynofa_ros.supernet.registry import load_space
 try:
     print(memory_mapped(load_space(sys.argv[1]), sys.argv[2]).digest)
 finally:

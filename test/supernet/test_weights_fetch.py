@@ -18,11 +18,9 @@ from safetensors.numpy import save
 
 from dynofa_ros.cli.common import CliError, UsageError
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet.download import DownloadError, download
-from dynofa_ros.supernet.plan import parameter_shapes
-from dynofa_ros.supernet.space import DEMO_SPACE, OFFICIAL_SPACES, load_space
+from dynofa_ros.supernet.registry import DEMO_SPACE, load_space, official_spaces
 from dynofa_ros.supernet.weights import WeightsError, load_weights
-from dynofa_ros.supernet.zoo import CheckpointError, check, known_spaces, load_list
+from dynofa_ros.supernet.zoo import CheckpointError, DownloadError, check, download, known_spaces, load_list
 
 SPACE = load_space(DEMO_SPACE)
 NAME = "ofa_mbv3_w1.0"
@@ -343,9 +341,9 @@ def test_check_recognises_the_space_and_converts(tmp_path, listed):
         run("check", tmp_path / "none.pth")
 
 
-@pytest.mark.parametrize("name", [*OFFICIAL_SPACES, DEMO_SPACE])
+@pytest.mark.parametrize("name", [*official_spaces(), DEMO_SPACE])
 def test_every_known_space_is_recognised(tmp_path, name):
-    shapes = parameter_shapes(load_space(name), 10)
+    shapes = load_space(name).parameter_shapes(10)
     path = tmp_path / "any.safetensors"
     path.write_bytes(save({key: np.zeros(shape, np.float32) for key, shape in shapes.items()}))
     assert check(path, known_spaces({})).space.name == name
@@ -360,7 +358,7 @@ def test_a_checkpoint_of_no_known_space_says_so(tmp_path):
 
 def test_the_packaged_list_has_every_official_space():
     listed = load_list(share_file("config", "checkpoints.yaml"))
-    assert {checkpoint.space for checkpoint in listed.values()} == set(OFFICIAL_SPACES)
+    assert {checkpoint.space for checkpoint in listed.values()} == set(official_spaces())
 
 
 @pytest.mark.parametrize(

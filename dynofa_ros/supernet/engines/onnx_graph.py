@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from dynofa_ros.supernet.layers import AveragePool, GlobalPool, MaxPool
-from dynofa_ros.supernet.materialise import ConvOp, LinearOp, Op, ResidualOp, SqueezeExciteOp, Subnet
+from dynofa_ros.supernet.layers import Op
+from dynofa_ros.supernet.materialise import Subnet
 
 OPSET, IR_VERSION = 17, 8  # HardSwish is an operator since 14; both are known to ONNX Runtime 1.12 and later
 FLOAT = onnx.TensorProto.FLOAT
@@ -33,8 +34,8 @@ class Graph:
         return hasher.hexdigest()
 
 
-class _Builder:
-    """Nodes and weights, growing at the end."""
+class GraphBuilder:
+    """Nodes and weights, growing at the end. Layers add themselves to it (``Layer.export``)."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -55,41 +56,22 @@ class _Builder:
             return self.node("Clip", x, "zero", "six")
         return self.node({"relu": "Relu", "h_swish": "HardSwish"}[name], x) if name else x
 
+    def window(self, kernel: int, stride: int, padding: int) -> dict[str, list[int]]:
+        """Attributes of a square sliding window."""
+        return {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [padding] * 4}
+
     def conv(
         self, x: str, weight: np.ndarray, bias: np.ndarray | None, stride: int = 1, groups: int = 1
     ) -> str:
         kernel = weight.shape[-1]
         inputs = [x, self.constant(weight)] + ([] if bias is None else [self.constant(bias)])
-        return self.node("Conv", *inputs, **_window(kernel, stride, kernel // 2), group=groups)
+        return self.node("Conv", *inputs, **self.window(kernel, stride, kernel // 2), group=groups)
 
-    def sequence(self, x: str, ops: tuple[Op, ...]) -> str:
+    def sequence(self, x: str, ops: Sequence[Op]) -> str:
         """Add operations one after the other on the value named ``x``; returns the name of the result."""
         for op in ops:
-            x = self.append(x, op)
+            x = op.layer.export(self, x, op)
         return x
-
-    def append(self, x: str, op: Op) -> str:
-        if isinstance(op, ConvOp):
-            return self.activation(self.conv(x, op.weight, op.bias, op.stride, op.groups), op.activation)
-        if isinstance(op, SqueezeExciteOp):
-            y = self.conv(self.node("GlobalAveragePool", x), op.reduce_weight, op.reduce_bias)
-            y = self.conv(self.node("Relu", y), op.expand_weight, op.expand_bias)
-            return self.node("Mul", x, self.node("HardSigmoid", y, alpha=1 / 6, beta=0.5))
-        if isinstance(op, ResidualOp):
-            total = self.node("Add", self.sequence(x, op.ops), self.sequence(x, op.shortcut))
-            return self.activation(total, op.activation)
-        if isinstance(op, MaxPool):
-            return self.node("MaxPool", x, **_window(op.kernel, op.stride, op.kernel // 2))
-        if isinstance(op, AveragePool):
-            return self.node("AveragePool", x, **_window(op.stride, op.stride, 0), ceil_mode=1)
-        if isinstance(op, GlobalPool):
-            return self.node("GlobalAveragePool", x)
-        flat = self.node("Flatten", x)
-        return self.node("Gemm", flat, self.constant(op.weight), self.constant(op.bias), transB=1)
-
-
-def _window(kernel: int, stride: int, padding: int) -> dict[str, list[int]]:
-    return {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [padding] * 4}
 
 
 def _external(name: str, array: np.ndarray) -> onnx.TensorProto:
@@ -100,14 +82,12 @@ def _external(name: str, array: np.ndarray) -> onnx.TensorProto:
 
 
 def build_graph(subnet: Subnet) -> Graph:
-    """Input ``images``, float32 (N, 3, R, R); output ``logits``, float32 (N, classes)."""
-    builder = _Builder()
+    """Input ``images``, float32 (N, *input shape); output ``logits``, float32 (N, *output shape)."""
+    builder = GraphBuilder()
     builder.sequence("images", subnet.ops)
     builder.nodes[-1].output[0] = "logits"
-    last = subnet.ops[-1]
-    assert isinstance(last, LinearOp)
-    images = helper.make_tensor_value_info("images", FLOAT, ["N", 3, subnet.resolution, subnet.resolution])
-    logits = helper.make_tensor_value_info("logits", FLOAT, ["N", last.weight.shape[0]])
+    images = helper.make_tensor_value_info("images", FLOAT, ["N", *subnet.input_shape])
+    logits = helper.make_tensor_value_info("logits", FLOAT, ["N", *subnet.output_shape])
     bounds = [numpy_helper.from_array(np.float32(v), n) for n, v in (("zero", 0), ("six", 6))]
     used = {name for node in builder.nodes for name in node.input}
     initialisers = [b for b in bounds if b.name in used]

@@ -7,9 +7,10 @@ from typing import Any
 import onnxruntime
 
 from dynofa_ros.paths import cache_folder
-from dynofa_ros.supernet.engines.engine import EngineError, Runner
+from dynofa_ros.supernet.engines.engine import Engine, Runner
 from dynofa_ros.supernet.engines.onnx_graph import Graph, build_graph
 from dynofa_ros.supernet.materialise import Subnet
+from dynofa_ros.supernet.registry import EngineError, register_engine
 
 Provider = tuple[str, dict[str, Any]]
 TENSORRT = "TensorrtExecutionProvider"
@@ -21,12 +22,6 @@ PROVIDERS: dict[str, list[Provider]] = {  # that reach each processor, best firs
     "gpu": [(TENSORRT, {}), ("CUDAExecutionProvider", {"use_tf32": "0"})],
     "npu": [(TENSORRT, {"trt_dla_enable": True, "trt_fp16_enable": True}), ("QNNExecutionProvider", {})],
 }
-
-
-def processors() -> tuple[str, ...]:
-    """The processors that this build of ONNX Runtime reaches. TensorRT is asked for a DLA when it is used."""
-    available = onnxruntime.get_available_providers()
-    return tuple(p for p, providers in PROVIDERS.items() if any(name in available for name, _ in providers))
 
 
 def choose_providers(processor: str | None, available: list[str]) -> list[Provider]:
@@ -64,20 +59,25 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def prepare(subnet: Subnet, threads: int = 0, processor: str | None = None) -> Runner:
-    """An inference session on the best provider for the processor.
+@register_engine
+class OnnxRuntime(Engine):
+    """Sessions of ONNX Runtime."""
 
-    Raises EngineError with ONNX Runtime's reason.
-    """
-    options, graph = session_options(threads), build_graph(subnet)
-    # the session reads the weights where they are: no copy inside a serialised model
-    names = list(graph.weights)
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(graph.weights[n]) for n in names]
-    options.add_external_initializers(names, values)
-    available = onnxruntime.get_available_providers()
-    try:
-        chosen = [with_engine_cache(p, graph) for p in choose_providers(processor, available)]
-        session = onnxruntime.InferenceSession(graph.model.SerializeToString(), options, providers=chosen)
-    except Exception as error:  # the runtime raises its own unrelated exception types
-        raise EngineError(f"onnxruntime refused the sub-network: {error}") from error
-    return lambda images: session.run(["logits"], {"images": images})[0]
+    def processors(self) -> tuple[str, ...]:
+        # TensorRT is asked for a DLA only when it is used
+        available = onnxruntime.get_available_providers()
+        return tuple(p for p, wanted in PROVIDERS.items() if any(name in available for name, _ in wanted))
+
+    def prepare(self, subnet: Subnet, threads: int = 0, processor: str | None = None) -> Runner:
+        options, graph = session_options(threads), build_graph(subnet)
+        # the session reads the weights where they are: no copy inside a serialised model
+        names = list(graph.weights)
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(graph.weights[n]) for n in names]
+        options.add_external_initializers(names, values)
+        available = onnxruntime.get_available_providers()
+        try:
+            chosen = [with_engine_cache(p, graph) for p in choose_providers(processor, available)]
+            session = onnxruntime.InferenceSession(graph.model.SerializeToString(), options, providers=chosen)
+        except Exception as error:  # the runtime raises its own unrelated exception types
+            raise EngineError(f"onnxruntime refused the sub-network: {error}") from error
+        return lambda images: session.run(["logits"], {"images": images})[0]

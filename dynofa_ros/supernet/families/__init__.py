@@ -1,0 +1,1 @@
+"""Families of supernets, one file each: their spaces, configurations, layers and checkpoints."""

@@ -1,0 +1,110 @@
+"""What there is: families of supernets and engines. A file in families/ or engines/ adds one.
+
+Families are cheap to import and are all imported at the first question. An engine is imported when it is used
+(torch takes a second), so its name is the name of its file: that of the Python package it runs on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from abc import ABC, abstractmethod
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from dynofa_ros.supernet.space import SearchSpace
+
+if TYPE_CHECKING:
+    from dynofa_ros.supernet.engines.engine import Engine
+
+DEMO_SPACE = "ofa_mbv3_demo"  # the space of the supernet that is part of the package
+SHARED = ("engine", "onnx_graph")  # files of engines/ that engines have in common
+
+
+class EngineError(RuntimeError):
+    """An engine that is unknown, not installed, or refuses the sub-network."""
+
+
+class Family(ABC):
+    """One kind of supernet. ``spaces``: the names it knows, for people; ``official``: those with published
+    weights."""
+
+    spaces: str
+    official: tuple[str, ...]
+
+    @abstractmethod
+    def space(self, name: str) -> SearchSpace | None:
+        """The search space of a name, None if it is none of this family."""
+
+
+FamilyType = TypeVar("FamilyType", bound="type[Family]")
+EngineType = TypeVar("EngineType", bound="type[Engine]")
+_families: dict[str, Family] = {}
+_engines: dict[str, Engine] = {}
+
+
+def register_family(family: FamilyType) -> FamilyType:
+    """Class decorator: the family of the file that it is used in."""
+    _families[family.__module__] = family()
+    return family
+
+
+def register_engine(engine: EngineType) -> EngineType:
+    """Class decorator: the engine of the file that it is used in."""
+    _engines[engine.__module__.rpartition(".")[2]] = engine()
+    return engine
+
+
+def _files(room: str) -> list[str]:
+    folder = Path(__file__).with_name(room)
+    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
+
+
+@cache
+def families() -> tuple[Family, ...]:
+    """Every family, in the order of their files' names."""
+    for name in _files("families"):
+        importlib.import_module(f"dynofa_ros.supernet.families.{name}")
+    return tuple(_families[module] for module in sorted(_families))
+
+
+@cache
+def load_space(name: str) -> SearchSpace:
+    """The search space of a name. Raises ValueError naming the known ones."""
+    for family in families():
+        space = family.space(name)
+        if space is not None:
+            return space
+    raise ValueError(f"space {name!r} is unknown: known are {', '.join(f.spaces for f in families())}")
+
+
+def official_spaces() -> tuple[str, ...]:
+    """Names of the spaces with published weights."""
+    return tuple(name for family in families() for name in family.official)
+
+
+def engine_names() -> tuple[str, ...]:
+    """Names of all engines, installed or not."""
+    return tuple(name for name in _files("engines") if name not in SHARED)
+
+
+def load_engine(name: str) -> Engine:
+    """An engine by name. Raises EngineError naming the choices."""
+    if name not in engine_names():
+        raise EngineError(f"engine {name!r} is unknown: choose one of {', '.join(engine_names())}")
+    if importlib.util.find_spec(name) is None:
+        raise EngineError(f"engine {name!r} is not installed: pip install {name}, or choose another engine")
+    importlib.import_module(f"dynofa_ros.supernet.engines.{name}")
+    return _engines[name]
+
+
+def require_processor(name: str, processor: str) -> None:
+    """Raises EngineError naming what there is if the engine does not reach ``processor`` on this machine."""
+    reached = load_engine(name).processors()
+    if processor not in reached:
+        raise EngineError(
+            f"engine {name} reaches no {processor} here, only {', '.join(reached)}: "
+            "install a build of it for that processor, or choose another engine"
+        )
