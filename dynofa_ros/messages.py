@@ -15,7 +15,7 @@ from enum import IntEnum, IntFlag
 from math import nan
 from typing import Annotated, Any, TypeAlias
 
-MISS_TOLERANCE = 0.02  # default share of due frames that may miss
+MISS_TOLERANCE = 0.01  # default share of due frames that may miss
 
 
 class SubnetCondition(IntEnum):

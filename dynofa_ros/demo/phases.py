@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dynofa_ros.errors import CliError
+from dynofa_ros.messages import MISS_TOLERANCE
 from dynofa_ros.recording import metrics
 from dynofa_ros.recording.run import Run
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 DEVICE, MANAGER = "dynofa/device", "dynofa/manager"
 LATENCY_TARGET_MS = 65.0
-MISS_TOLERANCE = 0.005  # noise drifts on a computer with other things to do: half of the default
+TOLERANCE = 0.5 * MISS_TOLERANCE  # noise drifts on a computer with other things to do
 LARGEST_SUBNET_MS = 45.0  # the emulated device runs the largest sub-network in this time at its top clock
 
 
@@ -91,7 +92,7 @@ class FivePhases:
     def setup(self) -> Setup:
         own = {
             "latency_target_ms": LATENCY_TARGET_MS,
-            "miss_tolerance": MISS_TOLERANCE,
+            "miss_tolerance": TOLERANCE,
             "rate_hz": self.rate_hz,
         }
         return Setup({app: own for app in self.apps}, {}, self.rate_hz)

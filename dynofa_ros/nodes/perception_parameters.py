@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dynofa_ros.application.task import IMAGE, tasks
+from dynofa_ros.messages import MISS_TOLERANCE
 from dynofa_ros.ros.images import SAMPLE_BITS
 from dynofa_ros.ros.parameters import ParameterSpec
 from dynofa_ros.supernet.registry import engine_names
@@ -27,7 +28,11 @@ TARGET_SPECS = (
     ParameterSpec("accuracy_floor", 0.0, "accuracy never to go below, a share", minimum=0.0, maximum=1.0),
     ParameterSpec("rate_hz", 15.0, "frames to answer per second", unit="Hz", minimum=0.1, maximum=240.0),
     ParameterSpec(
-        "miss_tolerance", 0.01, "share of due frames that may miss the target", minimum=0.0001, maximum=0.5
+        "miss_tolerance",
+        MISS_TOLERANCE,
+        "share of due frames that may miss the target",
+        minimum=0.0001,
+        maximum=0.5,
     ),
     ParameterSpec(
         "priority", 0, "0 = most important; less important applications give way first", minimum=0, maximum=10

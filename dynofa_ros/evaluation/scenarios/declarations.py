@@ -11,7 +11,6 @@ import msgspec
 
 from dynofa_ros.device.board import Board
 from dynofa_ros.evaluation.scenarios.parts import (
-    MISS_TOLERANCE,
     OVERHEAD_MS,
     clustered_library,
     scaled,
@@ -19,7 +18,7 @@ from dynofa_ros.evaluation.scenarios.parts import (
 )
 from dynofa_ros.evaluation.scenarios.translation import translation_library
 from dynofa_ros.manager.inputs import Parameters
-from dynofa_ros.messages import AppTargets, DomainFrequency, SubnetEntry
+from dynofa_ros.messages import MISS_TOLERANCE, AppTargets, DomainFrequency, SubnetEntry
 from dynofa_ros.paths import share_file
 from dynofa_ros.simulation import scene as parts
 from dynofa_ros.simulation.scene import App, Event, NewTargets, Scene

@@ -19,7 +19,6 @@ BOARD = "xavier_nx"
 SPACE = "ofa_mbv3_w1.2"
 MODE_10W, MODE_CAPPED = "MODE_10W_4CORE", "MODE_GPU_510"
 OVERHEAD_MS = 3.0
-MISS_TOLERANCE = 0.01
 
 
 def evaluation_board(name: str = BOARD) -> Board:
