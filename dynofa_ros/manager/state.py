@@ -271,7 +271,7 @@ class State:
             period_ms=1e3 / app.due_hz(),
         )
         self._fade(app)
-        late = frame.deadline_missed or frame.dropped_frames > 0
+        late = frame.deadline_missed or (frame.dropped_frames > 0 and not app.thinned)
         if entry == app.planned and app.misses.observe(now_ns, frame.latency_ms, late):
             return {"latency", "alarm"}
         if alarm:

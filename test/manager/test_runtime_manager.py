@@ -319,6 +319,17 @@ def test_a_rejection_is_forgotten_when_the_fault_ends() -> None:
     assert bench.manager.state.refusals.last == "" and bench.manager.state.refusals.counts["monitor"] == 2
 
 
+@pytest.mark.parametrize("thinned", [False, True])
+def test_frames_that_the_plan_leaves_out_are_no_misses(thinned: bool) -> None:
+    bench = ready_bench()
+    app = bench.manager.state.apps["front"]
+    for _ in range(25):
+        app.thinned = thinned
+        bench.frames(2, dropped_frames=1)
+    assert app.planned is not None and app.planned.id == "s9"
+    assert (app.misses.spans > 0) != thinned
+
+
 def test_clocks_rise_before_and_fall_after_the_sub_networks_that_need_them() -> None:
     bench = ready_bench()
     decision = bench.step(replace(TARGETS, accuracy_target=0.73))  # smaller: before the clocks
