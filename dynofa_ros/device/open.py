@@ -20,7 +20,7 @@ BACKENDS = ("auto", "sysfs", "simulated")
 
 @dataclass(frozen=True)
 class Opened:
-    """``simulation`` is the device where it is simulated, else None. ``note``: why ``auto`` simulates.
+    """``simulation`` is the device where it is simulated, else None.
 
     ``power_model``: of the power file, else of the matched or simulated board, else None.
     """
@@ -28,7 +28,6 @@ class Opened:
     device: Device
     power_model: PowerModel | None
     simulation: RealTimeSimulation | None = None
-    note: str = ""
 
 
 def kernel_root(sysfs_root: str | Path) -> Path:
@@ -54,10 +53,10 @@ def open_device(
 ) -> Opened:
     """The device of a backend, ``sysfs``, ``simulated`` or ``auto``.
 
-    ``auto`` takes the real one where there is a clock or a power sensor, else the simulated one.
-    ``board`` is that of the simulation. ``power_file``: what its power model is read from instead of the
-    board description, empty = nothing. ``allow_writes`` and ``override_pinned`` (take over clocks that
-    jetson_clocks has pinned) count for the real one only.
+    ``auto`` is the real one too, but one without clocks and sensors where there are none (yet): a simulated
+    board is only ever asked for. ``board`` is that of the simulation. ``power_file``: what its power model is
+    read from instead of the board description, empty = nothing. ``allow_writes`` and ``override_pinned``
+    (take over clocks that jetson_clocks has pinned) count for the real one only.
     Raises ValueError for an unknown backend or board, a wrong power file or root, nothing to be found below
     it, or clocks that another process controls (BackupError); OSError if the state folder cannot be used.
     """
@@ -65,26 +64,18 @@ def open_device(
         raise ValueError(f"backend must be {', '.join(BACKENDS)}, not {backend!r}")
     measured = load_power_model(power_file) if power_file else None
     if backend == "simulated":
-        return _simulated(board, measured)
+        description = load_board(board)
+        simulation = RealTimeSimulation(SimulatedDevice(description))
+        return Opened(simulation, measured or power_model(description), simulation)
     try:
         files = SysFiles(kernel_root(sysfs_root))
-    except ValueError as error:
+    except ValueError:
         if backend == "sysfs":
             raise
-        return _simulated(board, measured, f"{error}; simulating a {board}")
+        files = SysFiles(Path(sysfs_root))
     found = discover(files)
     if backend == "sysfs" and not (found.domains or found.rails or found.zones):
         raise ValueError(f"{files.root}: no clock and no sensor found; backend simulated works everywhere")
-    if backend == "auto" and not (found.domains or any(rail.readable for rail in found.rails)):
-        return _simulated(
-            board, measured, f"no clock and no power sensor in {files.root}; simulating a {board}"
-        )
     device = SysfsDevice(files, allow_writes=allow_writes, override_pinned=override_pinned, inventory=found)
     matched = power_model(device.description) if device.description else None
     return Opened(device, measured or matched)
-
-
-def _simulated(board: str, measured: PowerModel | None, note: str = "") -> Opened:
-    description = load_board(board)
-    simulation = RealTimeSimulation(SimulatedDevice(description))
-    return Opened(simulation, measured or power_model(description), simulation, note)

@@ -82,8 +82,8 @@ def _processor_names(state: State, apps: Sequence[AppState]) -> list[str]:
     offered = set(state.capabilities.processors) if state.capabilities else set()
     offered -= {CLUSTERED} if state.clusters else set()
     named = {name for app in apps for name in app.named_processors}
-    # Without a device every processor that a library names is taken at its word.
-    usable = offered | {str(name) for name in known if name} if state.capabilities else named
+    # Without any clock every processor that a library names is taken at its word.
+    usable = offered | {str(name) for name in known if name} if known else named
     return sorted(usable)
 
 

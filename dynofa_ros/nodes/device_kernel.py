@@ -19,9 +19,9 @@ MODE_PERIOD_S = 5.0  # nvpmodel's configuration has hundreds of lines
 class KernelView:
     """``pinned``: the clocks were found as jetson_clocks leaves them."""
 
-    def __init__(self, device: SysfsDevice, sysfs_root: str) -> None:
+    def __init__(self, device: SysfsDevice) -> None:
         self._device = device
-        self._files = SysFiles(kernel_root(sysfs_root))
+        self._files = device.files
         self._batteries = find_batteries(self._files)
         self._mode = device.inventory.power_mode
         self._mode_s = time.monotonic()

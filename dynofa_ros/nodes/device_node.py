@@ -57,6 +57,7 @@ class DeviceNode(ManagedNode):
         self._follow_until_s = 0.0
         self._advertise()
         self._add_diagnostics()
+        self.get_logger().info(self._backend_status().message)
 
     def activate(self) -> None:
         assert self._device is not None
@@ -113,7 +114,7 @@ class DeviceNode(ManagedNode):
             self._set_rate()
 
     def _open(self) -> Device:
-        """The device of the parameters; says what `auto` chose, and about clocks that were left changed."""
+        """The device of the parameters; says what it is, and about clocks that were left changed."""
         backend, board, root = (self.value(name) for name in ("backend", "board", "sysfs_root"))
         left = changed_clocks(root)
         opened = open_device(
@@ -128,13 +129,9 @@ class DeviceNode(ManagedNode):
         simulation = opened.simulation
         self._simulation = simulation
         self._power_model = opened.power_model
-        self._kernel = KernelView(real, root) if real else None
+        self._kernel = KernelView(real) if real else None
         self._inputs = SimulatedInputs(self, simulation, self._publish_state) if simulation else None
         self._guesses = load_board(board).guesses if simulation else ()
-        self._choice = ""
-        if backend == "auto":
-            self._choice = status.choice_of_auto(real.inventory if real else None, opened.note)
-            self.get_logger().info(self._choice)
         if real and left:
             self._report_left(left)
         return opened.device
@@ -285,9 +282,7 @@ class DeviceNode(ManagedNode):
 
     def _backend_status(self) -> Status:
         inventory = self._kernel.inventory if self._kernel else None
-        return status.backend_status(
-            self._capabilities, self._choice, inventory, self._guesses, self._power_model
-        )
+        return status.backend_status(self._capabilities, inventory, self._guesses, self._power_model)
 
     def _clock_status(self) -> Status:
         kernel = self._kernel

@@ -10,7 +10,8 @@ PARAMETERS = (
         "backend",
         "auto",
         "where the device is: 'sysfs' = what the kernel of this computer shows, 'simulated' = a board in "
-        "software, 'auto' = sysfs where it shows a clock or a power sensor, otherwise simulated",
+        "software, 'auto' = sysfs, without an error where it shows neither clock nor sensor: sub-networks "
+        "are then managed, clocks are not",
         choices=BACKENDS,
         dynamic=False,
     ),

@@ -14,26 +14,20 @@ from dynofa_ros.nodes.device_standard import hottest
 from dynofa_ros.ros.diagnostics import Level, Status
 
 RECENT_S = 10.0  # how long a refusal stays a warning
+NO_CLOCKS = (
+    "; sub-networks are managed, clocks are not (a simulated board must be asked for: backend: simulated)"
+)
 SHOWN = 3  # reasons in a message; all of them are among its values
-
-
-def choice_of_auto(inventory: Inventory | None, note: str) -> str:
-    """What ``auto`` chose and why. ``note``: why it simulates."""
-    if inventory is None:
-        return f"auto: {note}"
-    found = f"{len(inventory.domains)} clocks and {len(inventory.rails)} power sensors"
-    return f"auto: the real device, as it shows {found}"
 
 
 def backend_status(
     capabilities: DeviceCapabilities,
-    choice: str,
     inventory: Inventory | None,
     guesses: tuple[str, ...],
     model: PowerModel | None,
 ) -> Status:
-    """``choice``: of ``auto``, empty without it. ``guesses``: keys of a simulated board.
-    ``model``: the power model that is published.
+    """``inventory``: None of a simulated board, which has ``guesses``, keys of its file. ``model``: the power
+    model that is published.
     """
     values: dict[str, object] = {
         "board": capabilities.board,
@@ -42,14 +36,16 @@ def backend_status(
         "description": capabilities.description or "none matches this computer",
         **power_model_values(model, [domain.domain for domain in capabilities.domains]),
     }
+    text = f"{capabilities.source} {capabilities.board}"
     if inventory is None:
         values["guesses"] = f"{len(guesses)} values of the board file: {', '.join(guesses)}"
-        level = Level.WARN if choice else Level.OK
-    else:
-        values["notes"] = "; ".join(inventory.notes)
-        values["unsupported"] = "; ".join(inventory.unsupported)
-        level = Level.OK
-    return Status(level, choice or f"{capabilities.source} {capabilities.board}", values)
+        return Status(Level.OK, text, values)
+    values["notes"] = "; ".join(inventory.notes)
+    values["unsupported"] = "; ".join(inventory.unsupported)
+    text += f": {len(inventory.domains)} clocks, {len(inventory.rails)} power sensors"
+    return (
+        Status(Level.OK, text, values) if inventory.domains else Status(Level.WARN, text + NO_CLOCKS, values)
+    )
 
 
 def power_model_values(model: PowerModel | None, domains: Sequence[str]) -> dict[str, object]:

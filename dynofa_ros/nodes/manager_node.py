@@ -260,8 +260,10 @@ class ManagerNode(ManagedNode):
         state = self._manager.state
         age_s = state.telemetry_age_s(int(self.get_clock().now().nanoseconds))
         values: dict[str, object] = {"age_s": age_s, "power_bias_w": state.power.bias_w}
-        if state.capabilities is None:
-            return Status(Level.WARN, "no device: sub-networks are managed, clocks are not", values)
+        if state.capabilities is None or not state.capabilities.domains:
+            return Status(
+                Level.WARN, "no device with clocks: sub-networks are managed, clocks are not", values
+            )
         if age_s > STALE_S:
             text = f"nothing from the device for {age_s:.1f} s: no upgrades until it speaks again"
             return Status(Level.WARN, text, values)

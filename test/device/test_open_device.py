@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import shutil
 from pathlib import Path
@@ -36,17 +37,29 @@ def opened(root: Path, allow_writes: bool = True) -> SysfsDevice:
 
 def test_auto_takes_the_real_device_where_there_is_one(root: Path) -> None:
     found = open_device("auto", "xavier_nx", root)
-    assert isinstance(found.device, SysfsDevice) and found.simulation is None and found.note == ""
+    assert isinstance(found.device, SysfsDevice) and found.simulation is None
     assert found.device.capabilities().source == "sysfs"
 
 
 @pytest.mark.parametrize("folders", [["sys"], []])
-def test_auto_simulates_elsewhere_and_says_why(tmp_path: Path, folders: list[str]) -> None:
+def test_auto_never_invents_a_board(tmp_path: Path, folders: list[str]) -> None:
     for name in folders:
         (tmp_path / "empty" / name).mkdir(parents=True)
     found = open_device("auto", "xavier_nx", tmp_path / "empty")
-    assert isinstance(found.device, RealTimeSimulation) and found.simulation is found.device
-    assert str(tmp_path / "empty") in found.note and "simulating a xavier_nx" in found.note
+    assert found.simulation is None and found.power_model is None
+    capabilities, sample = found.device.capabilities(), found.device.read()
+    assert (capabilities.domains, capabilities.source) == ((), "sysfs")
+    assert math.isnan(sample.total_power_w)
+    assert (sample.rails, sample.domains, sample.temperatures) == ((), (), ())
+    assert found.device.applied() == ()
+
+
+def test_auto_takes_a_computer_that_shows_temperatures_only(tmp_path: Path) -> None:
+    zone = "/sys/class/thermal/thermal_zone0"
+    for name, text in (("type", "soc"), ("temp", 41_500)):
+        put(tmp_path, f"{zone}/{name}", text)
+    (zone,) = open_device("auto", "xavier_nx", tmp_path).device.read().temperatures
+    assert zone.temperature_c == 41.5
 
 
 def test_simulated_is_simulated_on_a_real_board_too(root: Path) -> None:

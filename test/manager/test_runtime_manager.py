@@ -434,6 +434,20 @@ def test_without_a_device_sub_networks_are_still_managed() -> None:
     assert decision.bands == () and decision.dvfs is None and isnan(decision.predicted_power_w)
 
 
+def test_a_device_without_clocks_and_sensors_is_as_none() -> None:
+    both = (*make_library("front").entries, *make_library("front", processor="gpu", slowest_ms=20.0).entries)
+    bare = (DeviceCapabilities("unknown", (), ("cpu",), "sysfs"),)
+    plans = []
+    for device in ((), bare):
+        bench = Bench(*device, TARGETS, SubnetLibrary("front", both))
+        for n in range(12):
+            empty = (DeviceTelemetry(nan, header=Header(bench.now_ns)),) if device else ()
+            decision = bench.step(*empty, *([frame(n)] if n > 5 else []))
+        plans.append(decision.apps)
+        assert decision.bands == () and decision.dvfs is None and decision.feasible
+    assert plans[0] == plans[1] != ()
+
+
 def test_a_device_that_may_not_be_written_gets_no_bands() -> None:
     readable = tuple(replace(d, can_write=False) for d in capabilities().domains)
     bench = Frames(

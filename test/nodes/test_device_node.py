@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -23,9 +24,8 @@ RESET_IDS = itertools.count(2**40)
 
 
 @pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen]:
-    (empty := tmp_path_factory.mktemp("root") / "sys").mkdir()
-    node = start(*parameters(backend="auto", sysfs_root=empty))
+def process() -> Iterator[subprocess.Popen]:
+    node = start(*parameters(backend="simulated"))
     yield node
     end(node)
 
@@ -90,11 +90,9 @@ def test_telemetry_comes_at_its_rate_and_is_plausible(client):
     assert power_w == pytest.approx(last.total_power_w, rel=0.1)
 
 
-def test_auto_says_that_it_simulates(client):
+def test_the_guesses_of_a_simulated_board_are_named(client):
     client.wait(lambda: "backend" in client.diagnostics, "diagnostics")
-    level, message = client.diagnostics["backend"]
-    assert level == 1 and "auto: no clock and no power sensor in " in message
-    assert message.endswith("simulating a xavier_nx")
+    assert client.diagnostics["backend"] == (0, "simulated xavier_nx")
     assert "thermal.ambient_c" in client.facts["backend"]["guesses"]
 
 
@@ -261,6 +259,25 @@ def test_what_cannot_work_ends_with_one_line(given, reason):
     _, error = node.communicate(timeout=30)
     assert node.returncode == 1
     assert reason in error and "Traceback" not in error
+
+
+def test_auto_on_a_computer_that_shows_nothing_never_invents_a_board(tmp_path):
+    node = start(*parameters(backend="auto", sysfs_root=tmp_path), namespace="/r3/dynofa")
+    client = Client("/r3/dynofa")
+    try:
+        client.wait(lambda: "backend" in client.diagnostics and client.capabilities, "diagnostics")
+        level, text = client.diagnostics["backend"]
+        assert level == 1 and "sub-networks are managed, clocks are not" in text
+        assert "backend: simulated" in text
+        (capabilities,) = client.capabilities
+        assert (capabilities.domains, capabilities.source) == ([], "sysfs")
+        client.wait(lambda: client.telemetry, "telemetry")
+        sample = client.telemetry[-1][1]
+        assert (sample.source, list(sample.domains), list(sample.rails)) == ("sysfs", [], [])
+        assert math.isnan(sample.total_power_w) and client.states[-1].domains == []
+    finally:
+        client.close()
+        end(node)
 
 
 def test_a_power_file_is_published_instead(tmp_path):

@@ -45,7 +45,7 @@ class SysfsDevice:
         inventory: Inventory | None = None,
         backup: ClockBackup | None = None,
     ) -> None:
-        self._files = files
+        self.files = files
         self._sensors = sensors = Sensors(files, inventory)
         self._inventory = self._sensors.inventory
         self.description = matching_board(self._inventory.identities)
@@ -77,7 +77,7 @@ class SysfsDevice:
         The CPUs of a clock are those that are online now: power modes switch some off.
         """
         found = self._inventory
-        online = cpu_numbers(self._files.text(f"{CPU}/online"))
+        online = cpu_numbers(self.files.text(f"{CPU}/online"))
         return DeviceCapabilities(
             found.board or "unknown",
             tuple(self._capability(domain, online) for domain in found.domains),
