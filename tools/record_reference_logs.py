@@ -27,7 +27,7 @@ from dynofa_ros.manager.inputs import GONE, Departure, Input, Monitors, Paramete
 from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.messages import Header
 from dynofa_ros.recording.bag import open_bag
-from dynofa_ros.recording.decisions import DECISION_TYPE, RecordedInputs, is_wanted
+from dynofa_ros.recording.replay import DECISION_TYPE, RecordedInputs, is_wanted
 from dynofa_ros.recording.text_log import Message, message_types, read_log, write_log
 from dynofa_ros.simulation.policy import Command, Observation
 from dynofa_ros.simulation.scene import Event, Fault, Reserved, Scene

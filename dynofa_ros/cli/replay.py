@@ -38,8 +38,7 @@ def add_parser(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     from dynofa_ros.cli.work import progress
     from dynofa_ros.recording.bag import BagError
-    from dynofa_ros.recording.decisions import read_recording
-    from dynofa_ros.recording.replay import replay
+    from dynofa_ros.recording.replay import read_recording, replay
 
     check_outputs(options.json)
     try:

@@ -1,26 +1,38 @@
 """Records all topics but images into a rosbag2, as `ros2 bag record` would on a robot.
 
+The bag is mcap with the message definitions embedded, and stays readable if this process is killed.
 Messages stay serialised from DDS to disk. Time of a message = its receipt here.
 """
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
-from rosbags.rosbag2 import WriterError
+from rosbags.interfaces import (
+    Connection,
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
+from rosbags.rosbag2.storage_mcap import McapWriter
 
 from dynofa_ros.convert import ros_types
-from dynofa_ros.ros.bag_writer import BagWriter
+from dynofa_ros.recording.bag import typestore
 
 IMAGE_TYPES = frozenset({"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"})
 DISCOVERY_PERIOD_S = 0.5
@@ -28,6 +40,10 @@ FLUSH_PERIOD_S = 2.0
 QUEUE_DEPTH = 1000  # a burst must not lose messages while the executor is busy
 
 Listener = Callable[[str, str, int, bytes], None]
+BAG_VERSION: Literal[8] = 8  # the newest that every supported distribution (Humble on) reads
+
+# Records that end an MCAP file without an index (mcap.dev/spec): DataEnd and Footer, all offsets 0, magic.
+_END_OF_FILE = struct.pack("<BQI", 0x0F, 4, 0) + struct.pack("<BQQQI", 0x02, 20, 0, 0, 0) + b"\x89MCAP0\r\n"
 
 
 @dataclass(frozen=True)
@@ -177,3 +193,58 @@ def bag_qos(offered: QoSProfile, known: QoSProfile) -> Qos:
 
 def _bag_time(duration: Duration) -> QosTime:
     return QosTime(*divmod(duration.nanoseconds, 1_000_000_000))
+
+
+class BagWriter:
+    """An open bag. `path`: its folder, which must not exist.
+
+    Raises OSError or rosbags' WriterError if it cannot be created or written. Not thread-safe.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._writer = Writer(path, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
+        self._writer.open()
+        self._connections: dict[str, Connection] = {}
+
+    @staticmethod
+    def knows(message_type: str) -> bool:
+        """Whether the definition of the type ("std_msgs/msg/String") is known, so that it can be embedded."""
+        return message_type in typestore().fielddefs
+
+    def has_topic(self, topic: str) -> bool:
+        """Whether the topic was added."""
+        return topic in self._connections
+
+    def add_topic(self, topic: str, message_type: str, offered: Sequence[Qos]) -> None:
+        """Add a topic of a known type. offered: QoS of its publishers."""
+        self._connections[topic] = self._writer.add_connection(
+            topic, message_type, typestore=typestore(), offered_qos_profiles=offered
+        )
+
+    def write(self, topic: str, time_ns: int, data: bytes) -> None:
+        """Append one serialised message of a topic that was added; time_ns: receipt, system clock."""
+        self._writer.write(self._connections[topic], time_ns, data)
+
+    def flush(self) -> None:
+        """Put what was written so far on disk as a complete file without index, then go on behind it.
+
+        A process killed after this leaves an .mcap file that any reader opens (without metadata.yaml).
+        """
+        storage = self._writer.storage
+        if not isinstance(storage, McapWriter):
+            return
+        if storage.chunk.bio.tell():
+            storage.close_chunk()
+        position = storage.bio.tell()
+        storage.bio.write(_END_OF_FILE)
+        storage.bio.flush()
+        storage.bio.seek(position)
+
+    def close(self) -> None:
+        """Write index and metadata."""
+        self._writer.close()
+
+    def abort(self) -> None:
+        """Close after an error, leaving what is on disk. Never raises."""
+        with suppress(OSError):  # what is still buffered cannot be written on a full disk either
+            self._writer.abort()

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dynofa_ros.recording.decisions import DECISION_TYPE
+from dynofa_ros.recording.replay import DECISION_TYPE
 from dynofa_ros.recording.text_log import Message, read_log
 
 REPOSITORY = Path(__file__).resolve().parents[2]

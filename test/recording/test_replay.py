@@ -13,8 +13,16 @@ import pytest
 from replay_runs import REFERENCE, decisions, demo_run, named_input, tool, without
 
 from dynofa_ros.recording.bag import typestore
-from dynofa_ros.recording.decisions import DECISION_TYPE, Recording, read_recording, recording
-from dynofa_ros.recording.replay import Difference, Replay, compare, replay
+from dynofa_ros.recording.replay import (
+    DECISION_TYPE,
+    Difference,
+    Recording,
+    Replay,
+    compare,
+    read_recording,
+    recording,
+    replay,
+)
 from dynofa_ros.recording.text_log import Message, make, read_log, write_log
 from dynofa_ros.topics import POWER_MODEL
 
@@ -84,7 +92,7 @@ def test_a_recording_with_the_power_model_needs_no_board_file(monkeypatch: pytes
     models = [m for topic, _, m in messages if topic == POWER_MODEL.name]
     assert len(models) == 1 and models[0].board == "xavier_nx"
     assert any(c.topic == POWER_MODEL.name for d in decisions(messages) for c in d.inputs)
-    forbidden = "dynofa_ros.recording.decisions.load_power_model"
+    forbidden = "dynofa_ros.recording.replay.load_power_model"
     monkeypatch.setattr(forbidden, lambda name: pytest.fail(f"a file was opened for {name}"))
     assert_reproduced(replay(record(messages)), len(decisions(messages)))
     models[0].base_w += 1.0

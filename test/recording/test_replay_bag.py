@@ -16,8 +16,7 @@ from rosbags.typesys.store import Typestore
 
 from dynofa_ros.paths import share_file
 from dynofa_ros.recording.bag import BagError, typestore
-from dynofa_ros.recording.decisions import DECISION_TYPE, read_recording
-from dynofa_ros.recording.replay import replay
+from dynofa_ros.recording.replay import DECISION_TYPE, read_recording, replay
 from dynofa_ros.recording.text_log import Message, make
 from dynofa_ros.topics import DECISION
 
