@@ -105,7 +105,7 @@ class RuntimeManager:
             self._binding = binding_constraint(
                 problem, plan, present, parameters.objective, limit_name, self._hysteresis.trace
             )
-        feasible = (plan.feasible if plan else True) and not present.excess_w
+        feasible = (plan.feasible if plan else True) and not (present.excess_w or present.overloaded)
         missing = missing_sensor(self.state, parameters, now_ns)
         self.limit_fault = missing
         if missing is None and not feasible:

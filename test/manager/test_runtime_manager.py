@@ -12,7 +12,7 @@ import manager_plant
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manager_bench import START, Bench
+from manager_bench import START, Bench, one_app
 from manager_plant import MS, SECOND, Plant, PlantApp, capabilities, make_library, miss_share
 
 from dynofa_ros.manager import RuntimeManager
@@ -317,6 +317,15 @@ def test_a_rejection_is_forgotten_when_the_fault_ends() -> None:
     assert "inference_ms" in bench.manager.state.refusals.last  # diagnostics come once a second
     bench.step(after_s=4.0)
     assert bench.manager.state.refusals.last == "" and bench.manager.state.refusals.counts["monitor"] == 2
+
+
+def test_a_plan_in_force_that_has_become_too_much_is_not_feasible() -> None:
+    """Frames are in time if they are answered, but the worker cannot answer all of them."""
+    plant, _ = one_app(AppTargets("front", 200.0, rate_hz=60.0), slowdown=3.0)
+    plant.apps[0].camera_hz = 60.0
+    plant.run(10.0)
+    assert miss_share(plant.frames, plant.now_ns - 5 * SECOND, plant.now_ns) > 0.5
+    assert not plant.decisions[-1].feasible and plant.decisions[-1].binding_constraint == "utilization"
 
 
 @pytest.mark.parametrize("thinned", [False, True])
