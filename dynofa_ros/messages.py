@@ -10,7 +10,7 @@ The header says when and where and is no part of what is equal.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from enum import IntEnum, IntFlag
 from math import nan
 from typing import Annotated, Any, TypeAlias
@@ -435,34 +435,7 @@ CONSTANTS: dict[type, type[IntEnum] | type[IntFlag]] = {
     DeviceTelemetry: ThrottleFlag,
 }
 MESSAGES: dict[str, type] = {
-    cls.__name__: cls
-    for cls in (
-        Alternative,
-        AppDecision,
-        AppTargets,
-        ClassHypothesis,
-        Classification,
-        ConsumedInput,
-        DeviceCapabilities,
-        DeviceTelemetry,
-        DomainCapability,
-        DomainFrequency,
-        DomainPowerModel,
-        DomainState,
-        DomainTelemetry,
-        DvfsCommand,
-        DvfsState,
-        FrequencyBand,
-        InferenceMonitor,
-        ManagerDecision,
-        PowerModel,
-        PowerRail,
-        RailPowerModel,
-        SimulatedLoad,
-        SubnetCommand,
-        SubnetEntry,
-        SubnetLibrary,
-        SubnetState,
-        TemperatureReading,
-    )
+    name: cls
+    for name, cls in list(vars().items())
+    if isinstance(cls, type) and is_dataclass(cls) and cls not in (Header, Parameter)
 }
