@@ -14,8 +14,6 @@ MADE = (
     "out/",
     "my_robot.yaml",
     "fitted_power.yaml",
-    "families/",
-    "supernet/families/",
 )  # by commands or users, not part of the repository
 PACKAGE = ROOT / "dynofa_ros"
 PLACES = (ROOT, ROOT / "docs", PACKAGE, *(PACKAGE / room for room in ("device", "evaluation", "supernet")))
