@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "dynofa_ros"
-GROUND_FLOOR = ("convert", "errors", "files", "latency", "messages", "paths", "plots", "topics")
+GROUND_FLOOR = (
+    "convert",
+    "entry_point",
+    "errors",
+    "files",
+    "latency",
+    "messages",
+    "paths",
+    "plots",
+    "topics",
+)
 # Lowest first. A room imports from its own and from lower layers; rooms of one layer do not know each other.
 LAYERS = (
     GROUND_FLOOR,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dynofa_ros.cli.arguments import add_json, number, whole
 from dynofa_ros.cli.common import OK, CliError, UsageError, check_outputs, write_json
 from dynofa_ros.cli.library_profile import HERE, add_engine
-from dynofa_ros.cli.work import one_line_errors, progress, terminating
+from dynofa_ros.cli.work import one_line_errors, progress
 
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
@@ -129,7 +129,7 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError(f"--out {options.out} must end in .yaml")
     if options.device == "auto" and options.weights is None:
         raise UsageError("--device auto runs the networks: it needs --weights")
-    with one_line_errors(), terminating():
+    with one_line_errors():
         return _simulated(options) if options.device == "simulated" else _own(options)
 
 

@@ -92,7 +92,7 @@ def _known(
 def _evaluate(
     options: argparse.Namespace, scenarios: Sequence[str], policies: Sequence[str], seeds: int
 ) -> int:
-    from dynofa_ros.cli.work import one_line_errors, progress, terminating
+    from dynofa_ros.cli.work import one_line_errors, progress
     from dynofa_ros.evaluation.goals import goals
     from dynofa_ros.evaluation.report import to_document, write_report
     from dynofa_ros.evaluation.scenarios import scenes
@@ -102,7 +102,7 @@ def _evaluate(
     if options.out is not None:
         import jinja2  # noqa: F401 - missing: before minutes of work
     board = evaluation_board()
-    with one_line_errors(), terminating():
+    with one_line_errors():
         jobs = plan(scenarios, policies, seeds, quick=options.quick)
         workers = min(options.jobs or len(os.sched_getaffinity(0)), len(jobs))
         try:

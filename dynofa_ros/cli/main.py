@@ -20,6 +20,7 @@ from dynofa_ros.cli import (
     weights,
 )
 from dynofa_ros.cli.common import BAD_USAGE, FAILED
+from dynofa_ros.entry_point import interruptible
 from dynofa_ros.errors import CliError, UsageError, missing_extra
 
 COMMANDS = (demo, report, replay, probe, device, library, characterise, weights, bench, evaluate)
@@ -29,8 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand. Returns 0 = done, 1 = failed, 2 = bad usage (argparse exits with 2 by itself)."""
     options = make_parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
+    signals: list[int] = []
     try:
-        return run(options)
+        with interruptible() as signals:
+            return run(options)
     except (CliError, ModuleNotFoundError) as error:
         text = error if isinstance(error, CliError) else missing_extra(error)
         if text is None:
@@ -38,8 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = " ".join(filter(None, (options.command, getattr(options, "subcommand", None))))
         print(f"dynofa {command}: {text}", file=sys.stderr)
         return BAD_USAGE if isinstance(error, UsageError) else FAILED
-    except KeyboardInterrupt:
-        return FAILED
+    except BaseException:
+        if signals:  # whatever a library made of the KeyboardInterrupt
+            return FAILED
+        raise
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -1,11 +1,9 @@
-"""What long commands share: a progress bar, one-line errors, termination that cleans up."""
+"""What long commands share: a progress bar, one-line errors."""
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from dynofa_ros.cli.common import CliError
@@ -62,19 +60,3 @@ def one_line_errors() -> Iterator[None]:
         raise CliError(f"{where}{error.strerror or error}") from error
     except (ValueError, RuntimeError) as error:  # LibraryError, WeightsError, EngineError, SweepError, ...
         raise CliError(" ".join(str(error).split())) from error
-
-
-@contextmanager
-def terminating() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise KeyboardInterrupt as SIGINT does, so that clocks are restored."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    handled = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in handled}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

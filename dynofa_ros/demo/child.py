@@ -6,12 +6,13 @@ input closes, which the kernel does when the parent is gone, however it ended.
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
 import threading
 import time
+
+from dynofa_ros.entry_point import node
 
 GRACE_S = 3.0  # for a clean end, so that DDS removes its shared memory
 
@@ -27,9 +28,8 @@ def _end_with_parent() -> None:
 def main() -> int:
     """Entry point; returns what the module's `main()` returns."""
     threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
-    module = importlib.import_module(sys.argv[1])
-    sys.argv = [module.__name__, *sys.argv[2:]]
-    return int(module.main())
+    del sys.argv[0]
+    return node(sys.argv[0])
 
 
 if __name__ == "__main__":

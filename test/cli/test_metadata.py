@@ -165,9 +165,9 @@ def test_script_is_an_installed_executable(script: Path) -> None:
     text = script.read_text()
     assert text.startswith("#!/usr/bin/env python3\n")
     assert f"scripts/{script.name}\n" in (ROOT / "CMakeLists.txt").read_text()
-    module = re.search(r"^from dynofa_ros\.(\S+) import main$", text, re.MULTILINE)
-    assert module
-    tree = ast.parse((PACKAGE / (module[1].replace(".", "/") + ".py")).read_text())
+    assert re.search(r"^from dynofa_ros\.entry_point import (main|node)$", text, re.MULTILINE)
+    module = (re.findall(r'node\("dynofa_ros\.(\S+)"\)', text) or ["cli.main"])[0]
+    tree = ast.parse((PACKAGE / (module.replace(".", "/") + ".py")).read_text())
     assert "main" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dynofa_ros.cli.work import terminating
 from dynofa_ros.device.linux.clock_found import FoundClocks
 from dynofa_ros.device.linux.discovery import discover
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.linux.sysfs import SysFiles
+from dynofa_ros.entry_point import interruptible
 from dynofa_ros.messages import FrequencyBand
 
 SYSTEM_CALLS = (
@@ -71,7 +71,7 @@ def once(root: Path, choice: random.Random, point: int = 0) -> None:
 
 def terminated(root: Path, choice: random.Random) -> None:
     """As `dynofa` commands do it: signals become exceptions."""
-    with terminating(), SysfsDevice(SysFiles(root), allow_writes=True) as device:
+    with interruptible(), SysfsDevice(SysFiles(root), allow_writes=True) as device:
         while True:
             device.apply(random_bands(device, choice))
 
