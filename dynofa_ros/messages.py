@@ -429,6 +429,16 @@ class ManagerDecision:
     parameters: tuple[Parameter, ...]
 
 
+@dataclass(frozen=True)
+class ManagerState:
+    """All that the runtime manager knows after one step: see `manager.snapshot`."""
+
+    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
+    step_number: int
+    format_version: int
+    state: str
+
+
 CONSTANTS: dict[type, type[IntEnum] | type[IntFlag]] = {
     SubnetState: SubnetCondition,
     DomainState: DomainStatus,

@@ -80,6 +80,7 @@ BATTERY = Topic("dynofa/device/battery", "sensor_msgs/msg/BatteryState", "device
 DECISION = Topic(
     "dynofa/manager/decision", _OWN + "ManagerDecision", "manager", ("user",), depth=5, latched=True
 )
+MANAGER_STATE = _state("dynofa/manager/state", "ManagerState", "manager", "recorder")
 DIAGNOSTICS = Topic(  # absolute by convention
     "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "every node", ("user",), depth=1
 )

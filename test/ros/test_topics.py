@@ -118,6 +118,7 @@ def test_every_type_exists_and_every_name_is_there_once(topic: Topic) -> None:
         (topics.DVFS_COMMAND, True, True, 1),
         (topics.SIMULATED_LOAD, True, False, 5),
         (topics.DECISION, True, True, 5),
+        (topics.MANAGER_STATE, True, True, 1),
         (topics.DIAGNOSTICS, True, False, 1),
     ],
 )
