@@ -266,7 +266,7 @@ def _constant_w(state: State) -> float:
     readings = state.telemetry.domains if state.telemetry else ()
     for reading in readings:
         if processor_of(reading.domain) is None and reading.domain in model.counted:
-            if isfinite(reading.frequency_hz):
+            if isfinite(reading.frequency_hz) and reading.frequency_hz >= 0.0:
                 share = model.domain(reading.domain, reading.frequency_hz, state.thermal.temperature_c)
                 total += share.at(reading.utilization if isfinite(reading.utilization) else 0.0)
     return total

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import isfinite, isnan, nan
 
 from dynofa_ros.device.power_model import DomainPower, constant_power_w, differences, domain_power
 from dynofa_ros.latency import processor_of
+from dynofa_ros.manager.power_guard import MOST_W
+from dynofa_ros.manager.thermal_guard import LEAST_C, MOST_C
 from dynofa_ros.messages import DeviceCapabilities, DeviceTelemetry, PowerModel
 
 TEMPERATURE_GRAIN_C = 2.0  # leakage is taken at steps of this, so that tables can be kept
+# Outside of these a power model is damaged:
+MOST_LOSS, MOST_LEAKAGE_PER_C = 10.0, 1.0
+MOST_HZ = 1e11
+LEAST_V, MOST_V = 0.01, 100.0
 NO_POWER = DomainPower(0.0, 0.0, 0.0)
 
 
@@ -91,26 +98,40 @@ def power_tables(model: PowerModel, capabilities: DeviceCapabilities) -> tuple[P
 
 
 def check_power_model(model: PowerModel) -> str | None:
-    """Why a power model is refused."""
-    for name, value in _numbers(model):
-        if not (isfinite(value) and value >= 0.0):
-            return f"{name} must be a number >= 0, not {value}"
+    """Why a power model is refused. With a number that is none, no plan would have a price."""
+    for name, value, least, most in _numbers(model):
+        if not least <= value <= most:
+            return f"{name} must be a number from {least:g} to {most:g}, not {value}"
     rails = {rail.name for rail in model.rails}
     for domain in model.domains:
         if domain.rail not in rails:
             return f"{domain.domain}: its rail '{domain.rail}' is none of {', '.join(sorted(rails))}"
-        if domain.top_hz <= 0.0 or len(domain.voltage_hz) != len(domain.voltage_v):
-            return f"{domain.domain}: top_hz must be above 0, voltage_hz and voltage_v of the same length"
+        points_hz = domain.voltage_hz
+        if len(points_hz) != len(domain.voltage_v):
+            return f"{domain.domain}: voltage_hz and voltage_v must be of the same length"
+        if any(not low < high for low, high in pairwise(points_hz)):
+            return f"{domain.domain}: voltage_hz must be ascending"
     return None
 
 
-def _numbers(model: PowerModel) -> Iterator[tuple[str, float]]:
-    """Numbers that must be known and not negative, by name."""
-    for name in ("base_w", "conversion_loss", "leakage_per_c"):
-        yield name, getattr(model, name)
+def _numbers(model: PowerModel) -> Iterator[tuple[str, float, float, float]]:
+    """Numbers that must be known, by name, and their least and most."""
+    for name, least, most in (
+        ("base_w", 0.0, MOST_W),
+        ("conversion_loss", 0.0, MOST_LOSS),
+        ("leakage_per_c", 0.0, MOST_LEAKAGE_PER_C),
+        ("leakage_reference_c", LEAST_C, MOST_C),
+    ):
+        yield name, getattr(model, name), least, most
     for rail in model.rails:
-        yield f"{rail.name}.static_w", rail.static_w
-        yield f"{rail.name}.leakage_w", rail.leakage_w
+        yield f"{rail.name}.static_w", rail.static_w, 0.0, MOST_W
+        yield f"{rail.name}.leakage_w", rail.leakage_w, 0.0, MOST_W
     for domain in model.domains:
         for name in ("dynamic_w_per_ghz_v2", "busy_w", "idle_w", "clock_w_per_ghz", "leakage_w"):
-            yield f"{domain.domain}.{name}", getattr(domain, name)
+            yield f"{domain.domain}.{name}", getattr(domain, name), 0.0, MOST_W
+        yield f"{domain.domain}.launch_share", domain.launch_share, 0.0, 1.0
+        yield f"{domain.domain}.top_hz", domain.top_hz, 1.0, MOST_HZ
+        for hz in domain.voltage_hz:
+            yield f"{domain.domain}.voltage_hz", hz, 1.0, MOST_HZ
+        for volts in domain.voltage_v:
+            yield f"{domain.domain}.voltage_v", volts, LEAST_V, MOST_V

@@ -13,6 +13,7 @@ LEAST_C, MOST_C = -60.0, 150.0  # outside, a thermometer is broken
 EMERGENCY_C = 3.0  # above the limit: lowest clocks, whatever is missed
 RESISTANCE_C_PER_W = 2.5  # boards without a description: the Xavier NX guess
 TIME_CONSTANT_S = 90.0
+MOST_C_PER_W, MOST_S = 1e3, 1e5  # outside, a description is damaged
 
 
 @dataclass
@@ -27,6 +28,12 @@ class ThermalGuard:
     time_constant_s: float = TIME_CONSTANT_S
     temperature_c: float = nan
     _slow_c: float = nan
+
+    def describe(self, resistance_c_per_w: float, time_constant_s: float) -> None:
+        """Takes the RC of a board; a guess where it is unknown (NaN) or none."""
+        known = 0.0 < resistance_c_per_w < MOST_C_PER_W and 0.0 < time_constant_s < MOST_S
+        self.resistance_c_per_w = resistance_c_per_w if known else RESISTANCE_C_PER_W
+        self.time_constant_s = time_constant_s if known else TIME_CONSTANT_S
 
     def observe(self, temperatures_c: Iterable[float], dt_s: float) -> bool:
         """Takes the hottest known sensor of one sample; False = there is none."""
