@@ -68,6 +68,16 @@ def temperature_asked(parameters: Parameters) -> bool:
     return parameters.temperature_limit_c != DEFAULT.temperature_limit_c
 
 
+def thermometer_remark(state: State, now_ns: int) -> str:
+    """Why the temperature is not limited as it should be, "" = it is."""
+    read_ns = state.sensors.temperature_ns
+    if read_ns is None:
+        return "no thermometer: the temperature is not limited"
+    if not _missing(state, read_ns, now_ns):
+        return ""
+    return f"no temperature for {(now_ns - read_ns) * 1e-9:.0f} s: what was measured last counts"
+
+
 def _missing(state: State, read_ns: int | None, now_ns: int) -> bool:
     since_ns, patience_s = (
         (state.sensors.started_ns, FIRST_READING_S) if read_ns is None else (read_ns, LOST_S)

@@ -139,6 +139,8 @@ class State:
             reason = app.left_out()
             if reason and reason != app.reported:
                 self.refusals.refuse("library", app.name, f"library of {app.name}: {reason}")
+            elif app.reported and not reason:
+                self.refusals.accept("library", app.name)
             app.reported = reason
 
     def cores(self, place: str) -> int:
@@ -325,9 +327,10 @@ class State:
             self.actuators.observe(now_ns, reading.domain, reading.frequency_hz)
             self.loads.observe(reading.domain, reading.utilization, reading.frequency_hz, dt_s)
         self.clocks.expire(telemetry.header.stamp_ns)
-        if self.thermal.observe([t.temperature_c for t in telemetry.temperatures], dt_s):
+        felt = self.thermal.observe([t.temperature_c for t in telemetry.temperatures], dt_s)
+        if felt:
             self.sensors.temperature_ns = now_ns
-        hot = self.thermal.temperature_c >= parameters.temperature_limit_c
+        hot = felt and self.thermal.temperature_c >= parameters.temperature_limit_c
         events = {"temperature"} if hot else set()
         model, measured_w = self.power_model, telemetry.total_power_w
         expected_w = model.total_w(telemetry, self.thermal.temperature_c) if model else nan
@@ -338,7 +341,9 @@ class State:
             cap_w = min(parameters.power_cap_w, self.battery.cap_w)
             if self.feedback.power.observe(measured_w, dt_s, cap_w, self.power.limit_w(cap_w)):
                 events |= {"power", "budget"}
-            if self.feedback.temperature.observe(self.thermal, dt_s, parameters.temperature_limit_c):
+            # A thermometer that has fallen silent says nothing: the budget stays as it is.
+            limit_c = parameters.temperature_limit_c
+            if felt and self.feedback.temperature.observe(self.thermal, dt_s, limit_c):
                 events |= {"temperature", "budget"}
         return events
 
@@ -375,9 +380,7 @@ class State:
         self.published_model = known
         for kept in (self.levels, self.writable, self._clocks_of):
             kept.clear()
-        if model.resistance_c_per_w > 0.0 and model.time_constant_s > 0.0:  # else NaN: unknown
-            self.thermal.resistance_c_per_w = model.resistance_c_per_w
-            self.thermal.time_constant_s = model.time_constant_s
+        self.thermal.describe(model.resistance_c_per_w, model.time_constant_s)
         self._fit_power_model()
         return {"library"}
 

@@ -17,6 +17,7 @@ from dynofa_ros import topics
 from dynofa_ros.convert import from_ros, to_ros
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import OBJECTIVES, Departure, Input, Monitors, Parameters, make_input
+from dynofa_ros.manager.limits import thermometer_remark
 from dynofa_ros.manager.miss_alarm import PERSISTENT
 from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.manager.state import STALE_S
@@ -258,7 +259,8 @@ class ManagerNode(ManagedNode):
 
     def _telemetry_status(self) -> Status:
         state = self._manager.state
-        age_s = state.telemetry_age_s(int(self.get_clock().now().nanoseconds))
+        now_ns = int(self.get_clock().now().nanoseconds)
+        age_s, thermometer = state.telemetry_age_s(now_ns), thermometer_remark(state, now_ns)
         values: dict[str, object] = {"age_s": age_s, "power_bias_w": state.power.bias_w}
         if state.capabilities is None or not state.capabilities.domains:
             return Status(
@@ -270,12 +272,11 @@ class ManagerNode(ManagedNode):
         if state.power_model is None:
             text = state.power_model_remark or f"no power model of board '{state.capabilities.board}'"
             text += ": limits are held by feedback on what is measured"
-            if state.sensors.temperature_ns is None:
-                text += "; no thermometer: the temperature is not limited"
+            text += f"; {thermometer}" if thermometer else ""
             return Status(Level.WARN, text, values)
         values["power_model"] = state.power_model.model.origin
-        if state.sensors.temperature_ns is None:
-            return Status(Level.WARN, "no thermometer: the temperature is not limited", values)
+        if thermometer:
+            return Status(Level.WARN, thermometer, values)
         return Status(Level.OK, state.power_model_remark or "up to date", values)
 
     def _decision_status(self) -> Status:

@@ -20,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from rosbags.interfaces import Connection, MessageDefinition, MessageDefinitionFormat
@@ -182,13 +183,14 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 def _open_storage(file: Path, folder: Path, problems: list[str]) -> _Storage:
     """A storage file open for reading, from a repaired copy in ``folder`` where it is damaged."""
-    source = file
+    source = file.resolve()  # the log of a database lies beside the file itself, not beside a link to it
     if file.stat().st_size == 0:
         raise ValueError("the file is empty")
     if file.suffix == ".zstd":
         source = _decompressed(file, folder, problems)
     if source.suffix == ".db3":
-        storage: _Storage = Sqlite3Reader(_recovered_database(source, folder, problems))
+        database = _recovered_database(source, folder, problems)
+        storage: _Storage = Sqlite3Reader(Path(quote(str(database))))  # rosbags puts it into a URI as it is
         storage.open()
         return storage
     if _ends_with_magic(source):

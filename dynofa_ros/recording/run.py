@@ -123,10 +123,12 @@ class Run:
 def read_run(path: Path, namespace: str | None = None) -> Run:
     """Read a bag. namespace: of the robot, e.g. `/robot1`; None = the only one in the bag.
 
-    What came before the first mark, a demo's start and warm-up, is left out.
+    What came before the first mark, a demo's start and warm-up, is left out. So are messages that cannot be
+    read; ``errors`` says how many of which topic, and why.
     Raises BagError if the bag cannot be read, holds several namespaces, or holds no run of this package.
     """
     run = Run()
+    unread: dict[str, list[str]] = {}
     with open_bag(path) as reader:
         root = robot_root(path, {c.topic for c in reader.connections}, namespace)
         collectors = {(c.topic, c.msgtype): collector(root, c.topic, c.msgtype) for c in reader.connections}
@@ -135,8 +137,14 @@ def read_run(path: Path, namespace: str | None = None) -> Run:
         for connection, time_ns, raw in reader.messages(chosen):
             collect = collectors[connection.topic, connection.msgtype]
             assert collect is not None
-            collect(run, time_ns, reader.deserialize(raw, connection.msgtype))
+            try:
+                collect(run, time_ns, reader.deserialize(raw, connection.msgtype))
+            except Exception as error:  # noqa: BLE001 - rosbags checks little of what it unpacks
+                unread.setdefault(connection.topic, []).append(f"{type(error).__name__}: {error}")
         run.errors += reader.problems
+    for topic, reasons in unread.items():
+        text = f"{len(reasons)} of {topic} are damaged, or of another version"
+        run.errors.append(f"{path}: {text} ({reasons[0]})")
     return from_first_mark(run)
 
 

@@ -15,7 +15,7 @@ from manager_plant import CPU, MODEL, SECOND, Plant, miss_share
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.feedback import EMERGENCY_C, PowerFeedback, TemperatureFeedback
 from dynofa_ros.manager.inputs import Input, Monitors, Parameters
-from dynofa_ros.manager.limits import FIRST_READING_S, LOST_S
+from dynofa_ros.manager.limits import FIRST_READING_S, LOST_S, thermometer_remark
 from dynofa_ros.messages import (
     DeviceCapabilities,
     DeviceTelemetry,
@@ -266,6 +266,21 @@ def test_heat_just_above_the_limit_is_answered_step_by_step() -> None:
     lowered = [feedback.observe(Reading(86.0, 0.0), 0.1, 85.0) for _ in range(100)]
     assert sum(lowered) == 3 and 0.0 < feedback.budget < 8.0
     assert not any(feedback.observe(Reading(86.0, -0.1), 0.1, 85.0) for _ in range(100))  # it falls: enough
+
+
+def test_a_thermometer_that_falls_silent_while_it_is_hot_changes_no_budget() -> None:
+    plant = make_plant(UnknownBoard(temperature=lambda power_w: 80.0 + 0.015 * len(plant.power)))
+    feedback = plant.manager.state.feedback.temperature
+    plant.run(36.0)  # above the limit and rising
+    lowered = feedback.budget
+    assert lowered < inf
+    plant.tamper = UnknownBoard(temperature=lambda power_w: nan)
+    plant.run(3.0)
+    assert thermometer_remark(plant.manager.state, plant.now_ns) == ""
+    plant.run(57.0)
+    assert feedback.budget == lowered
+    remark = thermometer_remark(plant.manager.state, plant.now_ns)
+    assert remark.startswith("no temperature for 6") and "measured last" in remark
 
 
 # --- sensors that are not there ------------------------------------------------------------------

@@ -17,12 +17,13 @@ from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.commands import AppCommand
 from dynofa_ros.manager.grid import asked, make_grid
 from dynofa_ros.manager.hysteresis import HEADROOM
-from dynofa_ros.manager.inputs import Input, Monitors, Parameters
+from dynofa_ros.manager.inputs import Departure, Input, Monitors, Parameters
 from dynofa_ros.manager.ladder import allocate
 from dynofa_ros.manager.many import allocate_any
 from dynofa_ros.manager.placement import core_share, place_of
 from dynofa_ros.manager.plan import forecast, make_plan
 from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem
+from dynofa_ros.manager.refusals import SHOWN_S
 from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.manager.solver import best_for
 from dynofa_ros.manager.state import State
@@ -167,6 +168,10 @@ def test_the_cpu_is_used_as_a_whole_where_somebody_could_not_run_otherwise() -> 
     assert known.clusters == frozenset()
     assert (first.named_processors, second.named_processors) == ({"gpu"}, {"cpu"})
     assert "entries of clusters cpu0, cpu2 are left out" in known.refusals.last
+    known.consume(Input("t", 9, Departure("app1")), 0, Parameters(), True)
+    known.arrange([first])
+    known.refusals.elapse(SHOWN_S + 1.0)
+    assert known.clusters and known.refusals.last == "", "what was said of the first one is over"
     known, (first, second) = world(CLUSTERED, WHOLE[:1])
     assert known.clusters and second.named_processors == frozenset(), "no way for both"
 

@@ -95,6 +95,9 @@ def test_the_write_ahead_log_of_a_killed_recorder_is_read(tmp_path: Path) -> Non
     assert numbers == list(range(20))
     assert len(problems) == 1 and "was not closed by its recorder" in problems[0]
     assert {f.name: f.read_bytes() for f in killed.iterdir()} == before, "the bag itself is left as it is"
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "link.db3").symlink_to(killed / "live.db3")
+    assert read(tmp_path / "links")[0] == list(range(20)), "the log lies beside the file itself"
 
 
 @pytest.mark.parametrize("mode", [CompressionMode.NONE, CompressionMode.STORAGE])
@@ -121,6 +124,13 @@ def test_a_damaged_summary_does_not_hide_the_messages(tmp_path: Path) -> None:
     file.write_bytes(data)
     numbers, problems = read(file)
     assert numbers == list(range(20)) and any("summary" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_folder_may_have_any_name(storage: StoragePlugin, tmp_path: Path) -> None:
+    bag = write(tmp_path / "bag", storage=storage)
+    odd = bag.rename(tmp_path / "50%20 off #1?")
+    assert read(odd) == (list(range(20)), [])
 
 
 def test_splits_are_merged_by_time_though_they_overlap(tmp_path: Path) -> None:

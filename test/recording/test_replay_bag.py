@@ -17,6 +17,7 @@ from rosbags.typesys.store import Typestore
 from dynofa_ros.paths import share_file
 from dynofa_ros.recording.bag import BagError, typestore
 from dynofa_ros.recording.replay import DECISION_TYPE, read_recording, replay
+from dynofa_ros.recording.run import read_run
 from dynofa_ros.recording.text_log import Message, make
 from dynofa_ros.topics import DECISION
 
@@ -164,6 +165,9 @@ def test_a_damaged_message(demo: tuple[Message, ...], tmp_path: Path) -> None:
             short = raw[:-9] if topic == DECISION.name and message.step_number == 3 else raw
             writer.write(connections[topic], START_NS + number * STEP_NS, short)
     assert f"a message of /{DECISION.name} is damaged, or of another version" in failure(tmp_path / "bag")
+    run = read_run(tmp_path / "bag")
+    assert len(run.decisions) == sum(topic == DECISION.name for topic, _, _ in demo[:100]) - 1
+    assert len(run.errors) == 1 and f"1 of /{DECISION.name} are damaged" in run.errors[0]
 
 
 def older(replaced: str) -> Typestore:
