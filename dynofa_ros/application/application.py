@@ -150,7 +150,10 @@ class Application:
         """A request came. Returns whether it will be answered unless a newer one comes."""
         now_ns = time.perf_counter_ns()
         self.counters.arrive(now_ns)
-        if self.targets.paused or not self._gate.accepts(now_ns):
+        if self.targets.paused:
+            self.counters.rest()
+            return False
+        if not self._gate.accepts(now_ns):
             return False
         if self.command.gate is not None and not self.command.gate.accepts(now_ns):
             self.counters.drop()

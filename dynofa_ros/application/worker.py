@@ -132,6 +132,11 @@ class Counters:
             if self.unanswered_ns is None:
                 self.unanswered_ns = now_ns
 
+    def rest(self) -> None:
+        """No request will be answered: none is waited for."""
+        with self._lock:
+            self.unanswered_ns = None
+
     def drop(self) -> None:
         """A request that was due gave way to a newer one."""
         with self._lock:

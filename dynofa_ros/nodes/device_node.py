@@ -94,8 +94,9 @@ class DeviceNode(ManagedNode):
 
     def check_parameters(self, pending: dict[str, Any]) -> str | None:
         if pending["simulated_mode"]:
-            if isinstance(self._device, SysfsDevice):
-                return "simulated_mode: this device is not simulated (backend sysfs); nvpmodel sets its mode"
+            if pending["backend"] != "simulated":
+                found = f"backend is {pending['backend']}"
+                return f"simulated_mode: this device is not simulated ({found}); nvpmodel sets its mode"
             try:
                 find_mode(load_board(pending["board"]), pending["simulated_mode"])
             except ValueError as error:

@@ -32,7 +32,7 @@ PARAMETERS = (
         "simulated_mode",
         "",
         "nvpmodel mode of the simulated board, by its name in the board file; empty = all clocks. "
-        "Refused while the backend is sysfs",
+        "Refused unless the backend is simulated",
     ),
     ParameterSpec(
         "sysfs_root",

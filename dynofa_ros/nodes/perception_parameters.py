@@ -94,7 +94,8 @@ PARAMETERS = (
     ParameterSpec(
         "emulated_slowdown",
         1.0,
-        "how much slower the simulated device is than this machine, both at their top clock",
+        "how much slower the simulated device is than this machine, both at their top clock; without effect "
+        "unless emulate_dvfs",
         minimum=1.0,
         maximum=1000.0,
         dynamic=False,

@@ -13,6 +13,7 @@ from dynofa_ros.messages import SubnetCondition
 from dynofa_ros.ros.diagnostics import Level, Status
 
 SILENT_S = 2.0  # without an image for so long something is wrong with the camera, the topic or its QoS
+SILENT_PERIODS = 3.0  # of the rate asked for, or of the latency, where these are longer
 RECENT_S = 3.0  # a fault that did not come again for so long has ended
 MISS_WARN, MISS_ERROR = 0.05, 0.20
 INACTIVE = Status(Level.OK, "inactive")
@@ -29,7 +30,7 @@ def images(application: Application, advice: Callable[[], str]) -> Status:
         "malformed": counters.malformed,
         "last malformed": problem.reason if problem else "none",
     }
-    if not age_s < SILENT_S:
+    if not age_s < _silent_s(application):
         return Status(Level.WARN, f"no images: {advice()}", facts)
     if problem and _age_s(problem.at_ns) < RECENT_S:
         text = f"{counters.malformed} malformed images dropped, last: {problem.reason}"
@@ -49,7 +50,8 @@ def answers(application: Application) -> Status:
     waiting_s = _age_s(counters.unanswered_ns)
     if problem and _age_s(problem.at_ns) < RECENT_S:
         return Status(Level.ERROR, f"{counters.failed} frames failed, last: {problem.reason}", facts)
-    if waiting_s > SILENT_S and _age_s(counters.last_ns) < SILENT_S:
+    patience_s = max(SILENT_S, SILENT_PERIODS * 1e-3 * application.targets.latency_target_ms)
+    if waiting_s > patience_s and _age_s(counters.last_ns) < _silent_s(application):
         return Status(Level.ERROR, f"images arrive, but none was answered for {waiting_s:.0f} s", facts)
     return Status(Level.OK, "images are answered" if counters.answered else "no frames yet", facts)
 
@@ -104,6 +106,11 @@ def _placement(application: Application) -> dict[str, object]:
         f"copy on {c.key.processor}: {c.key.subnet_id}, threads {c.key.threads}": f"{c.nbytes / 1e6:.3g} MB"
         for c in copies
     }
+
+
+def _silent_s(application: Application) -> float:
+    """Time without an image after which something is wrong."""
+    return max(SILENT_S, SILENT_PERIODS / application.targets.rate_hz)
 
 
 def _age_s(at_ns: int | None) -> float:

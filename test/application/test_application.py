@@ -383,6 +383,28 @@ def test_an_engine_that_hangs_is_an_error(faulty) -> None:
     faulty.until(lambda: status.answers(application).level == Level.OK)
 
 
+def test_a_pause_after_a_failure_is_no_error(faulty, monkeypatch) -> None:
+    application = faulty.application
+    monkeypatch.setattr(Faulty, "broken", True)
+    faulty.send("go")
+    faulty.until(lambda: application.counters.failed)
+    application.change(replace(application.targets, paused=True, latency_target_ms=1.0), "")
+    time.sleep(0.7)  # longer than an image may wait for its answer
+    assert not application.accept("go")
+    found = status.answers(application)
+    assert (found.level, found.message) == (Level.OK, "no frames yet")
+
+
+def test_a_slow_camera_and_a_long_target_are_no_fault(faulty) -> None:
+    application = faulty.application
+    application.change(replace(application.targets, rate_hz=0.1, latency_target_ms=10_000.0), "")
+    Faulty.held.clear()
+    faulty.send("go")
+    time.sleep(0.7)  # longer than SILENT_S here
+    assert status.images(application, str).level == Level.OK
+    assert status.answers(application).level == Level.OK
+
+
 def test_a_malformed_request_is_a_warning_that_ends(faulty) -> None:
     """Three bad frames, then good ones: OK again (pr2_mechanism#205)."""
     application = faulty.application

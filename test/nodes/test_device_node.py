@@ -250,6 +250,7 @@ def test_sigterm_gives_the_clocks_back_and_ends_cleanly(process, client):
             "sysfs root /no/such: must be a folder named sys or",
         ),
         ({"backend": "fpga"}, "backend must be one of"),
+        ({"backend": "auto", "simulated_mode": "MODE_10W_4CORE"}, "not simulated (backend is auto)"),
         ({"backend": "simulated", "board": "nano"}, "board 'nano' is unknown; known: "),
         ({"backend": "simulated", "power_file": "/no/such.yaml"}, "board /no/such.yaml: No such file"),
     ],
