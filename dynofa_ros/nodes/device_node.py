@@ -43,7 +43,7 @@ class DeviceNode(ManagedNode):
 
     def __init__(self, **node_arguments: Any) -> None:
         self._device: Device | None = None
-        super().__init__("device", PARAMETERS, namespace=topics.CORE, **node_arguments)
+        super().__init__("device", PARAMETERS, topics.CAPABILITIES, namespace=topics.CORE, **node_arguments)
 
     # --- lifecycle ---------------------------------------------------------------------------
 
@@ -149,7 +149,6 @@ class DeviceNode(ManagedNode):
 
     def _advertise(self) -> None:
         self._telemetry = self.advertise(topics.TELEMETRY)
-        self._capabilities_publisher = self.advertise(topics.CAPABILITIES)
         self._power_model_publisher = self.advertise(topics.POWER_MODEL)
         self._state_publisher = self.advertise(topics.DVFS_STATE)
         self._temperature = self._battery = None
@@ -199,7 +198,7 @@ class DeviceNode(ManagedNode):
                 self._battery.publish(battery_message(battery, self._stamp()))
 
     def _publish_capabilities(self) -> None:
-        self._capabilities_publisher.publish(to_ros(replace(self._capabilities, header=self._header())))
+        self.sole_publisher.publish(to_ros(replace(self._capabilities, header=self._header())))
 
     def _publish_state(self) -> None:
         """Publish the state of the clocks if it differs from what was published last."""

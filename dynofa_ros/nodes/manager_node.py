@@ -109,7 +109,7 @@ class ManagerNode(ManagedNode):
     """Node `dynofa/manager`: one per user namespace, it manages the applications of that namespace only."""
 
     def __init__(self, **node_arguments: Any) -> None:
-        super().__init__("manager", PARAMETERS, namespace=topics.CORE, **node_arguments)
+        super().__init__("manager", PARAMETERS, topics.DVFS_COMMAND, namespace=topics.CORE, **node_arguments)
         self._apps: dict[str, _App] = {}
         self._manager = RuntimeManager()
         self._decision: Decision | None = None
@@ -124,7 +124,6 @@ class ManagerNode(ManagedNode):
 
     def configure(self) -> None:
         self._decisions = self.advertise(topics.DECISION)
-        self._dvfs_commands = self.advertise(topics.DVFS_COMMAND)
 
     def activate(self) -> None:
         self._manager = RuntimeManager()
@@ -248,7 +247,7 @@ class ManagerNode(ManagedNode):
         decision = self._manager.step(now_ns, Monitors(inputs, parameters))
         for command in self._manager.publication_order(decision):
             if isinstance(command, DvfsCommand):
-                self._dvfs_commands.publish(to_ros(command))
+                self.sole_publisher.publish(to_ros(command))
             elif command.app in self._apps:
                 self._apps[command.app].commands.publish(to_ros(command))
         self._decisions.publish(to_ros(decision))

@@ -29,7 +29,7 @@ WATCH_PERIOD_S = 0.2
 LOG_PERIOD_S = 5.0
 YIELD_S = 1e-4
 IMAGE_TYPES = (topics.IMAGE.kind, topics.COMPRESSED_IMAGE.kind)
-PUBLISHED = (topics.MONITOR, topics.TARGETS, topics.LIBRARY, topics.SUBNET_STATE)
+PUBLISHED = (topics.MONITOR, topics.TARGETS, topics.SUBNET_STATE)
 
 
 class PerceptionNode(ManagedNode):
@@ -37,7 +37,7 @@ class PerceptionNode(ManagedNode):
 
     def __init__(self, **arguments: Any) -> None:
         self._application: Application | None = None
-        super().__init__("front", PARAMETERS, **arguments)
+        super().__init__("front", PARAMETERS, topics.LIBRARY, **arguments)
         self.app = self.get_name()
         self._publish: dict[Topic, Callable[[Any], None]] = {}
         self.diagnostics.add("input", self._of(partial(status.images, advice=self._where_images_are)))
@@ -75,6 +75,7 @@ class PerceptionNode(ManagedNode):
         assert application is not None
         self._decoder = ImageDecoder(self.value("significant_bits"))
         self._logged_ns = 0
+        self._publish[topics.LIBRARY] = lambda message: self.sole_publisher.publish(to_ros(message))
         application.start()
         compressed = self.value("image_transport") == "compressed"
         self._images = self.subscribe(

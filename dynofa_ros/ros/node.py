@@ -12,6 +12,7 @@ import platform
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from rclpy.timer import Timer
 
 from dynofa_ros.convert import ros_types
 from dynofa_ros.ros import parameters
+from dynofa_ros.ros.claim import DISCOVERY_S, EARLY_PERIOD_S, Claim, publishers
 from dynofa_ros.ros.diagnostics import PERIOD_S, Diagnostics, Level, Status
 from dynofa_ros.ros.entities import Inbox, quiet_publisher, quiet_subscription
 from dynofa_ros.ros.parameters import ParameterError, ParameterSpec
@@ -52,12 +54,19 @@ _EXPLAINED = (ParameterError, ParameterException, ValueError, OSError, RuntimeEr
 class ManagedNode(LifecycleNode):
     """A lifecycle node with a parameter table.
 
+    sole: topic that only one active node may publish. It is published through `sole_publisher`, which exists
+    while the node is active; while another node has it, this one does not become active.
     Private names have two underscores, so that no subclass can hide one by accident.
     Raises ParameterError if a parameter given at start-up is not allowed.
     """
 
-    def __init__(self, name: str, specs: Iterable[ParameterSpec], **node_arguments: Any) -> None:
+    def __init__(
+        self, name: str, specs: Iterable[ParameterSpec], sole: Topic | None = None, **node_arguments: Any
+    ) -> None:
         super().__init__(name, **node_arguments)
+        self.sole_publisher: LifecyclePublisher
+        self.__sole, self.__born_s = sole, time.monotonic()
+        self.__claim: Claim | None = None
         self.specs = {spec.name: spec for spec in (*specs, AUTOSTART)}
         self.start_error: str | None = None  # why autostart did not reach `active`
         self.active = False
@@ -73,6 +82,8 @@ class ManagedNode(LifecycleNode):
         self.__declare_parameters()
         self.diagnostics = Diagnostics(self.get_fully_qualified_name(), platform.node())
         self.diagnostics.add(_LIFECYCLE_TASK, self.__lifecycle_status)
+        if sole is not None:
+            self.diagnostics.add("one of its kind", self.__claim_status)
         self.__diagnostics_publisher = self.create_publisher(
             DiagnosticArray, DIAGNOSTICS.name, qos_of(DIAGNOSTICS)
         )
@@ -246,11 +257,15 @@ class ManagedNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         super().on_activate(state)
         self.__speaking = True
+        if not self.__succeeds("activate", self.__claim_topic):
+            self.__be_silent(state)
+            return _FAILURE
         if not self.__succeeds("activate", self.activate):
             self.__stop(state)
             return _FAILURE
         self.active = True
         self.every(PERIOD_S, self.publish_diagnostics)
+        self.__settle_timer = self.every(EARLY_PERIOD_S, self.__settle)
         return self.__reached("active")
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -291,9 +306,35 @@ class ManagedNode(LifecycleNode):
             self.unsubscribe(subscription)
         for timer in list(self.__active_timers):
             self.cancel(timer)
+        self.__be_silent(state)
+        return succeeded
+
+    def __be_silent(self, state: LifecycleState) -> None:
         super().on_deactivate(state)
         self.__speaking = False
-        return succeeded
+        if self.__claim is not None:
+            self.__claim = None
+            self.withdraw(self.sole_publisher)
+
+    def __claim_topic(self) -> None:
+        if self.__sole is not None:
+            topic = self.full_name(self.__sole, self.get_name())
+            time.sleep(max(0.0, self.__born_s + DISCOVERY_S - time.monotonic()))
+            self.__claim = Claim(topic, functools.partial(publishers, self, topic))
+            self.sole_publisher = self.advertise(self.__sole, self.get_name())
+            self.__claim.settle()
+
+    def __claim_status(self) -> Status:
+        return self.__claim.status() if self.__claim else Status(Level.OK, "inactive")
+
+    def __settle(self) -> None:
+        try:
+            if self.__claim is None or self.__claim.settle():
+                self.cancel(self.__settle_timer)
+        except RuntimeError as error:  # the other one could not be seen yet when this one was activated
+            self.trigger_deactivate()
+            self.__fail(f"deactivated: {error}")
+            self.start_error = self.__failure if self.value("autostart") else None
 
     def __release(self) -> bool:
         if not self.__held:
@@ -308,11 +349,14 @@ class ManagedNode(LifecycleNode):
         try:
             hook()
         except Exception as error:  # whatever goes wrong, the node must reach a defined state
-            self.__failure = f"{phase} failed: {one_line(error)}"
-            self.get_logger().error(self.__failure)
-            self.publish_diagnostics(_LIFECYCLE_TASK)
+            self.__fail(f"{phase} failed: {one_line(error)}")
             return False
         return True
+
+    def __fail(self, reason: str) -> None:
+        self.__failure = reason
+        self.get_logger().error(reason)
+        self.publish_diagnostics(_LIFECYCLE_TASK)
 
     def __reached(self, phase: str) -> TransitionCallbackReturn:
         self.__phase = phase

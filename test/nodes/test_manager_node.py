@@ -406,6 +406,23 @@ def test_inactive_means_silent(robot: Robot, front: FakeApp) -> None:
     assert front.subnet_id == "s9"
 
 
+def test_a_second_manager_does_not_become_active(robot: Robot, front: FakeApp) -> None:
+    robot.wait(lambda: robot.diagnostics.get("one of its kind", (2,))[0] == 0, "diagnostics")
+    before = latest(robot).step_number
+    second = start_manager()
+    try:
+        robot.wait(lambda: robot.diagnostics["one of its kind"][0] == 2, "error of the first manager")
+        assert "only one node of a kind may be active" in robot.diagnostics["one of its kind"][1]
+        robot.wait(lambda: second.poll() is not None, "end of the second manager")
+    finally:
+        second.kill()
+    assert second.returncode == 1
+    robot.decisions.clear()
+    robot.spin(0.5)
+    assert latest(robot).step_number > before and front.subnet_id == "s9"
+    robot.wait(lambda: "just published" in robot.diagnostics["one of its kind"][1], "the error stays a while")
+
+
 def test_an_application_that_leaves_is_dropped(robot: Robot, front: FakeApp) -> None:
     robot.decisions.clear()
     front.leave()
