@@ -28,6 +28,11 @@ def number(low: float, high: float, unit: str = "") -> Callable[[str], float]:
     return parse
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Names with commas between them, each once."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
 def whole(low: int, high: int) -> Callable[[str], int]:
     """A whole number from ``low`` to ``high``."""
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import add_json, whole
+from dynofa_ros.cli.arguments import add_json, names, whole
 from dynofa_ros.cli.common import FAILED, OK, UsageError, check_outputs, write_json
 from dynofa_ros.cli.tables import plain_table, wide_console
 from dynofa_ros.cli.work import bars
@@ -48,7 +48,7 @@ def add_parser(commands: Commands) -> None:
         "--only", type=_sections, default=SECTIONS, metavar="NAMES", help=f"of {', '.join(SECTIONS)}"
     )
     parser.add_argument(
-        "--spaces", type=_names, metavar="NAMES", help="of the engines section (default: the four official)"
+        "--spaces", type=names, metavar="NAMES", help="of the engines section (default: the four official)"
     )
     parser.add_argument(
         "--rounds",
@@ -64,17 +64,13 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(run=_run)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
 def _sections(text: str) -> tuple[str, ...]:
-    names = _names(text)
-    if not names or not set(names) <= set(SECTIONS):
+    chosen = names(text)
+    if not chosen or not set(chosen) <= set(SECTIONS):
         raise argparse.ArgumentTypeError(
             f"must be one of {', '.join(SECTIONS)} or several with commas, got {text!r}"
         )
-    return names
+    return chosen
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynofa_ros.cli.arguments import add_json, whole
+from dynofa_ros.cli.arguments import add_json, names, whole
 from dynofa_ros.cli.common import OK, CliError, UsageError, check_outputs, write_json
 from dynofa_ros.cli.tables import plain_table, wide_console
 from dynofa_ros.errors import writing
@@ -42,9 +42,9 @@ def add_parser(commands: Commands) -> None:
         "figures beside ours, a decomposition and a sweep of the power model. All results are simulated.",
         epilog="example: dynofa evaluate --scenarios S1,S3 --policies ours,B4,O1q --seeds 3 --out evaluation",
     )
-    parser.add_argument("--scenarios", type=_names, metavar="S1,S2,...", help="default: all")
+    parser.add_argument("--scenarios", type=names, metavar="S1,S2,...", help="default: all")
     parser.add_argument(
-        "--policies", type=_names, metavar="ours,B1,...", help="default: all that are compared"
+        "--policies", type=names, metavar="ours,B1,...", help="default: all that are compared"
     )
     parser.add_argument("--seeds", type=whole(1, 1000), metavar="N", help=f"default {SEEDS}")
     parser.add_argument(
@@ -58,10 +58,6 @@ def add_parser(commands: Commands) -> None:
     )
     add_json(parser)
     parser.set_defaults(run=_run)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -82,15 +82,14 @@ def accuracies(run: Run) -> dict[tuple[str, int], float]:
 
 def shortfall(answered: Sequence[FrameRecord], scene: Scene) -> float:
     """How far answers were below the accuracy_target in force; mean of an application, then of all."""
-    each = []
-    for app in scene.apps:
-        targets, below = scene.targets_of(app), []
-        for frame in answered:
-            if frame.app == app.name:
-                held = [asked for at_s, asked in targets if at_s <= frame.arrived_s] or [app.targets]
-                below.append(max(0.0, held[-1].accuracy_target - frame.accuracy))
-        each.append(mean(below))
-    return mean(each)
+    return mean(
+        mean(
+            max(0.0, scene.targets_at(app, frame.arrived_s).accuracy_target - frame.accuracy)
+            for frame in answered
+            if frame.app == app.name
+        )
+        for app in scene.apps
+    )
 
 
 # --- misses -------------------------------------------------------------------------------------------------

@@ -1,12 +1,14 @@
 """What chance decides in a scene, drawn beforehand from the seed, so that all policies meet the same.
 
 Every number belongs to one application and one image (or one processor), never to the order in which a policy
-made things happen.
+made things happen. The noise of an inference is log-normal, and now and then the same times a spike.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from math import erf, exp, log, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,3 +68,34 @@ def _factors(noise: Noise, number: int, rng: np.random.Generator) -> Floats:
     for n in range(1, number):
         normal[n] = noise.correlation * normal[n - 1] + fresh * normal[n]
     return np.exp(noise.sigma * normal) * np.where(spikes < noise.spike_share, noise.spike, 1.0)
+
+
+def cdf(noise: Noise, factor: float) -> float:
+    """Probability that the noise stays at or below ``factor``."""
+    if factor <= 0.0:
+        return 0.0
+    calm, spiked = (_log_normal_cdf(noise.sigma, f) for f in (factor, factor / noise.spike))
+    return (1.0 - noise.spike_share) * calm + noise.spike_share * spiked
+
+
+@lru_cache(maxsize=256)
+def quantile(noise: Noise, share: float) -> float:
+    """Least factor that the noise stays at or below with probability ``share`` (0..1, 1 excluded)."""
+    if not 0.0 <= share < 1.0:
+        raise ValueError(f"share must be from 0 to below 1, not {share}")
+    low, high = 0.0, noise.spike * exp(10.0 * noise.sigma)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if cdf(noise, middle) >= share else (middle, high)
+    return high
+
+
+def mean(noise: Noise) -> float:
+    """Expected factor."""
+    return exp(0.5 * noise.sigma**2) * (1.0 + noise.spike_share * (noise.spike - 1.0))
+
+
+def _log_normal_cdf(sigma: float, factor: float) -> float:
+    if sigma == 0.0:
+        return float(factor >= 1.0 - 1e-12)
+    return 0.5 * (1.0 + erf(log(factor) / sigma / sqrt(2.0)))

@@ -1,36 +1,134 @@
-"""The simulated board under the applications: clocks, shared processors, outside load, modes, telemetry."""
+"""The simulated board under the applications: clocks, shared processors, outside load, modes, telemetry.
+
+The time of an inference alone is slowdown * noise * (alpha + beta * f_reference / f). While n jobs run on one
+processor, each runs at 1 / (1 + contention * (n - 1)) of its speed. Jobs whose threads take only a share of
+the cores wait where all together ask for more cores than there are: n is then the sum of the shares, but not
+less than 1.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from math import nan
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf, nan
 
 import msgspec
 
-from dynofa_ros.device.board import Board, cluster_cpus, processor_domains, processor_of
-from dynofa_ros.device.simulated.power_modes import DomainLimit, mode_limits
+from dynofa_ros.device.board import Board, processor_domains, processor_of
+from dynofa_ros.device.simulated.power_modes import mode_limits
 from dynofa_ros.device.simulated.simulated_device import ExternalLoad, SimulatedDevice
-from dynofa_ros.device.simulated.simulated_sensors import Truth
 from dynofa_ros.device.simulated.thermal import with_resistance
+from dynofa_ros.latency import latency, reference_hz
 from dynofa_ros.messages import (
     DeviceCapabilities,
     DeviceTelemetry,
-    DomainCapability,
     DomainState,
     DvfsState,
     FrequencyBand,
     Header,
+    SubnetEntry,
 )
-from dynofa_ros.simulation.processors import SharedProcessor
 from dynofa_ros.simulation.scene import Scene, Surroundings
+
+# Guess: published figures have 570 ms at 1.42 GHz and 840 ms at 1.19 GHz with fewer cores (4 of 6, it seems).
+CORES_EXPONENT = 0.5
+
+
+@dataclass(slots=True)
+class Job:
+    """One inference under way; alpha and beta with its bias and noise. ``left`` goes from 1 to 0."""
+
+    app: str
+    entry: SubnetEntry
+    alpha_s: float
+    beta_s: float
+    reference_hz: float
+    started_s: float
+    share: float = 1.0  # of the cores
+    left: float = 1.0
+    ready_s: float = inf
+
+
+class SharedProcessor:
+    """One processor with the jobs that run on it."""
+
+    def __init__(self, board: Board, name: str, contention: float) -> None:
+        self.name = name
+        self.domains = processor_domains(board, name)
+        self.jobs: list[Job] = []
+        self.slowdown = 1.0  # by load from outside
+        self.ready_s = inf  # when the next job is ready
+        self._contention = contention
+        self._cores = {d: board.domains[d].cores for d in self.domains}
+        self._total = sum(self._cores.values())
+        self._hz = 1.0
+        self._capacity = 1.0
+        self._now_s = 0.0
+        self._top_hz = float(min(board.domains[d].frequencies_hz[-1] for d in self.domains))
+
+    def set_clocks(self, clocks_hz: Mapping[str, float]) -> None:
+        """New clocks in effect; 0 = that domain is off. Call ``retime`` before with the present time."""
+        on = [(clocks_hz[d], self._cores[d]) for d in self.domains if clocks_hz[d] > 0.0]
+        self._hz = min((hz for hz, _ in on), default=0.0)
+        self._capacity = (sum(cores for _, cores in on) / self._total) ** CORES_EXPONENT if on else 0.0
+
+    def start(self, app: str, entry: SubnetEntry, factor: float, now_s: float) -> None:
+        """An inference begins; ``factor`` = bias * noise on what the library says."""
+        self.progress(now_s)
+        scale = 1e-3 * factor
+        reference = reference_hz(entry.reference_frequencies, self._cores, self._top_hz)
+        alpha_s, beta_s = scale * entry.alpha_ms, scale * entry.beta_ms
+        self.jobs.append(Job(app, entry, alpha_s, beta_s, reference, now_s, self.share(entry)))
+        self.retime()
+
+    def finish(self, job: Job, now_s: float) -> None:
+        """A job is ready, or was given up."""
+        self.progress(now_s)
+        self.jobs.remove(job)
+        self.retime()
+
+    def progress(self, now_s: float) -> None:
+        """Bring the jobs up to now at the speed that held so far."""
+        passed_s, self._now_s = now_s - self._now_s, now_s
+        if passed_s > 0.0:
+            for job in self.jobs:
+                job.left = max(0.0, job.left - passed_s / self._duration_s(job))
+
+    def retime(self) -> None:
+        """When jobs are ready at the speed that holds from now on."""
+        self.ready_s = inf
+        for job in self.jobs:
+            job.ready_s = self._now_s + job.left * self._duration_s(job)
+            self.ready_s = min(self.ready_s, job.ready_s)
+
+    def share(self, entry: SubnetEntry) -> float:
+        """Share of the cores that the threads of an entry take: all, where it names none."""
+        return min(1.0, entry.threads / self._total) if entry.threads else 1.0
+
+    @property
+    def asked(self) -> float:
+        """Cores that the jobs ask for over those that there are."""
+        return sum(job.share for job in self.jobs)
+
+    def _duration_s(self, job: Job) -> float:
+        speed = self._hz * self._capacity
+        if not speed:
+            return inf
+        sharing = 1.0 + self._contention * max(0.0, self.asked - 1.0)
+        return float(latency(job.alpha_s, job.beta_s, job.reference_hz / speed, self.slowdown * sharing))
 
 
 class Plant:
     """``instant``: clocks change at once when they are commanded, for clairvoyant policies."""
 
     def __init__(self, scene: Scene, seed: int, instant: bool) -> None:
-        self.board = _without_delays(scene.truth) if instant else scene.truth
+        self.board = scene.truth
+        if instant:
+            domains = {
+                n: msgspec.structs.replace(d, transition_s=0.0, poll_s=0.0)
+                for n, d in self.board.domains.items()
+            }
+            self.board = msgspec.structs.replace(self.board, domains=domains)
         self.device = SimulatedDevice(self.board, seed, scene.temperature_c, mode=scene.mode)
         self.processors = {
             name: SharedProcessor(self.board, name, scene.contention.get(processor_of(name) or name, 0.0))
@@ -114,7 +212,7 @@ class Plant:
             self._own_mode = mode
         else:
             self._mode = mode
-        stricter = min((self._mode, self._own_mode), key=lambda m: self._limit(m)["gpu"].max_hz)
+        stricter = min((self._mode, self._own_mode), key=lambda m: mode_limits(self.board, m)["gpu"].max_hz)
         self.device.set_mode(self._mode if self._own_mode is None else stricter)
         self.device.advance(0.0, self._busy, self._load)
         self.settle(now_s)
@@ -136,50 +234,30 @@ class Plant:
         band = self._bands.get(domain)
         return band is not None and band.min_hz == band.max_hz
 
-    def _limit(self, mode: str | None) -> dict[str, DomainLimit]:
-        return mode_limits(self.board, mode)
-
     # --- what is published about it ------------------------------------------------------------
 
     def capabilities(self) -> DeviceCapabilities:
         """The clocks that the mode leaves; domains that it switches off are left out."""
-        limits, cpus = self._limit(self.device.mode), cluster_cpus(self.board)
-        domains = tuple(
-            DomainCapability(
-                name,
-                tuple(hz for hz in domain.frequencies_hz if hz <= limits[name].max_hz),
-                cpus=cpus.get(name, ()),
-            )
-            for name, domain in self.board.domains.items()
-            if limits[name].online
-        )
+        domains = tuple(d for d in self.device.capabilities().domains if d.can_write)
         return DeviceCapabilities(self.board.name, domains, self.board.processors)
 
     def states(self, now_ns: int, decision_id: int) -> DvfsState:
         """Requested and real state of the clocks."""
-        domains = []
-        for name, hz in self.clocks_hz.items():
-            band = self._bands.get(name)
-            low, high = (band.min_hz, band.max_hz) if band else (0, 0)
-            domains.append(DomainState(name, low, high, float(hz)))
-        return DvfsState(decision_id, tuple(domains), header=Header(now_ns))
+        asked = {name: self._bands.get(name, FrequencyBand(name, 0, 0)) for name in self.clocks_hz}
+        domains = tuple(
+            DomainState(n, b.min_hz, b.max_hz, float(self.clocks_hz[n])) for n, b in asked.items()
+        )
+        return DvfsState(decision_id, domains, header=Header(now_ns))
 
     def telemetry(self, now_ns: int, broken_thermometers: bool) -> DeviceTelemetry:
         """One sample of the sensors."""
         sample = self.device.read()
+        temperatures = sample.temperatures
         if broken_thermometers:
-            broken = tuple(replace(t, temperature_c=nan) for t in sample.temperatures)
-            sample = replace(sample, temperatures=broken)
+            temperatures = tuple(replace(t, temperature_c=nan) for t in temperatures)
         return DeviceTelemetry(
-            sample.total_power_w,
-            domains=sample.domains,
-            temperatures=sample.temperatures,
-            header=Header(now_ns),
+            sample.total_power_w, domains=sample.domains, temperatures=temperatures, header=Header(now_ns)
         )
-
-    def truth(self) -> Truth:
-        """What really holds."""
-        return self.device.truth()
 
 
 def idle_power(scene: Scene) -> tuple[float, float]:
@@ -193,11 +271,3 @@ def idle_power(scene: Scene) -> tuple[float, float]:
 def cpu_gpu_rail(board: Board) -> str:
     """The rail that feeds the processors."""
     return board.domains[processor_domains(board, board.processors[-1])[0]].rail
-
-
-def _without_delays(board: Board) -> Board:
-    domains = {
-        name: msgspec.structs.replace(domain, transition_s=0.0, poll_s=0.0)
-        for name, domain in board.domains.items()
-    }
-    return msgspec.structs.replace(board, domains=domains)

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
+from dynofa_ros.device.board import processor_of
 from dynofa_ros.manager.inputs import Input, Parameters
 from dynofa_ros.messages import AppTargets, DeviceCapabilities, DeviceTelemetry, FrequencyBand, SubnetEntry
-from dynofa_ros.simulation.ground_truth import GroundTruth
+from dynofa_ros.simulation.application import SimulatedApplication
 from dynofa_ros.simulation.log import FrameRecord, Knob
-from dynofa_ros.simulation.scene import Scene
+from dynofa_ros.simulation.plant import Plant
+from dynofa_ros.simulation.scene import Noise, Scene
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,51 @@ class Observation:
     capabilities: DeviceCapabilities
     clocks_hz: Mapping[str, float]
     telemetry: DeviceTelemetry | None
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The truth of a running simulation at the present instant, which nobody can measure: for oracles only.
+
+    ``scene``: what is simulated, with its timeline.
+    """
+
+    scene: Scene
+    plant: Plant
+    apps: Mapping[str, SimulatedApplication]
+
+    def slowdown(self, app: str, processor: str) -> float:
+        """True time of an application on a processor or cluster / time by its library: bias and outside
+        load."""
+        bias = self.apps[app].trace.bias
+        return bias[processor_of(processor) or processor] * self.plant.processors[processor].slowdown
+
+    def noise(self) -> Noise:
+        """Noise in force."""
+        return self.scene.noise
+
+    def next_noise(self, app: str) -> float:
+        """Factor on the inference of the frame that the application will answer next."""
+        one = self.apps[app]
+        index = one.next_image if one.waiting is None else one.waiting
+        noise = one.trace.noise
+        return noise[min(index, len(noise) - 1)] if noise else 1.0
+
+    def overhead_ms(self, app: str) -> float:
+        """Mean overhead of a frame."""
+        return self.apps[app].spec.overhead_ms
+
+    def outside(self, processor: str) -> float:
+        """Utilisation from outside of the domains of a processor."""
+        return self.plant.outside(processor)
+
+    def temperature_c(self) -> float:
+        """True temperature."""
+        return self.plant.device.temperature_c
+
+    def energy_j(self) -> float:
+        """True energy of the module since the start."""
+        return self.plant.device.energy_j
 
 
 class Policy(ABC):

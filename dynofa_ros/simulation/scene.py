@@ -185,3 +185,7 @@ class Scene:
         """Targets of an application with the times from which they hold."""
         changes = [e for e in self.timeline if isinstance(e, NewTargets) and e.targets.app == app.name]
         return [(app.from_s, app.targets), *((e.at_s, e.targets) for e in changes)]
+
+    def targets_at(self, app: App, now_s: float) -> AppTargets:
+        """Targets of an application at a time, before it is there those that it comes with."""
+        return ([asked for at_s, asked in self.targets_of(app) if at_s <= now_s] or [app.targets])[-1]

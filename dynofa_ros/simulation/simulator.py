@@ -19,12 +19,10 @@ from dynofa_ros.manager.inputs import Departure, Input, Message
 from dynofa_ros.manager.placement import place_of
 from dynofa_ros.messages import DeviceTelemetry, SubnetCondition, SubnetLibrary
 from dynofa_ros.simulation.application import SimulatedApplication
-from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import FrameRecord, Run, Sample
 from dynofa_ros.simulation.noise import draw
-from dynofa_ros.simulation.plant import Plant, cpu_gpu_rail
-from dynofa_ros.simulation.policy import AppView, Command, Observation, Policy
-from dynofa_ros.simulation.processors import Job, SharedProcessor
+from dynofa_ros.simulation.plant import Job, Plant, SharedProcessor, cpu_gpu_rail
+from dynofa_ros.simulation.policy import AppView, Command, GroundTruth, Observation, Policy
 from dynofa_ros.simulation.scene import (
     Event,
     Load,
@@ -288,7 +286,7 @@ class Simulation:
         self._sample()
 
     def _sample(self) -> None:
-        truth = self.plant.truth()
+        truth = self.plant.device.truth()
         self.log.samples.append(
             Sample(
                 self.now_s,

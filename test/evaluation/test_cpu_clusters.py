@@ -12,8 +12,7 @@ from dynofa_ros.evaluation.scenarios import scenes
 from dynofa_ros.evaluation.scenarios.parts import default_board
 from dynofa_ros.messages import SubnetEntry
 from dynofa_ros.simulation.log import Run
-from dynofa_ros.simulation.plant import Plant
-from dynofa_ros.simulation.processors import SharedProcessor
+from dynofa_ros.simulation.plant import Plant, SharedProcessor
 from dynofa_ros.simulation.scene import NONE, Load, Scene
 from dynofa_ros.simulation.simulator import simulate
 

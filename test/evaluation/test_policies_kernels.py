@@ -12,14 +12,20 @@ from hypothesis import strategies as st
 
 from dynofa_ros.device.board import load_board
 from dynofa_ros.evaluation.policies import alert, poet
-from dynofa_ros.evaluation.policies.distribution import cdf, mean, quantile
 from dynofa_ros.evaluation.policies.dynamic_ofa import StepManager, levels_of
-from dynofa_ros.evaluation.policies.limits import Battery, constant_limit_w, thermal_limit_w
-from dynofa_ros.evaluation.policies.oracle_model import Cameras, offsets_ms, worst_overlap_ms
+from dynofa_ros.evaluation.policies.oracle_model import (
+    Battery,
+    Cameras,
+    constant_limit_w,
+    offsets_ms,
+    thermal_limit_w,
+    worst_overlap_ms,
+)
 from dynofa_ros.evaluation.policies.per_app import Profile, home, make_profile, time_to_answer_ms
 from dynofa_ros.evaluation.policies.profile import make_levels, offered, times_ms
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.messages import AppTargets, DomainFrequency, InferenceMonitor, SubnetEntry
+from dynofa_ros.simulation.noise import cdf, mean, quantile
 from dynofa_ros.simulation.scene import CONTENDED, ISOLATED, Noise, Surroundings
 
 BOARD = load_board("xavier_nx")

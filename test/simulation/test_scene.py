@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from dynofa_ros.device.simulated.power_modes import mode_limits
-from dynofa_ros.evaluation.policies.distribution import quantile
 from dynofa_ros.evaluation.scenarios import SCENARIOS, scenario_of, scenes
 from dynofa_ros.evaluation.scenarios.declarations import declared, make_scene
 from dynofa_ros.evaluation.scenarios.parts import MODE_CAPPED, default_board, evaluation_board, vision_library
 from dynofa_ros.evaluation.scenarios.translation import RANGE_MS, translation_library
-from dynofa_ros.simulation.noise import draw
+from dynofa_ros.simulation.noise import draw, quantile
 from dynofa_ros.simulation.scene import CONTENDED, ISOLATED, NONE, NewMode, NewTargets, Scene
 
 ALL = scenes(SCENARIOS)

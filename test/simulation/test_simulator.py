@@ -24,10 +24,9 @@ from dynofa_ros.messages import (
     SubnetLibrary,
     SubnetState,
 )
-from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import FrameRecord, Knob, Run
-from dynofa_ros.simulation.policy import Command, Observation, Policy
-from dynofa_ros.simulation.processors import SharedProcessor
+from dynofa_ros.simulation.plant import SharedProcessor
+from dynofa_ros.simulation.policy import Command, GroundTruth, Observation, Policy
 from dynofa_ros.simulation.scene import (
     NONE,
     App,

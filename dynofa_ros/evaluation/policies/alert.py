@@ -41,9 +41,7 @@ from dynofa_ros.evaluation.policies.per_app import (
 from dynofa_ros.evaluation.policies.profile import Array
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.messages import AppTargets, InferenceMonitor
-from dynofa_ros.simulation.ground_truth import GroundTruth
-from dynofa_ros.simulation.policy import Command
-from dynofa_ros.simulation.scene import CONTENDED, Scene
+from dynofa_ros.simulation.scene import CONTENDED
 
 FORGETTING = 0.3  # a
 GAIN_START, MEAN_START, VARIANCE_START = 0.5, 1.0, 0.1
@@ -125,7 +123,7 @@ def choose(profile: Profile, slowdown: SlowdownFilter, idle: float, goals: Goals
     energy = profile.busy_w * (busy_ms + idle * np.maximum(goals.period_ms - busy_ms, 0.0))
     sure = in_time >= goals.probability
     if not sure.any():
-        return _place(distance, np.full_like(sure, True))  # also where all probabilities round to 0
+        return _place(distance, ~sure)  # also where all probabilities round to 0
     within = sure & (energy <= goals.budget_w * goals.period_ms)
     sure = within if within.any() else sure
     enough = sure & (expected >= goals.accuracy)
@@ -150,14 +148,10 @@ def _normal_cdf(z: Array) -> Array:
 
 
 @dataclass
-class Alert:
+class Alert(Instance):
     """ALERT for one application."""
 
-    profile: Profile
-    targets: AppTargets
-    parameters: Parameters
     constants: Constants
-    place: tuple[int, int] = (0, 0)
     idle: IdleFilter = field(default_factory=IdleFilter)
     _overheads_ms: deque[float] = field(default_factory=lambda: deque(maxlen=OVERHEAD_FRAMES))
 
@@ -167,7 +161,7 @@ class Alert:
 
     def retarget(self, profile: Profile, targets: AppTargets, parameters: Parameters) -> None:
         """Keeps what was learned: xi is of all configurations."""
-        self.profile, self.targets, self.parameters = profile, targets, parameters
+        super().retarget(profile, targets, parameters)
         self._choose()
 
     def observe(self, monitor: InferenceMonitor, entry: int, level: int) -> None:
@@ -200,13 +194,7 @@ class AlertPolicy(PerAppPolicy):
     name: str = "B9"
     tuned: bool = False
 
-    def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
-        """Chooses the constants, then as all."""
-        self._constants = REMEMBERED
-        if self.tuned:
-            self._constants = TUNED_CONTENDED if scene.noise == CONTENDED else TUNED
-        return super().start(scene, truth)
-
     def make(self, profile: Profile, targets: AppTargets, parameters: Parameters) -> Instance:
-        """An ALERT."""
-        return Alert(profile, targets, parameters, self._constants)
+        """An ALERT with the constants for the scene."""
+        tuned = TUNED_CONTENDED if self.scene.noise == CONTENDED else TUNED
+        return Alert(profile, targets, parameters, tuned if self.tuned else REMEMBERED)

@@ -28,9 +28,8 @@ from dataclasses import dataclass, field
 from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
 from dynofa_ros.evaluation.policies.profile import knob_of, on_processor
 from dynofa_ros.messages import SubnetEntry
-from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import FrameRecord
-from dynofa_ros.simulation.policy import Command, Observation, Policy
+from dynofa_ros.simulation.policy import Command, GroundTruth, Observation, Policy
 from dynofa_ros.simulation.scene import App, Scene
 
 LEVELS = 6

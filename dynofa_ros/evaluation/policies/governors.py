@@ -18,9 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dynofa_ros.evaluation.policies.profile import differing, knob_of, static_entry
-from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import Knob
-from dynofa_ros.simulation.policy import Command, Observation, Policy
+from dynofa_ros.simulation.policy import Command, GroundTruth, Observation, Policy
 from dynofa_ros.simulation.scene import Scene
 
 PERFORMANCE = {"cpu": "performance", "gpu": "performance", "npu": "performance"}

@@ -26,9 +26,8 @@ from dynofa_ros.manager.placement import Key, entry_key, place_of
 from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.messages import DeviceCapabilities, SubnetLibrary
 from dynofa_ros.simulation.application import default_entry
-from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import Knob
-from dynofa_ros.simulation.policy import Command, Observation, Policy
+from dynofa_ros.simulation.policy import Command, GroundTruth, Observation, Policy
 from dynofa_ros.simulation.scene import App, Scene
 
 

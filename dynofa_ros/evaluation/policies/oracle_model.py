@@ -1,31 +1,37 @@
-"""What the oracles know: the true board, and how much applications delay each other there.
+"""What the oracles know: the true board, how much applications delay each other there, what power they have.
 
 Two periodic applications can only overlap as far as the true offsets of their cameras allow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
-from itertools import permutations
-from math import ceil, gcd
+from itertools import pairwise, permutations
+from math import ceil, exp, gcd, inf
 
 import numpy as np
 
 from dynofa_ros.device.board import Board, power_model, processor_domains
+from dynofa_ros.device.board_sections import Thermal
 from dynofa_ros.device.power_model import constant_power_w, domain_power
-from dynofa_ros.evaluation.policies.oracle_solver import Overlap, Place
+from dynofa_ros.evaluation.policies.oracle_solver import Choice, Client, Overlap, Place, Question
 from dynofa_ros.evaluation.policies.profile import Array, Levels, Tables, make_levels, on_processor, times_ms
 from dynofa_ros.latency import processor_of
-from dynofa_ros.messages import AppTargets, SubnetEntry
-from dynofa_ros.simulation.processors import CORES_EXPONENT
+from dynofa_ros.manager.inputs import Parameters
+from dynofa_ros.messages import AppTargets, FrequencyBand, SubnetEntry
+from dynofa_ros.simulation.plant import CORES_EXPONENT
+from dynofa_ros.simulation.scene import Event, Surroundings
 
 FEW = 4  # applications up to which offsets of cameras are reckoned with
 GOVERNOR_TIPPING = 0.8  # schedutil: 1.25 x utilisation
 MOST_OFFSETS = 64
 SAME_S = 1e-6
+THERMAL_HORIZON_S = 10.0
+LAST_SECONDS_S = 5.0
+PLAN_PERIOD_S = 1.0
 
 
 def asked_accuracies(entries: Sequence[SubnetEntry], wanted: float, floor: float) -> tuple[float, ...]:
@@ -33,27 +39,17 @@ def asked_accuracies(entries: Sequence[SubnetEntry], wanted: float, floor: float
     known = sorted({e.accuracy for e in entries})
     top = next((a for a in known if a >= wanted), known[-1])
     between = [a for a in known if floor <= a <= top]
-    if not between:
-        between = [next((a for a in known if a >= floor), known[-1])]
-    return tuple(reversed(between))
+    return tuple(reversed(between or [next((a for a in known if a >= floor), known[-1])]))
 
 
 @dataclass(frozen=True, eq=False)
 class OracleModel:
-    """Processors on offer at a temperature, and every application's entries and times there."""
+    """Processors on offer at a temperature; ``choices`` of every application there, without slowdown."""
 
     board: Board
     temperature_c: float
     levels: Mapping[str, Levels]
-    entries: Mapping[tuple[str, str], tuple[SubnetEntry, ...]]
-    times_ms: Mapping[tuple[str, str], Array]
-    shares: Mapping[tuple[str, str], tuple[float, ...]]  # of the cores, that the threads of an entry take
-
-    def place(self, name: str, outside: float) -> Place:
-        """A processor with a utilisation from outside."""
-        levels = self.levels[name]
-        slope = levels.busy_w - levels.idle_w
-        return Place(name, levels.idle_w + slope * outside, slope, self.idle_w(name, outside))
+    choices: Mapping[str, Mapping[str, Choice]]  # by application and processor
 
     def idle_w(self, name: str, outside: float) -> float:
         """Power of a processor that hosts nobody: the CPU has its governor's clock, others the lowest."""
@@ -67,60 +63,67 @@ class OracleModel:
             return float(levels.unused_w[level])
         return float(levels.idle_w[level] + outside * (levels.busy_w[level] - levels.idle_w[level]))
 
-    def constant_w(self, outside: Mapping[str, float]) -> float:
-        """Power that no choice changes; ``outside``: utilisation of the processors that nobody can use."""
+    def constant_w(self) -> float:
+        """Power that no processor has part in."""
         model = power_model(self.board)
         total = constant_power_w(model, self.temperature_c)
         if "emc" in self.board.domains:
             hz = self.board.domains["emc"].start_max_hz
             total += domain_power(model, "emc", hz, self.temperature_c).unused_w
-        return total + sum(self.idle_w(name, share) for name, share in outside.items())
+        return total
 
     def most_w(self) -> float:
         """Power with everything busy at its top clock."""
-        return self.constant_w({}) + sum(float(levels.busy_w[-1]) for levels in self.levels.values())
+        return self.constant_w() + sum(float(levels.busy_w[-1]) for levels in self.levels.values())
+
+    def question(
+        self, clients: tuple[Client, ...], outside: Callable[[str], float], limit_w: float, overlap: Overlap
+    ) -> Question:
+        """What is to be solved; ``outside``: utilisation of a processor by others."""
+        usable = {name for client in clients for name in client.choices}
+        places, unused_w = [], 0.0
+        for name, levels in self.levels.items():
+            share = outside(name)
+            if name in usable:
+                slope = levels.busy_w - levels.idle_w
+                idle_w = self.idle_w(name, share)
+                places.append(Place(name, levels.idle_w + slope * share, slope, idle_w))
+            else:
+                unused_w += self.idle_w(name, share)
+        return Question(clients, tuple(places), self.constant_w() + unused_w, limit_w, overlap)
+
+    def bands(self, chosen: Mapping[str, int]) -> list[FrequencyBand]:
+        """Clocks of the levels chosen; of processors without one the lowest, but the CPU's are left alone."""
+        used = (name for name in self.levels if name in chosen or processor_of(name) != "cpu")
+        return [band for name in used for band in self.levels[name].bands(chosen.get(name, 0))]
 
 
 def make_model(
     board: Board, tables: Tables, libraries: Mapping[str, Sequence[SubnetEntry]], temperature_c: float
 ) -> OracleModel:
-    """The model for the clocks on offer."""
+    """The model for the clocks on offer. The clusters of the CPU replace it if a library names any."""
+    clustered = any(e.cluster for library in libraries.values() for e in library)
+    others = tuple(name for name in board.processors if name != "cpu")
     levels = {
         name: make_levels(board, name, tables, temperature_c)
-        for name in _places(board, libraries)
+        for name in ((*processor_domains(board, "cpu"), *others) if clustered else board.processors)
         if any(tables.get(d) for d in processor_domains(board, name))
     }
-    pairs = [(app, name) for app in libraries for name in levels]
-    entries = {(app, name): on_processor(libraries[app], name) for app, name in pairs}
-    times = {
-        (app, name): times_ms(own, levels[name], _speed(board, name, tables))
-        for (app, name), own in entries.items()
-        if own
-    }
-    cores = {name: sum(board.domains[d].cores for d in processor_domains(board, name)) for name in levels}
-    shares = {
-        (app, name): tuple(
-            min(1.0, e.threads / cores[name]) if e.threads else 1.0 for e in entries[app, name]
-        )
-        for app, name in times
-    }
-    own = {pair: entries[pair] for pair in times}
-    return OracleModel(board, temperature_c, levels, own, times, shares)
+
+    def choice(name: str, own: tuple[SubnetEntry, ...]) -> Choice:
+        cores = {d: board.domains[d].cores for d in processor_domains(board, name)}
+        total = sum(cores.values())
+        left = sum(n for d, n in cores.items() if d in tables)  # a mode may take some away
+        times = times_ms(own, levels[name], float((left / total) ** CORES_EXPONENT))
+        shares = tuple(min(1.0, e.threads / total) if e.threads else 1.0 for e in own)
+        return Choice(own, times, slowdown=1.0, guard=1.0, shares=shares)
+
+    own = {app: {name: on_processor(library, name) for name in levels} for app, library in libraries.items()}
+    choices = {app: {name: choice(name, e) for name, e in mine.items() if e} for app, mine in own.items()}
+    return OracleModel(board, temperature_c, levels, choices)
 
 
-def _places(board: Board, libraries: Mapping[str, Sequence[SubnetEntry]]) -> tuple[str, ...]:
-    """Processors, and the clusters of the CPU instead of it if a library names any."""
-    if not any(e.cluster for library in libraries.values() for e in library):
-        return board.processors
-    others = tuple(name for name in board.processors if name != "cpu")
-    return (*processor_domains(board, "cpu"), *others)
-
-
-def _speed(board: Board, processor: str, tables: Tables) -> float:
-    """Speed of a processor of which a mode leaves some cores, as the simulated one has it."""
-    cores = {d: board.domains[d].cores for d in processor_domains(board, processor)}
-    left = sum(n for d, n in cores.items() if d in tables)
-    return float((left / sum(cores.values())) ** CORES_EXPONENT)
+# --- overlap ------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -177,9 +180,8 @@ def worst_overlap_ms(offsets: Array, period_ms: float, own_ms: Array, other_ms: 
     total = np.zeros((len(offsets), len(own_ms)))
     for k in range(-1, last + 1):
         start = (offsets + k * period_ms)[:, None]
-        total += np.maximum(
-            0.0, np.minimum(own_ms - np.maximum(start, 0.0), other_ms + np.minimum(start, 0.0))
-        )
+        ends = np.minimum(own_ms - np.maximum(start, 0.0), other_ms + np.minimum(start, 0.0))
+        total += np.maximum(0.0, ends)
     worst: Array = total.max(axis=0)
     return worst
 
@@ -212,3 +214,76 @@ def overlap_law(
         return share * overlap
 
     return added
+
+
+# --- limits of power: what a battery leaves, and what the heat path lets out --------------------------------
+
+
+@dataclass
+class Battery:
+    """Objective `battery`: the rest of the energy budget over the rest of its time, by the true energy."""
+
+    _asked: tuple[float, float] | None = None
+    _end: tuple[float, float] = (inf, inf)  # energy at which it is used up, time at which it is over
+    _limit_w: float = inf
+    _due_s: float = -inf
+
+    def limit_w(self, parameters: Parameters, now_s: float, used_j: float) -> float:
+        """Power that is left, reckoned every second; inf without a budget, or when its time is over."""
+        if parameters.objective != "battery":
+            self._asked = None
+            return inf
+        asked = (parameters.battery_energy_j, parameters.battery_time_s)
+        if asked != self._asked:
+            self._asked, self._end = asked, (used_j + asked[0], now_s + asked[1])
+            self._due_s = now_s
+        end_j, end_s = self._end
+        if now_s >= end_s:
+            return inf
+        if now_s >= self._due_s:
+            self._due_s = now_s + PLAN_PERIOD_S
+            self._limit_w = max(0.0, end_j - used_j) / max(end_s - now_s, LAST_SECONDS_S)
+        return self._limit_w
+
+
+def surroundings(thermal: Thermal, timeline: Sequence[Event], now_s: float) -> tuple[float, float]:
+    """True ambient temperature and thermal resistance at a time."""
+    ambient_c, factor = thermal.ambient_c, 1.0
+    for event in timeline:
+        if isinstance(event, Surroundings) and event.at_s <= now_s:
+            ambient_c, factor = event.ambient_c, event.resistance_factor
+    return ambient_c, thermal.resistance_c_per_w * factor
+
+
+def thermal_limit_w(
+    thermal: Thermal, timeline: Sequence[Event], now_s: float, temperature_c: float, limit_c: float
+) -> float:
+    """Power that reaches the limit within the horizon: one RC, P = (T_steady - T_ambient) / R."""
+    ambient_c, resistance = surroundings(thermal, timeline, now_s)
+    kept = exp(-THERMAL_HORIZON_S / thermal.time_constant_s)
+    steady_c = (limit_c - temperature_c * kept) / (1.0 - kept)
+    return max(0.0, (steady_c - ambient_c) / resistance)
+
+
+def constant_limit_w(
+    thermal: Thermal, timeline: Sequence[Event], duration_s: float, temperature_c: float, limit_c: float
+) -> float:
+    """Most power that, drawn all the time, never exceeds the limit; 0 if it starts above."""
+    times = [0.0, *sorted(e.at_s for e in timeline if isinstance(e, Surroundings)), duration_s]
+
+    def hottest_c(power_w: float) -> float:
+        now_c = most_c = temperature_c
+        for begin_s, end_s in pairwise(times):
+            ambient_c, resistance = surroundings(thermal, timeline, begin_s)
+            steady_c = ambient_c + resistance * power_w
+            now_c = steady_c + (now_c - steady_c) * exp((begin_s - end_s) / thermal.time_constant_s)
+            most_c = max(most_c, now_c)
+        return most_c
+
+    low, high = 0.0, 200.0
+    if hottest_c(high) <= limit_c:
+        return inf
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if hottest_c(middle) <= limit_c else (low, middle)
+    return low

@@ -25,26 +25,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import inf, nan
 
-from dynofa_ros.evaluation.policies.distribution import mean, quantile
 from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
-from dynofa_ros.evaluation.policies.limits import Battery, thermal_limit_w
 from dynofa_ros.evaluation.policies.oracle_ladder import best
 from dynofa_ros.evaluation.policies.oracle_model import (
+    Battery,
     Cameras,
     OracleModel,
     asked_accuracies,
     make_model,
     overlap_law,
+    thermal_limit_w,
 )
-from dynofa_ros.evaluation.policies.oracle_solver import Answer, Choice, Client, Question, solve
+from dynofa_ros.evaluation.policies.oracle_solver import Answer, Client, Question, solve
 from dynofa_ros.evaluation.policies.per_app import accuracy_wanted
 from dynofa_ros.evaluation.policies.profile import knob_of, offered_now, static_entry
-from dynofa_ros.latency import processor_of
 from dynofa_ros.messages import FrequencyBand
-from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import FrameRecord, Knob
-from dynofa_ros.simulation.noise import OVERHEAD_SIGMA
-from dynofa_ros.simulation.policy import AppView, Command, Observation, Policy
+from dynofa_ros.simulation.noise import OVERHEAD_SIGMA, mean, quantile
+from dynofa_ros.simulation.policy import AppView, Command, GroundTruth, Observation, Policy
 from dynofa_ros.simulation.scene import Noise, Scene
 
 PERIOD_S = 0.02
@@ -123,11 +121,9 @@ class Oracle(Policy):
             return None
         answer = self._answer(now_s)
         knobs = {}
-        for number, (name, view) in enumerate(sorted(self._views.items())):
-            divider = answer.asked.dividers[number]
-            rate = nan if divider == 1 else view.targets.rate_hz / divider
-            entry = answer.entries[number]
-            knob = replace(knob_of(entry), rate_hz=rate)
+        given = zip(sorted(self._views.items()), answer.entries, answer.asked.dividers, strict=True)
+        for (name, view), entry, divider in given:
+            knob = replace(knob_of(entry), rate_hz=nan if divider == 1 else view.targets.rate_hz / divider)
             if repr(self._knobs.get(name)) != repr(knob):  # NaN is equal to itself here
                 self._knobs[name] = knobs[name] = knob
         bands = [b for b in self._wanted_bands(answer) if self._bands.get(b.domain) != b]
@@ -135,18 +131,13 @@ class Oracle(Policy):
         return Command(knobs=knobs, bands=tuple(bands)) if knobs or bands else None
 
     def _wanted_bands(self, answer: Answer) -> list[FrequencyBand]:
-        bands: list[FrequencyBand] = []
-        for name, levels in self._model().levels.items():
-            if name in answer.levels:
-                bands += levels.bands(answer.levels[name])
-            elif processor_of(name) != "cpu":
-                bands += levels.bands(0)
-            else:
-                domains = self._scene.board.domains
-                bands += [
-                    FrequencyBand(d, domains[d].start_min_hz, domains[d].start_max_hz) for d in levels.domains
-                ]
-        return bands
+        model, domains = self._model(), self._scene.board.domains
+        bands = {band.domain: band for band in model.bands(answer.levels)}
+        return [
+            bands.get(d) or FrequencyBand(d, domains[d].start_min_hz, domains[d].start_max_hz)
+            for levels in model.levels.values()
+            for d in levels.domains
+        ]
 
     # --- the question ------------------------------------------------------------------------
 
@@ -195,12 +186,9 @@ class Oracle(Policy):
         model, known = self._model(), self._truth
         given = (None,) * len(names) if noises is None else noises
         clients = tuple(self._client(n, model, noise) for n, noise in zip(names, given, strict=True))
-        usable = {name for client in clients for name in client.choices}
-        places = tuple(model.place(n, known.outside(n)) for n in model.levels if n in usable)
-        unused = {n: known.outside(n) for n in model.levels if n not in usable}
         targets = [self._views[n].targets for n in names]
         law = overlap_law(targets, self._scene.contention, self._cameras)
-        return Question(clients, places, model.constant_w(unused), limit_w, law)
+        return model.question(clients, known.outside, limit_w, law)
 
     def _client(self, name: str, model: OracleModel, noise: float | None) -> Client:
         view, known = self._views[name], self._truth
@@ -208,13 +196,10 @@ class Oracle(Policy):
         wanted = accuracy_wanted(targets, self._parameters)
         typical = mean(known.noise())
         upper = noise if noise is not None else quantile(known.noise(), 1.0 - targets.miss_tolerance)
-        choices = {}
-        for (app, processor), times in model.times_ms.items():
-            if app == name:
-                slowdown = known.slowdown(name, processor) * typical
-                entries = model.entries[app, processor]
-                shares = model.shares[app, processor]
-                choices[processor] = Choice(entries, times, slowdown, upper / typical, shares)
+        choices = {
+            processor: replace(own, slowdown=known.slowdown(name, processor) * typical, guard=upper / typical)
+            for processor, own in model.choices[name].items()
+        }
         return Client(
             name=name,
             priority=targets.priority,

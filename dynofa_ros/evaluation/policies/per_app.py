@@ -9,11 +9,10 @@ without an application keep B4's governors.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Protocol
 
 import numpy as np
 
@@ -34,9 +33,8 @@ from dynofa_ros.evaluation.policies.profile import (
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.manager.placement import entry_key, subnet_key
 from dynofa_ros.messages import AppTargets, FrequencyBand, InferenceMonitor, SubnetEntry
-from dynofa_ros.simulation.ground_truth import GroundTruth
 from dynofa_ros.simulation.log import FrameRecord, Knob
-from dynofa_ros.simulation.policy import Command, Observation, Policy
+from dynofa_ros.simulation.policy import Command, GroundTruth, Observation, Policy
 from dynofa_ros.simulation.scene import Scene
 
 
@@ -96,29 +94,32 @@ def accuracy_wanted(targets: AppTargets, parameters: Parameters) -> float:
     """Accuracy to reach before energy counts, by the objective."""
     if parameters.objective in ("energy", "latency"):
         return targets.accuracy_floor
-    if parameters.objective in ("accuracy_under_power",):
+    if parameters.objective == "accuracy_under_power":
         return 1.0
     return max(targets.accuracy_target, targets.accuracy_floor)
 
 
-class Instance(Protocol):
+@dataclass
+class Instance(ABC):
     """Manager of one application. ``place`` = (entry, level) of its profile that it wants now."""
 
-    place: tuple[int, int]
+    profile: Profile
+    targets: AppTargets
+    parameters: Parameters
+    place: tuple[int, int] = field(default=(0, 0), init=False)
 
     def retarget(self, profile: Profile, targets: AppTargets, parameters: Parameters) -> None:
         """Something it does not control has changed: choose anew."""
-        ...
+        self.profile, self.targets, self.parameters = profile, targets, parameters
 
+    @abstractmethod
     def observe(self, monitor: InferenceMonitor, entry: int, level: int) -> None:
         """A frame was answered by an entry while the processor was asked for a level: choose anew."""
-        ...
 
 
 @dataclass
 class _Member:
     instance: Instance
-    profile: Profile
     mapping: str
     known: tuple[object, ...]
     here: bool
@@ -140,12 +141,12 @@ class PerAppPolicy(Policy):
 
     def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
         """First choices of all applications; those that come later ask for clocks when they are there."""
-        self._scene = scene
+        self.scene = scene
         tables = offered(scene.board, scene.mode)
         for app in scene.apps:
             profile = make_profile(scene.board, app.library, app.mapping, tables)
             instance = self.make(profile, app.targets, scene.parameters)
-            self._members[app.name] = _Member(instance, profile, app.mapping, (), app.from_s <= 0.0)
+            self._members[app.name] = _Member(instance, app.mapping, (), app.from_s <= 0.0)
         command = self._command() or Command()
         return Command(command.knobs, command.bands, present_governors(scene, JETSON))
 
@@ -154,8 +155,9 @@ class PerAppPolicy(Policy):
         member, monitor = self._members[frame.app], frame.monitor
         if monitor is None:
             return None
-        level = self._levels.get(member.profile.levels.processor)
-        entry = next((n for n, e in enumerate(member.profile.entries) if _answered(e, monitor)), None)
+        profile, key = member.instance.profile, subnet_key(monitor)
+        level = self._levels.get(profile.levels.processor)
+        entry = next((n for n, e in enumerate(profile.entries) if entry_key(e) == key), None)
         if entry is None or level is None:
             return None
         member.instance.observe(monitor, entry, level)
@@ -172,11 +174,12 @@ class PerAppPolicy(Policy):
             known = (view.targets, view.library, observation.parameters, tuple(sorted(tables.items())))
             if known == member.known:
                 continue
-            processor = home(view.library, member.mapping)
+            profile = member.instance.profile
             if member.known[1:2] + member.known[3:] != known[1:2] + known[3:]:
-                member.profile = make_profile(self._scene.board, view.library, processor, tables)
+                processor = home(view.library, member.mapping)
+                profile = make_profile(self.scene.board, view.library, processor, tables)
             member.known = known
-            member.instance.retarget(member.profile, view.targets, observation.parameters)
+            member.instance.retarget(profile, view.targets, observation.parameters)
         return self._command()
 
     def _command(self) -> Command | None:
@@ -184,21 +187,17 @@ class PerAppPolicy(Policy):
         levels: dict[str, tuple[int, Levels]] = {}
         knobs = {}
         for name, member in self._members.items():
-            entry, level = member.instance.place
-            knob = knob_of(member.profile.entries[entry])
+            (entry, level), profile = member.instance.place, member.instance.profile
+            knob = knob_of(profile.entries[entry])
             if self._knobs.get(name) != knob:
                 self._knobs[name] = knobs[name] = knob
             if member.here:
-                processor = member.profile.levels.processor
+                processor = profile.levels.processor
                 asked = max(level, levels[processor][0]) if processor in levels else level
-                levels[processor] = (asked, member.profile.levels)
+                levels[processor] = (asked, profile.levels)
         bands: list[FrequencyBand] = []
         for processor, (level, table) in levels.items():
             if self._levels.get(processor) != level or self._pinned.get(processor) is not table:
                 self._levels[processor], self._pinned[processor] = level, table
                 bands += table.bands(level)
         return Command(knobs=knobs, bands=tuple(bands)) if knobs or bands else None
-
-
-def _answered(entry: SubnetEntry, monitor: InferenceMonitor) -> bool:
-    return entry_key(entry) == subnet_key(monitor)

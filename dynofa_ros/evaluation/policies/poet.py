@@ -37,9 +37,7 @@ from dynofa_ros.evaluation.policies.per_app import (
 from dynofa_ros.evaluation.policies.profile import Array
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.messages import AppTargets, InferenceMonitor
-from dynofa_ros.simulation.ground_truth import GroundTruth
-from dynofa_ros.simulation.policy import Command
-from dynofa_ros.simulation.scene import CONTENDED, Scene
+from dynofa_ros.simulation.scene import CONTENDED
 
 PROCESS_NOISE, MEASUREMENT_NOISE = 1e-5, 1e-2
 BASE_START, VARIANCE_START = 0.2, 1.0
@@ -119,14 +117,10 @@ def make_states(profile: Profile, targets: AppTargets, parameters: Parameters) -
 
 
 @dataclass
-class Poet:
+class Poet(Instance):
     """POET for one application."""
 
-    profile: Profile
-    targets: AppTargets
-    parameters: Parameters
     margin: float
-    place: tuple[int, int] = (0, 0)
     _inference_ms: list[float] = field(default_factory=list)
     _overhead_ms: float = OVERHEAD_MS
     _plan: tuple[int, int, int] = (0, 0, 0)
@@ -142,7 +136,7 @@ class Poet:
     def retarget(self, profile: Profile, targets: AppTargets, parameters: Parameters) -> None:
         """New states or a new goal; the base rate goes over to the new slowest state."""
         before_ms = self._slowest_ms()
-        self.profile, self.targets, self.parameters = profile, targets, parameters
+        super().retarget(profile, targets, parameters)
         self._states = make_states(profile, targets, parameters)
         ratio = before_ms / self._slowest_ms()
         law = self._law
@@ -184,11 +178,7 @@ class PoetPolicy(PerAppPolicy):
 
     name: str = "B10"
 
-    def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
-        """Chooses the margin, then as all."""
-        self._margin = MARGIN_CONTENDED if scene.noise == CONTENDED else MARGIN
-        return super().start(scene, truth)
-
     def make(self, profile: Profile, targets: AppTargets, parameters: Parameters) -> Instance:
-        """A POET."""
-        return Poet(profile, targets, parameters, self._margin)
+        """A POET with the margin for the scene."""
+        margin = MARGIN_CONTENDED if self.scene.noise == CONTENDED else MARGIN
+        return Poet(profile, targets, parameters, margin)

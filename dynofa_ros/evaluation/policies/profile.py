@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from dynofa_ros.device.board import Board, power_model, processor_domains
 from dynofa_ros.device.power_model import constant_power_w, domain_power
 from dynofa_ros.device.simulated.power_modes import mode_limits
-from dynofa_ros.evaluation.policies.distribution import quantile
 from dynofa_ros.latency import latency, reference_hz
 from dynofa_ros.manager.placement import subnet_key
 from dynofa_ros.messages import DeviceCapabilities, FrequencyBand, SubnetEntry
 from dynofa_ros.simulation.log import Knob
+from dynofa_ros.simulation.noise import quantile
 from dynofa_ros.simulation.policy import AppView, Command
 from dynofa_ros.simulation.scene import ISOLATED, App, Scene
 

@@ -14,22 +14,27 @@ In hindsight of the distribution, not of the drawn frames; all applications are 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import inf
 
-from dynofa_ros.evaluation.policies.distribution import cdf, mean
 from dynofa_ros.evaluation.policies.governors import JETSON, StaticPolicy, present_governors
-from dynofa_ros.evaluation.policies.limits import constant_limit_w
 from dynofa_ros.evaluation.policies.oracle_ladder import best
-from dynofa_ros.evaluation.policies.oracle_model import OracleModel, asked_accuracies, make_model, overlap_law
-from dynofa_ros.evaluation.policies.oracle_solver import Choice, Client, Question
+from dynofa_ros.evaluation.policies.oracle_model import (
+    OracleModel,
+    asked_accuracies,
+    constant_limit_w,
+    make_model,
+    overlap_law,
+)
+from dynofa_ros.evaluation.policies.oracle_solver import Client
 from dynofa_ros.evaluation.policies.per_app import accuracy_wanted, power_budget_w
 from dynofa_ros.evaluation.policies.profile import PROFILE_C, knob_of, offered
 from dynofa_ros.latency import processor_of
-from dynofa_ros.messages import AppTargets, FrequencyBand
-from dynofa_ros.simulation.ground_truth import GroundTruth
-from dynofa_ros.simulation.policy import Command
-from dynofa_ros.simulation.scene import App, Load, NewMode, NewParameters, NewTargets, Noise, Reserved, Scene
+from dynofa_ros.messages import AppTargets
+from dynofa_ros.simulation.noise import cdf, mean
+from dynofa_ros.simulation.policy import Command, GroundTruth
+from dynofa_ros.simulation.scene import App, Load, NewMode, NewParameters, Noise, Reserved, Scene
 
 
 @dataclass(frozen=True)
@@ -49,27 +54,25 @@ def phases(scene: Scene, app: App, processor: str) -> list[Phase]:
         cuts |= {event.at_s, event.until_s} if isinstance(event, Reserved) else {event.at_s}
     edges = sorted(t for t in cuts if start_s <= t <= end_s)
     found = []
-    for begin_s, finish_s in zip(edges, edges[1:], strict=False):
-        targets, slowdown = _at(scene, app, processor, begin_s)
+    for begin_s, finish_s in pairwise(edges):
+        targets = scene.targets_at(app, begin_s)
         if not targets.paused:
-            found.append(Phase((finish_s - begin_s) * targets.rate_hz, targets, slowdown))
+            weight = (finish_s - begin_s) * targets.rate_hz
+            found.append(Phase(weight, targets, _slowdown(scene, processor, begin_s)))
     return found
 
 
-def _at(scene: Scene, app: App, processor: str, now_s: float) -> tuple[AppTargets, float]:
-    targets, load, reserved = app.targets, 1.0, 1.0
+def _slowdown(scene: Scene, processor: str, now_s: float) -> float:
+    load = reserved = 1.0
     for event in scene.timeline:
-        if event.at_s > now_s:
-            continue
-        if isinstance(event, NewTargets) and event.targets.app == app.name:
-            targets = event.targets
-        elif isinstance(event, Load) and event.processor in (processor, processor_of(processor)):
-            load = 1.0 + event.slowdown
-        elif isinstance(event, Reserved) and now_s < event.until_s:
+        if isinstance(event, Load | Reserved) and event.at_s <= now_s:
             if event.processor not in (processor, processor_of(processor)):
                 continue
-            reserved = event.slowdown
-    return targets, load * reserved
+            if isinstance(event, Load):
+                load = 1.0 + event.slowdown
+            elif now_s < event.until_s:
+                reserved = event.slowdown
+    return load * reserved
 
 
 def longest_ms(found: Sequence[Phase], noise: Noise, overhead_ms: float, bias: float) -> float:
@@ -108,13 +111,11 @@ class StaticOracle(StaticPolicy):
         tables = _tables(scene)
         model = make_model(scene.truth, tables, {a.name: a.usable for a in scene.apps}, PROFILE_C)
         clients = tuple(_client(scene, truth, app, model) for app in scene.apps)
-        answer = best(_question(scene, truth, clients, model))
+        law = overlap_law([app.targets for app in scene.apps], scene.contention, None)
+        answer = best(model.question(clients, lambda _: 0.0, _limit_w(scene, truth), law))
         self._wanted = {c.name: knob_of(e) for c, e in zip(clients, answer.entries, strict=True)}
-        bands: list[FrequencyBand] = []
-        for name, own in model.levels.items():
-            if name in answer.levels or processor_of(name) != "cpu":
-                bands += own.bands(answer.levels.get(name, 0))
-        return Command(self._wanted, tuple(bands), present_governors(scene, self.governors))
+        bands = tuple(model.bands(answer.levels))
+        return Command(self._wanted, bands, present_governors(scene, self.governors))
 
 
 def _tables(scene: Scene) -> dict[str, tuple[int, ...]]:
@@ -130,18 +131,13 @@ def _client(scene: Scene, truth: GroundTruth, app: App, model: OracleModel) -> C
     targets = [phase.targets for phase in known] or [app.targets]
     typical, budget_ms = mean(scene.noise), targets[0].latency_target_ms - app.overhead_ms
     choices = {}
-    for (owner, name), times in model.times_ms.items():
-        if owner != app.name:
-            continue
+    for name, choice in model.choices[app.name].items():
         found = phases(scene, app, name)
-        now = _at(scene, app, name, 0.0)[1]
-        bias = truth.slowdown(app.name, name) / now
+        bias = truth.slowdown(app.name, name) / _slowdown(scene, name, 0.0)
         outside = sum(p.weight * p.slowdown for p in found) / max(1e-9, sum(p.weight for p in found))
         slowdown = bias * typical * (outside or 1.0)
         longest = longest_ms(found, scene.noise, app.overhead_ms, bias)
-        entries = model.entries[owner, name]
-        shares = model.shares[owner, name]
-        choices[name] = Choice(entries, times, slowdown, budget_ms / (longest * slowdown), shares)
+        choices[name] = replace(choice, slowdown=slowdown, guard=budget_ms / (longest * slowdown))
     return Client(
         name=app.name,
         priority=app.targets.priority,
@@ -154,14 +150,6 @@ def _client(scene: Scene, truth: GroundTruth, app: App, model: OracleModel) -> C
         ),
         choices=choices,
     )
-
-
-def _question(scene: Scene, truth: GroundTruth, clients: tuple[Client, ...], model: OracleModel) -> Question:
-    usable = {name for client in clients for name in client.choices}
-    places = tuple(model.place(name, 0.0) for name in model.levels if name in usable)
-    unused = {name: 0.0 for name in model.levels if name not in usable}
-    law = overlap_law([app.targets for app in scene.apps], scene.contention, None)
-    return Question(clients, places, model.constant_w(unused), _limit_w(scene, truth), law)
 
 
 def _limit_w(scene: Scene, truth: GroundTruth) -> float:
