@@ -91,8 +91,7 @@ def _evaluate(
     from dynofa_ros.cli.work import one_line_errors, progress
     from dynofa_ros.evaluation.goals import goals
     from dynofa_ros.evaluation.report import to_document, write_report
-    from dynofa_ros.evaluation.scenarios import scenes
-    from dynofa_ros.evaluation.scenarios.parts import evaluation_board
+    from dynofa_ros.evaluation.scenarios import evaluation_board, scenes
     from dynofa_ros.evaluation.study import plan, run
 
     if options.out is not None:

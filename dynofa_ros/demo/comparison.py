@@ -25,7 +25,7 @@ from dynofa_ros.demo.scenario import (
     phases_of,
 )
 from dynofa_ros.evaluation.policies.manager import ManagerPolicy
-from dynofa_ros.evaluation.scenarios.parts import scaled
+from dynofa_ros.evaluation.scenarios import scaled
 from dynofa_ros.latency import latency
 from dynofa_ros.library.library import load_library, save_library
 from dynofa_ros.messages import SubnetEntry

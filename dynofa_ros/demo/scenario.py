@@ -25,8 +25,7 @@ import msgspec
 
 from dynofa_ros.demo.phases import DEVICE, Setup
 from dynofa_ros.device.board import load_board
-from dynofa_ros.evaluation.scenarios import scenes
-from dynofa_ros.evaluation.scenarios.parts import BOARD, MODE_CAPPED
+from dynofa_ros.evaluation.scenarios import BOARD, MODE_CAPPED, scenes
 from dynofa_ros.library.library import Library
 from dynofa_ros.messages import AppTargets, SubnetEntry
 from dynofa_ros.simulation.scene import App, Event, Load, NewMode, NewTargets, Scene

@@ -23,8 +23,7 @@ import numpy as np
 
 from dynofa_ros.device.board import Board
 from dynofa_ros.evaluation.policies import make_policy
-from dynofa_ros.evaluation.scenarios import scenario_of, scenes
-from dynofa_ros.evaluation.scenarios.parts import evaluation_board
+from dynofa_ros.evaluation.scenarios import evaluation_board, scenario_of, scenes
 from dynofa_ros.evaluation.score import accuracies, score
 from dynofa_ros.recording.metrics import mean
 from dynofa_ros.simulation.log import Run

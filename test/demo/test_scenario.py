@@ -29,7 +29,7 @@ from dynofa_ros.demo.scenario import (
 )
 from dynofa_ros.device.board import load_board
 from dynofa_ros.device.simulated.power_modes import mode_limits
-from dynofa_ros.evaluation.scenarios.parts import MODE_CAPPED, default_board
+from dynofa_ros.evaluation.scenarios import MODE_CAPPED, default_board
 from dynofa_ros.library.library import load_library
 from dynofa_ros.paths import share_file
 from dynofa_ros.recording import metrics

@@ -8,8 +8,7 @@ from math import isfinite
 import pytest
 
 from dynofa_ros.evaluation.policies import POLICIES, make_policy
-from dynofa_ros.evaluation.scenarios import scenes
-from dynofa_ros.evaluation.scenarios.parts import default_board
+from dynofa_ros.evaluation.scenarios import default_board, scenes
 from dynofa_ros.messages import SubnetEntry
 from dynofa_ros.simulation.log import Run
 from dynofa_ros.simulation.plant import Plant, SharedProcessor

@@ -27,7 +27,7 @@ from dynofa_ros.evaluation.report_tables import (
     sensitivity,
     sweep_table,
 )
-from dynofa_ros.evaluation.scenarios.parts import evaluation_board
+from dynofa_ros.evaluation.scenarios import evaluation_board
 from dynofa_ros.evaluation.study import FASTER, FLOOR, Job, Study, plan, power_variants, run
 
 RESULT_KEYS = {

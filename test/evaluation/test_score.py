@@ -9,7 +9,7 @@ from math import inf, isnan, nan
 import pytest
 from factories import targets, vision
 
-from dynofa_ros.evaluation.scenarios.parts import default_board
+from dynofa_ros.evaluation.scenarios import default_board
 from dynofa_ros.evaluation.score import (
     accuracies,
     cap_violation,

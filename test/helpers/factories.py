@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
-from dynofa_ros.evaluation.scenarios.parts import OVERHEAD_MS, vision_library
+from dynofa_ros.evaluation.scenarios import OVERHEAD_MS, vision_library
 from dynofa_ros.messages import MISS_TOLERANCE, AppTargets, FrequencyBand
 from dynofa_ros.simulation.scene import App
 from dynofa_ros.supernet.space import SearchSpace

@@ -9,10 +9,19 @@ import numpy as np
 import pytest
 
 from dynofa_ros.device.simulated.power_modes import mode_limits
-from dynofa_ros.evaluation.scenarios import SCENARIOS, scenario_of, scenes
-from dynofa_ros.evaluation.scenarios.declarations import declared, make_scene
-from dynofa_ros.evaluation.scenarios.parts import MODE_CAPPED, default_board, evaluation_board, vision_library
-from dynofa_ros.evaluation.scenarios.translation import RANGE_MS, translation_library
+from dynofa_ros.evaluation.scenarios import (
+    MODE_CAPPED,
+    RANGE_MS,
+    SCENARIOS,
+    declared,
+    default_board,
+    evaluation_board,
+    make_scene,
+    scenario_of,
+    scenes,
+    translation_library,
+    vision_library,
+)
 from dynofa_ros.simulation.noise import draw, quantile
 from dynofa_ros.simulation.scene import CONTENDED, ISOLATED, NONE, NewMode, NewTargets, Scene
 
@@ -109,7 +118,7 @@ def test_the_capped_mode_is_ten_watts_with_a_slower_gpu() -> None:
 
 
 def test_the_translation_library_spans_the_published_range() -> None:
-    entries = translation_library("gpu", (("gpu", 1_109_250_000),))
+    entries = translation_library(1_109_250_000)
     assert (entries[0].latency_ms, entries[-1].latency_ms) == RANGE_MS
     assert all(a.latency_ms < b.latency_ms and a.accuracy < b.accuracy for a, b in zip(entries, entries[1:]))  # noqa: B905
     assert len(entries) == 5 and entries[-1].accuracy == 1.0

@@ -10,8 +10,7 @@ import pytest
 from factories import targets, vision
 
 from dynofa_ros.evaluation.policies import make_policy
-from dynofa_ros.evaluation.scenarios import scenes
-from dynofa_ros.evaluation.scenarios.parts import default_board
+from dynofa_ros.evaluation.scenarios import default_board, scenes
 from dynofa_ros.evaluation.score import cap_violation
 from dynofa_ros.manager.inputs import Departure, Parameters
 from dynofa_ros.messages import (
