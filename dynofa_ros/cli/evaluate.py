@@ -118,8 +118,7 @@ def _evaluate(
 
 
 def _print(found: Sequence[Goal], study: Study, board: Board, seeds: int) -> None:
-    from dynofa_ros.evaluation.report import footer
-    from dynofa_ros.evaluation.report_tables import SWEEP_OTHERS, figure, sweep_table
+    from dynofa_ros.evaluation.report import SWEEP_OTHERS, figure, footer, sweep_table
 
     console = wide_console()
     console.print(f"{footer(board)} {seeds} seeds.", highlight=False)

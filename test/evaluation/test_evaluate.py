@@ -18,14 +18,15 @@ from dynofa_ros.cli import evaluate
 from dynofa_ros.cli.common import CliError, UsageError
 from dynofa_ros.cli.main import main
 from dynofa_ros.evaluation.goals import Goal, goals
-from dynofa_ros.evaluation.report import footer, to_document
-from dynofa_ros.evaluation.report_tables import (
+from dynofa_ros.evaluation.report import (
     best_baseline,
     decomposition,
+    footer,
     gap,
     gaps,
     sensitivity,
     sweep_table,
+    to_document,
 )
 from dynofa_ros.evaluation.scenarios import evaluation_board
 from dynofa_ros.evaluation.study import FASTER, FLOOR, Job, Study, plan, power_variants, run
