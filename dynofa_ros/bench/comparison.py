@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from dynofa_ros.bench.published_networks import Network, networks, published, random_weights
-from dynofa_ros.bench.timing import Progress, interleaved, silent
+from dynofa_ros.bench.timing import Progress, call, interleaved, silent
 from dynofa_ros.supernet.materialise import materialise
 from dynofa_ros.supernet.registry import load_engine
 from dynofa_ros.supernet.space import Plan
@@ -28,20 +29,15 @@ def run(
     members = networks()
     latency = _latencies({n.plan for n in members}, rounds, engine, threads, progress)
     rows = judge([_row(n, latency[n.plan]) for n in members])
-    libraries = sorted({r["family"] for r in rows if r["family"].startswith(OURS)})
-    gains = {name: {"speed_up": g.speed_up, "gain_points": g.gain_points} for name, g in _published_gains()}
+    gains = {n: msgspec.structs.asdict(gain) for n, gain in published().published_gains.items()}
     summary = {
         "engine": engine,
         "threads": threads,
         "accuracies": "as published (config/published/comparison.yaml), none measured here",
-        "libraries": {name.removeprefix(OURS): summarise(rows, name) for name in libraries},
+        "libraries": {name.removeprefix(OURS): summarise(rows, name) for name in _libraries(rows)},
         "published_xavier_nx": gains,
     }
     return {"comparison": rows, "summary": summary}
-
-
-def _published_gains() -> Sequence[tuple[str, Any]]:
-    return tuple(published().published_gains.items())
 
 
 def _latencies(
@@ -51,13 +47,9 @@ def _latencies(
     prepare = load_engine(engine).prepare
     ordered = sorted(plans, key=repr)
 
-    def contender(plan: Plan) -> Callable[[], object]:
-        runner = prepare(materialise(plan, random_weights(plan)), threads, "cpu")
-        images = np.random.default_rng(0).standard_normal((1, *plan.input_shape))
-        image = images.astype(np.float32)
-        return lambda: runner(image)
-
-    contenders = {str(index): contender(plan) for index, plan in enumerate(ordered)}
+    runners = (prepare(materialise(plan, random_weights(plan)), threads, "cpu") for plan in ordered)
+    pairs = enumerate(zip(runners, ordered, strict=True))
+    contenders = {str(index): call(runner, plan.input_shape) for index, (runner, plan) in pairs}
     times = interleaved([contenders], rounds, progress=progress)
     return {plan: float(np.median(times[str(index)])) for index, plan in enumerate(ordered)}
 
@@ -74,14 +66,17 @@ def _row(network: Network, latency_ms: float) -> Row:
     }
 
 
+def _libraries(rows: Sequence[Row]) -> list[str]:
+    return sorted({r["family"] for r in rows if r["family"].startswith(OURS)})
+
+
 def judge(rows: Sequence[Row]) -> list[Row]:
     """The rows with, for the others, which of our libraries dominates them.
 
     ``dominated_by_ours`` is true where every library does: they disagree on the accuracy of the same
     networks by about a point.
     """
-    libraries = sorted({r["family"] for r in rows if r["family"].startswith(OURS)})
-    judged = []
+    libraries, judged = _libraries(rows), []
     for row in rows:
         own = row["family"] in libraries
         by = [] if own else [name for name in libraries if _dominated(row, rows, name)]
@@ -115,15 +110,7 @@ def summarise(rows: Sequence[Row], library: str) -> dict[str, Any]:
     number = library.removeprefix(OURS)
     reachable = [r for r in others if r["latency_ms"] >= front[0]["latency_ms"]]
     missed = [r["name"] for r in reachable if number not in r["dominated_by_libraries"]]
-    points = [
-        {
-            "name": r["name"],
-            "family": r["family"],
-            "speed_up": _speed_up(front, r),
-            "gain_points": _gain(front, r),
-        }
-        for r in others
-    ]
+    points = [{"name": r["name"], "family": r["family"], **_gains(front, r)} for r in others]
     return {
         "smallest_ms": front[0]["latency_ms"],
         "largest_ms": front[-1]["latency_ms"],
@@ -154,14 +141,13 @@ def _inside(front: Sequence[Row], key: str, value: float, wanted: str) -> float 
     return float(np.interp(value, [r[key] for r in front], [r[wanted] for r in front]))
 
 
-def _speed_up(front: Sequence[Row], row: Row) -> float | None:
+def _gains(front: Sequence[Row], row: Row) -> dict[str, float | None]:
     latency_ms = _inside(front, "top1", row["top1"], "latency_ms")
-    return None if latency_ms is None else row["latency_ms"] / latency_ms
-
-
-def _gain(front: Sequence[Row], row: Row) -> float | None:
     accuracy = _inside(front, "latency_ms", row["latency_ms"], "top1")
-    return None if accuracy is None else 100 * (accuracy - row["top1"])
+    return {
+        "speed_up": None if latency_ms is None else row["latency_ms"] / latency_ms,
+        "gain_points": None if accuracy is None else 100 * (accuracy - row["top1"]),
+    }
 
 
 def _best(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

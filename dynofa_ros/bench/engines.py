@@ -15,6 +15,8 @@ from dynofa_ros.bench.timing import (
     Contenders,
     Progress,
     Times,
+    call,
+    images,
     interleaved,
     median,
     part,
@@ -174,8 +176,8 @@ class Rival:
         calls: dict[str, Callable[[], object]] = {}
         for name in self.configs:
             shape = self.shape(name)
-            calls[f"{name} {OURS}"] = _call(self._ours(engine, name, threads), shape)
-            calls[f"{name} {STATIC}"] = _call(self.static_runner(engine, name, threads), shape)
+            calls[f"{name} {OURS}"] = call(self._ours(engine, name, threads), shape)
+            calls[f"{name} {STATIC}"] = call(self.static_runner(engine, name, threads), shape)
         return calls
 
     def _beside(self, engines: Sequence[str], threads: int, compile_one: bool) -> list[Contenders]:
@@ -185,13 +187,13 @@ class Rival:
         for name, config in self.configs.items():
             shape = self.shape(name)
             for engine in engines:
-                call = _call(self._ours(engine, name, threads), shape)
-                groups.setdefault(engine, {})[f"{name} {engine}"] = call
+                ours = call(self._ours(engine, name, threads), shape)
+                groups.setdefault(engine, {})[f"{name} {engine}"] = ours
             if self.official is not None:
-                groups["torch"][f"{name} {OFFICIAL}"] = _call(self.official.dynamic(config), shape)
+                groups["torch"][f"{name} {OFFICIAL}"] = call(self.official.dynamic(config), shape)
         if compile_one:
             fast = self.networks.compiled(self.static_module("mid"))
-            groups["torch"][f"mid {COMPILED}"] = _call(fast, self.shape("mid"))
+            groups["torch"][f"mid {COMPILED}"] = call(fast, self.shape("mid"))
         return [group for group in groups.values() if group]
 
     def _check(self, engine: str, name: str, threads: int) -> None:
@@ -231,18 +233,8 @@ class Rival:
         }
 
 
-def _images(shape: Shape, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal((1, *shape)).astype(np.float32)
-
-
-def _call(runner: Runner, shape: Shape) -> Callable[[], object]:
-    images = _images(shape, 0)
-    return lambda: runner(images)
-
-
 def difference(ours: Runner, static: Runner, shape: Shape) -> float:
     """Largest difference of the logits, as a share of what another image changes in them."""
-    image, other = _images(shape, 0), _images(shape, 1)
+    image, other = images(shape), images(shape, seed=1)
     expected = static(image)
     return float(np.abs(ours(image) - expected).max() / np.abs(static(other) - expected).max())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -175,11 +176,11 @@ def environment() -> dict[str, Any]:
     }
 
 
-def cpu_model(path: Path = Path("/proc/cpuinfo")) -> str:
+def cpu_model() -> str:
     """Name of the processor; its architecture where the kernel does not tell."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name"))
-    return next(named, platform.machine())
+        text = ""
+    named = re.search(r"^model name\s*:\s*(.*\S)", text, re.MULTILINE | re.IGNORECASE)
+    return named[1] if named else platform.machine()

@@ -19,6 +19,17 @@ def silent(share: float) -> None:
     """A progress that nobody watches."""
 
 
+def images(shape: Sequence[int], seed: int = 0) -> np.ndarray:
+    """One random image as a batch."""
+    return np.random.default_rng(seed).standard_normal((1, *shape)).astype(np.float32)
+
+
+def call(runner: Callable[[np.ndarray], object], shape: Sequence[int]) -> Callable[[], object]:
+    """A contender that runs a network on the same image each time."""
+    image = images(shape)
+    return lambda: runner(image)
+
+
 def part(progress: Progress, index: int, count: int) -> Progress:
     """The progress of one of ``count`` equal parts of some work."""
     return lambda share: progress((index + share) / count)

@@ -1,4 +1,4 @@
-"""The report of a study: tables, and Markdown with pictures beside it. Every page says what it is: a simulation.
+"""The report of a study: tables, and Markdown with pictures. Every page says what it is: a simulation.
 
 The text is the template report.md.j2; here is what fills it.
 """
