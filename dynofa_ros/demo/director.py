@@ -82,9 +82,12 @@ class Director:
 
         Raises CliError that names what is missing.
         """
-        expected = [topics.TELEMETRY.name, topics.CAPABILITIES.name, topics.DVFS_STATE.name]
-        for topic in (topics.TARGETS, topics.LIBRARY, topics.SUBNET_STATE):
-            expected += [topic.of(app) for app in self._apps]
+        expected = [
+            topic.of(app)
+            for topic in topics.MANAGER_INPUTS
+            if topic is not topics.MONITOR  # there are no frames yet
+            for app in (self._apps if "{app}" in topic.name else ("",))
+        ]
 
         def missing() -> list[str]:
             heard = self._phase.get_subscription_count() > 0

@@ -40,11 +40,12 @@ class VirtualBoardNode(ManagedNode):
 
     def configure(self) -> None:
         self._kernel = VirtualKernel(*load_tree(self.value("tree")))
-        self._inputs = SimulatedInputs(self, self._kernel.simulation, self._publish_clocks)
+        self._inputs = SimulatedInputs(self, self._kernel.simulation, self._publish_clocks, self._lock)
         self._clocks = self.advertise(VIRTUAL_CLOCKS)
         folder = Path(self.value("folder"))
         folder.mkdir(parents=True, exist_ok=True)
         self._plain: PlainFiles | None = None
+        self._problem = ""
         if self.value("fuse"):
             try:
                 from dynofa_ros.device.virtual.mount import Mount
@@ -76,7 +77,8 @@ class VirtualBoardNode(ManagedNode):
         self._clocks.publish(to_ros(DvfsState(0, domains, source="simulated", header=header)))
 
     def _status(self) -> Status:
-        return Status(Level.OK, self._problem or f"{self.value('tree')} by FUSE")
+        how = self._problem or ("plain files" if self._plain else "by FUSE")
+        return Status(Level.OK, f"{self.value('tree')}: {how}")
 
 
 def main() -> int:

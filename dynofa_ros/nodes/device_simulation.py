@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from dynofa_ros.convert import from_ros
@@ -18,11 +19,19 @@ from dynofa_ros.topics import MONITOR, SIMULATED_LOAD
 
 
 class SimulatedInputs:
-    """Subscriptions of an active node; ``on_load`` is called after a load has changed."""
+    """Subscriptions of an active node; ``on_load`` is called after a load has changed.
+
+    ``lock``: held while the simulation is changed, where other threads use it too.
+    """
 
     def __init__(
-        self, node: ManagedNode, simulation: RealTimeSimulation, on_load: Callable[[], None]
+        self,
+        node: ManagedNode,
+        simulation: RealTimeSimulation,
+        on_load: Callable[[], None],
+        lock: AbstractContextManager[Any] | None = None,
     ) -> None:
+        self._lock = lock or nullcontext()
         self._node = node
         self._simulation = simulation
         self._on_load = on_load
@@ -61,7 +70,10 @@ class SimulatedInputs:
         monitor: InferenceMonitor = from_ros(message)
         try:
             place = monitor.cluster, monitor.threads
-            self._simulation.add_frame(monitor.app, monitor.processor, 1e-3 * monitor.inference_ms, *place)
+            with self._lock:
+                self._simulation.add_frame(
+                    monitor.app, monitor.processor, 1e-3 * monitor.inference_ms, *place
+                )
         except ValueError as error:
             self._refuse(f"monitor of '{monitor.app}': {error}")
 
@@ -69,7 +81,8 @@ class SimulatedInputs:
         load: SimulatedLoad = from_ros(message)
         outside = ExternalLoad(0.01 * load.utilization_percent, load.slowdown)
         try:
-            self._simulation.set_load(load.domain, outside)
+            with self._lock:
+                self._simulation.set_load(load.domain, outside)
         except ValueError as error:
             self._refuse(f"simulated_load: {error}")
         self._on_load()

@@ -16,6 +16,7 @@ from lifecycle_msgs.msg import State
 from dynofa_ros.demo import director as director_module
 from dynofa_ros.demo.director import Director
 from dynofa_ros.errors import CliError
+from dynofa_ros.topics import MANAGER_INPUTS, MONITOR
 
 pytestmark = pytest.mark.live
 
@@ -84,3 +85,18 @@ def test_a_change_that_fails_is_an_error_that_names_the_state(director: Callable
 def test_a_service_that_never_answers_is_an_error(director: Callable[..., Director]) -> None:
     with pytest.raises(CliError, match=r"/demo/camera/change_state did not answer within 0\.2 s"):
         director(change_state=Service()).activate("demo/camera", active=False)
+
+
+def test_the_run_waits_for_all_that_the_manager_hears(director: Callable[..., Director]) -> None:
+    """What the manager consumes and the recorder does not have could not be replayed."""
+    made = director()
+    made._apps = ("front",)
+    made._phase = SimpleNamespace(get_subscription_count=lambda: 1)
+    made.check_alone = lambda own: None  # type: ignore[method-assign]
+    heard = {t.of("front") for t in MANAGER_INPUTS if t is not MONITOR}
+    for late in sorted(heard):
+        made._newest = dict.fromkeys(heard - {late}, b"")
+        with pytest.raises(CliError, match=f"missing: {late}$"):
+            made.wait_until_recorded(0.0)
+    made._newest = dict.fromkeys(heard, b"")
+    made.wait_until_recorded(0.0)
