@@ -62,7 +62,8 @@ class Application:
     """Loaded by its constructor, it answers requests from ``start`` to ``stop``, and any number of times.
 
     decode: header and request of a received message; raises MalformedRequest. publish: called with a topic
-    of the application and a message of `messages`. clock_ns: of the stamps. warn: one line for the log.
+    of the application and a message of `messages`. clock_ns: of the stamps. command_clock_ns: by which
+    commands lapse. warn: one line for the log.
     Raises LibraryError, WeightsError, EngineError or ValueError, in one line.
     """
 
@@ -78,6 +79,7 @@ class Application:
         publish: Callable[[Topic, Any], None],
         clock_ns: Callable[[], int],
         warn: Callable[[str], None],
+        command_clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.name, self.settings, self.targets = name, settings, targets
         self._decode, self._publish, self._clock_ns = decode, publish, clock_ns
@@ -95,7 +97,14 @@ class Application:
         self.mapping = TaskMapping()
         self._switcher = Switcher(self._prepare, int(settings.cache_mb * 2**20))
         self.command = CommandInForce(
-            networks, self._switcher, self.mapping, settings.processor, settings.slowdown, self._report, warn
+            networks,
+            self._switcher,
+            self.mapping,
+            settings.processor,
+            settings.slowdown,
+            self._report,
+            warn,
+            command_clock_ns,
         )
         self.command.reset(targets, pinned)
         self._worker: Worker | None = None

@@ -47,7 +47,7 @@ def default_order(networks: Networks, processor: str, pinned: str, latency_targe
 
 
 def commanded(command: SubnetCommand, before: Order, now_ns: int, *, emulated: bool = False) -> Order:
-    """What ``command`` asks for; what it leaves open is as ``before``. now_ns: steady clock.
+    """What ``command`` asks for; what it leaves open is as ``before``. now_ns: of the clock of commands.
 
     CPUs that were bound for a cluster are free again once a command names none. ``emulated``: the CPUs are
     those of another computer, nothing is bound.
@@ -121,7 +121,8 @@ class CommandInForce:
     """Follows the newest command while it is valid, with the sub-network, the CPUs and the rate it names.
 
     publish: called with every SubnetState, its header left out, in the thread that changed it. warn: called
-    with one line for the log. slowdown: of the emulated device, None = this machine is the device.
+    with one line for the log. clock_ns: by which commands lapse. slowdown: of the emulated device, None =
+    this machine is the device.
     """
 
     def __init__(
@@ -133,7 +134,9 @@ class CommandInForce:
         slowdown: float | None,
         publish: Callable[[SubnetState], None],
         warn: Callable[[str], None],
+        clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
+        self._clock_ns = clock_ns
         self._networks, self._switcher, self._mapping = networks, switcher, mapping
         self._processor, self._slowdown = processor, slowdown
         self._publish, self._warn = publish, warn
@@ -166,7 +169,7 @@ class CommandInForce:
         self._last_id = command.decision_id
         before = self._managed or self.order
         emulated = self._slowdown is not None
-        order = commanded(command, before, time.perf_counter_ns(), emulated=emulated)
+        order = commanded(command, before, self._clock_ns(), emulated=emulated)
         reason = refusal(command, before, self._networks, emulated=emulated)
         cpus = () if emulated else command.cpu_affinity
         reason = reason or self._mapping.refusal(cpus, command.threads, command.cluster)
@@ -205,7 +208,7 @@ class CommandInForce:
             if self.condition == SubnetCondition.APPLIED:
                 self.report(*self._standing())
         expires = self.order.expires_ns
-        if expires is not None and time.perf_counter_ns() > expires:
+        if expires is not None and self._clock_ns() > expires:
             self._warn("the manager is silent: back to the default sub-network")
             self._last_id = 0  # a manager that starts again may count anew
             self._managed = None

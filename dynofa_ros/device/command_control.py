@@ -39,7 +39,7 @@ class ControlCounts:
 
 
 class ClockControl:
-    """Commands in, clocks of ``device`` out. Times are seconds of any steady clock.
+    """Commands in, clocks of ``device`` out. Times are seconds of any clock that never goes back.
 
     ``command_timeout_s``: upper limit of every command's own valid_for_s; 0 = no limit.
     """

@@ -211,8 +211,11 @@ class DeviceNode(ManagedNode):
 
     # --- knobs -------------------------------------------------------------------------------
 
+    def _command_s(self) -> float:
+        return 1e-9 * self.command_clock_ns()
+
     def _on_command(self, message: DvfsCommand) -> None:
-        before, now_s, command = self._control.counts, time.monotonic(), from_ros(message)
+        before, now_s, command = self._control.counts, self._command_s(), from_ros(message)
         self._control.command(command.decision_id, command.bands, command.valid_for_s, now_s)
         after = self._control.counts
         if after.refused > before.refused:
@@ -239,7 +242,7 @@ class DeviceNode(ManagedNode):
 
     def _watch(self) -> None:
         now_s = time.monotonic()
-        if self._control.check(now_s):
+        if self._control.check(self._command_s()):
             self.get_logger().warning(self._control.state().message)
             self.publish_diagnostics("commands")
             self._start_following()
@@ -299,7 +302,7 @@ class DeviceNode(ManagedNode):
         return status.sensor_status(self._sample, total_rails)
 
     def _command_status(self) -> Status:
-        return status.command_status(self._control, time.monotonic(), self._last_stale_s)
+        return status.command_status(self._control, self._command_s(), self._last_stale_s)
 
 
 def main() -> int:

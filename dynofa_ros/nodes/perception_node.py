@@ -67,6 +67,7 @@ class PerceptionNode(ManagedNode):
             publish=self._send,
             clock_ns=lambda: self.get_clock().now().nanoseconds,
             warn=self._warn,
+            command_clock_ns=self.command_clock_ns,
         )
         self._set_options()
 

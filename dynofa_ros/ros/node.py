@@ -16,13 +16,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockType, ROSClock
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, TransitionCallbackReturn
@@ -34,6 +34,7 @@ from rclpy.timer import Timer
 from dynofa_ros.convert import ros_types
 from dynofa_ros.ros import parameters
 from dynofa_ros.ros.claim import DISCOVERY_S, EARLY_PERIOD_S, Claim, publishers
+from dynofa_ros.ros.command_clock import CommandClock
 from dynofa_ros.ros.diagnostics import PERIOD_S, Diagnostics, Level, Status
 from dynofa_ros.ros.entities import Inbox, quiet_publisher, quiet_subscription
 from dynofa_ros.ros.parameters import ParameterError, ParameterSpec
@@ -76,12 +77,14 @@ class ManagedNode(LifecycleNode):
         self.__failure = ""
         self.__callback_failure = ""
         self.__steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self.command_clock_ns = CommandClock(cast(ROSClock, self.get_clock()))
         self.__active_subscriptions: list[Subscription] = []
         self.__active_timers: list[Timer] = []
         self.__configured_publishers: list[LifecyclePublisher] = []
         self.__declare_parameters()
         self.diagnostics = Diagnostics(self.get_fully_qualified_name(), platform.node())
         self.diagnostics.add(_LIFECYCLE_TASK, self.__lifecycle_status)
+        self.diagnostics.add("time", self.__time_status)
         if sole is not None:
             self.diagnostics.add("one of its kind", self.__claim_status)
         self.__diagnostics_publisher = self.create_publisher(
@@ -377,6 +380,13 @@ class ManagedNode(LifecycleNode):
     def __lifecycle_status(self) -> Status:
         failure, self.__callback_failure = self.__failure or self.__callback_failure, ""
         return Status(Level.ERROR if failure else Level.OK, failure or self.__phase, {"state": self.__phase})
+
+    def __time_status(self) -> Status:
+        if not self.command_clock_ns.simulated:
+            return Status(Level.OK, "system time")
+        if self.get_clock().now().nanoseconds == 0:
+            return Status(Level.ERROR, "use_sim_time is true, but nothing came on /clock: time stands still")
+        return Status(Level.OK, "time of the simulation")
 
     def __guarded(self, callback: Callable[..., None], *, only_active: bool = True) -> Callable[..., None]:
         """`callback`, but quiet while inactive, and an exception is reported instead of ending the node."""

@@ -12,6 +12,8 @@ import pytest
 from device_client import TIMEOUT_S, Client, end, parameters, start
 from dynofa_ros.msg import DomainState, InferenceMonitor, SimulatedLoad
 from lifecycle_msgs.msg import Transition
+from rclpy.time import Time
+from rosgraph_msgs.msg import Clock as ClockMessage
 
 from dynofa_ros.convert import from_ros
 from dynofa_ros.device.board import load_board, power_model
@@ -276,6 +278,35 @@ def test_auto_on_a_computer_that_shows_nothing_never_invents_a_board(tmp_path):
         sample = client.telemetry[-1][1]
         assert (sample.source, list(sample.domains), list(sample.rails)) == ("sysfs", [], [])
         assert math.isnan(sample.total_power_w) and client.states[-1].domains == []
+    finally:
+        client.close()
+        end(node)
+
+
+def test_commands_lapse_by_the_time_of_the_simulation():
+    node = start(*parameters(backend="simulated", use_sim_time=True), namespace="/r4/dynofa")
+    client = Client("/r4/dynofa")
+    clock = client.node.create_publisher(ClockMessage, "/clock", 1)
+
+    def simulation_at(time_s: float) -> None:
+        clock.publish(ClockMessage(clock=Time(seconds=time_s).to_msg()))
+
+    def status() -> int:
+        return client.state("gpu").status
+
+    try:
+        client.wait(lambda: client.diagnostics.get("time", (0, ""))[0] == 2, "an error without /clock")
+        assert "use_sim_time" in client.diagnostics["time"][1] and "/clock" in client.diagnostics["time"][1]
+        client.wait(client.commands.get_subscription_count, "the node's subscription")
+        client.wait(clock.get_subscription_count, "the node's clock")
+        simulation_at(1000.0)
+        client.wait(lambda: client.diagnostics["time"][0] == 0, "the clock")
+        client.command(1, valid_for_s=0.5, gpu=1_109_250_000)
+        client.wait(lambda: status() == DomainState.APPLIED, "the command")
+        client.spin(1.5)
+        assert status() == DomainState.APPLIED, "paused"
+        simulation_at(1000.6)
+        client.wait(lambda: status() == DomainState.FALLBACK, "fallback")
     finally:
         client.close()
         end(node)
