@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from dynofa_ros.device.linux.battery import BatterySample, find_batteries, read_battery
 from dynofa_ros.device.linux.clock_backup import ClockBackup
-from dynofa_ros.device.linux.discovery_limits import power_mode
 from dynofa_ros.device.linux.inventory import Inventory, PowerMode
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.linux.sysfs import SysFiles
 from dynofa_ros.device.open import kernel_root
-
-MODE_PERIOD_S = 5.0  # nvpmodel's configuration has hundreds of lines
 
 
 class KernelView:
@@ -23,8 +19,6 @@ class KernelView:
         self._device = device
         self._files = device.files
         self._batteries = find_batteries(self._files)
-        self._mode = device.inventory.power_mode
-        self._mode_s = time.monotonic()
         self.pinned = device.inventory.clocks_pinned
 
     @property
@@ -37,11 +31,8 @@ class KernelView:
         return tuple(read_battery(self._files, name) for name in self._batteries)
 
     def mode(self) -> PowerMode | None:
-        """nvpmodel's mode of at most 5 s ago."""
-        now_s = time.monotonic()
-        if self._mode is not None and now_s - self._mode_s > MODE_PERIOD_S:
-            self._mode, self._mode_s = power_mode(self._files, self.inventory.domains), now_s
-        return self._mode
+        """nvpmodel's mode now."""
+        return self._device.power_mode()
 
 
 def changed_clocks(sysfs_root: str) -> Path | None:

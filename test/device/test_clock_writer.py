@@ -8,66 +8,22 @@ from pathlib import Path
 
 import fake_kernel
 import pytest
+from clock_bench import Bench
 from factories import pin
 from fake_kernel import CPU_TABLE, GPU, GPU_TABLE, FakeKernel, limits_on_disk, make_board, policy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynofa_ros.device.device import AppliedDomain
 from dynofa_ros.device.linux.clock_backup import ClockBackup
-from dynofa_ros.device.linux.clock_domain import HOLD_S, MOST_MISSES
+from dynofa_ros.device.linux.clock_domain import HOLD_S
 from dynofa_ros.device.linux.clock_limits import LimitFiles, Limits, read_limits, write_limits
 from dynofa_ros.device.linux.clock_plan import BandRefusedError, plan_band
 from dynofa_ros.device.linux.clock_writer import ClockWriter
 from dynofa_ros.device.linux.discovery import discover
-from dynofa_ros.device.linux.discovery_limits import power_mode
 from dynofa_ros.messages import DomainStatus, FrequencyBand
 
 OLD, NEW = (4, 9), (5, 10)
 LOW, MIDDLE, HIGH = 499_200_000, 1_113_600_000, 1_907_200_000
-
-
-class Bench:
-    """A fake kernel, the writer on it, and time."""
-
-    def __init__(self, folder: Path, version: tuple[int, int] = NEW, conf: str = "", **options) -> None:
-        self.root = make_board(folder / "root")
-        if conf:
-            fake_kernel.put(self.root, "/etc/nvpmodel.conf", conf)
-        self.at_start = limits_on_disk(self.root)
-        self.kernel = FakeKernel(self.root, version)
-        self.inventory = discover(self.kernel)
-        self.backup = ClockBackup(self.kernel, folder / "state")
-        self.writer = ClockWriter(
-            self.kernel,
-            self.inventory.domains,
-            self.backup,
-            read_mode=lambda: power_mode(self.kernel, self.inventory.domains),
-            held_down=lambda: any(self.kernel.number(s.path) for s in self.inventory.throttle_signs),
-            clock_s=lambda: self.kernel.now_s,
-            sleep=self.wait,
-            **options,
-        )
-
-    def wait(self, seconds: float) -> None:
-        self.kernel.now_s += seconds
-
-    def apply(self, *bands: FrequencyBand) -> dict[str, AppliedDomain]:
-        """Refusals replace the state of their domain."""
-        return {state.domain: state for state in self.writer.apply(bands)}
-
-    def follow(self, seconds: float = 0.5) -> dict[str, AppliedDomain]:
-        """What is reported after some time of looking every 10 ms."""
-        for _ in range(round(seconds / 0.01)):
-            self.wait(0.01)
-            self.writer.applied()
-        return self.state()
-
-    def state(self) -> dict[str, AppliedDomain]:
-        return {state.domain: state for state in self.writer.applied()}
-
-    def limits(self, name: str) -> tuple[int, int]:
-        return self.kernel.limits(GPU if name == "gpu" else policy(int(name[3:])))
 
 
 @pytest.fixture(params=[OLD, NEW], ids=["4.9", "5.10"])
@@ -290,29 +246,30 @@ def test_a_policy_that_is_unplugged_gets_its_band_when_it_is_back(bench: Bench) 
 # --- others who set clocks ---------------------------------------------------------------------------
 
 
-def test_an_overwritten_band_is_written_again_and_given_up_the_third_time(bench: Bench) -> None:
-    bench.apply(pin("cpu0", LOW))
-    for _ in range(MOST_MISSES - 1):
-        bench.kernel.other_program(policy(0), 115_200, 1_420_800)
+def test_an_overwritten_band_stays_so_until_another_is_asked_for(bench: Bench) -> None:
+    for band in (pin("cpu0", LOW), pin("cpu0", MIDDLE), pin("cpu0", LOW)):
+        bench.apply(band)
         assert bench.follow(1.5)["cpu0"].status is DomainStatus.APPLIED
-    bench.kernel.other_program(policy(0), 115_200, 1_420_800)
-    state = bench.follow(1.5)["cpu0"]
-    assert state.status is DomainStatus.DISABLED and "they said 115200..1420800" in state.reason
-    written = len(bench.kernel.writes)
-    bench.apply(pin("cpu0", MIDDLE))  # meanwhile no command changes that
-    assert bench.follow(HOLD_S - 3.0)["cpu0"].status is DomainStatus.DISABLED
-    assert len(bench.kernel.writes) == written
-    assert bench.follow(5.0)["cpu0"].status is DomainStatus.APPLIED
-    assert bench.limits("cpu0") == (MIDDLE // 1000, MIDDLE // 1000)
-
-
-def test_rare_changes_by_others_are_no_fight(bench: Bench) -> None:
-    bench.apply(pin("cpu0", LOW))
-    for _ in range(2 * MOST_MISSES):
+        assert bench.limits("cpu0") == (band.min_hz // 1000, band.max_hz // 1000)
         bench.kernel.other_program(policy(0), 115_200, 1_420_800)
+        written = len(bench.kernel.writes)
         bench.follow(1.5)
-        bench.wait(HOLD_S)
-        assert bench.follow(1.5)["cpu0"].status is DomainStatus.APPLIED
+        bench.apply(band)
+        state = bench.follow(2 * HOLD_S)["cpu0"]
+        assert state.status is DomainStatus.DISABLED and "to 115200000..1420800000" in state.reason
+        assert len(bench.kernel.writes) == written
+    assert "taken over from another program" in bench.apply(pin("cpu0", HIGH))["cpu0"].reason
+
+
+def test_limits_that_another_program_gives_back_are_in_force_again(bench: Bench) -> None:
+    bench.apply(pin("cpu0", LOW))
+    bench.follow(1.5)
+    for limits, status in (
+        ((115_200, 1_420_800), DomainStatus.DISABLED),
+        ((499_200, 499_200), DomainStatus.APPLIED),
+    ):
+        bench.kernel.other_program(policy(0), *limits)
+        assert bench.follow(1.5)["cpu0"].status is status
 
 
 def test_a_clock_that_ignores_its_limits_is_not_under_control(bench: Bench) -> None:

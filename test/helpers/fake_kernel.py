@@ -129,7 +129,8 @@ class FakeKernel(SysFiles):
     """``version``: (4, 9) refuses min > max, (5, 10) takes it and the maximum wins.
 
     ``busy``: this many next writes fail with EBUSY. ``errors``: path -> errno of every access to it.
-    ``closed``: paths that may not be written, whoever asks. ``writes``: what was written, in order.
+    ``closed``: paths that may not be written, whoever asks. ``refused``: paths that
+    take no value. ``writes``: what was written, in order.
     """
 
     keeps_open = False
@@ -141,6 +142,7 @@ class FakeKernel(SysFiles):
         self.busy = 0
         self.errors: dict[str, int] = {}
         self.closed: set[str] = set()
+        self.refused: set[str] = set()
         self.read_only = False
         self.writes: list[tuple[str, str]] = []
         self._domains = {d.folder: d for d in self._find()}
@@ -168,7 +170,7 @@ class FakeKernel(SysFiles):
         if domain is None or name == "cur_freq":
             super().write(path, text)
             return
-        if not text.isdecimal():
+        if not text.isdecimal() or path in self.refused:
             raise OSError(errno.EINVAL, "not a number", path)
         self.writes.append((path, text))
         self._set(domain, name, int(text), path)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,32 +79,49 @@ def state_folder() -> Path:
     """Where states are kept: $DYNOFA_STATE_DIR, else the system's folder if it can be used, else the user's.
 
     The system's, /var/lib/dynofa_ros, serves all users of the clocks and the unit that runs at boot. The
-    user's is in $XDG_STATE_HOME, by default ~/.local/state.
+    user's is in $XDG_STATE_HOME, by default ~/.local/state. Raises BackupError for a user without a home.
     """
     chosen = os.environ.get("DYNOFA_STATE_DIR")
     if chosen:
         return Path(chosen)
     if os.geteuid() == 0 or os.access(SYSTEM_FOLDER, os.W_OK | os.X_OK):
         return SYSTEM_FOLDER
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state", PACKAGE)
+    try:
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state", PACKAGE)
+    except RuntimeError:
+        raise BackupError(
+            f"no folder for the clocks found at start: user {os.geteuid()} has no home and HOME is not set; "
+            "set DYNOFA_STATE_DIR"
+        ) from None
 
 
 class ClockBackup:
     """The state file and the lock of the kernel that ``files`` shows.
 
     Nothing is created before `acquire`. All methods raise OSError if the folder cannot be used, and
-    BackupError as said there.
+    BackupError as said there and where no folder is given and `state_folder` knows none.
     """
 
     def __init__(self, files: SysFiles, folder: Path | None = None) -> None:
         self._root = os.path.realpath(files.root)
-        self.folder = folder if folder is not None else state_folder()
-        name = f"clocks-{hashlib.sha256(self._root.encode()).hexdigest()[:12]}"
-        self.path = self.folder / f"{name}.json"
-        self._lock_path = self.folder / f"{name}.lock"
+        self._folder = folder
         self._lock = -1
         self._boot_id = _boot_id(files)
         self._clocks: dict[str, SavedClock] = {}
+
+    @cached_property
+    def path(self) -> Path:
+        """The state file. Not looked for before it is needed: reading a device needs none."""
+        folder = self._folder if self._folder is not None else state_folder()
+        return folder / f"clocks-{hashlib.sha256(self._root.encode()).hexdigest()[:12]}.json"
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.path.with_suffix(".lock")
 
     @property
     def clocks(self) -> tuple[SavedClock, ...]:

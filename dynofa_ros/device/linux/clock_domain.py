@@ -1,6 +1,8 @@
-"""One clock domain under control: its band is written, followed until it takes effect, and kept.
+"""One clock domain under control: its band is written, followed until it takes effect, and watched.
 
-Nothing here waits: what has to wait is done by a later `look`.
+A band is written when it is new, when the power mode changes, and when the clock comes back from being
+offline; not when it is asked for again. What another program has set since then stays until another band is
+asked for. Nothing here waits: what has to wait is done by a later `look`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dynofa_ros.device.linux.clock_backup import BackupError
 from dynofa_ros.device.linux.clock_found import FoundClocks
 from dynofa_ros.device.linux.clock_limits import Limits, read_limits, same_limits, write_limits
 from dynofa_ros.device.linux.clock_plan import BandRefusedError, Plan, limit_files, plan_band
+from dynofa_ros.device.linux.discovery_clocks import cpus_are_off
 from dynofa_ros.device.linux.inventory import ClockDomain
 from dynofa_ros.device.linux.sysfs import PERMISSION_CURE, SysFiles, reason_of
 from dynofa_ros.messages import DomainStatus, FrequencyBand
@@ -35,11 +38,13 @@ CALM_LOOK_S = 1.0  # at one that is: reading its clock costs a CPU of a Xavier 0
 BUSY_WAITS_S = (0.01, 0.03, 0.1)  # hotplug of a CPU takes 10 to 100 ms
 OFFLINE_WAIT_S = 1.0
 MOST_MISSES = 3
-HOLD_S = 30.0  # a domain that others control, or that may not be written, is tried again after this
+MISSES_S = 30.0  # readings outside the band count together for so long
+HOLD_S = 30.0  # a domain that may not be written is tried again after this
 CLOCK_TOLERANCE = 0.02  # relative; Xavier and Orin count cycles to tell the clock of a CPU
 
 OFFLINE = {errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EIO, errno.EAGAIN, errno.ETIMEDOUT}
 FORBIDDEN = {errno.EACCES, errno.EPERM}
+PINNED = "has pinned it (min = max), as jetson_clocks does: sudo jetson_clocks --restore"
 GOVERNOR_REMARKS = {
     "performance": "governor performance: the clock stays at the top of the band",
     "userspace": "governor userspace: the clock follows scaling_setspeed inside the band, not the load",
@@ -47,7 +52,7 @@ GOVERNOR_REMARKS = {
 
 
 class ClockUnderControl:
-    """A domain and its request. ``keep_pinned``: give way when another program pins it at its maximum."""
+    """A domain and its request. ``keep_pinned``: no band is written while another program has pinned it."""
 
     def __init__(
         self, files: SysFiles, domain: ClockDomain, found: FoundClocks, *, keep_pinned: bool = True
@@ -60,47 +65,62 @@ class ClockUnderControl:
         self._found = found
         self._keep_pinned = keep_pinned
         self._plan: Plan | None = None
-        self._mode = found.mode  # for which it was planned
-        self._in_files = False  # whether the kernel has taken the plan
+        self._rule = found.rule(domain.name)  # of the power mode, for which it was planned
+        self._shown: Limits | None = (
+            None  # what the kernel showed once it had taken the plan; None: not written
+        )
+        self._theirs: Limits | None = None  # what another program has set since then
+        self._remark = ""
         self._status, self._reason = DomainStatus.DISABLED, ""
         self._next_look_s = self._written_s = self._last_miss_s = -math.inf
         self._busy_tries = self._misses = 0
 
     def take(self, band: FrequencyBand, plan: Plan, now_s: float) -> str:
-        """Make a band the domain's. Why it cannot be, else empty; the band before stays then."""
-        held = self.request is not None and self._status is DomainStatus.DISABLED and not self._in_files
-        before = (self.request, self._plan, self._in_files)
-        self.request, self._plan, self._mode, self._busy_tries = band, plan, self._found.mode, 0
-        if held:  # others control it: written at the end of the wait
+        """Make a band the domain's. Why it cannot be, else empty; the band before stays then.
+
+        The band that it has already is not written again. ``plan``: for the power mode now.
+        """
+        if band == self.request:
             return ""
-        self._write(plan, now_s)
+        before = (self.request, self._plan, self._shown, self._theirs)
+        theirs = self._set_by_others()
+        if theirs is not None and self._pinned(theirs):
+            self._hold(theirs, now_s)
+        self.request, self._plan, self._busy_tries = band, plan, 0
+        self._rule = self._found.rule(self.domain.name)
+        if self._held_pinned:
+            return ""
+        remark = f"taken over from another program, which had set {self._text(theirs)}" if theirs else ""
+        self._write(now_s, remark)
         if self._status is not DomainStatus.REJECTED:
             return ""
         reason = self._reason
-        self.request, self._plan, self._in_files = before
+        self.request, self._plan, self._shown, self._theirs = before
         self._become(DomainStatus.PENDING if self.request else DomainStatus.DISABLED, "", now_s)
         return reason
 
-    def let_go(self) -> None:
-        """No request any more; nothing is written."""
-        self.request = self._plan = None
-        self._in_files = False
+    def let_go(self) -> bool:
+        """No request any more; nothing is written. Whether another program has set the limits since."""
+        others = self._plan is not None and self._set_by_others() is not None
+        self.request = self._plan = self._shown = self._theirs = None
         self._misses = 0
         self._become(DomainStatus.DISABLED, "", -math.inf)
+        return others
 
     def look(self, now_s: float) -> None:
-        """Read the clock and go on with the request, if it is time to."""
-        if now_s < self._next_look_s:
+        """Read the clock and go on with the request, if it is time to. A new mode is followed at once."""
+        changed = self._plan is not None and self._rule != self._found.rule(self.domain.name)
+        if now_s < self._next_look_s and not changed:
             return
         self.actual_hz = self._current_hz()
         if self._plan is None:
             self._next_look_s = now_s + CALM_LOOK_S
-        elif self._in_files:
+        elif changed:
+            self._follow_mode(now_s)
+        elif self._shown is not None:
             self._judge(self._plan, now_s)
         else:
-            if self._status is DomainStatus.DISABLED:  # the wait is over
-                self._misses = 0
-            self._write(self._plan, now_s)
+            self._write(now_s)
 
     def state(self) -> AppliedDomain:
         """As of the last look."""
@@ -116,8 +136,10 @@ class ClockUnderControl:
 
     # --- writing -----------------------------------------------------------------------------
 
-    def _write(self, plan: Plan, now_s: float) -> None:
-        self._in_files = False
+    def _write(self, now_s: float, remark: str = "") -> None:
+        plan = self._plan
+        assert plan is not None
+        self._shown = self._theirs = None
         before: Limits | None = None
         try:
             if not self._found.has(self.domain.name):
@@ -125,9 +147,9 @@ class ClockUnderControl:
                 if waiting:
                     self._wait(f"{self.domain.name}: {waiting}", now_s)
                     return
-            with suppress(ValueError):  # garbled: written over
-                before = read_limits(self._files, self.files)
+            before = self._limits()
             write_limits(self._files, self.files, plan.limits)
+            self._shown = self._limits() or plan.limits
         except BackupError as error:
             self._become(DomainStatus.REJECTED, f"{self.domain.name}: {error}", now_s + HOLD_S)
         except OSError as error:
@@ -136,17 +158,18 @@ class ClockUnderControl:
                 with suppress(OSError):  # one of the two files may have been written
                     write_limits(self._files, self.files, before)
         else:
-            self._in_files = True
             self._busy_tries = 0
             self._written_s = now_s
-            self._become(DomainStatus.PENDING, self._remark(plan), now_s + self._pace.first_look_s)
+            self._remark = self._remarks(plan, remark)
+            self._become(DomainStatus.PENDING, self._remark, now_s + self._pace.first_look_s)
 
     def _failed(self, error: OSError, now_s: float) -> None:
         reason = f"{self.domain.name}: {reason_of(error, str(error.filename or self.files.high_path))}"
         if error.errno == errno.EBUSY and self._busy_tries < len(BUSY_WAITS_S):
             self._become(DomainStatus.PENDING, reason, now_s + BUSY_WAITS_S[self._busy_tries])
             self._busy_tries += 1
-        elif error.errno in OFFLINE:
+        elif error.errno in OFFLINE or cpus_are_off(self._files, self.domain):
+            self._shown = self._shown if self._theirs else None
             self._wait(f"{reason}; set when it is back", now_s)
         else:
             self._busy_tries = 0
@@ -156,34 +179,54 @@ class ClockUnderControl:
     def _wait(self, reason: str, now_s: float) -> None:
         self._become(DomainStatus.PENDING, reason, now_s + OFFLINE_WAIT_S)
 
-    def _remark(self, plan: Plan) -> str:
-        governor = ""
-        if self.domain.governor_path is not None:
-            with suppress(OSError):
-                governor = self._files.read(self.domain.governor_path)
-        remarks = [plan.remark] if plan.remark else []
-        if governor in GOVERNOR_REMARKS:
-            remarks.append(f"{self.domain.name}: {GOVERNOR_REMARKS[governor]}")
-        return "; ".join(remarks)
+    def _remarks(self, plan: Plan, more: str) -> str:
+        governor = self._files.text(self.domain.governor_path) if self.domain.governor_path else ""
+        remarks = [more, GOVERNOR_REMARKS.get(governor, "")]
+        named = [f"{self.domain.name}: {remark}" for remark in remarks if remark]
+        return "; ".join(filter(None, [plan.remark, *named]))
 
     # --- following ---------------------------------------------------------------------------
 
+    def _follow_mode(self, now_s: float) -> None:
+        """Plan and write for the power mode now; what jetson_clocks has pinned stays pinned."""
+        self._rule = self._found.rule(self.domain.name)
+        assert self.request is not None
+        with suppress(BandRefusedError):
+            self._plan = plan_band(self.request, self.domain, self._found.mode)
+        if self._held_pinned:
+            limits = self._limits_or_none()
+            if limits is not None and limits.low == limits.high:
+                self._hold(limits, now_s)
+                return
+        if self._shown is not None:
+            self._write(now_s, f"follows {self._found.mode}" if self._found.mode else "")
+
     def _judge(self, plan: Plan, now_s: float) -> None:
-        limits: Limits | None = None
         try:
-            with suppress(ValueError):
-                limits = read_limits(self._files, self.files)
+            limits = self._limits()
         except OSError as error:
-            self._in_files = False
             self._failed(error, now_s)
             return
-        if limits is None or not same_limits(limits, plan.limits, self.domain.unit_hz):
-            self._differ(plan, limits, now_s)
-        elif self._inside(plan.band):
+        if limits is None:  # half written by somebody, or garbled
+            reason = f"{self.domain.name}: {self.files.high_path}: shows no limits now"
+            self._become(DomainStatus.PENDING, reason, now_s + LOOK_S)
+        elif not self._same(limits, plan.limits):
+            kernels = "" if limits == self._theirs else self._held_by_kernel(limits, plan.limits)
+            if not kernels:
+                self._hold(limits, now_s)
+                return
+            self._theirs = None
+            status = DomainStatus.APPLIED if limits.high >= plan.limits.low else DomainStatus.THROTTLED
+            self._become(status, f"{self.domain.name}: {kernels}", now_s + CALM_LOOK_S)
+        else:
+            self._shown, self._theirs, self._busy_tries = limits, None, 0
+            self._judge_clock(plan, now_s)
+
+    def _judge_clock(self, plan: Plan, now_s: float) -> None:
+        if self._inside(plan.band):
             # Below what was asked for, by the power mode, the clock can do no better.
             status = DomainStatus.THROTTLED if plan.capped else DomainStatus.APPLIED
-            reason = self._reason if self._status is status else self._remark(plan)
-            self._become(status, reason, now_s + CALM_LOOK_S)
+            self._become(status, self._remark, now_s + CALM_LOOK_S)
         elif now_s - self._written_s < self._pace.settle_s:
             self._become(DomainStatus.PENDING, self._reason, now_s + self._pace.first_look_s)
         else:
@@ -192,17 +235,25 @@ class ClockUnderControl:
     def _inside(self, band: FrequencyBand) -> bool:
         """Whether the clock is in the band; a reading that no clock of the domain has says nothing.
 
-        Xavier and Orin count cycles and read almost 0 near idle; a GPU without power reads 0.
+        Xavier and Orin count cycles and read almost 0 near idle; a GPU without power reads 0. At the top of
+        its range turbo may bring a clock above what the kernel's table says.
         """
         hz = self.actual_hz
+        tops = (*self.domain.frequencies_hz[-1:], *filter(None, [self.domain.hardware_max_hz]))
         if not hz >= (1.0 - CLOCK_TOLERANCE) * (self.domain.hardware_min_hz or 0):
             return True
-        return (1.0 - CLOCK_TOLERANCE) * band.min_hz <= hz <= (1.0 + CLOCK_TOLERANCE) * band.max_hz
+        at_top = self.domain.kind == "cpufreq" and band.max_hz >= min(tops, default=math.inf)
+        return (1.0 - CLOCK_TOLERANCE) * band.min_hz <= hz and (
+            at_top or hz <= (1.0 + CLOCK_TOLERANCE) * band.max_hz
+        )
 
     def _outside(self, band: FrequencyBand, now_s: float) -> None:
         """The limits stand but the clock does not keep to them; a single reading may be wrong."""
         name, runs = self.domain.name, f"runs at {self.actual_hz:.0f} Hz"
-        if self._missed(now_s) < MOST_MISSES:
+        # Only those in short succession count.
+        self._misses = self._misses + 1 if now_s - self._last_miss_s < MISSES_S else 1
+        self._last_miss_s = now_s
+        if self._misses < MOST_MISSES:
             self._become(DomainStatus.PENDING, self._reason, now_s + LOOK_S)
         elif self.actual_hz < band.min_hz:
             reason = f"{name}: {runs}, below its minimum: heat, power or idle"
@@ -211,55 +262,75 @@ class ClockUnderControl:
             reason = f"{name}: not under control: {runs}, above the maximum that the kernel took"
             self._become(DomainStatus.DISABLED, reason, now_s + CALM_LOOK_S)
 
-    def _differ(self, plan: Plan, limits: Limits | None, now_s: float) -> None:
-        """The files say something else than was written: a new power mode, another program or the kernel."""
-        mode = self._found.read_mode()
-        if mode != self._mode and self.request is not None:
-            self._mode = mode
-            with suppress(BandRefusedError):
-                self._plan = plan_band(self.request, self.domain, mode)
-            self._write(self._plan or plan, now_s)
-            return
-        if limits is not None and self._pinned_by_others(limits):
-            self._hold("another program, such as jetson_clocks, has pinned it at its maximum", now_s)
-            return
-        self._write(plan, now_s)
-        if not self._in_files:
-            return
-        if self._held_down(plan, now_s) or self._missed(now_s) < MOST_MISSES:
-            return
-        said = f"{limits.low}..{limits.high}" if limits else "nothing readable"
-        self._hold(f"another program sets its limits too (they said {said})", now_s)
+    # --- whose limits these are ---------------------------------------------------------------
 
-    def _held_down(self, plan: Plan, now_s: float) -> bool:
-        """Whether the kernel shows a lower maximum than it has just taken: its own, against heat or power."""
-        try:
-            limits = read_limits(self._files, self.files)
-        except (OSError, ValueError):
-            return False
-        if not 0 < limits.high < plan.limits.high or same_limits(limits, plan.limits, self.domain.unit_hz):
-            return False
-        top_hz = limits.high * self.domain.unit_hz
-        status = DomainStatus.APPLIED if limits.high >= plan.limits.low else DomainStatus.THROTTLED
-        reason = f"{self.domain.name}: the kernel allows {top_hz} at most now: heat or power"
-        self._become(status, reason, now_s + CALM_LOOK_S)
-        return True
+    def _held_by_kernel(self, limits: Limits, ours: Limits) -> str:
+        """What the kernel does if limits that differ from ours are its own, else empty.
 
-    def _pinned_by_others(self, limits: Limits) -> bool:
-        cap_hz = self._mode.cap(self.domain.name).max_hz if self._mode else None
-        tops = {hz // self.domain.unit_hz for hz in (cap_hz, self.domain.hardware_max_hz) if hz}
-        return self._keep_pinned and limits.low == limits.high and limits.high in tops
+        It shows the lowest of all maxima and the highest of all minima. Limits are its own if it showed them
+        right after it had taken ours, if something is throttled now, or if only the minimum of a devfreq
+        device rose: programs that raise one, such as jetson_clocks, raise it to the maximum.
+        """
+        unit_hz = self.domain.unit_hz
+        at_once = self._shown is not None and self._same(limits, self._shown)
+        cut = Limits(min(ours.low, limits.high), limits.high)
+        raised = Limits(limits.low, ours.high)
+        by_driver = self.domain.kind == "devfreq" and limits.low < limits.high and self._same(limits, raised)
+        if 0 < limits.high < ours.high and (at_once or (self._same(limits, cut) and self._found.held_down())):
+            return f"the kernel allows {limits.high * unit_hz} at most now: heat or power"
+        if limits.low > ours.low and (at_once or by_driver):
+            return f"a driver of the kernel asks for {limits.low * unit_hz} at least now"
+        return ""
 
-    def _missed(self, now_s: float) -> int:
-        """Count a mismatch; only those in short succession count."""
-        self._misses = self._misses + 1 if now_s - self._last_miss_s < HOLD_S else 1
-        self._last_miss_s = now_s
-        return self._misses
+    def _set_by_others(self) -> Limits | None:
+        """Limits in force that another program has set since ours were taken, None if there are none."""
+        limits, plan = self._limits_or_none(), self._plan
+        if self._shown is None or plan is None or limits is None or self._same(limits, plan.limits):
+            return None
+        if self._theirs is None and self._rule != self._found.rule(self.domain.name):
+            return None  # nvpmodel's
+        known = limits == self._theirs
+        return limits if known or not self._held_by_kernel(limits, plan.limits) else None
 
-    def _hold(self, why: str, now_s: float) -> None:
-        self._in_files = False
-        reason = f"{self.domain.name}: not under control: {why}; tried again after {HOLD_S:g} s"
-        self._become(DomainStatus.DISABLED, reason, now_s + HOLD_S)
+    @property
+    def _held_pinned(self) -> bool:
+        return self._theirs is not None and self._reason.endswith(PINNED)
+
+    def _pinned(self, limits: Limits) -> bool:
+        """Whether these limits are what jetson_clocks leaves: the minimum at the maximum."""
+        cap = self._found.mode.cap(self.domain.name) if self._found.mode else None
+        caps = (cap.min_hz, cap.max_hz) if cap else (None, None)
+        own = self._plan.limits.high * self.domain.unit_hz if self._plan else None
+        hz = limits.high * self.domain.unit_hz
+        is_mode = caps[0] == caps[1] == hz  # a mode may have only one clock
+        tops = (self.domain.hardware_max_hz, *self.domain.frequencies_hz[-1:], caps[1], own)
+        return self._keep_pinned and limits.low == limits.high and hz in tops and not is_mode
+
+    def _hold(self, limits: Limits, now_s: float) -> None:
+        """Another program has set the limits: nothing is written until another band is asked for."""
+        self._theirs = limits
+        why = PINNED if self._pinned(limits) else f"has set its limits to {self._text(limits)}"
+        reason = f"{self.domain.name}: not under control: another program {why}"
+        self._become(DomainStatus.DISABLED, reason, now_s + CALM_LOOK_S)
+
+    # --- inside ------------------------------------------------------------------------------
+
+    def _limits(self) -> Limits | None:
+        """In force now, None for files without a number. Raises OSError."""
+        with suppress(ValueError):
+            return read_limits(self._files, self.files)
+        return None
+
+    def _limits_or_none(self) -> Limits | None:
+        with suppress(OSError):
+            return self._limits()
+        return None
+
+    def _same(self, a: Limits, b: Limits) -> bool:
+        return same_limits(a, b, self.domain.unit_hz)
+
+    def _text(self, limits: Limits) -> str:
+        return f"{limits.low * self.domain.unit_hz}..{limits.high * self.domain.unit_hz}"
 
     def _become(self, status: DomainStatus, reason: str, next_look_s: float) -> None:
         self._status, self._reason, self._next_look_s = status, reason, next_look_s

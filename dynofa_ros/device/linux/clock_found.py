@@ -9,7 +9,7 @@ from dynofa_ros.device.board import FREQUENCY_TOLERANCE_HZ
 from dynofa_ros.device.linux.clock_backup import ClockBackup, SavedClock
 from dynofa_ros.device.linux.clock_limits import Limits, read_limits
 from dynofa_ros.device.linux.clock_plan import limit_files
-from dynofa_ros.device.linux.inventory import ClockDomain, PowerMode
+from dynofa_ros.device.linux.inventory import Cap, ClockDomain, PowerMode
 from dynofa_ros.device.linux.sysfs import SysFiles
 
 
@@ -29,13 +29,17 @@ class FoundClocks:
         self._files = files
         self._backup = backup
         self._read_mode = read_mode
-        self._held_down = held_down
+        self.held_down = held_down
         self.mode = read_mode()
 
     def read_mode(self) -> PowerMode | None:
         """Look at the power mode again."""
         self.mode = self._read_mode()
         return self.mode
+
+    def rule(self, domain: str) -> tuple[int, Cap] | None:
+        """What the power mode says about a domain, to be compared."""
+        return (self.mode.number, self.mode.cap(domain)) if self.mode else None
 
     def has(self, domain: str) -> bool:
         """Whether the domain is on disk, so that it may be changed."""
@@ -75,7 +79,7 @@ class FoundClocks:
         cap_hz = self.mode.cap(domain.name).max_hz if self.mode else None
         top_hz = min((hz for hz in (cap_hz, domain.hardware_max_hz) if hz), default=0)
         lowered = 0 < limits.high * domain.unit_hz < top_hz - FREQUENCY_TOLERANCE_HZ
-        return lowered and domain.lock_path is None and self._held_down()
+        return lowered and domain.lock_path is None and self.held_down()
 
 
 def _saved(domain: ClockDomain, limits: Limits, mode: PowerMode | None) -> SavedClock:

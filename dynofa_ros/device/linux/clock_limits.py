@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from dynofa_ros.device.board import FREQUENCY_TOLERANCE_HZ
-from dynofa_ros.device.linux.sysfs import SysFiles, to_int
+from dynofa_ros.device.linux.sysfs import REFUSED_VALUE, SysFiles, to_int
 
 # What may be written, and nothing else: a saved state that somebody has tampered with must not make a
 # privileged process write other files. `.` and `..` are no folder names here.
@@ -127,6 +127,8 @@ def _write(files: SysFiles, path: str, number: int) -> None:
         files.write(path, str(number))
     except OSError as error:
         error.filename = path
+        if error.errno == errno.EINVAL:
+            error.strerror = REFUSED_VALUE
         raise
 
 

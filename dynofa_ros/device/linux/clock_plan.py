@@ -62,7 +62,7 @@ def plan_band(asked: FrequencyBand, domain: ClockDomain, mode: PowerMode | None 
         top_hz = floor_frequency(table, cap_hz) if table else cap_hz
         capped = asked.min_hz > top_hz + FREQUENCY_TOLERANCE_HZ
         band = FrequencyBand(name, min(band.min_hz, top_hz), top_hz)
-        remark = f"{name}: cut to {top_hz} by nvpmodel mode {mode.name or mode.number}"
+        remark = f"{name}: cut to {top_hz} by {mode}"
     return Plan(band, Limits(band.min_hz // domain.unit_hz, band.max_hz // domain.unit_hz), capped, remark)
 
 

@@ -20,6 +20,8 @@ from dynofa_ros.device.linux.inventory import ClockDomain, PowerMode
 from dynofa_ros.device.linux.sysfs import CURES, PERMISSION_CURE, SysFiles, reason_of
 from dynofa_ros.messages import DomainStatus, FrequencyBand
 
+MODE_EVERY_S = 0.5
+
 
 class ClockWriter:
     """Sets bands (Hz) and restores what was found. Only limits are written, never a governor.
@@ -50,8 +52,9 @@ class ClockWriter:
         self._clock_s = clock_s
         self._sleep = sleep
         self._clocks: dict[str, ClockUnderControl] = {}
-        self._owed: dict[str, str] = {}  # domains that could not be restored yet, and why
-        self._next_return_s = 0.0
+        self._owed = False  # whether there are domains that could not be restored yet
+        self._notes: dict[str, str] = {}  # domains that were not restored, and why
+        self._next_return_s = self._next_mode_s = 0.0
         self.update(domains)
 
     def update(self, domains: Sequence[ClockDomain]) -> None:
@@ -64,8 +67,12 @@ class ClockWriter:
                 )
 
     def apply(self, bands: Sequence[FrequencyBand]) -> tuple[AppliedDomain, ...]:
-        """Write bands; see `Device.apply`. A refused one leaves the domain's band as it was."""
+        """Write bands; see `Device.apply`. A refused one leaves the domain's band as it was.
+
+        A band that the domain has already is not written again.
+        """
         now_s = self._clock_s()
+        self._found.read_mode()
         times = Counter(band.domain for band in bands)
         refused: list[AppliedDomain] = []
         accepted: list[tuple[ClockUnderControl, FrequencyBand, Plan]] = []
@@ -95,6 +102,9 @@ class ClockWriter:
             self._next_return_s = now_s + OFFLINE_WAIT_S
             with suppress(OSError):  # the state file; the next try says it again
                 self._restore_saved(sleep=lambda seconds: None)
+        if now_s >= self._next_mode_s:
+            self._next_mode_s = now_s + MODE_EVERY_S
+            self._found.read_mode()
         for clock in self._clocks.values():
             clock.look(now_s)
         return tuple(self._state(clock) for clock in self._clocks.values())
@@ -111,13 +121,19 @@ class ClockWriter:
         return self._restore_saved(self._sleep)
 
     def restore(self) -> tuple[Returned, ...]:
-        """Restore what was found; what cannot be restored now is retried by `applied`.
+        """Restore what was found where the limits are still ours; what cannot be restored now is retried by
+        `applied`.
 
         Raises OSError if the state file cannot be removed; the clocks are back then all the same.
         """
-        for clock in self._clocks.values():
-            clock.let_go()
-        return self._restore_saved(self._sleep) if self._backup.held else ()
+        self._found.read_mode()
+        others = [name for name, clock in self._clocks.items() if clock.let_go()]
+        if not self._backup.held:
+            return ()
+        self._backup.remove(others)
+        returned = self._restore_saved(self._sleep)
+        self._notes |= {name: f"{name}: left as another program has set it" for name in others}
+        return (*returned, *(Returned(name, 0, 0, True, self._notes[name]) for name in others))
 
     def _clock(self, band: FrequencyBand, times: int) -> ClockUnderControl:
         """The domain of a band that may be set. Raises BandRefusedError."""
@@ -158,18 +174,19 @@ class ClockWriter:
         state = clock.state()
         if state.reason or clock.request is not None:
             return state
-        return replace(state, reason=self._owed.get(state.domain, ""))
+        return replace(state, reason=self._notes.get(state.domain, ""))
 
     def _restore_saved(self, sleep: Callable[[float], None]) -> tuple[Returned, ...]:
         """Of the domains without a request."""
         requested = {name for name, clock in self._clocks.items() if clock.request is not None}
         free = [clock.domain for clock in self._backup.clocks if clock.domain not in requested]
         returned = restore_saved(self._files, self._backup, self._found.read_mode(), free, sleep)
-        self._owed = {
+        waiting = {
             result.domain: f"{result.domain}: not restored yet: {result.reason}"
             for result in returned
             if not result.done
         }
+        self._owed, self._notes = bool(waiting), waiting
         if not self._backup.clocks:
             self._backup.release()
         return returned

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dynofa_ros.device.linux.discovery_clocks import find_domains
 from dynofa_ros.device.linux.discovery_limits import NVPMODEL_CONF, clocks_pinned, cpu_notes, power_mode
-from dynofa_ros.device.linux.discovery_sensors import find_rails, find_throttle_signs, find_zones, total_rails
+from dynofa_ros.device.linux.discovery_sensors import (
+    find_rails,
+    find_throttle_signs,
+    find_zones,
+    no_total,
+    total_rails,
+)
 from dynofa_ros.device.linux.inventory import Inventory, PowerMode
 from dynofa_ros.device.linux.sysfs import SysFiles
 
@@ -26,6 +32,7 @@ ACCELERATORS = (
 
 def discover(files: SysFiles) -> Inventory:
     """Look at everything once; no file is written. What cannot be used is in the result, with a reason."""
+    files.unsettled = False
     board = _board(files)
     domains, no_domains = find_domains(files)
     rails, no_rails = find_rails(files)
@@ -40,13 +47,19 @@ def discover(files: SysFiles) -> Inventory:
     if not board:
         unsupported.insert(0, "board: neither a device-tree model nor a DMI product name")
     if rails and not totals:
-        unsupported.append("total power: no rail is the total, and the rails are not known to add up to it")
+        unsupported.append(f"total power: {no_total(rails)}")
     if len(totals) > 1:
         notes.append(f"total power = {' + '.join(totals)}")
     if mode:
         notes.append(f"nvpmodel mode {mode.number} {mode.name}; {_caps_text(mode)}")
+        unsupported += mode.lost
     elif files.exists(NVPMODEL_CONF):
         unsupported.append(f"nvpmodel: {NVPMODEL_CONF} does not tell the mode in force")
+    notes += [
+        f"{domain.name}: {domain.frequencies_hz[-1]} Hz stands for turbo, the clock may be faster"
+        for domain in domains
+        if domain.turbo
+    ]
     if pinned:
         notes.append("every clock is pinned (min = max), as jetson_clocks does: sudo jetson_clocks --restore")
     return Inventory(
@@ -62,6 +75,7 @@ def discover(files: SysFiles) -> Inventory:
         power_mode=mode,
         clocks_pinned=pinned,
         identities=identities(files),
+        unsettled=files.unsettled,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from dynofa_ros.device.linux.inventory import ClockDomain
-from dynofa_ros.device.linux.sysfs import CURES, PERMISSION_CURE, SysFiles, reason_of
+from dynofa_ros.device.linux.sysfs import CURES, PERMISSION_CURE, TRANSIENT, SysFiles, reason_of
 
 CPU = "/sys/devices/system/cpu"
 DEBUG = "/sys/kernel/debug"
@@ -43,7 +43,6 @@ COMPATIBLE_KINDS = (
     (re.compile(r"npu"), "npu"),
     (re.compile(r"[-,](dmc|emc|bwmgr|ddrc|actmon)\b"), "emc"),
 )
-TRANSIENT = {errno.EAGAIN, errno.EBUSY, errno.ENODATA}
 MISSING = {"gpu": "no devfreq device of a GPU", "npu": "no devfreq device of an NPU"}
 
 
@@ -92,6 +91,14 @@ def cpu_numbers(text: str) -> tuple[int, ...]:
             return ()
         numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
     return tuple(numbers)
+
+
+def cpus_are_off(files: SysFiles, domain: ClockDomain) -> bool:
+    """Whether no CPU of a clock is online; the kernel then shows neither its table nor its CPUs."""
+    if domain.kind != "cpufreq":
+        return False
+    online = cpu_numbers(files.text(f"{CPU}/online"))
+    return bool(online) and not set(online) & set(domain.cpus or (int(domain.name.removeprefix("cpu")),))
 
 
 def _cpu_domains(files: SysFiles) -> list[ClockDomain]:

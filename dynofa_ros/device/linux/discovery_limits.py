@@ -12,6 +12,7 @@ NVPMODEL_CONF = "/etc/nvpmodel.conf"
 NVPMODEL_STATUS = "/var/lib/nvpmodel/status"
 HEADER = re.compile(r"<\s*(PARAM|POWER_MODEL|PM_CONFIG|FAN_CONFIG)\s+([^>]*)>")
 FIELD = re.compile(r"([A-Z_]+)=(\S+)")
+NEXT_KERNEL = "_KNEXT"
 NO_LIMIT = {-1, 2**31 - 1}
 
 
@@ -27,16 +28,49 @@ def power_mode(files: SysFiles, domains: tuple[ClockDomain, ...]) -> PowerMode |
         return None
     name, settings = modes[number]
     caps: dict[str, dict[str, int | None]] = {}
+    lost: list[str] = []
     for key, value in settings:
-        path = paths.get(key) or (key[1] if key[1].startswith("/") else "")
-        for domain in domains:
-            end = _which_limit(files, path, domain)
-            if end and re.fullmatch(r"-?[0-9]+", value):
-                hz = int(value) * domain.unit_hz
-                caps.setdefault(domain.name, {})[end] = None if int(value) in NO_LIMIT or hz <= 0 else hz
-    return PowerMode(
-        number, name, tuple(Cap(domain, cap.get("min"), cap.get("max")) for domain, cap in caps.items())
-    )
+        if not re.fullmatch(r"-?[0-9]+", value):
+            continue
+        limited = [(domain, end) for domain in domains if (end := _which_limit(files, paths, key, domain))]
+        for domain, end in limited:
+            hz = int(value) * domain.unit_hz
+            caps.setdefault(domain.name, {})[end] = None if int(value) in NO_LIMIT or hz <= 0 else hz
+        named = paths.get(key) or [key[1]]
+        if not limited and 0 < int(value) not in NO_LIMIT and _is_cap(files, key, named):
+            lost.append(
+                f"nvpmodel mode {name or number}: the cap {value} of {key[0] or 'a clock'} is not known: "
+                f"no clock found has {' or '.join(named)}"
+            )
+    found = (Cap(domain, cap.get("min"), cap.get("max")) for domain, cap in caps.items())
+    return PowerMode(number, name, tuple(found), tuple(dict.fromkeys(lost)))
+
+
+class PowerModes:
+    """nvpmodel's mode in force. Its files are read every time, and looked into when they changed.
+
+    A clock that was found once keeps its cap while it is gone (its CPUs are off).
+    """
+
+    def __init__(self, files: SysFiles, domains: tuple[ClockDomain, ...]) -> None:
+        self._files = files
+        self._domains: dict[str, ClockDomain] = {}
+        self.update(domains)
+
+    def update(self, domains: tuple[ClockDomain, ...]) -> None:
+        """Clocks that appeared or moved."""
+        self._domains |= {domain.name: domain for domain in domains}
+        self._mode: PowerMode | None = None
+        self._seen = ("", "")
+
+    def now(self) -> PowerMode | None:
+        seen = (self._files.text(NVPMODEL_CONF), self._files.text(NVPMODEL_STATUS))
+        # A file that is being replaced is empty for a moment.
+        written = all(new or not old for new, old in zip(seen, self._seen, strict=True))
+        if seen != self._seen and written:
+            self._seen = seen
+            self._mode = power_mode(self._files, tuple(self._domains.values()))
+        return self._mode
 
 
 def clocks_pinned(files: SysFiles, domains: tuple[ClockDomain, ...]) -> bool:
@@ -82,31 +116,45 @@ def _cpuset(files: SysFiles) -> str:
     return ""
 
 
-def _which_limit(files: SysFiles, path: str, domain: ClockDomain) -> str:
-    """``min`` or ``max`` if the path is that limit of the domain, else empty."""
-    if not path:
-        return ""
-    if domain.name == "emc" and path == EMC_CAP:
-        return "max"
-    real = files.resolve(path)
-    cpu = re.search(r"/cpu([0-9]+)/cpufreq/(\w+)$", real)
-    if cpu and domain.kind == "cpufreq" and int(cpu[1]) in domain.cpus:
-        real = f"{domain.directory}/{cpu[2]}"
-    return {domain.min_path: "min", domain.max_path: "max"}.get(real, "")
+def _which_limit(files: SysFiles, paths: Paths, key: Key, domain: ClockDomain) -> str:
+    """``min`` or ``max`` if a setting is that limit of the domain, else empty."""
+    named = paths.get(key) or [key[1]]
+    for path in named:
+        if domain.name == "emc" and path == EMC_CAP:
+            return "max"
+        real = files.resolve(path) if path.startswith("/") else ""
+        cpu = re.search(r"/cpu([0-9]+)/cpufreq/(\w+)$", real)
+        if cpu and domain.kind == "cpufreq" and int(cpu[1]) in domain.cpus:
+            real = f"{domain.directory}/{cpu[2]}"
+        if real in (domain.min_path, domain.max_path):
+            return "min" if real == domain.min_path else "max"
+    # A kernel may show the GPU elsewhere than all of the paths say; there is only one.
+    if key[0] == domain.name.upper() == "GPU" and not any(map(files.exists, named)):
+        return {"MIN_FREQ": "min", "MAX_FREQ": "max"}.get(key[1], "")
+    return ""
 
 
-Settings = list[tuple[tuple[str, str], str]]
+def _is_cap(files: SysFiles, key: Key, named: list[str]) -> bool:
+    """Whether a setting is the maximum of a clock that should be there: of a GPU, or of a CPU that is on."""
+    if not (key[1] == "MAX_FREQ" or key[1].endswith("max_freq")):
+        return False
+    numbers = re.findall(r"/(?:cpu|policy)([0-9]+)/", " ".join(named))
+    online = cpu_numbers(files.text(f"{CPU}/online"))
+    return key[0] == "GPU" or "gpu" in named[0] or any(int(number) in online for number in numbers)
 
 
-def _parse(
-    text: str,
-) -> tuple[dict[tuple[str, str], str], dict[int, tuple[str, Settings]], int | None]:
+Key = tuple[str, str]
+Paths = dict[Key, list[str]]
+Settings = list[tuple[Key, str]]
+
+
+def _parse(text: str) -> tuple[Paths, dict[int, tuple[str, Settings]], int | None]:
     """Paths by (parameter, argument), modes by number with their settings, and the default mode.
 
-    Old files (TX2) name the path itself in a mode; its key is then ("", path). Of paths for several
-    kernels (``_KNEXT``) the first stands: both are links to the same file.
+    Old files (TX2) name the path itself in a mode; its key is then ("", path). An argument may have paths
+    for several kernels: that of later ones is called ``<argument>_KNEXT``.
     """
-    paths: dict[tuple[str, str], str] = {}
+    paths: Paths = {}
     modes: dict[int, tuple[str, Settings]] = {}
     default: int | None = None
     section, name, settings = "", "", Settings()
@@ -121,9 +169,10 @@ def _parse(
             elif section == "PM_CONFIG" and fields.get("DEFAULT", "").isdecimal():
                 default = int(fields["DEFAULT"])
         elif section == "PARAM" and len(words) == 2:
-            paths[name, words[0]] = words[1]
+            key = (name.removesuffix(NEXT_KERNEL), words[0].removesuffix(NEXT_KERNEL))
+            paths.setdefault(key, []).append(words[1])
         elif section == "POWER_MODEL" and len(words) == 3:
-            settings.append(((words[0], words[1]), words[2]))
+            settings.append(((words[0], words[1].removesuffix(NEXT_KERNEL)), words[2]))
         elif section == "POWER_MODEL" and len(words) == 2 and words[0].startswith("/"):
             settings.append((("", words[0]), words[1]))
     return paths, modes, default

@@ -27,11 +27,17 @@ RAPL_FOLDERS = (
 ZONE_FOLDERS = ("/sys/class/thermal/thermal_zone*", "/sys/devices/virtual/thermal/thermal_zone*")
 # Rails that feed the whole module and contain the others of their board.
 TOTAL_LABELS = {"VDD_IN", "POM_5V_IN", "VIN"}
-# Boards without such a rail whose rails add up to the module: AGX Xavier.
-COMPLETE_SETS = (frozenset({"GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"}),)
+# Boards without such a rail whose rails add up to the module: AGX Xavier, AGX Orin. Other rails of the board,
+# such as VDDQ_VDD2_1V8AO of AGX Orin, are fed by one of these.
+COMPLETE_SETS = (
+    frozenset({"GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"}),
+    frozenset({"VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"}),
+)
 INA3221_CHANNELS = 3
 CPU_CHIPS = {"k10temp", "zenpower", "coretemp", "cpu_thermal"}
 CHIP_NAME = re.compile("[A-Za-z0-9_.-]+")
+EVENTS = re.compile("oc[0-9]+_event_cnt")
+PACKAGE_EVENTS = "/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/package_throttle_count"
 ALARM = re.compile("(curr|in)[0-9]+_l?crit_alarm")
 COOLING = re.compile(r"cpu|gpu|devfreq|processor", re.IGNORECASE)
 
@@ -69,6 +75,15 @@ def total_rails(rails: tuple[Rail, ...]) -> tuple[str, ...]:
     return tuple(packages + memory) if packages else ()
 
 
+def no_total(rails: tuple[Rail, ...]) -> str:
+    """Why the power of the module is not known."""
+    names = {rail.name.upper() for rail in rails}
+    nearest = max(COMPLETE_SETS, key=lambda complete: len(complete & names))
+    if len(nearest & names) * 2 > len(nearest):
+        return f"{', '.join(sorted(nearest - names))} cannot be read, the other rails are only a part"
+    return "no rail is the total, and the rails are not known to add up to it"
+
+
 def find_zones(files: SysFiles) -> tuple[tuple[Zone, ...], tuple[str, ...]]:
     """Temperature sensors by type, and what was left out, with a word why."""
     zones: list[Zone] = []
@@ -92,7 +107,9 @@ def find_zones(files: SysFiles) -> tuple[tuple[Zone, ...], tuple[str, ...]]:
 
 
 def find_throttle_signs(files: SysFiles) -> tuple[ThrottleSign, ...]:
-    """Cooling devices of processors, over-current alarms of rails, the under-voltage alarm of a Pi."""
+    """Cooling devices of processors, over-current alarms of rails, the under-voltage alarm of a Pi, and
+    counts of such events: over-current of Tegra, throttling of Intel packages.
+    """
     signs = [
         ThrottleSign("thermal", f"{folder}/cur_state")
         for folder in files.glob("/sys/class/thermal/cooling_device*")
@@ -101,11 +118,13 @@ def find_throttle_signs(files: SysFiles) -> tuple[ThrottleSign, ...]:
     for folder in _folders(files, HWMON_FOLDERS):
         chip = _chip(files, folder)
         if chip in ("ina3221", "rpi_volt"):
-            names = [
-                name for name in files.names(folder) if re.fullmatch(r"(curr|in)[0-9]+_l?crit_alarm", name)
-            ]
+            names = filter(ALARM.fullmatch, files.names(folder))
             signs += [ThrottleSign("power", f"{folder}/{name}") for name in names]
-    return tuple(signs)
+        elif chip == "soctherm_oc":
+            names = filter(EVENTS.fullmatch, files.names(folder))
+            signs += [ThrottleSign("power", f"{folder}/{name}", counts=True) for name in names]
+    packages = files.glob(PACKAGE_EVENTS)[:1]
+    return (*signs, *(ThrottleSign("thermal", path, counts=True) for path in packages))
 
 
 def _iio_rails(files: SysFiles, folder: str, found: list[Rail], missing: list[str]) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+TURBO_STEP_HZ = 1_000_000
+
 
 @dataclass(frozen=True)
 class ClockDomain:
@@ -39,6 +41,14 @@ class ClockDomain:
     lock_path: str | None = None
     rate_path: str | None = None
     load_path: str | None = None
+
+    @property
+    def turbo(self) -> bool:
+        """Whether the top of the table only stands for turbo: acpi-cpufreq shows the nominal clock + 1 MHz
+        for whatever the chip reaches.
+        """
+        table = self.frequencies_hz
+        return self.kind == "cpufreq" and len(table) > 1 and table[-1] - table[-2] == TURBO_STEP_HZ
 
 
 @dataclass(frozen=True)
@@ -75,10 +85,14 @@ class Zone:
 
 @dataclass(frozen=True)
 class ThrottleSign:
-    """A file that is not 0 while something holds clocks down; ``kind`` is ``thermal`` or ``power``."""
+    """A file that is not 0 while something holds clocks down; ``kind`` is ``thermal`` or ``power``.
+
+    ``counts``: the file counts events instead; something holds clocks down while it grows.
+    """
 
     kind: str
     path: str
+    counts: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,11 +106,18 @@ class Cap:
 
 @dataclass(frozen=True)
 class PowerMode:
-    """The nvpmodel mode in force. A cap may lie between two clocks of the table."""
+    """The nvpmodel mode in force. A cap may lie between two clocks of the table.
+
+    ``lost``: settings that no clock found has a file for, each with the paths that were looked for.
+    """
 
     number: int
     name: str
     caps: tuple[Cap, ...]
+    lost: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"nvpmodel mode {self.name or self.number}"
 
     def cap(self, domain: str) -> Cap:
         """The limits of one domain."""
@@ -112,7 +133,8 @@ class Inventory:
     carrier board and a module by ``+`` is followed by that of the module alone.
     ``total_rails``: the rails whose sum is the power of the module (empty = unknown). ``processors``:
     ``cpu``, ``gpu``, ``npu`` that the hardware has. ``clocks_pinned``: every clock has min == max, as
-    jetson_clocks leaves it. ``unsupported``: what is missing, each with a word why. ``notes``: facts for the
+    jetson_clocks leaves it. ``unsettled``: a file answered with an error that passes, so that a later search
+    may find more. ``unsupported``: what is missing, each with a word why. ``notes``: facts for the
     reader (power mode, pinned clocks, CPUs this process may use, accelerators).
     """
 
@@ -128,3 +150,4 @@ class Inventory:
     power_mode: PowerMode | None = None
     clocks_pinned: bool = False
     identities: tuple[str, ...] = ()
+    unsettled: bool = False

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 
-from dynofa_ros.device.board import matching_board
+from dynofa_ros.device.board import FREQUENCY_TOLERANCE_HZ, matching_board
 from dynofa_ros.device.device import AppliedDomain, DeviceSample
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.clock_writer import ClockWriter
-from dynofa_ros.device.linux.discovery_clocks import CPU, cpu_numbers
-from dynofa_ros.device.linux.discovery_limits import power_mode
-from dynofa_ros.device.linux.inventory import ClockDomain, Inventory
+from dynofa_ros.device.linux.discovery_clocks import CPU, cpu_numbers, cpus_are_off
+from dynofa_ros.device.linux.discovery_limits import PowerModes
+from dynofa_ros.device.linux.inventory import ClockDomain, Inventory, PowerMode
 from dynofa_ros.device.linux.sensors import Sensors
 from dynofa_ros.device.linux.sysfs import SysFiles
 from dynofa_ros.messages import DeviceCapabilities, DomainCapability, DomainStatus, FrequencyBand
@@ -44,22 +46,27 @@ class SysfsDevice:
         override_pinned: bool = False,
         inventory: Inventory | None = None,
         backup: ClockBackup | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.files = files
-        self._sensors = sensors = Sensors(files, inventory)
+        self._sensors = sensors = Sensors(files, inventory, clock_s)
         self._inventory = self._sensors.inventory
         self.description = matching_board(self._inventory.identities)
         self._allow_writes = allow_writes
         self._pinned = self._inventory.clocks_pinned and not override_pinned
+        self._modes = modes = PowerModes(files, self._inventory.domains)
         # The writer must not know this object: it gives the clocks back when nobody does any more.
         self._writer = ClockWriter(
             files,
             self._inventory.domains,
             backup or ClockBackup(files),
-            read_mode=lambda: power_mode(files, sensors.inventory.domains),
-            held_down=lambda: any(files.number(sign.path) for sign in sensors.inventory.throttle_signs),
+            read_mode=modes.now,
+            held_down=lambda: any(
+                files.number(sign.path) for sign in sensors.inventory.throttle_signs if not sign.counts
+            ),
             pinned=self._inventory.clocks_pinned,
             override_pinned=override_pinned,
+            clock_s=clock_s,
         )
         # A forked child must not restore its parent's clocks.
         self._at_exit = weakref.finalize(self, _restore_own, self._writer, os.getpid())
@@ -74,33 +81,36 @@ class SysfsDevice:
     def capabilities(self) -> DeviceCapabilities:
         """Of what was found so far; a GPU may appear long after the start, when it is first used.
 
-        The CPUs of a clock are those that are online now: power modes switch some off.
+        The CPUs of a clock are those that are online now, and its table ends where the power mode caps it.
         """
-        found = self._inventory
+        found, mode = self._inventory, self._modes.now()
         online = cpu_numbers(self.files.text(f"{CPU}/online"))
         return DeviceCapabilities(
             found.board or "unknown",
-            tuple(self._capability(domain, online) for domain in found.domains),
+            tuple(self._capability(domain, online, mode) for domain in found.domains),
             found.processors,
             SOURCE,
             description=self.description.name if self.description else "",
         )
+
+    def power_mode(self) -> PowerMode | None:
+        """nvpmodel's mode now."""
+        return self._modes.now()
 
     def read(self) -> DeviceSample:
         """What the sensors say; what cannot be read is NaN."""
         sample = self._sensors.read()
         if self._sensors.inventory is not self._inventory:
             self._inventory = self._sensors.inventory
+            self._modes.update(self._inventory.domains)
             self._writer.update(self._inventory.domains)
         return sample
 
     def apply(self, bands: Sequence[FrequencyBand]) -> tuple[AppliedDomain, ...]:
         if self._allow_writes:
             return self._writer.apply(bands)
-        refused = DomainStatus.REJECTED
         states = self._writer.applied()
         clocks = {state.domain: state.actual_hz for state in states}
-        unknown = float("nan")
         return (
             *states,
             *(
@@ -108,8 +118,8 @@ class SysfsDevice:
                     band.domain,
                     band.min_hz,
                     band.max_hz,
-                    clocks.get(band.domain, unknown),
-                    refused,
+                    clocks.get(band.domain, math.nan),
+                    DomainStatus.REJECTED,
                     reason=f"{band.domain}: {WRITES_OFF}",
                 )
                 for band in bands
@@ -141,18 +151,27 @@ class SysfsDevice:
     ) -> None:
         self.close()
 
-    def _capability(self, domain: ClockDomain, online: tuple[int, ...]) -> DomainCapability:
+    def _capability(
+        self, domain: ClockDomain, online: tuple[int, ...], mode: PowerMode | None
+    ) -> DomainCapability:
         reasons = [domain.reason] if domain.reason else []
+        table, off = domain.frequencies_hz, cpus_are_off(self.files, domain)
+        cap_hz = (mode.cap(domain.name).max_hz if mode else None) or math.inf
+        allowed = tuple(hz for hz in table if hz <= cap_hz + FREQUENCY_TOLERANCE_HZ) or table[:1]
+        if allowed != table:
+            reasons.append(f"cut to {allowed[-1]} by {mode}")
+        if off:
+            reasons.append("its CPUs are off")
         if not self._allow_writes:
             reasons.append(WRITES_OFF)
         elif self._pinned and domain.writable:
             reasons.append(PINNED)
-        can_write = self._allow_writes and domain.writable and not self._pinned
+        can_write = self._allow_writes and domain.writable and not self._pinned and not off
         return DomainCapability(
             domain.name,
-            domain.frequencies_hz,
+            allowed,
             cpus=tuple(cpu for cpu in domain.cpus if cpu in online) if online else domain.cpus,
-            can_read=domain.readable,
+            can_read=domain.readable and not off,
             can_write=can_write,
             reason="; ".join(reasons),
         )

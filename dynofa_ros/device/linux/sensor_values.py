@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Callable, Sequence
 
 from dynofa_ros.device.linux.sysfs import KeptFile, reason_of, to_int
@@ -19,6 +20,8 @@ LARGEST_W = 5e3
 LARGEST_MILLI = 1_000_000  # 1 kV, 1 kA
 COUNTER_TICK_S = 0.02  # energy counters move every ms; shorter intervals are too coarse
 COUNTER_STUCK_S = 0.1
+SUSPEND_S = 0.05  # shorter ones are the time between reading two clocks
+EVENT_READINGS = 4
 WINDOW_S = 0.08  # of CPU times, which count in steps of 10 ms
 
 
@@ -135,8 +138,32 @@ def sign(file: KeptFile) -> float:
     return float(to_int(file.read(), file.path) > 0)
 
 
+class EventCounter:
+    """A count of throttle events: 1 for some readings after it grew, else 0."""
+
+    def __init__(self, file: KeptFile) -> None:
+        self._file = file
+        self._last: int | None = None
+        self._shown = 0
+
+    def sign(self) -> float:
+        """Raises OSError and ValueError."""
+        count = to_int(self._file.read(), self._file.path)
+        grown = self._last is not None and count > self._last
+        self._last, self._shown = count, EVENT_READINGS if grown else max(self._shown - 1, 0)
+        return float(self._shown > 0)
+
+
+def suspended_s() -> float:
+    """Time that this computer was suspended since its start; the monotonic clock stands still meanwhile."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
 class EnergyCounter:
-    """Mean power between two readings of an energy counter (uJ) that starts again after its range."""
+    """Mean power between two readings of an energy counter (uJ) that starts again after its range.
+
+    An interval in which the computer was suspended has no known length, and the counter may have been reset.
+    """
 
     def __init__(self, file: KeptFile, range_uj: int | None, clock_s: Callable[[], float]) -> None:
         self._file = file
@@ -144,6 +171,7 @@ class EnergyCounter:
         self._clock_s = clock_s
         self._last: tuple[float, int] | None = None
         self._power_w = math.nan
+        self._suspended_s = suspended_s()
 
     def power_w(self) -> float:
         """Power since the last reading. Raises OSError and ValueError."""
@@ -153,6 +181,10 @@ class EnergyCounter:
             self._last = None
             raise
         last, self._last = self._last, (now_s, energy_uj)
+        before_s, self._suspended_s = self._suspended_s, suspended_s()
+        if self._suspended_s - before_s > SUSPEND_S:
+            self._power_w = math.nan
+            raise ValueError(f"{self._file.path}: the computer was suspended since the last reading")
         if last is None:
             raise ValueError(f"{self._file.path}: power needs a second reading of the counter")
         elapsed_s, grown_uj = now_s - last[0], energy_uj - last[1]

@@ -14,8 +14,9 @@ from typing import Any, Generic, TypeVar
 from dynofa_ros.device.device import DeviceSample, DomainSample, RailSample, TemperatureSample
 from dynofa_ros.device.linux import sensor_values
 from dynofa_ros.device.linux.discovery import discover
+from dynofa_ros.device.linux.discovery_clocks import CPU
 from dynofa_ros.device.linux.inventory import ClockDomain, Inventory, Rail, ThrottleSign, Zone
-from dynofa_ros.device.linux.sensor_values import CpuTimes, EnergyCounter, Sensor
+from dynofa_ros.device.linux.sensor_values import CpuTimes, EnergyCounter, EventCounter, Sensor
 from dynofa_ros.device.linux.sysfs import KeptFile, SysFiles
 from dynofa_ros.messages import ThrottleFlag
 
@@ -40,8 +41,9 @@ Spec = TypeVar("Spec", Rail, ClockDomain, Zone, ThrottleSign)
 class Sensors:
     """Reads samples. What was found once stays in every sample, with NaN while it is gone.
 
-    Folders of devices are looked at every 2 s, and everything is searched again when one changed, or every
-    10 s while a sensor fails. ``inventory`` is the last search.
+    Folders of devices and the CPUs that are on are looked at every 2 s, and everything is searched again when
+    they changed, or every 10 s while a sensor fails or the last search met a file that had no value for the
+    moment. ``inventory`` is the last search.
     """
 
     def __init__(
@@ -91,8 +93,8 @@ class Sensors:
     def _search_if_changed(self, now_s: float) -> None:
         self._look_s = now_s
         folders = self._look()
-        failing = now_s - self._search_s >= SEARCH_EVERY_S and any(c.failing for c in self._channels())
-        if folders == self._folders and not failing:
+        incomplete = self.inventory.unsettled or any(c.failing for c in self._channels())
+        if folders == self._folders and not (incomplete and now_s - self._search_s >= SEARCH_EVERY_S):
             return
         self._folders, self._search_s = folders, now_s
         try:
@@ -109,7 +111,7 @@ class Sensors:
         self._total_rails = self._total_rails or found.total_rails
 
     def _look(self) -> tuple[tuple[str, ...], ...]:
-        return tuple(tuple(self._files.names(folder)) for folder in WATCHED_FOLDERS)
+        return ((self._files.text(f"{CPU}/online"),), *(tuple(self._files.names(f)) for f in WATCHED_FOLDERS))
 
     def _channels(self) -> Iterable[_Channel]:
         groups = (self._rails, self._domains, self._zones, self._signs)
@@ -239,7 +241,8 @@ class _Domain(_Channel):
     def __init__(self, files: SysFiles, domain: ClockDomain, times: CpuTimes) -> None:
         super().__init__(files)
         self._spec = domain
-        path, unit_hz, highest_hz = domain.current_path, domain.unit_hz, domain.hardware_max_hz
+        path, unit_hz = domain.current_path, domain.unit_hz
+        highest_hz = None if domain.turbo else domain.hardware_max_hz
         file = self._keep(path)
         every_s = CPU_CLOCK_EVERY_S if domain.kind == "cpufreq" else FAST_EVERY_S
         self._main = Sensor(lambda: sensor_values.clock_hz(file, unit_hz, highest_hz), path, every_s)
@@ -288,7 +291,8 @@ class _Sign(_Channel):
         super().__init__(files)
         self._kind = sign.kind
         file = self._keep(sign.path)
-        self._main = Sensor(lambda: sensor_values.sign(file), sign.path, THROTTLE_EVERY_S)
+        take = EventCounter(file).sign if sign.counts else lambda: sensor_values.sign(file)
+        self._main = Sensor(take, sign.path, THROTTLE_EVERY_S)
         self._sensors = (self._main,)
 
     def _make_sample(self) -> tuple[str, float]:

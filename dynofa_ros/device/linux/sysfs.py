@@ -16,12 +16,15 @@ BLANK = "\0 \t\r\n"
 NUMBER = re.compile(r"-?[0-9]{1,20}")
 
 PERMISSION_CURE = "`sudo dynofa device permissions --install` allows it to the group dynofa"
+REFUSED_VALUE = "the kernel refused the value"  # text of the EINVAL of a write
+# Errors of reading that pass without anybody's doing: CPU hotplug, a device without power.
+TRANSIENT = {errno.EAGAIN, errno.EBUSY, errno.ENODATA}
 # What it means, and what the user can do about it. Texts are ends of one-line messages.
 CURES = {
     errno.EACCES: "permission denied",
     errno.EPERM: "not permitted, in a container it needs --privileged",
     errno.EROFS: "the file system is read-only; in a container add --privileged -v /sys:/sys",
-    errno.EINVAL: "the kernel refused the value",
+    errno.EINVAL: "the driver has no valid value to show",  # of a read; see REFUSED_VALUE
     errno.EBUSY: "busy: CPU hotplug, or the clock is locked by another program; try again",
     errno.ENOENT: "no such file",
     errno.ENODEV: "the device is gone (unbound or powered off)",
@@ -39,9 +42,11 @@ class SysFiles:
 
     With another root than ``/``, absolute symbolic links count from that root, and nothing outside is
     reached. A fake kernel for tests overrides ``read`` and ``write`` and sets ``keeps_open = False``.
+    ``unsettled``: whether `text` or `number` met an error that passes since it was last set to False.
     """
 
     keeps_open = True
+    unsettled = False
 
     def __init__(self, root: Path = Path("/")) -> None:
         self.root = Path(os.path.abspath(root))
@@ -60,14 +65,18 @@ class SysFiles:
         """Content as `read` gives it, empty if it cannot be read."""
         try:
             return self.read(path)
-        except OSError:
+        except OSError as error:
+            self.unsettled |= error.errno in TRANSIENT
             return ""
 
     def number(self, path: str) -> int | None:
         """Content as a whole number, None if it cannot be read or is something else."""
         try:
             return self.read_int(path)
-        except (OSError, ValueError):
+        except OSError as error:
+            self.unsettled |= error.errno in TRANSIENT
+            return None
+        except ValueError:
             return None
 
     def write(self, path: str, text: str) -> None:
@@ -249,7 +258,8 @@ def reason_of(error: OSError, path: str) -> str:
     """One line: the file, what is wrong, and what to do about it."""
     if error.errno is None:
         return f"{path}: {error}"
-    return f"{path}: {CURES.get(error.errno) or os.strerror(error.errno)}"
+    text = REFUSED_VALUE if error.strerror == REFUSED_VALUE else CURES.get(error.errno)
+    return f"{path}: {text or os.strerror(error.errno)}"
 
 
 def _read_all(descriptor: int) -> bytes:
