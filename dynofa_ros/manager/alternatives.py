@@ -99,7 +99,7 @@ def _nearest(app: App, choice: Choice) -> Iterator[tuple[str, str, int]]:
             if place < len(accuracies):
                 yield ELSEWHERE, name, place
             continue
-        below, above = option.table.neighbours(option.table.index(choice.entry) or 0)
+        below, above = option.table.neighbours[option.table.index(choice.entry) or 0]
         if above is not None:
             yield BETTER, name, above
         if below is not None:

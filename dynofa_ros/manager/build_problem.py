@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from math import isfinite, nan
+from math import inf, isfinite, nan
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,21 +36,38 @@ RELATIVE_RELEASE = 1.1  # of a budget of relative power: loads fluctuate
 BACKGROUND_FLOOR = 0.02  # less utilisation than this does not keep a processor awake
 
 
-def build_problem(state: State, parameters: Parameters, apps: Sequence[AppState]) -> Problem:
+class PowerLimit(NamedTuple):
+    """Power that a plan may be predicted to take, inf without a limit.
+
+    ``release_w``: the looser limit above which a plan in force is given up. ``name``: what the limit stands
+    for. On computers without a power model it is a budget of relative power, see `feedback`.
+    """
+
+    plan_w: float
+    release_w: float
+    name: str
+
+
+def build_problem(
+    state: State, parameters: Parameters, apps: Sequence[AppState], limit_w: float = inf
+) -> Problem:
     """Problem of the given applications; those that no processor can run are left out (compare the names)."""
     state.arrange(apps)
-    names = _processor_names(state, apps)
     named = {name for app in apps for name in app.named_processors}
+    names = _processor_names(state, named)
     if any(state.launch_share(name) > 0.0 for name in named):
         named.add(LAUNCHER)
-    processors = tuple(_processor(state, name) for name in names if name in named)
-    unused = tuple(_processor(state, name) for name in names if name not in named)
+    model = state.power_model
+    grain_c = model.grain(state.thermal.temperature_c) if model else nan
+    known = [_processor(state, name, grain_c) for name in names]
+    processors = tuple(p for p in known if p.name in named)
+    unused = tuple(p for p in known if p.name not in named)
     models = [_app(state, parameters, app, processors) for app in apps]
     return Problem(
         apps=tuple(model for model in models if model is not None),
         processors=processors,
-        constant_w=_constant_w(state) + sum(p.idle_w for p in unused),
-        power_limit_w=power_limit_w(state, parameters)[0],
+        constant_w=_constant_w(state, grain_c) + sum(p.idle_w for p in unused),
+        power_limit_w=limit_w,
         power_known=state.power_model is not None,
         unused=unused,
         most_frames=parameters.objective == "throughput",
@@ -57,31 +75,28 @@ def build_problem(state: State, parameters: Parameters, apps: Sequence[AppState]
     )
 
 
-def power_limit_w(state: State, parameters: Parameters, *, release: bool = False) -> tuple[float, str]:
-    """Power that a plan may be predicted to take, and which limit that is.
-
-    ``release``: the looser limit above which a plan in force is given up. inf without a limit. On
-    computers without a power model it is a budget of relative power, see `feedback`.
-    """
+def power_limit(state: State, parameters: Parameters) -> PowerLimit:
+    """The power limit of a step."""
     if state.power_model is None:
         budget, name = state.feedback.limit()
-        return (RELATIVE_RELEASE * budget if release else budget), name
+        return PowerLimit(budget, RELATIVE_RELEASE * budget, name)
     cap_w = state.power.limit_w(parameters.power_cap_w)
     battery_w = state.battery.cap_w  # of the mean: what is over now is less later
     thermal_w = state.thermal.limit_w(parameters.temperature_limit_c, state.power.measured_w)
-    if release:
-        cap_w *= (1.0 - CAP_RELEASE) / (1.0 - CAP_GUARD)
-        battery_w *= 1.0 + CAP_GUARD
-        thermal_w *= 1.0 + CAP_GUARD
+    release_w = min(
+        cap_w * ((1.0 - CAP_RELEASE) / (1.0 - CAP_GUARD)),
+        battery_w * (1.0 + CAP_GUARD),
+        thermal_w * (1.0 + CAP_GUARD),
+    )
     cap_w = min(cap_w, battery_w)
-    return (cap_w, "power_cap") if cap_w <= thermal_w else (thermal_w, "temperature")
+    name = "power_cap" if cap_w <= thermal_w else "temperature"
+    return PowerLimit(min(cap_w, thermal_w), release_w, name)
 
 
-def _processor_names(state: State, apps: Sequence[AppState]) -> list[str]:
+def _processor_names(state: State, named: Set[str]) -> list[str]:
     known = {state.place(d.domain) for d in state.capabilities.domains} if state.capabilities else set()
     offered = set(state.capabilities.processors) if state.capabilities else set()
     offered -= {CLUSTERED} if state.clusters else set()
-    named = {name for app in apps for name in app.named_processors}
     # Without any clock every processor that a library names is taken at its word.
     usable = offered | {str(name) for name in known if name} if known else named
     return sorted(usable)
@@ -107,16 +122,17 @@ class Levels:
     place: dict[tuple[float, ...], int]  # level of each combination of clocks
 
 
-def _processor(state: State, name: str) -> Processor:
-    levels = _levels_of(state, name)
+def _processor(state: State, name: str, grain_c: float) -> Processor:
+    domains, top_hz, cores = state.clocks_of(name)
+    levels = _levels_of(state, name, domains, grain_c)
     base_w, slope_w, background = _loaded(state, levels)
-    idle_level, idle_w = _idle(state, name, levels, base_w, background)
+    idle_level, idle_w = _idle(state, name, levels, base_w, background, grain_c)
     return Processor(
         name=name,
-        domains=levels.domains,
+        domains=domains,
         clocks_hz=levels.clocks_hz,
         speed_hz=levels.speed_hz,
-        reference_hz=state.clocks_of(name)[1],
+        reference_hz=top_hz,
         base_w=base_w,
         slope_w=slope_w,
         background=background,
@@ -124,28 +140,26 @@ def _processor(state: State, name: str) -> Processor:
         idle_level=idle_level,
         contention=MEETING * CONTENTION.get(processor_of(name) or name, 0.0),
         launch_share=state.launch_share(name),
-        cores=state.cores(name),
+        cores=cores,
         place=levels.place,
     )
 
 
-def _levels_of(state: State, name: str) -> Levels:
+def _levels_of(state: State, name: str, domains: tuple[str, ...], grain_c: float) -> Levels:
     """Levels of a processor, from memory where nothing they depend on has changed."""
-    domains, _ = state.clocks_of(name)
     unresponsive = state.actuators.unresponsive
     tables = state.writable.get((name, unresponsive))
     if tables is None:
         tables = state.writable[name, unresponsive] = _writable(state, domains, unresponsive)
-    actual = tuple(nan if table else state.clocks.hz(d) for table, d in zip(tables, domains, strict=True))
-    model = state.power_model
-    temperature = model.grain(state.thermal.temperature_c) if model else nan
+    actual = [nan if table else state.clocks.hz(d) for table, d in zip(tables, domains, strict=True)]
     # By their text: NaN is not equal to itself.
-    key = (name, unresponsive, repr(actual), repr(temperature))
-    if key not in state.levels:
+    key = (name, unresponsive, f"{actual} {grain_c}")
+    levels: Levels | None = state.levels.get(key)
+    if levels is None:
         if len(state.levels) > 64:
             state.levels.clear()
-        state.levels[key] = _make_levels(state, domains, tables, actual, temperature)
-    return state.levels[key]
+        levels = state.levels[key] = _make_levels(state, domains, tables, actual, grain_c)
+    return levels
 
 
 def _writable(
@@ -163,7 +177,7 @@ def _make_levels(
     domains: tuple[str, ...],
     tables: Sequence[tuple[int, ...]],
     actual: Sequence[float],
-    temperature: float,
+    grain_c: float,
 ) -> Levels:
     clocks = _steps(tables)
     real = np.where(np.isnan(clocks), np.array(actual, dtype=float), clocks)
@@ -178,7 +192,7 @@ def _make_levels(
     model = state.power_model
     shares = [
         [
-            model.domain(d, float(f) if isfinite(f) else 0.0, temperature)
+            model.domain(d, float(f) if isfinite(f) else 0.0, grain_c)
             for d, f in zip(domains, row, strict=True)
         ]
         for row in real
@@ -214,7 +228,7 @@ def _steps(tables: Sequence[tuple[int, ...]]) -> Array:
 
 def _loaded(state: State, levels: Levels) -> tuple[Array, Array, Array]:
     """Power without managed load, power per load, and utilisation by others, at every level."""
-    cycles = [state.background_hz(d) for d in levels.domains]
+    cycles = [state.loads.background_hz.get(d, 0.0) for d in levels.domains]
     if not any(cycles):
         return levels.base_w, levels.slope_w, levels.quiet
     hz = np.array(cycles, dtype=float)
@@ -227,7 +241,7 @@ def _loaded(state: State, levels: Levels) -> tuple[Array, Array, Array]:
 
 
 def _idle(
-    state: State, name: str, levels: Levels, base_w: Array, background: Array
+    state: State, name: str, levels: Levels, base_w: Array, background: Array, grain_c: float
 ) -> tuple[int | None, float]:
     """Level of a processor that hosts no application, None = its governor's, and the power it then takes.
 
@@ -235,7 +249,7 @@ def _idle(
     lowest clock that leaves room for what others do there.
     """
     if processor_of(name) == "cpu":
-        return None, _governed_w(state, levels.domains)
+        return None, _governed_w(state, levels.domains, grain_c)
     level = 0
     if background is not levels.quiet:
         room = np.flatnonzero(background <= 1.0 - BACKGROUND_FLOOR)
@@ -244,7 +258,7 @@ def _idle(
     return level, float(base_w[level] if used else levels.unused_w[level].sum())
 
 
-def _governed_w(state: State, domains: Sequence[str]) -> float:
+def _governed_w(state: State, domains: Sequence[str], grain_c: float) -> float:
     """Power of domains at the clocks they have now."""
     if state.power_model is None:
         return 0.0
@@ -252,23 +266,24 @@ def _governed_w(state: State, domains: Sequence[str]) -> float:
     for domain in domains:
         hz = state.clocks.hz(domain)
         if isfinite(hz):
-            share = state.power_model.domain(domain, hz, state.thermal.temperature_c)
-            total += share.at(min(1.0, state.background_hz(domain) / hz))
+            share = state.power_model.domain(domain, hz, grain_c)
+            total += share.at(min(1.0, state.loads.background_hz.get(domain, 0.0) / hz))
     return total
 
 
-def _constant_w(state: State) -> float:
+def _constant_w(state: State, grain_c: float) -> float:
     """Power that no processor's clock changes: the module, domains of no processor, the measured bias."""
     model = state.power_model
     if model is None:
         return 0.0
-    total = model.constant_w(state.thermal.temperature_c) + state.power.bias_w
+    total = model.constant_w(grain_c) + state.power.bias_w
     readings = state.telemetry.domains if state.telemetry else ()
     for reading in readings:
         if processor_of(reading.domain) is None and reading.domain in model.counted:
-            if isfinite(reading.frequency_hz) and reading.frequency_hz >= 0.0:
-                share = model.domain(reading.domain, reading.frequency_hz, state.thermal.temperature_c)
-                total += share.at(reading.utilization if isfinite(reading.utilization) else 0.0)
+            if 0.0 <= reading.frequency_hz < inf:
+                utilization = reading.utilization
+                share = model.domain(reading.domain, reading.frequency_hz, grain_c)
+                total += share.at(utilization if isfinite(utilization) else 0.0)
     return total
 
 

@@ -52,7 +52,8 @@ class CommandBook:
         due = [c for c in wanted if renew or not _same(c, self._sent.get(c.app))]
         bands_due = bool(bands) and (renew or bands != self._bands)
         self.previous = self._sent
-        self._sent = {app: c for app, c in self._sent.items() if any(w.app == app for w in wanted)}
+        apps = {command.app for command in wanted}
+        self._sent = {app: c for app, c in self._sent.items() if app in apps}
         if not due and not bands_due:
             return (), None
         self.decision_id = max(self.decision_id + 1, newest_foreign_id + 1, now_ns // 1_000_000)

@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp, isfinite, log, sqrt
 
-from dynofa_ros.manager.margin import DEVIATION_USUAL, MAD_DEVIATION, MarginEstimator, Window, median_of
+from dynofa_ros.manager.margin import (
+    DEVIATION_USUAL,
+    MAD_DEVIATION,
+    MarginEstimator,
+    Window,
+    median_of,
+    unmeasured_margin,
+)
 
 NOISE_FLOOR = 9e-4  # (3 %)^2: what a pinned, idle machine shows
 NOISE_START = 4e-3  # (6 %)^2 until enough residuals are seen
@@ -172,6 +179,7 @@ class AppEstimator:
     overhead: Overhead = field(default_factory=Overhead)
     frames: int = 0
     steady_frames: int = 0  # of the sub-network that runs, since it was changed
+    processor: str = ""  # of the last frame, empty before the first
     _running: tuple[str, str] | None = None
     _clock_version: int = -1
     _last_latency_ms: float = 0.0
@@ -204,7 +212,8 @@ class AppEstimator:
         moved = clock_version != self._clock_version and self._skipped < MAX_SKIPPED
         self.steady_frames = self.steady_frames + 1 if running == self._running else 1
         filter_ = self.filter(running[1])  # made while the noise of the last frame's processor is at hand
-        self._running, self._clock_version, self._last_latency_ms = running, clock_version, latency_ms
+        self._running, self.processor = running, running[1]
+        self._clock_version, self._last_latency_ms = clock_version, latency_ms
         self.frames += 1
         if migrated or moved:
             self._skipped += 1
@@ -215,11 +224,6 @@ class AppEstimator:
         expected_ms = predicted_ms * filter_.slowdown
         return filter_.update(log(measured_ms / predicted_ms), extra_ms / expected_ms)
 
-    @property
-    def processor(self) -> str:
-        """Processor of the last frame, empty before the first."""
-        return self._running[1] if self._running else ""
-
     def filter(self, processor: str) -> SlowdownFilter:
         """Filter of one processor, made on first use."""
         found = self.filters.get(processor)
@@ -229,8 +233,8 @@ class AppEstimator:
 
     def margin(self, processor: str, miss_tolerance: float) -> float:
         """Margin on a processor; where nothing was measured it is as noisy as where the last frame ran."""
-        known = self.filters.get(processor) or SlowdownFilter(MarginEstimator(self._usual()))
-        return known.margin(miss_tolerance)
+        known = self.filters.get(processor)
+        return known.margin(miss_tolerance) if known else unmeasured_margin(self._usual(), miss_tolerance)
 
     def _usual(self) -> float:
         last = self.filters.get(self.processor)

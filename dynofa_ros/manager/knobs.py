@@ -8,7 +8,7 @@ from math import isfinite, nan
 from dynofa_ros.manager.commands import AppCommand
 from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import Choice, Plan
-from dynofa_ros.manager.problem import App, Problem
+from dynofa_ros.manager.problem import App, Problem, Processor
 from dynofa_ros.manager.state import State
 from dynofa_ros.messages import DomainCapability, FrequencyBand, SubnetCondition
 
@@ -36,12 +36,13 @@ def wanted_bands(
     if plan is None or state.capabilities is None:
         return ()
     clocks = dict(plan.clocks)
+    processors = {p.name: p for p in (*problem.processors, *problem.unused)}
     bands: list[FrequencyBand | None] = []
     for domain in state.capabilities.domains:
         name = state.place(domain.domain)
         if not (domain.can_write and domain.frequencies_hz and name):
             continue
-        hz = _clock(problem, clocks, name, domain.domain)
+        hz = _clock(processors.get(name), clocks.get(name), domain.domain)
         moved = None if name in clocks else _after_move(now_ns, state, plan, name, domain, before, capped)
         if domain.domain in state.actuators.unresponsive:
             # The last command stays, in case the domain responds again; above a limit it is the lowest clock.
@@ -75,15 +76,13 @@ def _after_move(
     return None
 
 
-def _clock(problem: Problem, clocks: Mapping[str, tuple[float, ...]], name: str, domain: str) -> int | None:
+def _clock(processor: Processor | None, clocks: tuple[float, ...] | None, domain: str) -> int | None:
     """Clock of a domain under the plan, None = its governor's."""
-    everything = (*problem.processors, *problem.unused)
-    processor = next((p for p in everything if p.name == name), None)
     if processor is None or domain not in processor.domains:
         return None
     column = processor.domains.index(domain)
-    if name in clocks:
-        hz = clocks[name][column]
+    if clocks is not None:
+        hz = clocks[column]
     elif processor.idle_level is not None:
         hz = float(processor.clocks_hz[processor.idle_level, column])
     else:
@@ -118,5 +117,5 @@ def wanted_commands(state: State, problem: Problem, plan: Plan | None) -> tuple[
 def _neighbours(app: App, choice: Choice) -> tuple[str, ...]:
     """The next smaller and the next larger sub-network: where the next change most likely leads."""
     table = app.options[place_of(choice.entry)].table
-    near = table.neighbours(table.index(choice.entry) or 0)
+    near = table.neighbours[table.index(choice.entry) or 0]
     return tuple(table.entries[n].id for n in near if n is not None)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import exp, isfinite
 
 from dynofa_ros.latency import processor_of
 from dynofa_ros.manager.clocks import Clocks
+from dynofa_ros.messages import DomainTelemetry
 
 LOAD_SMOOTHING_S = 0.5
 BACKGROUND_SMOOTHING_S = 1.0
@@ -16,8 +18,13 @@ SATURATED = 0.98
 
 @dataclass
 class Loads:
-    """All in cycles per second: utilisation x clock."""
+    """All in cycles per second: utilisation x clock.
 
+    ``background_hz``: work that others do on a domain, as of the last step; absent where nothing is known. It
+    is believed slowly and forgotten fast: the rest of a frame just answered must not count as theirs.
+    """
+
+    background_hz: dict[str, float] = field(default_factory=dict)
     _busy_hz: dict[str, float] = field(default_factory=dict)  # per domain, smoothed
     _own_hz: dict[str, float] = field(default_factory=dict)  # per processor or cluster: the managed load
     _others_hz: dict[str, float] = field(default_factory=dict)  # per domain: what is not ours, smoothed again
@@ -27,13 +34,15 @@ class Loads:
         """Takes the time for which a frame kept a processor or cluster busy."""
         self._busy_ms[place] = self._busy_ms.get(place, 0.0) + busy_ms
 
-    def observe(self, domain: str, utilization: float, hz: float, dt_s: float) -> None:
-        """Takes a reading of a clock domain, ``dt_s`` after the last one."""
-        if isfinite(utilization) and isfinite(hz):
-            busy_hz = min(max(utilization, 0.0), 1.0) * hz
-            self._busy_hz[domain] = _smooth(
-                self._busy_hz.get(domain, 0.0), busy_hz, 1.0 - exp(-dt_s / LOAD_SMOOTHING_S)
-            )
+    def observe(self, readings: Iterable[DomainTelemetry], dt_s: float) -> None:
+        """Takes readings of clock domains, ``dt_s`` after the last ones."""
+        weight = 1.0 - exp(-dt_s / LOAD_SMOOTHING_S)
+        for reading in readings:
+            utilization, hz = reading.utilization, reading.frequency_hz
+            if isfinite(utilization) and isfinite(hz):
+                before = self._busy_hz.get(reading.domain, 0.0)
+                busy_hz = min(max(utilization, 0.0), 1.0) * hz
+                self._busy_hz[reading.domain] = _smooth(before, busy_hz, weight)
 
     def close_step(self, dt_s: float, clocks: Clocks) -> None:
         """Averages what was counted since the last step, ``dt_s`` ago."""
@@ -45,26 +54,19 @@ class Loads:
                 self._own_hz[place] = _smooth(self._own_hz.get(place, 0.0), load * hz, weight)
         self._busy_ms.clear()
         weight = 1.0 - exp(-dt_s / BACKGROUND_SMOOTHING_S)
-        for domain in self._busy_hz:
-            before = self._others_hz.get(domain, 0.0)
-            self._others_hz[domain] = _smooth(before, self._rest_hz(domain, clocks), weight)
+        for domain, busy_hz in self._busy_hz.items():
+            rest_hz = self._rest_hz(domain, busy_hz, clocks.hz(domain))
+            others_hz = _smooth(self._others_hz.get(domain, 0.0), rest_hz, weight)
+            self._others_hz[domain], self.background_hz[domain] = others_hz, min(others_hz, rest_hz)
 
-    def background_hz(self, domain: str, clocks: Clocks) -> float:
-        """Work that others do on a domain; 0 where nothing is known.
-
-        It is believed slowly and forgotten fast: the rest of a frame just answered must not count as theirs.
-        """
-        return min(self._others_hz.get(domain, 0.0), self._rest_hz(domain, clocks))
-
-    def _rest_hz(self, domain: str, clocks: Clocks) -> float:
+    def _rest_hz(self, domain: str, busy_hz: float, hz: float) -> float:
+        """What the managed applications do not cause."""
         processor = processor_of(domain) or ""
         own = self._own_hz.get(processor, 0.0)
         own += self._own_hz.get(domain, 0.0) if domain != processor else 0.0
-        hz = clocks.hz(domain)
-        busy = self._busy_hz.get(domain, 0.0)
         # Where nothing is left idle nobody knows how much more others would take.
-        deadband = BACKGROUND_DEADBAND * hz if isfinite(hz) and busy < SATURATED * hz else 0.0
-        return max(0.0, busy - own - deadband)
+        deadband = BACKGROUND_DEADBAND * hz if isfinite(hz) and busy_hz < SATURATED * hz else 0.0
+        return max(0.0, busy_hz - own - deadband)
 
 
 def _smooth(before: float, value: float, weight: float) -> float:

@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import exp, floor, log, sqrt
 
 RATIOS = 256
@@ -30,6 +31,18 @@ MARGIN_FLOOR = 1.002
 MARGIN_CEILING = 3.0
 MARGIN_GRAIN = 0.002  # of the log-ratio, to which the margin is found
 LEAST_RATIO = 1e-3
+
+
+def _halved(low: float, high: float) -> tuple[float, ...]:
+    """Numbers from ``low`` to ``high``, halved until they are no further apart than `MARGIN_GRAIN`."""
+    if high - low <= MARGIN_GRAIN:
+        return low, high
+    middle = 0.5 * (low + high)
+    return *_halved(low, middle), *_halved(middle, high)[1:]
+
+
+LOG_MARGINS = _halved(log(MARGIN_FLOOR), log(MARGIN_CEILING))
+MARGINS = tuple(map(exp, LOG_MARGINS))
 
 
 class Window:
@@ -102,6 +115,7 @@ class MarginEstimator:
     _seen: int = 0
     _margin: float = MARGIN_FLOOR
     _margin_of: tuple[float, float, int] | None = None
+    _found: int = 0  # place in MARGINS where the last search ended
 
     @property
     def deviation(self) -> float:
@@ -135,13 +149,25 @@ class MarginEstimator:
         return self._margin
 
     def _find(self, excess: float) -> float:
-        """Least factor that no more than ``excess`` frames exceed, those of the prior included."""
-        low, high = log(MARGIN_FLOOR), log(MARGIN_CEILING)
-        while high - low > MARGIN_GRAIN:
-            middle = 0.5 * (low + high)
-            frames = self._ratios.above(exp(middle)) + PRIOR_RATIOS * _beyond(middle / self.deviation)
-            low, high = (low, middle) if frames <= excess else (middle, high)
-        return exp(0.5 * (low + high))
+        """Least factor that no more than ``excess`` frames exceed, those of the prior included.
+
+        It seldom moves far: the search begins where the last one ended, which changes no result.
+        """
+        low, high, last, stride = self._found, self._found + 1, len(MARGINS) - 1, 1
+        while low > 0 and self._beyond(low) <= excess:
+            low, high, stride = max(low - stride, 0), low, 2 * stride
+        while high < last and self._beyond(high) > excess:
+            low, high, stride = high, min(high + stride, last), 2 * stride
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._beyond(middle) <= excess else (middle, high)
+        self._found = low
+        return exp(0.5 * (LOG_MARGINS[low] + LOG_MARGINS[high]))
+
+    def _beyond(self, number: int) -> float:
+        """How many frames exceed a margin, those of the prior included."""
+        deviations = LOG_MARGINS[number] / self.deviation
+        return self._ratios.above(MARGINS[number]) + PRIOR_RATIOS * _tail(deviations)
 
     def _learn(self) -> None:
         upper = UPPER_DEVIATION * log(self._ratios.quantile(UPPER_SHARE))
@@ -150,7 +176,13 @@ class MarginEstimator:
         self._deviation = self.usual ** (1.0 - share) * measured**share
 
 
-def _beyond(deviations: float) -> float:
+def _tail(deviations: float) -> float:
     """Chance of more than so many (>= 0) deviations, by Student's t with four degrees of freedom."""
     share = deviations / sqrt(deviations * deviations + 4.0)
     return 0.5 - 0.25 * share * (3.0 - share * share)
+
+
+@lru_cache(maxsize=256)
+def unmeasured_margin(usual: float, miss_tolerance: float) -> float:
+    """Margin without any frame, where ``usual`` is the deviation of the log-ratio to expect."""
+    return MarginEstimator(usual).margin(miss_tolerance)

@@ -8,7 +8,7 @@ from math import inf
 
 from dynofa_ros.manager.ladder import Outcome
 from dynofa_ros.manager.placement import place_of
-from dynofa_ros.manager.problem import LOAD_CEILING, App, Problem, Processor
+from dynofa_ros.manager.problem import LOAD_CEILING, App, Option, Problem, Processor
 from dynofa_ros.messages import SubnetEntry
 
 OVERLOAD = 0.98  # total utilisation, others included, at which a plan in force is given up
@@ -111,42 +111,47 @@ def forecast(
     problem: Problem, plan: Plan, power_limit_w: float | None = None, headroom: float = 1.0
 ) -> Forecast:
     """Prices a plan with the present estimates; ``power_limit_w`` replaces that of the problem."""
-    levels = _levels(problem, plan)
+    processors = {p.name: p for p in problem.processors}
+    levels = _levels(processors, plan)
     if levels is None or len(plan.choices) != len(problem.apps):
         return Forecast(False)
-    times, loads, total = [], [], {p.name: 0.0 for p in problem.processors}
+    runs, total = [], dict.fromkeys(processors, 0.0)
     overrun = False  # an application is asked for more frames than it can answer one after the other
     for app, choice in zip(problem.apps, plan.choices, strict=True):
-        known = _time_ms(problem, app, choice, levels) if app.name == choice.app else None
-        if known is None:
+        name = place_of(choice.entry)
+        option, level = app.options.get(name), levels.get(name)
+        place = option.table.index(choice.entry) if option is not None else None
+        if app.name != choice.app or option is None or level is None or place is None:
             return Forecast(False)
-        time_ms, share = known
+        time_ms = option.time_ms(place, level, problem.launch_ratio(name, levels))
         busy = app.rate_hz / choice.divider * 1e-3 * time_ms
-        times.append(time_ms)
-        loads.append(share * busy)
-        total[place_of(choice.entry)] += share * busy
+        load = option.table.share(place) * busy
+        total[name] += load
         overrun |= busy > LOAD_CEILING * 1.02
-    contention = {p.name: p.contention for p in problem.processors}
-    apps = tuple(
-        _app_forecast(app, choice, time, load, contention, total, headroom)
-        for app, choice, time, load in zip(problem.apps, plan.choices, times, loads, strict=True)
-    )
-    power_w = problem.constant_w + sum(_power_w(p, levels, total[p.name]) for p in problem.processors)
+        runs.append((app, choice, option, name, time_ms, load))
+    apps = []
+    for app, choice, option, name, time_ms, load in runs:
+        meeting = processors[name].contention * max(0.0, total[name] - load)
+        apps.append(_app_forecast(app, choice, option, time_ms, load, meeting, headroom))
+    power_w, starving = 0.0, False
+    for name, processor in processors.items():
+        power_w += _power_w(processor, levels.get(name), total[name])
+        starving |= _starves(processor, levels.get(name), total[name])
+    power_w = problem.constant_w + power_w
     excess_w = max(0.0, power_w - (problem.power_limit_w if power_limit_w is None else power_limit_w))
     return Forecast(
         applicable=True,
-        apps=apps,
+        apps=tuple(apps),
         power_w=power_w,
         excess_w=excess_w,
         overloaded=overrun or any(load > LOAD_CEILING * 1.02 for load in total.values()),
-        starving=any(_starves(p, levels, total[p.name]) for p in problem.processors),
+        starving=starving,
         thinned=any(choice.divider > 1 for choice in plan.choices),
     )
 
 
-def _levels(problem: Problem, plan: Plan) -> dict[str, int] | None:
+def _levels(processors: Mapping[str, Processor], plan: Plan) -> dict[str, int] | None:
     """Clock level of each processor in use, None if a processor or its clocks are gone."""
-    processors = {p.name: p for p in problem.processors}
     levels = {}
     for name, clocks in plan.clocks:
         level = processors[name].level_of(clocks) if name in processors else None
@@ -156,36 +161,16 @@ def _levels(problem: Problem, plan: Plan) -> dict[str, int] | None:
     return levels
 
 
-def _time_ms(
-    problem: Problem, app: App, choice: Choice, levels: Mapping[str, int]
-) -> tuple[float, float] | None:
-    """Time of a frame, and the share of the cores that it takes; None if that is gone."""
-    name = place_of(choice.entry)
-    option, level = app.options.get(name), levels.get(name)
-    place = option.table.index(choice.entry) if option is not None else None
-    if option is None or level is None or place is None:
-        return None
-    return option.time_ms(place, level, problem.launch_ratio(name, levels)), option.table.share(place)
-
-
 def _app_forecast(
-    app: App,
-    choice: Choice,
-    time_ms: float,
-    load: float,
-    contention: Mapping[str, float],
-    total: Mapping[str, float],
-    headroom: float,
+    app: App, choice: Choice, option: Option, time_ms: float, load: float, meeting: float, headroom: float
 ) -> AppForecast:
-    name = place_of(choice.entry)
-    meeting = contention[name] * max(0.0, total[name] - load)
+    """``meeting``: contention times the load of the others there."""
     shared = 1.0 + meeting / MEETING
-    margin = app.options[name].margin
-    guarded = margin * time_ms * (1.0 + meeting) + app.overhead_ms
+    guarded = option.margin * time_ms * (1.0 + meeting) + app.overhead_ms
     return AppForecast(
         latency_ms=time_ms * shared + app.overhead_ms,
         shared=shared,
-        margin=margin,
+        margin=option.margin,
         load=load,
         divider=choice.divider,
         late=guarded > headroom * app.latency_target_ms * (1.0 + 1e-9),
@@ -194,15 +179,13 @@ def _app_forecast(
     )
 
 
-def _power_w(processor: Processor, levels: Mapping[str, int], load: float) -> float:
-    level = levels.get(processor.name)
+def _power_w(processor: Processor, level: int | None, load: float) -> float:
     if level is None:
         return processor.idle_w
     return float(processor.base_w[level] + processor.slope_w[level] * load)
 
 
-def _starves(processor: Processor, levels: Mapping[str, int], load: float) -> bool:
-    level = levels.get(processor.name)
+def _starves(processor: Processor, level: int | None, load: float) -> bool:
     if level is None or level == processor.levels - 1:
         return False
     return load + float(processor.background[level]) > OVERLOAD

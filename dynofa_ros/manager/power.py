@@ -33,45 +33,47 @@ class PowerTables:
     counted: frozenset[str]
     _read: set[str] = field(default_factory=set)
     _tables: dict[tuple[str, float, float], DomainPower] = field(default_factory=dict)
+    _constants_w: dict[float, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._known = frozenset(domain.domain for domain in self.model.domains)
+        self._known = tuple(d.domain for d in self.model.domains)
+        # Share of a network's alpha_ms on a processor that scales with the clock of the CPU.
+        self.launch_shares = {processor_of(d.domain): d.launch_share for d in reversed(self.model.domains)}
 
-    def domain(self, domain: str, hz: float, temperature_c: float) -> DomainPower:
-        """Share of one domain in the total at a clock."""
-        if domain not in self._known:
-            return NO_POWER
-        key = (domain, hz, self.grain(temperature_c))
-        if key not in self._tables:
+    def domain(self, domain: str, hz: float, grain_c: float) -> DomainPower:
+        """Share of one domain in the total at a clock; ``grain_c``: a result of `grain`."""
+        key = (domain, hz, grain_c)
+        share = self._tables.get(key)
+        if share is None:
             if len(self._tables) > 10_000:  # an uncontrolled clock can take any value
                 self._tables.clear()
-            self._tables[key] = domain_power(self.model, *key)
-        return self._tables[key]
+            share = self._tables[key] = domain_power(self.model, *key) if domain in self._known else NO_POWER
+        return share
 
-    def constant_w(self, temperature_c: float) -> float:
-        """Power that no clock domain causes."""
-        return constant_power_w(self.model, self.grain(temperature_c))
+    def constant_w(self, grain_c: float) -> float:
+        """Power that no clock domain causes; ``grain_c``: a result of `grain`."""
+        constant_w = self._constants_w.get(grain_c)
+        if constant_w is None:
+            constant_w = self._constants_w[grain_c] = constant_power_w(self.model, grain_c)
+        return constant_w
 
     def total_w(self, telemetry: DeviceTelemetry, temperature_c: float) -> float:
         """Model at the clocks and utilisation of one sample, NaN if a clock of earlier ones is missing."""
         readings = {r.domain: r for r in telemetry.domains}
-        total = self.constant_w(temperature_c)
-        for domain in self.model.domains:
-            if domain.domain not in self.counted:
+        grain_c = self.grain(temperature_c)
+        total = self.constant_w(grain_c)
+        for domain in self._known:
+            if domain not in self.counted:
                 continue
-            reading = readings.get(domain.domain)
+            reading = readings.get(domain)
             if reading is not None and isfinite(reading.frequency_hz) and reading.frequency_hz >= 0.0:
-                self._read.add(domain.domain)
-                utilization = 0.0 if isnan(reading.utilization) else reading.utilization
-                total += self.domain(domain.domain, reading.frequency_hz, temperature_c).at(utilization)
-            elif domain.domain in self._read:
+                self._read.add(domain)
+                utilization = reading.utilization
+                share = self.domain(domain, reading.frequency_hz, grain_c)
+                total += share.at(0.0 if isnan(utilization) else utilization)
+            elif domain in self._read:
                 return nan
         return total
-
-    def launch_share(self, processor: str) -> float:
-        """Share of a network's alpha_ms on a processor that scales with the clock of the CPU."""
-        own = (d.launch_share for d in self.model.domains if processor_of(d.domain) == processor)
-        return next(own, 0.0)
 
     def grain(self, temperature_c: float) -> float:
         """Temperature at which leakage is taken; the model's reference where none is known."""

@@ -135,12 +135,14 @@ class EntryTable:
         """Share of the cores that an entry takes."""
         return self.shares[self.modes[place]]
 
-    def neighbours(self, place: int) -> tuple[int | None, int | None]:
-        """Places of the next smaller and the next larger sub-network with the same threads."""
-        threads = self.entries[place].threads
-        same = [n for n, entry in enumerate(self.entries) if entry.threads == threads]
-        rank = same.index(place)
-        return (same[rank - 1] if rank else None), (same[rank + 1] if rank + 1 < len(same) else None)
+    @cached_property
+    def neighbours(self) -> dict[int, tuple[int | None, int | None]]:
+        """Of each place those of the next smaller and the next larger sub-network with the same threads."""
+        near: dict[int, tuple[int | None, int | None]] = {}
+        for threads in {entry.threads for entry in self.entries}:
+            same = [n for n, entry in enumerate(self.entries) if entry.threads == threads]
+            near |= zip(same, zip([None, *same[:-1]], [*same[1:], None], strict=True), strict=True)
+        return near
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from time import perf_counter
 
 from dynofa_ros.manager.alternatives import AlternativesTimer
 from dynofa_ros.manager.app_state import AppState
-from dynofa_ros.manager.build_problem import build_problem, power_limit_w
+from dynofa_ros.manager.build_problem import build_problem, power_limit
 from dynofa_ros.manager.bumpless_start import BumplessStart
 from dynofa_ros.manager.commands import AppCommand, CommandBook
 from dynofa_ros.manager.explain import binding_constraint
@@ -95,15 +95,16 @@ class RuntimeManager:
         parameters = monitors.parameters
         events = self._consume(now_ns, monitors)
         apps = self._plannable(now_ns, by_user=bool(events & FROM_USER))
-        problem = build_problem(self.state, parameters, apps)
+        limit = power_limit(self.state, parameters)
+        problem = build_problem(self.state, parameters, apps, limit.plan_w)
         held = all(app.held is not None for app in apps)
-        present = self._settle(now_ns, parameters, problem, events, upgrades=not self._stale and not held)
+        upgrades = not self._stale and not held
+        present = self._settle(now_ns, parameters, problem, events, limit.release_w, upgrades=upgrades)
         commands, dvfs = self._command(now_ns, parameters, problem, exceeded=bool(present.excess_w))
         plan = self._plan
-        _, limit_name = power_limit_w(self.state, parameters)
         if self._hysteresis.solved or self._binding == "no_data" or not problem.apps:
             self._binding = binding_constraint(
-                problem, plan, present, parameters.objective, limit_name, self._hysteresis.trace
+                problem, plan, present, parameters.objective, limit.name, self._hysteresis.trace
             )
         feasible = (plan.feasible if plan else True) and not (present.excess_w or present.overloaded)
         missing = missing_sensor(self.state, parameters, now_ns)
@@ -127,7 +128,7 @@ class RuntimeManager:
             parameters=parameter_messages(parameters),
             commands=commands,
             dvfs=dvfs,
-            alternatives=self._alternatives.due(now_ns, problem, plan, present, limit_name),
+            alternatives=self._alternatives.due(now_ns, problem, plan, present, limit.name),
             compute_ms=(perf_counter() - start) * 1e3,
         )
 
@@ -204,13 +205,19 @@ class RuntimeManager:
         return apps
 
     def _settle(
-        self, now_ns: int, parameters: Parameters, problem: Problem, events: set[str], *, upgrades: bool
+        self,
+        now_ns: int,
+        parameters: Parameters,
+        problem: Problem,
+        events: set[str],
+        release_w: float,
+        *,
+        upgrades: bool,
     ) -> Forecast:
         """Puts a plan in force (`Hysteresis.choose` solves when it has to); its forecast."""
         before = self._plan
         if before is None and not problem.apps:
             return Forecast(False)
-        release_w, _ = power_limit_w(self.state, parameters, release=True)
         if problem.apps and not (before and before.choices):
             events.add("startup")
         known = self._bumpless_start.plan(now_ns, self.state, problem, events)

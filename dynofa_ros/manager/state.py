@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp, inf, nan
-from typing import Any
+from typing import Any, NamedTuple
 
 from dynofa_ros.latency import clock_ratio, latency, processor_of, reference_hz
 from dynofa_ros.manager.actuator_guard import ActuatorGuard
@@ -45,6 +45,14 @@ NEW_FRAMES = 8  # of a sub-network: an alarm among them does not say that the lo
 PAUSE_S, PAUSE_PERIODS = 1.0, 3.0
 
 
+class PlaceClocks(NamedTuple):
+    """Clock domains of a place, and what follows from them."""
+
+    domains: tuple[str, ...]
+    top_hz: float  # of the slowest domain, NaN = unknown
+    cores: int  # 0 = not known
+
+
 @dataclass
 class State:
     """State of the manager's surroundings. ``consume`` returns the triggers that a message is."""
@@ -72,7 +80,7 @@ class State:
     # These two are kept by build_problem.py from step to step.
     levels: dict[Any, Any] = field(default_factory=dict)
     writable: dict[Any, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
-    _clocks_of: dict[str, tuple[tuple[str, ...], float]] = field(default_factory=dict)
+    _clocks_of: dict[str, PlaceClocks] = field(default_factory=dict)
 
     def open_step(self, now_ns: int, dt_s: float, parameters: Parameters) -> None:
         """Begins a step, ``dt_s`` after the last one."""
@@ -143,10 +151,6 @@ class State:
                 self.refusals.accept("library", app.name)
             app.reported = reason
 
-    def cores(self, place: str) -> int:
-        """Number of cores of a place, 0 = not known."""
-        return sum(len(self.cpus.get(domain, ())) for domain in self.clocks_of(place)[0])
-
     def place(self, domain: str) -> str | None:
         """Processor of the allocation problem that a clock domain belongs to, None = none."""
         return domain if domain in self.clusters else processor_of(domain)
@@ -167,16 +171,13 @@ class State:
             return nan
         return (now_ns - self.telemetry_ns) * 1e-9
 
-    def background_hz(self, domain: str) -> float:
-        """Work that others do on a domain, in cycles per second; 0 where nothing is known."""
-        return self.loads.background_hz(domain, self.clocks)
-
-    def clocks_of(self, processor: str) -> tuple[tuple[str, ...], float]:
-        """Clock domains of a processor, and the top clock of the slowest of them (NaN = unknown)."""
-        found = self._clocks_of.get(processor)
+    def clocks_of(self, place: str) -> PlaceClocks:
+        """Clock domains of a place, and what follows from them."""
+        found = self._clocks_of.get(place)
         if found is None:
-            domains = processor_domains(self.capabilities, processor)
-            found = self._clocks_of[processor] = (domains, top_hz(self.capabilities, processor))
+            domains = processor_domains(self.capabilities, place)
+            cores = sum(len(self.cpus.get(domain, ())) for domain in domains)
+            found = self._clocks_of[place] = PlaceClocks(domains, top_hz(self.capabilities, place), cores)
         return found
 
     def launch_share(self, processor: str) -> float:
@@ -186,7 +187,7 @@ class State:
         """
         if self.clusters:
             return 0.0
-        return self.power_model.launch_share(processor) if self.power_model else 0.0
+        return self.power_model.launch_shares.get(processor, 0.0) if self.power_model else 0.0
 
     def slowdown(self, app: AppState, processor: str) -> float:
         """Slowdown of an application on a processor: measured, or what others measured there.
@@ -262,7 +263,7 @@ class State:
             )
         self.refusals.accept("monitor", frame.app)
         place = place_of(frame)
-        share = core_share(entry.threads, self.cores(place)) if entry.threads else 1.0
+        share = core_share(entry.threads, self.clocks_of(place).cores) if entry.threads else 1.0
         self.loads.count(place, share * frame.inference_ms)
         alarm = app.estimator.observe(
             running=(frame.subnet_id, place),
@@ -274,7 +275,8 @@ class State:
         )
         self._fade(app)
         late = frame.deadline_missed or (frame.dropped_frames > 0 and not app.thinned)
-        if entry == app.planned and app.misses.observe(now_ns, frame.latency_ms, late):
+        planned = entry is app.planned or entry == app.planned
+        if planned and app.misses.observe(now_ns, frame.latency_ms, late):
             return {"latency", "alarm"}
         if alarm:
             # Just after a change it is the library that is wrong about the new sub-network, not the load.
@@ -297,13 +299,14 @@ class State:
 
     def _predicted_ms(self, entry: SubnetEntry) -> float:
         place = place_of(entry)
-        reference = reference_hz(entry.reference_frequencies, *self.clocks_of(place))
+        known = self.clocks_of(place)
+        reference = reference_hz(entry.reference_frequencies, known.domains, known.top_hz)
         ratio = clock_ratio(reference, self.clocks.speed_hz(place))
         known_ms = float(latency(entry.alpha_ms, entry.beta_ms, ratio))
         share = self.launch_share(place)
         if share == 0.0:
             return known_ms
-        launching = clock_ratio(self.clocks_of(LAUNCHER)[1], self.clocks.speed_hz(LAUNCHER))
+        launching = clock_ratio(self.clocks_of(LAUNCHER).top_hz, self.clocks.speed_hz(LAUNCHER))
         return known_ms + share * entry.alpha_ms * (launching - 1.0)
 
     def _telemetry(
@@ -325,7 +328,7 @@ class State:
         for reading in telemetry.domains:
             self.clocks.observe(telemetry.header.stamp_ns, reading.domain, reading.frequency_hz)
             self.actuators.observe(now_ns, reading.domain, reading.frequency_hz)
-            self.loads.observe(reading.domain, reading.utilization, reading.frequency_hz, dt_s)
+        self.loads.observe(telemetry.domains, dt_s)
         self.clocks.expire(telemetry.header.stamp_ns)
         felt = self.thermal.observe([t.temperature_c for t in telemetry.temperatures], dt_s)
         if felt:

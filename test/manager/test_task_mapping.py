@@ -153,7 +153,7 @@ WHOLE = (entry("b"), entry("b", "gpu"))
 
 def test_the_cpu_is_used_by_clusters_where_a_library_names_them() -> None:
     known, (first, second) = world(CLUSTERED, WHOLE)
-    assert known.clusters == {"cpu0", "cpu2"} and known.cores("cpu2") == 2
+    assert known.clusters == {"cpu0", "cpu2"} and known.clocks_of("cpu2").cores == 2
     assert first.named_processors == {"cpu0", "cpu2"}
     assert second.named_processors == {"gpu"}, "what it costs the clusters is not known"
     assert "app1: entries of the whole CPU are left out: libraries name its clusters" in known.refusals.last
