@@ -26,25 +26,24 @@ def best(question: Question) -> Answer:
     if answer is not None:
         return answer
     lowest = tuple(len(c.accuracies) - 1 for c in question.clients)
-    steps = _concessions(question, lowest)
-    first = _first_feasible(question, steps)
+    first = _first_feasible(question, _concessions(question, lowest))
     if first is not None:
-        return _raise_accuracies(question, _take_back(question, steps[first]))
+        return _raise_accuracies(question, _take_back(question, first))
     answer = solve(question.within(inf), Asked(lowest, (DIVIDERS[-1],) * count, (inf,) * count))
     if answer is None:
         raise ValueError("an application has no processor that it can run on")
     return answer
 
 
-def _first_feasible(question: Question, steps: Sequence[Asked]) -> int | None:
-    """Place of the first one that can be given; each asks for less than the one before."""
+def _first_feasible(question: Question, steps: Sequence[Asked]) -> Asked | None:
+    """The first one that can be given; each asks for less than the one before."""
     if solve(question, steps[-1]) is None:
         return None
     low, high = 0, len(steps) - 1
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if solve(question, steps[middle]) is not None else (middle + 1, high)
-    return high
+    return steps[high]
 
 
 def _concessions(question: Question, lowest: tuple[int, ...]) -> list[Asked]:
@@ -68,16 +67,10 @@ def _concessions(question: Question, lowest: tuple[int, ...]) -> list[Asked]:
 def _take_back(question: Question, asked: Asked) -> Asked:
     """Deadlines, then rates, as far as those of all others allow."""
     for i in sorted(range(len(asked.levels)), key=lambda i: (question.clients[i].priority, i)):
-        for stretch in STRETCHES:
-            trial = replace(asked, stretches=put(asked.stretches, i, stretch))
-            if stretch >= asked.stretches[i] or solve(question, trial) is not None:
-                break
-        asked = trial
-        for divider in DIVIDERS:
-            trial = replace(asked, dividers=put(asked.dividers, i, divider))
-            if divider >= asked.dividers[i] or solve(question, trial) is not None:
-                break
-        asked = trial
+        for name, values in (("stretches", STRETCHES), ("dividers", DIVIDERS)):
+            now = getattr(asked, name)
+            milder = (replace(asked, **{name: put(now, i, value)}) for value in values if value < now[i])
+            asked = next((trial for trial in milder if solve(question, trial) is not None), asked)
     return asked
 
 
@@ -90,16 +83,11 @@ def _raise_accuracies(question: Question, asked: Asked) -> Answer:
         if len(members) > 2:
             asked = _raise_equally(question, asked, members)
         for i in members:
-            asked = _raise_one(question, asked, i)
+            steps = [asked.at(i, level) for level in range(asked.levels[i] + 1)]
+            asked = _first_feasible(question, steps) or asked
     answer = solve(question, asked)
     assert answer is not None
     return answer
-
-
-def _raise_one(question: Question, asked: Asked, app: int) -> Asked:
-    steps = [asked.at(app, level) for level in range(asked.levels[app] + 1)]
-    first = _first_feasible(question, steps)
-    return asked if first is None else steps[first]
 
 
 def _raise_two(question: Question, asked: Asked, first: int, second: int) -> Asked:
@@ -130,6 +118,4 @@ def _raise_equally(question: Question, asked: Asked, members: Sequence[int]) -> 
             result = result.at(i, within[-1])
         return result
 
-    steps = [at(loss) for loss in losses]
-    first = _first_feasible(question, steps)
-    return asked if first is None else steps[first]
+    return _first_feasible(question, [at(loss) for loss in losses]) or asked
