@@ -50,8 +50,8 @@ def _state(name: str, kind: str, sender: str, *receivers: str) -> Topic:
     return Topic(name, _OWN + kind, sender, receivers, depth=1, latched=True)
 
 
-# Images are best effort with a queue of one: an old frame is worthless, and such a subscriber receives from
-# any publisher. A camera of ours publishes reliably, which reaches both kinds of subscriber.
+# A queue of one, as an old frame is worthless. Perception subscribes as the camera publishes; best effort
+# receives from any. A camera of ours publishes reliably, which reaches both kinds of subscriber.
 IMAGE = Topic("perception/{app}/image", "sensor_msgs/msg/Image", "camera", ("perception",), 1, False)
 COMPRESSED_IMAGE = Topic(
     "perception/{app}/image/compressed",

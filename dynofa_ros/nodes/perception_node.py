@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
 import cv2
+from rclpy.qos import ReliabilityPolicy
 
 from dynofa_ros import topics
 from dynofa_ros.application.application import Application, Settings
@@ -19,6 +20,7 @@ from dynofa_ros.convert import from_ros, ros_types, to_ros
 from dynofa_ros.messages import AppTargets, Header
 from dynofa_ros.nodes import perception_status as status
 from dynofa_ros.nodes.perception_parameters import PARAMETERS, TARGETS
+from dynofa_ros.ros.arrivals import Arrivals
 from dynofa_ros.ros.diagnostics import Status
 from dynofa_ros.ros.images import ImageDecoder, MalformedImage, default_converter
 from dynofa_ros.ros.node import ManagedNode, run
@@ -40,7 +42,8 @@ class PerceptionNode(ManagedNode):
         super().__init__("front", PARAMETERS, topics.LIBRARY, **arguments)
         self.app = self.get_name()
         self._publish: dict[Topic, Callable[[Any], None]] = {}
-        self.diagnostics.add("input", self._of(partial(status.images, advice=self._where_images_are)))
+        self._reliable = False
+        self.diagnostics.add("input", self._of(self._input_status))
         self.diagnostics.add("answers", self._of(status.answers))
         self.diagnostics.add("deadline", self._of(status.deadlines))
         self.diagnostics.add("sub-network", self._of(status.subnet))
@@ -78,13 +81,8 @@ class PerceptionNode(ManagedNode):
         self._logged_ns = 0
         self._publish[topics.LIBRARY] = lambda message: self.sole_publisher.publish(to_ros(message))
         application.start()
-        compressed = self.value("image_transport") == "compressed"
-        self._images = self.subscribe(
-            topics.COMPRESSED_IMAGE if compressed else topics.IMAGE,
-            partial(self._on_image, application),
-            self.app,
-            foreign=True,
-        )
+        self._reliable = self._wants_reliable()
+        self._subscribe_images(application)
         self.subscribe(
             topics.SUBNET_COMMAND,
             lambda message: application.command.take(from_ros(message)),
@@ -131,7 +129,26 @@ class PerceptionNode(ManagedNode):
 
     # --- callbacks ---------------------------------------------------------------------------
 
-    def _on_image(self, application: Application, message: Any) -> None:
+    def _image_topic(self) -> Topic:
+        compressed = self.value("image_transport") == "compressed"
+        return topics.COMPRESSED_IMAGE if compressed else topics.IMAGE
+
+    def _wants_reliable(self) -> bool:
+        """As the parameter says; with `auto` as all publishers offer, and as before while there are none."""
+        if (asked := self.value("reliability")) != "auto":
+            return bool(asked == "reliable")
+        name = self.full_name(self._image_topic(), self.app)
+        offered = {info.qos_profile.reliability for info in self.get_publishers_info_by_topic(name)}
+        return offered == {ReliabilityPolicy.RELIABLE} if offered else self._reliable
+
+    def _subscribe_images(self, application: Application) -> None:
+        self._arrivals = Arrivals()
+        topic = replace(self._image_topic(), reliable=self._reliable)
+        self._images = self.subscribe(topic, partial(self._on_image, application), self.app, foreign=True)
+
+    def _on_image(self, application: Application, message: Any, info: dict[str, Any]) -> None:
+        stamp = message.header.stamp
+        self._arrivals.add(time.monotonic(), stamp.sec + 1e-9 * stamp.nanosec, info)
         if application.accept(message):
             # Let go of the interpreter, so that the worker starts now and not at the next switch.
             time.sleep(YIELD_S)
@@ -141,6 +158,10 @@ class PerceptionNode(ManagedNode):
 
     def _watch(self, application: Application) -> None:
         application.command.watch()
+        if (reliable := self._wants_reliable()) != self._reliable:
+            self._reliable = reliable
+            self.unsubscribe(self._images)
+            self._subscribe_images(application)
         for problem in application.counters.problems.copy().values():
             if problem.at_ns > self._logged_ns + LOG_PERIOD_S * 1e9:
                 self._logged_ns = problem.at_ns
@@ -191,10 +212,15 @@ class PerceptionNode(ManagedNode):
 
         return check
 
+    def _input_status(self, application: Application) -> Status:
+        return status.images(application, self._where_images_are, self._arrivals, self._reliable)
+
     def _where_images_are(self) -> str:
         """For a user whose images do not come: what is published, and where."""
         topic, kind = self._images.topic_name, f"sensor_msgs/msg/{self._images.msg_type.__name__}"
         found = {publisher.topic_type for publisher in self.get_publishers_info_by_topic(topic)}
+        if kind in found and self._reliable and self.value("reliability") == "reliable":
+            return f"{topic} is published, but nothing arrives; reliability = reliable needs a camera that is"
         if kind in found:
             return f"{topic} is published, but nothing arrives; check the camera and the network"
         if found:

@@ -78,6 +78,12 @@ PARAMETERS = (
         "image_transport", "raw", "kind of image to subscribe", choices=("raw", "compressed"), dynamic=False
     ),
     ParameterSpec(
+        "reliability",
+        "auto",
+        "of the subscription to images: 'auto' = as the camera offers; 'reliable' gets lost packets again",
+        choices=("auto", "best_effort", "reliable"),
+    ),
+    ParameterSpec(
         "significant_bits",
         0,
         "bits in use in each 16-bit sample of mono16, rgb16 or bayer16 images: 8, 10, 12, 14 or 16; "

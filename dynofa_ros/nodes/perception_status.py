@@ -10,20 +10,34 @@ from dynofa_ros.application.application import Application
 from dynofa_ros.application.commands import placement
 from dynofa_ros.application.threads import cpu_list
 from dynofa_ros.messages import SubnetCondition
+from dynofa_ros.ros.arrivals import Arrivals
 from dynofa_ros.ros.diagnostics import Level, Status
 
 SILENT_S = 2.0  # without an image for so long something is wrong with the camera, the topic or its QoS
 SILENT_PERIODS = 3.0  # of the rate asked for, or of the latency, where these are longer
 RECENT_S = 3.0  # a fault that did not come again for so long has ended
+LOST_WARN, FEWEST_LOST = 0.02, 3
+LOST_ADVICE = (
+    ": large images without shared memory, or a slow network; a camera that publishes reliably, and the Fast "
+    "DDS profile config/fastdds_camera.xml for its process, help"
+)
 MISS_WARN, MISS_ERROR = 0.05, 0.20
 INACTIVE = Status(Level.OK, "inactive")
 
 
-def images(application: Application, advice: Callable[[], str]) -> Status:
-    """Whether images come, and are images. advice: asked for if none come."""
+def images(
+    application: Application,
+    advice: Callable[[], str],
+    arrivals: Arrivals | None = None,
+    reliable: bool = False,
+) -> Status:
+    """Whether images come, all of them, and are images.
+
+    advice: asked for if none come. reliable: as subscribed.
+    """
     counters = application.counters
     age_s, problem = _age_s(counters.last_ns), counters.problems.get(True)
-    facts = {
+    facts: dict[str, object] = {
         "age of the last image, s": age_s,
         "answered": counters.answered,
         "dropped": counters.dropped,
@@ -35,6 +49,15 @@ def images(application: Application, advice: Callable[[], str]) -> Status:
     if problem and _age_s(problem.at_ns) < RECENT_S:
         text = f"{counters.malformed} malformed images dropped, last: {problem.reason}"
         return Status(Level.WARN, text, facts)
+    lost, due = arrivals.lost(application.targets.rate_hz) if arrivals else (0, 0)
+    facts |= {
+        "due in 10 s": due,
+        "lost on the way": lost,
+        "reliability": "reliable" if reliable else "best effort",
+    }
+    if lost >= FEWEST_LOST and lost > LOST_WARN * due:
+        text = f"{lost / due:.0%} of the due images never reach this node ({lost} of {due}, "
+        return Status(Level.WARN, f"{text}{facts['reliability']}){LOST_ADVICE}", facts)
     return Status(Level.OK, "images arrive", facts)
 
 

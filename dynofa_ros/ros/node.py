@@ -160,13 +160,14 @@ class ManagedNode(LifecycleNode):
     def subscribe(
         self,
         topic: Topic,
-        callback: Callable[[Any], None],
+        callback: Callable[..., None],
         app: str = "",
         *,
         foreign: bool = False,
     ) -> Subscription:
         """Subscription that exists until deactivation; call it in or after `activate`.
 
+        callback: takes the message, and rclpy's message info where it has a second argument.
         foreign: others than our nodes publish there too, so that rclpy shall warn of a QoS that does not fit.
         """
         events = None if foreign else quiet_subscription()

@@ -327,6 +327,7 @@ def test_a_task_may_answer_in_order_and_refuse(running) -> None:
 rclpy = pytest.importorskip("rclpy", reason="needs rclpy")
 
 from dynofa_ros.nodes import perception_status as status  # noqa: E402
+from dynofa_ros.ros.arrivals import Arrivals  # noqa: E402
 from dynofa_ros.ros.diagnostics import Level  # noqa: E402
 
 
@@ -423,6 +424,22 @@ def test_a_malformed_request_is_a_warning_that_ends(faulty) -> None:
 
     faulty.until(recovered)
     assert status.images(application, str).values["malformed"] == 3, "the total stays"
+
+
+@pytest.mark.parametrize(("lost", "level"), [(0, Level.OK), (1, Level.OK), (50, Level.WARN)])
+def test_images_that_are_lost_on_the_way_are_a_warning_with_their_share(
+    faulty, lost: int, level: Level
+) -> None:
+    faulty.answer("go")
+    arrivals = Arrivals()
+    for n in (n for n in range(75) if n >= lost or n % 2):
+        arrivals.add(n / 25.0, 10.0 + n / 25.0, {"publication_sequence_number": n + 1})
+    faulty.application.targets = replace(faulty.application.targets, rate_hz=25.0)
+    found = status.images(faulty.application, str, arrivals)
+    assert found.level == level
+    if level is Level.WARN:
+        assert "33% of the due images never reach this node (24 of 73, best effort)" in found.message
+        assert "config/fastdds_camera.xml" in found.message and "shared memory" in found.message
 
 
 def test_the_status_names_the_accuracy_by_the_metric_of_the_task(faulty) -> None:

@@ -35,10 +35,12 @@ from perception_client import (
     image,
     start,
 )
+from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from dynofa_ros import topics
 from dynofa_ros.application.networks import Networks, SubnetKey
+from dynofa_ros.ros.qos import qos_of
 
 pytestmark = pytest.mark.live
 
@@ -286,6 +288,34 @@ def test_vision_msgs_carry_the_same_result_where_they_are_installed(tmp_path, mo
         client.wait(lambda: client.node.count_publishers(full), "the topic")
         result = client.answer(image())
         client.wait(lambda: result in vision, "the same result")
+    finally:
+        client.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
+def test_the_subscription_is_as_reliable_as_the_camera_or_as_it_is_told():
+    process = start("-p", "latency_target_ms:=1000.0", domain_id=DOMAIN_ID + 4)
+    client = Client(DOMAIN_ID + 4)
+
+    def subscribed(reliability: ReliabilityPolicy) -> None:
+        def is_so() -> bool:
+            found = client.node.get_subscriptions_info_by_topic(client.image.topic_name)
+            return [info.qos_profile.reliability for info in found] == [reliability]
+
+        client.wait(is_so, reliability.name)
+
+    try:
+        client.wait(lambda: client.received["subnet_state"], "the node", 40)
+        subscribed(ReliabilityPolicy.RELIABLE)
+        client.answer(image())
+        other = client.node.create_publisher(Image, client.image.topic_name, qos_of(topics.IMAGE))
+        subscribed(ReliabilityPolicy.BEST_EFFORT)  # both cameras reach it
+        client.answer(image(), other)
+        assert client.set_parameter("reliability", "reliable") == ""
+        subscribed(ReliabilityPolicy.RELIABLE)
+        client.answer(image())
+        client.wait(lambda: client.facts.get("input", {}).get("reliability") == "reliable", "diagnostics")
     finally:
         client.close()
         process.send_signal(signal.SIGINT)
