@@ -17,10 +17,6 @@ SILENT_S = 2.0  # without an image for so long something is wrong with the camer
 SILENT_PERIODS = 3.0  # of the rate asked for, or of the latency, where these are longer
 RECENT_S = 3.0  # a fault that did not come again for so long has ended
 LOST_WARN, FEWEST_LOST = 0.02, 3
-LOST_ADVICE = (
-    ": large images without shared memory, or a slow network; a camera that publishes reliably, and the Fast "
-    "DDS profile config/fastdds_camera.xml for its process, help"
-)
 MISS_WARN, MISS_ERROR = 0.05, 0.20
 INACTIVE = Status(Level.OK, "inactive")
 
@@ -50,14 +46,17 @@ def images(
         text = f"{counters.malformed} malformed images dropped, last: {problem.reason}"
         return Status(Level.WARN, text, facts)
     lost, due = arrivals.lost(application.targets.rate_hz) if arrivals else (0, 0)
-    facts |= {
-        "due in 10 s": due,
-        "lost on the way": lost,
-        "reliability": "reliable" if reliable else "best effort",
-    }
+    link = "reliable" if reliable else "best effort"
+    facts |= {"due in 10 s": due, "lost on the way": lost, "reliability": link}
     if lost >= FEWEST_LOST and lost > LOST_WARN * due:
-        text = f"{lost / due:.0%} of the due images never reach this node ({lost} of {due}, "
-        return Status(Level.WARN, f"{text}{facts['reliability']}){LOST_ADVICE}", facts)
+        text = (
+            f"{lost / due:.0%} of the due images never reach this node ({lost} of {due}, {link}): "
+            "large images without shared memory, a slow network or a busy computer; the Fast DDS profile "
+            "config/fastdds_camera.xml for the camera's process helps"
+        )
+        return Status(
+            Level.WARN, text + ("" if reliable else ", and a camera that publishes reliably"), facts
+        )
     return Status(Level.OK, "images arrive", facts)
 
 
