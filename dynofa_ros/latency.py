@@ -14,6 +14,7 @@ from typing import Any
 from dynofa_ros.messages import DomainFrequency
 
 PROCESSORS = ("cpu", "gpu", "npu")
+CLUSTERED = "cpu"  # the processor that has clusters
 
 
 def latency(alpha: Any, beta: Any, clock_ratio: Any, slowdown: Any = 1.0) -> Any:

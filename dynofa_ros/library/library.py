@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save
 
 from dynofa_ros.device.board import DOMAIN_NAME
 from dynofa_ros.files import write_atomically
-from dynofa_ros.latency import processor_of
+from dynofa_ros.latency import CLUSTERED, processor_of
 from dynofa_ros.messages import DomainFrequency, SubnetEntry
 from dynofa_ros.supernet.registry import load_space
 from dynofa_ros.supernet.weights import Weights
@@ -186,13 +186,12 @@ def _check_entry(library: Library, index: int, entry: Entry) -> None:
         _finite(f"{place}.energy_j", entry.energy_j, 0)
     if entry.threads is not None:
         _finite(f"{place}.threads", entry.threads, 1, MOST_THREADS)
-    known = entry.cluster is None or (
-        DOMAIN_NAME.fullmatch(entry.cluster) and processor_of(entry.cluster) == library.processor
-    )
-    if not known:
+    cluster = entry.cluster
+    named = cluster is not None and DOMAIN_NAME.fullmatch(cluster) and processor_of(cluster) == CLUSTERED
+    if cluster is not None and not (named and library.processor == CLUSTERED):
         raise LibraryError(
-            f"{place}.cluster = {entry.cluster!r} is not allowed: it must be a clock domain of processor "
-            f"{library.processor}, such as {'cpu0' if library.processor == 'cpu' else library.processor}"
+            f"{place}.cluster = {cluster!r} is not allowed on processor {library.processor}: it must be a "
+            "clock domain of the cpu, such as cpu0, in a library of the cpu"
         )
     if not math.isclose(entry.alpha_ms + entry.beta_ms, entry.latency_ms.median, rel_tol=0.05):
         raise LibraryError(f"{place}: alpha_ms + beta_ms must be latency_ms.median within 5 %")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-CLUSTERED = "cpu"  # the processor that has clusters
+from dynofa_ros.latency import CLUSTERED
 
 Key = tuple[str, str, str, int]  # sub-network, processor, cluster, threads
 

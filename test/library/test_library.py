@@ -155,6 +155,10 @@ def edit(path: list, value):
         (edit(["entries", 1, "threads"], 0), ["entries[1] (b).threads = 0", "1..255"]),
         (edit(["entries", 1, "threads"], 256), ["entries[1] (b).threads = 256"]),
         (edit(["entries", 1, "cluster"], "gpu"), ["entries[1] (b).cluster = 'gpu'", "cpu, such as cpu0"]),
+        (
+            lambda data: data.update(processor="gpu") or data["entries"][1].update(cluster="gpu"),
+            ["entries[1] (b).cluster = 'gpu' is not allowed on processor gpu"],
+        ),
         (edit(["entries", 1, "cluster"], "big"), ["entries[1] (b).cluster = 'big'"]),
         (edit(["entries", 1, "id"], ""), ["entries[1].id = ''", "a name without /"]),
         (edit(["entries", 1, "id"], "a/b"), ["entries[1].id = 'a/b'", "a name without /"]),
