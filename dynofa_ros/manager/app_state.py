@@ -10,7 +10,7 @@ from dynofa_ros.manager.estimator import AppEstimator
 from dynofa_ros.manager.miss_alarm import MissAlarm
 from dynofa_ros.manager.placement import CLUSTERED, Key, entry_key, on_whole_cpu, place_of, subnet_key
 from dynofa_ros.manager.problem import Menu
-from dynofa_ros.messages import AppTargets, SubnetCondition, SubnetEntry, SubnetState
+from dynofa_ros.messages import AppTargets, InferenceMonitor, SubnetCondition, SubnetEntry, SubnetState
 
 RATE_FRAMES = 8  # frames after which the rate that comes in is judged
 RATE_WINDOW_S = 3.0
@@ -133,6 +133,7 @@ class AppState:
         if pin is not None:
             pinned = self.entry(pin)
             same = [e for e in fitting if (e.id, e.processor) == pin[:2]]  # a pin may name no cluster
+            same.sort(key=lambda e: e.threads != pin[3])
             return (pinned,) if pinned in fitting else tuple(same[:1]) or fitting
         # A node that refuses two sub-networks on a cluster cannot use the cluster.
         clusters = [cluster for _, _, cluster, _ in self.refused if cluster]
@@ -175,6 +176,17 @@ class AppState:
         if self._index_of is not self.entries:
             self._index_of, self._index = self.entries, {entry_key(e): e for e in self.entries}
         return self._index.get(key)
+
+    def ran(self, frame: InferenceMonitor) -> SubnetEntry | None:
+        """Entry that a frame stands for. A pinned sub-network runs on no cluster in particular, as only a
+        command says which CPUs one has: its frames stand for the entry that is planned with.
+        """
+        found = self.entry(subnet_key(frame))
+        pinned = self.status is not None and self.status.status == SubnetCondition.PINNED
+        if found is not None or frame.cluster or not pinned:
+            return found
+        same = (e for e in self.usable if (e.id, e.processor) == (frame.subnet_id, frame.processor))
+        return next(same, None)
 
     def silent(self, now_ns: int) -> bool:
         """Whether no frame has come for much longer than its rate explains."""

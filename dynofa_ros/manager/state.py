@@ -18,7 +18,7 @@ from dynofa_ros.manager.feedback import Feedback
 from dynofa_ros.manager.inputs import Departure, Input, Parameters
 from dynofa_ros.manager.loads import Loads
 from dynofa_ros.manager.margin import median_of
-from dynofa_ros.manager.placement import CLUSTERED, core_share, place_of, subnet_key
+from dynofa_ros.manager.placement import CLUSTERED, core_share, place_of
 from dynofa_ros.manager.power import PowerTables, check_power_model, power_tables
 from dynofa_ros.manager.power_guard import MOST_W, PowerGuard
 from dynofa_ros.manager.problem import LAUNCHER
@@ -255,14 +255,14 @@ class State:
         app.last_sequence, app.last_frame_ns = frame.frame_sequence, now_ns
         app.missed = frame.deadline_missed
         app.new_frames += 1 + frame.dropped_frames
-        entry = app.entry(subnet_key(frame))
+        entry = app.ran(frame)
         if entry is None:
             where = f"{frame.subnet_id!r} on {place_of(frame)!r}" + f" x{frame.threads}" * bool(frame.threads)
             return self.refusals.refuse(
                 "monitor", frame.app, f"monitor of {frame.app}: its library has no {where}"
             )
         self.refusals.accept("monitor", frame.app)
-        place = place_of(frame)
+        place = place_of(entry)
         share = core_share(entry.threads, self.clocks_of(place).cores) if entry.threads else 1.0
         self.loads.count(place, share * frame.inference_ms)
         alarm = app.estimator.observe(

@@ -304,6 +304,25 @@ def test_what_is_measured_counts_for_its_place() -> None:
     assert "its library has no 's0' on 'cpu4'" in robot.manager.state.refusals.last
 
 
+def test_a_pinned_sub_network_is_measured_though_it_names_no_cluster() -> None:
+    """Only a command says which CPUs a cluster has, and who is pinned follows none."""
+    library = (*measured("cpu0"), *measured("cpu2"))
+    robot = Robot({"front": AppTargets("front", 100.0, 0.7, 0.7, rate_hz=5.0)}, library)
+    pinned = SubnetState(0, "s0", "cpu", SubnetCondition.PINNED, threads=2)
+    robot.step(pinned)
+    robot.orders["front"] = AppCommand(0, "s0", "cpu", threads=2, app="front")
+    state = robot.manager.state
+    for n in range(1, 25):
+        robot.step(robot.frame("front", n, 60.0))
+        if n == 12:  # what the device says is waited for first
+            refused = state.refusals.counts["monitor"]
+    front = state.apps["front"]
+    assert state.refusals.last == "" and state.refusals.counts["monitor"] == refused
+    assert front.planned is not None and (front.planned.id, front.planned.threads) == ("s0", 2)
+    assert front.estimator.known(front.planned.cluster) and not front.estimator.known("cpu")
+    assert state.slowdown(front, front.planned.cluster) > 1.2, "60 ms are more than the library says"
+
+
 def _named(order: AppCommand) -> tuple[str, str, int]:
     return order.subnet_id, order.cluster, order.threads
 
