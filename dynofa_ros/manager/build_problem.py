@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, isfinite, nan
 from typing import NamedTuple
 
@@ -58,7 +58,7 @@ def build_problem(
     if any(state.launch_share(name) > 0.0 for name in named):
         named.add(LAUNCHER)
     model = state.power_model
-    grain_c = model.grain(state.thermal.temperature_c) if model else nan
+    grain_c = model.grain(state.thermal.temperature_c) if model else 0.0  # without a model of no account
     known = [_processor(state, name, grain_c) for name in names]
     processors = tuple(p for p in known if p.name in named)
     unused = tuple(p for p in known if p.name not in named)
@@ -102,31 +102,43 @@ def _processor_names(state: State, named: Set[str]) -> list[str]:
     return sorted(usable)
 
 
-@dataclass(frozen=True)
-class Levels:
-    """What does not change from step to step about a processor; arrays are levels x domains.
+class Powers(NamedTuple):
+    """Power of a processor at its levels and one temperature; the first three are levels x domains."""
 
-    ``clocks_hz`` is what is set, NaN where it cannot be; ``real_hz`` what then runs, NaN where nobody knows.
-    """
-
-    domains: tuple[str, ...]
-    clocks_hz: Array
-    real_hz: Array
-    speed_hz: Array
     unused_w: Array
     idle_w: Array
     busy_w: Array
     base_w: Array  # without anybody's load; one value per level
     slope_w: Array  # per load
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Clock levels of a processor; ``clocks_hz`` and ``real_hz`` are levels x domains.
+
+    ``clocks_hz`` is what is set, NaN where it cannot be; ``real_hz`` what then runs, NaN where nobody knows.
+    """
+
+    clocks_hz: Array
+    real_hz: Array
+    speed_hz: Array
     quiet: Array  # zeros
     place: dict[tuple[float, ...], int]  # level of each combination of clocks
+    powers: dict[float, Powers] = field(default_factory=dict)  # by temperature
 
 
 def _processor(state: State, name: str, grain_c: float) -> Processor:
     domains, top_hz, cores = state.clocks_of(name)
-    levels = _levels_of(state, name, domains, grain_c)
-    base_w, slope_w, background = _loaded(state, levels)
-    idle_level, idle_w = _idle(state, name, levels, base_w, background, grain_c)
+    levels = _levels_of(state, name, domains)
+    powers = levels.powers.get(grain_c)
+    if powers is None:
+        powers = levels.powers[grain_c] = _powers(state, domains, levels, grain_c)
+    base_w, background = _loaded(state, domains, levels, powers)
+    if processor_of(name) == "cpu":
+        # It also runs everything else on the robot and is left to its governor.
+        idle_level, idle_w = None, _governed_w(state, domains, grain_c)
+    else:
+        idle_level, idle_w = _idle(levels, powers, base_w, background)
     return Processor(
         name=name,
         domains=domains,
@@ -134,7 +146,7 @@ def _processor(state: State, name: str, grain_c: float) -> Processor:
         speed_hz=levels.speed_hz,
         reference_hz=top_hz,
         base_w=base_w,
-        slope_w=slope_w,
+        slope_w=powers.slope_w,
         background=background,
         idle_w=idle_w,
         idle_level=idle_level,
@@ -145,7 +157,7 @@ def _processor(state: State, name: str, grain_c: float) -> Processor:
     )
 
 
-def _levels_of(state: State, name: str, domains: tuple[str, ...], grain_c: float) -> Levels:
+def _levels_of(state: State, name: str, domains: tuple[str, ...]) -> Levels:
     """Levels of a processor, from memory where nothing they depend on has changed."""
     unresponsive = state.actuators.unresponsive
     tables = state.writable.get((name, unresponsive))
@@ -153,12 +165,12 @@ def _levels_of(state: State, name: str, domains: tuple[str, ...], grain_c: float
         tables = state.writable[name, unresponsive] = _writable(state, domains, unresponsive)
     actual = [nan if table else state.clocks.hz(d) for table, d in zip(tables, domains, strict=True)]
     # By their text: NaN is not equal to itself.
-    key = (name, unresponsive, f"{actual} {grain_c}")
+    key = (name, unresponsive, str(actual))
     levels: Levels | None = state.levels.get(key)
     if levels is None:
         if len(state.levels) > 64:
             state.levels.clear()
-        levels = state.levels[key] = _make_levels(state, domains, tables, actual, grain_c)
+        levels = state.levels[key] = _make_levels(tables, actual)
     return levels
 
 
@@ -172,47 +184,31 @@ def _writable(
     )
 
 
-def _make_levels(
-    state: State,
-    domains: tuple[str, ...],
-    tables: Sequence[tuple[int, ...]],
-    actual: Sequence[float],
-    grain_c: float,
-) -> Levels:
+def _make_levels(tables: Sequence[tuple[int, ...]], actual: Sequence[float]) -> Levels:
     clocks = _steps(tables)
     real = np.where(np.isnan(clocks), np.array(actual, dtype=float), clocks)
-    speed = np.fmin.reduce(real, axis=1) if domains else np.full(len(real), nan)
-    if state.power_model is None:
+    speed = np.fmin.reduce(real, axis=1) if tables else np.full(len(real), nan)
+    place = {tuple(row): level for level, row in reversed(list(enumerate(clocks.tolist())))}
+    return Levels(clocks, real, speed, np.zeros(len(real)), place)
+
+
+def _powers(state: State, domains: Sequence[str], levels: Levels, grain_c: float) -> Powers:
+    model, real, speed = state.power_model, levels.real_hz, levels.speed_hz
+    if model is None:
         # Only comparisons count: energy per cycle grows with the square of a voltage that follows the clock.
         top = np.nanmax(np.append(speed, 1.0))
         relative = RELATIVE_TOP * np.where(np.isfinite(speed), speed / top, 1.0)[:, None] ** 3
         if state.clusters.intersection(domains):
             relative = relative / len(state.cpus)  # of what the whole CPU takes
-        return _levels(domains, clocks, real, speed, (0.0 * relative, 0.1 * relative, 1.1 * relative))
-    model = state.power_model
-    shares = [
-        [
-            model.domain(d, float(f) if isfinite(f) else 0.0, grain_c)
-            for d, f in zip(domains, row, strict=True)
-        ]
-        for row in real
-    ]
-    unused, idle, busy = (
-        np.array([[getattr(s, part) for s in row] for row in shares]).reshape(real.shape)
-        for part in ("unused_w", "idle_w", "busy_w")
-    )
-    return _levels(domains, clocks, real, speed, (unused, idle, busy))
-
-
-def _levels(
-    domains: tuple[str, ...], clocks: Array, real: Array, speed: Array, powers: tuple[Array, Array, Array]
-) -> Levels:
-    unused, idle, busy = powers
-    place = {tuple(row): level for level, row in reversed(list(enumerate(clocks.tolist())))}
-    slope = (busy - idle).sum(axis=1)
-    return Levels(
-        domains, clocks, real, speed, unused, idle, busy, idle.sum(axis=1), slope, np.zeros(len(real)), place
-    )
+        unused, idle, busy = 0.0 * relative, 0.1 * relative, 1.1 * relative
+    else:
+        hz = np.where(np.isfinite(real), real, 0.0).tolist()
+        shares = [model.domain(d, f, grain_c) for row in hz for d, f in zip(domains, row, strict=True)]
+        unused, idle, busy = (
+            np.array([getattr(share, part) for share in shares]).reshape(real.shape)
+            for part in ("unused_w", "idle_w", "busy_w")
+        )
+    return Powers(unused, idle, busy, idle.sum(axis=1), (busy - idle).sum(axis=1))
 
 
 def _steps(tables: Sequence[tuple[int, ...]]) -> Array:
@@ -226,36 +222,28 @@ def _steps(tables: Sequence[tuple[int, ...]]) -> Array:
     return np.array(rows, dtype=float).reshape(len(rows), len(tables))
 
 
-def _loaded(state: State, levels: Levels) -> tuple[Array, Array, Array]:
-    """Power without managed load, power per load, and utilisation by others, at every level."""
-    cycles = [state.loads.background_hz.get(d, 0.0) for d in levels.domains]
+def _loaded(state: State, domains: Sequence[str], levels: Levels, powers: Powers) -> tuple[Array, Array]:
+    """Power without managed load, and utilisation by others, at every level."""
+    cycles = [state.loads.background_hz.get(domain, 0.0) for domain in domains]
     if not any(cycles):
-        return levels.base_w, levels.slope_w, levels.quiet
+        return powers.base_w, levels.quiet
     hz = np.array(cycles, dtype=float)
     others = np.where(np.isfinite(levels.real_hz), hz / levels.real_hz, 0.0)
-    per_load = levels.busy_w - levels.idle_w
+    per_load = powers.busy_w - powers.idle_w
     if others.shape != per_load.shape:  # no power model: one column for the processor
         others = others.max(axis=1, initial=0.0)[:, None]
-    base_w = (levels.idle_w + per_load * np.minimum(others, 1.0)).sum(axis=1)
-    return base_w, levels.slope_w, others.max(axis=1, initial=0.0)
+    base_w = (powers.idle_w + per_load * np.minimum(others, 1.0)).sum(axis=1)
+    return base_w, others.max(axis=1, initial=0.0)
 
 
-def _idle(
-    state: State, name: str, levels: Levels, base_w: Array, background: Array, grain_c: float
-) -> tuple[int | None, float]:
-    """Level of a processor that hosts no application, None = its governor's, and the power it then takes.
-
-    The CPU also runs everything else on the robot and is left to its governor; other processors get their
-    lowest clock that leaves room for what others do there.
-    """
-    if processor_of(name) == "cpu":
-        return None, _governed_w(state, levels.domains, grain_c)
+def _idle(levels: Levels, powers: Powers, base_w: Array, background: Array) -> tuple[int, float]:
+    """Lowest level that leaves room for what others do on a processor, and the power it then takes."""
     level = 0
     if background is not levels.quiet:
         room = np.flatnonzero(background <= 1.0 - BACKGROUND_FLOOR)
         level = int(room[0]) if len(room) else len(base_w) - 1
     used = background[level] > BACKGROUND_FLOOR
-    return level, float(base_w[level] if used else levels.unused_w[level].sum())
+    return level, float(base_w[level] if used else powers.unused_w[level].sum())
 
 
 def _governed_w(state: State, domains: Sequence[str], grain_c: float) -> float:

@@ -20,7 +20,7 @@ TINY = 1e-200  # instead of 0, by which nothing can be divided
 Indices = NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Asked:
     """Demands as arrays, applications on the last axis."""
 
@@ -51,7 +51,7 @@ def asked(demands: Sequence[Demand]) -> Asked:
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Grid:
     """Arrays of a problem. Rows are clock levels: ``slices[k]`` are those of processor k."""
 

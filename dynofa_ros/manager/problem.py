@@ -19,7 +19,8 @@ processor, base(f) + slope(f) * load: exactly the board model of ``device.power`
 utilisation.
 
 Tables that only a library and a clock table decide (`EntryTable`) are built once; what changes from step to
-step, the slowdown and the margin, multiplies all of a table alike.
+step, the slowdown and the margin, multiplies all of a table alike. Nothing here is changed once it is made;
+what is made anew in every step is not declared frozen, as that would take three times as long.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ DIVIDERS = (1, 2, 3, 4)  # an application answers every n-th of its due frames
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Processor:
     """One processor at each of its clock levels, ascending. Arrays have one value per level.
 
@@ -162,7 +163,7 @@ class Menu:
         return least_ms
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Option:
     """One application on one processor."""
 
@@ -194,7 +195,7 @@ class Option:
         return self.entries[first + int(np.argmin(times))]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class App:
     """One application: ``accuracies[0]`` is its target, the last one its floor; each step gives up one."""
 
@@ -223,7 +224,7 @@ class Demand:
     relaxed: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Problem:
     """All that an operating point is chosen from.
 
