@@ -104,7 +104,8 @@ def camera_frame_id(app: str) -> str:
 def root_namespace(namespace: str) -> str:
     """Root of the user's namespace, without a trailing slash except for `/` itself.
 
-    namespace: of a node: `/robot1/perception` or `/robot1` -> `/robot1`, `/dynofa` -> `/`.
+    namespace: of a node: `/robot1/perception` or `/robot1` -> `/robot1`, `/dynofa` -> `/`. So the nodes of a
+    robot that is called `dynofa`, `perception` or `demo` must be one level below its name, as launched.
     """
     parts = _parts(namespace)
     return "/" + "/".join(parts[:-1] if parts and parts[-1] in (PERCEPTION, CORE, DEMO) else parts)

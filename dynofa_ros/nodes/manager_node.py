@@ -31,7 +31,7 @@ EARLY_DISCOVERY_PERIOD_S, EARLY_S = 0.1, 2.0  # after a start: applications may 
 EVENT_DELAY_S = 0.02  # events that come together are answered together
 NEARLY = 0.9  # of a control period: a message then brings the step forward, which saves a wake-up
 RECENT_STEPS = 100
-MAX_INPUTS = 2000  # waiting for a step; more means that steps do not happen
+MAX_INPUTS = 2000  # of a step, which then comes before its time; more are lost
 
 _DEFAULT = Parameters()
 PARAMETERS = (
@@ -114,7 +114,7 @@ class ManagerNode(ManagedNode):
         self._manager = RuntimeManager()
         self._decision: Decision | None = None
         self._compute_ms: deque[float] = deque(maxlen=RECENT_STEPS)
-        self._lost_inputs = 0
+        self._lost_inputs = self._known_lost = 0
         self.diagnostics.add("telemetry", self._telemetry_status)
         self.diagnostics.add("decision", self._decision_status)
         self.diagnostics.add("applications", self._applications_status)
@@ -129,7 +129,7 @@ class ManagerNode(ManagedNode):
         self._manager = RuntimeManager()
         self._decision = None
         self._inputs: list[Input] = []
-        self._lost_inputs = 0
+        self._lost_inputs = self._known_lost = 0
         self._compute_ms.clear()
         self._last_step_s = 0.0
         # Telemetry alone never makes a step: it is taken with whatever wakes the node next.
@@ -218,7 +218,7 @@ class ManagerNode(ManagedNode):
         passed_s = time.monotonic() - self._last_step_s
         if event and passed_s < EVENT_DELAY_S:
             self._event_timer.reset()
-        elif event or passed_s >= NEARLY * self.value("control_period_s"):
+        elif event or len(self._inputs) >= MAX_INPUTS or passed_s >= NEARLY * self.value("control_period_s"):
             self._step()
 
     def _take_telemetry(self) -> None:
@@ -326,6 +326,9 @@ class ManagerNode(ManagedNode):
             f"rejected_{kind}": n for kind, n in sorted(state.refusals.counts.items())
         }
         values["lost_inputs"] = self._lost_inputs
+        lost, self._known_lost = self._lost_inputs - self._known_lost, self._lost_inputs
+        if lost:
+            return Status(Level.WARN, f"{lost} inputs were lost: more than {MAX_INPUTS} in a step", values)
         if state.refusals.last:
             values["last_rejection"] = state.refusals.last
             return Status(Level.WARN, f"refused: {state.refusals.last}", values)

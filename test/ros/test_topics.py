@@ -28,6 +28,8 @@ from dynofa_ros.topics import Topic
         ("/robot2", "/robot2"),
         ("/fleet/robot1", "/fleet/robot1"),
         ("/dynofa_team", "/dynofa_team"),
+        ("/dynofa/dynofa", "/dynofa"),
+        ("/perception/dynofa", "/perception"),
     ],
 )
 def test_root_is_the_namespace_without_the_level_of_the_nodes(namespace: str, root: str) -> None:
