@@ -118,6 +118,25 @@ def test_a_band_asked_for_right_after_a_mode_change_keeps_to_the_new_mode(tmp_pa
     assert bench.top_hz("cpu0") == CAP_10W
 
 
+@pytest.mark.parametrize("late_s", [-1.0, 0.2, 1.0, 3.0])
+@pytest.mark.parametrize("low", [115_200, 499_200, 1_190_400])
+def test_nvpmodel_may_set_status_and_limits_in_any_order(tmp_path: Path, late_s: float, low: int) -> None:
+    bench = Managed(tmp_path, conf=NVPMODEL_CONF)
+    bench.ask(pin("cpu0", LOW))
+    bench.run(3.0)
+    limits = (policy(0), low, CAP_10W // KHZ)
+    if late_s < 0.0:
+        bench.kernel.other_program(*limits)
+        bench.run(-late_s)
+    put(bench.root, "/var/lib/nvpmodel/status", "pmode:0001")
+    if late_s > 0.0:
+        bench.run(late_s)
+        bench.kernel.other_program(*limits)
+    status, reason = state_of(bench.run(2.0), "cpu0")
+    assert bench.limits("cpu0") == (LOW // KHZ, LOW // KHZ)
+    assert status is DomainStatus.APPLIED and "MODE_10W" in reason
+
+
 def test_a_mode_whose_files_are_half_written_changes_nothing(tmp_path: Path) -> None:
     bench = Managed(tmp_path, conf=NVPMODEL_CONF)
     device = SysfsDevice(bench.kernel, backup=bench.backup)

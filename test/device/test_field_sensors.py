@@ -116,6 +116,17 @@ def test_a_clock_that_has_no_table_at_the_start_is_taken_in_later(
     assert sensors.inventory.domains[2].cpus == (4, 5) and not sensors.inventory.unsettled
 
 
+def test_a_table_that_comes_late_is_taken_in(tmp_path: Path) -> None:
+    root = make_board(tmp_path)
+    put(root, f"{policy(4)}/scaling_available_frequencies", "")
+    clock = Clock()
+    sensors = Sensors(SysFiles(root), None, clock)
+    read_for(sensors, clock, 30.0)
+    put(root, f"{policy(4)}/scaling_available_frequencies", "1190400 115200")
+    read_for(sensors, clock, 33.0)
+    assert sensors.inventory.domains[2].frequencies_hz == (115_200_000, 1_190_400_000)
+
+
 def test_a_change_of_the_cpus_that_are_on_is_a_reason_to_search(tmp_path: Path) -> None:
     root = make_board(tmp_path)
     put(root, "/sys/devices/system/cpu/online", "0-3")

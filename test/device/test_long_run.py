@@ -141,7 +141,7 @@ class Run:
             self.longest_s = max(self.longest_s, self.outside_s[domain])
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("board", sorted(MODES))
 def test_no_order_outside_the_mode_and_no_limit_left_wrong(board: str, seed: int, tmp_path: Path) -> None:
     run = Run(board, tmp_path, seed)

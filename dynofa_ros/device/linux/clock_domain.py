@@ -40,6 +40,7 @@ OFFLINE_WAIT_S = 1.0
 MOST_MISSES = 3
 MISSES_S = 30.0  # readings outside the band count together for so long
 HOLD_S = 30.0  # a domain that may not be written is tried again after this
+MODE_S = 5.0  # nvpmodel may take so long from its first change to its last
 CLOCK_TOLERANCE = 0.02  # relative; Xavier and Orin count cycles to tell the clock of a CPU
 
 OFFLINE = {errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EIO, errno.EAGAIN, errno.ETIMEDOUT}
@@ -72,7 +73,7 @@ class ClockUnderControl:
         self._theirs: Limits | None = None  # what another program has set since then
         self._remark = ""
         self._status, self._reason = DomainStatus.DISABLED, ""
-        self._next_look_s = self._written_s = self._last_miss_s = -math.inf
+        self._next_look_s = self._written_s = self._last_miss_s = self._mode_s = -math.inf
         self._busy_tries = self._misses = 0
 
     def take(self, band: FrequencyBand, plan: Plan, now_s: float) -> str:
@@ -189,7 +190,7 @@ class ClockUnderControl:
 
     def _follow_mode(self, now_s: float) -> None:
         """Plan and write for the power mode now; what jetson_clocks has pinned stays pinned."""
-        self._rule = self._found.rule(self.domain.name)
+        self._rule, self._mode_s = self._found.rule(self.domain.name), now_s
         assert self.request is not None
         with suppress(BandRefusedError):
             self._plan = plan_band(self.request, self.domain, self._found.mode)
@@ -199,7 +200,10 @@ class ClockUnderControl:
                 self._hold(limits, now_s)
                 return
         if self._shown is not None:
-            self._write(now_s, f"follows {self._found.mode}" if self._found.mode else "")
+            self._write(now_s, self._remark_of_mode())
+
+    def _remark_of_mode(self) -> str:
+        return f"follows {self._found.mode}" if self._found.mode else ""
 
     def _judge(self, plan: Plan, now_s: float) -> None:
         try:
@@ -213,7 +217,10 @@ class ClockUnderControl:
         elif not self._same(limits, plan.limits):
             kernels = "" if limits == self._theirs else self._held_by_kernel(limits, plan.limits)
             if not kernels:
-                self._hold(limits, now_s)
+                if now_s - self._mode_s < MODE_S and self._set_by_mode(limits):
+                    self._write(now_s, self._remark_of_mode())
+                else:
+                    self._hold(limits, now_s)
                 return
             self._theirs = None
             status = DomainStatus.APPLIED if limits.high >= plan.limits.low else DomainStatus.THROTTLED
@@ -295,6 +302,11 @@ class ClockUnderControl:
     @property
     def _held_pinned(self) -> bool:
         return self._theirs is not None and self._reason.endswith(PINNED)
+
+    def _set_by_mode(self, limits: Limits) -> bool:
+        """Whether these limits end at the cap of the power mode, so that nvpmodel may have set them."""
+        cap_hz = self._found.mode.cap(self.domain.name).max_hz if self._found.mode else None
+        return cap_hz is not None and limits.high * self.domain.unit_hz == cap_hz and not self._pinned(limits)
 
     def _pinned(self, limits: Limits) -> bool:
         """Whether these limits are what jetson_clocks leaves: the minimum at the maximum."""

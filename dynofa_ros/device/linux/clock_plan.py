@@ -54,8 +54,6 @@ def plan_band(asked: FrequencyBand, domain: ClockDomain, mode: PowerMode | None 
     band, remark = asked, ""
     if table:
         band, remark = _round(asked, table)
-    if domain.lock_path is not None:
-        return _lock(band, lowest, highest, remark)
     cap_hz = mode.cap(name).max_hz if mode is not None else None
     capped = False
     if mode is not None and cap_hz is not None and band.max_hz > cap_hz + FREQUENCY_TOLERANCE_HZ:
@@ -63,6 +61,10 @@ def plan_band(asked: FrequencyBand, domain: ClockDomain, mode: PowerMode | None 
         capped = asked.min_hz > top_hz + FREQUENCY_TOLERANCE_HZ
         band = FrequencyBand(name, min(band.min_hz, top_hz), top_hz)
         remark = f"{name}: cut to {top_hz} by {mode}"
+    if domain.lock_path is not None:
+        limits = _lock(band, lowest, highest)
+        locked = FrequencyBand(name, limits.low, limits.high) if limits.high else band
+        return Plan(locked, limits, capped, remark)
     return Plan(band, Limits(band.min_hz // domain.unit_hz, band.max_hz // domain.unit_hz), capped, remark)
 
 
@@ -85,8 +87,8 @@ def _round(asked: FrequencyBand, table: tuple[int, ...]) -> tuple[FrequencyBand,
     return FrequencyBand(asked.domain, nearest, nearest), remark
 
 
-def _lock(band: FrequencyBand, lowest: int, highest: int, remark: str) -> Plan:
+def _lock(band: FrequencyBand, lowest: int, highest: int) -> Limits:
+    """The rate to lock a clock to, none for its whole range."""
     if band.min_hz - lowest <= FREQUENCY_TOLERANCE_HZ and highest - band.max_hz <= FREQUENCY_TOLERANCE_HZ:
-        return Plan(band, Limits(0, 0), remark=remark)
-    locked = FrequencyBand(band.domain, band.max_hz, band.max_hz)
-    return Plan(locked, Limits(band.max_hz, band.max_hz), remark=remark)
+        return Limits(0, 0)
+    return Limits(band.max_hz, band.max_hz)

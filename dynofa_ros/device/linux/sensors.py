@@ -27,6 +27,7 @@ CPU_CLOCK_EVERY_S = 0.2  # on Xavier and Orin each reading holds a CPU of that c
 THROTTLE_EVERY_S = 0.5
 LOOK_EVERY_S = 2.0
 SEARCH_EVERY_S = 10.0
+NO_TABLE_EVERY_S = 30.0
 WATCHED_FOLDERS = (
     "/sys/devices/system/cpu/cpufreq",
     "/sys/class/devfreq",
@@ -42,8 +43,8 @@ class Sensors:
     """Reads samples. What was found once stays in every sample, with NaN while it is gone.
 
     Folders of devices and the CPUs that are on are looked at every 2 s, and everything is searched again when
-    they changed, or every 10 s while a sensor fails or the last search met a file that had no value for the
-    moment. ``inventory`` is the last search.
+    they changed, every 10 s while a sensor fails or the last search met a file that had no value for the
+    moment, and every 30 s while a clock has no table. ``inventory`` is the last search.
     """
 
     def __init__(
@@ -94,7 +95,9 @@ class Sensors:
         self._look_s = now_s
         folders = self._look()
         incomplete = self.inventory.unsettled or any(c.failing for c in self._channels())
-        if folders == self._folders and not (incomplete and now_s - self._search_s >= SEARCH_EVERY_S):
+        no_table = any(not d.frequencies_hz for d in self.inventory.domains)  # it may come; many have none
+        every_s = SEARCH_EVERY_S if incomplete else NO_TABLE_EVERY_S if no_table else math.inf
+        if folders == self._folders and now_s - self._search_s < every_s:
             return
         self._folders, self._search_s = folders, now_s
         try:
