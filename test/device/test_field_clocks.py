@@ -167,12 +167,25 @@ def test_jetson_clocks_run_meanwhile_is_left_alone_for_good(tmp_path: Path, phas
         status, reason = state_of(states, domain)
         assert status is DomainStatus.DISABLED and "jetson_clocks --restore" in reason
         assert bench.limits(domain) == limits
-    bench.ask(pin("cpu0", LOW), pin("cpu2", MIDDLE), pin("gpu", GPU_TABLE[0]))
-    bench.run(40.0)
+    for hz in (LOW, HIGH, LOW):
+        bench.ask(pin("cpu0", hz), pin("cpu2", MIDDLE), pin("gpu", GPU_TABLE[0]))
+        bench.run(20.0)
     assert {domain: bench.limits(domain) for domain in pinned} == pinned
     bench.control.release()
     assert {domain: bench.limits(domain) for domain in pinned} == pinned, "only what is ours is given back"
     assert "cpu0: left as another program has set it" in bench.control.state().message
+
+
+def test_clocks_that_jetson_clocks_gives_back_are_under_control_again(tmp_path: Path) -> None:
+    bench = Managed(tmp_path, conf=NVPMODEL_CONF)
+    bench.ask(FrequencyBand("cpu0", LOW, MIDDLE))
+    bench.run(2.0)
+    bench.kernel.other_program(policy(0), MIDDLE // KHZ, MIDDLE // KHZ)
+    bench.run(2.0)
+    bench.kernel.other_program(policy(0), LOW // KHZ, MIDDLE // KHZ)  # as it found them
+    bench.ask(pin("cpu0", LOW))  # before anybody has looked
+    assert state_of(bench.run(1.0), "cpu0")[0] is DomainStatus.APPLIED
+    assert bench.limits("cpu0") == (LOW // KHZ, LOW // KHZ)
 
 
 @pytest.mark.parametrize("phase_s", PHASES)

@@ -108,7 +108,8 @@ def test_auto_takes_the_real_device(client: Client) -> None:
     assert client.telemetry[-1][1].source == client.states[-1].source == "sysfs"
     domains = {domain.domain: domain for domain in capabilities.domains}
     assert list(domains) == ["cpu0", "cpu2", "cpu4", "gpu"]
-    assert domains["gpu"].can_write and domains["gpu"].frequencies_hz[-1] == 1_377_000_000
+    assert domains["gpu"].can_write and domains["gpu"].frequencies_hz[-1] == 828_750_000
+    assert domains["gpu"].reason == "cut to 828750000 by nvpmodel mode MODE_30W_6CORE"
     assert not domains["cpu0"].can_write and "mode 0444" in domains["cpu0"].reason
     assert client.diagnostics["backend"] == (0, "sysfs Jetson-AGX: 4 clocks, 6 power sensors")
     assert "emc: no memory devfreq" in client.facts["backend"]["unsupported"]
@@ -162,7 +163,7 @@ def test_diagnostics_of_the_clocks(client: Client) -> None:
     level, message = client.diagnostics["clocks"]
     assert level == 1 and message.startswith("cannot be set: cpu0: cannot write /sys/")
     facts = client.facts["clocks"]
-    assert facts["cpu2"].startswith("115.2 MHz to 2265.6 MHz, now 1190.4 MHz")
+    assert facts["cpu2"].startswith("115.2 MHz to 1420.8 MHz, now 1190.4 MHz")
     assert facts["nvpmodel"].startswith("mode 3 MODE_30W_6CORE; caps: cpu0 1450 MHz")
     assert "jetson_clocks" not in facts
 
@@ -232,16 +233,18 @@ def test_a_clock_that_others_set_too_is_reported(client: Client, root: Path) -> 
     client.bands(1, [LOWER])
     client.wait(lambda: client.state("cpu2").status == DomainState.APPLIED, "the command")
 
-    def contested() -> bool:
-        sysfs_tree.put(root, CPU2_MAX, "1344000")
-        client.bands(1, [LOWER])  # not lost, only fought
-        return client.state("cpu2").status == DomainState.DISABLED
-
-    client.wait(contested, "the domain is given up")
-    assert "cpu2: not under control: another program sets its limits too" in client.states[-1].message
+    sysfs_tree.put(root, CPU2_MAX, "1344000")
+    client.wait(lambda: client.state("cpu2").status == DomainState.DISABLED, "the domain is given up")
+    client.bands(2, [LOWER])  # a renewal
+    reason = "cpu2: not under control: another program has set its limits to 115200000..1344000000"
+    client.wait(lambda: client.states[-1].decision_id == 2, "the renewal")
+    assert reason in client.states[-1].message and (root / CPU2_MAX[1:]).read_text() == "1344000\n"
     client.wait(lambda: "not under control" in client.diagnostics["clocks"][1], "the diagnostic")
     assert client.change_state(Transition.TRANSITION_DEACTIVATE)  # a new start of control
-    client.bands(2, [])
+    assert (root / CPU2_MAX[1:]).read_text() == "1344000\n", "only what is ours is given back"
+    sysfs_tree.put(root, CPU2_MAX, "1450000")
+    sysfs_tree.put(root, CPU2_MAX.replace("max", "min"), "1190400")
+    client.bands(3, [])
     assert client.change_state(Transition.TRANSITION_ACTIVATE)
     client.wait(lambda: client.state("cpu2").status == DomainState.DISABLED, "no request")
 
@@ -308,6 +311,26 @@ def test_without_allow_writes_nothing_is_written(tmp_path: Path) -> None:
         said = "cpu2: writes are off (parameter allow_writes)"
         client.wait(lambda: said in client.states[-1].message, "the refusal")
         assert limits_on_disk(own.root) == own.at_start and not (tmp_path / "state").exists()
+
+
+def test_a_new_power_mode_is_published_and_followed(tmp_path: Path) -> None:
+    with running(tmp_path, allow_writes=True) as own:
+        client, limit = own.client, own.root / CPU2_MAX[1:]
+
+        def top_hz() -> int:
+            return next(d.frequencies_hz[-1] for d in client.capabilities[-1].domains if d.domain == "cpu2")
+
+        assert top_hz() == 1_420_800_000
+        client.bands(1, [("cpu2", 115_200_000, 2_265_600_000)])
+        client.wait(lambda: limit.read_text() == "1420800\n", "the band, cut to the mode")
+        reason = "cut to 1420800000 by nvpmodel mode MODE_30W_6CORE"
+        client.wait(lambda: reason in client.states[-1].message, "the reason")
+        sysfs_tree.put(own.root, "/var/lib/nvpmodel/status", "pmode:0000")
+        client.wait(lambda: limit.read_text() == "2265600\n", "the band in the new mode")
+        client.wait(lambda: top_hz() == 2_265_600_000, "the new table")
+        client.wait(lambda: "mode 0 MAXN" in client.facts["clocks"]["nvpmodel"], "the diagnostic")
+        sysfs_tree.put(own.root, "/var/lib/nvpmodel/status", "pmode:0003")
+        client.wait(lambda: limit.read_text() == "1420800\n", "back again")
 
 
 @pytest.mark.parametrize("told", [False, True])

@@ -12,6 +12,7 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass
 
+from dynofa_ros.device.board import floor_frequency
 from dynofa_ros.device.device import AppliedDomain
 from dynofa_ros.device.linux.clock_backup import BackupError
 from dynofa_ros.device.linux.clock_found import FoundClocks
@@ -67,10 +68,9 @@ class ClockUnderControl:
         self._keep_pinned = keep_pinned
         self._plan: Plan | None = None
         self._rule = found.rule(domain.name)  # of the power mode, for which it was planned
-        self._shown: Limits | None = (
-            None  # what the kernel showed once it had taken the plan; None: not written
-        )
+        self._shown: Limits | None = None  # by the kernel once it had taken the plan; None: not written
         self._theirs: Limits | None = None  # what another program has set since then
+        self._pinned_at: Limits | None = None  # the same, where it has pinned the clock
         self._remark = ""
         self._status, self._reason = DomainStatus.DISABLED, ""
         self._next_look_s = self._written_s = self._last_miss_s = self._mode_s = -math.inf
@@ -85,11 +85,11 @@ class ClockUnderControl:
             return ""
         before = (self.request, self._plan, self._shown, self._theirs)
         theirs = self._set_by_others()
-        if theirs is not None and self._pinned(theirs):
+        if theirs is not None:
             self._hold(theirs, now_s)
         self.request, self._plan, self._busy_tries = band, plan, 0
         self._rule = self._found.rule(self.domain.name)
-        if self._held_pinned:
+        if theirs is not None and theirs == self._pinned_at:
             return ""
         remark = f"taken over from another program, which had set {self._text(theirs)}" if theirs else ""
         self._write(now_s, remark)
@@ -103,7 +103,7 @@ class ClockUnderControl:
     def let_go(self) -> bool:
         """No request any more; nothing is written. Whether another program has set the limits since."""
         others = self._plan is not None and self._set_by_others() is not None
-        self.request = self._plan = self._shown = self._theirs = None
+        self.request = self._plan = self._shown = self._theirs = self._pinned_at = None
         self._misses = 0
         self._become(DomainStatus.DISABLED, "", -math.inf)
         return others
@@ -140,7 +140,7 @@ class ClockUnderControl:
     def _write(self, now_s: float, remark: str = "") -> None:
         plan = self._plan
         assert plan is not None
-        self._shown = self._theirs = None
+        self._shown = self._theirs = self._pinned_at = None
         before: Limits | None = None
         try:
             if not self._found.has(self.domain.name):
@@ -194,9 +194,10 @@ class ClockUnderControl:
         assert self.request is not None
         with suppress(BandRefusedError):
             self._plan = plan_band(self.request, self.domain, self._found.mode)
-        if self._held_pinned:
+        if self._pinned_at is not None:
             limits = self._limits_or_none()
             if limits is not None and limits.low == limits.high:
+                self._pinned_at = limits  # the mode may have lowered it
                 self._hold(limits, now_s)
                 return
         if self._shown is not None:
@@ -222,11 +223,12 @@ class ClockUnderControl:
                 else:
                     self._hold(limits, now_s)
                 return
-            self._theirs = None
+            self._theirs = self._pinned_at = None
             status = DomainStatus.APPLIED if limits.high >= plan.limits.low else DomainStatus.THROTTLED
             self._become(status, f"{self.domain.name}: {kernels}", now_s + CALM_LOOK_S)
         else:
-            self._shown, self._theirs, self._busy_tries = limits, None, 0
+            self._shown, self._busy_tries = limits, 0
+            self._theirs = self._pinned_at = None
             self._judge_clock(plan, now_s)
 
     def _judge_clock(self, plan: Plan, now_s: float) -> None:
@@ -299,29 +301,29 @@ class ClockUnderControl:
         known = limits == self._theirs
         return limits if known or not self._held_by_kernel(limits, plan.limits) else None
 
-    @property
-    def _held_pinned(self) -> bool:
-        return self._theirs is not None and self._reason.endswith(PINNED)
-
     def _set_by_mode(self, limits: Limits) -> bool:
         """Whether these limits end at the cap of the power mode, so that nvpmodel may have set them."""
-        cap_hz = self._found.mode.cap(self.domain.name).max_hz if self._found.mode else None
-        return cap_hz is not None and limits.high * self.domain.unit_hz == cap_hz and not self._pinned(limits)
+        return limits.high * self.domain.unit_hz in self._caps_hz() and not self._pinned(limits)
+
+    def _caps_hz(self) -> set[int]:
+        """The cap of the power mode, as it is set and as a kernel may show it; empty without one."""
+        cap_hz, table = self._rule[1].max_hz if self._rule else None, self.domain.frequencies_hz
+        return {cap_hz, floor_frequency(table, cap_hz) if table else cap_hz} if cap_hz else set()
 
     def _pinned(self, limits: Limits) -> bool:
         """Whether these limits are what jetson_clocks leaves: the minimum at the maximum."""
-        cap = self._found.mode.cap(self.domain.name) if self._found.mode else None
-        caps = (cap.min_hz, cap.max_hz) if cap else (None, None)
-        own = self._plan.limits.high * self.domain.unit_hz if self._plan else None
-        hz = limits.high * self.domain.unit_hz
-        is_mode = caps[0] == caps[1] == hz  # a mode may have only one clock
-        tops = (self.domain.hardware_max_hz, *self.domain.frequencies_hz[-1:], caps[1], own)
+        caps_hz, hz = self._caps_hz(), limits.high * self.domain.unit_hz
+        own_hz = self._plan.limits.high * self.domain.unit_hz if self._plan else None
+        # A mode may have only one clock.
+        is_mode = hz in caps_hz and self._rule is not None and self._rule[1].min_hz == self._rule[1].max_hz
+        tops = {self.domain.hardware_max_hz, own_hz, *self.domain.frequencies_hz[-1:], *caps_hz}
         return self._keep_pinned and limits.low == limits.high and hz in tops and not is_mode
 
     def _hold(self, limits: Limits, now_s: float) -> None:
         """Another program has set the limits: nothing is written until another band is asked for."""
-        self._theirs = limits
-        why = PINNED if self._pinned(limits) else f"has set its limits to {self._text(limits)}"
+        pinned = limits == self._pinned_at or self._pinned(limits)
+        self._theirs, self._pinned_at = limits, limits if pinned else None
+        why = PINNED if pinned else f"has set its limits to {self._text(limits)}"
         reason = f"{self.domain.name}: not under control: another program {why}"
         self._become(DomainStatus.DISABLED, reason, now_s + CALM_LOOK_S)
 
