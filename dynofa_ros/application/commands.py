@@ -147,9 +147,12 @@ class CommandInForce:
         self.condition, self.message = SubnetCondition.APPLIED, ""
 
     def reset(self, targets: AppTargets, pinned: str) -> None:
-        """The user's pin or the default, without any command; nothing is prepared yet."""
+        """The user's pin or the default, without any command; nothing is prepared yet.
+
+        Any id is taken next, as by the device: a manager that starts meanwhile may count anew.
+        """
         self.targets, self.pinned = targets, pinned
-        self._managed, self.gate = None, None
+        self._managed, self.gate, self._last_id = None, None, 0
         self.order = self._default()
 
     def change(self, targets: AppTargets, pinned: str) -> None:

@@ -63,7 +63,8 @@ PARAMETERS = (
     ParameterSpec(
         "control_period_s",
         _DEFAULT.control_period_s,
-        "time between two steps; events are answered at once",
+        "time between two steps; events are answered at once. Keep it below command_timeout_s of the device "
+        "node, or its clocks lapse in between",
         unit="s",
         minimum=0.02,
         maximum=10.0,

@@ -276,6 +276,8 @@ def test_stopped_it_says_so_and_starts_again_without_the_old_command(running) ->
     application.start()
     front.until(lambda: states(front)[-1] == (SubnetCondition.APPLIED, large, 0))
     assert front.answer("go").frame_sequence == 1
+    application.command.take(SubnetCommand(decision_id=3, subnet_id=small))  # a new manager
+    front.until(lambda: states(front)[-1] == (SubnetCondition.APPLIED, small, 3))
 
 
 # --- queues --------------------------------------------------------------------------------------
