@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dynofa_ros.device.board import load_board, load_power_model, power_model
 from dynofa_ros.device.device import Device
+from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.discovery import discover
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.linux.sysfs import SysFiles
@@ -40,6 +41,15 @@ def kernel_root(sysfs_root: str | Path) -> Path:
     if not (root / "sys").is_dir():
         raise ValueError(f"sysfs root {given}: must be a folder named sys or hold one")
     return root
+
+
+def changed_clocks(sysfs_root: str | Path) -> Path | None:
+    """File that says that a process changes clocks, or was killed before it could give them back."""
+    try:
+        backup = ClockBackup(SysFiles(kernel_root(sysfs_root)))
+        return backup.path if backup.left_over() else None
+    except (OSError, ValueError):  # opening the device says why
+        return None
 
 
 def open_device(

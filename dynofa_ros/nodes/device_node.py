@@ -17,13 +17,12 @@ from dynofa_ros.device.command_control import ClockControl, ControlState
 from dynofa_ros.device.device import Device
 from dynofa_ros.device.linux.linux_device import WRITES_OFF, SysfsDevice
 from dynofa_ros.device.meters import EnergyMeter
-from dynofa_ros.device.open import open_device
+from dynofa_ros.device.open import changed_clocks, open_device
 from dynofa_ros.device.power_model import NO_MODEL
 from dynofa_ros.device.simulated.power_modes import find_mode
 from dynofa_ros.messages import DomainStatus, Header
 from dynofa_ros.msg import DvfsCommand
 from dynofa_ros.nodes import device_status as status
-from dynofa_ros.nodes.device_kernel import KernelView, changed_clocks
 from dynofa_ros.nodes.device_parameters import PARAMETERS
 from dynofa_ros.nodes.device_simulation import SimulatedInputs
 from dynofa_ros.nodes.device_standard import battery_message, temperature_message
@@ -130,7 +129,7 @@ class DeviceNode(ManagedNode):
         simulation = opened.simulation
         self._simulation = simulation
         self._power_model = opened.power_model
-        self._kernel = KernelView(real) if real else None
+        self._kernel = real
         self._inputs = SimulatedInputs(self, simulation, self._publish_state) if simulation else None
         self._guesses = load_board(board).guesses if simulation else ()
         if real and left:
@@ -293,8 +292,8 @@ class DeviceNode(ManagedNode):
             self._capabilities,
             self._control.state().domains,
             read_only=WRITES_OFF if kernel and not self.value("allow_writes") else "",
-            pinned=kernel.pinned if kernel else False,
-            mode=kernel.mode() if kernel else None,
+            pinned=kernel.found_pinned if kernel else False,
+            mode=kernel.power_mode() if kernel else None,
         )
 
     def _sensor_status(self) -> Status:

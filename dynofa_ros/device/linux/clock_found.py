@@ -67,7 +67,20 @@ class FoundClocks:
             if self._may_be_throttled(domain, limits):
                 reason = "heat or power holds the clock down, its own limits are not known until then"
                 continue
-            found.append(_saved(domain, limits, self.mode))
+            found.append(
+                SavedClock(
+                    domain=domain.name,
+                    kind=paths.kind,
+                    low_path=paths.low_path,
+                    high_path=paths.high_path,
+                    low=limits.low,
+                    high=limits.high,
+                    unit_hz=domain.unit_hz,
+                    lowest=(domain.hardware_min_hz or 0) // domain.unit_hz,
+                    highest=(domain.hardware_max_hz or 0) // domain.unit_hz,
+                    power_mode=self.mode.number if self.mode else None,
+                )
+            )
         self._backup.save(found)
         if not self._backup.clocks:
             with suppress(OSError):
@@ -80,19 +93,3 @@ class FoundClocks:
         top_hz = min((hz for hz in (cap_hz, domain.hardware_max_hz) if hz), default=0)
         lowered = 0 < limits.high * domain.unit_hz < top_hz - FREQUENCY_TOLERANCE_HZ
         return lowered and domain.lock_path is None and self.held_down()
-
-
-def _saved(domain: ClockDomain, limits: Limits, mode: PowerMode | None) -> SavedClock:
-    paths = limit_files(domain)
-    return SavedClock(
-        domain=domain.name,
-        kind=paths.kind,
-        low_path=paths.low_path,
-        high_path=paths.high_path,
-        low=limits.low,
-        high=limits.high,
-        unit_hz=domain.unit_hz,
-        lowest=(domain.hardware_min_hz or 0) // domain.unit_hz,
-        highest=(domain.hardware_max_hz or 0) // domain.unit_hz,
-        power_mode=mode.number if mode else None,
-    )

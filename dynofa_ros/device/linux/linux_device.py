@@ -12,6 +12,7 @@ from types import TracebackType
 
 from dynofa_ros.device.board import FREQUENCY_TOLERANCE_HZ, matching_board
 from dynofa_ros.device.device import AppliedDomain, DeviceSample
+from dynofa_ros.device.linux.battery import BatterySample, find_batteries, read_battery
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.clock_writer import ClockWriter
 from dynofa_ros.device.linux.discovery_clocks import CPU, cpu_numbers, cpus_are_off
@@ -33,6 +34,7 @@ class SysfsDevice:
     `restore` and `close`, on leaving a ``with`` block, and when the interpreter ends or drops the object;
     not by signals, which the program has to turn into one of these.
     ``description``: the board description that the computer's names match, None without one.
+    ``found_pinned``: every clock was found as jetson_clocks leaves it.
     Raises BoardError (a ValueError) for a description that cannot be used; with ``allow_writes`` also
     BackupError (a ValueError) if another process controls the clocks, OSError if the state folder cannot be
     used.
@@ -53,7 +55,9 @@ class SysfsDevice:
         self._inventory = self._sensors.inventory
         self.description = matching_board(self._inventory.identities)
         self._allow_writes = allow_writes
-        self._pinned = self._inventory.clocks_pinned and not override_pinned
+        self.found_pinned = self._inventory.clocks_pinned
+        self._pinned = self.found_pinned and not override_pinned
+        self._batteries = find_batteries(files)
         self._modes = modes = PowerModes(files, self._inventory.domains)
         # The writer must not know this object: it gives the clocks back when nobody does any more.
         self._writer = ClockWriter(
@@ -64,7 +68,7 @@ class SysfsDevice:
             held_down=lambda: any(
                 files.number(sign.path) for sign in sensors.inventory.throttle_signs if not sign.counts
             ),
-            pinned=self._inventory.clocks_pinned,
+            pinned=self.found_pinned,
             override_pinned=override_pinned,
             clock_s=clock_s,
         )
@@ -96,6 +100,10 @@ class SysfsDevice:
     def power_mode(self) -> PowerMode | None:
         """nvpmodel's mode now."""
         return self._modes.now()
+
+    def batteries(self) -> tuple[BatterySample, ...]:
+        """Those found at start, read now."""
+        return tuple(read_battery(self.files, name) for name in self._batteries)
 
     def read(self) -> DeviceSample:
         """What the sensors say; what cannot be read is NaN."""

@@ -122,8 +122,11 @@ def _power(inventory: Inventory, samples: list[DeviceSample]) -> Iterator[Check]
     moves = len(set(totals)) > 1
     yield Check("power moves", Outcome.PASS if moves else Outcome.FAIL, f"{len(set(totals))} values in 3 s")
     last = samples[-1]
-    parts = [rail.power_w for rail in last.rails if not rail.is_total and not math.isnan(rail.power_w)]
-    if parts and [rail.kind for rail in inventory.rails if rail.name in inventory.total_rails] != ["rapl"]:
+    whole = inventory.total_rails
+    parts = [
+        r.power_w for r in last.rails if r.name not in whole and not (r.is_total or math.isnan(r.power_w))
+    ]
+    if parts and [rail.kind for rail in inventory.rails if rail.name in whole] != ["rapl"]:
         fits = sum(parts) <= PART_EXCESS * last.total_power_w
         text = f"other rails {sum(parts):.2f} W of {last.total_power_w:.2f} W"
         yield Check("total rail contains its parts", Outcome.PASS if fits else Outcome.FAIL, text)
