@@ -163,7 +163,9 @@ def _levels_of(state: State, name: str, domains: tuple[str, ...]) -> Levels:
     tables = state.writable.get((name, unresponsive))
     if tables is None:
         tables = state.writable[name, unresponsive] = _writable(state, domains, unresponsive)
-    actual = [nan if table else state.clocks.hz(d) for table, d in zip(tables, domains, strict=True)]
+    actual = None  # clocks that count where one cannot be set
+    if not all(tables):
+        actual = [nan if table else state.clocks.hz(d) for table, d in zip(tables, domains, strict=True)]
     # By their text: NaN is not equal to itself.
     key = (name, unresponsive, str(actual))
     levels: Levels | None = state.levels.get(key)
@@ -184,9 +186,9 @@ def _writable(
     )
 
 
-def _make_levels(tables: Sequence[tuple[int, ...]], actual: Sequence[float]) -> Levels:
+def _make_levels(tables: Sequence[tuple[int, ...]], actual: Sequence[float] | None) -> Levels:
     clocks = _steps(tables)
-    real = np.where(np.isnan(clocks), np.array(actual, dtype=float), clocks)
+    real = clocks if actual is None else np.where(np.isnan(clocks), np.array(actual, dtype=float), clocks)
     speed = np.fmin.reduce(real, axis=1) if tables else np.full(len(real), nan)
     place = {tuple(row): level for level, row in reversed(list(enumerate(clocks.tolist())))}
     return Levels(clocks, real, speed, np.zeros(len(real)), place)

@@ -27,15 +27,17 @@ class Clocks:
         if not (isfinite(hz) and hz > 0.0) or stamp_ns < self._stamp_ns.get(domain, stamp_ns):
             return False
         before = self._hz.get(domain)
-        self._hz[domain], self._stamp_ns[domain] = hz, stamp_ns
+        self._stamp_ns[domain] = stamp_ns
+        if hz == before:
+            return False
+        self._hz[domain] = hz
         moved = before is not None and abs(hz - before) > SAME_CLOCK * before
-        if hz != before:
-            processor = processor_of(domain)
-            if processor is not None:
-                self._slowest(processor)
-                if moved or before is None:
-                    for name in {processor, domain}:
-                        self._versions[name] = self._versions.get(name, 0) + 1
+        processor = processor_of(domain)
+        if processor is not None:
+            self._slowest(processor)
+            if moved or before is None:
+                for name in {processor, domain}:
+                    self._versions[name] = self._versions.get(name, 0) + 1
         return moved
 
     def expire(self, newest_ns: int) -> None:

@@ -244,11 +244,11 @@ class Problem:
     most_frames: bool = False
     least_latency: bool = False
 
-    @cached_property
-    def launcher(self) -> Processor | None:
-        """The CPU, if the time of a network elsewhere depends on its clock."""
-        coupled = any(p.launch_share > 0.0 for p in self.processors)
-        return next((p for p in self.processors if coupled and p.name == LAUNCHER), None)
+    def __post_init__(self) -> None:
+        # The CPU, if the time of a network elsewhere depends on its clock.
+        self.launcher: Processor | None = None
+        if any([p.launch_share > 0.0 for p in self.processors]):
+            self.launcher = next((p for p in self.processors if p.name == LAUNCHER), None)
 
     def launch_ratio(self, name: str, levels: Mapping[str, int]) -> float:
         """How much longer the CPU takes to launch work on a processor than at its reference clock.
