@@ -51,6 +51,7 @@ class DeviceNode(ManagedNode):
         self._capabilities = device.capabilities()
         self._control = ClockControl(device, self.value("command_timeout_s"))
         self._published: ControlState | None = None
+        self._telemetry_header: Header | None = None
         self._sample = device.read()  # loads need two readings, so the first that is published has them
         self._last_stale_s = -math.inf
         self._follow_until_s = 0.0
@@ -63,7 +64,7 @@ class DeviceNode(ManagedNode):
         self._energy = EnergyMeter()
         self._set_mode()
         self._capabilities = self._device.capabilities()
-        self._published = None
+        self._published = self._telemetry_header = None
         self._discovered_s = self._standard_s = -math.inf
         self._control.command_timeout_s = self.value("command_timeout_s")
         self._publish_capabilities()
@@ -181,10 +182,14 @@ class DeviceNode(ManagedNode):
         assert self._device is not None
         self._sample = self._device.read()
         self._energy.add(self._sample.total_power_w, time.monotonic())
+        header = self._header()
+        if header == self._telemetry_header:  # a paused simulation: the manager would refuse a second one
+            return
+        self._telemetry_header = header
         sample = replace(
             self._sample,
             energy_j=self._energy.energy_j,
-            header=self._header(),
+            header=header,
             source=self._capabilities.source,
         )
         self._telemetry.publish(to_ros(sample))
