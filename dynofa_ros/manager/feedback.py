@@ -55,7 +55,10 @@ class PowerFeedback:
     _settling_s: float = 0.0
     _held_s: float = 0.0  # measured time since the last change
     _over_s: float = 0.0
-    _failed: tuple[float, float] | None = None  # relative and measured power of the last plan above the cap
+    # Relative power of the last plan above the cap, and its measured mean with the ripple that it had: peaks
+    # differ from plan to plan, so that means alone would say that it fits the target of a calmer one.
+    _failed: tuple[float, float] | None = None
+    _ripple_w: float = 0.0  # between the cap and the mean that keeps to it
     _failed_s: float = 0.0
     _usual: float = nan  # watts per unit of relative power between the last two plans above the cap
     _retry_s: float = RETRY_S
@@ -74,7 +77,9 @@ class PowerFeedback:
         """
         known = isfinite(measured_w) and measured_w >= 0.0
         wish = cap_w != self._cap_w and not abs(cap_w - self._cap_w) <= NEW_CAP_SHARE * cap_w
-        self._cap_w = cap_w
+        if self._samples or not self._cap_w < cap_w < inf:
+            self._cap_w = cap_w  # a higher one stays a wish until the plan in force has been measured
+        self._ripple_w = cap_w - target_w if isfinite(cap_w) else 0.0
         if cap_w == inf:
             self.budget, self._failed, self._usual, self._retry_s = inf, None, nan, RETRY_S
         if wish and isfinite(self._plan) and self._samples and isfinite(cap_w):
@@ -106,14 +111,14 @@ class PowerFeedback:
 
     def _follow(self, target_w: float) -> bool:
         """A new cap: the budget that the last measurements stand for."""
-        if self._failed is not None and self._failed[1] <= target_w:
+        if self._failed is not None and self._failed[1] - self._ripple_w <= target_w:
             self._failed = None  # what was above the old cap fits the new one
         if self.measured_w <= target_w and self._failed is None:
             self.budget = inf
             return False
         self.budget = max(0.0, self._plan + (target_w - self.measured_w) / self._slope())
         if self.budget < self._plan:
-            self._failed, self._failed_s = (self._plan, self.measured_w), 0.0
+            self._failed, self._failed_s = (self._plan, self.measured_w + self._ripple_w), 0.0
         self._restart()
         return self.budget < self._plan
 
@@ -125,7 +130,7 @@ class PowerFeedback:
             self._usual = slope
         if self._failed is not None and self._plan >= self._failed[0] * (1.0 - LEAST_STEP):
             self._retry_s = min(RETRY_MAX_S, 2.0 * self._retry_s)
-        self._failed, self._failed_s = (self._plan, self.measured_w), 0.0
+        self._failed, self._failed_s = (self._plan, self.measured_w + self._ripple_w), 0.0
         self.budget = self._plan - step
         self._restart()
 
@@ -147,7 +152,7 @@ class PowerFeedback:
         usual = self._usual if isfinite(self._usual) else mean
         if self._failed is None or not self._higher():
             return max(usual, TINY)
-        slope = (self._failed[1] - self.measured_w) / (self._failed[0] - self._plan)
+        slope = (self._failed[1] - self._ripple_w - self.measured_w) / (self._failed[0] - self._plan)
         return max(slope, LEAST_SLOPE * usual, TINY)
 
     def _known_failure(self) -> float:

@@ -123,6 +123,29 @@ def test_a_budget_that_no_larger_plan_fits_grows_until_one_does() -> None:
     assert feedback.budget >= 0.5
 
 
+def test_a_cap_that_rises_before_the_plan_in_force_is_measured_is_followed() -> None:
+    feedback = PowerFeedback()
+    feedback.apply(1.0, changed=True, feasible=True)
+    for _ in range(100):
+        feedback.observe(8.0, 0.1, 2.0, 2.0)
+    feedback.apply(0.02, changed=True, feasible=False)
+    for _ in range(20):
+        feedback.observe(3.4, 0.1, 9.0, 8.7)
+    assert feedback.budget == inf
+
+
+def test_a_plan_whose_peaks_were_above_the_cap_is_not_tried_again_for_its_mean() -> None:
+    """It takes 5.3 W with peaks of 6.2 W; the calmer one in force would leave 5.5 W of the 6 W for a mean."""
+    feedback = PowerFeedback()
+    for plan, watts, target_w in ((12.3, (9.9, 9.9), 4.4), (4.5, (6.3, 6.3), 4.4), (3.36, (4.4, 6.2), 4.7)):
+        feedback.apply(plan, changed=True, feasible=True)
+        assert any(feedback.observe(watts[n % 2], 0.1, 6.0, target_w) for n in range(100))
+    feedback.apply(0.65, changed=True, feasible=True)
+    for _ in range(100):
+        feedback.observe(4.4, 0.1, 6.0, 5.5)
+    assert 0.65 < feedback.budget < 3.36
+
+
 @pytest.mark.parametrize("least_w", [2.0, 4.0])
 @pytest.mark.parametrize("levels", [4, 12])
 def test_what_a_low_cap_took_comes_back_with_a_higher_one(least_w: float, levels: int) -> None:
