@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,21 @@ def test_only_what_is_still_ours_is_given_back_when_the_manager_falls_silent(tmp
     assert bench.limits("cpu0") == (115_200, 806_400)
     assert bench.limits("cpu2") == (1_190_400, 1_497_600)
     assert not bench.backup.left_over() and not bench.backup.held
+
+
+def test_a_full_disk_at_the_end_keeps_no_clock_of_ours_changed(tmp_path: Path, monkeypatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    bench = Managed(tmp_path)
+    bench.ask(pin("cpu0", LOW), pin("cpu2", LOW), pin("cpu4", LOW))
+    bench.run(2.0)
+    bench.kernel.other_program(policy(0), 115_200, 806_400)
+    monkeypatch.setattr("dynofa_ros.device.linux.clock_backup._write_durably", full)
+    bench.kernel.closed.add(f"{policy(4)}/scaling_max_freq")  # so that a state is left to be written
+    with pytest.raises(OSError, match="No space left"):
+        bench.writer.restore()
+    assert bench.limits("cpu2") == (1_190_400, 1_497_600) and bench.limits("cpu0") == (115_200, 806_400)
 
 
 def test_what_the_kernel_lowered_is_given_back_all_the_same(tmp_path: Path) -> None:

@@ -130,8 +130,7 @@ class ClockWriter:
         others = [name for name, clock in self._clocks.items() if clock.let_go()]
         if not self._backup.held:
             return ()
-        self._backup.remove(others)
-        returned = self._restore_saved(self._sleep)
+        returned = self._restore_saved(self._sleep, others)
         self._notes |= {name: f"{name}: left as another program has set it" for name in others}
         return (*returned, *(Returned(name, 0, 0, True, self._notes[name]) for name in others))
 
@@ -176,11 +175,14 @@ class ClockWriter:
             return state
         return replace(state, reason=self._notes.get(state.domain, ""))
 
-    def _restore_saved(self, sleep: Callable[[float], None]) -> tuple[Returned, ...]:
-        """Of the domains without a request."""
-        requested = {name for name, clock in self._clocks.items() if clock.request is not None}
-        free = [clock.domain for clock in self._backup.clocks if clock.domain not in requested]
+    def _restore_saved(
+        self, sleep: Callable[[float], None], others: Sequence[str] = ()
+    ) -> tuple[Returned, ...]:
+        """Of the domains without a request; those that others have set are only forgotten."""
+        kept = {*others, *(name for name, clock in self._clocks.items() if clock.request is not None)}
+        free = [clock.domain for clock in self._backup.clocks if clock.domain not in kept]
         returned = restore_saved(self._files, self._backup, self._found.read_mode(), free, sleep)
+        self._backup.remove(others)
         waiting = {
             result.domain: f"{result.domain}: not restored yet: {result.reason}"
             for result in returned
