@@ -27,12 +27,12 @@ from dynofa_ros.manager.inputs import GONE, Departure, Input, Monitors, Paramete
 from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.messages import Header
 from dynofa_ros.recording.bag import open_bag
-from dynofa_ros.recording.replay import DECISION_TYPE, RecordedInputs, is_wanted
+from dynofa_ros.recording.recorded_steps import DECISION_TYPE, RecordedInputs, is_wanted
 from dynofa_ros.recording.text_log import Message, message_types, read_log, write_log
 from dynofa_ros.simulation.policy import Command, Observation
 from dynofa_ros.simulation.scene import Event, Fault, Reserved, Scene
 from dynofa_ros.simulation.simulator import Simulation
-from dynofa_ros.topics import DECISION
+from dynofa_ros.topics import DECISION, MANAGER_STATE
 
 FOLDER = Path(__file__).resolve().parent.parent / "test" / "reference"
 LIVE = {  # arguments of `dynofa demo`
@@ -101,6 +101,7 @@ def live(arguments: Iterable[str]) -> list[Message]:
         subprocess.run([*command, *arguments], check=True)
         with open_bag(out) as reader:
             wanted = [c for c in reader.connections if is_wanted("", c.topic, c.msgtype)]
+            wanted = [c for c in wanted if c.msgtype != MANAGER_STATE.kind]  # of the manager of that day
             return [
                 (c.topic[1:], c.msgtype, reader.deserialize(raw, c.msgtype))
                 for c, _, raw in reader.messages(wanted)

@@ -26,8 +26,9 @@ def add_parser(commands: Commands) -> None:
         "replay",
         help="run the manager again on a recorded run and compare every decision bit for bit",
         description="Runs the manager again on the inputs that each recorded decision names, and compares "
-        "every decision bit for bit. The recording must begin before the manager, and it must be of this "
-        "version of the package. Exit code 0 = all reproduced.",
+        "every decision bit for bit. A recording that begins later than the manager is replayed "
+        "from its first snapshot of the manager's state on (dynofa/manager/state, every 10 s). It must be of "
+        "this version of the package. Exit code 0 = all reproduced.",
         epilog="example: dynofa replay out --json replay.json",
     )
     add_recording(parser)
@@ -38,7 +39,8 @@ def add_parser(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     from dynofa_ros.cli.work import progress
     from dynofa_ros.recording.bag import BagError
-    from dynofa_ros.recording.replay import read_recording, replay
+    from dynofa_ros.recording.recorded_steps import read_recording
+    from dynofa_ros.recording.replay import replay
 
     check_outputs(options.json)
     try:
@@ -60,6 +62,8 @@ def _document(path: Path, found: Replay | None, *errors: str) -> dict[str, Any]:
     return {
         "bag": str(path),
         "decisions": found.decisions if found else 0,
+        "begins_at_step": found.begins_at_step if found else None,
+        "skipped": found.skipped if found else 0,
         "reproduced": found.reproduced if found else 0,
         "differences": [
             {
@@ -86,9 +90,11 @@ def _print(found: Replay) -> int:
     _say(console, ", ".join(parts))
     if found.different:
         _print_differences(found, console)
+    for remark in found.remarks:
+        _say(console, remark)
     for error in found.errors:
         _say(console, f"error: {error}", "red")
-    return OK if found.reproduced == found.decisions else FAILED
+    return OK if found.complete else FAILED
 
 
 def _print_differences(found: Replay, console: Console) -> None:

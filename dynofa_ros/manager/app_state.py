@@ -33,7 +33,7 @@ class _Usable:
 
     of: tuple[SubnetEntry, ...] | None = None
     pin: Key | None = None
-    refused: int = 0
+    refused: frozenset[Key] = frozenset()
     clusters: frozenset[str] = frozenset()
     entries: tuple[SubnetEntry, ...] = ()
     processors: frozenset[str] = frozenset()  # of the allocation problem: see placement.place_of
@@ -121,10 +121,10 @@ class AppState:
             pin = entry_key(self.held)
         kept = self._usable
         same = kept.of is self.entries and kept.pin == pin and kept.clusters == self.clusters
-        if not same or kept.refused != len(self.refused):
+        if not same or kept.refused != self.refused:
             entries = self._select(pin)
             processors = frozenset(map(place_of, entries))
-            kept = _Usable(self.entries, pin, len(self.refused), self.clusters, entries, processors)
+            kept = _Usable(self.entries, pin, frozenset(self.refused), self.clusters, entries, processors)
             self._usable = kept
         return kept
 

@@ -167,7 +167,7 @@ def _levels_of(state: State, name: str, domains: tuple[str, ...]) -> Levels:
     if not all(tables):
         actual = [nan if table else state.clocks.hz(d) for table, d in zip(tables, domains, strict=True)]
     # By their text: NaN is not equal to itself.
-    key = (name, unresponsive, str(actual))
+    key = (name, state.clusters, unresponsive, str(actual))
     levels: Levels | None = state.levels.get(key)
     if levels is None:
         if len(state.levels) > 64:

@@ -157,6 +157,16 @@ class RuntimeManager:
         """The plan in force, None before the first."""
         return self._plan
 
+    @property
+    def steps(self) -> int:
+        """Steps taken so far."""
+        return self._steps
+
+    @property
+    def last_ns(self) -> int | None:
+        """Time of the last step, None before the first."""
+        return self._last_ns
+
     def _consume(self, now_ns: int, monitors: Monitors) -> set[str]:
         """Takes the inputs into the state; the events among them."""
         events: set[str] = set()

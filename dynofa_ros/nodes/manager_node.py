@@ -20,6 +20,7 @@ from dynofa_ros.manager.inputs import OBJECTIVES, Departure, Input, Monitors, Pa
 from dynofa_ros.manager.limits import thermometer_remark
 from dynofa_ros.manager.miss_alarm import PERSISTENT
 from dynofa_ros.manager.runtime_manager import Decision
+from dynofa_ros.manager.snapshot import snapshot
 from dynofa_ros.manager.state import STALE_S
 from dynofa_ros.messages import DvfsCommand, InferenceMonitor
 from dynofa_ros.ros.diagnostics import Level, Status
@@ -31,6 +32,7 @@ EARLY_DISCOVERY_PERIOD_S, EARLY_S = 0.1, 2.0  # after a start: applications may 
 EVENT_DELAY_S = 0.02  # events that come together are answered together
 NEARLY = 0.9  # of a control period: a message then brings the step forward, which saves a wake-up
 RECENT_STEPS = 100
+SNAPSHOT_PERIOD_S = 10.0
 MAX_INPUTS = 2000  # of a step, which then comes before its time; more are lost
 
 _DEFAULT = Parameters()
@@ -125,6 +127,7 @@ class ManagerNode(ManagedNode):
 
     def configure(self) -> None:
         self._decisions = self.advertise(topics.DECISION)
+        self._snapshots = self.advertise(topics.MANAGER_STATE)
 
     def activate(self) -> None:
         self._manager = RuntimeManager()
@@ -133,6 +136,7 @@ class ManagerNode(ManagedNode):
         self._lost_inputs = self._known_lost = 0
         self._compute_ms.clear()
         self._last_step_s = 0.0
+        self._snapshot_s = -math.inf
         # Telemetry alone never makes a step: it is taken with whatever wakes the node next.
         self._telemetry = self.subscribe_silently(topics.TELEMETRY)
         for topic in (topics.CAPABILITIES, topics.POWER_MODEL, topics.DVFS_STATE):
@@ -254,6 +258,16 @@ class ManagerNode(ManagedNode):
         self._decisions.publish(to_ros(decision))
         self._decision = decision
         self._compute_ms.append(decision.compute_ms)
+        if self._last_step_s - self._snapshot_s >= SNAPSHOT_PERIOD_S:
+            self._snapshot_s = self._last_step_s
+            self._publish_snapshot()
+
+    def _publish_snapshot(self) -> None:
+        """So that a replay can begin with the next step. Without it the robot is managed all the same."""
+        try:
+            self._snapshots.publish(to_ros(snapshot(self._manager)))
+        except TypeError as error:
+            self.get_logger().error(f"no snapshot of the manager's state: {error}")
 
     # --- diagnostics -------------------------------------------------------------------------
 

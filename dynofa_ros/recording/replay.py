@@ -1,248 +1,32 @@
 """Runs the manager again on the inputs that recorded decisions name, and compares bit for bit.
 
-A manager begins with step 1 and carries what it has learned from step to step, so a replay needs every
-step from the first on: where one is missing, or an input of one, the rest of that manager's run is not
-replayed and an error says what is missing. Reads rosbag2 without rclpy. A recorded decision is kept as plain
-data: dicts, lists, and leaves of the precision of its message (float32 as numpy.float32).
+A manager begins with step 1 and carries what it has learned from step to step. A replay begins with step 1
+too, or after a recorded snapshot of the manager's state where the recording starts later than the manager.
+Where a step is missing, or an input of one, an error says so, and the replay goes on after the next
+snapshot; without one the rest of that manager's run is not replayed.
 """
 
 from __future__ import annotations
 
 import struct
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.typesys.store import Typestore
 
 from dynofa_ros import topics
-from dynofa_ros.convert import from_ros
-from dynofa_ros.device.board import BoardError, load_power_model
-from dynofa_ros.device.power_model import differences
 from dynofa_ros.manager import RuntimeManager
-from dynofa_ros.manager.inputs import GONE, Departure, Input, Monitors, Parameters, make_input, parameters_of
+from dynofa_ros.manager.inputs import Input, Monitors
 from dynofa_ros.manager.runtime_manager import Decision
-from dynofa_ros.messages import DeviceCapabilities, ManagerDecision, PowerModel
-from dynofa_ros.recording.bag import BagError, open_bag, typestore
-from dynofa_ros.recording.run import robot_root
-from dynofa_ros.recording.text_log import Message, all_types, read_log
+from dynofa_ros.manager.snapshot import restore
+from dynofa_ros.messages import ManagerState
+from dynofa_ros.recording.recorded_steps import MissingInput, RecordedDecision, RecordedInputs, Recording
 
-# --- what was recorded -----------------------------------------------------------------------------------
-
-DECISION_TYPE = topics.DECISION.kind
+LONGEST_STEP_NS = 20_000_000_000  # between two steps: the longest control period, and a pause
 # Of the node, or what the replay was fed with.
 NOT_COMPARED = frozenset({"header", "compute_ms", "step_time", "inputs", "parameters"})
-
-
-@dataclass(frozen=True)
-class RecordedDecision:
-    """One step of the manager as it was published. ``fields``: the whole message as plain data."""
-
-    decision_id: int
-    step_number: int
-    step_time_ns: int
-    inputs: tuple[tuple[str, int], ...]
-    parameters: Parameters
-    fields: Mapping[str, Any]
-
-
-class MissingInput(LookupError):
-    """An input that a decision names was not recorded; the text names topic and sequence."""
-
-
-@dataclass
-class RecordedInputs:
-    """Inputs by topic and sequence.
-
-    A sequence can come again when its node restarts: what was recorded later is then taken later.
-    Recordings from before the device published its power model hold none: the manager of that time took the
-    shipped description that the capabilities name, so that one is taken with them.
-    """
-
-    _items: list[Input] = field(default_factory=list)
-    _places: defaultdict[tuple[str, int], list[int]] = field(default_factory=lambda: defaultdict(list))
-    _taken: set[int] = field(default_factory=set)
-    _last: dict[str, int] = field(default_factory=dict)  # place of the input taken last, per topic
-    _holds_models: bool = False
-
-    def add(self, item: Input) -> None:
-        """The next message of the recording."""
-        self._places[item.topic, item.sequence].append(len(self._items))
-        self._items.append(item)
-        self._holds_models |= item.topic == topics.POWER_MODEL.name
-
-    def of(self, named: Iterable[tuple[str, int]]) -> tuple[Input, ...]:
-        """The inputs that a decision names. Raises MissingInput for one that was not recorded."""
-        inputs: list[Input] = []
-        for topic, sequence in named:
-            item = self.take(topic, sequence)
-            if item is None:
-                raise MissingInput(f"{topic} {sequence}")
-            inputs.append(item)
-            if isinstance(item.message, DeviceCapabilities) and not self._holds_models:
-                model = shipped_model(item.message)
-                inputs += [Input(topics.POWER_MODEL.name, sequence, model)] if model else []
-        return tuple(inputs)
-
-    def take(self, topic: str, sequence: int) -> Input | None:
-        """The input that a decision names, None if it was not recorded."""
-        if sequence == GONE and topics.TARGETS.match(topic):
-            return make_input(topic, Departure(topic.split("/")[1]))
-        places = self._places.get((topic, sequence), [])
-        if not _latched(topic):
-            places = [place for place in places if place not in self._taken]
-        if not places:
-            return None
-        last = self._last.get(topic, -1)
-        place = next((place for place in places if place > last), places[-1])
-        self._taken.add(place)
-        self._last[topic] = place
-        return self._items[place]
-
-
-@dataclass
-class Recording:
-    """Decisions in the order of recording, and all inputs."""
-
-    decisions: list[RecordedDecision] = field(default_factory=list)
-    inputs: RecordedInputs = field(default_factory=RecordedInputs)
-    problems: tuple[str, ...] = ()  # what was repaired in the bag, or is missing
-
-
-def read_recording(
-    path: Path, namespace: str | None = None, step: Callable[[int], None] = lambda total: None
-) -> Recording:
-    """Read a bag, or a log of messages (.jsonl).
-
-    namespace: of the robot, e.g. `/robot1`; None = the only one in the bag. step: called once per message
-    with their number.
-
-    Raises BagError if it cannot be read, holds several namespaces or no decisions, or if its messages
-    are those of another version of this package.
-    """
-    if path.suffix == ".jsonl":
-        return recording(path, read_log(path), typestore())
-    with open_bag(path) as reader:
-        root = robot_root(path, {c.topic for c in reader.connections}, namespace)
-        wanted = [c for c in reader.connections if is_wanted(root, c.topic, c.msgtype)]
-        _check_definitions(path, reader.typestore, {c.msgtype for c in wanted})
-
-        total = sum(connection.msgcount for connection in wanted)
-
-        def messages() -> Iterator[Message]:
-            for connection, _, raw in reader.messages(wanted):
-                try:
-                    message = reader.deserialize(raw, connection.msgtype)
-                except Exception as error:  # rosbags checks little of what it unpacks
-                    text = f"a message of {connection.topic} is damaged, or of another version"
-                    raise BagError(f"cannot read {path}: {text} ({type(error).__name__})") from error
-                step(total)
-                yield connection.topic[len(root) + 1 :], connection.msgtype, message
-
-        return replace(recording(path, messages(), reader.typestore), problems=tuple(reader.problems))
-
-
-def shipped_model(capabilities: DeviceCapabilities) -> PowerModel | None:
-    """Power model of the shipped description that capabilities name, None without one of all their clocks."""
-    try:
-        model = load_power_model(capabilities.board)
-    except BoardError:
-        return None
-    lacks, _ = differences(model, [d.domain for d in capabilities.domains])
-    return None if lacks or not capabilities.board else model
-
-
-def recording(path: Path, messages: Iterable[Message], store: Typestore) -> Recording:
-    """What these messages hold; their topics lack the robot's namespace.
-
-    path: for errors. Raises BagError if there are no decisions, or none of this version.
-    """
-    found = Recording()
-    for topic, message_type, message in messages:
-        if message_type != DECISION_TYPE:
-            _add_input(found.inputs, topic, message)
-            continue
-        try:
-            found.decisions.append(_decision(message, store))
-        except ValueError as error:
-            raise BagError(f"{path}: decision {message.decision_id} cannot be replayed: {error}") from error
-    if not found.decisions:
-        raise BagError(f"{path} holds no decision: record {topics.DECISION.name} and the monitors with it")
-    return found
-
-
-def plain(message: Any, message_type: str, store: Typestore) -> dict[str, Any]:
-    """A message of rosbags as dicts, lists and leaves."""
-    return {
-        name: _plain(getattr(message, name), description, store)
-        for name, description in store.fielddefs[message_type][1]
-    }
-
-
-def _plain(value: Any, description: Any, store: Typestore) -> Any:
-    node, detail = description
-    if node.name == "NAME":
-        return plain(value, detail, store)
-    if node.name == "BASE":
-        if detail[0] == "float32":
-            return np.float32(value)
-        return value.item() if isinstance(value, np.generic) else value
-    return [_plain(element, detail[0], store) for element in value]
-
-
-def _add_input(inputs: RecordedInputs, topic: str, message: Any) -> None:
-    """As the manager's node takes it: what names another application or has no meaning is left out."""
-    with suppress(ValueError):
-        inputs.add(make_input(topic, from_ros(message)))
-
-
-def _decision(message: Any, store: Typestore) -> RecordedDecision:
-    decision: ManagerDecision = from_ros(message)
-    return RecordedDecision(
-        decision_id=decision.decision_id,
-        step_number=decision.step_number,
-        step_time_ns=decision.step_time,
-        inputs=tuple((consumed.topic, consumed.sequence) for consumed in decision.inputs),
-        parameters=parameters_of(decision),
-        fields=plain(message, DECISION_TYPE, store),
-    )
-
-
-def is_wanted(root: str, topic: str, message_type: str) -> bool:
-    """Whether a replay needs a topic. root: prefix of the robot's topics, empty or `/robot1`."""
-    if not topic.startswith(root + "/"):
-        return False
-    relative = topic[len(root) + 1 :]
-    wanted = (topics.DECISION, *topics.MANAGER_INPUTS)
-    return any(message_type == topic.kind and topic.match(relative) is not None for topic in wanted)
-
-
-def _latched(relative: str) -> bool:
-    """Whether a subscriber that comes later gets the last message of a topic again."""
-    return any(topic.latched and topic.match(relative) is not None for topic in topics.MANAGER_INPUTS)
-
-
-def _check_definitions(path: Path, theirs: Typestore, message_types: set[str]) -> None:
-    """Raises BagError if a message of this package was defined otherwise when it was recorded."""
-    ours = typestore()
-    for name in all_types(message_types, ours):
-        if name not in theirs.fielddefs:
-            raise BagError(f"{path} does not say what {name} consists of")
-        here, there = dict(ours.fielddefs[name][1]), dict(theirs.fielddefs[name][1])
-        odd = [key for key in {**here, **there} if here.get(key) != there.get(key)]
-        if odd:
-            raise BagError(
-                f"{path} was recorded with another version of this package: {name} differs in "
-                f"{', '.join(odd)}; replay it with that version"
-            )
-
-
-# --- replay and comparison -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -265,11 +49,19 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Replay:
-    """``decisions``: in the recording. ``errors``: why some of them were not replayed, a line each."""
+    """``decisions``: in the recording. ``errors``: why some of them were not replayed, a line each.
+
+    ``begins_at_step``: the first one replayed of the recording's first manager, None = none. ``skipped``:
+    decisions before the first snapshot of a manager that the recording starts later than; ``remarks``: a
+    line for each such manager.
+    """
 
     decisions: int
     comparisons: tuple[Comparison, ...]
     errors: tuple[str, ...]
+    begins_at_step: int | None = None
+    skipped: int = 0
+    remarks: tuple[str, ...] = ()
 
     @property
     def reproduced(self) -> int:
@@ -281,30 +73,143 @@ class Replay:
         """Decisions that came out otherwise."""
         return tuple(comparison for comparison in self.comparisons if comparison.differences)
 
+    @property
+    def complete(self) -> bool:
+        """Whether all decisions from the beginning on came out bit for bit."""
+        return self.reproduced + self.skipped == self.decisions and not self.errors
+
 
 def replay(recording: Recording, step: Callable[[int], None] = lambda total: None) -> Replay:
     """Replay every decision that can be. step: called once per decision with their number."""
     total = len(recording.decisions)
-    comparisons: list[Comparison] = []
-    errors: list[str] = []
-    for run in runs_of_managers(recording.decisions):
-        complete = _complete(run)
-        error = _gap(run, len(complete))
-        manager = RuntimeManager()
-        for place, recorded in enumerate(complete):
+    runs = [_Run.of(decisions, recording) for decisions in runs_of_managers(recording.decisions)]
+    for run in runs:
+        run.replay(lambda: step(total))
+    late = [run for run in runs if run.late]
+    return Replay(
+        total,
+        tuple(comparison for run in runs for comparison in run.comparisons),
+        tuple(error for run in runs for error in run.errors),
+        runs[0].begins_at_step if runs else None,
+        sum(run.begins for run in late),
+        tuple(
+            f"begins at step {run.begins_at_step}: the recording starts later than the manager"
+            for run in late
+        ),
+    )
+
+
+@dataclass
+class _Run:
+    """The steps of one manager, and the snapshots of its state by the place of the step that follows.
+
+    ``begins``: place of the first step that can be replayed, the number of steps if none can.
+    """
+
+    steps: Sequence[tuple[RecordedDecision, tuple[Input, ...] | MissingInput]]
+    snapshots: Mapping[int, ManagerState]
+    begins: int = 0
+    comparisons: list[Comparison] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, decisions: Sequence[RecordedDecision], recorded: Recording) -> _Run:
+        """The run that these decisions are of. Its inputs are taken whether or not they can be replayed."""
+        steps = tuple((decision, _inputs(recorded.inputs, decision)) for decision in decisions)
+        run = cls(steps, _following(decisions, recorded.snapshots))
+        if decisions[0].step_number > 1:
+            run.begins = next(filter(run._whole, run.snapshots), next(iter(run.snapshots), len(steps)))
+        return run
+
+    @property
+    def late(self) -> bool:
+        """Whether it begins with a snapshot."""
+        return self.begins < len(self.steps) and self.steps[0][0].step_number > 1
+
+    @property
+    def begins_at_step(self) -> int | None:
+        """Number of the first step that can be replayed, None without any."""
+        return self.steps[self.begins][0].step_number if self.begins < len(self.steps) else None
+
+    def replay(self, step: Callable[[], None]) -> None:
+        """Replay what can be: ``comparisons`` and ``errors``."""
+        place, manager = self.begins, None
+        if place == len(self.steps):
+            self.errors.append(f"{self._no_beginning()}; {_left(place)}")
+        while place < len(self.steps):
+            recorded, inputs = self.steps[place]
             try:
-                monitors = Monitors(recording.inputs.of(recorded.inputs), recorded.parameters)
-            except MissingInput as missing:
-                which = f"decision {recorded.decision_id} (step {recorded.step_number})"
-                error = f"input {missing} of {which} is missing; {_left(len(run) - place)}"
-                break
-            decision = manager.step(recorded.step_time_ns, monitors)
-            comparisons.append(
-                Comparison(recorded.decision_id, recorded.step_number, compare(recorded.fields, decision))
-            )
-            step(total)
-        errors += [error] if error else []
-    return Replay(total, tuple(comparisons), tuple(errors))
+                manager = manager or self._manager(place)
+                fault = self._fault(place, manager.steps)
+            except ValueError as error:
+                fault = str(error)
+            if fault is not None or manager is None or isinstance(inputs, MissingInput):
+                after = self._next(place)
+                self.errors.append(f"{fault}; {_left(after - place)}")
+                place, manager = after, None
+                continue
+            decision = manager.step(recorded.step_time_ns, Monitors(inputs, recorded.parameters))
+            differences = compare(recorded.fields, decision)
+            self.comparisons.append(Comparison(recorded.decision_id, recorded.step_number, differences))
+            place += 1
+            step()
+
+    def _manager(self, place: int) -> RuntimeManager:
+        """A manager that can take the step. Raises ValueError for a bad snapshot."""
+        return restore(self.snapshots[place]) if place in self.snapshots else RuntimeManager()
+
+    def _next(self, place: int) -> int:
+        """Place behind the next snapshot, or behind the last step."""
+        return next((other for other in self.snapshots if other > place), len(self.steps))
+
+    def _whole(self, place: int) -> bool:
+        """Whether all steps from a snapshot to the next one are recorded, and what they name."""
+        before = self.snapshots[place].step_number
+        return all(self._fault(n, before + n - place) is None for n in range(place, self._next(place)))
+
+    def _fault(self, place: int, before: int) -> str | None:
+        """Why a manager that has taken so many steps cannot take the next one, None = it can."""
+        recorded, inputs = self.steps[place]
+        if recorded.step_number != before + 1:
+            gap = _steps(before + 1, recorded.step_number - 1)
+            last = self.steps[place - 1][0].decision_id
+            return f"{gap} of the manager missing between decisions {last} and {recorded.decision_id}"
+        if isinstance(inputs, MissingInput):
+            which = f"decision {recorded.decision_id} (step {recorded.step_number})"
+            return f"input {inputs} of {which} is missing"
+        return None
+
+    def _no_beginning(self) -> str:
+        first = self.steps[0][0].step_number
+        return (
+            f"the recording begins in the middle: the first decision of this manager is its step {first}, "
+            f"and the {first - 1} before it are missing; record {topics.MANAGER_STATE.name} too, for longer "
+            "than the 10 s between two of its messages, or begin recording before the manager"
+        )
+
+
+def _inputs(recorded: RecordedInputs, decision: RecordedDecision) -> tuple[Input, ...] | MissingInput:
+    try:
+        return recorded.of(decision.inputs)
+    except MissingInput as missing:
+        return missing
+
+
+def _following(
+    run: Sequence[RecordedDecision], snapshots: Sequence[ManagerState]
+) -> Mapping[int, ManagerState]:
+    """Snapshots of the manager of a run, by the place of the step that follows, in their order.
+
+    The step of a snapshot is known by number and time. That of one before the first decision is not
+    recorded, and the time must be near.
+    """
+    known = {(s.step_number, s.header.stamp_ns): s for s in snapshots}
+    steps = [(d.step_number, d.step_time_ns) for d in run]
+    found = {n: known[step] for n, step in enumerate(steps[:-1], start=1) if step in known}
+    first, start_ns = steps[0]
+    before = [s for s in snapshots if s.step_number + 1 == first and 0 <= start_ns - s.header.stamp_ns]
+    near = [s for s in before if start_ns - s.header.stamp_ns <= LONGEST_STEP_NS]
+    return {0: near[-1], **found} if near else found
 
 
 def runs_of_managers(decisions: Sequence[RecordedDecision]) -> Iterator[Sequence[RecordedDecision]]:
@@ -321,31 +226,6 @@ def compare(recorded: Mapping[str, Any], decision: Decision) -> tuple[Difference
     """
     compared = {name: value for name, value in recorded.items() if name not in NOT_COMPARED}
     return tuple(_differences("", compared, decision))
-
-
-def _complete(run: Sequence[RecordedDecision]) -> Sequence[RecordedDecision]:
-    """The decisions up to the first gap."""
-    count = next((n for n, d in enumerate(run) if d.step_number != n + 1), len(run))
-    return run[:count]
-
-
-def _gap(run: Sequence[RecordedDecision], complete: int) -> str | None:
-    """What is missing behind the first ``complete`` decisions, None = nothing."""
-    if complete == len(run):
-        return None
-    following = run[complete]
-    left = _left(len(run) - complete)
-    if complete == 0:
-        return (
-            f"the recording begins in the middle: the first decision of this manager is its step "
-            f"{following.step_number}, and the {following.step_number - 1} before it are missing; {left}. "
-            "Begin recording before the manager, or deactivate and activate it while recording"
-        )
-    last = run[complete - 1]
-    return (
-        f"{_steps(last.step_number + 1, following.step_number - 1)} of the manager missing between decisions "
-        f"{last.decision_id} and {following.decision_id}; {left}"
-    )
 
 
 def _steps(first: int, last: int) -> str:

@@ -194,7 +194,8 @@ def test_the_bag_has_all_topics_but_images(timeline: Timeline) -> None:
     assert {f"/perception/front/{name}" for name in app} <= topics
     device = {"telemetry", "capabilities", "power_model", "dvfs_state", "dvfs_command", "simulated_load"}
     assert {f"/dynofa/device/{name}" for name in device} <= topics
-    assert {"/dynofa/manager/decision", "/diagnostics", "/parameter_events"} <= topics
+    assert {"/dynofa/manager/decision", "/dynofa/manager/state"} <= topics
+    assert {"/diagnostics", "/parameter_events"} <= topics
 
 
 def test_the_picture_is_drawn(timeline: Timeline) -> None:

@@ -10,8 +10,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dynofa_ros.recording.replay import DECISION_TYPE
-from dynofa_ros.recording.text_log import Message, read_log
+from dynofa_ros.convert import to_ros
+from dynofa_ros.manager import RuntimeManager
+from dynofa_ros.manager.inputs import Monitors
+from dynofa_ros.manager.snapshot import snapshot
+from dynofa_ros.recording.bag import typestore
+from dynofa_ros.recording.recorded_steps import DECISION_TYPE, recording
+from dynofa_ros.recording.text_log import Message, message_types, read_log
+from dynofa_ros.topics import MANAGER_STATE as STATE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCE = REPOSITORY / "test" / "reference"
@@ -36,6 +42,23 @@ def demo_run() -> tuple[Message, ...]:
     Not to be changed.
     """
     return tuple(tool().recomputed(read_log(REFERENCE / "demo.jsonl", lenient=True)))
+
+
+def with_snapshots(messages: Sequence[Message], every: int) -> list[Message]:
+    """The same run as if the manager had published its state after the first and every n-th step."""
+    known, manager, result = recording(Path("run"), messages, typestore()), RuntimeManager(), []
+    recorded = iter(known.decisions)
+    for topic, kind, message in messages:
+        result.append((topic, kind, message))
+        if kind != DECISION_TYPE:
+            continue
+        step = next(recorded)
+        if step.step_number == 1:
+            manager = RuntimeManager()
+        manager.step(step.step_time_ns, Monitors(known.inputs.of(step.inputs), step.parameters))
+        if step.step_number % every == 1:
+            result.append((STATE.name, STATE.kind, to_ros(snapshot(manager), message_types)))
+    return result
 
 
 def decisions(messages: Sequence[Message]) -> list[Any]:

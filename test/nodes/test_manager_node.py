@@ -38,6 +38,7 @@ from dynofa_ros.convert import from_ros, to_ros
 from dynofa_ros.device.power_model import predict_power
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import GONE, Input, Monitors, make_input, parameters_of
+from dynofa_ros.manager.snapshot import restore
 from dynofa_ros.topics import Topic
 
 pytestmark = pytest.mark.live
@@ -451,10 +452,19 @@ def test_recorded_inputs_reproduce_every_decision_and_a_restart_goes_on_above() 
         robot.spin(0.3)
         robot.set_parameter("power_cap_w", 6.0)
         robot.spin(1.0)
+        states: list[Any] = []
+        robot.subscribe(topics.MANAGER_STATE, states.append)  # late: it is latched
+        robot.wait(lambda: states, "snapshot of the manager's state")
         assert stop(process) == 0
         robot.spin(0.3)
         recorded = list(robot.decisions)
-        replay(robot, recorded)
+        assert [d.step_number for d in recorded] == list(range(1, len(recorded) + 1)), "not all were recorded"
+        assert len(recorded) > 15
+        assert {d.trigger for d in recorded} >= {"startup", "targets", "parameter", "periodic"}
+        replay(robot, recorded, RuntimeManager())
+        known = from_ros(states[0])
+        assert known.header.stamp_ns == from_ros(recorded[known.step_number - 1]).step_time
+        replay(robot, recorded[known.step_number :], restore(known))
 
         last_id, running = app.decision_id, app.subnet_id
         process = start_manager(robot.namespace)
@@ -466,12 +476,8 @@ def test_recorded_inputs_reproduce_every_decision_and_a_restart_goes_on_above() 
         robot.close()
 
 
-def replay(robot: Robot, recorded: list[ManagerDecision]) -> None:
-    """Steps a new manager with what each decision says it consumed, and compares."""
-    assert [d.step_number for d in recorded] == list(range(1, len(recorded) + 1)), "not all were recorded"
-    assert len(recorded) > 15
-    assert {d.trigger for d in recorded} >= {"startup", "targets", "parameter", "periodic"}
-    manager = RuntimeManager()
+def replay(robot: Robot, recorded: list[ManagerDecision], manager: RuntimeManager) -> None:
+    """Steps a manager with what each decision says it consumed, and compares."""
     for message in recorded:
         consumed_inputs = []
         for consumed in message.inputs:

@@ -10,20 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from replay_runs import REFERENCE, decisions, demo_run, named_input, tool, without
+from replay_runs import REFERENCE, decisions, demo_run, named_input, tool, with_snapshots, without
 
 from dynofa_ros.recording.bag import typestore
-from dynofa_ros.recording.replay import (
-    DECISION_TYPE,
-    Difference,
-    Recording,
-    Replay,
-    compare,
-    read_recording,
-    recording,
-    replay,
-)
+from dynofa_ros.recording.recorded_steps import DECISION_TYPE, Recording, read_recording, recording
+from dynofa_ros.recording.replay import Difference, Replay, compare, replay
 from dynofa_ros.recording.text_log import Message, make, read_log, write_log
+from dynofa_ros.topics import MANAGER_STATE as STATE
 from dynofa_ros.topics import POWER_MODEL
 
 LOGS = sorted(REFERENCE.glob("*.jsonl"))
@@ -92,7 +85,7 @@ def test_a_recording_with_the_power_model_needs_no_board_file(monkeypatch: pytes
     models = [m for topic, _, m in messages if topic == POWER_MODEL.name]
     assert len(models) == 1 and models[0].board == "xavier_nx"
     assert any(c.topic == POWER_MODEL.name for d in decisions(messages) for c in d.inputs)
-    forbidden = "dynofa_ros.recording.replay.load_power_model"
+    forbidden = "dynofa_ros.recording.recorded_steps.load_power_model"
     monkeypatch.setattr(forbidden, lambda name: pytest.fail(f"a file was opened for {name}"))
     assert_reproduced(replay(record(messages)), len(decisions(messages)))
     models[0].base_w += 1.0
@@ -208,6 +201,94 @@ def test_decisions_that_were_lost_are_counted(demo: tuple[Message, ...]) -> None
     assert found.reproduced == 20
     assert len(found.errors) == 1
     assert "steps 21 to 22 are missing between decisions" in found.errors[0].replace("of the manager ", "")
+
+
+# --- a recording that starts later than the manager ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run() -> list[Message]:
+    return with_snapshots(demo_run(), 30)
+
+
+def after_step(messages: Sequence[Message], number: int) -> list[Message]:
+    """What a recorder got that began just after a step, latched messages left out."""
+    step = next(n for n, (_, _, m) in enumerate(messages) if getattr(m, "step_number", 0) == number)
+    return list(messages[step + 1 :])
+
+
+def test_a_late_recording_begins_after_its_first_snapshot(run: list[Message]) -> None:
+    total = len(decisions(run))
+    found = replay(record(after_step(run, total // 2)))
+    first = total // 2 // 30 * 30 + 30 + 2  # snapshots after steps 1, 31, 61, ...
+    assert found.begins_at_step == first
+    assert found.remarks == (f"begins at step {first}: the recording starts later than the manager",)
+    assert (found.errors, found.different, found.complete) == ((), (), True)
+    assert found.reproduced == total - first + 1 == found.decisions - found.skipped
+
+
+def test_every_beginning_of_a_recording_can_be_replayed(run: list[Message]) -> None:
+    for number in range(3, 100, 13):
+        found = replay(record(after_step(run, number)))
+        assert found.complete and found.errors == () and found.reproduced > 20
+
+
+def test_a_recording_of_the_start_uses_no_snapshot(run: list[Message]) -> None:
+    found = replay(record(run))
+    assert_reproduced(found, len(decisions(run)))
+    assert (found.begins_at_step, found.skipped, found.remarks) == (1, 0, ())
+
+
+def test_a_latched_snapshot_just_before_the_first_step_will_do(run: list[Message]) -> None:
+    cut = without(
+        run, *decisions(run)[:61], *(m for t, _, m in run if t == STATE.name and m.step_number < 61)
+    )
+    found = replay(record(cut))
+    assert found.begins_at_step == 62 and found.skipped == 0 and found.complete
+
+
+def test_latched_messages_of_steps_whose_inputs_are_not_there_are_no_beginning(run: list[Message]) -> None:
+    """Late recorders get the last five decisions, and the last snapshot, but not the monitors."""
+    latched = [i for i in run if i[1] in (DECISION_TYPE, STATE.kind) and 60 <= i[2].step_number <= 64]
+    found = replay(record([*latched, *after_step(run, 64)]))
+    assert found.begins_at_step == 92 and found.complete
+    assert found.skipped == 91 - 59
+
+
+def test_a_gap_in_a_recording_is_an_error_and_the_rest_is_replayed(run: list[Message]) -> None:
+    found = replay(record(without(run, *decisions(run)[39:41])))
+    assert len(found.errors) == 1 and not found.complete
+    assert "steps 40 to 41 are of the manager missing between decisions" in found.errors[0]
+    assert "20 decisions are not replayed" in found.errors[0]
+    assert found.reproduced == found.decisions - 20 and found.begins_at_step == 1
+
+
+def test_a_damaged_snapshot_is_named_and_the_next_one_taken(run: list[Message]) -> None:
+    cut = after_step(run, 20)
+    damaged = deepcopy(next(m for t, _, m in cut if t == STATE.name))
+    damaged.state = damaged.state[:-8]
+    cut = [(t, k, damaged if t == STATE.name and m.step_number == 31 else m) for t, k, m in cut]
+    found = replay(record(cut))
+    assert len(found.errors) == 1
+    assert "the snapshot of the manager after step 31 is damaged" in found.errors[0]
+    assert "30 decisions are not replayed" in found.errors[0]
+    assert found.different == () and found.reproduced == len(decisions(cut)) - 11 - 30
+
+
+def test_the_snapshot_of_another_manager_is_not_taken(run: list[Message]) -> None:
+    """Both have a step 31; each snapshot belongs to the one with its time."""
+    messages = restarted(demo_run(), 70)
+    first = [m for t, _, m in with_snapshots(messages, 30) if t == STATE.name and m.step_number == 31][0]
+    late = [(t, k, m) for t, k, m in after_step(messages, 70)][40:]
+    found = replay(record([(STATE.name, STATE.kind, first), *late]))
+    assert found.comparisons == () and "begins in the middle" in found.errors[0]
+
+
+def test_without_start_and_snapshot_it_is_said_what_to_record(run: list[Message]) -> None:
+    cut = [item for item in after_step(run, 20) if item[0] != STATE.name]
+    found = replay(record(cut))
+    assert found.comparisons == () and found.begins_at_step is None and not found.complete
+    assert "record dynofa/manager/state too" in found.errors[0]
 
 
 # --- what happens to a robot -------------------------------------------------------------------------

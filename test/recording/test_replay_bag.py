@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 from command import dynofa_process
-from replay_runs import decisions, demo_run, named_input, without
+from replay_runs import decisions, demo_run, named_input, with_snapshots, without
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_types_from_msg
 from rosbags.typesys.store import Typestore
 
 from dynofa_ros.paths import share_file
 from dynofa_ros.recording.bag import BagError, typestore
-from dynofa_ros.recording.replay import DECISION_TYPE, read_recording, replay
+from dynofa_ros.recording.recorded_steps import DECISION_TYPE, read_recording
+from dynofa_ros.recording.replay import replay
 from dynofa_ros.recording.run import read_run
 from dynofa_ros.recording.text_log import Message, make
-from dynofa_ros.topics import DECISION
+from dynofa_ros.topics import DECISION, MANAGER_STATE
 
 pytestmark = pytest.mark.live
 
@@ -68,10 +69,30 @@ def test_another_process_reproduces_a_robot_in_a_namespace(demo: tuple[Message, 
     assert json.loads(results.read_text()) == {
         "bag": str(bag),
         "decisions": count,
+        "begins_at_step": 1,
+        "skipped": 0,
         "reproduced": count,
         "differences": [],
         "errors": [],
     }
+
+
+def test_the_second_half_of_a_bag_is_reproduced(demo: tuple[Message, ...], tmp_path: Path) -> None:
+    run = with_snapshots(demo, 20)
+    cut = run[len(run) // 2 :]
+    bag, results = write_bag(tmp_path / "bag", cut, root="/robot1"), tmp_path / "results.json"
+    first = next(m.step_number for t, _, m in cut if t == MANAGER_STATE.name) + 1
+    left = len(decisions(demo)) - first + 1
+    count = len(decisions(cut))
+    result = dynofa_process("replay", bag, "--json", results, PYTHONHASHSEED="7")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        f"{count} decisions, {left} reproduced bit for bit, {count - left} not replayed",
+        f"begins at step {first}: the recording starts later than the manager",
+    ]
+    written = json.loads(results.read_text())
+    assert (written["begins_at_step"], written["reproduced"], written["errors"]) == (first, left, [])
+    assert written["skipped"] == count - left > 0
 
 
 def test_differences_and_errors_are_shown_and_written(demo: tuple[Message, ...], tmp_path: Path) -> None:

@@ -1,0 +1,240 @@
+"""The steps of a manager as they were recorded: decisions, the inputs that they name, snapshots of its state.
+
+Reads rosbag2 without rclpy. A decision is kept as plain data: dicts, lists, and leaves of the precision of
+its message (float32 as numpy.float32).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.typesys.store import Typestore
+
+from dynofa_ros import topics
+from dynofa_ros.convert import from_ros
+from dynofa_ros.device.board import BoardError, load_power_model
+from dynofa_ros.device.power_model import differences
+from dynofa_ros.manager.inputs import GONE, Departure, Input, Parameters, make_input, parameters_of
+from dynofa_ros.messages import DeviceCapabilities, ManagerDecision, ManagerState, PowerModel
+from dynofa_ros.recording.bag import BagError, open_bag, typestore
+from dynofa_ros.recording.run import robot_root
+from dynofa_ros.recording.text_log import Message, all_types, read_log
+
+DECISION_TYPE = topics.DECISION.kind
+
+
+@dataclass(frozen=True)
+class RecordedDecision:
+    """One step of the manager as it was published. ``fields``: the whole message as plain data."""
+
+    decision_id: int
+    step_number: int
+    step_time_ns: int
+    inputs: tuple[tuple[str, int], ...]
+    parameters: Parameters
+    fields: Mapping[str, Any]
+
+
+class MissingInput(LookupError):
+    """An input that a decision names was not recorded; the text names topic and sequence."""
+
+
+@dataclass
+class RecordedInputs:
+    """Inputs by topic and sequence.
+
+    A sequence can come again when its node restarts: what was recorded later is then taken later.
+    Recordings from before the device published its power model hold none: the manager of that time took the
+    shipped description that the capabilities name, so that one is taken with them.
+    """
+
+    _items: list[Input] = field(default_factory=list)
+    _places: defaultdict[tuple[str, int], list[int]] = field(default_factory=lambda: defaultdict(list))
+    _taken: set[int] = field(default_factory=set)
+    _last: dict[str, int] = field(default_factory=dict)  # place of the input taken last, per topic
+    _holds_models: bool = False
+
+    def add(self, item: Input) -> None:
+        """The next message of the recording."""
+        self._places[item.topic, item.sequence].append(len(self._items))
+        self._items.append(item)
+        self._holds_models |= item.topic == topics.POWER_MODEL.name
+
+    def of(self, named: Iterable[tuple[str, int]]) -> tuple[Input, ...]:
+        """The inputs that a decision names, all taken. Raises MissingInput if one was not recorded."""
+        inputs: list[Input] = []
+        missing: list[str] = []
+        for topic, sequence in named:
+            item = self.take(topic, sequence)
+            if item is None:
+                missing.append(f"{topic} {sequence}")
+                continue
+            inputs.append(item)
+            if isinstance(item.message, DeviceCapabilities) and not self._holds_models:
+                model = shipped_model(item.message)
+                inputs += [Input(topics.POWER_MODEL.name, sequence, model)] if model else []
+        if missing:
+            raise MissingInput(missing[0])
+        return tuple(inputs)
+
+    def take(self, topic: str, sequence: int) -> Input | None:
+        """The input that a decision names, None if it was not recorded."""
+        if sequence == GONE and topics.TARGETS.match(topic):
+            return make_input(topic, Departure(topic.split("/")[1]))
+        places = self._places.get((topic, sequence), [])
+        if not _latched(topic):
+            places = [place for place in places if place not in self._taken]
+        if not places:
+            return None
+        last = self._last.get(topic, -1)
+        place = next((place for place in places if place > last), places[-1])
+        self._taken.add(place)
+        self._last[topic] = place
+        return self._items[place]
+
+
+@dataclass
+class Recording:
+    """Decisions and snapshots in the order of recording, and all inputs."""
+
+    decisions: list[RecordedDecision] = field(default_factory=list)
+    snapshots: list[ManagerState] = field(default_factory=list)
+    inputs: RecordedInputs = field(default_factory=RecordedInputs)
+    problems: tuple[str, ...] = ()  # what was repaired in the bag, or is missing
+
+
+def read_recording(
+    path: Path, namespace: str | None = None, step: Callable[[int], None] = lambda total: None
+) -> Recording:
+    """Read a bag, or a log of messages (.jsonl).
+
+    namespace: of the robot, e.g. `/robot1`; None = the only one in the bag. step: called once per message
+    with their number.
+
+    Raises BagError if it cannot be read, holds several namespaces or no decisions, or if its messages
+    are those of another version of this package.
+    """
+    if path.suffix == ".jsonl":
+        return recording(path, read_log(path), typestore())
+    with open_bag(path) as reader:
+        root = robot_root(path, {c.topic for c in reader.connections}, namespace)
+        wanted = [c for c in reader.connections if is_wanted(root, c.topic, c.msgtype)]
+        _check_definitions(path, reader.typestore, {c.msgtype for c in wanted})
+
+        total = sum(connection.msgcount for connection in wanted)
+
+        def messages() -> Iterator[Message]:
+            for connection, _, raw in reader.messages(wanted):
+                try:
+                    message = reader.deserialize(raw, connection.msgtype)
+                except Exception as error:  # rosbags checks little of what it unpacks
+                    text = f"a message of {connection.topic} is damaged, or of another version"
+                    raise BagError(f"cannot read {path}: {text} ({type(error).__name__})") from error
+                step(total)
+                yield connection.topic[len(root) + 1 :], connection.msgtype, message
+
+        return replace(recording(path, messages(), reader.typestore), problems=tuple(reader.problems))
+
+
+def shipped_model(capabilities: DeviceCapabilities) -> PowerModel | None:
+    """Power model of the shipped description that capabilities name, None without one of all their clocks."""
+    try:
+        model = load_power_model(capabilities.board)
+    except BoardError:
+        return None
+    lacks, _ = differences(model, [d.domain for d in capabilities.domains])
+    return None if lacks or not capabilities.board else model
+
+
+def recording(path: Path, messages: Iterable[Message], store: Typestore) -> Recording:
+    """What these messages hold; their topics lack the robot's namespace.
+
+    path: for errors. Raises BagError if there are no decisions, or none of this version.
+    """
+    found = Recording()
+    for topic, message_type, message in messages:
+        if message_type == topics.MANAGER_STATE.kind:
+            found.snapshots.append(from_ros(message))
+            continue
+        if message_type != DECISION_TYPE:
+            _add_input(found.inputs, topic, message)
+            continue
+        try:
+            found.decisions.append(_decision(message, store))
+        except ValueError as error:
+            raise BagError(f"{path}: decision {message.decision_id} cannot be replayed: {error}") from error
+    if not found.decisions:
+        raise BagError(f"{path} holds no decision: record {topics.DECISION.name} and the monitors with it")
+    return found
+
+
+def plain(message: Any, message_type: str, store: Typestore) -> dict[str, Any]:
+    """A message of rosbags as dicts, lists and leaves."""
+    return {
+        name: _plain(getattr(message, name), description, store)
+        for name, description in store.fielddefs[message_type][1]
+    }
+
+
+def _plain(value: Any, description: Any, store: Typestore) -> Any:
+    node, detail = description
+    if node.name == "NAME":
+        return plain(value, detail, store)
+    if node.name == "BASE":
+        if detail[0] == "float32":
+            return np.float32(value)
+        return value.item() if isinstance(value, np.generic) else value
+    return [_plain(element, detail[0], store) for element in value]
+
+
+def _add_input(inputs: RecordedInputs, topic: str, message: Any) -> None:
+    """As the manager's node takes it: what names another application or has no meaning is left out."""
+    with suppress(ValueError):
+        inputs.add(make_input(topic, from_ros(message)))
+
+
+def _decision(message: Any, store: Typestore) -> RecordedDecision:
+    decision: ManagerDecision = from_ros(message)
+    return RecordedDecision(
+        decision_id=decision.decision_id,
+        step_number=decision.step_number,
+        step_time_ns=decision.step_time,
+        inputs=tuple((consumed.topic, consumed.sequence) for consumed in decision.inputs),
+        parameters=parameters_of(decision),
+        fields=plain(message, DECISION_TYPE, store),
+    )
+
+
+def is_wanted(root: str, topic: str, message_type: str) -> bool:
+    """Whether a replay needs a topic. root: prefix of the robot's topics, empty or `/robot1`."""
+    if not topic.startswith(root + "/"):
+        return False
+    relative = topic[len(root) + 1 :]
+    wanted = (topics.DECISION, topics.MANAGER_STATE, *topics.MANAGER_INPUTS)
+    return any(message_type == topic.kind and topic.match(relative) is not None for topic in wanted)
+
+
+def _latched(relative: str) -> bool:
+    """Whether a subscriber that comes later gets the last message of a topic again."""
+    return any(topic.latched and topic.match(relative) is not None for topic in topics.MANAGER_INPUTS)
+
+
+def _check_definitions(path: Path, theirs: Typestore, message_types: set[str]) -> None:
+    """Raises BagError if a message of this package was defined otherwise when it was recorded."""
+    ours = typestore()
+    for name in all_types(message_types, ours):
+        if name not in theirs.fielddefs:
+            raise BagError(f"{path} does not say what {name} consists of")
+        here, there = dict(ours.fielddefs[name][1]), dict(theirs.fielddefs[name][1])
+        odd = [key for key in {**here, **there} if here.get(key) != there.get(key)]
+        if odd:
+            raise BagError(
+                f"{path} was recorded with another version of this package: {name} differs in "
+                f"{', '.join(odd)}; replay it with that version"
+            )
