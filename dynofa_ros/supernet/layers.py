@@ -21,7 +21,7 @@ import numpy as np
 Array = Any  # a NumPy array, or a torch tensor in training
 Arrays = Mapping[str, Array]
 Cut = dict[str, Array]  # a layer's own arrays by role: "weight", "bias"
-Shape = tuple[int, ...]  # of one image: (channels, height, width)
+Shape = tuple[int, ...]  # of one image: (channels, height, width), or (tokens, features)
 Forward = Callable[[Any], Any]  # torch tensor in, torch tensor out
 Normalise = Callable[[Any, str], Any]  # batch normalisation in training: tensor, name of its arrays
 STATISTICS = ("running_mean", "running_var")
@@ -128,9 +128,12 @@ def chain(ops: Sequence[Op], normalise: Normalise | None = None) -> Forward:
     return run
 
 
-def _activation(name: str) -> Forward:
+def activation_function(name: str) -> Forward:
+    """The torch function of an activation, the identity for ""."""
     from torch.nn import functional
 
+    if name == "gelu":
+        return functional.gelu
     known = {"relu": functional.relu, "relu6": functional.relu6, "h_swish": functional.hardswish}
     return partial(known[name], inplace=True) if name else lambda x: x
 
@@ -225,7 +228,7 @@ class Conv(Layer):
     def forward(self, op: Op, normalise: Normalise | None) -> Forward:
         from torch.nn import functional
 
-        weight, bias, activate = op.arrays["weight"], op.arrays.get("bias"), _activation(self.activation)
+        weight, bias, activate = op.arrays["weight"], op.arrays.get("bias"), activation_function(self.activation)
         stride, padding, groups = self.stride, self.kernel // 2, self.groups
         if normalise is None or not self.normalised:
             return lambda x: activate(functional.conv2d(x, weight, bias, stride, padding, 1, groups))
@@ -345,7 +348,7 @@ class Residual(Layer):
 
     def forward(self, op: Op, normalise: Normalise | None) -> Forward:
         body, shortcut = (chain(ops, normalise) for ops in op.branches)
-        activate = _activation(self.activation)
+        activate = activation_function(self.activation)
         return lambda x: activate(body(x) + shortcut(x))
 
     def export(self, graph: GraphBuilder, x: str, op: Op) -> str:

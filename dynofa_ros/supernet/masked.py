@@ -31,10 +31,10 @@ def initial_weights(space: SearchSpace, classes: int, seed: int = 0) -> dict[str
             value = torch.randn(shape, generator=generator) * (2 / (shape[0] * shape[2] * shape[3])) ** 0.5
             if shape[1] == 1:  # depthwise: the fan-out of one channel is its kernel area
                 value *= shape[0] ** 0.5
-        elif len(shape) == 2:
+        elif len(shape) in (2, 3):
             value = torch.randn(shape, generator=generator) * 0.01
         else:
-            value = torch.ones(shape) if key.endswith(("bn.weight", "running_var")) else torch.zeros(shape)
+            value = torch.ones(shape) if key.endswith((".weight", "running_var")) else torch.zeros(shape)
         weights[key] = value
     return weights
 

@@ -129,7 +129,7 @@ class SearchSpace(ABC):
     name: str
     choices: dict[str, tuple[Allowed, ...]]
     input_sizes: range
-    bn_epsilon: float
+    bn_epsilon: float = 0.0  # of no use without batch normalisation
     config_type: type[Any] = SubnetConfig
     size_entry = "resolution"  # of the configuration: the input size
     per_block = ("kernel_sizes", "expand_ratios")  # have no effect where depth skips the block
@@ -299,6 +299,11 @@ class SearchSpace(ABC):
         """Shape of every array of a checkpoint, by its official name."""
         return self.plan(self.largest, classes).stored()
 
+    @cached_property
+    def batch_normalised(self) -> bool:
+        """Whether sub-networks have BN statistics of their own."""
+        return any(key.endswith("running_mean") for key in self.parameter_shapes(CLASSES))
+
     def canonical_name(self, key: str) -> str:
         """The one name behind all names under which the official code ever stored the same array.
 
@@ -328,6 +333,6 @@ def _one(name: str, value: Any, allowed: Sequence[Any]) -> Any:
 
 
 def _allowed_text(allowed: Sequence[Any]) -> str:
-    if isinstance(allowed, range):
+    if isinstance(allowed, range) and len(allowed) > 1:
         return f"a multiple of {allowed.step} in {allowed[0]}..{allowed[-1]}"
     return f"one of {', '.join(map(str, allowed))}" if len(allowed) > 1 else str(allowed[0])

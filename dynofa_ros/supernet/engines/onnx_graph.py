@@ -54,6 +54,10 @@ class GraphBuilder:
     def activation(self, x: str, name: str) -> str:
         if name == "relu6":
             return self.node("Clip", x, "zero", "six")
+        if name == "gelu":  # an operator only since opset 20; runtimes recognise this form
+            root, one, half = (self.node("Constant", value_float=v) for v in (2**0.5, 1.0, 0.5))
+            y = self.node("Erf", self.node("Div", x, root))
+            return self.node("Mul", self.node("Mul", x, self.node("Add", y, one)), half)
         return self.node({"relu": "Relu", "h_swish": "HardSwish"}[name], x) if name else x
 
     def window(self, kernel: int, stride: int, padding: int) -> dict[str, list[int]]:
