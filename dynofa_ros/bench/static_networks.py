@@ -182,8 +182,21 @@ MODULES: dict[type[Layer], Callable[[Any, Op], nn.Module]] = {
 }
 
 
+class _Function(nn.Module):
+    """A layer of another family: its torch forward on weights of its own."""
+
+    def __init__(self, op: Op) -> None:
+        super().__init__()
+        self.arrays = nn.ParameterDict({name: _parameter(array) for name, array in op.arrays.items()})
+        self.run = op.layer.forward(Op(op.layer, dict(self.arrays)), None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+
 def _module(op: Op) -> nn.Module:
-    return MODULES[type(op.layer)](op.layer, op)
+    make = MODULES.get(type(op.layer))
+    return make(op.layer, op) if make else _Function(op)
 
 
 def plain(subnet: Subnet) -> nn.Module:

@@ -61,29 +61,35 @@ def _run(options: argparse.Namespace) -> int:
         )
 
         use_physical_cores()
-        files = choose_images(options.images, options.count, options.seed)
-        statistics = library_statistics(opened.library, opened.supernet, files, options.batch, step)
-        note = (
-            f"BN statistics: of {len(files)} images, prepared as the perception node prepares a frame "
-            f"(largest centre square, resized by area), batches of {options.batch}, seed {options.seed}"
-        )
-        library = msgspec.structs.replace(
-            opened.library,
-            weights_sha256=opened.supernet.weights.digest,
-            notes=renewed_notes(opened.library.notes, note, ("BN statistics:",)),
-        )
+        library, statistics, files = opened.library, opened.statistics, []
+        if opened.supernet.space.batch_normalised:
+            files = choose_images(options.images, options.count, options.seed)
+            statistics = library_statistics(library, opened.supernet, files, options.batch, step)
+            note = (
+                f"BN statistics: of {len(files)} images, prepared as the perception node prepares a frame "
+                f"(largest centre square, resized by area), batches of {options.batch}, seed {options.seed}"
+            )
+            library = msgspec.structs.replace(
+                library,
+                weights_sha256=opened.supernet.weights.digest,
+                notes=renewed_notes(library.notes, note, ("BN statistics:",)),
+            )
         written = save_with_statistics(out, library, statistics)
-    assert written.bn_statistics is not None
-    few = f" (few: {FEW} and more give steadier statistics)" if len(files) < FEW else ""
-    print(f"{len(written.entries)} sub-networks calibrated on {len(files)} images{few}")
-    print(f"written: {out} and {out.with_name(written.bn_statistics.file)}")
+    own = written.bn_statistics
+    if own is None:
+        print(f"{written.space} has no batch normalisation: there is nothing to calibrate")
+        print(f"written: {out}")
+    else:
+        few = f" (few: {FEW} and more give steadier statistics)" if len(files) < FEW else ""
+        print(f"{len(written.entries)} sub-networks calibrated on {len(files)} images{few}")
+        print(f"written: {out} and {out.with_name(own.file)}")
     if options.json is not None:
         write_json(
             options.json,
             {
                 "library": str(out),
-                "statistics": str(out.with_name(written.bn_statistics.file)),
-                "sha256": written.bn_statistics.sha256,
+                "statistics": str(out.with_name(own.file)) if own else None,
+                "sha256": own.sha256 if own else None,
                 "images": len(files),
                 "entries": [e.id for e in written],
             },

@@ -197,13 +197,17 @@ def load_image_folder(folder: Path, weights: Weights) -> FolderImages:
     return FolderImages([file for file, _ in found.samples], [index[target] for _, target in found.samples])
 
 
-def split(images: FolderImages, count: int, seed: int) -> tuple[FolderImages, FolderImages]:
-    """Images for BN statistics and others to score, at most ``count`` together, drawn by the seed.
+def split(
+    images: FolderImages, count: int, seed: int, calibrated: bool = True
+) -> tuple[FolderImages, FolderImages]:
+    """Images for BN statistics, none if not ``calibrated``, and others to score, at most ``count`` together,
+    drawn by the seed.
 
     Raises ImagesError if there are too few.
     """
     drawn = np.random.default_rng(seed).permutation(len(images.files))[:count]
-    first = max(2, round(len(drawn) * CALIBRATION_SHARE))  # batch statistics need more than one image
+    # batch statistics need more than one image
+    first = max(2, round(len(drawn) * CALIBRATION_SHARE)) if calibrated else 0
     if len(drawn) <= first:
         raise ImagesError(f"{len(drawn)} images are too few: at least 3 are needed, 2000 are usual")
     parts = (np.sort(drawn[:first]), np.sort(drawn[first:]))
@@ -250,16 +254,14 @@ class MeasuredAccuracy:
         from dynofa_ros.library.calibration import WeightedMean
         from dynofa_ros.supernet.masked import calibrate
 
-        plan, mean, side = (
-            self._supernet.plan(config),
-            WeightedMean(),
-            self._supernet.space.input_size(config),
-        )
-        for images in self._calibration.batches(side):
-            tensor = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
-            mean.add(calibrate(plan, self._weights, [tensor]), len(images))
-        self.statistics[config] = mean.value()
-        subnet = self._supernet.materialise(config, self.statistics[config])
+        plan, side = self._supernet.plan(config), self._supernet.space.input_size(config)
+        if self._supernet.space.batch_normalised:
+            mean = WeightedMean()
+            for images in self._calibration.batches(side):
+                tensor = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
+                mean.add(calibrate(plan, self._weights, [tensor]), len(images))
+            self.statistics[config] = mean.value()
+        subnet = self._supernet.materialise(config, self.statistics.get(config))
         return accuracy(self._engine.prepare(subnet, self._threads, "cpu"), self._scored, side)
 
 

@@ -39,10 +39,12 @@ PREDICTED_ACCURACY = (
     "so it ranks sub-networks and is no accuracy to expect"
 )
 IMAGE_ACCURACY = (
-    "accuracy: measured on {scored} images of {folder} with BN statistics from {calibration} others; "
+    "accuracy: measured on {scored} images of {folder}{statistics}; "
     "the scored images also chose the sub-networks. Images are prepared by the official recipe, which crops "
-    "more than a perception node does: `dynofa library calibrate` makes statistics for the node"
+    "more than a perception node does{advice}"
 )
+BN_ACCURACY = " with BN statistics from {} others"
+BN_ADVICE = ": `dynofa library calibrate` makes statistics for the node"
 TABLE_LATENCY = (
     "latency: predicted, the sum of entries of {table}; such sums are off for whole networks (about half of "
     "what was measured on the GPU of a Jetson Xavier NX): `dynofa library profile` measures on the board; "
@@ -203,12 +205,16 @@ def _predicted(space: SearchSpace) -> _Source:
 def _from_images(request: Request, supernet: Supernet, on_step: OnStep) -> _Source:
     assert request.images is not None
     images = load_image_folder(request.images, supernet.weights)
-    calibration, scored = split(images, request.count, request.seed)
+    calibrated = supernet.space.batch_normalised
+    calibration, scored = split(images, request.count, request.seed, calibrated)
     objective = MeasuredAccuracy(
         supernet, calibration, scored, on_subnet=lambda: on_step("measuring accuracy", request.evaluations)
     )
     note = IMAGE_ACCURACY.format(
-        scored=len(scored.labels), calibration=len(calibration.labels), folder=request.images.name
+        scored=len(scored.labels),
+        folder=request.images.name,
+        statistics=BN_ACCURACY.format(len(calibration.labels)) if calibrated else "",
+        advice=BN_ADVICE if calibrated else "",
     )
     return _Source(objective, supernet.space.input_sizes, note)
 

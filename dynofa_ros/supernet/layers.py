@@ -132,10 +132,10 @@ def activation_function(name: str) -> Forward:
     """The torch function of an activation, the identity for ""."""
     from torch.nn import functional
 
-    if name == "gelu":
-        return functional.gelu
     known = {"relu": functional.relu, "relu6": functional.relu6, "h_swish": functional.hardswish}
-    return partial(known[name], inplace=True) if name else lambda x: x
+    if name in known:
+        return partial(known[name], inplace=True)
+    return functional.gelu if name == "gelu" else lambda x: x
 
 
 def _strided(inputs: Shape, stride: int) -> Shape:
@@ -228,7 +228,11 @@ class Conv(Layer):
     def forward(self, op: Op, normalise: Normalise | None) -> Forward:
         from torch.nn import functional
 
-        weight, bias, activate = op.arrays["weight"], op.arrays.get("bias"), activation_function(self.activation)
+        weight, bias, activate = (
+            op.arrays["weight"],
+            op.arrays.get("bias"),
+            activation_function(self.activation),
+        )
         stride, padding, groups = self.stride, self.kernel // 2, self.groups
         if normalise is None or not self.normalised:
             return lambda x: activate(functional.conv2d(x, weight, bias, stride, padding, 1, groups))

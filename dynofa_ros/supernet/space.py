@@ -133,7 +133,7 @@ class SearchSpace(ABC):
     config_type: type[Any] = SubnetConfig
     size_entry = "resolution"  # of the configuration: the input size
     per_block = ("kernel_sizes", "expand_ratios")  # have no effect where depth skips the block
-    shown = ("depths",)  # beside the input size, in a table of sub-networks
+    shown: tuple[str, ...] = ("depths",)  # beside the input size, in a table of sub-networks
     independent_blocks = True  # the cost of a block follows from its own entries of ``per_block``
     predictor: PredictorInput | None = None
     latency_table: TableLayout | None = None

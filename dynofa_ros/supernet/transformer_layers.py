@@ -87,9 +87,7 @@ class PatchEmbedding(Layer):
     def export(self, graph: GraphBuilder, x: str, op: Op) -> str:
         a = op.arrays
         added = a["positions"] + np.concatenate([a["class"], np.tile(a["bias"], (self.side**2, 1))])
-        x = graph.node(
-            "Conv", x, graph.constant(a["weight"]), **graph.window(self.patch, self.patch, 0)
-        )
+        x = graph.node("Conv", x, graph.constant(a["weight"]), **graph.window(self.patch, self.patch, 0))
         x = graph.node("Reshape", x, _integers(graph, 0, self.width, self.side**2))
         x = graph.node("Transpose", x, perm=[0, 2, 1])
         x = graph.node("Pad", x, _integers(graph, 0, 1, 0, 0, 0, 0))  # a row of zeros for the class token
@@ -165,9 +163,9 @@ class RelativeAttention(Layer):
 
     Where the rows of both patches count alone, a table is indexed by (row of the query, row of the key), and
     columns likewise: exact, and tokens / side times smaller than a table of pairs. ``_membership`` spreads
-    such scores over the keys, or sums attention by the row and the column of the key. Row 0 of the tables,
-    of pairs with a class token, is subtracted from all others: for the keys it is the same in a whole row of
-    scores, which softmax does not see; for the values it is the same everywhere, so it is added to their bias.
+    such scores over the keys, or sums attention by the row and the column of the key. Row 0 of the tables, of
+    pairs with a class token, is subtracted from all others: for the keys that shifts a whole row of scores,
+    which softmax does not see; for the values it adds the same to every token, so it is part of their bias.
     """
 
     key: str

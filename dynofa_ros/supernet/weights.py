@@ -1,4 +1,4 @@
-"""Checkpoints: official once-for-all state_dicts and memory-mapped safetensors, checked against the space.
+"""Checkpoints: official state_dicts and memory-mapped safetensors, checked against the space.
 
 `python -m dynofa_ros.supernet.weights SOURCE TARGET SPACE` converts a torch checkpoint to safetensors. A
 perception process calls `memory_mapped`, which does that once in a child process, so that it never imports
@@ -7,6 +7,7 @@ torch: that would cost it hundreds of megabytes and a second.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import mmap
@@ -143,15 +144,16 @@ def _read_torch(path: Path) -> Checkpoint:
             f"{path}: this format needs torch, which is not installed: pip install 'dynofa_ros[torch]', or "
             f"use the file that 'dynofa weights check {path.name} --out {path.stem}{SUFFIX}' writes elsewhere"
         ) from None
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals([argparse.Namespace]):  # AutoFormer's hold the training arguments
+        state = torch.load(path, map_location="cpu", weights_only=True)
     return Checkpoint(_state_dict_arrays(state, str(path)), source=str(path))
 
 
 def _state_dict_arrays(state: Any, source: str) -> dict[str, Array]:
-    """Arrays of a state_dict, also nested as {'state_dict': ...}; tensors or arrays."""
-    for _ in range(3):
-        if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-            state = state["state_dict"]
+    """Arrays of a state_dict, also nested as {'state_dict': ...} or {'model': ...}; tensors or arrays."""
+    for name in ("model", *("state_dict",) * 3):
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
     if not isinstance(state, Mapping) or not state:
         found = "an empty one" if isinstance(state, Mapping) else type(state).__name__
         raise WeightsError(f"{source}: expected a mapping of names to tensors, got {found}")

@@ -89,7 +89,9 @@ class AutoFormerSpace(SearchSpace):
     def parameter_shapes(self, classes: int) -> dict[str, Shape]:
         """Those of the stored supernet, which is wider than the widest sub-network of tiny and base."""
         blocks, embed = self.size.depths[-1], self.size.stored_embed
-        stored = _layers(embed, [self.size.heads[-1]] * blocks, [int(embed * MLP_RATIOS[-1])] * blocks, classes)
+        stored = _layers(
+            embed, [self.size.heads[-1]] * blocks, [int(embed * MLP_RATIOS[-1])] * blocks, classes
+        )
         return Plan(tuple(stored), (3, IMAGE_PX, IMAGE_PX), self.bn_epsilon).stored()
 
 
