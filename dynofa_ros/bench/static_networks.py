@@ -187,8 +187,8 @@ class _Function(nn.Module):
 
     def __init__(self, op: Op) -> None:
         super().__init__()
-        self.arrays = nn.ParameterDict({name: _parameter(array) for name, array in op.arrays.items()})
-        self.run = op.layer.forward(Op(op.layer, dict(self.arrays)), None)
+        own = {name: torch.tensor(array) for name, array in op.arrays.items()}
+        self.run = op.layer.forward(Op(op.layer, own), None)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x)

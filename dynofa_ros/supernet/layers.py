@@ -116,8 +116,7 @@ class Layer(ABC):
 
 
 def chain(ops: Sequence[Op], normalise: Normalise | None = None) -> Forward:
-    """Operations one after the other as a torch function; ``normalise``: batch normalisation, where it is
-    not folded."""
+    """Operations in turn as a torch function; ``normalise``: batch normalisation, where it is not folded."""
     steps = [op.layer.forward(op, normalise) for op in ops]
 
     def run(x: Any) -> Any:
@@ -135,7 +134,7 @@ def activation_function(name: str) -> Forward:
     known = {"relu": functional.relu, "relu6": functional.relu6, "h_swish": functional.hardswish}
     if name in known:
         return partial(known[name], inplace=True)
-    return functional.gelu if name == "gelu" else lambda x: x
+    return {"gelu": functional.gelu, "": lambda x: x}[name]
 
 
 def _strided(inputs: Shape, stride: int) -> Shape:
@@ -228,16 +227,13 @@ class Conv(Layer):
     def forward(self, op: Op, normalise: Normalise | None) -> Forward:
         from torch.nn import functional
 
-        weight, bias, activate = (
-            op.arrays["weight"],
-            op.arrays.get("bias"),
-            activation_function(self.activation),
-        )
-        stride, padding, groups = self.stride, self.kernel // 2, self.groups
+        weight, bias = op.arrays["weight"], op.arrays.get("bias")
+        settings = (self.stride, self.kernel // 2, 1, self.groups)
+        activate = activation_function(self.activation)
         if normalise is None or not self.normalised:
-            return lambda x: activate(functional.conv2d(x, weight, bias, stride, padding, 1, groups))
+            return lambda x: activate(functional.conv2d(x, weight, bias, *settings))
         by, key = normalise, self.bn_key
-        return lambda x: activate(by(functional.conv2d(x, weight, bias, stride, padding, 1, groups), key))
+        return lambda x: activate(by(functional.conv2d(x, weight, bias, *settings), key))
 
     def export(self, graph: GraphBuilder, x: str, op: Op) -> str:
         x = graph.conv(x, op.arrays["weight"], op.arrays.get("bias"), self.stride, self.groups)
@@ -260,13 +256,9 @@ class SqueezeExcite(Layer):
         return Cost(weights, weights + self.channels + self.reduced, weights, 4, "squeeze-and-excite")
 
     def stored(self) -> dict[str, Shape]:
-        n, m = self.channels, self.reduced
-        return {
-            f"{self.key}.reduce.weight": (m, n, 1, 1),
-            f"{self.key}.reduce.bias": (m,),
-            f"{self.key}.expand.weight": (n, m, 1, 1),
-            f"{self.key}.expand.bias": (n,),
-        }
+        n, m, key = self.channels, self.reduced, self.key
+        shapes: dict[str, Shape] = {f"{key}.reduce.weight": (m, n, 1, 1), f"{key}.reduce.bias": (m,)}
+        return shapes | {f"{key}.expand.weight": (n, m, 1, 1), f"{key}.expand.bias": (n,)}
 
     def cut(self, weights: Arrays) -> Cut:
         return {
