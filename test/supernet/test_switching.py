@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from dynofa_ros.supernet.switching import Prepared, Switched, Switcher
@@ -32,7 +33,7 @@ class Bench:
         self.prepared.append(key)
         if key in self.broken:
             raise RuntimeError(f"{key} is\nbroken")
-        return Prepared(key, lambda images: images, 64, 10)
+        return Prepared(key, lambda images: images, (3, 64, 64), 10, np.asarray)
 
     def report(self, outcome: Switched[str]) -> None:
         with self._reported:
