@@ -78,7 +78,7 @@ class VirtualBoardNode(ManagedNode):
 
     def _status(self) -> Status:
         how = self._problem or ("plain files" if self._plain else "by FUSE")
-        return Status(Level.OK, f"{self.value('tree')}: {how}")
+        return Status(Level.WARN if self._problem else Level.OK, f"{self.value('tree')}: {how}")
 
 
 def main() -> int:
