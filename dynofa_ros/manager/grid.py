@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dynofa_ros.manager.problem import Array, Demand, Menu, Problem
 
+ROW_GRAIN = 16  # rows are as many as a multiple of this, where their number varies
 TINY = 1e-200  # instead of 0, by which nothing can be divided
 
 Indices = NDArray[np.int64]
@@ -107,6 +108,52 @@ class Grid:
         if wanted.relaxed.any():
             limit = np.where(wanted.relaxed[:, None], np.where(np.isfinite(own), inf, -inf), limit)
         return own, limit
+
+    def needs(self, wanted: Asked, ceiling: float) -> Needs:
+        """The same with the load ``ceiling``, one row per combination of modes.
+
+        Each application takes the mode of least load among those that bear the total load. Where the total
+        crosses the limit of one of its modes it takes the next: between two such loads the modes of all are
+        fixed, and that is a row of its own.
+        """
+        own, limit = self.loads(wanted)
+        if self.share is not None:  # one frame after the other, however many cores are left
+            limit = np.where(own > ceiling * self.share, -inf, limit)
+        if own.ndim == 2:
+            return Needs(self.slices, slice(None), own, limit, ceiling)
+        by_load = own.argsort(axis=0, kind="stable")
+        own = np.take_along_axis(own, by_load, 0)
+        limit = np.take_along_axis(np.where(limit < own, -inf, limit), by_load, 0)
+        most = np.maximum.accumulate(limit, axis=0)
+        left = np.where(
+            (most[:-1] < most[-1]) & (most[:-1] > 0.0) & (most[:-1] < ceiling), most[:-1], ceiling
+        )
+        ends = np.sort(
+            np.concatenate((left.reshape(-1, left.shape[-1]), np.full((1, left.shape[-1]), ceiling))), 0
+        )
+        new = np.concatenate((ends[:-1] < ends[1:], np.ones((1, ends.shape[1]), dtype=bool))).T
+        rows = np.nonzero(new)[0]
+        caps = ends.T[new]
+        spare = -len(rows) % ROW_GRAIN
+        rows, caps = np.append(rows, np.repeat(rows[-1:], spare)), np.append(caps, np.full(spare, -1.0))
+        most = most[..., rows]
+        mode = (most >= np.minimum(caps, most[-1])).argmax(axis=0)[None]
+        own, limit, mode = (np.take_along_axis(a[..., rows], mode, 0)[0] for a in (own, limit, by_load))
+        ends = np.searchsorted(rows, [place.stop for place in self.slices[:-1]]).tolist()
+        slices = tuple(slice(*pair) for pair in zip([0, *ends], [*ends, len(rows)], strict=True))
+        return Needs(slices, rows, own, limit, caps, mode)
+
+
+@dataclass(eq=False)
+class Needs:
+    """What demands take. Rows are those of a grid, or several for one of them: see `Grid.needs`."""
+
+    slices: tuple[slice, ...]  # of the processors
+    rows: Indices | slice  # of the grid
+    own: Array  # applications x rows: load
+    limit: Array  # the same: total load up to which the deadline holds, -inf = not at all
+    ceiling: Array | float  # rows: total load up to which these modes are taken
+    modes: Indices | None = None  # applications x rows
 
 
 @lru_cache(maxsize=2)  # a problem is compared by identity: the grid of one step serves all of that step

@@ -9,7 +9,6 @@ this is a Schmitt trigger: noise inside the gap moves no knob.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dynofa_ros.manager.ladder import Outcome, Trace, allocate
@@ -117,9 +116,9 @@ class Hysteresis:
         outcome = allocate_any(problem, headroom, self.trace, places)
         self.trace = outcome.trace
         if outcome.within_limits and not outcome.feasible:
-            outcome = _reduced_margin(problem, outcome, self.trace, places)
+            outcome = _reduced_margin(problem, outcome)
             if any(d.relaxed for d in outcome.demands):
-                outcome = _least_late(problem, outcome, self.trace, places)
+                outcome = _least_late(problem, outcome)
         self.solved, self.solved_ns, self.seen = True, now_ns, None
         plan = make_plan(problem, outcome)
         return _staying(problem, current, plan, outcome, headroom) if current else plan
@@ -221,7 +220,7 @@ def quick_downgrade(problem: Problem, current: Plan, present: Forecast) -> Plan 
     return replace(current, choices=tuple(choices)) if tuple(choices) != current.choices else None
 
 
-def _reduced_margin(problem: Problem, outcome: Outcome, trace: Trace, places: Sequence[str]) -> Outcome:
+def _reduced_margin(problem: Problem, outcome: Outcome) -> Outcome:
     """Where frames or deadlines had to be given up: what narrower margins can save of them."""
     apps = tuple(
         replace(
@@ -233,7 +232,9 @@ def _reduced_margin(problem: Problem, outcome: Outcome, trace: Trace, places: Se
         )
         for app in problem.apps
     )
-    reduced = allocate_any(replace(problem, apps=apps), HEADROOM, trace, places)
+    reduced = allocate_any(
+        replace(problem, apps=apps), HEADROOM, outcome.trace, outcome.point.mapping, turns=1
+    )
     return reduced if _given_up(reduced) < _given_up(outcome) else outcome
 
 
@@ -241,7 +242,7 @@ def _given_up(outcome: Outcome) -> tuple[int, int]:
     return sum(d.relaxed for d in outcome.demands), sum(d.divider - 1 for d in outcome.demands)
 
 
-def _least_late(problem: Problem, outcome: Outcome, trace: Trace, places: Sequence[str]) -> Outcome:
+def _least_late(problem: Problem, outcome: Outcome) -> Outcome:
     """Where deadlines had to be given up: those applications' deadlines stretched as little as will do.
 
     So as many of their frames as possible are in time.
@@ -258,13 +259,13 @@ def _least_late(problem: Problem, outcome: Outcome, trace: Trace, places: Sequen
     low, high = 0, len(STRETCHES)
     while low < high:
         middle = (low + high) // 2
-        if fits_any(stretched(middle), HEADROOM, trace, places):
+        if fits_any(stretched(middle), HEADROOM, outcome.point.mapping):
             high = middle
         else:
             low = middle + 1
     if low == len(STRETCHES):
         return outcome
-    found = allocate_any(stretched(low), HEADROOM, trace, places)
+    found = allocate_any(stretched(low), HEADROOM, outcome.trace, outcome.point.mapping)
     demands = tuple(
         replace(demand, level=len(app.accuracies) - 1, relaxed=True) if relaxed else demand
         for app, demand, relaxed in zip(problem.apps, found.demands, late, strict=True)

@@ -111,14 +111,14 @@ def allocate(
         return _within_limits(problem, grid, order, guess) or _least_bad(problem, grid, order)
 
 
-def fits(problem: Problem, headroom: float = 1.0) -> bool:
+def fits(problem: Problem, headroom: float = 1.0, pins: tuple[int, ...] = ()) -> bool:
     """Whether limits, rates and deadlines can hold with every application at its least accuracy.
 
-    The same as ``allocate(problem, headroom).feasible``, at the price of one solution.
+    The same as ``allocate(problem, headroom, pins=pins).feasible``, at the price of one solution.
     """
     floors = tuple(Demand(len(app.accuracies) - 1) for app in problem.apps)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return solve(make_grid(problem, headroom), asked(floors)) is not None
+        return solve(make_grid(problem, headroom, pins), asked(floors)) is not None
 
 
 def _within_limits(problem: Problem, grid: Grid, order: Ladder, guess: Trace) -> Outcome | None:

@@ -22,48 +22,57 @@ def allocate_any(
     mapping: Sequence[str] = (),
     *,
     most: int = MAX_FREE_APPS,
+    turns: int | None = None,
 ) -> Outcome:
     """Operating point of a problem by its objective.
 
     ``mapping``: processor of each application now, if all are known. ``most``: applications that may choose
-    at a time.
+    at a time. ``turns``: how many times, from the most important on; None = until each has chosen.
     Raises ValueError if there are applications but no processor for them.
     """
     if len(problem.apps) <= most:
         return allocate(problem, headroom, guess)
-    return _in_parts(problem, headroom, guess, mapping, most)
+    places, best = _places(problem, mapping), None
+    for free in _turns(problem, most)[:turns]:
+        outcome = allocate(problem, headroom, guess, _pins(problem, places, free))
+        if best is None or _worth(problem, outcome) < _worth(problem, best):
+            best, places, guess = outcome, outcome.point.mapping, outcome.trace
+    assert best is not None  # there are applications
+    return best
 
 
-def fits_any(problem: Problem, headroom: float, guess: Trace, mapping: Sequence[str]) -> bool:
-    """Whether `allocate_any` would find a feasible point."""
+def fits_any(problem: Problem, headroom: float, mapping: Sequence[str]) -> bool:
+    """Whether a feasible point is found when each chooses in its turn, the others staying as mapped."""
     if len(problem.apps) <= MAX_FREE_APPS:
         return fits(problem, headroom)
-    return allocate_any(problem, headroom, guess, mapping).feasible
+    turns = _turns(problem, MAX_FREE_APPS)
+    return any(fits(problem, headroom, _pins(problem, mapping, free)) for free in turns)
 
 
 def pins_of(problem: Problem, mapping: Sequence[str], most: int = MAX_FREE_APPS) -> tuple[int, ...]:
     """Everyone where the mapping says, if there are too many to choose all at once; else no pins."""
     if len(problem.apps) <= most:
         return ()
-    names = [p.name for p in problem.processors]
-    return tuple(names.index(name) for name in mapping)
+    return _pins(problem, mapping, set())
 
 
-def _in_parts(problem: Problem, headroom: float, guess: Trace, mapping: Sequence[str], most: int) -> Outcome:
+def _turns(problem: Problem, most: int) -> list[set[int]]:
+    """Applications that choose together, the most important first."""
     ranked = sorted(range(len(problem.apps)), key=lambda i: (problem.apps[i].priority, i))
-    usable = len(mapping) == len(ranked) and all(
+    return [set(ranked[start : start + most]) for start in range(0, len(ranked), most)]
+
+
+def _pins(problem: Problem, mapping: Sequence[str], free: set[int]) -> tuple[int, ...]:
+    names = [p.name for p in problem.processors]
+    return tuple(-1 if i in free else names.index(name) for i, name in enumerate(mapping))
+
+
+def _places(problem: Problem, mapping: Sequence[str]) -> Sequence[str]:
+    """Where each application is, or where it may begin."""
+    usable = len(mapping) == len(problem.apps) and all(
         name in _able(app) for app, name in zip(problem.apps, mapping, strict=True)
     )
-    places = tuple(mapping) if usable else _spread(problem, ranked)
-    best: Outcome | None = None
-    for start in range(0, len(ranked), most):
-        free = set(ranked[start : start + most])
-        pins = [-1 if i in free else pin for i, pin in enumerate(pins_of(problem, places, most))]
-        outcome = allocate(problem, headroom, guess, tuple(pins))
-        if best is None or _worth(problem, outcome) < _worth(problem, best):
-            best, places, guess = outcome, outcome.point.mapping, outcome.trace
-    assert best is not None  # there are applications
-    return best
+    return mapping if usable else _spread(problem)
 
 
 def _worth(problem: Problem, outcome: Outcome) -> tuple[tuple[float, ...], float]:
@@ -71,11 +80,11 @@ def _worth(problem: Problem, outcome: Outcome) -> tuple[tuple[float, ...], float
     return quality(problem, expected), expected.power_w
 
 
-def _spread(problem: Problem, ranked: Sequence[int]) -> tuple[str, ...]:
+def _spread(problem: Problem) -> tuple[str, ...]:
     """Each application, the most important first, where the load is then the least at the top clock."""
     load = {p.name: 0.0 for p in problem.processors}
     places = [""] * len(problem.apps)
-    for index in ranked:
+    for index in sorted(range(len(places)), key=lambda i: (problem.apps[i].priority, i)):
         app = problem.apps[index]
         after = {
             name: load[name]

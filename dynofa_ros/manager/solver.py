@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dynofa_ros.manager.grid import Asked, Grid, Indices
+from dynofa_ros.manager.grid import Asked, Grid, Indices, Needs
 from dynofa_ros.manager.problem import LOAD_CEILING, Array
 
 MAX_FREE_APPS = 8  # applications with a choice of processor; 3^8 = 6561 splits
@@ -53,23 +53,28 @@ def solve(
     if grid.parts:
         points = [solve(part, wanted, power=power, load=load, background=background) for part in grid.parts]
         return min((p for p in points if p is not None), key=lambda p: p.power_w, default=None)
-    free = tuple(app for app in range(len(wanted.level)) if not grid.pins or grid.pins[app] < 0)
-    tables = _workspace(len(grid.base_w), len(free))
-    if not tables.ask(grid, wanted, free, LOAD_CEILING if load else inf):
+    free = _free(grid, wanted)
+    tables = _tables(grid, wanted, free, LOAD_CEILING if load else inf)
+    if tables is None:
         return None
     subsets, power_w = tables.cheapest(background)
     power_w += grid.constant_w
     if not power_w < NO_LIMIT_W or (power and power_w > grid.limit_w):
         return None
-    mapping, levels = list(grid.pins or (-1,) * len(wanted.level)), {}
-    for k, (name, place, subset) in enumerate(zip(grid.names, grid.slices, subsets, strict=True)):
+    mapping, rows = list(grid.pins or (-1,) * len(wanted.level)), [0] * len(grid.slices)
+    levels, needs = {}, tables.needs
+    for k, (name, place, subset) in enumerate(zip(grid.names, needs.slices, subsets, strict=True)):
         for bit, app in enumerate(free):
             if subset >> bit & 1:
                 mapping[app] = k
         if k in mapping or k == grid.held:
-            levels[name] = grid.first[k] + int(tables.priced[place, subset].argmin())
-    modes = tables.modes_of(mapping, subsets)
-    return Point(tuple(grid.names[k] for k in mapping), levels, power_w, modes)
+            rows[k] = place.start + int(tables.priced[place, subset].argmin())
+            row = rows[k] if isinstance(needs.rows, slice) else int(needs.rows[rows[k]])
+            levels[name] = grid.first[k] + row - grid.slices[k].start
+    modes: list[int] = (
+        [] if needs.modes is None else [int(m[rows[k]]) for m, k in zip(needs.modes, mapping, strict=True)]
+    )
+    return Point(tuple(grid.names[k] for k in mapping), levels, power_w, tuple(modes))
 
 
 def best_for(
@@ -83,20 +88,30 @@ def best_for(
     if grid.parts:
         found = [best_for(p, wanted, app, dividers, relaxed=relaxed) for p in grid.parts]
         return min((f for f in found if f is not None), default=None)
-    if grid.share is not None:
-        return _best_by_trying(grid, wanted, app, dividers, relaxed)
-    free = tuple(n for n in range(len(wanted.level)) if n == app or not grid.pins or grid.pins[n] < 0)
-    tables = _workspace(len(grid.base_w), len(free))
-    if not tables.ask(grid, wanted, free, LOAD_CEILING, but=app):
+    tables = _tables(grid, wanted, _free(grid, wanted), LOAD_CEILING, but=app)
+    if tables is None:
         return None
-    room, in_time = tables.room(free.index(app), None if relaxed else grid.deadline[app])
-    load = grid.load[app] * (1.0 + ROUNDING)
+    place = tables.needs.slices[grid.pins[app]] if grid.pins and grid.pins[app] >= 0 else slice(None)
+    room, gain = tables.room(app, place)
+    rows = tables.needs.rows
+    load, deadline = grid.load[..., app, :, :][..., rows], grid.deadline[..., app, :][..., rows]
     for divider in dividers:
-        allowed = np.minimum(room * divider, in_time) if in_time is not None else room * divider
-        fits = (load <= allowed.max(axis=0)).any(axis=1)
+        allowed = room * divider
+        if not relaxed:
+            allowed = np.minimum(allowed, deadline[..., None, None, place] / gain)
+        most = allowed.max(axis=(-3, -2))
+        if grid.share is not None:
+            most = np.minimum(most, LOAD_CEILING * divider * grid.share[..., app, :][..., rows][..., place])
+        fits = (load[..., place] * (1.0 + ROUNDING) <= most[..., None, :]).any(axis=-1)
+        fits = fits.reshape(-1, fits.shape[-1]).any(axis=0)
         if fits.any():
             return divider, int(fits.argmax())
     return None
+
+
+def _free(grid: Grid, wanted: Asked) -> tuple[int, ...]:
+    """Applications that may move."""
+    return tuple(app for app in range(len(wanted.level)) if not grid.pins or grid.pins[app] < 0)
 
 
 def _best_by_trying(
@@ -133,112 +148,52 @@ class Tables:
         self.priced = np.empty((rows, 1 << bits))  # power where everything holds; transposed
         self._both = np.empty((2, 1 << bits, rows))
         self._load, self._power = self._both
-        self._most, self._never = (np.empty((1 << bits, rows)) for _ in range(2))
+        # The first two: least limit of the free applications, and of all.
+        self._least, self._most, self._never, self._gain, self._elsewhere_w = np.empty((5, 1 << bits, rows))
         self._broken = np.empty((1 << bits, rows), dtype=bool)
         self._joint: dict[tuple[int, ...], Array] = {}
-        self._gain, self._spare = (np.empty((1 << bits, rows)) for _ in range(2))
-        self._asked: tuple[Any, ...] = ()
-        self._grid: Grid
-        self._own: Array
-        self._limit: Array
-        self._taken: set[int] = set()
         self._background = self._roomy = False
+        self.asked: tuple[Any, ...] = ()
+        self.needs: Needs
+        self._grid: Grid
+        self._free: tuple[int, ...] = ()
+        self._pinned: tuple[tuple[int, int], ...] = ()  # application and processor
 
-    def ask(self, grid: Grid, wanted: Asked, free: tuple[int, ...], ceiling: float, but: int = -1) -> bool:
-        """Makes them the tables of these demands; False = someone, ``but`` for one, fits nowhere."""
-        asked = (grid, wanted.key(), free, ceiling)
-        if asked == self._asked:
-            return True
-        own, limit = grid.loads(wanted)
-        if grid.share is not None:  # one frame after the other, however many cores are left
-            limit = np.where(own > ceiling * grid.share, -inf, limit)
-        possible = np.any(own <= limit, axis=-1)
-        fits: list[bool] = (possible if possible.ndim == 1 else possible.any(axis=0)).tolist()
-        if any(not fit for app, fit in enumerate(fits) if app != but):
-            return False
-        self._grid, self._asked, self._background = grid, asked, False
-        self._taken = {pin for app, pin in enumerate(grid.pins) if app not in free}
-        self._own, self._limit = own, limit
-        if own.ndim == 2:
-            self._fill(own, limit, free, ceiling)
-        else:
-            self._fill_modes(own, limit, free, ceiling)
-        self._price()
-        return True
-
-    def _fill_modes(self, own: Array, limit: Array, free: tuple[int, ...], ceiling: float) -> None:
-        """As `_fill`, with the modes that load each subset least; first axis: modes.
-
-        An application may take a mode as long as the total load is within what its deadline allows in that
-        mode. The more the others load, the fewer modes are left to it, so the least total load is the least
-        fixed point of "everybody takes the least mode that is left": found from below, it is exact.
-        """
-        least = own.argmin(axis=0)[None]
-        self._fill(
-            np.take_along_axis(own, least, 0)[0], np.take_along_axis(limit, least, 0)[0], free, ceiling
-        )
-        several = np.flatnonzero((np.isfinite(own).sum(axis=0) > 1).any(axis=0))
-        own, limit, load = own[..., several], limit[..., several], self._load[:, several]
-        homes = np.searchsorted([place.stop for place in self._grid.slices], several, side="right")
-        while True:
-            total = np.zeros_like(load)
-            for app, pin in enumerate(self._grid.pins):
-                if app not in free:
-                    here = np.where(homes == pin, _least_within(own[:, app], limit[:, app], load), 0.0)
-                    total += here
-            for bit, app in enumerate(free):
-                members = _members(len(load), bit)
-                total[members] += _least_within(own[:, app], limit[:, app], load[members])
-            if np.array_equal(total, load):
-                break
-            load = total
-        within = np.isfinite(load)
-        self._load[:, several] = load = np.where(within, load, 0.0)
-        self._power[:, several] = self._grid.base_w[several] + self._grid.slope_w[several] * load
-        self._most[:, several] = np.where(within, ceiling, -1.0)
-
-    def modes_of(self, homes: Sequence[int], subsets: Sequence[int]) -> tuple[int, ...]:
-        """Mode of each application, given its processor and the subset that each processor hosts."""
-        if self._own.ndim == 2:
-            return ()
-        modes = []
-        for app, k in enumerate(homes):
-            place = self._grid.slices[k]
-            row = place.start + int(self.priced[place, subsets[k]].argmin())
-            fits = self._limit[:, app, row] >= self._load[subsets[k], row]
-            modes.append(int(np.where(fits, self._own[:, app, row], inf).argmin()))
-        return tuple(modes)
-
-    def _fill(self, own: Array, limit: Array, free: tuple[int, ...], ceiling: float) -> None:
-        grid = self._grid
-        load, power, most = self._load, self._power, self._most
-        both, steps = self._both, np.stack((own, own * grid.slope_w))[:, :, None]
-        load[0], power[0], most[0] = 0.0, grid.base_w, ceiling
-        for app, pin in enumerate(grid.pins):
-            if app not in free:
-                place = grid.slices[pin]
-                load[0, place] += own[app, place]
-                power[0, place] += steps[1, app, 0, place]
-                most[0, place] = np.minimum(most[0, place], limit[app, place])
+    def fill(self, grid: Grid, needs: Needs, free: tuple[int, ...]) -> None:
+        """Makes them the tables of what is needed."""
+        self.needs, self._grid, self._free, self._background = needs, grid, free, False
+        self._pinned = tuple((app, pin) for app, pin in enumerate(grid.pins) if pin >= 0)
+        load, power, least, limit = self._load, self._power, self._least, needs.limit
+        steps = np.stack((needs.own, needs.own * grid.slope_w[needs.rows]))[:, :, None]
+        load[0], power[0], least[0] = 0.0, grid.base_w[needs.rows], needs.ceiling
+        for app, pin in self._pinned:
+            place = needs.slices[pin]
+            self._both[:, 0, place] += steps[:, app, 0, place]
         for bit, app in enumerate(free):
             half = 1 << bit
-            np.add(both[:, :half], steps[:, app], out=both[:, half : 2 * half])
-            np.minimum(most[:half], limit[app], out=most[half : 2 * half])
+            np.add(self._both[:, :half], steps[:, app], out=self._both[:, half : 2 * half])
+            np.minimum(least[:half], limit[app], out=least[half : 2 * half])
+        np.copyto(self._most, least)
+        for app, pin in self._pinned:
+            most = self._most[:, needs.slices[pin]]
+            np.minimum(most, limit[app, needs.slices[pin]], out=most)
+        self._price()
 
     def _price(self) -> None:
         """Least power of every subset on every processor."""
-        broken, never, grid = self._broken, self._never, self._grid
+        broken, never, grid, rows = self._broken, self._never, self._grid, self.needs.rows
         np.greater(self._load, self._most, out=broken)
         if self._background:
-            broken |= (self._load + grid.background > LOAD_CEILING) & grid.below_top
+            broken |= (self._load + grid.background[rows] > LOAD_CEILING) & grid.below_top[rows]
         np.multiply(broken, NEVER_W, out=never)
         never += self._power
         np.copyto(self.priced, never.T)  # the least of adjacent lines is found several times faster
         self._joint.clear()
         self._roomy = False
-        for k, (place, idle_w) in enumerate(zip(grid.slices, grid.idle_w, strict=True)):
+        taken = {pin for _, pin in self._pinned}
+        for k, (place, idle_w) in enumerate(zip(self.needs.slices, grid.idle_w, strict=True)):
             least_w = self._joint[k,] = np.minimum.reduce(self.priced[place], axis=0)
-            if k not in self._taken:
+            if k not in taken:
                 least_w[0] = idle_w
 
     def joint_w(self, processors: tuple[int, ...]) -> Array:
@@ -254,7 +209,7 @@ class Tables:
         if background != self._background:
             self._background = background
             self._price()
-        count = len(self._grid.slices)
+        count = len(self.needs.slices)
         rest = self.priced.shape[1] - 1
         subsets = [0] * count
         total = float(self._joint[0,][rest]) if count == 1 else inf
@@ -269,49 +224,49 @@ class Tables:
         subsets[0] = rest
         return subsets, total
 
-    def room(self, bit: int, deadline: Array | None) -> tuple[Array, Array | None]:
-        """Load that one application may bring to a subset of the others; subsets without it x rows.
+    def room(self, app: int, place: slice) -> tuple[Array, Array]:
+        """Load that an application may bring to each subset without it, all others being elsewhere.
 
-        The second: load at which it is late there, None without a deadline.
+        The second: how much longer it takes there because of others. Both: subsets x rows of ``place``; the
+        first two axes are the subset's bits above the application's and those below.
         """
-        grid = self._grid
+        grid, needs, load, power, most = self._grid, self.needs, self._load, self._power, self._most
         if self._background:
             self._background = False
             self._price()
         if not self._roomy:
-            np.subtract(self._most, self._load, out=self._spare)
-            np.multiply(self._load, grid.contention, out=self._gain)
-            self._gain += 1.0
-            self._roomy = True
-        without, complement = _others(len(self._load), bit)
-        watts = self._power.take(without, axis=0)
-        limit_w = min(grid.limit_w, NO_LIMIT_W) - grid.constant_w
-        everywhere = tuple(range(len(grid.slices)))
-        for k, place in enumerate(grid.slices):
+            self._see_elsewhere()
+        if app in self._free:
+            bits = (-1, 2, 1 << self._free.index(app), load.shape[1])
+            load, power, most, gain = (a.reshape(bits)[:, 0] for a in (load, power, most, self._gain))
+            elsewhere_w = self._elsewhere_w.reshape(bits)[::-1, 0, ::-1]  # others that are not in the subset
+        else:
+            own = needs.own[app, place]
+            alike = [n for n, pin in self._pinned if n != app and pin == grid.pins[app]]
+            load = (load[:, place] - own)[None]
+            power = (power[:, place] - own * grid.slope_w[needs.rows][place])[None]
+            gain = 1.0 + load * grid.contention[needs.rows][place]
+            most = np.minimum(self._least[:, place], needs.limit[alike, place].min(axis=0, initial=inf))
+            elsewhere_w = self._elsewhere_w[None, ::-1, place]
+        watts = min(grid.limit_w, NO_LIMIT_W) - grid.constant_w - elsewhere_w
+        watts -= power
+        watts /= grid.slope_w[needs.rows][place]
+        return np.minimum(watts, most - load, out=watts), gain
+
+    def _see_elsewhere(self) -> None:
+        """Least power of every subset on all processors but that of a row."""
+        self._roomy = True
+        np.multiply(self._load, self._grid.contention[self.needs.rows], out=self._gain)
+        self._gain += 1.0
+        everywhere = tuple(range(len(self.needs.slices)))
+        nobody_w = np.full(len(self._load), NEVER_W)
+        nobody_w[0] = 0.0
+        for k, place in enumerate(self.needs.slices):
             elsewhere = everywhere[:k] + everywhere[k + 1 :]
-            rest_w = self.joint_w(elsewhere) if elsewhere else _nobody(len(self._load))
-            np.subtract((limit_w - rest_w[complement])[:, None], watts[:, place], out=watts[:, place])
-        watts /= grid.slope_w
-        room = np.minimum(watts, self._spare.take(without, axis=0), out=watts)
-        return room, None if deadline is None else deadline / self._gain.take(without, axis=0)
+            self._elsewhere_w[:, place] = (self.joint_w(elsewhere) if elsewhere else nobody_w)[:, None]
 
 
-def _least_within(own: Array, limit: Array, total: Array) -> Array:
-    """Least load of one application among its modes that bear the total load; total is any x rows."""
-    return np.where(limit[:, None] >= total, own[:, None], inf).min(axis=0)
-
-
-@lru_cache(maxsize=64)
-def _members(subsets: int, bit: int) -> Indices:
-    """Subsets with one application."""
-    return np.array([mask for mask in range(subsets) if mask >> bit & 1], dtype=np.int64)
-
-
-@lru_cache(maxsize=64)
-def _others(subsets: int, bit: int) -> tuple[Indices, Indices]:
-    """Subsets without one application, and what of the others is not in them."""
-    without = np.array([mask for mask in range(subsets) if not mask >> bit & 1], dtype=np.int64)
-    return without, (subsets - 1 - (1 << bit)) ^ without
+_filled: dict[int, Tables] = {}  # the last ones, by the number of applications that may move
 
 
 @lru_cache(maxsize=32)  # fresh memory of this size costs more than what is computed in it
@@ -319,11 +274,20 @@ def _workspace(rows: int, bits: int) -> Tables:
     return Tables(rows, bits)
 
 
-def _nobody(subsets: int) -> Array:
-    """Power of hosting a subset on no processor at all."""
-    power_w = np.full(subsets, NEVER_W)
-    power_w[0] = 0.0
-    return power_w
+def _tables(grid: Grid, wanted: Asked, free: tuple[int, ...], ceiling: float, but: int = -1) -> Tables | None:
+    """Tables of these demands, the last ones if they are the same; None = someone, ``but`` for one, fits
+    nowhere."""
+    asked, last = (grid, wanted.key(), free, ceiling), _filled.get(len(free))
+    if last is not None and last.asked == asked:
+        return last
+    needs = grid.needs(wanted, ceiling)
+    fits = np.any(needs.own <= needs.limit, axis=1).tolist()
+    if any(not fit for app, fit in enumerate(fits) if app != but):
+        return None
+    tables = _filled[len(free)] = _workspace(needs.own.shape[1], len(free))
+    tables.asked = asked
+    tables.fill(grid, needs, free)
+    return tables
 
 
 def _min_plus(left: Array, right: Array) -> Array:
