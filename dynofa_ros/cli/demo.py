@@ -25,8 +25,8 @@ def add_parser(commands: Commands) -> None:
         help="run perception, manager, simulated device and a camera through a timeline of five phases",
         description="Runs perception, manager and simulated device as real processes over DDS with a camera "
         "that shows signs, through five phases: steady, background load, power cap, tighter target, release. "
-        "Writes summary.json, timeline.png, bag/ and logs/ to --out. Power and clocks are simulated. "
-        "With --scenario a scenario of the evaluation is played instead.",
+        "Writes summary.json, timeline.png, report.html, bag/ and logs/ to --out. Power and clocks are "
+        "simulated. With --scenario a scenario of the evaluation is played instead.",
         epilog="example: dynofa demo --seconds 30 --headless --out /tmp/demo",
     )
     parser.add_argument(

@@ -91,7 +91,7 @@ def _print(library: Library, console: Console) -> None:
 def _table(library: Library) -> Table:
     from rich.table import Table
 
-    from dynofa_ros.demo.tables import number
+    from dynofa_ros.recording.tables import number
     from dynofa_ros.supernet.registry import load_space
 
     table = Table(box=None, padding=(0, 1, 0, 0))

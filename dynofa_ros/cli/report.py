@@ -1,4 +1,4 @@
-"""`dynofa report`: the figures of a recorded run, recomputed from its bag."""
+"""`dynofa report`: the figures of a recorded run, recomputed from its bag, and a page that shows it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,17 @@ def add_parser(commands: Commands) -> None:
         help="recompute the figures of a recorded run from its bag",
         description="Recomputes the figures of a run from its bag: of `dynofa demo`, or recorded on a robot "
         "with `ros2 bag record`.",
-        epilog="example: dynofa report out --json figures.json",
+        epilog="example: dynofa report out --html report.html",
     )
     add_recording(parser)
     add_json(parser)
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write a page for a browser: plots to zoom, every decision with its reason and alternatives; "
+        "one file, no network needed",
+    )
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the timeline here")
     parser.set_defaults(run=_run)
 
@@ -32,10 +39,11 @@ def add_parser(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from dynofa_ros.demo.tables import print_errors, print_summary
     from dynofa_ros.recording import metrics
     from dynofa_ros.recording.bag import BagError
+    from dynofa_ros.recording.page import write_page
     from dynofa_ros.recording.run import read_run
+    from dynofa_ros.recording.tables import print_errors, print_summary
 
     try:
         recorded = read_run(options.path, options.namespace)
@@ -45,6 +53,9 @@ def _run(options: argparse.Namespace) -> int:
     print_summary(summary, console)
     print_errors(summary, console)
     write_json(options.json, summary)
+    if options.html is not None:
+        with writing(options.html):
+            write_page(recorded, options.html)
     if options.plot is not None:
         from dynofa_ros.recording.timeline_plot import plot_timeline  # matplotlib takes a second to load
 

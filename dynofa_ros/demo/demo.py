@@ -29,11 +29,20 @@ from dynofa_ros.demo.setup import (
     node_specs,
     prepare_output,
 )
-from dynofa_ros.demo.tables import live_view, phase_line, print_comparison, print_errors, print_summary
 from dynofa_ros.errors import CliError, writing
 from dynofa_ros.recording import metrics
 from dynofa_ros.recording.bag import BagError
+from dynofa_ros.recording.page import write_page
 from dynofa_ros.recording.run import Run, read_run
+from dynofa_ros.recording.status import status
+from dynofa_ros.recording.tables import (
+    live_view,
+    number,
+    phase_line,
+    print_comparison,
+    print_errors,
+    print_summary,
+)
 from dynofa_ros.topics import PHASE_END
 
 if TYPE_CHECKING:
@@ -267,9 +276,10 @@ class Demo:
     def _refresh(self, director: Director, phase: metrics.Phase, now: float) -> None:
         if self._view is not None and now >= self._next_view_s:
             self._next_view_s = now + VIEW_PERIOD_S
-            first_ns = director.live.marks[0].time_ns if director.live.marks else phase.start_ns
-            elapsed_s = (time.time_ns() - first_ns) / 1e9
-            self._view.update(live_view(director.live, phase, elapsed_s, self._total_s), refresh=True)
+            live, now_ns = director.live, time.time_ns()
+            elapsed_s = (now_ns - (live.marks[0].time_ns if live.marks else phase.start_ns)) / 1e9
+            title = f"{phase.name.replace('_', ' ')} · {elapsed_s:.0f} of {number(self._total_s)} s"
+            self._view.update(live_view(status(live, phase.start_ns, now_ns), title), refresh=True)
 
     @contextmanager
     def _live(self) -> Iterator[None]:
@@ -314,7 +324,7 @@ class Demo:
             director.close()
 
     def _summarise(self) -> dict[str, Any]:
-        """Figures and picture, from nothing but the recording."""
+        """Figures, picture and page, from nothing but the recording."""
         out = self._options.out
         try:
             recorded = read_run(out / "bag")
@@ -339,10 +349,14 @@ class Demo:
 
             with writing(out / "timeline.png"):
                 plot_timeline(recorded, out / "timeline.png", beside)
+            with writing(out / "report.html"):
+                write_page(recorded, out / "report.html", summary)
             print_summary(summary, self._console)
         if beside is not None:
             print_comparison(summary["comparison"], self._console)
         self._say(f"results in {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+        if (out / "report.html").is_file():
+            self._say(f"open {out / 'report.html'} in a browser: each decision, its reason and alternatives")
         return summary
 
     def _last_line(self, label: str) -> str:

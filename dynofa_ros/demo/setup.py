@@ -22,7 +22,7 @@ CAMERA = "demo/camera"
 SHM_DIRECTORY = Path("/dev/shm")
 SHM_NEEDED_BYTES = 48 * 2**20  # the camera's segment of config/fastdds_camera.xml, and some
 CAMERA_NICENESS = 10  # drawing pictures is not the robot's work: it must not take the cores from perception
-OWN_OUTPUTS = frozenset({"bag", "logs", "summary.json", "timeline.png"})
+OWN_OUTPUTS = frozenset({"bag", "logs", "report.html", "summary.json", "timeline.png"})
 MARKER = Path("logs", ".dynofa_demo")  # tells an earlier demo's folders from the user's own
 
 

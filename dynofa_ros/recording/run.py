@@ -14,10 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from dynofa_ros import topics
+from dynofa_ros.convert import from_ros, stamp_ns
+from dynofa_ros.messages import (
+    AppTargets,
+    DomainStatus,
+    ManagerDecision,
+    SubnetCondition,
+    SubnetState,
+    ThrottleFlag,
+)
 from dynofa_ros.recording.bag import BagError, open_bag
 from dynofa_ros.topics import Topic
 
 MARK_DELAY_NS = 100_000_000  # a mark may be recorded so much later than the first frames after it
+
+CLOCK_LEVELS = {DomainStatus.REJECTED: 2, DomainStatus.FALLBACK: 1, DomainStatus.THROTTLED: 1}
 
 FrameKey = tuple[int, str]  # header.stamp in nanoseconds, header.frame_id
 
@@ -71,14 +82,39 @@ class Clocks:
 
 @dataclass(frozen=True)
 class Decision:
-    """One step of the manager. Limits are those in force for this step, NaN = none or not known."""
+    """One step of the manager, as it was published."""
 
     time_ns: int
-    trigger: str
-    binding_constraint: str
-    feasible: bool
-    power_cap_w: float
-    temperature_limit_c: float
+    made: ManagerDecision
+
+    @property
+    def power_cap_w(self) -> float:
+        """In force for this step; NaN = none, or not known."""
+        return self._limit("power_cap_w")
+
+    @property
+    def temperature_limit_c(self) -> float:
+        """In force for this step; NaN = none, or not known."""
+        return self._limit("temperature_limit_c")
+
+    def _limit(self, name: str) -> float:
+        """0 and infinite stand for no limit."""
+        value = next((p.value for p in self.made.parameters if p.name == name), None)
+        known = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+        return float(value) if known else math.nan  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something became worse or better. level: 0 = in order again, 1 = WARN, 2 = ERROR, 3 = STALE.
+
+    source: what it is about, always the same text, such as "/perception/front: deadline".
+    """
+
+    time_ns: int
+    source: str
+    level: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -115,9 +151,22 @@ class Run:
     command_times_ns: list[int] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     manager_cpu: list[Reading] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)  # changes of level
     accuracy: dict[LibraryKey, float] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     has_ground_truth: bool = False
+    # The newest of each application or source.
+    targets: dict[str, AppTargets] = field(default_factory=dict)
+    subnets: dict[str, SubnetState] = field(default_factory=dict)
+    health: dict[str, Fault] = field(default_factory=dict)
+    board: str = ""
+
+    def report(self, fault: Fault) -> None:
+        """Note how a source is; only a change of its level is one of the ``faults``."""
+        before = self.health.get(fault.source)
+        self.health[fault.source] = fault
+        if fault.level != (before.level if before else 0):
+            self.faults.append(fault)
 
 
 def read_run(path: Path, namespace: str | None = None) -> Run:
@@ -153,6 +202,8 @@ def collector(root: str, topic: str, message_type: str) -> Collector | None:
 
     root: prefix of the robot's topics, empty or `/robot1`. Messages may be those of rclpy or of rosbags.
     """
+    if (topic, message_type) == (topics.DIAGNOSTICS.name, topics.DIAGNOSTICS.kind):
+        return partial(_collect, _diagnostics, root)
     if not topic.startswith(root + "/"):
         return None
     relative = topic[len(root) + 1 :]
@@ -181,9 +232,11 @@ def robot_root(path: Path, names: set[str], namespace: str | None) -> str:
 
 def from_first_mark(run: Run) -> Run:
     """The run without its warm-up. What the device reported last before the mark still holds and is kept."""
-    if not run.marks:
-        return run
-    start_ns = run.marks[0].time_ns - MARK_DELAY_NS
+    return since(run, run.marks[0].time_ns - MARK_DELAY_NS) if run.marks else run
+
+
+def since(run: Run, start_ns: int) -> Run:
+    """What was received from ``start_ns`` on, and what held at that time of the device and of faults."""
 
     def later(records: list[Any]) -> list[Any]:
         return [record for record in records if record.time_ns >= start_ns]
@@ -191,6 +244,7 @@ def from_first_mark(run: Run) -> Run:
     def last_and_later(records: list[Any]) -> list[Any]:
         return [record for record in records if record.time_ns < start_ns][-1:] + later(records)
 
+    before = {fault.source: fault for fault in run.faults if fault.time_ns < start_ns}
     return replace(
         run,
         monitors=later(run.monitors),
@@ -201,6 +255,7 @@ def from_first_mark(run: Run) -> Run:
         decisions=later(run.decisions),
         command_times_ns=[time_ns for time_ns in run.command_times_ns if time_ns >= start_ns],
         manager_cpu=later(run.manager_cpu),
+        faults=[fault for fault in before.values() if fault.level] + later(run.faults),
     )
 
 
@@ -209,7 +264,7 @@ def _names(roots: list[str]) -> str:
 
 
 def _frame(header: Any) -> FrameKey:
-    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec, header.frame_id
+    return stamp_ns(header.stamp), header.frame_id
 
 
 def _monitor(run: Run, time_ns: int, app: str, message: Any) -> None:
@@ -255,32 +310,46 @@ def _telemetry(run: Run, time_ns: int, app: str, message: Any) -> None:
             source=message.source,
         )
     )
+    flags = int(message.throttle_flags)
+    reasons = ", ".join(str(flag.name).lower() for flag in ThrottleFlag if flag & flags)
+    run.report(Fault(time_ns, "device: throttling", int(flags > 0), reasons))
 
 
 def _clocks(run: Run, time_ns: int, app: str, message: Any) -> None:
     run.clocks.append(Clocks(time_ns, {d.domain: float(d.actual_hz) for d in message.domains}))
+    for domain in message.domains:
+        status = DomainStatus(domain.status)
+        text = f"{status.name.lower()}: {message.message}".rstrip(": ")
+        run.report(Fault(time_ns, f"device: clock {domain.domain}", CLOCK_LEVELS.get(status, 0), text))
+
+
+def _capabilities(run: Run, time_ns: int, app: str, message: Any) -> None:
+    run.board = message.board
 
 
 def _decision(run: Run, time_ns: int, app: str, message: Any) -> None:
-    parameters = {p.name: p.value for p in message.parameters}
-    run.decisions.append(
-        Decision(
-            time_ns=time_ns,
-            trigger=message.trigger,
-            binding_constraint=message.binding_constraint,
-            feasible=bool(message.feasible),
-            power_cap_w=_limit(parameters.get("power_cap_w")),
-            temperature_limit_c=_limit(parameters.get("temperature_limit_c")),
-        )
-    )
+    run.decisions.append(Decision(time_ns, from_ros(message)))
 
 
-def _limit(value: Any) -> float:
-    """A rcl_interfaces/ParameterValue as a limit; absent, 0 and infinite (no limit) become NaN."""
-    if value is None:
-        return math.nan
-    number = {2: float(value.integer_value), 3: float(value.double_value)}.get(value.type, math.nan)
-    return number if math.isfinite(number) and number > 0 else math.nan
+def _targets(run: Run, time_ns: int, app: str, message: Any) -> None:
+    run.targets[app] = from_ros(message)
+
+
+def _subnet(run: Run, time_ns: int, app: str, message: Any) -> None:
+    state: SubnetState = from_ros(message)
+    run.subnets[app] = state
+    rejected = state.status == SubnetCondition.REJECTED
+    run.report(Fault(time_ns, f"{app}: command", 2 * rejected, state.message or state.status.name.lower()))
+
+
+def _diagnostics(run: Run, time_ns: int, root: str, message: Any) -> None:
+    """Of the nodes of this robot; /diagnostics is everybody's."""
+    for status in message.status:
+        node, task, _ = status.name.partition(": ")
+        namespace = node.rpartition("/")[0]
+        if task and node.startswith("/") and topics.root_namespace(namespace) == (root or "/"):
+            level = status.level if isinstance(status.level, int) else ord(status.level)  # rclpy has a byte
+            run.report(Fault(time_ns, status.name, level, status.message))
 
 
 def _command(run: Run, time_ns: int, app: str, message: Any) -> None:
@@ -301,6 +370,7 @@ def _library(run: Run, time_ns: int, app: str, message: Any) -> None:
 
 def _error(run: Run, time_ns: int, app: str, message: Any) -> None:
     run.errors.append(message.data)
+    run.faults.append(Fault(time_ns, "demo", 2, message.data))
 
 
 def _collect(add: Adder, app: str, run: Run, time_ns: int, message: Any) -> None:
@@ -311,8 +381,11 @@ _COLLECTORS: dict[Topic, Adder] = {
     topics.MONITOR: _monitor,
     topics.CLASSIFICATION: _result,
     topics.LIBRARY: _library,
+    topics.TARGETS: _targets,
+    topics.SUBNET_STATE: _subnet,
     topics.GROUND_TRUTH: _truth,
     topics.TELEMETRY: _telemetry,
+    topics.CAPABILITIES: _capabilities,
     topics.DVFS_STATE: _clocks,
     topics.DVFS_COMMAND: _command,
     topics.DECISION: _decision,

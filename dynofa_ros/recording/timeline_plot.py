@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.plots import APP_COLOURS, GRID, MISS, MUTED, finish, new_figure, style
 from dynofa_ros.recording.metrics import Phase, percentile, phases
+from dynofa_ros.recording.page import clock_series, first_time, last_time, of_apps, seconds
 from dynofa_ros.recording.run import Monitor, Run
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def plot_timeline(run: Run, path: Path, simulated: Run | None = None) -> None:
     figure, grid = new_figure(4, 1, (WIDTH_IN, HEIGHT_IN), sharex=True, ratios=(1.5, 1.0, 1.0, 1.1))
     axes = grid[:, 0]
     found = phases(run)
-    origin = found[0].start_ns if found else _first_time(run)
+    origin = found[0].start_ns if found else first_time(run)
     _latency_panel(axes[0], run, origin)
     _accuracy_panel(axes[1], run, origin)
     _clock_panel(axes[2], run, origin)
@@ -49,32 +50,17 @@ def _title(run: Run) -> str:
     return f"dynofa: latency, accuracy, clocks and power of one run ({device})"
 
 
-def _first_time(run: Run) -> int:
-    return min((r.time_ns for records in (run.monitors, run.telemetry) for r in records), default=0)
-
-
 def _span(run: Run, found: Sequence[Phase], origin: int) -> tuple[float, float]:
-    times = [r.time_ns for records in (run.monitors, run.telemetry) for r in records]
-    start, end = (
-        (found[0].start_ns, found[-1].end_ns) if found else (min(times, default=0), max(times, default=0))
-    )
+    start, end = (found[0].start_ns, found[-1].end_ns) if found else (first_time(run), last_time(run))
     return (start - origin) / 1e9, max((end - origin) / 1e9, (start - origin) / 1e9 + 0.1)
 
 
-def _seconds(records: Sequence[Any], origin: int) -> list[float]:
-    return [(record.time_ns - origin) / 1e9 for record in records]
-
-
-def _by_app(run: Run) -> dict[str, list[Monitor]]:
-    return {app: [m for m in run.monitors if m.app == app] for app in sorted({m.app for m in run.monitors})}
-
-
 def _latency_panel(axis: Axes, run: Run, origin: int) -> None:
-    by_app = _by_app(run)
+    by_app = of_apps(run)
     top = _latency_top(run.monitors)
     for index, ((app, monitors), colour) in enumerate(zip(by_app.items(), cycle(APP_COLOURS), strict=False)):
         only_once = "_" if index else ""  # matplotlib leaves labels with an underscore out of the legend
-        times = _seconds(monitors, origin)
+        times = seconds(monitors, origin)
         latencies = [min(m.latency_ms, 0.97 * top) for m in monitors]  # a hiccup stays visible at the edge
         axis.plot(times, latencies, ".", ms=3, color=colour, label=f"{app}, per frame")
         targets = [m.latency_target_ms for m in monitors]
@@ -101,20 +87,20 @@ def _latency_top(monitors: Sequence[Monitor]) -> float:
 
 
 def _accuracy_panel(axis: Axes, run: Run, origin: int) -> None:
-    by_app = _by_app(run)
+    by_app = of_apps(run)
     for (app, monitors), colour in zip(by_app.items(), cycle(APP_COLOURS), strict=False):
         accuracy = [100.0 * run.accuracy.get((m.app, m.subnet_id, m.processor), math.nan) for m in monitors]
         axis.step(
-            _seconds(monitors, origin), accuracy, where="post", color=colour, lw=1.6, label=f"{app}, library"
+            seconds(monitors, origin), accuracy, where="post", color=colour, lw=1.6, label=f"{app}, library"
         )
     axis.set_ylabel("sub-network\naccuracy (%)")
     axis.margins(y=0.2)
 
 
 def _clock_panel(axis: Axes, run: Run, origin: int) -> None:
-    times = _seconds(run.telemetry, origin)
+    times = seconds(run.telemetry, origin)
     cpu_colours = cycle(CPU_COLOURS)
-    for mhz, domains in _clock_series(run).items():
+    for mhz, domains in clock_series(run.telemetry).items():
         colour = DOMAIN_COLOURS.get(domains[0]) or next(cpu_colours)
         axis.step(times, mhz, where="post", color=colour, lw=1.6, label=", ".join(domains))
     axis.set_ylabel("clock (MHz)")
@@ -122,22 +108,13 @@ def _clock_panel(axis: Axes, run: Run, origin: int) -> None:
     axis.set_ylim(bottom=0)
 
 
-def _clock_series(run: Run) -> dict[tuple[float, ...], list[str]]:
-    """Clock over time in MHz -> the domains that had it: domains with one common clock are one line."""
-    series: dict[tuple[float, ...], list[str]] = {}
-    for domain in sorted({domain for t in run.telemetry for domain in t.clocks_hz} - {"emc"}):
-        mhz = tuple(t.clocks_hz.get(domain, math.nan) / 1e6 for t in run.telemetry)
-        series.setdefault(mhz, []).append(domain)
-    return series
-
-
 def _power_panel(axis: Axes, run: Run, origin: int) -> None:
-    times = _seconds(run.telemetry, origin)
+    times = seconds(run.telemetry, origin)
     axis.plot(times, [t.power_w for t in run.telemetry], color=APP_COLOURS[0], lw=1.3, label="power")
     caps = [d.power_cap_w for d in run.decisions]
     if any(math.isfinite(cap) for cap in caps):
         axis.step(
-            _seconds(run.decisions, origin),
+            seconds(run.decisions, origin),
             caps,
             where="post",
             color=LIMIT,
@@ -162,12 +139,12 @@ def _power_panel(axis: Axes, run: Run, origin: int) -> None:
 def _draw_simulated(axes: Sequence[Axes], run: Run, origin: int) -> None:
     """What the simulator says: the sub-network of each application, and power."""
     style: dict[str, Any] = {"color": SIMULATED, "lw": 1.2, "ls": ":"}
-    for index, (app, monitors) in enumerate(_by_app(run).items()):
+    for index, (app, monitors) in enumerate(of_apps(run).items()):
         accuracy = [100.0 * run.accuracy.get((app, m.subnet_id, m.processor), math.nan) for m in monitors]
         label = "_" if index else "simulated"
-        axes[1].step(_seconds(monitors, origin), accuracy, where="post", label=label, **style)
+        axes[1].step(seconds(monitors, origin), accuracy, where="post", label=label, **style)
     power_w = [t.power_w for t in run.telemetry]
-    axes[3].plot(_seconds(run.telemetry, origin), power_w, label="simulated", **style)
+    axes[3].plot(seconds(run.telemetry, origin), power_w, label="simulated", **style)
 
 
 def _decorate(axis: Axes, found: Sequence[Phase], origin: int) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import dynofa_process
+from factories import decision
 from rich.console import Console
 from rosbags.rosbag2 import StoragePlugin, Writer
 
@@ -21,11 +22,13 @@ from dynofa_ros.demo import setup as demo_setup
 from dynofa_ros.demo.phases import LATENCY_TARGET_MS, PHASES
 from dynofa_ros.demo.processes import NodeSpec, Processes
 from dynofa_ros.demo.setup import camera_environment, prepare_output
-from dynofa_ros.demo.tables import live_view, phase_line
 from dynofa_ros.errors import UsageError
+from dynofa_ros.messages import Parameter
 from dynofa_ros.recording.bag import typestore
 from dynofa_ros.recording.metrics import Phase
-from dynofa_ros.recording.run import Decision, Label, Monitor, Run, Telemetry
+from dynofa_ros.recording.run import Decision, Fault, Label, Monitor, Run, Telemetry
+from dynofa_ros.recording.status import status
+from dynofa_ros.recording.tables import live_view, phase_line
 
 
 def message(kind: str, **fields: Any) -> bytes:
@@ -133,7 +136,8 @@ def test_report_of_a_bag_without_a_run(tmp_path: Path) -> None:
 def test_report_of_a_robots_bag(storage: StoragePlugin, version: int, tmp_path: Path) -> None:
     write_run(tmp_path / "bag", storage, version)
     result = dynofa_process(
-        "report", tmp_path / "bag", "--json", tmp_path / "f.json", "--plot", tmp_path / "f.png"
+        *("report", tmp_path / "bag", "--json", tmp_path / "f.json"),
+        *("--plot", tmp_path / "f.png", "--html", tmp_path / "f.html"),
     )
     assert (result.returncode, result.stderr) == (0, "")
     figures = json.loads((tmp_path / "f.json").read_text())
@@ -142,6 +146,7 @@ def test_report_of_a_robots_bag(storage: StoragePlugin, version: int, tmp_path: 
     assert figures["latency_ms"]["p50"] == 50.0
     assert figures["frames_published"] is None, "no camera of the demo in this bag"
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+    assert '"missed":[8,9]' in (tmp_path / "f.html").read_text()
     row = next(line for line in result.stdout.splitlines() if line.startswith("all"))
     assert re.split(r"\s+", row)[1:3] == ["10", "20.0"]
 
@@ -179,7 +184,7 @@ def test_other_files_in_the_output_folder_stay(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
-@pytest.mark.parametrize("name", ["timeline.png", "bag", "summary.json"])
+@pytest.mark.parametrize("name", ["timeline.png", "bag", "summary.json", "report.html"])
 def test_what_an_earlier_demo_did_not_write_is_not_replaced(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("precious")
     with pytest.raises(UsageError, match=name):
@@ -240,14 +245,15 @@ def small_run() -> Run:
     run.results = [Label(2 * 10**9, "front", key, "stop")]
     run.truths = [Label(10**9, "", key, "stop")]
     run.telemetry = [Telemetry(10**9, 5.25, 1.0, 41.5, {"cpu0": 1.19e9}, "simulated")]
-    run.decisions = [Decision(10**9, "power", "power_cap", False, 6.5, math.nan)]
+    made = decision(trigger="power", binding_constraint="power_cap", feasible=False)
+    run.decisions = [Decision(10**9, replace(made, parameters=(Parameter("power_cap_w", 6.5),)))]
     return run
 
 
 def test_the_live_table_shows_what_happens() -> None:
     console = Console(width=120, file=io.StringIO())
     phase = Phase("power_cap", 10**9, 3 * 10**9)
-    console.print(live_view(small_run(), phase, 12.0, 60.0))
+    console.print(live_view(status(small_run(), phase.start_ns, phase.end_ns), "power cap · 12 of 60 s"))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     for text in ("power cap · 12 of 60 s", "s3", "66.6", "100.0 %", "81.2 %", "cpu0 1190", "5.25 of 6.50 W"):
@@ -257,5 +263,19 @@ def test_the_live_table_shows_what_happens() -> None:
 
 
 def test_the_live_table_bears_a_run_without_anything() -> None:
-    Console(file=io.StringIO()).print(live_view(Run(), Phase("steady", 0, 1), 0.0, math.nan))
+    console = Console(file=io.StringIO(), width=120)
+    console.print(live_view(status(Run(), 0, 1), "steady"))
+    for missing in ("no application", "no device", "no manager"):
+        assert missing in console.file.getvalue()  # type: ignore[attr-defined]
     assert "missed – %" in phase_line(Run(), Phase("steady", 0, 1))
+
+
+def test_hostile_names_are_shown_as_they_are() -> None:
+    """No markup of rich, and no control sequence of the terminal."""
+    run, console = small_run(), Console(width=200, file=io.StringIO(), force_terminal=True)
+    run.monitors = [replace(run.monitors[0], app="[/red]\x1b]0;owned\x07", subnet_id="[blink]")]
+    run.report(Fault(1, "/a: b", 2, "[/]\x1b[2J"))
+    console.print(live_view(status(run, 0, 3 * 10**9), "[bold]"))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for text in ("[/red]\ufffd]0;owned\ufffd", "[blink]", "[/]\ufffd[2J", "[bold]"):
+        assert text in shown

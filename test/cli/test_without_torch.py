@@ -26,6 +26,7 @@ DEMO_PROCESSES = (
     "dynofa_ros.nodes.device_node",
     "dynofa_ros.nodes.manager_node",
     "dynofa_ros.nodes.perception_node",
+    "dynofa_ros.recording.page",
     "dynofa_ros.recording.replay",
     "dynofa_ros.recording.timeline_plot",
 )

@@ -125,9 +125,11 @@ def test_the_demo_succeeds(timeline: Timeline) -> None:
     out, code, text, summary = timeline
     assert code == 0, text
     assert summary["errors"] == []
-    assert {path.name for path in out.iterdir()} == {"summary.json", "timeline.png", "bag", "logs"}
+    written = {"summary.json", "timeline.png", "report.html", "bag", "logs"}
+    assert {path.name for path in out.iterdir()} == written
     for phase in PHASES:
         assert any(line.startswith(phase.name) for line in text.splitlines()), "one line per phase"
+    assert f"open {out / 'report.html'} in a browser" in text
 
 
 def test_phases_are_equally_long(timeline: Timeline) -> None:

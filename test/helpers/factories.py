@@ -9,7 +9,7 @@ import numpy as np
 
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.evaluation.scenarios import OVERHEAD_MS, vision_library
-from dynofa_ros.messages import MISS_TOLERANCE, AppTargets, FrequencyBand
+from dynofa_ros.messages import MISS_TOLERANCE, AppTargets, FrequencyBand, ManagerDecision
 from dynofa_ros.simulation.scene import App
 from dynofa_ros.supernet.space import SearchSpace
 
@@ -44,3 +44,9 @@ def random_weights(space: SearchSpace, classes: int = 7, seed: int = 3) -> dict[
         key: np.array(9) if not shape else rng.random(shape, dtype=np.float32)
         for key, shape in space.parameter_shapes(classes).items()
     }
+
+
+def decision(**changes: Any) -> ManagerDecision:
+    """A step of the manager at its period, bound by latency, for no application."""
+    made = ManagerDecision(1, 0, 1, (), "quality", "periodic", "latency", 0, True, (), (), 5.0, ())
+    return replace(made, **changes)

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from factories import decision
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,9 +74,7 @@ def two_phases() -> Run:
     run.telemetry = [telemetry(t, 4.0 * t, power_w=4.0 if t < 10 else 6.0) for t in range(21)]
     run.clocks = [Clocks(START + 15 * S, {"cpu0": 1.5e9, "gpu": math.nan})]
     run.command_times_ns = [START + 15 * S]
-    run.decisions = [
-        Decision(START + t * S, "periodic", "latency", True, math.nan, math.nan) for t in range(5)
-    ]
+    run.decisions = [Decision(START + t * S, decision()) for t in range(5)]
     run.manager_cpu = [Reading(START + S, 2.0), Reading(START + 2 * S, 4.0)]
     return run
 

@@ -1,4 +1,4 @@
-"""What the demo and `dynofa report` show of a run: a live table, a line per phase, the figures at the end."""
+"""What a terminal shows of a run: a live table, a line per phase, the figures at the end."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dynofa_ros.recording.metrics import Phase, figures, of_app, percentile, within
-from dynofa_ros.recording.run import Run, Telemetry
+from dynofa_ros.recording.metrics import Phase, figures, within
+from dynofa_ros.recording.run import Run
 
 COLUMNS = ("results", "miss %", "settled", "p50 ms", "p95 ms", "accuracy", "library", "W")
-RECENT = 75  # frames per app that the latency columns look at: 5 s at 15 Hz
 
 
 def number(value: float | None, digits: int = 0, unit: str = "") -> str:
@@ -41,74 +40,70 @@ def phase_line(run: Run, phase: Phase) -> str:
     )
 
 
-def live_view(run: Run, phase: Phase, elapsed_s: float, total_s: float) -> RenderableType:
-    """The table: applications, then device and manager. total_s: NaN where the end is not known."""
-    title = f"{phase.name.replace('_', ' ')} · {elapsed_s:.0f} of {number(total_s)} s"
-    parts: list[RenderableType] = [_applications(run, phase, title)]
-    if run.telemetry:
-        parts.append(_device_line(run, run.telemetry[-1]))
-    if run.decisions:
-        decision = run.decisions[-1]
-        feasible = "" if decision.feasible else " · not every target can be met"
-        text = f" manager   trigger {decision.trigger} · bound by {decision.binding_constraint}{feasible}"
-        parts.append(Text(text))
+def live_view(now: Mapping[str, Any], title: str) -> RenderableType:
+    """The table of a `status`: applications, then device, manager, what is wrong and what is missing."""
+    parts: list[RenderableType] = [_applications(now["applications"], title)]
+    if now["device"]:
+        parts.append(_device_line(now["device"]))
+    if now["decision"]:
+        decision = now["decision"]
+        feasible = "" if decision["feasible"] else " · not every target can be met"
+        text = f" manager   trigger {decision['trigger']} · bound by {decision['binding_constraint']}"
+        parts.append(plain(text + feasible))
+    for fault in now["faults"]:
+        parts.append(plain(f" {fault['source']}: {fault['text']}", "red" if fault["level"] > 1 else "yellow"))
+    parts += [plain(f" {text}", "magenta") for text in now["missing"]]
     return Group(*parts)
 
 
-def _applications(run: Run, phase: Phase, title: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", expand=False)
+def plain(text: str, style: str = "") -> Text:
+    """Text from a robot or a bag: no markup, and nothing that a terminal would obey."""
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text), style=style)
+
+
+def _applications(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    table = Table(title=plain(title), title_justify="left", title_style="bold", expand=False)
     for column in ("app", "sub-network", "on"):
         table.add_column(column)
     for column in ("p50 ms", "p95 ms", "target ms", "missed", "accuracy expected", "measured"):
         table.add_column(column, justify="right")
-    apps = sorted({m.app for m in list(run.monitors)})
-    for app in apps:
-        table.add_row(*_row(of_app(run, app, apps), phase))
+    for row in rows:
+        p95, target = row["latency_ms"]["p95"], row["latency_target_ms"]
+        table.add_row(
+            *(plain(row[name]) for name in ("app", "subnet_id", "processor")),
+            number(row["latency_ms"]["p50"], 1),
+            Text(number(p95, 1), style="bold red" if p95 > target else "green"),
+            number(target, 1),
+            number(row["deadline_miss_percent"], 1, " %"),
+            percent(row["accuracy"]["expected"]),
+            percent(row["accuracy"]["measured"]),
+        )
     return table
 
 
-def _row(own: Run, phase: Phase) -> list[str | Text]:
-    """own: the records of one application."""
-    last, recent = own.monitors[-1], [m.latency_ms for m in own.monitors[-RECENT:]]
-    values = figures(own, [phase], phase.start_ns, phase.end_ns)
-    p95 = percentile(recent, 95)
-    late = "bold red" if p95 > last.latency_target_ms else "green"
-    return [
-        last.app,
-        last.subnet_id,
-        last.processor,
-        number(percentile(recent, 50), 1),
-        Text(number(p95, 1), style=late),
-        number(last.latency_target_ms, 1),
-        number(values["deadline_miss_percent"], 1, " %"),
-        percent(values["accuracy"]["expected"]),
-        percent(values["accuracy"]["measured"]),
-    ]
-
-
-def _device_line(run: Run, sample: Telemetry) -> Text:
-    cap = run.decisions[-1].power_cap_w if run.decisions else math.nan
-    clocks = " ".join(f"{d} {number(hz / 1e6)}" for d, hz in sorted(sample.clocks_hz.items()))
+def _device_line(device: Mapping[str, Any]) -> Text:
+    clocks = " ".join(f"{d} {number(hz / 1e6)}" for d, hz in device["clocks_hz"].items())
+    cap = device["power_cap_w"]
     limit = f" of {cap:.2f}" if math.isfinite(cap) else ""
-    return Text(
-        f" device    {clocks} MHz · {number(sample.power_w, 2)}{limit} W · "
-        f"{number(sample.temperature_c, 1)} °C · {sample.source}"
+    return plain(
+        f" device    {clocks} MHz · {number(device['power_w'], 2)}{limit} W · "
+        f"{number(device['temperature_c'], 1)} °C · {device['source']}"
     )
 
 
 def print_errors(summary: dict[str, Any], console: Console) -> None:
     """One line per error of the run."""
     for text in summary["errors"]:
-        console.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(plain(f"error: {text}", "red"), soft_wrap=True)
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
     """The figures as a table: one row per phase, per application where there are several, and for all."""
     table = _table(COLUMNS)
     for phase in summary["phases"]:
-        table.add_row(phase["name"].replace("_", " "), *_cells(phase))
+        table.add_row(plain(phase["name"].replace("_", " ")), *_cells(phase))
     for app, values in summary.get("apps", {}).items():
-        table.add_row(app, *_cells(values), style="dim")
+        table.add_row(plain(app), *_cells(values), style="dim")
     table.add_row("all", *_cells(summary), style="bold")
     console.print(table)
     overhead, due = summary["overhead_ms"], summary["frames_due"]

@@ -1,0 +1,111 @@
+"""What a robot does now, from what was just received: the rows of the live table as a JSON-able document."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from dynofa_ros.messages import SubnetCondition
+from dynofa_ros.recording.metrics import FOREVER_NS, figures, of_app, percentile, within
+from dynofa_ros.recording.run import Run
+
+RECENT = 75  # frames per app that the latency columns look at: 5 s at 15 Hz
+SILENT_NS = 3_000_000_000  # a device or manager that says nothing for so long is missing
+
+
+def status(run: Run, start_ns: int, now_ns: int) -> dict[str, Any]:
+    """The present state; misses, accuracy and rate are those since ``start_ns``. Unknown is NaN."""
+    apps = sorted({m.app for m in list(run.monitors)} | run.targets.keys() | run.subnets.keys())
+    rows = [_application(of_app(run, app, apps), app, start_ns, now_ns) for app in apps]
+    device, decision = _device(run), _decision(run, now_ns)
+    return {
+        "applications": rows,
+        "device": device,
+        "decision": decision,
+        "faults": [
+            {"source": f.source, "level": f.level, "text": f.text}
+            for f in sorted(list(run.health.values()), key=lambda f: (-f.level, f.source))
+            if f.level
+        ],
+        "missing": _missing(run, rows, now_ns),
+    }
+
+
+def _application(own: Run, app: str, start_ns: int, now_ns: int) -> dict[str, Any]:
+    """own: the records of this application."""
+    last, state, targets = own.monitors[-1:], own.subnets.get(app), own.targets.get(app)
+    running = last[0] if last else state
+    recent = [m.latency_ms for m in own.monitors[-RECENT:]]
+    values = figures(own, [], start_ns, FOREVER_NS)
+    accuracy = {name: values["accuracy"][name] for name in ("expected", "measured")}
+    if not last and state is not None:
+        accuracy["expected"] = state.expected_accuracy
+    return {
+        "app": app,
+        "subnet_id": running.subnet_id if running else "",
+        "processor": running.processor if running else "",
+        "state": state.status.name.lower() if state else "",
+        "why": state.message if state and state.status != SubnetCondition.APPLIED else "",
+        "latency_ms": {f"p{p}": percentile(recent, p) for p in (50, 95)},
+        "latency_target_ms": last[0].latency_target_ms
+        if last
+        else targets.latency_target_ms
+        if targets
+        else math.nan,
+        "answers_per_s": len(within(own.monitors, start_ns, FOREVER_NS))
+        / max((now_ns - start_ns) / 1e9, 1e-9),
+        "deadline_miss_percent": values["deadline_miss_percent"],
+        "accuracy": accuracy,
+    }
+
+
+def _device(run: Run) -> dict[str, Any] | None:
+    if not run.telemetry:
+        return None
+    sample = run.telemetry[-1]
+    return {
+        "source": sample.source,
+        "board": run.board,
+        "clocks_hz": dict(sorted(sample.clocks_hz.items())),
+        "power_w": sample.power_w,
+        "power_cap_w": run.decisions[-1].power_cap_w if run.decisions else math.nan,
+        "temperature_c": sample.temperature_c,
+    }
+
+
+def _decision(run: Run, now_ns: int) -> dict[str, Any] | None:
+    if not run.decisions:
+        return None
+    last = run.decisions[-1]
+    made = last.made
+    return {
+        "age_s": (now_ns - last.time_ns) / 1e9,
+        "decision_id": made.decision_id,
+        "objective": made.objective,
+        "trigger": made.trigger,
+        "binding_constraint": made.binding_constraint,
+        "ladder_step": made.ladder_step,
+        "feasible": made.feasible,
+        "applications": {
+            a.app: {"subnet_id": a.subnet_id, "processor": a.processor, "rate_hz": a.rate_hz}
+            for a in made.apps
+        },
+    }
+
+
+def _missing(run: Run, rows: list[dict[str, Any]], now_ns: int) -> list[str]:
+    """What is not there or silent, in words."""
+
+    def silent(records: list[Any]) -> bool:
+        return not records or now_ns - records[-1].time_ns > SILENT_NS
+
+    missing = [] if rows else ["no application: nobody publishes perception/<app>/monitor"]
+    for row in rows:
+        if silent([m for m in run.monitors if m.app == row["app"]]):
+            why = f": {row['state']}" if row["state"] not in ("", "applied") else ""
+            missing.append(f"{row['app']} answers no frames{why}" + f", {row['why']}" * bool(row["why"]))
+    if silent(run.telemetry):
+        missing.append("no device: dynofa/device/telemetry is silent")
+    if silent(run.decisions):
+        missing.append("no manager: dynofa/manager/decision is silent, so nothing is decided")
+    return missing
