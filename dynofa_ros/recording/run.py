@@ -7,7 +7,7 @@ Unknown numbers are NaN; times are the recorder's receipt times in nanoseconds u
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -214,10 +214,15 @@ def collector(root: str, topic: str, message_type: str) -> Collector | None:
     return None
 
 
+def robot_roots(names: Iterable[str]) -> list[str]:
+    """Prefixes of all robots whose topics have these names."""
+    known = (topics.MONITOR, topics.TELEMETRY, topics.DECISION)
+    return sorted({root for name in names for topic in known if (root := topic.root(name)) is not None})
+
+
 def robot_root(path: Path, names: set[str], namespace: str | None) -> str:
     """Prefix of the robot's topics, which have these names: empty, or `/robot1`."""
-    known = (topics.MONITOR, topics.TELEMETRY, topics.DECISION)
-    roots = sorted({root for name in names for topic in known if (root := topic.root(name)) is not None})
+    roots = robot_roots(names)
     if namespace is not None:
         wanted = "/" + namespace.strip("/") if namespace.strip("/") else ""
         if wanted not in roots:

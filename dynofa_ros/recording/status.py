@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from dynofa_ros.messages import SubnetCondition
@@ -16,12 +17,11 @@ SILENT_NS = 3_000_000_000  # a device or manager that says nothing for so long i
 def status(run: Run, start_ns: int, now_ns: int) -> dict[str, Any]:
     """The present state; misses, accuracy and rate are those since ``start_ns``. Unknown is NaN."""
     apps = sorted({m.app for m in list(run.monitors)} | run.targets.keys() | run.subnets.keys())
-    rows = [_application(of_app(run, app, apps), app, start_ns, now_ns) for app in apps]
-    device, decision = _device(run), _decision(run, now_ns)
+    rows = [_application(of_app(run, app, apps), app, start_ns) for app in apps]
     return {
         "applications": rows,
-        "device": device,
-        "decision": decision,
+        "device": None if _silent(run.telemetry, now_ns) else _device(run),
+        "decision": _decision(run, now_ns),
         "faults": [
             {"source": f.source, "level": f.level, "text": f.text}
             for f in sorted(list(run.health.values()), key=lambda f: (-f.level, f.source))
@@ -31,15 +31,14 @@ def status(run: Run, start_ns: int, now_ns: int) -> dict[str, Any]:
     }
 
 
-def _application(own: Run, app: str, start_ns: int, now_ns: int) -> dict[str, Any]:
+def _application(own: Run, app: str, start_ns: int) -> dict[str, Any]:
     """own: the records of this application."""
-    last, state, targets = own.monitors[-1:], own.subnets.get(app), own.targets.get(app)
-    running = last[0] if last else state
+    last, state = own.monitors[-1] if own.monitors else None, own.subnets.get(app)
+    running = last or state
+    target = last or own.targets.get(app)
     recent = [m.latency_ms for m in own.monitors[-RECENT:]]
     values = figures(own, [], start_ns, FOREVER_NS)
-    accuracy = {name: values["accuracy"][name] for name in ("expected", "measured")}
-    if not last and state is not None:
-        accuracy["expected"] = state.expected_accuracy
+    expected = state.expected_accuracy if state and not last else values["accuracy"]["expected"]
     return {
         "app": app,
         "subnet_id": running.subnet_id if running else "",
@@ -47,21 +46,20 @@ def _application(own: Run, app: str, start_ns: int, now_ns: int) -> dict[str, An
         "state": state.status.name.lower() if state else "",
         "why": state.message if state and state.status != SubnetCondition.APPLIED else "",
         "latency_ms": {f"p{p}": percentile(recent, p) for p in (50, 95)},
-        "latency_target_ms": last[0].latency_target_ms
-        if last
-        else targets.latency_target_ms
-        if targets
-        else math.nan,
-        "answers_per_s": len(within(own.monitors, start_ns, FOREVER_NS))
-        / max((now_ns - start_ns) / 1e9, 1e-9),
+        "latency_target_ms": target.latency_target_ms if target else math.nan,
+        "answers_per_s": _per_second([m.frame[0] for m in within(own.monitors, start_ns, FOREVER_NS)]),
         "deadline_miss_percent": values["deadline_miss_percent"],
-        "accuracy": accuracy,
+        "accuracy": {"expected": expected, "measured": values["accuracy"]["measured"]},
     }
 
 
-def _device(run: Run) -> dict[str, Any] | None:
-    if not run.telemetry:
-        return None
+def _per_second(stamps_ns: Sequence[int]) -> float:
+    """By the images' own times: several messages may have been received at once."""
+    span_ns = stamps_ns[-1] - stamps_ns[0] if stamps_ns else 0
+    return (len(stamps_ns) - 1) * 1e9 / span_ns if span_ns > 0 else math.nan
+
+
+def _device(run: Run) -> dict[str, Any]:
     sample = run.telemetry[-1]
     return {
         "source": sample.source,
@@ -93,19 +91,19 @@ def _decision(run: Run, now_ns: int) -> dict[str, Any] | None:
     }
 
 
+def _silent(records: Sequence[Any], now_ns: int) -> bool:
+    return not records or now_ns - records[-1].time_ns > SILENT_NS
+
+
 def _missing(run: Run, rows: list[dict[str, Any]], now_ns: int) -> list[str]:
     """What is not there or silent, in words."""
-
-    def silent(records: list[Any]) -> bool:
-        return not records or now_ns - records[-1].time_ns > SILENT_NS
-
     missing = [] if rows else ["no application: nobody publishes perception/<app>/monitor"]
     for row in rows:
-        if silent([m for m in run.monitors if m.app == row["app"]]):
+        if _silent([m for m in run.monitors if m.app == row["app"]], now_ns):
             why = f": {row['state']}" if row["state"] not in ("", "applied") else ""
             missing.append(f"{row['app']} answers no frames{why}" + f", {row['why']}" * bool(row["why"]))
-    if silent(run.telemetry):
+    if _silent(run.telemetry, now_ns):
         missing.append("no device: dynofa/device/telemetry is silent")
-    if silent(run.decisions):
+    if _silent(run.decisions, now_ns):
         missing.append("no manager: dynofa/manager/decision is silent, so nothing is decided")
     return missing

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -46,10 +47,7 @@ def live_view(now: Mapping[str, Any], title: str) -> RenderableType:
     if now["device"]:
         parts.append(_device_line(now["device"]))
     if now["decision"]:
-        decision = now["decision"]
-        feasible = "" if decision["feasible"] else " · not every target can be met"
-        text = f" manager   trigger {decision['trigger']} · bound by {decision['binding_constraint']}"
-        parts.append(plain(text + feasible))
+        parts.append(_manager_line(now["decision"]))
     for fault in now["faults"]:
         parts.append(plain(f" {fault['source']}: {fault['text']}", "red" if fault["level"] > 1 else "yellow"))
     parts += [plain(f" {text}", "magenta") for text in now["missing"]]
@@ -62,15 +60,18 @@ def plain(text: str, style: str = "") -> Text:
 
 
 def _applications(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    table = Table(title=plain(title), title_justify="left", title_style="bold", expand=False)
+    table = Table(title=plain(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for column in ("app", "sub-network", "on"):
-        table.add_column(column)
-    for column in ("p50 ms", "p95 ms", "target ms", "missed", "accuracy expected", "measured"):
+        table.add_column(column, no_wrap=True)
+    for column in ("per s", "p50 ms", "p95 ms", "target ms", "missed", "accuracy expected", "measured"):
         table.add_column(column, justify="right")
     for row in rows:
         p95, target = row["latency_ms"]["p95"], row["latency_target_ms"]
         table.add_row(
-            *(plain(row[name]) for name in ("app", "subnet_id", "processor")),
+            plain(row["app"]),
+            plain(row["subnet_id"] + ("" if row["state"] in ("", "applied") else f" ({row['state']})")),
+            plain(row["processor"]),
+            number(row["answers_per_s"], 1),
             number(row["latency_ms"]["p50"], 1),
             Text(number(p95, 1), style="bold red" if p95 > target else "green"),
             number(target, 1),
@@ -87,8 +88,16 @@ def _device_line(device: Mapping[str, Any]) -> Text:
     limit = f" of {cap:.2f}" if math.isfinite(cap) else ""
     return plain(
         f" device    {clocks} MHz · {number(device['power_w'], 2)}{limit} W · "
-        f"{number(device['temperature_c'], 1)} °C · {device['source']}"
+        f"{number(device['temperature_c'], 1)} °C · {device['board']} {device['source']}"
     )
+
+
+def _manager_line(decision: Mapping[str, Any]) -> Text:
+    trigger, bound = decision["trigger"], decision["binding_constraint"]
+    parts = [f" manager   trigger {trigger}", f"bound by {bound}"]
+    parts += [] if decision["feasible"] else ["not every target can be met"]
+    parts += [f"{app} {a['subnet_id']} on {a['processor']}" for app, a in decision["applications"].items()]
+    return plain(" · ".join(parts))
 
 
 def print_errors(summary: dict[str, Any], console: Console) -> None:

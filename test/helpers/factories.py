@@ -9,9 +9,13 @@ import numpy as np
 
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.evaluation.scenarios import OVERHEAD_MS, vision_library
-from dynofa_ros.messages import MISS_TOLERANCE, AppTargets, FrequencyBand, ManagerDecision
+from dynofa_ros.messages import MISS_TOLERANCE, AppDecision, AppTargets, FrequencyBand, ManagerDecision
+from dynofa_ros.recording.run import Monitor
 from dynofa_ros.simulation.scene import App
 from dynofa_ros.supernet.space import SearchSpace
+
+S = 1_000_000_000
+START = 1_700_000_000 * S  # of a recorded run
 
 
 def targets(app: str, rate_hz: float, latency_ms: float, accuracy: float) -> AppTargets:
@@ -50,3 +54,29 @@ def decision(**changes: Any) -> ManagerDecision:
     """A step of the manager at its period, bound by latency, for no application."""
     made = ManagerDecision(1, 0, 1, (), "quality", "periodic", "latency", 0, True, (), (), 5.0, ())
     return replace(made, **changes)
+
+
+def monitor(time_s: float, latency_ms: float = 40.0, **changes: object) -> Monitor:
+    """A frame of app `front`, received `time_s` after the start, with 5 ms outside the network."""
+    made = Monitor(
+        time_ns=START + round(time_s * S),
+        app="front",
+        frame=(START + round(time_s * S), "front_camera"),
+        subnet_id="a",
+        processor="cpu",
+        inference_ms=latency_ms - 5.0,
+        latency_ms=latency_ms,
+        latency_target_ms=60.0,
+        missed=latency_ms > 60.0,
+        dropped=0,
+        malformed=0,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def chosen(subnet_id: str, clock_hz: int = 10**9) -> dict[str, Any]:
+    """What a decision says of the application `front` and of one clock."""
+    app = AppDecision(
+        "front", subnet_id, "gpu", predicted_latency_ms=40.0, margin=1.1, predicted_accuracy=0.8, rate_hz=15.0
+    )
+    return {"apps": (app,), "bands": (pin("gpu", clock_hz),)}

@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from factories import decision
+from factories import START, S, decision, monitor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,38 +18,17 @@ from dynofa_ros.recording.run import (
     Decision,
     Label,
     Mark,
-    Monitor,
     Reading,
     Run,
     Telemetry,
     from_first_mark,
 )
 
-S = 1_000_000_000
-START = 1_700_000_000 * S
 KEYS = (
     *("frames_published", "frames_due", "results", "dropped_frames", "malformed_frames"),
     *("deadline_miss_percent", "deadline_miss_percent_settled", "latency_ms", "overhead_ms", "accuracy"),
     *("energy_j", "mean_power_w", "subnet_switches", "dvfs_commands", "decisions", "manager_cpu_percent"),
 )
-
-
-def monitor(time_s: float, latency_ms: float = 40.0, **changes: object) -> Monitor:
-    """A frame of app `front`, received `time_s` after the start, with 5 ms outside the network."""
-    made = Monitor(
-        time_ns=START + round(time_s * S),
-        app="front",
-        frame=(START + round(time_s * S), "front_camera"),
-        subnet_id="a",
-        processor="cpu",
-        inference_ms=latency_ms - 5.0,
-        latency_ms=latency_ms,
-        latency_target_ms=60.0,
-        missed=latency_ms > 60.0,
-        dropped=0,
-        malformed=0,
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
 
 
 def telemetry(time_s: float, energy_j: float, power_w: float = 5.0, clock_hz: float = 1e9) -> Telemetry:

@@ -11,34 +11,26 @@ from typing import Any
 
 import pytest
 from browser import PROGRAM, browser
-from factories import decision
+from factories import START, S, chosen, decision, monitor
 from replay_runs import REFERENCE
 
 from dynofa_ros.files import to_json
-from dynofa_ros.messages import Alternative, AppDecision, FrequencyBand, Parameter
+from dynofa_ros.messages import Alternative, Parameter
 from dynofa_ros.recording.page import document, page, steps, write_page
 from dynofa_ros.recording.run import Decision, Fault, Mark, Monitor, Run, Telemetry, collector, since
 from dynofa_ros.recording.text_log import make, read_log
 
-S = 10**9
-START = 1_700_000_000 * S
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
 
-def monitor(time_s: float, **changes: Any) -> Monitor:
-    made = Monitor(START + round(time_s * S), "front", (0, ""), "large", "gpu", 35.0, 40.0, 50.0, False, 0, 0)
-    return replace(made, **changes)
+def frame(time_s: float, **changes: Any) -> Monitor:
+    return replace(
+        monitor(time_s), **{"subnet_id": "large", "processor": "gpu", "latency_target_ms": 50.0, **changes}
+    )
 
 
 def step(time_s: float, **changes: Any) -> Decision:
     return Decision(START + round(time_s * S), decision(**changes))
-
-
-def chosen(subnet_id: str, clock_hz: int = 10**9) -> dict[str, Any]:
-    """What a decision says of one application and one clock."""
-    figures = {"predicted_latency_ms": 40.0, "margin": 1.1, "predicted_accuracy": 0.8, "rate_hz": 15.0}
-    app = AppDecision("front", subnet_id, "gpu", **figures)
-    return {"apps": (app,), "bands": (FrequencyBand("gpu", clock_hz, clock_hz),)}
 
 
 def small_run() -> Run:
@@ -48,10 +40,10 @@ def small_run() -> Run:
     run = Run(board="a board", accuracy={("front", "large", "gpu"): 0.8, ("front", "small", "gpu"): 0.7})
     run.marks = [Mark(START, "steady"), Mark(START + 2 * S, "power_cap"), Mark(START + 4 * S, "end")]
     run.monitors = [
-        monitor(0.5),
-        monitor(1.5, latency_ms=60.0, missed=True),
-        monitor(2.5, subnet_id="small", dropped=2),
-        monitor(3.5, subnet_id="small", latency_target_ms=45.0),
+        frame(0.5),
+        frame(1.5, latency_ms=60.0, missed=True),
+        frame(2.5, subnet_id="small", dropped=2),
+        frame(3.5, subnet_id="small", latency_target_ms=45.0),
     ]
     for t in range(4):
         clocks_hz = {"cpu0": 1e9, "cpu1": 1e9, "gpu": t * 1e8}
