@@ -1,14 +1,15 @@
 """The latency law, the reference clock of a library entry, and the processor of a clock domain.
 
 An inference takes slowdown * (alpha + beta * f_reference / f): alpha does not scale with the clock, beta is
-measured at f_reference. alpha and beta are of one unit of time, which is that of the result.
+measured at f_reference. alpha and beta are of one unit of time, which is that of the result. Where the size
+of a request matters they are those of a request of reference size, and `size_factor` multiplies all of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
 from functools import lru_cache
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 from dynofa_ros.messages import DomainFrequency
@@ -20,6 +21,16 @@ CLUSTERED = "cpu"  # the processor that has clusters
 def latency(alpha: Any, beta: Any, clock_ratio: Any, slowdown: Any = 1.0) -> Any:
     """Time of an inference. Numbers or arrays that broadcast; clock_ratio: f_reference / f."""
     return slowdown * (alpha + beta * clock_ratio)
+
+
+def size_factor(fixed_share: float, reference_size: float, size: float) -> float:
+    """Time of a request of ``size`` units over that of ``reference_size`` units; 1 where either is unknown.
+
+    fixed_share: the share of the time at reference size that does not depend on the size.
+    """
+    if not (0.0 < reference_size < inf and 0.0 < size < inf):
+        return 1.0
+    return fixed_share + (1.0 - fixed_share) * size / reference_size
 
 
 def clock_ratio(reference_hz: float, hz: float) -> float:

@@ -168,6 +168,8 @@ class SubnetEntry:
     beta_ms: float
     energy_j: float = nan
     reference_frequencies: tuple[DomainFrequency, ...] = ()
+    fixed_share: float = 1.0
+    reference_size: float = 0.0  # 0 = the size of a request does not matter
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,7 @@ class AppDecision:
     margin: float
     predicted_accuracy: float
     rate_hz: float
+    granted_subnet_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -260,6 +263,7 @@ class SubnetLibrary:
     header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     app: str
     entries: tuple[SubnetEntry, ...]
+    queued: bool = False
 
 
 @dataclass(frozen=True)
@@ -276,6 +280,8 @@ class SubnetCommand:
     rate_hz: float = nan
     valid_for_s: float = 0.0
     prefetch_subnet_ids: tuple[str, ...] = ()
+    granted_subnet_ids: tuple[str, ...] = ()
+    granted_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -317,6 +323,10 @@ class InferenceMonitor:
     dropped_frames: int = 0
     malformed_frames: int = 0
     top1_score: float = nan
+    request_size: float = nan
+    normalized_ms: float = nan
+    first_output_ms: float = nan
+    unit_ms: float = nan
 
 
 @dataclass(frozen=True)

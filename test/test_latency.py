@@ -7,7 +7,7 @@ from math import inf, nan
 import numpy as np
 import pytest
 
-from dynofa_ros.latency import clock_ratio, domains_of, latency, processor_of, reference_hz
+from dynofa_ros.latency import clock_ratio, domains_of, latency, processor_of, reference_hz, size_factor
 from dynofa_ros.messages import DomainFrequency
 
 NAMED = (DomainFrequency("cpu0", 2_000), DomainFrequency("cpu2", 1_500), DomainFrequency("gpu", 1_000))
@@ -36,3 +36,16 @@ def test_domains_of_processors_and_clusters() -> None:
     assert domains_of("cpu", names) == ("cpu0", "cpu2")
     assert domains_of("cpu2", names) == ("cpu2",) and domains_of("gpu", names) == ("gpu",)
     assert [processor_of(name) for name in names] == ["cpu", "cpu", "gpu", None, "npu"]
+
+
+def test_a_share_of_the_time_grows_with_the_size() -> None:
+    assert size_factor(0.25, 10.0, 10.0) == 1.0
+    assert size_factor(0.25, 10.0, 20.0) == 1.75
+    assert size_factor(1.0, 10.0, 20.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("reference", "size"), [(0.0, 5.0), (10.0, nan), (10.0, 0.0), (nan, 5.0), (10.0, inf)]
+)
+def test_an_unknown_size_counts_as_the_reference(reference: float, size: float) -> None:
+    assert size_factor(0.2, reference, size) == 1.0

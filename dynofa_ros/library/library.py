@@ -25,6 +25,7 @@ from dynofa_ros.supernet.weights import Weights
 
 Processor = Literal["cpu", "gpu", "npu"]
 LARGEST = 2**63 - 1  # a whole number that messages and arrays hold
+OPTIONAL = ("threads", "cluster", "fixed_share", "reference_size")  # written where they are known
 MOST_THREADS = 255  # that messages hold
 
 
@@ -49,6 +50,8 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accuracy: 0..1; latency = alpha_ms + beta_ms * f_reference / f; energy_j: None = unknown.
     threads: intra-op threads it was measured with, None = whatever the engine takes. cluster: clock domain
     of the CPUs it was measured on ("cpu0"), None = no particular one.
+    Where the time depends on the size of a request, the latency is that of a request of reference_size units,
+    of which fixed_share does not depend on the size (`latency.size_factor`); None = the size does not matter.
     """
 
     id: str
@@ -64,6 +67,8 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     energy_j: float | None = None
     threads: int | None = None
     cluster: str | None = None
+    fixed_share: float | None = None
+    reference_size: float | None = None
 
     @property
     def placement(self) -> tuple[str, int]:
@@ -125,6 +130,8 @@ class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 beta_ms=slowdown * e.beta_ms,
                 energy_j=math.nan if e.energy_j is None else e.energy_j,
                 reference_frequencies=self.reference_frequencies,
+                fixed_share=1.0 if e.fixed_share is None else e.fixed_share,
+                reference_size=e.reference_size or 0.0,
             )
             for e in self.entries
         )
@@ -186,6 +193,11 @@ def _check_entry(library: Library, index: int, entry: Entry) -> None:
         _finite(f"{place}.energy_j", entry.energy_j, 0)
     if entry.threads is not None:
         _finite(f"{place}.threads", entry.threads, 1, MOST_THREADS)
+    if (entry.fixed_share is None) != (entry.reference_size is None):
+        raise LibraryError(f"{place}: fixed_share and reference_size must both be there, or neither")
+    if entry.fixed_share is not None and entry.reference_size is not None:
+        _finite(f"{place}.fixed_share", entry.fixed_share, 0, 1)
+        _finite(f"{place}.reference_size", entry.reference_size, 1e-6)
     cluster = entry.cluster
     named = cluster is not None and DOMAIN_NAME.fullmatch(cluster) and processor_of(cluster) == CLUSTERED
     if cluster is not None and not (named and library.processor == CLUSTERED):
@@ -278,8 +290,7 @@ def library_text(library: Library) -> str:
     """The YAML of a library, the lists of a configuration on one line each so that a diff can be read."""
     head = msgspec.to_builtins(library)
     entries = [
-        {k: v for k, v in e.items() if v is not None or k not in ("threads", "cluster")}
-        for e in head.pop("entries")
+        {k: v for k, v in e.items() if v is not None or k not in OPTIONAL} for e in head.pop("entries")
     ]
 
     def dump(value: Any, flow: bool | None) -> str:

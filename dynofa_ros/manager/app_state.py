@@ -10,6 +10,7 @@ from dynofa_ros.manager.estimator import AppEstimator
 from dynofa_ros.manager.miss_alarm import MissAlarm
 from dynofa_ros.manager.placement import CLUSTERED, Key, entry_key, on_whole_cpu, place_of, subnet_key
 from dynofa_ros.manager.problem import Menu
+from dynofa_ros.manager.requests import ArrivalRate, RequestSizes
 from dynofa_ros.messages import AppTargets, InferenceMonitor, SubnetCondition, SubnetEntry, SubnetState
 
 RATE_FRAMES = 8  # frames after which the rate that comes in is judged
@@ -74,6 +75,9 @@ class AppState:
     status: SubnetState | None = None
     estimator: AppEstimator = field(default_factory=AppEstimator)
     rate: FrameRate = field(default_factory=FrameRate)
+    queued: bool = False  # its requests come at any time and wait in order
+    arrivals: ArrivalRate = field(default_factory=ArrivalRate)  # of these
+    sizes: RequestSizes = field(default_factory=RequestSizes)
     refused: set[Key] = field(default_factory=set)  # entries that the node could not run
     clusters: frozenset[str] = frozenset()  # of the CPU that may be used; empty = the CPU as a whole
     reported: str = ""  # why some of its entries are left out
@@ -188,6 +192,11 @@ class AppState:
         same = (e for e in self.usable if (e.id, e.processor) == (frame.subnet_id, frame.processor))
         return next(same, None)
 
+    @property
+    def sized(self) -> bool:
+        """Whether the time of a request depends on its size."""
+        return any(entry.reference_size > 0.0 for entry in self.entries)
+
     def silent(self, now_ns: int) -> bool:
         """Whether no frame has come for much longer than its rate explains."""
         rate = self.due_hz()
@@ -196,4 +205,6 @@ class AppState:
     def due_hz(self) -> float:
         """Frames per second to reckon with: what was asked for, or what comes if that is less."""
         asked = self.targets.rate_hz if self.targets else 0.0
+        if self.queued and asked:
+            return min(asked, self.arrivals.hz(asked))
         return min(asked, RATE_RESERVE * self.rate.hz) if isfinite(self.rate.hz) else asked

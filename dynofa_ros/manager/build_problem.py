@@ -27,6 +27,7 @@ from dynofa_ros.manager.problem import (
     make_menu,
     make_table,
 )
+from dynofa_ros.manager.requests import queue_margin, usual_factor
 from dynofa_ros.manager.state import State
 from dynofa_ros.messages import AppTargets
 
@@ -291,20 +292,25 @@ def _app(
     menus = known.menus
     if menus is None:
         return None
+    overhead_ms, rate_hz = known.estimator.overhead.typical_ms(), known.due_hz()
+    options = {}
+    for name, menu in menus.by_processor.items():
+        slowdown = state.slowdown(known, name) * usual_factor(menu.table.entries, known.sizes.usual)
+        margin = known.estimator.margin(name, targets.miss_tolerance)
+        if known.queued:
+            budget_ms = targets.latency_target_ms - overhead_ms
+            margin = queue_margin(margin, rate_hz, budget_ms, targets.miss_tolerance)
+        options[name] = Option(menu, slowdown, margin)
     return App(
         name=known.name,
         priority=targets.priority,
-        rate_hz=known.due_hz(),
+        rate_hz=rate_hz,
         latency_target_ms=targets.latency_target_ms,
-        overhead_ms=known.estimator.overhead.typical_ms(),
+        overhead_ms=overhead_ms,
         accuracies=menus.accuracies,
         below_floor=menus.below_floor,
-        options={
-            name: Option(
-                menu, state.slowdown(known, name), known.estimator.margin(name, targets.miss_tolerance)
-            )
-            for name, menu in menus.by_processor.items()
-        },
+        options=options,
+        keeps_rate=known.queued,
     )
 
 

@@ -16,6 +16,7 @@ from dynofa_ros.messages import DvfsCommand, FrequencyBand, Header, SubnetComman
 
 VALID_FOR_S = 5.0  # a manager may pause for two seconds without losing its knobs
 VALID_PERIODS = 3.0
+GRANT_GRAIN = 0.05  # of an expected time: less is not worth a command before the next renewal
 RENEW_S = 1.0  # devices may lapse sooner than the command says (command_timeout_s)
 
 
@@ -72,6 +73,11 @@ class CommandBook:
         command = self._sent.get(app)
         return command if command is not None and command.decision_id == decision_id else None
 
+    def granted(self, app: str) -> tuple[str, ...]:
+        """What an application may choose from by the last command."""
+        command = self._sent.get(app)
+        return command.granted_subnet_ids if command else ()
+
     @property
     def commanded_domains(self) -> frozenset[str]:
         """Clock domains that are held by a command."""
@@ -83,4 +89,8 @@ def _same(new: AppCommand, old: AppCommand | None) -> bool:
         return False
     same_rate = new.rate_hz == old.rate_hz or (new.rate_hz != new.rate_hz and old.rate_hz != old.rate_hz)
     same_cpus = new.cpu_affinity == old.cpu_affinity
-    return subnet_key(new) == subnet_key(old) and same_cpus and same_rate
+    same_grant = new.granted_subnet_ids == old.granted_subnet_ids and all(
+        abs(ms - before) <= GRANT_GRAIN * before
+        for ms, before in zip(new.granted_ms, old.granted_ms, strict=True)
+    )
+    return subnet_key(new) == subnet_key(old) and same_cpus and same_rate and same_grant

@@ -71,10 +71,11 @@ class SlowdownFilter:
         """Measurement variance r of the log-ratio."""
         return self._noise
 
-    def update(self, log_ratio: float, extra: float = 0.0) -> bool:
+    def update(self, log_ratio: float, extra: float = 0.0, work: float = 1.0) -> bool:
         """Takes one frame; True = CUSUM alarm: the level has moved and the filter was re-opened.
 
-        ``extra``: what else it took beyond the expected, as a share of the expected time.
+        ``extra``: what else it took beyond the expected, as a share of the expected time. ``work``: of this
+        request over that of a usual one, which the margin must cover and the level must not follow.
         """
         self.frames += 1
         if self.frames == 1 and abs(log_ratio) < LIBRARY_BAND:
@@ -89,7 +90,7 @@ class SlowdownFilter:
             self._reopen(log_ratio)
             return True
         self._residuals.append(innovation)
-        self.margins.append(exp(innovation) + extra)
+        self.margins.append(work * exp(innovation) + extra)
         self._learn_noise()
         limit = CLIP_SIGMAS * sqrt(self.variance + noise)
         gain = self.variance / (self.variance + noise)
@@ -193,8 +194,13 @@ class AppEstimator:
         predicted_ms: float,
         clock_version: int,
         period_ms: float,
+        size_factor: float = 1.0,
+        usual_factor: float = 1.0,
     ) -> bool:
         """Takes one frame of the sub-network ``running`` = (id, processor); True = latency alarm.
+
+        ``size_factor``: time at the size of this request over that at the reference size, which
+        ``predicted_ms`` is for; ``usual_factor``: the same of a request of usual size.
 
         ``predicted_ms`` is at the clocks read back, ``clock_version`` changes whenever these change. The
         first frame on another processor or after a clock transition is partly the old state: it is counted
@@ -222,7 +228,8 @@ class AppEstimator:
         if not isfinite(predicted_ms) or predicted_ms <= 0.0:
             return False
         expected_ms = predicted_ms * filter_.slowdown
-        return filter_.update(log(measured_ms / predicted_ms), extra_ms / expected_ms)
+        ratio = measured_ms / (size_factor * predicted_ms)
+        return filter_.update(log(ratio), extra_ms / expected_ms, size_factor / usual_factor)
 
     def filter(self, processor: str) -> SlowdownFilter:
         """Filter of one processor, made on first use."""

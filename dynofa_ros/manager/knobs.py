@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import isfinite, nan
 
 from dynofa_ros.manager.commands import AppCommand
+from dynofa_ros.manager.grant import grant
 from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import Choice, Plan
 from dynofa_ros.manager.problem import App, Problem, Processor
@@ -98,6 +99,8 @@ def wanted_commands(state: State, problem: Problem, plan: Plan | None) -> tuple[
         pinned = app.status is not None and app.status.status == SubnetCondition.PINNED
         if pinned or app.targets is None:
             continue
+        slowdown = state.slowdown(app, place_of(entry))
+        granted = grant(problem, plan, choice, model, app, slowdown) if plan else ()
         commands.append(
             AppCommand(
                 app=choice.app,
@@ -105,7 +108,9 @@ def wanted_commands(state: State, problem: Problem, plan: Plan | None) -> tuple[
                 subnet_id=entry.id,
                 processor=entry.processor,
                 rate_hz=nan if choice.divider == 1 else app.targets.rate_hz / choice.divider,
-                prefetch_subnet_ids=_neighbours(model, choice),
+                prefetch_subnet_ids=tuple(n for n, _ in granted) or _neighbours(model, choice),
+                granted_subnet_ids=tuple(n for n, _ in granted),
+                granted_ms=tuple(ms for _, ms in granted),
                 threads=entry.threads,
                 cluster=entry.cluster,
                 cpu_affinity=state.cpus.get(entry.cluster, ()),

@@ -92,7 +92,8 @@ class Outcome:
 def ladder(problem: Problem) -> Ladder:
     """The ladder of a problem."""
     costs = tuple(app.frame_cost_ms for app in problem.apps) if problem.most_frames else None
-    return _ladder(tuple((app.priority, app.accuracies) for app in problem.apps), costs)
+    apps = tuple((a.priority, a.accuracies, 0 if a.keeps_rate else len(DIVIDERS) - 1) for a in problem.apps)
+    return _ladder(apps, costs)
 
 
 def allocate(
@@ -247,17 +248,21 @@ def _least_bad(problem: Problem, grid: Grid, order: Ladder) -> Outcome:
 
 @lru_cache(maxsize=16)
 def _ladder(
-    apps: tuple[tuple[int, tuple[float, ...]], ...], frame_costs_ms: tuple[float, ...] | None
+    apps: tuple[tuple[int, tuple[float, ...], int], ...], frame_costs_ms: tuple[float, ...] | None
 ) -> Ladder:
-    """Sorts all rungs at once: kind, class or cost of a frame, loss, application."""
-    steps = [len(accuracies) - 1 for _, accuracies in apps]
-    everyone, rates = np.arange(len(apps)), len(DIVIDERS) - 1
+    """Sorts all rungs at once: kind, class or cost of a frame, loss, application.
+
+    ``apps``: priority, accuracies, and number of steps by which the rate may be lowered.
+    """
+    steps = [len(accuracies) - 1 for _, accuracies, _ in apps]
+    everyone, rates = np.arange(len(apps)), [rates for *_, rates in apps]
     owners = np.concatenate([np.repeat(everyone, steps), np.repeat(everyone, rates), everyone])
-    kinds = np.repeat([ACCURACY, RATE, DEADLINE], [sum(steps), rates * len(apps), len(apps)])
-    accuracies = np.concatenate([levels[1:] for _, levels in apps])
-    first = np.repeat([levels[0] for _, levels in apps], steps)
-    loss = np.concatenate([first - accuracies, np.tile(DIVIDERS[1:], len(apps)), np.zeros(len(apps))])
-    classes = (255 - np.array([priority for priority, _ in apps]))[owners]
+    kinds = np.repeat([ACCURACY, RATE, DEADLINE], [sum(steps), sum(rates), len(apps)])
+    accuracies = np.concatenate([levels[1:] for _, levels, _ in apps])
+    first = np.repeat([levels[0] for _, levels, _ in apps], steps)
+    dividers = np.concatenate([DIVIDERS[1 : 1 + count] for count in rates])
+    loss = np.concatenate([first - accuracies, dividers, np.zeros(len(apps))])
+    classes = (255 - np.array([priority for priority, *_ in apps]))[owners]
     if frame_costs_ms is not None:
         dearest_first = np.argsort(-np.array(frame_costs_ms), kind="stable")
         classes = np.where(kinds == RATE, np.argsort(dearest_first)[owners], classes)

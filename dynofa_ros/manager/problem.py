@@ -207,6 +207,7 @@ class App:
     accuracies: tuple[float, ...]
     below_floor: bool  # the library has nothing at the floor: the best it has stands in for it
     options: dict[str, Option]
+    keeps_rate: bool = False  # every request is to be answered
 
     @cached_property
     def frame_cost_ms(self) -> float:

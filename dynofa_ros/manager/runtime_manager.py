@@ -211,7 +211,8 @@ class RuntimeManager:
         apps = [app for app in ready if app.name in planned or not self._waits(app, now_ns)]
         for app in apps:
             choice = planned.get(app.name)
-            app.held = choice.entry if choice and not by_user and app.silent(now_ns) else None
+            silent = choice and not by_user and not app.queued and app.silent(now_ns)
+            app.held = choice.entry if choice and silent else None
         return apps
 
     def _settle(
@@ -308,6 +309,7 @@ class RuntimeManager:
                     rate_hz=(targets.rate_hz if targets else nan) / choice.divider,
                     threads=choice.entry.threads,
                     cluster=choice.entry.cluster,
+                    granted_subnet_ids=self._book.granted(app.name),
                 )
             )
         return tuple(decisions)

@@ -48,6 +48,7 @@ from dynofa_ros.manager.plan import AppForecast, Choice, Forecast, Plan
 from dynofa_ros.manager.power import PowerTables
 from dynofa_ros.manager.power_guard import PowerGuard, Ripple
 from dynofa_ros.manager.refusals import Refusal, Refusals
+from dynofa_ros.manager.requests import ArrivalRate, RequestSizes
 from dynofa_ros.manager.runtime_manager import RuntimeManager
 from dynofa_ros.manager.sensor_times import SensorTimes
 from dynofa_ros.manager.state import State
@@ -60,11 +61,12 @@ MOST_BYTES = 1 << 26  # of the JSON text
 _CLASSES: dict[str, type] = MESSAGES | {
     cls.__name__: cls
     for cls in (
-        *(ActuatorGuard, AlternativesTimer, AppCommand, AppEstimator, AppForecast, AppState, Battery),
-        *(BumplessStart, Choice, Clocks, CommandBook, Feedback, Forecast, FrameRate, Header, Hysteresis),
-        *(LimitFault, Loads, MarginEstimator, MissAlarm, Overhead, Parameters, Plan, PowerFeedback),
-        *(PowerGuard, PowerTables, Refusal, Refusals, Ripple, RuntimeManager, SensorTimes, SlowdownFilter),
-        *(State, TemperatureFeedback, ThermalGuard, Trace, Window),
+        *(ActuatorGuard, AlternativesTimer, AppCommand, AppEstimator, AppForecast, AppState),
+        *(ArrivalRate, Battery, BumplessStart, Choice, Clocks, CommandBook, Feedback, Forecast),
+        *(FrameRate, Header, Hysteresis, LimitFault, Loads, MarginEstimator, MissAlarm, Overhead),
+        *(Parameters, Plan, PowerFeedback, PowerGuard, PowerTables, Refusal, Refusals, RequestSizes),
+        *(Ripple, RuntimeManager, SensorTimes, SlowdownFilter, State, TemperatureFeedback),
+        *(ThermalGuard, Trace, Window),
     )
 }
 _ENUMS: dict[str, type[Enum]] = {enum.__name__: enum for enum in CONSTANTS.values()}

@@ -1,11 +1,14 @@
-"""One simulated application: camera, queue of one frame, what runs now and what comes next."""
+"""One simulated application: its requests, those that wait, what runs now and what comes next."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from math import isfinite, nan
+from collections import OrderedDict, deque
+from dataclasses import replace
+from math import inf, isfinite, nan
 
+from dynofa_ros.application.request_controller import Granted, RequestController
 from dynofa_ros.application.worker import RateGate
+from dynofa_ros.latency import size_factor
 from dynofa_ros.manager.placement import Placed, entry_key, subnet_key
 from dynofa_ros.messages import AppTargets, InferenceMonitor, SubnetCondition, SubnetEntry, SubnetState
 from dynofa_ros.simulation.log import FrameRecord, Knob
@@ -14,6 +17,7 @@ from dynofa_ros.simulation.scene import App
 
 PREPARE_S, MIGRATE_S = 0.06, 0.15  # a sub-network that is not held: same processor, another one
 HELD = 8  # sub-networks that stay prepared
+QUEUE = 16  # requests that wait; one more is refused
 DEFAULT_MARGIN = 1.25  # of perception without a manager
 
 
@@ -50,7 +54,9 @@ class SimulatedApplication:
         self.current = Knob(first.id, first.processor, cluster=first.cluster, threads=first.threads)
         self.wanted: tuple[Knob, int, float] | None = None  # on its way: knob, decision, ready at
         self.decision_id = 0
-        self.waiting: int | None = None  # image in the queue
+        self._queue: deque[int] = deque()
+        self._controller = RequestController()
+        self._expected_ms = nan  # of the request in work, where it was chosen for
         self.serving: int | None = None  # image that is being answered
         self.serving_target_ms = nan
         self.started_s = nan
@@ -71,22 +77,66 @@ class SimulatedApplication:
         """What runs now."""
         return self._entries[subnet_key(self.current)]
 
+    @property
+    def waiting(self) -> int | None:
+        """The request that is answered next, None if none waits."""
+        return self._queue[0] if self._queue else None
+
     def arrive(self, now_s: float) -> FrameRecord | None:
-        """The next image comes; returns the record of a frame that is dropped now."""
+        """The next request comes; returns the record of one that is dropped or refused now."""
         index = self.next_image
         self.next_image += 1
+        self._controller.arrive(1e3 * now_s)
         if self._gate is not None and not self._gate.accepts(round(now_s * 1e9)):
             return self._drop(index, thinned=True)
-        replaced, self.waiting = self.waiting, index
+        if self.spec.queued and len(self._queue) == QUEUE:
+            return self._drop(index)
+        replaced = self._queue.popleft() if self._queue and not self.spec.queued else None
+        self._queue.append(index)
         return None if replaced is None else self._drop(replaced)
 
     def take(self, now_s: float) -> int | None:
-        """Begin with the frame in the queue, if the application is free; returns its number."""
-        if self.serving is not None or self.waiting is None:
+        """Begin with the first in the queue, if the application is free; returns its number."""
+        if self.serving is not None or not self._queue:
             return None
-        self.serving, self.waiting = self.waiting, None
+        self.serving = self._queue.popleft()
         self.started_s, self.serving_target_ms = now_s, self.targets.latency_target_ms
         return self.serving
+
+    def choose(self, now_s: float) -> SubnetEntry:
+        """What answers the request in work: the current sub-network, or one that it may choose."""
+        assert self.serving is not None
+        self._expected_ms = nan
+        where = replace(self.current, granted=())
+        granted = {}
+        for subnet_id, expected_ms in self.current.granted:
+            knob = replace(where, subnet_id=subnet_id)
+            entry = self._entries.get(subnet_key(knob))
+            if entry is not None and self._held.get(_prepared(subnet_id, knob), now_s + 1.0) <= now_s:
+                law = (entry.fixed_share, entry.reference_size)
+                granted[Granted(subnet_id, entry.accuracy, expected_ms, *law)] = entry
+        if not granted:
+            return self.entry
+        size, targets = self.trace.guesses[self.serving], self.targets
+        chosen = self._controller.choose(
+            tuple(granted),
+            size,
+            self._left_ms(self.serving, now_s),
+            self._left_ms(self.waiting, now_s) if self.waiting is not None else inf,
+            targets.latency_target_ms - self.spec.overhead_ms,
+            targets.miss_tolerance,
+        )
+        self._expected_ms = chosen.time_ms(size)
+        return granted[chosen]
+
+    def _left_ms(self, index: int, now_s: float) -> float:
+        return self.targets.latency_target_ms - 1e3 * (now_s - self.trace.arrivals_s[index])
+
+    def factor(self, entry: SubnetEntry) -> float:
+        """True time of the request in work over that of the library: bias, noise and size."""
+        assert self.serving is not None
+        size = size_factor(entry.fixed_share, entry.reference_size, self.trace.sizes[self.serving])
+        return self.trace.bias[entry.processor] * self.trace.noise[self.serving] * size
 
     def answer(self, now_s: float, entry: SubnetEntry, inference_s: float) -> FrameRecord:
         """The frame in work is answered now by ``entry``."""
@@ -97,6 +147,9 @@ class SimulatedApplication:
         latency_ms, overhead_ms = 1e3 * (now_s - arrived_s), self.trace.overhead_ms[index]
         missed = latency_ms > self.serving_target_ms
         self._sequence += 1
+        self._controller.observe(self._expected_ms, 1e3 * inference_s)
+        size = self.trace.sizes[index]
+        factor = size_factor(entry.fixed_share, entry.reference_size, size)
         monitor = InferenceMonitor(
             app=self.name,
             frame_sequence=self._sequence,
@@ -113,6 +166,8 @@ class SimulatedApplication:
             dropped_frames=self._dropped,
             threads=entry.threads,
             cluster=entry.cluster,
+            request_size=size,
+            normalized_ms=1e3 * inference_s / factor,
         )
         self._dropped = 0
         return FrameRecord(
@@ -122,8 +177,9 @@ class SimulatedApplication:
 
     def late(self, now_s: float) -> list[FrameRecord]:
         """Forget the frames in queue and work; those whose deadline is over count as dropped."""
-        left = [index for index in (self.serving, self.waiting) if index is not None]
-        self.waiting = self.serving = None
+        left = [index for index in (self.serving, *self._queue) if index is not None]
+        self._queue.clear()
+        self.serving = None
         due_ms = self.targets.latency_target_ms
         return [self._drop(i) for i in left if 1e3 * (now_s - self.trace.arrivals_s[i]) > due_ms]
 

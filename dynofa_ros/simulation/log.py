@@ -12,7 +12,7 @@ from dynofa_ros.simulation.scene import Scene
 @dataclass(frozen=True)
 class Knob:
     """What one application is to run. ``rate_hz`` NaN = every due frame. ``cluster``, ``threads``: of its
-    library entry."""
+    library entry. ``granted``: what it may choose from for each request, with the expected time (ms)."""
 
     subnet_id: str
     processor: str
@@ -20,6 +20,7 @@ class Knob:
     prefetch: tuple[str, ...] = ()
     cluster: str = ""
     threads: int = 0
+    granted: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

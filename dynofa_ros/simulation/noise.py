@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import erf, exp, log, sqrt
+from math import erf, exp, log, nan, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,19 +17,22 @@ from dynofa_ros.latency import PROCESSORS
 from dynofa_ros.simulation.scene import App, Noise, Scene
 
 OVERHEAD_SIGMA = 0.2
-ARRIVALS, FRAMES, BIAS = 1, 2, 3  # streams
+ARRIVALS, FRAMES, BIAS, SIZES = 1, 2, 3, 4  # streams
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Chance of one application; one value per image. ``bias`` by processor."""
+    """Chance of one application; one value per request. ``bias`` by processor. ``sizes``, and what they are
+    guessed to be: NaN where the application has none."""
 
     arrivals_s: tuple[float, ...]
     noise: tuple[float, ...]  # factor on the inference
     overhead_ms: tuple[float, ...]
     bias: dict[str, float]  # factor on the library
+    sizes: tuple[float, ...]
+    guesses: tuple[float, ...]
 
 
 def draw(scene: Scene, seed: int) -> dict[str, Trace]:
@@ -44,12 +47,25 @@ def _trace(scene: Scene, app: App, number: int, seed: int) -> Trace:
     spread = OVERHEAD_SIGMA if scene.noise.sigma else 0.0
     overhead = app.overhead_ms * np.exp(spread * frames.standard_normal(len(arrivals)))
     biases = np.exp(scene.bias * np.random.default_rng((seed, BIAS, number)).standard_normal(len(PROCESSORS)))
+    sizes, guesses = _sizes(app, len(arrivals), np.random.default_rng((seed, SIZES, number)))
     return Trace(
         tuple(arrivals.tolist()),
         tuple(noise.tolist()),
         tuple(overhead.tolist()),
         dict(zip(PROCESSORS, biases.tolist(), strict=True)),
+        sizes,
+        guesses,
     )
+
+
+def _sizes(app: App, number: int, rng: np.random.Generator) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Sizes of the requests, whole numbers, and what they are guessed to be."""
+    if app.sizes is None:
+        return (nan,) * number, (nan,) * number
+    spread, wrong = rng.standard_normal((2, number))
+    sizes = np.maximum(1.0, np.round(app.sizes.median * np.exp(app.sizes.sigma * spread)))
+    guesses = sizes * np.exp(app.sizes.guess_sigma * wrong)
+    return tuple(sizes.tolist()), tuple(guesses.tolist())
 
 
 def _arrivals(app: App, duration_s: float, rng: np.random.Generator) -> Floats:

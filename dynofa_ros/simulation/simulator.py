@@ -147,10 +147,9 @@ class Simulation:
     def _infer(self, app: SimulatedApplication, index: int) -> None:
         if app.serving != index:
             return  # the application has left meanwhile
-        entry = app.entry
+        entry = app.choose(self.now_s)
         processor = self.plant.processors[place_of(entry)]
-        factor = app.trace.bias[entry.processor] * app.trace.noise[index]
-        processor.start(app.name, entry, factor, self.now_s)
+        processor.start(app.name, entry, app.factor(entry), self.now_s)
         self.plant.occupy(processor)
 
     def _finish(self, processor: SharedProcessor, job: Job) -> None:
@@ -326,7 +325,9 @@ class Simulation:
         self._ask_for_step()
 
     def _publish_library(self, app: SimulatedApplication) -> None:
-        self.publish(f"perception/{app.name}/library", SubnetLibrary(app.name, app.library))
+        self.publish(
+            f"perception/{app.name}/library", SubnetLibrary(app.name, app.library, queued=app.spec.queued)
+        )
         self._ask_for_step()
 
     def happen(self, event: Event) -> None:

@@ -298,3 +298,33 @@ def test_measured_accuracy_is_what_the_file_says():
         measured = float((logits.argmax(1) == pictures.labels).mean())
         deviation = (e.accuracy * (1 - e.accuracy) / pictures.number) ** 0.5
         assert abs(measured - e.accuracy) < 3.5 * deviation, (e.id, measured, e.accuracy)
+
+
+def sized(of: Entry, fixed_share: float | None, reference_size: float | None) -> Entry:
+    return msgspec.structs.replace(of, fixed_share=fixed_share, reference_size=reference_size)
+
+
+def test_a_law_of_the_size_is_kept_and_published(tmp_path):
+    plain = library()
+    own = msgspec.structs.replace(plain, entries=tuple(sized(e, 0.25, 10.0) for e in plain.entries))
+    save_library(tmp_path / "l.yaml", own)
+    assert load_library(tmp_path / "l.yaml") == own
+    assert [(e.fixed_share, e.reference_size) for e in own.subnet_entries()] == [(0.25, 10.0)] * 2
+    assert [e.reference_size for e in plain.subnet_entries()] == [0.0] * 2
+    save_library(tmp_path / "plain.yaml", plain)
+    assert "reference_size" not in (tmp_path / "plain.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("share", "size", "reason"),
+    [
+        (0.2, None, "fixed_share and reference_size must both be there, or neither"),
+        (None, 10.0, "fixed_share and reference_size must both be there, or neither"),
+        (1.2, 10.0, "fixed_share = 1.2 is not allowed: it must be in 0..1"),
+        (0.2, 0.0, "reference_size = 0.0 is not allowed"),
+    ],
+)
+def test_half_a_law_is_refused(share, size, reason):
+    own = library()
+    with pytest.raises(LibraryError, match=reason):
+        check_library(msgspec.structs.replace(own, entries=tuple(sized(e, share, size) for e in own.entries)))

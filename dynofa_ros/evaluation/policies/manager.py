@@ -98,7 +98,15 @@ class ManagerPolicy(Policy):
 def command_of(decision: Decision) -> Command | None:
     """The knobs of a decision that must be turned now; None if there are none."""
     knobs = {
-        c.app: Knob(c.subnet_id, c.processor, c.rate_hz, c.prefetch_subnet_ids, c.cluster, c.threads)
+        c.app: Knob(
+            c.subnet_id,
+            c.processor,
+            c.rate_hz,
+            c.prefetch_subnet_ids,
+            c.cluster,
+            c.threads,
+            tuple(zip(c.granted_subnet_ids, c.granted_ms, strict=True)),
+        )
         for c in decision.commands
     }
     bands = decision.dvfs.bands if decision.dvfs else ()
