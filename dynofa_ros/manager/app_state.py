@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import Any
 
+from dynofa_ros.latency import size_factor
 from dynofa_ros.manager.estimator import AppEstimator
 from dynofa_ros.manager.miss_alarm import MissAlarm
 from dynofa_ros.manager.placement import CLUSTERED, Key, entry_key, on_whole_cpu, place_of, subnet_key
 from dynofa_ros.manager.problem import Menu
-from dynofa_ros.manager.requests import ArrivalRate, RequestSizes
+from dynofa_ros.manager.requests import ArrivalRate, RequestSizes, usual_factor
 from dynofa_ros.messages import AppTargets, InferenceMonitor, SubnetCondition, SubnetEntry, SubnetState
 
 RATE_FRAMES = 8  # frames after which the rate that comes in is judged
@@ -196,6 +197,15 @@ class AppState:
     def sized(self) -> bool:
         """Whether the time of a request depends on its size."""
         return any(entry.reference_size > 0.0 for entry in self.entries)
+
+    def size_factors(self, size: float, entry: SubnetEntry) -> tuple[float, float]:
+        """Takes the size of a request that an entry answered, NaN = it has none. Returns the time of that
+        request, and of one of usual size, over that at the reference size.
+        """
+        if size > 0.0 and entry.reference_size > 0.0:
+            self.sizes.observe(size, entry.reference_size)
+        own = size_factor(entry.fixed_share, entry.reference_size, size)
+        return own, usual_factor((entry,), self.sizes.usual)
 
     def silent(self, now_ns: int) -> bool:
         """Whether no frame has come for much longer than its rate explains."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import exp, inf, nan
 from typing import Any, NamedTuple
 
-from dynofa_ros.latency import clock_ratio, latency, processor_of, reference_hz, size_factor
+from dynofa_ros.latency import clock_ratio, latency, processor_of, reference_hz
 from dynofa_ros.manager.actuator_guard import ActuatorGuard
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.budgets import Battery
@@ -23,7 +23,6 @@ from dynofa_ros.manager.power import PowerTables, check_power_model, power_table
 from dynofa_ros.manager.power_guard import MOST_W, PowerGuard
 from dynofa_ros.manager.problem import LAUNCHER
 from dynofa_ros.manager.refusals import Refusals
-from dynofa_ros.manager.requests import usual_factor
 from dynofa_ros.manager.sensor_times import SensorTimes
 from dynofa_ros.manager.thermal_guard import ThermalGuard
 from dynofa_ros.messages import (
@@ -269,18 +268,16 @@ class State:
         place = place_of(entry)
         share = core_share(entry.threads, self.clocks_of(place).cores) if entry.threads else 1.0
         self.loads.count(place, share * frame.inference_ms)
-        if frame.request_size > 0.0 and app.sized:
-            app.sizes.observe(frame.request_size, entry.reference_size)
+        factor, usual = app.size_factors(frame.request_size, entry)
         alarm = app.estimator.observe(
-            # An application that takes another one for each request is on none in particular.
-            running=("" if app.sized else frame.subnet_id, place),
+            running=("" if app.sized else frame.subnet_id, place),  # sized: another one for each request
             measured_ms=frame.inference_ms,
             latency_ms=frame.latency_ms - (frame.queue_wait_ms if app.queued else 0.0),
             predicted_ms=self._predicted_ms(entry) * app.shared,
             clock_version=self.clocks.version(place),
             period_ms=inf if app.queued else 1e3 / app.due_hz(),
-            size_factor=size_factor(entry.fixed_share, entry.reference_size, frame.request_size),
-            usual_factor=usual_factor((entry,), app.sizes.usual),
+            size_factor=factor,
+            usual_factor=usual,
         )
         self._fade(app)
         late = frame.deadline_missed or (frame.dropped_frames > 0 and not app.thinned)
