@@ -337,6 +337,18 @@ class Classification:
     results: tuple[ClassHypothesis, ...]
 
 
+@dataclass(frozen=True)
+class Translation:
+    """Result of one text, or the reason why there is none."""
+
+    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
+    source: str
+    text: str
+    reason: str = ""
+    score: float = nan
+    output_size: int = 0
+
+
 # --- device --------------------------------------------------------------------------------------------
 
 

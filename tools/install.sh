@@ -61,7 +61,7 @@ test) files="constraints/demo.txt constraints/test.txt" ;;
 esac
 pins=$(digest $files)
 # The package is built with what demo.txt pins.
-sources=$(digest CMakeLists.txt constraints/demo.txt package.xml pyproject.toml setup.py cmake config dynofa_ros launch msg scripts)
+sources=$(digest CMakeLists.txt constraints/demo.txt package.xml pyproject.toml setup.py action cmake config dynofa_ros launch msg scripts)
 
 is_installed() { # what the digest $2 names, according to the file $1 of the environment
     [ "$(cat "$venv/$1.sha256" 2>/dev/null)" = "$2" ]

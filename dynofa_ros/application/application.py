@@ -10,12 +10,14 @@ from functools import partial
 from typing import Any
 
 from dynofa_ros import topics
-from dynofa_ros.application.commands import CommandInForce, placement
+from dynofa_ros.application.commands import CommandInForce, Order, placement
 from dynofa_ros.application.emulation import run_stretched
 from dynofa_ros.application.networks import Networks, SubnetKey
+from dynofa_ros.application.request_controller import RequestController
 from dynofa_ros.application.task import Task
 from dynofa_ros.application.threads import TaskMapping
 from dynofa_ros.application.worker import (
+    Canceled,
     Counters,
     MalformedRequest,
     Problem,
@@ -25,6 +27,7 @@ from dynofa_ros.application.worker import (
     Worker,
     stages_ms,
 )
+from dynofa_ros.latency import size_factor
 from dynofa_ros.messages import (
     AppTargets,
     DomainState,
@@ -62,8 +65,9 @@ class Application:
     """Loaded by its constructor, it answers requests from ``start`` to ``stop``, and any number of times.
 
     decode: header and request of a received message; raises MalformedRequest. publish: called with a topic
-    of the application and a message of `messages`. clock_ns: of the stamps. command_clock_ns: by which
-    commands lapse. warn: one line for the log.
+    of the application and a message of `messages`. unanswered: called with every message that gets no
+    answer, and the reason in one line, in any thread; not with images that give way to newer ones.
+    clock_ns: of the stamps. command_clock_ns: by which commands lapse. warn: one line for the log.
     Raises LibraryError, WeightsError, EngineError or ValueError, in one line.
     """
 
@@ -80,9 +84,12 @@ class Application:
         clock_ns: Callable[[], int],
         warn: Callable[[str], None],
         command_clock_ns: Callable[[], int] = time.perf_counter_ns,
+        unanswered: Callable[[Any, str], None] = lambda message, reason: None,
     ) -> None:
         self.name, self.settings, self.targets = name, settings, targets
         self._decode, self._publish, self._clock_ns = decode, publish, clock_ns
+        self._unanswered = unanswered
+        self._controller = RequestController()
         self.networks = networks = Networks.load(settings.weights, settings.library, settings.engine)
         if not settings.emulate_dvfs:  # emulation has only this machine, whatever it stands for
             networks.keep_reached()
@@ -128,7 +135,7 @@ class Application:
             for library in self.networks.libraries.values()
             for entry in library.subnet_entries(self.settings.slowdown or 1.0)
         )
-        self._send(topics.LIBRARY, SubnetLibrary(app=self.name, entries=entries))
+        self._send(topics.LIBRARY, SubnetLibrary(self.name, entries, self.task.queued))
         for topic, message in self.task.announcements().items():
             self._send(topic, message)
         self.command.follow(self.command.order)
@@ -136,6 +143,8 @@ class Application:
     def stop(self, message: str) -> bool:
         """Answer no more. message: of the last SubnetState. Returns whether that took less than 1 s."""
         ended = self._worker is None or self._worker.stop()
+        for request in self._worker.left_over if self._worker and self.task.queued else ():
+            self._unanswered(request.message, message)
         self._worker = None
         self.command.report(SubnetCondition.DISABLED, message)
         return ended
@@ -155,13 +164,19 @@ class Application:
             self._send(topics.TARGETS, targets)
         self.command.change(targets, pinned)
 
-    def accept(self, message: Any) -> bool:
-        """A request came. Returns whether it will be answered unless a newer one comes."""
+    def accept(self, message: Any, target_ms: float = math.nan) -> bool:
+        """A request came. Returns whether it will be answered unless a newer one comes.
+
+        target_ms: of this request, NaN = as of all.
+        """
         now_ns = time.perf_counter_ns()
         self.counters.arrive(now_ns)
         if self.targets.paused:
             self.counters.rest()
+            self._unanswered(message, "the application is paused")
             return False
+        if self.task.queued:
+            return self._enqueue(Request(message, now_ns, target_ms))
         if not self._gate.accepts(now_ns):
             return False
         if self.command.gate is not None and not self.command.gate.accepts(now_ns):
@@ -170,6 +185,16 @@ class Application:
         self.counters.wait(now_ns)
         if self._queue.put(Request(message, now_ns)):
             self.counters.drop()
+        return True
+
+    def _enqueue(self, request: Request) -> bool:
+        """Let a request wait for its turn, or refuse it: none is dropped without a word."""
+        self._controller.arrive(1e-6 * request.received_ns)
+        if self._queue.put(request):
+            self.counters.drop()
+            self._unanswered(request.message, f"the queue is full: {self._queue.limit} requests wait")
+            return False
+        self.counters.wait(request.received_ns)
         return True
 
     @property
@@ -189,26 +214,38 @@ class Application:
     def _answer_or_count(self, request: Request) -> None:
         try:
             self._answer(request)
+        except Canceled:
+            self.counters.cancel()
+            self._unanswered(request.message, "canceled")
         except MalformedRequest as error:
-            self.counters.fail(Problem(str(error), time.perf_counter_ns(), malformed=True))
+            self._fail(request, str(error), malformed=True)
         except Exception as error:  # noqa: BLE001 - one request that fails must not end the stream
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            self.counters.fail(Problem(reason, time.perf_counter_ns(), malformed=False))
+            self._fail(request, f"{type(error).__name__}: {' '.join(str(error).split())}", malformed=False)
+
+    def _fail(self, request: Request, reason: str, *, malformed: bool) -> None:
+        self.counters.fail(Problem(reason, time.perf_counter_ns(), malformed=malformed))
+        self._unanswered(request.message, reason)
 
     def _answer(self, received: Request) -> None:
         started_ns = time.perf_counter_ns()
-        network, order, target_ms = self._switcher.current, self.command.order, self.targets.latency_target_ms
-        assert network is not None
+        order, target_ms = self.command.order, self._target_ms(received)
         header, request = self._decode(received.message)
+        network, expected_ms = self._choose(request, order, received)
         tensors = self.task.preprocess(request, network)
         prepared_ns = time.perf_counter_ns()
-        emit = partial(self._send_results, header)
+        outputs_ns: list[int] = []
+
+        def emit(results: Mapping[Topic, Any]) -> None:
+            outputs_ns.append(time.perf_counter_ns())
+            self._send_results(header, results)
+
         outputs = self.task.infer(self._runner(network), tensors, emit)
         inferred_ns = time.perf_counter_ns()
         answer = self.task.postprocess(outputs, request, network, self.options)
-        emit(answer.results)
+        self._send_results(header, answer.results)
         published_ns = time.perf_counter_ns()
         stages = stages_ms(received.received_ns, started_ns, prepared_ns, inferred_ns, published_ns)
+        self._controller.observe(expected_ms, stages["inference_ms"])
         missed = stages["latency_ms"] > target_ms
         number, dropped, malformed = self.counters.answer(missed)
         cluster, threads = placement(order, network.key, self.networks)
@@ -216,7 +253,7 @@ class Application:
             header=header,
             app=self.name,
             frame_sequence=number,
-            decision_id=order.decision_id if order.key == network.key else 0,
+            decision_id=order.decision_id if order.allows(network.key) else 0,
             subnet_id=network.key.subnet_id,
             processor=network.key.processor,
             threads=threads,
@@ -228,8 +265,47 @@ class Application:
             dropped_frames=dropped,
             malformed_frames=malformed,
             top1_score=answer.score,
+            **self._size_fields(network.key, answer.size, stages["inference_ms"]),
+            **_stream_ms(received.received_ns, outputs_ns),
         )
         self._publish(topics.MONITOR, monitor)
+
+    def _choose(self, request: Any, order: Order, received: Request) -> tuple[Prepared[SubnetKey], float]:
+        """What answers a request, and its expected time: NaN where there is no choice.
+
+        The sub-network of the command, or of those that it grants and that are held the one for this request.
+        """
+        current = self._switcher.current
+        assert current is not None
+        held = {g: self._switcher.get(replace(order.key, subnet_id=g.subnet_id)) for g in order.granted}
+        granted = tuple(g for g, network in held.items() if network is not None)
+        if not granted or self.command.pinned:
+            return current, math.nan
+        size, following = self.task.size(request), self._queue.first()
+        chosen = self._controller.choose(
+            granted,
+            size,
+            self._left_ms(received),
+            self._left_ms(following) if following is not None else math.inf,
+            self.targets.latency_target_ms,
+            self.targets.miss_tolerance,
+        )
+        return held[chosen] or current, chosen.time_ms(size)
+
+    def _target_ms(self, request: Request) -> float:
+        return request.target_ms if request.target_ms > 0 else self.targets.latency_target_ms
+
+    def _left_ms(self, request: Request) -> float:
+        """Time until the deadline of a request."""
+        return self._target_ms(request) - 1e-6 * (time.perf_counter_ns() - request.received_ns)
+
+    def _size_fields(self, key: SubnetKey, size: float, inference_ms: float) -> dict[str, float]:
+        """Size of a request, and its time brought to the reference size of the library."""
+        entry = self.networks.entry(key.processor, key.subnet_id, threads=key.threads)
+        if not size > 0 or entry is None or entry.fixed_share is None or entry.reference_size is None:
+            return {"request_size": size}
+        factor = size_factor(entry.fixed_share, entry.reference_size, size)
+        return {"request_size": size, "normalized_ms": inference_ms / factor}
 
     def _runner(self, network: Prepared[SubnetKey]) -> Callable[[Any], Any]:
         """The network; with emulation a call takes as long as it would on the simulated device."""
@@ -249,6 +325,17 @@ class Application:
 
     def _send(self, topic: Topic, message: Any) -> None:
         self._publish(topic, replace(message, header=Header(self._clock_ns())))
+
+
+def _stream_ms(received_ns: int, outputs_ns: list[int]) -> dict[str, float]:
+    """When the first output came, and the time of each further one; nothing where it came in one piece."""
+    if len(outputs_ns) < 2:
+        return {}
+    first_ns, last_ns, further = outputs_ns[0], outputs_ns[-1], len(outputs_ns) - 1
+    return {
+        "first_output_ms": (first_ns - received_ns) / 1e6,
+        "unit_ms": (last_ns - first_ns) / further / 1e6,
+    }
 
 
 def _age_ms(stamp_ns: int, now_ns: int) -> float:

@@ -6,9 +6,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dynofa_ros.application.networks import Networks, SubnetKey
+from dynofa_ros.application.request_controller import Granted
 from dynofa_ros.application.threads import TaskMapping
 from dynofa_ros.application.worker import RateGate
 from dynofa_ros.messages import AppTargets, SubnetCommand, SubnetCondition, SubnetState
@@ -28,6 +29,12 @@ class Order:
     expires_ns: int | None = None
     affinity: frozenset[int] = frozenset()  # CPU numbers of the threads that compute; empty = all allowed
     cluster: str = ""  # that those CPUs are, where the command said so
+    granted: tuple[Granted, ...] = ()  # what may be taken instead, request by request
+
+    def allows(self, key: SubnetKey) -> bool:
+        """Whether a sub-network is the commanded one, or granted in its place."""
+        granted = any(g.subnet_id == key.subnet_id for g in self.granted)
+        return key == self.key or (granted and replace(key, subnet_id=self.key.subnet_id) == self.key)
 
 
 def default_order(networks: Networks, processor: str, pinned: str, latency_target_ms: float) -> Order:
@@ -67,6 +74,17 @@ def commanded(command: SubnetCommand, before: Order, now_ns: int, *, emulated: b
         frozenset() if emulated else cpus,
         command.cluster,
     )
+
+
+def granted(command: SubnetCommand, key: SubnetKey, networks: Networks) -> tuple[Granted, ...]:
+    """What a command leaves to the application to choose; those that the library has not are left out."""
+    found = []
+    for subnet_id, expected_ms in zip(command.granted_subnet_ids, command.granted_ms, strict=False):
+        entry = networks.entry(key.processor, subnet_id, command.cluster, key.threads)
+        if entry is not None and expected_ms > 0:
+            law = (1.0 if entry.fixed_share is None else entry.fixed_share, entry.reference_size or 0.0)
+            found.append(Granted(subnet_id, entry.accuracy, expected_ms, *law))
+    return tuple(found)
 
 
 def refusal(command: SubnetCommand, before: Order, networks: Networks, *, emulated: bool = False) -> str:
@@ -173,6 +191,7 @@ class CommandInForce:
         before = self._managed or self.order
         emulated = self._slowdown is not None
         order = commanded(command, before, self._clock_ns(), emulated=emulated)
+        order = replace(order, granted=granted(command, order.key, self._networks))
         reason = refusal(command, before, self._networks, emulated=emulated)
         cpus = () if emulated else command.cpu_affinity
         reason = reason or self._mapping.refusal(cpus, command.threads, command.cluster)

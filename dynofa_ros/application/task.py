@@ -5,14 +5,15 @@ words or resolutions. A task is a subclass of `Task` with `@register_task`, in a
 supplies
 
 - `name`, the value of the parameter `task`;
-- `request`, the kind of its requests: IMAGE (BGR, uint8, H x W x 3, of any size) or TEXT (str);
+- `request`, the kind of its requests: IMAGE (BGR, uint8, H x W x 3, of any size) or TEXT (`Text`);
 - `queue`, what requests wait in: by default the newest one wins;
+- `size`, where the time depends on it: what the size of a request seems to be before it is answered;
 - `metric`, the name of its accuracy: a fraction 0..1 that rises, as in the libraries of its weights;
 - `outputs`, the topics of its results and their messages; `announcements`, what is latched on them from the
   start, such as the names of the classes;
 - `options`, parameters of its own, which may change while it runs;
 - `warm_up_input`, `preprocess` (request -> tensors), `infer` (tensors -> outputs of the network, which may be
-  several) and `postprocess` (outputs -> `Answer`: the results and the score that goes into the monitor).
+  several) and `postprocess` (outputs -> `Answer`: the results, and score and size for the monitor).
   `postprocess` gets the request too: boxes are in the pixels of the camera.
 
 The time of each of the three is a stage of the monitor. A task that generates overrides `infer`: it calls the
@@ -21,6 +22,7 @@ network once per token and hands what it has so far to `emit`, which publishes i
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -61,11 +63,23 @@ class Option:
 
 
 @dataclass(frozen=True)
+class Text:
+    """A request in words. cancelled: whether who asked does not want the answer any more."""
+
+    text: str
+    cancelled: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
 class Answer:
-    """Results by topic, without their headers. score: how sure the network is, 0..1, NaN = not known."""
+    """Results by topic, without their headers. score: how sure the network is, 0..1, NaN = not known.
+
+    size: of the request, in the unit of the library's law, NaN = has none.
+    """
 
     results: Mapping[Topic, Any]
     score: float
+    size: float = math.nan
 
 
 Emit = Callable[[Mapping[Topic, Any]], None]
@@ -80,6 +94,7 @@ class Task(ABC):
     outputs: ClassVar[tuple[Output, ...]]
     options: ClassVar[tuple[Option, ...]] = ()
     queue: ClassVar[Callable[[], Queue]] = LatestSlot
+    queued: ClassVar[bool] = False  # whether requests wait in order, and none gives way to another
 
     @abstractmethod
     def __init__(self, weights: Weights) -> None:
@@ -92,6 +107,10 @@ class Task(ABC):
     @abstractmethod
     def warm_up_input(self, network: Prepared[Any]) -> Any:
         """Tensors of the size that the network takes, to run it once before its first request."""
+
+    def size(self, request: Any) -> float:
+        """Size that a request seems to have, in any unit that grows with the library's; NaN = unknown."""
+        return math.nan
 
     @abstractmethod
     def preprocess(self, request: Any, network: Prepared[Any]) -> Any:

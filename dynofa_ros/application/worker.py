@@ -1,14 +1,16 @@
-"""The request pipeline of an application: latest-request slot, rate gate, worker thread, counters.
+"""The request pipeline of an application: queues, rate gate, worker thread, counters.
 
-Inference never runs in a ROS callback. The callback only puts the request into a slot of size one, where a
-newer one replaces an older one that was not taken yet; one worker thread answers requests.
+Inference never runs in a ROS callback. The callback only puts the request into a queue: for images a slot of
+size one, where a newer one replaces an older one that was not taken yet, for text one in order, that refuses
+when it is full. One worker thread answers requests.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -24,50 +26,87 @@ class MalformedRequest(ValueError):
     """A message that is no request of the task; the text is one line that says why."""
 
 
+class Canceled(Exception):  # noqa: N818 - who asked does not want the answer any more, which is no error
+    """A request that is not to be answered any more."""
+
+
 @dataclass(frozen=True)
 class Request:
-    """A received message and when it came, steady clock."""
+    """A received message and when it came, steady clock. target_ms: of this one, NaN = as of all."""
 
     message: Any
     received_ns: int
+    target_ms: float = math.nan
 
 
 class Queue(Protocol):
-    """Requests that wait. put: returns whether one was lost by that; take: waits, None once it is closed."""
+    """Requests that wait, at most ``limit``.
+
+    put: returns whether one was lost by that. take: waits, None once it is closed. first: what is taken next,
+    None if nothing waits. close: returns those that nobody will take.
+    """
+
+    limit: int
 
     def put(self, item: Any) -> bool: ...
     def take(self) -> Any: ...
-    def close(self) -> None: ...
+    def first(self) -> Any: ...
+    def close(self) -> Sequence[Any]: ...
 
 
-class LatestSlot(Generic[Item]):
-    """Holds at most one request; putting another replaces it: a stale image is worthless."""
+class OrderedQueue(Generic[Item]):
+    """Holds up to ``limit`` requests in the order in which they came; one more is lost."""
+
+    limit = 16
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._item: Item | None = None
+        self._items: deque[Item] = deque()
         self._closed = False
+
+    def put(self, item: Item) -> bool:
+        """Returns whether a request was lost: the new one, if the queue was full."""
+        with self._condition:
+            full = len(self._items) == self.limit
+            if not full:
+                self._items.append(item)
+            self._condition.notify()
+        return full
+
+    def take(self) -> Item | None:
+        """Wait for a request; None once the queue is closed."""
+        with self._condition:
+            while not self._items and not self._closed:
+                self._condition.wait()
+            return None if self._closed else self._items.popleft()
+
+    def first(self) -> Item | None:
+        """The request that is taken next."""
+        with self._condition:
+            return self._items[0] if self._items else None
+
+    def close(self) -> Sequence[Item]:
+        """Returns the requests that waited."""
+        with self._condition:
+            self._closed = True
+            waited, self._items = tuple(self._items), deque()
+            self._condition.notify_all()
+        return waited
+
+
+class LatestSlot(OrderedQueue[Item]):
+    """Holds at most one request; putting another replaces it: a stale image is worthless."""
+
+    limit = 1
 
     def put(self, item: Item) -> bool:
         """Returns whether one that was not taken yet was replaced."""
         with self._condition:
-            replaced = self._item is not None
-            self._item = item
+            replaced = bool(self._items)
+            self._items.clear()
+            self._items.append(item)
             self._condition.notify()
         return replaced
-
-    def take(self) -> Item | None:
-        """Wait for a request; None once the slot is closed."""
-        with self._condition:
-            while self._item is None and not self._closed:
-                self._condition.wait()
-            item, self._item = self._item, None
-            return None if self._closed else item
-
-    def close(self) -> None:
-        with self._condition:
-            self._closed = True
-            self._condition.notify_all()
 
 
 class RateGate:
@@ -151,6 +190,11 @@ class Counters:
             self.recent_misses.append(True)
             self.problems[problem.malformed] = problem
 
+    def cancel(self) -> None:
+        """A request is not to be answered any more."""
+        with self._lock:
+            self.unanswered_ns = None
+
     def answer(self, missed: bool) -> tuple[int, int, int]:
         """(number of this answer from 1, dropped or failed, malformed since the one before)."""
         with self._lock:
@@ -167,6 +211,7 @@ class Worker:
     def __init__(self, queue: Queue, answer: Callable[[Any], None]) -> None:
         self._queue = queue
         self._answer = answer
+        self.left_over: tuple[Any, ...] = ()  # requests that waited when it was stopped
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._thread.start()
 
@@ -178,7 +223,7 @@ class Worker:
 
     def stop(self, timeout_s: float = 1.0) -> bool:
         """Returns whether the thread ended in time; a request being answered is finished first."""
-        self._queue.close()
+        self.left_over = tuple(self._queue.close())
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 

@@ -126,6 +126,14 @@ class Switcher(Generic[Key]):
         with self._lock:
             return key in self._cache
 
+    def get(self, key: Key) -> Prepared[Key] | None:
+        """A sub-network for one request, None if it is not held; the one in use stays."""
+        with self._lock:
+            prepared = self._cache.get(key)
+            if prepared is not None:
+                self._cache.move_to_end(key)
+            return prepared
+
     def activate(self, key: Key) -> Prepared[Key]:
         """Prepare and swap in, in this thread. Raises what the preparation raises."""
         prepared = self._prepare(key)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import queue
+import math
 import re
 import threading
 import time
@@ -18,7 +17,7 @@ import pytest
 from dynofa_ros.application import application as room
 from dynofa_ros.application.application import Application, Settings
 from dynofa_ros.application.task import IMAGE, TEXT, Answer, Option, Output, Task, register_task, tasks
-from dynofa_ros.application.worker import MalformedRequest
+from dynofa_ros.application.worker import Canceled, MalformedRequest, OrderedQueue
 from dynofa_ros.messages import (
     AppTargets,
     Classification,
@@ -73,6 +72,7 @@ class Running:
     def __init__(self, task: type[Task], **options: Any) -> None:
         self.published: list[tuple[Topic, Any]] = []
         self.warnings: list[str] = []
+        self.unanswered: list[tuple[Any, str]] = []
         settings = Settings("", "", "cpu", "onnxruntime", 32.0, False, 1.0)
         self.application = Application(
             "front",
@@ -84,6 +84,7 @@ class Running:
             publish=lambda topic, message: self.published.append((topic, message)),
             clock_ns=time.time_ns,
             warn=self.warnings.append,
+            unanswered=lambda message, reason: self.unanswered.append((message, reason)),
         )
         self.application.options = {o.name: o.default for o in task.options} | options
         self.application.start()
@@ -283,45 +284,114 @@ def test_stopped_it_says_so_and_starts_again_without_the_old_command(running) ->
 # --- queues --------------------------------------------------------------------------------------
 
 
-class InOrder:
-    """Two requests at most, in order; a further one is refused."""
-
-    def __init__(self) -> None:
-        self._queue: queue.Queue[Any] = queue.Queue(2)
-
-    def put(self, item: Any) -> bool:
-        try:
-            self._queue.put_nowait(item)
-        except queue.Full:
-            return True
-        return False
-
-    def take(self) -> Any:
-        return self._queue.get()
-
-    def close(self) -> None:
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(None)
+class Two(OrderedQueue[Any]):
+    limit = 2
 
 
 class Sentences(Words):
-    queue = InOrder
+    queue = Two
+    queued = True
     held = threading.Event()
+
+    def size(self, request: Any) -> float:
+        return float(len(request.split(" ")))
 
     def infer(self, run: Callable[[Any], Any], tensors: Any, emit: Any) -> Any:
         assert self.held.wait(WAIT_S)
         return super().infer(run, tensors, emit)
 
+    def postprocess(self, outputs: Any, request: Any, network: Any, options: Mapping[str, Any]) -> Answer:
+        return replace(super().postprocess(outputs, request, network, options), size=float(len(outputs)))
 
-def test_a_task_may_answer_in_order_and_refuse(running) -> None:
-    front = running(Sentences)
-    for sentence in ("one", "one two", "one two three", "one two three four"):
-        front.send(sentence)
-        time.sleep(0.006)
+
+@pytest.fixture
+def sentences(running) -> Iterator[Running]:
+    Sentences.held.clear()
+    yield running(Sentences)
     Sentences.held.set()
-    monitors = front.until(lambda: len(front.of("monitor")) == 3 and front.of("monitor"))
-    assert [round(1 / m.top1_score) for m in monitors] == [1, 2, 3]
+
+
+ONE_TO_FOUR = ("one", "one two", "one two three", "one two three four")
+
+
+def test_a_task_may_answer_in_order_and_refuse(sentences: Running) -> None:
+    accepted = []
+    for sentence in ONE_TO_FOUR:
+        accepted.append(sentences.application.accept(sentence))
+        time.sleep(0.006)
+    assert accepted == [True, True, True, False]
+    assert sentences.unanswered == [(ONE_TO_FOUR[3], "the queue is full: 2 requests wait")]
+    Sentences.held.set()
+    monitors = sentences.until(lambda: len(sentences.of("monitor")) == 3 and sentences.of("monitor"))
+    assert [round(1 / m.top1_score) for m in monitors] == [1, 2, 3] == [m.request_size for m in monitors]
     assert monitors[0].dropped_frames == 1
+    assert [library.queued for library in sentences.of("library")] == [True]
+
+
+def test_requests_that_come_faster_than_the_rate_wait_too(sentences: Running) -> None:
+    Sentences.held.set()
+    for _ in range(10):  # one every 2 ms, where 200 Hz are asked for
+        sentences.until(lambda: sentences.application.accept("one"))
+        time.sleep(0.002)
+    sentences.until(lambda: len(sentences.of("monitor")) == 10)
+
+
+def test_who_waits_when_the_application_ends_hears_it(sentences: Running) -> None:
+    for sentence in ONE_TO_FOUR[:3]:
+        sentences.send(sentence)
+        time.sleep(0.01)
+    threading.Timer(0.1, Sentences.held.set).start()
+    assert sentences.application.stop("the node is inactive")
+    assert sentences.unanswered == [(s, "the node is inactive") for s in ONE_TO_FOUR[1:3]]
+    assert len(sentences.of("monitor")) == 1  # the one in work is finished
+
+
+def test_a_paused_application_refuses(sentences: Running) -> None:
+    sentences.application.change(replace(sentences.application.targets, paused=True), "")
+    assert not sentences.application.accept("one")
+    assert sentences.unanswered == [("one", "the application is paused")]
+
+
+def test_a_canceled_request_is_no_failure(sentences: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    Sentences.held.set()
+
+    def infer(self: Any, run: Any, tensors: Any, emit: Any) -> Any:
+        raise Canceled
+
+    monkeypatch.setattr(Sentences, "infer", infer)
+    sentences.send("one")
+    sentences.until(lambda: sentences.unanswered)
+    assert sentences.unanswered == [("one", "canceled")]
+    counters = sentences.application.counters
+    assert (counters.failed, counters.malformed, counters.unanswered_ns) == (0, 0, None)
+
+
+def test_a_stream_is_timed(sentences: Running) -> None:
+    Sentences.held.set()
+    monitor = sentences.answer("one two three")
+    assert 0.0 < monitor.first_output_ms < monitor.latency_ms
+    assert 0.0 < monitor.unit_ms < monitor.inference_ms
+    assert math.isnan(monitor.normalized_ms)  # the library has no law
+
+
+def test_of_a_grant_each_request_gets_what_fits(sentences: Running) -> None:
+    Sentences.held.set()
+    entries = sentences.application.networks.libraries["cpu"].entries[:3]
+    command = SubnetCommand(
+        7,
+        entries[0].id,
+        "cpu",
+        prefetch_subnet_ids=tuple(e.id for e in entries),
+        granted_subnet_ids=(*(e.id for e in entries), "unknown"),
+        granted_ms=(10.0, 20.0, 5000.0, 1.0),
+    )
+    sentences.application.command.take(command)
+    sentences.until(lambda: len(sentences.application.resident) >= 3)
+    monitor = sentences.answer("one")
+    assert (monitor.subnet_id, monitor.decision_id) == (entries[1].id, 7)
+    sentences.application.accept("one", target_ms=15.0)
+    own = sentences.until(lambda: sentences.of("monitor")[1:])[0]
+    assert (own.subnet_id, own.decision_id, own.latency_target_ms) == (entries[0].id, 7, 15.0)
 
 
 # --- diagnostics ---------------------------------------------------------------------------------

@@ -179,7 +179,7 @@ def test_message_explains_itself(message: Path) -> None:
         assert field["comment"], f"{message.name}: {field['name']} has no comment"
         measured = field["type"].startswith("float") and not field["name"].endswith(UNITS)
         if measured:
-            dimensionless = ("0..1", "factor", "longer")
+            dimensionless = ("0..1", "factor", "longer", "units")
             assert any(word in field["comment"] for word in dimensionless), (
                 f"{message.name}: unit of {field['name']}?"
             )
