@@ -33,6 +33,7 @@ RUNTIME = [
     "rosbags",
     "safetensors",
     "scipy",
+    "tokenizers",
 ]
 # What a ROS 2 distribution brings by apt, from PyPI.
 WITHOUT_DISTRIBUTION = [

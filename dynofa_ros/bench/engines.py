@@ -24,7 +24,7 @@ from dynofa_ros.bench.timing import (
     repeated,
     silent,
 )
-from dynofa_ros.supernet.engines.engine import Runner
+from dynofa_ros.supernet.engines.engine import ImageFunction
 from dynofa_ros.supernet.layers import Shape
 from dynofa_ros.supernet.materialise import Subnet
 from dynofa_ros.supernet.registry import engine_names, load_engine, official_spaces
@@ -132,7 +132,7 @@ class Rival:
             return self.networks.plain(self.subnet(name))
         return self.networks.deployed(self.official.static(self.configs[name]))
 
-    def static_runner(self, engine: str, name: str, threads: int) -> Runner:
+    def static_runner(self, engine: str, name: str, threads: int) -> ImageFunction:
         """The same network deployed alone; what it is made from is made once."""
         key = engine == "torch", name
         if key not in self._static:
@@ -168,7 +168,7 @@ class Rival:
         beside = {name: [values] for name, values in found.items()}
         return [row | self._official_columns(row, beside) for row in rows]
 
-    def _ours(self, engine: str, name: str, threads: int) -> Runner:
+    def _ours(self, engine: str, name: str, threads: int) -> ImageFunction:
         return load_engine(engine).prepare(self.subnet(name), threads, "cpu")
 
     def _pairs(self, engine: str, threads: int) -> Contenders:
@@ -233,7 +233,7 @@ class Rival:
         }
 
 
-def difference(ours: Runner, static: Runner, shape: Shape) -> float:
+def difference(ours: ImageFunction, static: ImageFunction, shape: Shape) -> float:
     """Largest difference of the logits, as a share of what another image changes in them."""
     image, other = images(shape), images(shape, seed=1)
     expected = static(image)

@@ -74,7 +74,7 @@ def run(supernet: Supernet, configs: Mapping[str, Any], *, cache_bytes: int = CA
 def _write_static(supernet: Supernet, config: Any, path: Path) -> None:
     from dynofa_ros.supernet.engines.onnx_graph import build_model
 
-    path.write_bytes(build_model(supernet.materialise(config)).SerializeToString())
+    path.write_bytes(build_model(supernet.materialise(config).network).SerializeToString())
 
 
 # --- the measured processes -----------------------------------------------------------------------------

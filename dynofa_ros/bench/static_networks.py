@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dynofa_ros.supernet.engines.engine import Runner
+from dynofa_ros.supernet.engines.engine import ImageFunction
 from dynofa_ros.supernet.layers import (
     Array,
     AveragePool,
@@ -54,7 +54,7 @@ class Official:
         self._activate(self.net, config)
         return self.net.get_active_subnet(preserve_weight=True).eval()
 
-    def dynamic(self, config: Any) -> Runner:
+    def dynamic(self, config: Any) -> ImageFunction:
         """The supernet's own forward with this sub-network active; all of them share the weights."""
         shared = {id(t): t for t in (*self.net.parameters(), *self.net.buffers())}
         net = copy.deepcopy(self.net, shared)
@@ -201,14 +201,14 @@ def _module(op: Op) -> nn.Module:
 
 def plain(subnet: Subnet) -> nn.Module:
     """The sub-network's layers as ordinary torch modules."""
-    return nn.Sequential(*map(_module, subnet.ops)).eval()
+    return nn.Sequential(*map(_module, subnet.network.ops)).eval()
 
 
 def _placed(module: Any, layout: torch.memory_format) -> Any:
     return module.to(memory_format=layout)  # its type hints do not know this argument alone
 
 
-def torch_runner(module: nn.Module, layout: torch.memory_format = torch.channels_last) -> Runner:
+def torch_runner(module: nn.Module, layout: torch.memory_format = torch.channels_last) -> ImageFunction:
     """A module as a function of NumPy images, in eager torch on the CPU."""
     placed = _placed(module, layout)
 
@@ -219,7 +219,7 @@ def torch_runner(module: nn.Module, layout: torch.memory_format = torch.channels
     return run
 
 
-def compiled(module: nn.Module) -> Runner:
+def compiled(module: nn.Module) -> ImageFunction:
     """A module under torch.compile with frozen weights; the first call takes many seconds."""
     fast: Any = torch.compile(_placed(module, torch.channels_last), options={"freezing": True})
     return torch_runner(fast)
@@ -235,7 +235,7 @@ def exported(module: nn.Module, shape: Shape) -> bytes:
     return file.getvalue()
 
 
-def onnxruntime_runner(model: bytes, threads: int) -> Runner:
+def onnxruntime_runner(model: bytes, threads: int) -> ImageFunction:
     """A session on the CPU with the settings of our engine."""
     import onnxruntime
 
@@ -247,7 +247,7 @@ def onnxruntime_runner(model: bytes, threads: int) -> Runner:
     return lambda images: session.run(None, {name: images})[0]
 
 
-def openvino_runner(model: bytes, threads: int) -> Runner:
+def openvino_runner(model: bytes, threads: int) -> ImageFunction:
     """A compiled OpenVINO model on the CPU."""
     import openvino
 
@@ -262,13 +262,13 @@ def openvino_runner(model: bytes, threads: int) -> Runner:
     return lambda images: compiled_model([images])[0]
 
 
-GRAPH_ENGINES: dict[str, Callable[[bytes, int], Runner]] = {
+GRAPH_ENGINES: dict[str, Callable[[bytes, int], ImageFunction]] = {
     "onnxruntime": onnxruntime_runner,
     "openvino": openvino_runner,
 }
 
 
-def static_runner(engine: str, network: Any, threads: int) -> Runner:
+def static_runner(engine: str, network: Any, threads: int) -> ImageFunction:
     """A static network in an engine: a ``deployed`` module for torch, else what ``exported`` made of it.
 
     Raises EngineError for an engine without a static peer.

@@ -10,7 +10,7 @@ Torch is imported inside the torch forward alone, because an ONNX Runtime proces
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -27,11 +27,17 @@ Normalise = Callable[[Any, str], Any]  # batch normalisation in training: tensor
 STATISTICS = ("running_mean", "running_var")
 
 
-class GraphBuilder(Protocol):
+class NodeBuilder(Protocol):
+    """Nodes to compute with: those of an ONNX graph, whose values are names, or done at once in torch."""
+
+    def constant(self, array: Array) -> Any: ...
+    def node(self, operator: str, *inputs: Any, **attributes: Any) -> Any: ...
+    def nodes(self, operator: str, outputs: int, *inputs: Any, **attributes: Any) -> Sequence[Any]: ...
+
+
+class GraphBuilder(NodeBuilder, Protocol):
     """An ONNX graph to add nodes to, as engines/onnx_graph.py has it; values are known by their names."""
 
-    def constant(self, array: np.ndarray) -> str: ...
-    def node(self, operator: str, *inputs: str, **attributes: Any) -> str: ...
     def window(self, kernel: int, stride: int, padding: int) -> dict[str, list[int]]: ...
     def activation(self, x: str, name: str) -> str: ...
     def conv(self, x: str, weight: Array, bias: Array, stride: int = 1, groups: int = 1) -> str: ...
@@ -63,10 +69,24 @@ class Op:
     arrays: Cut = field(default_factory=dict)
     branches: tuple[tuple[Op, ...], ...] = ()
 
-    @property
-    def nbytes(self) -> int:
-        inner = sum(op.nbytes for branch in self.branches for op in branch)
-        return inner + sum(int(array.nbytes) for array in self.arrays.values())
+    def all_arrays(self) -> Iterator[Array]:
+        """Its arrays and those of inner operations."""
+        yield from self.arrays.values()
+        for branch in self.branches:
+            for op in branch:
+                yield from op.all_arrays()
+
+
+def cut(layer: Layer, weights: Arrays) -> Op:
+    """A layer with its part of the shared weights, NumPy or torch; batch normalisation is not folded."""
+    branches = tuple(tuple(cut(inner, weights) for inner in branch) for branch in layer.branches)
+    return Op(layer, layer.cut(weights), branches)
+
+
+def mapped(op: Op, change: Callable[[Layer, Cut], Cut]) -> Op:
+    """The same operation on changed arrays, inner ones too."""
+    branches = tuple(tuple(mapped(inner, change) for inner in branch) for branch in op.branches)
+    return Op(op.layer, change(op.layer, op.arrays), branches)
 
 
 class Layer(ABC):

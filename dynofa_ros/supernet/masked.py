@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from dynofa_ros.supernet.layers import Normalise, chain
-from dynofa_ros.supernet.materialise import cut
+from dynofa_ros.supernet.layers import Normalise, chain, cut
 from dynofa_ros.supernet.space import Plan, SearchSpace
 
 

@@ -5,40 +5,33 @@ NumPy only, so that a process with the ONNX Runtime engine needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from dynofa_ros.supernet.layers import Arrays, Cut, Layer, Op, Shape
-from dynofa_ros.supernet.space import Plan
-
-Statistics = Mapping[str, np.ndarray]
+from dynofa_ros.supernet.graphs import Chain, Graph
+from dynofa_ros.supernet.space import Plan, Statistics
 
 
 @dataclass(frozen=True)
 class Subnet:
-    """A materialised sub-network, ready for an engine."""
+    """A materialised sub-network, ready for an engine: its graphs by name, "network" where there is one."""
 
-    ops: tuple[Op, ...]
-    input_shape: Shape  # of one image
-    output_shape: Shape  # of its result
+    graphs: Mapping[str, Graph]
 
     @property
     def nbytes(self) -> int:
-        return sum(op.nbytes for op in self.ops)
+        """Of its weights; what its graphs have in common counts once."""
+        arrays = {id(array): array for graph in self.graphs.values() for array in graph.arrays()}
+        return sum(int(array.nbytes) for array in arrays.values())
 
-
-def cut(layer: Layer, weights: Arrays) -> Op:
-    """A layer with its part of the shared weights, NumPy or torch; batch normalisation is not folded."""
-    branches = tuple(tuple(cut(inner, weights) for inner in branch) for branch in layer.branches)
-    return Op(layer, layer.cut(weights), branches)
-
-
-def mapped(op: Op, change: Callable[[Layer, Cut], Cut]) -> Op:
-    """The same operation on changed arrays, inner ones too."""
-    branches = tuple(tuple(mapped(inner, change) for inner in branch) for branch in op.branches)
-    return Op(op.layer, change(op.layer, op.arrays), branches)
+    @property
+    def network(self) -> Chain:
+        """The graph of an image network."""
+        (graph,) = self.graphs.values()
+        assert isinstance(graph, Chain)
+        return graph
 
 
 def materialise(
@@ -48,13 +41,4 @@ def materialise(
 
     Raises ValueError naming the statistics that do not have the active width.
     """
-
-    def fold(layer: Layer, arrays: Cut) -> Cut:
-        folded = layer.fold(arrays, weights, statistics or {}, plan.bn_epsilon)
-        return {name: np.ascontiguousarray(array, np.float32) for name, array in folded.items()}
-
-    shape = plan.input_shape
-    for layer in plan.layers:
-        shape = layer.shape(shape)
-    ops = tuple(mapped(cut(layer, weights), fold) for layer in plan.layers)
-    return Subnet(ops, plan.input_shape, shape)
+    return Subnet(plan.graphs(weights, statistics or {}))

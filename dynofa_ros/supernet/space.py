@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from dynofa_ros.supernet.layers import Cost, Layer, Shape
+from dynofa_ros.supernet.graphs import Chain, Graph
+from dynofa_ros.supernet.layers import Cost, Cut, Layer, Shape, cut, mapped
 
 if TYPE_CHECKING:
+    from dynofa_ros.supernet.engines.engine import Runner
     from dynofa_ros.supernet.preprocess import Image
 
 Allowed = tuple[int, ...] | tuple[float, ...]
+Statistics = Mapping[str, np.ndarray]  # BN means and variances of one sub-network, by official name
 CLASSES = 1000  # of ImageNet, where no weights say how many
 
 
@@ -50,7 +53,8 @@ class Plan:
     """A sub-network as a pure description: its layers, and the shape of one input.
 
     The masked torch forward, the materialised engines, the shapes that a checkpoint must have and the
-    operation counts are all walks over it.
+    operation counts are all walks over it. A family whose networks are no chain of layers overrides
+    ``stored``, ``graphs``, ``macs`` and ``params``.
     """
 
     layers: tuple[Layer, ...]
@@ -69,6 +73,19 @@ class Plan:
 
         add(self.layers)
         return shapes
+
+    def graphs(self, weights: Mapping[str, np.ndarray], statistics: Statistics) -> dict[str, Graph]:
+        """Its graphs by name, cut out of ``weights``. Raises ValueError as ``materialise`` does."""
+
+        def fold(layer: Layer, arrays: Cut) -> Cut:
+            folded = layer.fold(arrays, weights, statistics, self.bn_epsilon)
+            return {name: np.ascontiguousarray(array, np.float32) for name, array in folded.items()}
+
+        shape = self.input_shape
+        for layer in self.layers:
+            shape = layer.shape(shape)
+        ops = tuple(mapped(cut(layer, weights), fold) for layer in self.layers)
+        return {"network": Chain(ops, self.input_shape, shape)}
 
     def costs(self) -> Iterator[tuple[Layer, Cost, Shape]]:
         """Every layer, inner ones first, with its cost and the shape of its result."""
@@ -128,11 +145,14 @@ class SearchSpace(ABC):
 
     name: str
     choices: dict[str, tuple[Allowed, ...]]
-    input_sizes: range
+    input_sizes: Sequence[int]
     bn_epsilon: float = 0.0  # of no use without batch normalisation
     config_type: type[Any] = SubnetConfig
     size_entry = "resolution"  # of the configuration: the input size
-    per_block = ("kernel_sizes", "expand_ratios")  # have no effect where depth skips the block
+    per_block: tuple[str, ...] = (
+        "kernel_sizes",
+        "expand_ratios",
+    )  # have no effect where depth skips the block
     shown: tuple[str, ...] = ("depths",)  # beside the input size, in a table of sub-networks
     independent_blocks = True  # the cost of a block follows from its own entries of ``per_block``
     predictor: PredictorInput | None = None
@@ -229,6 +249,10 @@ class SearchSpace(ABC):
         from dynofa_ros.supernet.preprocess import preprocess  # loads OpenCV
 
         return preprocess(bgr, self.input_size(config))
+
+    def exercise(self, run: Runner, config: Any) -> None:
+        """Run a prepared sub-network once, on an input of the usual size: to warm it up, to time it."""
+        run(np.zeros((1, *self.plan(config).input_shape), np.float32))
 
     # --- genes: every entry as its position among the allowed values, entry by entry ------------------------
 

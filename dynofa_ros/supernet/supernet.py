@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynofa_ros.supernet.engines.engine import Runner, as_images
-from dynofa_ros.supernet.materialise import Statistics, Subnet, materialise
+from dynofa_ros.supernet.materialise import Subnet, materialise
 from dynofa_ros.supernet.registry import load_engine, load_space
-from dynofa_ros.supernet.space import Plan, SearchSpace
+from dynofa_ros.supernet.space import Plan, SearchSpace, Statistics
 from dynofa_ros.supernet.weights import Weights, load_weights
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy as np
 
 from dynofa_ros.supernet.engines.engine import Engine, Runner
 from dynofa_ros.supernet.layers import Shape
-from dynofa_ros.supernet.materialise import Statistics
+from dynofa_ros.supernet.space import Statistics
 from dynofa_ros.supernet.supernet import Supernet
 
 Key = TypeVar("Key", bound=Hashable)
@@ -54,17 +54,20 @@ def prepare_subnet(
     """Cut a sub-network out of the weights, hand it to the engine, run it until its first frame will be as
     fast as its hundredth.
 
-    warm_up_input: what it is run with; None = an image.
+    warm_up_input: gives what it is run with; None, or its None: an input of the usual size.
     Raises ValueError (statistics of another width) or EngineError.
     """
-    subnet = supernet.materialise(config, statistics)
+    subnet, shape = supernet.materialise(config, statistics), supernet.plan(config).input_shape
     supernet.weights.release()
     run = engine.prepare(subnet, threads, processor)
     preprocess = functools.partial(supernet.space.preprocess, config=config)
-    prepared = Prepared(key, run, subnet.input_shape, subnet.nbytes, preprocess)
-    tensors = warm_up_input(prepared) if warm_up_input else np.zeros((1, *subnet.input_shape), np.float32)
+    prepared = Prepared(key, run, shape, subnet.nbytes, preprocess)
+    tensors = warm_up_input(prepared) if warm_up_input else None
     for _ in range(WARM_UP_RUNS):
-        run(tensors)
+        if tensors is None:
+            supernet.space.exercise(run, config)
+        else:
+            run(tensors)
     trim_memory()
     return prepared
 

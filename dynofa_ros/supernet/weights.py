@@ -15,7 +15,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -48,9 +48,14 @@ class Checkpoint:
     """Arrays of a file or state_dict under the names it gives them, not yet checked against a space."""
 
     arrays: Mapping[str, Array]
-    labels: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
     source: str = "state_dict"
     mapping: mmap.mmap | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes; none where the file has none."""
+        return _labels(self.metadata)
 
     def classes(self, space: SearchSpace) -> int:
         """Outputs of the head. Raises WeightsError if there is none."""
@@ -69,9 +74,14 @@ class Weights(Mapping[str, Array]):
 
     arrays: Mapping[str, Array]
     classes: int
-    labels: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)  # of its file: "labels", "tokenizer"
     source: str = "memory"
     mapping: mmap.mmap | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes; none where the file has none."""
+        return _labels(self.metadata)
 
     def __getitem__(self, key: str) -> Array:
         return self.arrays[key]
@@ -104,6 +114,11 @@ class Weights(Mapping[str, Array]):
         return hasher.hexdigest()
 
 
+def _labels(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    labels = metadata.get("labels", "")
+    return tuple(labels.split(",")) if labels else ()
+
+
 def _release(mapping: mmap.mmap | None) -> None:
     if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapping.madvise(mmap.MADV_DONTNEED)
@@ -125,7 +140,7 @@ def _map_safetensors(path: Path) -> Checkpoint:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    labels = header.pop("__metadata__", {}).get("labels", "")
+    metadata = header.pop("__metadata__", {})
     arrays: dict[str, Array] = {}
     for name, entry in header.items():
         if entry["dtype"] not in DTYPES:
@@ -133,7 +148,7 @@ def _map_safetensors(path: Path) -> Checkpoint:
         offset = 8 + length + entry["data_offsets"][0]
         flat = np.frombuffer(mapping, DTYPES[entry["dtype"]], prod(entry["shape"]), offset)
         arrays[name] = np.require(flat.reshape(entry["shape"]), requirements="A")
-    return Checkpoint(arrays, tuple(labels.split(",")) if labels else (), str(path), mapping)
+    return Checkpoint(arrays, metadata, str(path), mapping)
 
 
 def _read_torch(path: Path) -> Checkpoint:
@@ -252,7 +267,7 @@ def fit(space: SearchSpace, checkpoint: Checkpoint) -> Weights:
         )
     if checkpoint.labels and len(checkpoint.labels) != classes:
         raise WeightsError(f"{source}: {len(checkpoint.labels)} labels for {classes} classes")
-    return Weights(fitted, classes, checkpoint.labels, source, checkpoint.mapping)
+    return Weights(fitted, classes, checkpoint.metadata, source, checkpoint.mapping)
 
 
 def agreement(space: SearchSpace, checkpoint: Checkpoint) -> int:
@@ -293,9 +308,8 @@ def file_sha256(path: Path) -> str:
 
 def save_weights(path: Path, weights: Weights) -> None:
     """Write safetensors with the current official names, atomically. Raises WeightsError naming the file."""
-    metadata = {"labels": ",".join(weights.labels)} if weights.labels else None
     try:
-        write_atomically(path, save(dict(weights), metadata))
+        write_atomically(path, save(dict(weights), dict(weights.metadata) or None))
     except OSError as error:
         raise WeightsError(f"{path} cannot be written: {error.strerror}") from None
 

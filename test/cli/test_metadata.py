@@ -57,6 +57,7 @@ THIRD_PARTY = {
     "scipy": ("python3-scipy", "scipy"),
     "sensor_msgs": ("sensor_msgs", "ros-sensor-msgs"),
     "std_msgs": ("std_msgs", "ros-std-msgs"),
+    "tokenizers": ("", "tokenizers"),
     "torch": ("", "torch"),
     "torchvision": ("", "torchvision"),
     "vision_msgs": ("vision_msgs", ""),

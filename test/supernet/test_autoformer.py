@@ -224,7 +224,7 @@ def test_a_configuration_is_described_and_equal_ones_have_equal_genes() -> None:
 
 def test_the_graph_is_written_from_operators_of_its_opset(tiny: Supernet) -> None:
     onnx = pytest.importorskip("onnx")
-    model = build_model(tiny.materialise(tiny.space.smallest))
+    model = build_model(tiny.materialise(tiny.space.smallest).network)
     onnx.checker.check_model(model)
     held = sum(np.prod(tensor.dims) for tensor in model.graph.initializer)
     params = tiny.plan(tiny.space.smallest).params

@@ -289,11 +289,11 @@ def test_two_subnetworks_never_share_an_engine_cache(supernet):
     digests = set()
     for kernel, resolution in ((3, 64), (5, 64), (3, 68)):
         config = SPACE.config(kernel_sizes=kernel, resolution=resolution)
-        digests.add(build_graph(supernet.materialise(config)).digest)
+        digests.add(build_graph(supernet.materialise(config).network).digest)
     other = load_supernet(DEMO_SPACE, masked.initial_weights(SPACE, CLASSES, seed=9)).weights
     digests.add(
         build_graph(
-            materialise(SPACE.plan(SPACE.config(kernel_sizes=3, resolution=64), CLASSES), other)
+            materialise(SPACE.plan(SPACE.config(kernel_sizes=3, resolution=64), CLASSES), other).network
         ).digest
     )
     assert len(digests) == 4
@@ -304,7 +304,7 @@ def test_the_onnx_model_stands_alone(tmp_path, supernet):
     config = SPACE.smallest
     subnet = supernet.materialise(config)
     path = tmp_path / "subnet.onnx"
-    path.write_bytes(build_model(subnet).SerializeToString())
+    path.write_bytes(build_model(subnet.network).SerializeToString())
     images = np.random.default_rng(1).standard_normal((2, 3, 64, 64)).astype(np.float32)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     ours = load_engine("onnxruntime").prepare(subnet, 1, "cpu")(images)

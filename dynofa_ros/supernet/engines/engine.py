@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from dynofa_ros.supernet.graphs import Graph
 from dynofa_ros.supernet.layers import Shape
 from dynofa_ros.supernet.materialise import Subnet
 
+Arrays = dict[str, np.ndarray]
+GraphRunner = Callable[[Arrays], Arrays]  # inputs by name in, outputs by name out
+ImageFunction = Callable[[np.ndarray], np.ndarray]  # float32 (N, *input shape) to (N, *output shape)
 
-class Runner(Protocol):
-    """A prepared sub-network: float32 (N, *input shape) in, float32 (N, *output shape) out, both NumPy."""
 
-    def __call__(self, images: np.ndarray) -> np.ndarray: ...
+@dataclass(frozen=True)
+class Runner:
+    """A prepared sub-network: a function for each of its graphs."""
+
+    graphs: Mapping[str, GraphRunner]
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """The one graph of an image network: float32 (N, *input shape) in, (N, *output shape) out."""
+        return self.graphs["network"]({"images": images})["logits"]
 
 
 class Engine(ABC):
@@ -24,13 +36,18 @@ class Engine(ABC):
     def processors(self) -> tuple[str, ...]:
         """The processors that it reaches on this machine."""
 
-    @abstractmethod
     def prepare(self, subnet: Subnet, threads: int = 0, processor: str | None = None) -> Runner:
         """A sub-network ready to run; processor None = the fastest that the engine finds.
 
         The CPU stands in for a processor that it does not reach here: see ``registry.require_processor``.
         Raises EngineError with the runtime's reason.
         """
+        graphs = subnet.graphs.items()
+        return Runner({name: self.prepare_graph(graph, threads, processor) for name, graph in graphs})
+
+    @abstractmethod
+    def prepare_graph(self, graph: Graph, threads: int, processor: str | None) -> GraphRunner:
+        """One graph ready to run. Arguments and errors as those of ``prepare``."""
 
 
 def as_images(images: Any, shape: Shape) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""A sub-network as an ONNX model, written node by node from its description, not traced."""
+"""A graph of a sub-network as an ONNX model, written node by node from its description, not traced."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,15 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from dynofa_ros.supernet.graphs import Graph, Value
 from dynofa_ros.supernet.layers import Op
-from dynofa_ros.supernet.materialise import Subnet
 
 OPSET, IR_VERSION = 17, 8  # HardSwish is an operator since 14; both are known to ONNX Runtime 1.12 and later
-FLOAT = onnx.TensorProto.FLOAT
+FLOAT, INTEGER = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 
 
 @dataclass(frozen=True)
-class Graph:
+class Model:
     """``model`` names its weights as external data, ``weights`` holds them: no copy is made of either."""
 
     model: onnx.ModelProto
@@ -38,7 +38,7 @@ class GraphBuilder:
     """Nodes and weights, growing at the end. Layers add themselves to it (``Layer.export``)."""
 
     def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
+        self.steps: list[onnx.NodeProto] = []
         self.weights: dict[str, np.ndarray] = {}
 
     def constant(self, array: np.ndarray) -> str:
@@ -47,9 +47,22 @@ class GraphBuilder:
         return name
 
     def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        name = f"x{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
+        name = f"x{len(self.steps)}"
+        self.steps.append(helper.make_node(operator, inputs, [name], **attributes))
         return name
+
+    def nodes(self, operator: str, outputs: int, *inputs: str, **attributes: Any) -> Sequence[str]:
+        """A node with several outputs."""
+        names = [f"x{len(self.steps)}.{i}" for i in range(outputs)]
+        self.steps.append(helper.make_node(operator, inputs, names, **attributes))
+        return names
+
+    def renamed(self, names: Mapping[str, str]) -> list[onnx.NodeProto]:
+        """The nodes with other names for some values."""
+        for node in self.steps:
+            for values in (node.input, node.output):
+                values[:] = [names.get(value, value) for value in values]
+        return self.steps
 
     def activation(self, x: str, name: str) -> str:
         if name == "relu6":
@@ -85,26 +98,28 @@ def _external(name: str, array: np.ndarray) -> onnx.TensorProto:
     return tensor
 
 
-def build_graph(subnet: Subnet) -> Graph:
-    """Input ``images``, float32 (N, *input shape); output ``logits``, float32 (N, *output shape)."""
+def _information(value: Value) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(value.name, INTEGER if value.integer else FLOAT, value.shape)
+
+
+def build_graph(graph: Graph) -> Model:
+    """The graph as a model, inputs and outputs under their names."""
     builder = GraphBuilder()
-    builder.sequence("images", subnet.ops)
-    builder.nodes[-1].output[0] = "logits"
-    images = helper.make_tensor_value_info("images", FLOAT, ["N", *subnet.input_shape])
-    logits = helper.make_tensor_value_info("logits", FLOAT, ["N", *subnet.output_shape])
+    found = builder.renamed(dict(zip(graph.export(builder), (v.name for v in graph.outputs), strict=True)))
+    inputs, outputs = ([_information(value) for value in values] for values in (graph.inputs, graph.outputs))
     bounds = [numpy_helper.from_array(np.float32(v), n) for n, v in (("zero", 0), ("six", 6))]
-    used = {name for node in builder.nodes for name in node.input}
+    used = {name for node in found for name in node.input}
     initialisers = [b for b in bounds if b.name in used]
     initialisers += [_external(name, array) for name, array in builder.weights.items()]
-    body = helper.make_graph(builder.nodes, "subnet", [images], [logits], initialisers)
+    body = helper.make_graph(found, "subnet", inputs, outputs, initialisers)
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    return Graph(model, builder.weights)
+    return Model(model, builder.weights)
 
 
-def build_model(subnet: Subnet) -> onnx.ModelProto:
+def build_model(graph: Graph) -> onnx.ModelProto:
     """The graph with its weights inside: a model that stands alone, for a file or another engine."""
-    graph = build_graph(subnet)
-    for tensor in graph.model.graph.initializer:
-        if tensor.name in graph.weights:
-            tensor.CopyFrom(numpy_helper.from_array(graph.weights[tensor.name], tensor.name))
-    return graph.model
+    built = build_graph(graph)
+    for tensor in built.model.graph.initializer:
+        if tensor.name in built.weights:
+            tensor.CopyFrom(numpy_helper.from_array(built.weights[tensor.name], tensor.name))
+    return built.model

@@ -7,9 +7,9 @@ from typing import Any
 import onnxruntime
 
 from dynofa_ros.paths import cache_folder
-from dynofa_ros.supernet.engines.engine import Engine, Runner
-from dynofa_ros.supernet.engines.onnx_graph import Graph, build_graph
-from dynofa_ros.supernet.materialise import Subnet
+from dynofa_ros.supernet.engines.engine import Engine, GraphRunner
+from dynofa_ros.supernet.engines.onnx_graph import Model, build_graph
+from dynofa_ros.supernet.graphs import Graph
 from dynofa_ros.supernet.registry import EngineError, register_engine
 
 Provider = tuple[str, dict[str, Any]]
@@ -30,7 +30,7 @@ def choose_providers(processor: str | None, available: list[str]) -> list[Provid
     return [p for p in wanted + PROVIDERS["cpu"] if p[0] in available]
 
 
-def with_engine_cache(provider: Provider, graph: Graph) -> Provider:
+def with_engine_cache(provider: Provider, model: Model) -> Provider:
     """TensorRT keeps what it built: that takes minutes on a Jetson.
 
     A folder per sub-network, because its own file names do not tell two sub-networks apart.
@@ -38,7 +38,7 @@ def with_engine_cache(provider: Provider, graph: Graph) -> Provider:
     name, options = provider
     if name != TENSORRT:
         return provider
-    folder = cache_folder("tensorrt", graph.digest)
+    folder = cache_folder("tensorrt", model.digest)
     folder.mkdir(parents=True, exist_ok=True)
     kept = {
         "trt_engine_cache_enable": True,
@@ -68,16 +68,17 @@ class OnnxRuntime(Engine):
         available = onnxruntime.get_available_providers()
         return tuple(p for p, wanted in PROVIDERS.items() if any(name in available for name, _ in wanted))
 
-    def prepare(self, subnet: Subnet, threads: int = 0, processor: str | None = None) -> Runner:
-        options, graph = session_options(threads), build_graph(subnet)
+    def prepare_graph(self, graph: Graph, threads: int, processor: str | None) -> GraphRunner:
+        options, built = session_options(threads), build_graph(graph)
         # the session reads the weights where they are: no copy inside a serialised model
-        names = list(graph.weights)
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(graph.weights[n]) for n in names]
+        names = list(built.weights)
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(built.weights[n]) for n in names]
         options.add_external_initializers(names, values)
         available = onnxruntime.get_available_providers()
         try:
-            chosen = [with_engine_cache(p, graph) for p in choose_providers(processor, available)]
-            session = onnxruntime.InferenceSession(graph.model.SerializeToString(), options, providers=chosen)
+            chosen = [with_engine_cache(p, built) for p in choose_providers(processor, available)]
+            session = onnxruntime.InferenceSession(built.model.SerializeToString(), options, providers=chosen)
         except Exception as error:  # the runtime raises its own unrelated exception types
             raise EngineError(f"onnxruntime refused the sub-network: {error}") from error
-        return lambda images: session.run(["logits"], {"images": images})[0]
+        outputs = [value.name for value in graph.outputs]
+        return lambda inputs: dict(zip(outputs, session.run(outputs, inputs), strict=True))

@@ -1,0 +1,125 @@
+"""Text from a translating network, token by token: greedy where its beam is one, else beam search.
+
+The rules are those of fairseq's SequenceGenerator: of the 2 * beam likeliest continuations the best ``beam``
+that go on are kept; an end counts among the first ``beam`` of them; a sentence is done when ``beam``
+hypotheses have ended, or no other can become better than the best of these. NumPy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dynofa_ros.supernet.engines.engine import Arrays, Runner
+from dynofa_ros.supernet.transformer_graphs import END
+
+LONGEST_OUTPUT = 128
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """An output so far. tokens: without the first token and the end; score: log-probability, divided by
+    ``length`` to the power of the length penalty; length: tokens made, the end included."""
+
+    tokens: tuple[int, ...]
+    score: float
+    finished: bool
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens) + self.finished
+
+
+class Steps:
+    """The steps of one sentence, with the keys and values that they need."""
+
+    def __init__(self, network: Runner, source: Sequence[int]) -> None:
+        """source: token ids, the end included."""
+        inputs = {"source": np.array([source]), "positions": np.arange(len(source))}
+        self._memory = network.graphs["encode"](inputs)
+        self._step, self._position = network.graphs["step"], 0
+        self._past: Arrays = {}
+        for name, array in self._memory.items():
+            shape = array[..., :0].shape if "key" in name else array[..., :0, :].shape
+            self._past[name.replace("cross", "past")] = np.zeros(shape, np.float32)
+
+    def __call__(self, tokens: Sequence[int], parents: Sequence[int]) -> Arrays:
+        """Continuations of hypotheses: "scores", "tokens" and "end" of each.
+
+        tokens: the newest of each; parents: which hypotheses of the call before these continue.
+        """
+        past = self._past
+        if list(parents) != list(range(len(next(iter(past.values()))))):
+            past = {name: array[parents] for name, array in past.items()}
+        own = {"token": np.array(tokens), "position": np.array([self._position])}
+        found = self._step({**own, **past, **self._memory})
+        self._past = {name: found.pop(name.replace("past", "own")) for name in past}
+        self._position += 1
+        return found
+
+
+def generate(
+    network: Runner,
+    source: Sequence[int],
+    first: int,
+    *,
+    max_length: int | None = None,
+    min_length: int = 2,
+    length_penalty: float = 1.0,
+) -> Iterator[Hypothesis]:
+    """The best output so far after every step; the last one is finished.
+
+    network: with graphs ``encode`` and ``step``. source: token ids, the end included. first: the token that
+    names the target. max_length, min_length: tokens made, the end included; max_length None: twice the source
+    and 10, at most LONGEST_OUTPUT. Raises ValueError for a source without tokens.
+    """
+    if not len(source):
+        raise ValueError("there is nothing to translate: the source has no token")
+    if max_length is None:
+        max_length = min(LONGEST_OUTPUT, 2 * len(source) + 10)
+    steps = Steps(network, source)
+    running, ended = [_Running((), 0.0, 0)], list[Hypothesis]()
+    for length in range(1, max_length + 1):
+        last = [hypothesis.tokens[-1] if hypothesis.tokens else first for hypothesis in running]
+        found = steps(last, [hypothesis.parent for hypothesis in running])
+        beam, scale = found["tokens"].shape[1] // 2, length**length_penalty
+        continuations = _continuations(running, found, length < min_length, length == max_length)
+        running = []
+        for rank, hypothesis in enumerate(continuations[: 2 * beam]):
+            if hypothesis.tokens[-1] != END:
+                running.append(hypothesis)
+            elif rank < beam and len(ended) < beam:
+                ended.append(Hypothesis(hypothesis.tokens[:-1], hypothesis.total / scale, True))
+        running = running[:beam]
+        best = max(ended, key=lambda hypothesis: hypothesis.score, default=None)
+        # no continuation is likelier than what it continues, and none is divided by more than the last
+        hopes = [hypothesis.total / max_length**length_penalty for hypothesis in running]
+        if best is not None and (len(ended) == beam or best.score >= max(hopes, default=-np.inf)):
+            yield best
+            return
+        yield Hypothesis(running[0].tokens, running[0].total / scale, False)
+
+
+@dataclass(frozen=True)
+class _Running:
+    """tokens: END included where it has ended; total: log-probability; parent: which one it continues."""
+
+    tokens: tuple[int, ...]
+    total: float
+    parent: int
+
+
+def _continuations(running: list[_Running], found: Arrays, no_end: bool, last: bool) -> list[_Running]:
+    """The likeliest first."""
+    scores, tokens = found["scores"].tolist(), found["tokens"].tolist()
+    if last:
+        scores, tokens = found["end"].tolist(), [[END]] * len(running)
+    found_all = [
+        _Running((*before.tokens, token), before.total + score, row)
+        for row, before in enumerate(running)
+        for score, token in zip(scores[row], tokens[row], strict=True)
+        if not (no_end and token == END)
+    ]
+    return sorted(found_all, key=lambda hypothesis: -hypothesis.total)
