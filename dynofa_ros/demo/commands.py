@@ -79,7 +79,7 @@ MOTIONS = {
     "dance": "dance,do a dance,show a little dance",
     "turn around": "turn around,turn round,spin around",
     "raise arms": "raise your arms,lift both arms,put your arms up",
-    "point left": "point left,point to the left",
+    "point left": "point left",
     "point right": "point right,point to the right",
     "sit down": "sit down,take a seat",
     "stand up": "stand up,get up",

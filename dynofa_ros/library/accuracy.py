@@ -29,7 +29,7 @@ from safetensors.numpy import load_file
 from dynofa_ros.library.genomes import Batch, Objective
 from dynofa_ros.library.library import ImagesError, LibraryError
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet.engines.engine import Runner
+from dynofa_ros.supernet.graphs import Runner
 from dynofa_ros.supernet.preprocess import MEAN, STD
 from dynofa_ros.supernet.registry import load_engine, load_space, official_spaces
 from dynofa_ros.supernet.space import PredictorInput

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 
 from dynofa_ros.library.library import Entry, Latency, Library, pareto_front
-from dynofa_ros.supernet.engines.engine import Runner
+from dynofa_ros.supernet.graphs import Runner
 from dynofa_ros.supernet.registry import require_processor
 from dynofa_ros.supernet.supernet import Supernet
 

@@ -27,7 +27,7 @@ from dynofa_ros.latency import latency
 from dynofa_ros.library.files import OpenLibrary
 from dynofa_ros.library.library import Library
 from dynofa_ros.library.profiling import running_on
-from dynofa_ros.supernet.engines.engine import Runner
+from dynofa_ros.supernet.graphs import Runner
 from dynofa_ros.supernet.registry import require_processor
 
 # Guesses, as on a quiet computer: scatter of single inferences, and how often one is disturbed how much.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dynofa_ros.supernet.engines.engine import Arrays, Runner
+from dynofa_ros.supernet.graphs import Arrays, Runner
 from dynofa_ros.supernet.transformer_graphs import END
 
 LONGEST_OUTPUT = 128

@@ -14,10 +14,25 @@ from typing import Any
 
 import numpy as np
 
-from dynofa_ros.supernet.layers import Array, Cut, GraphBuilder, Layer, NodeBuilder, Op, Shape, chain, mapped
+from dynofa_ros.supernet.builder import Array, GraphBuilder, NodeBuilder
+from dynofa_ros.supernet.layers import Cut, Layer, Op, Shape, chain, mapped
 
 Put = Callable[[Array], Any]  # a NumPy array on the device of a torch function
 Compute = Callable[[Sequence[Any]], Sequence[Any]]  # torch tensors in, torch tensors out
+
+Arrays = dict[str, np.ndarray]
+GraphRunner = Callable[[Arrays], Arrays]  # inputs by name in, outputs by name out
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A prepared sub-network: a function for each of its graphs."""
+
+    graphs: Mapping[str, GraphRunner]
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """The one graph of an image network: float32 (N, *input shape) in, (N, *output shape) out."""
+        return self.graphs["network"]({"images": images})["logits"]
 
 
 @dataclass(frozen=True)

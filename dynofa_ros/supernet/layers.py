@@ -14,34 +14,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-Array = Any  # a NumPy array, or a torch tensor in training
+from dynofa_ros.supernet.builder import Array, GraphBuilder
+
 Arrays = Mapping[str, Array]
 Cut = dict[str, Array]  # a layer's own arrays by role: "weight", "bias"
 Shape = tuple[int, ...]  # of one image: (channels, height, width), or (tokens, features)
 Forward = Callable[[Any], Any]  # torch tensor in, torch tensor out
 Normalise = Callable[[Any, str], Any]  # batch normalisation in training: tensor, name of its arrays
 STATISTICS = ("running_mean", "running_var")
-
-
-class NodeBuilder(Protocol):
-    """Nodes to compute with: those of an ONNX graph, whose values are names, or done at once in torch."""
-
-    def constant(self, array: Array) -> Any: ...
-    def node(self, operator: str, *inputs: Any, **attributes: Any) -> Any: ...
-    def nodes(self, operator: str, outputs: int, *inputs: Any, **attributes: Any) -> Sequence[Any]: ...
-
-
-class GraphBuilder(NodeBuilder, Protocol):
-    """An ONNX graph to add nodes to, as engines/onnx_graph.py has it; values are known by their names."""
-
-    def window(self, kernel: int, stride: int, padding: int) -> dict[str, list[int]]: ...
-    def activation(self, x: str, name: str) -> str: ...
-    def conv(self, x: str, weight: Array, bias: Array, stride: int = 1, groups: int = 1) -> str: ...
-    def sequence(self, x: str, ops: Sequence[Op]) -> str: ...
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:

@@ -21,7 +21,7 @@ from dynofa_ros.supernet.graphs import Chain, Graph
 from dynofa_ros.supernet.layers import Cost, Cut, Layer, Shape, cut, mapped
 
 if TYPE_CHECKING:
-    from dynofa_ros.supernet.engines.engine import Runner
+    from dynofa_ros.supernet.graphs import Runner
     from dynofa_ros.supernet.preprocess import Image
 
 Allowed = tuple[int, ...] | tuple[float, ...]

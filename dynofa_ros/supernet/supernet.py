@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynofa_ros.supernet.engines.engine import Runner, as_images
+from dynofa_ros.supernet.engines.engine import as_images
+from dynofa_ros.supernet.graphs import Runner
 from dynofa_ros.supernet.materialise import Subnet, materialise
 from dynofa_ros.supernet.registry import load_engine, load_space
 from dynofa_ros.supernet.space import Plan, SearchSpace, Statistics

@@ -14,7 +14,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from dynofa_ros.supernet.engines.engine import Engine, Runner
+from dynofa_ros.supernet.engines.engine import Engine
+from dynofa_ros.supernet.graphs import Runner
 from dynofa_ros.supernet.layers import Shape
 from dynofa_ros.supernet.space import Statistics
 from dynofa_ros.supernet.supernet import Supernet

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from dynofa_ros.supernet.builder import Array, NodeBuilder
 from dynofa_ros.supernet.graphs import Graph, Value, Written
-from dynofa_ros.supernet.layers import Array, NodeBuilder
 from dynofa_ros.supernet.transformer_layers import LAYER_NORM_EPSILON
 
 KEY, OTHER = [0, 2, 3, 1], [0, 2, 1, 3]  # from (N, T, heads, e)

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from dynofa_ros.supernet.builder import GraphBuilder
 from dynofa_ros.supernet.layers import (
     Arrays,
     Cost,
     Cut,
     Forward,
-    GraphBuilder,
     Layer,
     Normalise,
     Op,

@@ -16,9 +16,9 @@ from dynofa_ros.demo.commands import INTENTS, ROLES, commands, held_out
 from dynofa_ros.supernet import Supernet, load_supernet
 from dynofa_ros.supernet.decoding import Hypothesis, Steps, generate
 from dynofa_ros.supernet.eager import EagerBuilder
-from dynofa_ros.supernet.engines.engine import Arrays, Runner
 from dynofa_ros.supernet.engines.onnx_graph import build_model
 from dynofa_ros.supernet.families.seq2seq_demo import Seq2SeqConfig, Seq2SeqSpace
+from dynofa_ros.supernet.graphs import Arrays, Runner
 from dynofa_ros.supernet.registry import EngineError, load_engine, load_space
 from dynofa_ros.supernet.switching import prepare_subnet
 from dynofa_ros.supernet.text import Tokenizer, load_tokenizer

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from dynofa_ros.supernet.graphs import Graph
+from dynofa_ros.supernet.graphs import Graph, GraphRunner, Runner
 from dynofa_ros.supernet.layers import Shape
 from dynofa_ros.supernet.materialise import Subnet
 
-Arrays = dict[str, np.ndarray]
-GraphRunner = Callable[[Arrays], Arrays]  # inputs by name in, outputs by name out
 ImageFunction = Callable[[np.ndarray], np.ndarray]  # float32 (N, *input shape) to (N, *output shape)
-
-
-@dataclass(frozen=True)
-class Runner:
-    """A prepared sub-network: a function for each of its graphs."""
-
-    graphs: Mapping[str, GraphRunner]
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """The one graph of an image network: float32 (N, *input shape) in, (N, *output shape) out."""
-        return self.graphs["network"]({"images": images})["logits"]
 
 
 class Engine(ABC):

@@ -7,9 +7,9 @@ from typing import Any
 import onnxruntime
 
 from dynofa_ros.paths import cache_folder
-from dynofa_ros.supernet.engines.engine import Engine, GraphRunner
+from dynofa_ros.supernet.engines.engine import Engine
 from dynofa_ros.supernet.engines.onnx_graph import Model, build_graph
-from dynofa_ros.supernet.graphs import Graph
+from dynofa_ros.supernet.graphs import Graph, GraphRunner
 from dynofa_ros.supernet.registry import EngineError, register_engine
 
 Provider = tuple[str, dict[str, Any]]

@@ -7,9 +7,9 @@ import functools
 import numpy as np
 import openvino
 
-from dynofa_ros.supernet.engines.engine import Arrays, Engine, GraphRunner
+from dynofa_ros.supernet.engines.engine import Engine
 from dynofa_ros.supernet.engines.onnx_graph import build_model
-from dynofa_ros.supernet.graphs import Graph
+from dynofa_ros.supernet.graphs import Arrays, Graph, GraphRunner
 from dynofa_ros.supernet.registry import EngineError, register_engine
 
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynofa_ros.supernet.engines.engine import Arrays, Engine, GraphRunner
-from dynofa_ros.supernet.graphs import Chain, Compute, Graph
+from dynofa_ros.supernet.engines.engine import Engine
+from dynofa_ros.supernet.graphs import Arrays, Chain, Compute, Graph, GraphRunner
 from dynofa_ros.supernet.layers import Shape
 from dynofa_ros.supernet.registry import register_engine
 

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dynofa_ros.supernet.builder import Array
 from dynofa_ros.supernet.graphs import Graph
-from dynofa_ros.supernet.layers import Array, Layer, Shape
+from dynofa_ros.supernet.layers import Layer, Shape
 from dynofa_ros.supernet.registry import Family, register_family
 from dynofa_ros.supernet.space import CLASSES, Config, Plan, SearchSpace, Statistics
 from dynofa_ros.supernet.transformer_graphs import Size, graphs, sinusoids
 
 if TYPE_CHECKING:
-    from dynofa_ros.supernet.engines.engine import Runner
+    from dynofa_ros.supernet.graphs import Runner
 
 NAME = "seq2seq_demo"
 WIDTH, HEADS = 192, 6

@@ -1,0 +1,25 @@
+"""What layers and graphs write their nodes with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+Array = Any  # a NumPy array, or a torch tensor in training
+
+
+class NodeBuilder(Protocol):
+    """Nodes to compute with: those of an ONNX graph, whose values are names, or done at once in torch."""
+
+    def constant(self, array: Array) -> Any: ...
+    def node(self, operator: str, *inputs: Any, **attributes: Any) -> Any: ...
+    def nodes(self, operator: str, outputs: int, *inputs: Any, **attributes: Any) -> Sequence[Any]: ...
+
+
+class GraphBuilder(NodeBuilder, Protocol):
+    """An ONNX graph to add nodes to, as engines/onnx_graph.py has it; values are known by their names."""
+
+    def window(self, kernel: int, stride: int, padding: int) -> dict[str, list[int]]: ...
+    def activation(self, x: str, name: str) -> str: ...
+    def conv(self, x: str, weight: Array, bias: Array, stride: int = 1, groups: int = 1) -> str: ...
+    def sequence(self, x: str, ops: Sequence[Any]) -> str: ...
