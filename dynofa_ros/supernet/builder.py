@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 Array = Any  # a NumPy array, or a torch tensor in training
+Arrays = Mapping[str, Array]
+Cut = dict[str, Array]  # a layer's own arrays by role: "weight", "bias"
 
 
 class NodeBuilder(Protocol):

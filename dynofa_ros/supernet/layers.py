@@ -10,7 +10,7 @@ Torch is imported inside the torch forward alone, because an ONNX Runtime proces
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -18,10 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from dynofa_ros.supernet.builder import Array, GraphBuilder
+from dynofa_ros.supernet.builder import Array, Arrays, Cut, GraphBuilder
 
-Arrays = Mapping[str, Array]
-Cut = dict[str, Array]  # a layer's own arrays by role: "weight", "bias"
 Shape = tuple[int, ...]  # of one image: (channels, height, width), or (tokens, features)
 Forward = Callable[[Any], Any]  # torch tensor in, torch tensor out
 Normalise = Callable[[Any, str], Any]  # batch normalisation in training: tensor, name of its arrays
