@@ -22,7 +22,7 @@ class Browser:
     def __init__(self, send: int, receive: int) -> None:
         self._send, self._receive = os.fdopen(send, "wb"), os.fdopen(receive, "rb")
         self._number, self._rest = 0, b""
-        self._session = ""
+        self._session, self._loads = "", 0
         self.errors: list[str] = []
         self.requests: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -57,6 +57,7 @@ class Browser:
             "Log.entryAdded",
         ):
             self.errors.append(json.dumps(message["params"]))
+        self._loads += message.get("method") == "Page.loadEventFired"
         if message.get("method") == "Network.requestWillBeSent":
             self.requests.append(message["params"]["request"]["url"])
         return message
@@ -70,10 +71,11 @@ class Browser:
             deviceScaleFactor=1,
             mobile=False,
         )
-        self.call("Page.navigate", url="about:blank")  # another fragment alone would load nothing
-        self.call("Page.navigate", url=url)
-        while self._next().get("method") != "Page.loadEventFired" or self.value("location.href") != url:
-            pass
+        for address in ("about:blank", url):  # another fragment alone would load nothing
+            loads = self._loads
+            self.call("Page.navigate", url=address)
+            while self._loads == loads:
+                self._next()
 
     def value(self, expression: str) -> Any:
         """Value of an expression of JavaScript in the page."""
