@@ -25,7 +25,7 @@ from dynofa_ros.evaluation.scenarios import scenes
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import GONE, Departure, Input, Monitors, Parameters, make_input
 from dynofa_ros.manager.runtime_manager import Decision
-from dynofa_ros.messages import Header
+from dynofa_ros.messages import Header, PowerModel
 from dynofa_ros.recording.bag import open_bag
 from dynofa_ros.recording.recorded_steps import DECISION_TYPE, RecordedInputs, is_wanted
 from dynofa_ros.recording.text_log import Message, message_types, read_log, write_log
@@ -150,9 +150,7 @@ def recomputed(messages: Iterable[Message]) -> list[Message]:
                 manager = RuntimeManager()
             named = [(item.topic, int(item.sequence)) for item in message.inputs]
             monitors = Monitors(known.of(named), parameters_today(message))
-            inputs = message.inputs  # a log from before the device published its power model names none
             message = decision_message(manager.step(stamp_ns(message.step_time), monitors))
-            message.inputs = inputs
         result.append((topic, kind, message))
     return result
 
@@ -175,6 +173,8 @@ def input_message(item: Input) -> tuple[str, Any]:
     assert not isinstance(message, Departure)
     if not message.header.stamp_ns:
         message = replace(message, header=Header(item.sequence))
+    if isinstance(message, PowerModel):
+        message = replace(message, origin=f"config/boards/{Path(message.origin).name}")  # on any machine
     kind = f"dynofa_ros/msg/{message_type(type(message)).__name__}"
     return kind, to_ros(message, message_types)
 

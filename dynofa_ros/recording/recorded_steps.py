@@ -18,10 +18,8 @@ from rosbags.typesys.store import Typestore
 
 from dynofa_ros import topics
 from dynofa_ros.convert import from_ros
-from dynofa_ros.device.board import BoardError, load_power_model
-from dynofa_ros.device.power_model import differences
 from dynofa_ros.manager.inputs import GONE, Departure, Input, Parameters, make_input, parameters_of
-from dynofa_ros.messages import DeviceCapabilities, ManagerDecision, ManagerState, PowerModel
+from dynofa_ros.messages import ManagerDecision, ManagerState
 from dynofa_ros.recording.bag import BagError, open_bag, typestore
 from dynofa_ros.recording.run import robot_root
 from dynofa_ros.recording.text_log import Message, all_types, read_log
@@ -50,21 +48,17 @@ class RecordedInputs:
     """Inputs by topic and sequence.
 
     A sequence can come again when its node restarts: what was recorded later is then taken later.
-    Recordings from before the device published its power model hold none: the manager of that time took the
-    shipped description that the capabilities name, so that one is taken with them.
     """
 
     _items: list[Input] = field(default_factory=list)
     _places: defaultdict[tuple[str, int], list[int]] = field(default_factory=lambda: defaultdict(list))
     _taken: set[int] = field(default_factory=set)
     _last: dict[str, int] = field(default_factory=dict)  # place of the input taken last, per topic
-    _holds_models: bool = False
 
     def add(self, item: Input) -> None:
         """The next message of the recording."""
         self._places[item.topic, item.sequence].append(len(self._items))
         self._items.append(item)
-        self._holds_models |= item.topic == topics.POWER_MODEL.name
 
     def of(self, named: Iterable[tuple[str, int]]) -> tuple[Input, ...]:
         """The inputs that a decision names, all taken. Raises MissingInput if one was not recorded."""
@@ -76,9 +70,6 @@ class RecordedInputs:
                 missing.append(f"{topic} {sequence}")
                 continue
             inputs.append(item)
-            if isinstance(item.message, DeviceCapabilities) and not self._holds_models:
-                model = shipped_model(item.message)
-                inputs += [Input(topics.POWER_MODEL.name, sequence, model)] if model else []
         if missing:
             raise MissingInput(missing[0])
         return tuple(inputs)
@@ -140,16 +131,6 @@ def read_recording(
                 yield connection.topic[len(root) + 1 :], connection.msgtype, message
 
         return replace(recording(path, messages(), reader.typestore), problems=tuple(reader.problems))
-
-
-def shipped_model(capabilities: DeviceCapabilities) -> PowerModel | None:
-    """Power model of the shipped description that capabilities name, None without one of all their clocks."""
-    try:
-        model = load_power_model(capabilities.board)
-    except BoardError:
-        return None
-    lacks, _ = differences(model, [d.domain for d in capabilities.domains])
-    return None if lacks or not capabilities.board else model
 
 
 def recording(path: Path, messages: Iterable[Message], store: Typestore) -> Recording:

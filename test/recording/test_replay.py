@@ -80,14 +80,18 @@ def test_a_log_is_written_and_read_without_loss(demo: tuple[Message, ...], tmp_p
         assert bytes(store.serialize_cdr(one, kind)) == bytes(store.serialize_cdr(other, kind))
 
 
-def test_a_recording_with_the_power_model_needs_no_board_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replay_has_the_power_model_of_the_recording_and_no_other() -> None:
     messages = tool().simulated("S3", 8.0)
     models = [m for topic, _, m in messages if topic == POWER_MODEL.name]
     assert len(models) == 1 and models[0].board == "xavier_nx"
-    assert any(c.topic == POWER_MODEL.name for d in decisions(messages) for c in d.inputs)
-    forbidden = "dynofa_ros.recording.recorded_steps.load_power_model"
-    monkeypatch.setattr(forbidden, lambda name: pytest.fail(f"a file was opened for {name}"))
     assert_reproduced(replay(record(messages)), len(decisions(messages)))
+    unmodelled = deepcopy(without(messages, *models))
+    for decision in decisions(unmodelled):
+        decision.inputs = [i for i in decision.inputs if i.topic != POWER_MODEL.name]
+    unmodelled = tool().recomputed(unmodelled)
+    assert_reproduced(replay(record(unmodelled)), len(decisions(messages)))
+    watts = [[d.predicted_power_w for d in decisions(run)] for run in (messages, unmodelled)]
+    assert np.isfinite(watts[0][-1]) and not np.isfinite(watts[1]).any()
     models[0].base_w += 1.0
     assert not replay(record(messages)).reproduced
 
