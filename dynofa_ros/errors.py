@@ -27,7 +27,8 @@ def missing_extra(error: BaseException) -> str | None:
     name = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if name not in EXTRAS:
         return None
-    return f"this needs {name}, which is not installed: pip install 'dynofa_ros[{EXTRAS[name]}]'"
+    install = f"pip install 'dynofa_ros[{EXTRAS[name]}]', or `make install` in a checkout"
+    return f"this needs {name}, which is not installed: {install}"
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 PACKAGE = "dynofa_ros"
@@ -37,7 +38,14 @@ def share_file(*parts: str) -> Path:
 def cache_folder(*parts: str) -> Path:
     """Folder for what can be made again (converted weights, compiled engines), e.g. ``~/.cache/dynofa_ros``.
 
-    It is not created. ``XDG_CACHE_HOME`` moves it.
+    It is not created. ``XDG_CACHE_HOME`` moves it. For a user without a home it is among the temporary files.
+    Raises OSError where there is no place for it.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        base = Path(tempfile.gettempdir(), f"{PACKAGE}_{os.getuid()}")
+        base.mkdir(mode=0o700, exist_ok=True)
+        if base.is_symlink() or base.stat().st_uid != os.getuid():  # networks are read from it
+            raise PermissionError(f"{base} belongs to another user: set XDG_CACHE_HOME") from None
     return Path(base, PACKAGE, *parts)

@@ -123,10 +123,10 @@ class Application:
 
     def start(self) -> None:
         """Answer requests, and announce what the manager must know."""
-        self.counters = Counters()
+        self.counters = counters = Counters()
         self._queue: Queue = type(self.task).queue()
         self._gate = RateGate(self.targets.rate_hz)
-        self._worker = Worker(self._queue, self._answer_or_count)
+        self._worker = Worker(self._queue, partial(self._answer_or_count, counters))
         self.mapping.add(self._worker.tid)
         self.command.reset(self.targets, self.command.pinned)
         self._send(topics.TARGETS, self.targets)
@@ -146,6 +146,8 @@ class Application:
         for request in self._worker.left_over if self._worker and self.task.queued else ():
             self._unanswered(request.message, message)
         self._worker = None
+        if not ended:
+            self.counters = Counters()  # what hangs is answered to nobody, see `_answer_or_count`
         self.command.report(SubnetCondition.DISABLED, message)
         return ended
 
@@ -211,22 +213,34 @@ class Application:
         with self.mapping.preparing(self.settings.engine):
             return self.networks.prepare(key, self.task.warm_up_input)
 
-    def _answer_or_count(self, request: Request) -> None:
+    def _answer_or_count(self, counters: Counters, request: Request) -> None:
+        """counters: of the start that the worker belongs to; a worker that outlived it publishes nothing."""
         try:
-            self._answer(request)
+            monitor = self._answer(counters, request)
         except Canceled:
-            self.counters.cancel()
+            counters.cancel()
             self._unanswered(request.message, "canceled")
+            return
         except MalformedRequest as error:
-            self._fail(request, str(error), malformed=True)
+            self._fail(counters, request, str(error), malformed=True)
+            return
         except Exception as error:  # noqa: BLE001 - one request that fails must not end the stream
-            self._fail(request, f"{type(error).__name__}: {' '.join(str(error).split())}", malformed=False)
+            self._fail(counters, request, _reason(error), malformed=False)
+            return
+        if counters is not self.counters:
+            self._unanswered(request.message, "the application was stopped before the answer came")
+            return
+        try:
+            self._publish(topics.MONITOR, monitor)
+        except Exception as error:  # noqa: BLE001 - as above; the request is counted already
+            reason = f"its monitor was not published: {_reason(error)}"
+            counters.note(Problem(reason, time.perf_counter_ns(), malformed=False))
 
-    def _fail(self, request: Request, reason: str, *, malformed: bool) -> None:
-        self.counters.fail(Problem(reason, time.perf_counter_ns(), malformed=malformed))
+    def _fail(self, counters: Counters, request: Request, reason: str, *, malformed: bool) -> None:
+        counters.fail(Problem(reason, time.perf_counter_ns(), malformed=malformed))
         self._unanswered(request.message, reason)
 
-    def _answer(self, received: Request) -> None:
+    def _answer(self, counters: Counters, received: Request) -> InferenceMonitor:
         started_ns = time.perf_counter_ns()
         order, target_ms = self.command.order, self._target_ms(received)
         header, request = self._decode(received.message)
@@ -237,19 +251,19 @@ class Application:
 
         def emit(results: Mapping[Topic, Any]) -> None:
             outputs_ns.append(time.perf_counter_ns())
-            self._send_results(header, results)
+            self._send_results(counters, header, results)
 
         outputs = self.task.infer(self._runner(network), tensors, emit)
         inferred_ns = time.perf_counter_ns()
         answer = self.task.postprocess(outputs, request, network, self.options)
-        self._send_results(header, answer.results)
+        self._send_results(counters, header, answer.results)
         published_ns = time.perf_counter_ns()
         stages = stages_ms(received.received_ns, started_ns, prepared_ns, inferred_ns, published_ns)
         self._controller.observe(expected_ms, stages["inference_ms"])
         missed = stages["latency_ms"] > target_ms
-        number, dropped, malformed = self.counters.answer(missed)
+        number, dropped, malformed = counters.answer(missed)
         cluster, threads = placement(order, network.key, self.networks)
-        monitor = InferenceMonitor(
+        return InferenceMonitor(
             header=header,
             app=self.name,
             frame_sequence=number,
@@ -268,7 +282,6 @@ class Application:
             **self._size_fields(network.key, answer.size, stages["inference_ms"]),
             **_stream_ms(received.received_ns, outputs_ns),
         )
-        self._publish(topics.MONITOR, monitor)
 
     def _choose(self, request: Any, order: Order, received: Request) -> tuple[Prepared[SubnetKey], float]:
         """What answers a request, and its expected time: NaN where there is no choice.
@@ -316,9 +329,10 @@ class Application:
         factor = self.networks.stretch_factor(network.key, self.clocks, slowdown, cluster)
         return partial(run_stretched, network.run, factor=factor, threads=network.key.threads)
 
-    def _send_results(self, header: Header, results: Mapping[Topic, Any]) -> None:
+    def _send_results(self, counters: Counters, header: Header, results: Mapping[Topic, Any]) -> None:
         for topic, message in results.items():
-            self._publish(topic, replace(message, header=header))
+            if counters is self.counters:  # not of a worker that outlived its start
+                self._publish(topic, replace(message, header=header))
 
     def _report(self, state: SubnetState) -> None:
         self._send(topics.SUBNET_STATE, state)
@@ -336,6 +350,10 @@ def _stream_ms(received_ns: int, outputs_ns: list[int]) -> dict[str, float]:
         "first_output_ms": (first_ns - received_ns) / 1e6,
         "unit_ms": (last_ns - first_ns) / further / 1e6,
     }
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _age_ms(stamp_ns: int, now_ns: int) -> float:

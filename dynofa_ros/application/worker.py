@@ -188,6 +188,11 @@ class Counters:
             self.malformed += problem.malformed
             self.failed += not problem.malformed
             self.recent_misses.append(True)
+        self.note(problem)
+
+    def note(self, problem: Problem) -> None:
+        """Something failed, but no request by it."""
+        with self._lock:
             self.problems[problem.malformed] = problem
 
     def cancel(self) -> None:

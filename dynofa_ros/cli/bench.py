@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.cli.arguments import add_json, names, whole
-from dynofa_ros.cli.common import FAILED, OK, UsageError, check_outputs, write_json
+from dynofa_ros.cli.common import FAILED, OK, check_outputs, write_json
 from dynofa_ros.cli.tables import plain_table, wide_console
 from dynofa_ros.cli.work import bars
-from dynofa_ros.errors import missing_extra, writing
+from dynofa_ros.errors import UsageError, missing_extra, writing
 
 if TYPE_CHECKING:
     from dynofa_ros.bench.report import Goal

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.cli.arguments import add_json, number, whole
-from dynofa_ros.cli.common import OK, CliError, UsageError, check_outputs, write_json
+from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.library_profile import HERE, add_engine
 from dynofa_ros.cli.work import one_line_errors, progress
+from dynofa_ros.errors import CliError, UsageError
 
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from dynofa_ros import files
-from dynofa_ros.errors import CliError as CliError
-from dynofa_ros.errors import UsageError as UsageError
 from dynofa_ros.errors import writing
 
 OK, FAILED, BAD_USAGE = 0, 1, 2

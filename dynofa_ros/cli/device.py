@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynofa_ros.cli.arguments import add_json
-from dynofa_ros.cli.common import FAILED, OK, UsageError, write_json
+from dynofa_ros.cli.common import FAILED, OK, write_json
 from dynofa_ros.cli.work import one_line_errors
+from dynofa_ros.errors import UsageError
 
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands

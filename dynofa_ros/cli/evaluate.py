@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynofa_ros.cli.arguments import add_json, names, whole
-from dynofa_ros.cli.common import OK, CliError, UsageError, check_outputs, write_json
+from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.tables import plain_table, wide_console
-from dynofa_ros.errors import writing
+from dynofa_ros.errors import CliError, UsageError, writing
 
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynofa_ros.cli.arguments import add_json, number, whole
-from dynofa_ros.cli.common import OK, UsageError, check_outputs, write_json
+from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.library_profile import HERE, add_engine
 from dynofa_ros.cli.work import one_line_errors, stages
+from dynofa_ros.errors import UsageError
 
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
@@ -89,10 +90,12 @@ def _run(options: argparse.Namespace) -> int:
 
         require_writable(options.out)
         check_outputs(options.json)
-        from dynofa_ros.library.build import build  # torch takes a second
-        from dynofa_ros.library.calibration import use_physical_cores
+        from dynofa_ros.library.build import build
 
-        use_physical_cores()
+        if options.images is not None:
+            from dynofa_ros.library.calibration import use_physical_cores  # with torch, which takes a second
+
+            use_physical_cores()
         built = build(_request(options), step)
         library = save_with_statistics(options.out, built.library, built.statistics)
     seconds = time.perf_counter() - start

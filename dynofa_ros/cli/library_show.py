@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.cli.arguments import add_json
-from dynofa_ros.cli.common import OK, CliError, write_json
+from dynofa_ros.cli.common import OK, write_json
+from dynofa_ros.errors import CliError
 
 if TYPE_CHECKING:
     from rich.console import Console

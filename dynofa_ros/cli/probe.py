@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.cli.arguments import add_json
-from dynofa_ros.cli.common import FAILED, OK, CliError, UsageError, write_json
+from dynofa_ros.cli.common import FAILED, OK, write_json
+from dynofa_ros.errors import CliError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console

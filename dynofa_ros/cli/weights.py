@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.cli.arguments import add_json
-from dynofa_ros.cli.common import OK, UsageError, check_outputs, write_json
+from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.work import bars, one_line_errors
+from dynofa_ros.errors import UsageError
 from dynofa_ros.paths import cache_folder, share_file
 
 if TYPE_CHECKING:

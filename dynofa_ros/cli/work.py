@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dynofa_ros.cli.common import CliError
+from dynofa_ros.errors import CliError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn

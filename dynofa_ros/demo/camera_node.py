@@ -21,8 +21,10 @@ from dynofa_ros.demo.camera_bag import BagFrame, CameraTopic
 from dynofa_ros.demo.camera_sources import ENCODERS, FolderSource, Picture, SignSource, Source, compose
 from dynofa_ros.msg import ClassHypothesis, Classification
 from dynofa_ros.ros.diagnostics import Level, Status
-from dynofa_ros.ros.node import ManagedNode, one_line, run
+from dynofa_ros.ros.node import ManagedNode
+from dynofa_ros.ros.one_line import one_line
 from dynofa_ros.ros.parameters import ParameterSpec
+from dynofa_ros.ros.run import run
 from dynofa_ros.topics import (
     CAMERA_FINISHED,
     COMPRESSED_IMAGE,

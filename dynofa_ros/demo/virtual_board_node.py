@@ -12,8 +12,9 @@ from dynofa_ros.device.virtual.tree import load_tree
 from dynofa_ros.messages import DvfsState, Header
 from dynofa_ros.nodes.device_simulation import SimulatedInputs
 from dynofa_ros.ros.diagnostics import Level, Status
-from dynofa_ros.ros.node import ManagedNode, run
+from dynofa_ros.ros.node import ManagedNode
 from dynofa_ros.ros.parameters import ParameterSpec
+from dynofa_ros.ros.run import run
 from dynofa_ros.topics import VIRTUAL_CLOCKS
 
 SPECS = (

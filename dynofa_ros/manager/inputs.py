@@ -44,6 +44,7 @@ class Parameters:
     min_dwell_s: float = 0.5
     battery_energy_j: float = inf  # may be used from when it was set on, inf = no budget
     battery_time_s: float = 3600.0  # for which it has to last
+    temperature_asked: bool = False  # whether a user set temperature_limit_c, be it to its default
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def parameters_of(decision: ManagerDecision) -> Parameters:
     """
     values = {parameter.name: parameter.value for parameter in decision.parameters}
     known = vars(Parameters())
-    if set(values) != set(known) or len(decision.parameters) != len(known):
+    values = {"temperature_asked": known["temperature_asked"], **values}  # not in older recordings
+    if set(values) != set(known) or len({p.name for p in decision.parameters}) != len(decision.parameters):
         odd = ", ".join(sorted(set(values) ^ set(known))) or "one is there twice"
         raise ValueError(f"its parameters are not those of this version: {odd}")
     wrong = [name for name, value in values.items() if type(value) is not type(known[name])]

@@ -25,8 +25,8 @@ class LimitFault:
 def missing_sensor(state: State, parameters: Parameters, now_ns: int) -> LimitFault | None:
     """The limit that was asked for and that no sensor watches, None = all are watched.
 
-    A power cap or battery budget needs a total power, or a power model. The default of
-    ``temperature_limit_c`` is nobody's wish: without a thermometer only another value is refused.
+    A power cap or battery budget needs a total power, or a power model. A ``temperature_limit_c`` that no
+    user has set is nobody's wish: it is not refused without a thermometer.
     """
     if state.power_model is None and _missing(state, state.sensors.power_ns, now_ns):
         advice = "give the device a power sensor or a power model (its parameter power_file)"
@@ -40,7 +40,7 @@ def missing_sensor(state: State, parameters: Parameters, now_ns: int) -> LimitFa
             return LimitFault("power_cap", text)
     if temperature_asked(parameters) and _missing(state, state.sensors.temperature_ns, now_ns):
         asked = f"temperature_limit_c = {parameters.temperature_limit_c:g} C"
-        advice = f"connect one, or go back to the default of {DEFAULT.temperature_limit_c:g} C"
+        advice = "connect one, or start without setting it"
         return LimitFault(
             "temperature", f"{asked} cannot be held: the device reports no temperature; {advice}"
         )
@@ -64,8 +64,8 @@ def broken_limit(state: State, parameters: Parameters, constraint: str) -> Limit
 
 
 def temperature_asked(parameters: Parameters) -> bool:
-    """Whether a user has asked for the temperature limit: any value but the default."""
-    return parameters.temperature_limit_c != DEFAULT.temperature_limit_c
+    """Whether a user has asked for the temperature limit."""
+    return parameters.temperature_asked or parameters.temperature_limit_c != DEFAULT.temperature_limit_c
 
 
 def thermometer_remark(state: State, now_ns: int) -> str:

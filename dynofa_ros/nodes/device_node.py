@@ -27,7 +27,8 @@ from dynofa_ros.nodes.device_parameters import PARAMETERS
 from dynofa_ros.nodes.device_simulation import SimulatedInputs
 from dynofa_ros.nodes.device_standard import battery_message, temperature_message
 from dynofa_ros.ros.diagnostics import Status
-from dynofa_ros.ros.node import ManagedNode, run
+from dynofa_ros.ros.node import ManagedNode
+from dynofa_ros.ros.run import run
 
 WATCH_PERIOD_S = 0.1  # dead-man time, changes by governors and throttling
 FOLLOW_PERIOD_S = 0.01  # while a clock may be on its way
@@ -35,6 +36,7 @@ SETTLE_S = 0.05  # longer than most clocks need to change
 LONGEST_SETTLE_S = 0.15  # than all: a GPU changes at the next poll of its governor
 DISCOVERY_PERIOD_S = 0.5
 STANDARD_PERIOD_S = 1.0
+SHORTEST_TIMEOUT_S = 2.0
 
 
 class DeviceNode(ManagedNode):
@@ -93,6 +95,11 @@ class DeviceNode(ManagedNode):
             device.close()
 
     def check_parameters(self, pending: dict[str, Any]) -> str | None:
+        if 0.0 < (timeout_s := pending["command_timeout_s"]) < SHORTEST_TIMEOUT_S:
+            return (
+                f"command_timeout_s must be 0 or at least {SHORTEST_TIMEOUT_S:g} s, got {timeout_s:g}: the "
+                "manager repeats its commands every 1 to 1.75 s, clocks would lapse in between"
+            )
         if pending["simulated_mode"]:
             if pending["backend"] != "simulated":
                 found = f"backend is {pending['backend']}"

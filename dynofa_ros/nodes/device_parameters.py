@@ -61,7 +61,8 @@ PARAMETERS = (
         "command_timeout_s",
         5.0,
         "a DVFS command that is not repeated for so long lapses and the clocks found at start return, "
-        "whatever its own valid_for_s; 0 = only valid_for_s counts",
+        "whatever its own valid_for_s; 0 = only valid_for_s counts, shorter than 2 s is refused: the manager "
+        "repeats its commands every 1 to 1.75 s",
         unit="s",
         minimum=0.0,
         maximum=3600.0,

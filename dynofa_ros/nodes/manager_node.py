@@ -24,8 +24,9 @@ from dynofa_ros.manager.snapshot import snapshot
 from dynofa_ros.manager.state import STALE_S
 from dynofa_ros.messages import DvfsCommand, InferenceMonitor
 from dynofa_ros.ros.diagnostics import Level, Status
-from dynofa_ros.ros.node import ManagedNode, run
+from dynofa_ros.ros.node import ManagedNode
 from dynofa_ros.ros.parameters import ParameterSpec
+from dynofa_ros.ros.run import run
 
 DISCOVERY_PERIOD_S = 0.5
 EARLY_DISCOVERY_PERIOD_S, EARLY_S = 0.1, 2.0  # after a start: applications may run that lost their manager
@@ -33,6 +34,8 @@ EVENT_DELAY_S = 0.02  # events that come together are answered together
 NEARLY = 0.9  # of a control period: a message then brings the step forward, which saves a wake-up
 RECENT_STEPS = 100
 SNAPSHOT_PERIOD_S = 10.0
+RENEWAL_S = 1.25  # of the device's command; where steps are frequent the manager renews it sooner
+MISSED_STEPS = 2.0  # control periods without a step after which nothing is renewed
 MAX_INPUTS = 2000  # of a step, which then comes before its time; more are lost
 
 _DEFAULT = Parameters()
@@ -57,16 +60,16 @@ PARAMETERS = (
         "temperature_limit_c",
         _DEFAULT.temperature_limit_c,
         "temperature that the hottest sensor may reach; keep it below the trip point of the board. Without a "
-        "thermometer the default limits nothing, and any other value makes decisions infeasible",
+        "thermometer decisions are infeasible where this is set, whatever the value",
         unit="C",
         minimum=30.0,
         maximum=120.0,
+        unset=True,
     ),
     ParameterSpec(
         "control_period_s",
         _DEFAULT.control_period_s,
-        "time between two steps; events are answered at once. Keep it below command_timeout_s of the device "
-        "node, or its clocks lapse in between",
+        "time between two steps; events are answered at once",
         unit="s",
         minimum=0.02,
         maximum=10.0,
@@ -136,6 +139,8 @@ class ManagerNode(ManagedNode):
         self._lost_inputs = self._known_lost = 0
         self._compute_ms.clear()
         self._last_step_s = 0.0
+        self._clocks: DvfsCommand | None = None  # the last command to the device
+        self._clocks_s = self._stepped_s = 0.0  # when it was sent, and when a step succeeded
         self._snapshot_s = -math.inf
         # Telemetry alone never makes a step: it is taken with whatever wakes the node next.
         self._telemetry = self.subscribe_silently(topics.TELEMETRY)
@@ -171,6 +176,7 @@ class ManagerNode(ManagedNode):
     def _discover(self) -> None:
         """Follows the applications of this namespace as they come and go."""
         self._take_telemetry()  # with a long control period more would come than the topic keeps
+        self._renew_clocks()
         found = self.applications(topics.TARGETS)
         for app in self._apps.keys() - found:
             self._forget(app)
@@ -247,20 +253,35 @@ class ManagerNode(ManagedNode):
         self._step_timer.reset()
         self._take_telemetry()
         inputs, self._inputs = tuple(self._inputs), []
-        parameters = Parameters(**{spec.name: self.value(spec.name) for spec in PARAMETERS})
+        parameters = Parameters(
+            **{spec.name: self.value(spec.name) for spec in PARAMETERS},
+            temperature_asked=self.is_set("temperature_limit_c"),
+        )
         now_ns = int(self.get_clock().now().nanoseconds)
         decision = self._manager.step(now_ns, Monitors(inputs, parameters))
         for command in self._manager.publication_order(decision):
             if isinstance(command, DvfsCommand):
-                self.sole_publisher.publish(to_ros(command))
+                self._clocks = command
+                self._send_clocks()
             elif command.app in self._apps:
                 self._apps[command.app].commands.publish(to_ros(command))
         self._decisions.publish(to_ros(decision))
-        self._decision = decision
+        self._decision, self._stepped_s = decision, self._last_step_s
         self._compute_ms.append(decision.compute_ms)
         if self._last_step_s - self._snapshot_s >= SNAPSHOT_PERIOD_S:
             self._snapshot_s = self._last_step_s
             self._publish_snapshot()
+
+    def _send_clocks(self) -> None:
+        self._clocks_s = time.monotonic()
+        self.sole_publisher.publish(to_ros(self._clocks))
+
+    def _renew_clocks(self) -> None:
+        """Repeat the last command where steps are so rare that it would lapse in between."""
+        now_s = time.monotonic()
+        in_time = now_s - self._stepped_s < MISSED_STEPS * self.value("control_period_s")
+        if self._clocks is not None and in_time and now_s - self._clocks_s >= RENEWAL_S:
+            self._send_clocks()
 
     def _publish_snapshot(self) -> None:
         """So that a replay can begin with the next step. Without it the robot is managed all the same."""

@@ -23,7 +23,8 @@ from dynofa_ros.nodes.perception_parameters import PARAMETERS, TARGETS
 from dynofa_ros.ros.arrivals import Arrivals
 from dynofa_ros.ros.diagnostics import Status
 from dynofa_ros.ros.images import ImageDecoder, MalformedImage, default_converter
-from dynofa_ros.ros.node import ManagedNode, run
+from dynofa_ros.ros.node import ManagedNode
+from dynofa_ros.ros.run import run
 from dynofa_ros.supernet.switching import SWITCH_INTERVAL_S
 from dynofa_ros.topics import Topic
 

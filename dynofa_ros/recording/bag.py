@@ -16,7 +16,7 @@ import sys
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -114,10 +114,10 @@ def open_bag(path: Path) -> Iterator[Bag]:
     with ExitStack() as stack:
         files, problems = _storage_files(path)
         bag = Bag(files[0].parent if len(files) > 1 else files[0], problems=problems)
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="dynofa_bag_")))
+        copies = _Copies(stack)
         for file in files:
             try:
-                storage = _open_storage(file, folder, problems)
+                storage = _open_storage(file, copies, problems)
             except Exception as error:  # as in `Bag.messages`
                 problems.append(f"cannot read {file}: {_one_line(error)}")
                 continue
@@ -135,6 +135,23 @@ def open_bag(path: Path) -> Iterator[Bag]:
         if spans:
             bag.duration_ns = max(s.end_time for s in spans) - min(s.start_time for s in spans)
         yield bag
+
+
+@dataclass
+class _Copies:
+    """A temporary folder for repaired copies, until ``stack`` ends: made for the first one."""
+
+    stack: ExitStack
+
+    @cached_property
+    def folder(self) -> Path:
+        """Raises BagError if there can be none."""
+        try:
+            return Path(self.stack.enter_context(TemporaryDirectory(prefix="dynofa_bag_")))
+        except OSError as error:  # the text of the error names the folders that were tried
+            raise BagError(
+                f"its repaired copy needs a temporary folder ({_one_line(error)}); set TMPDIR"
+            ) from error
 
 
 def _storage_files(path: Path) -> tuple[list[Path], list[str]]:
@@ -181,15 +198,15 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
-def _open_storage(file: Path, folder: Path, problems: list[str]) -> _Storage:
-    """A storage file open for reading, from a repaired copy in ``folder`` where it is damaged."""
+def _open_storage(file: Path, copies: _Copies, problems: list[str]) -> _Storage:
+    """A storage file open for reading, from a repaired copy where it is damaged."""
     source = file.resolve()  # the log of a database lies beside the file itself, not beside a link to it
     if file.stat().st_size == 0:
         raise ValueError("the file is empty")
     if file.suffix == ".zstd":
-        source = _decompressed(file, folder, problems)
+        source = _decompressed(file, copies.folder, problems)
     if source.suffix == ".db3":
-        database = _recovered_database(source, folder, problems)
+        database = _recovered_database(source, copies, problems)
         storage: _Storage = Sqlite3Reader(Path(quote(str(database))))  # rosbags puts it into a URI as it is
         storage.open()
         return storage
@@ -218,11 +235,12 @@ def _decompressed(file: Path, folder: Path, problems: list[str]) -> Path:
     return copy
 
 
-def _recovered_database(file: Path, folder: Path, problems: list[str]) -> Path:
+def _recovered_database(file: Path, copies: _Copies, problems: list[str]) -> Path:
     """The database with what its recorder had committed to the write-ahead log; a copy if there is one."""
     logs = [file.with_name(file.name + suffix) for suffix in ("-wal", "-journal")]
     if not any(log.is_file() and log.stat().st_size for log in logs):
         return file
+    folder = copies.folder
     copy = folder / file.name
     for part in (file, *logs):
         if part.is_file():

@@ -9,25 +9,16 @@ from __future__ import annotations
 
 import functools
 import platform
-import signal
-import sys
-import threading
 import time
-import traceback
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, ROSClock
-from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 
@@ -37,6 +28,7 @@ from dynofa_ros.ros.claim import DISCOVERY_S, EARLY_PERIOD_S, Claim, publishers
 from dynofa_ros.ros.command_clock import CommandClock
 from dynofa_ros.ros.diagnostics import PERIOD_S, Diagnostics, Level, Status
 from dynofa_ros.ros.entities import Inbox, quiet_publisher, quiet_subscription
+from dynofa_ros.ros.one_line import one_line
 from dynofa_ros.ros.parameters import ParameterError, ParameterSpec
 from dynofa_ros.ros.qos import qos_of
 from dynofa_ros.topics import DIAGNOSTICS, Topic, absolute, app_of
@@ -46,10 +38,8 @@ AUTOSTART = ParameterSpec("autostart", True, "configure and activate by itself a
 _SUCCESS = TransitionCallbackReturn.SUCCESS
 _FAILURE = TransitionCallbackReturn.FAILURE
 _ERROR = TransitionCallbackReturn.ERROR
-_STOP_POLL_S = 0.1  # how late a signal is seen by a node that has nothing to do
 _LIFECYCLE_TASK = "lifecycle"
 _INACTIVE = LifecycleState("inactive", State.PRIMARY_STATE_INACTIVE)
-_EXPLAINED = (ParameterError, ParameterException, ValueError, OSError, RuntimeError)  # the text says enough
 
 
 class ManagedNode(LifecycleNode):
@@ -124,6 +114,10 @@ class ManagedNode(LifecycleNode):
     def value(self, name: str) -> Any:
         """Value of a parameter of the table, of the type of its default."""
         return self.get_parameter(name).value
+
+    def is_set(self, name: str) -> bool:
+        """Whether a parameter of the table was given at start-up or set since, be it to its default."""
+        return name in self.__set
 
     def full_name(self, topic: Topic, app: str = "") -> str:
         """Name of a topic of this robot, of an application where it is one of each."""
@@ -222,6 +216,7 @@ class ManagedNode(LifecycleNode):
             return SetParametersResult(successful=False, reason=reason)
         result = super().set_parameters_atomically([self.__coerced(p) for p in parameter_list])
         if result.successful and ours:
+            self.__set |= set(ours)
             self.__guarded(self.on_parameters_changed, only_active=False)(set(ours))
         return result
 
@@ -244,7 +239,8 @@ class ManagedNode(LifecycleNode):
         except BaseException:
             self.destroy_node()
             raise
-        given = getattr(self, "_parameter_overrides", {})  # rclpy has no public list of them
+        given = set(getattr(self, "_parameter_overrides", {}))  # rclpy has no public list of them
+        self.__set = given & set(self.specs)
         unknown = sorted(name for name in given if not self.has_parameter(name))
         if unknown:
             self.get_logger().warning(f"parameters without meaning here: {', '.join(unknown)}")
@@ -404,59 +400,3 @@ class ManagedNode(LifecycleNode):
                 self.get_logger().error(self.__callback_failure, throttle_duration_sec=1.0)
 
         return guarded
-
-
-def one_line(error: BaseException) -> str:
-    """An exception for a user: its text; the type and place too where it is a fault of the program."""
-    text = " ".join(str(error).split())
-    if text and isinstance(error, _EXPLAINED):
-        return text
-    frame = traceback.extract_tb(error.__traceback__)[-1:]
-    place = f" ({Path(frame[0].filename).name}:{frame[0].lineno})" if frame else ""
-    return f"{type(error).__name__}: {text}{place}"
-
-
-def run(node_factory: Callable[[], ManagedNode], args: Sequence[str] | None = None) -> int:
-    """Run one node until SIGINT or SIGTERM; returns the exit code.
-
-    0 = ended on request, 1 = it could not start (one line on stderr or in the log says why). The signals
-    are handled here and not by rclpy, which would close the context before the node could restore what
-    it holds, the clocks of the device above all.
-    """
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            signal.signal(number, lambda *_: stop.set())
-    try:
-        rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
-        node = node_factory()
-    except Exception as error:  # bad arguments, parameters, names: a line, no traceback
-        print(f"{Path(sys.argv[0]).name} cannot start: {one_line(error)}", file=sys.stderr)
-        _shutdown()
-        return 1
-    try:
-        _spin(node, stop)
-    finally:
-        if rclpy.ok():
-            node.end()
-        _shutdown()
-    return 0 if node.start_error is None else 1
-
-
-def _spin(node: ManagedNode, stop: threading.Event) -> None:
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    while not stop.is_set() and node.start_error is None and rclpy.ok():
-        try:
-            executor.spin_once(timeout_sec=_STOP_POLL_S)
-        except ExternalShutdownException:
-            break
-        except Exception as error:  # e.g. RCLError on Humble, for a transition that the state does not have
-            node.get_logger().error(one_line(error))
-            stop.wait(_STOP_POLL_S)
-    executor.shutdown()
-
-
-def _shutdown() -> None:
-    if rclpy.ok():
-        rclpy.shutdown()

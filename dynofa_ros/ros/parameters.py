@@ -32,6 +32,7 @@ class ParameterSpec:
     choices: the only allowed values, for str and int.
     dynamic: may be set while the node runs; otherwise only at start-up.
     allow_infinite: float only; +inf (YAML `.inf`) means "no limit"; needs maximum None.
+    unset: to set it, be it to its default, says something: the parameters file has it as a comment.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ParameterSpec:
     choices: tuple[str, ...] | tuple[int, ...] = ()
     dynamic: bool = True
     allow_infinite: bool = False
+    unset: bool = False
 
     def __post_init__(self) -> None:
         if self.allow_infinite and self.maximum is not None:

@@ -330,7 +330,7 @@ def memory_mapped(space: SearchSpace, path: str | Path) -> Weights:
         return load_weights(space, path)
     try:
         target = cache_folder("weights") / f"{space.name}-{file_sha256(path)}{SUFFIX}"
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
+    except OSError as error:
         raise WeightsError(f"{path}: cannot be read or cached: {error}") from None
     if not target.is_file():
         _convert_in_child(path, target, space)

@@ -394,6 +394,47 @@ def test_of_a_grant_each_request_gets_what_fits(sentences: Running) -> None:
     assert (own.subnet_id, own.decision_id, own.latency_target_ms) == (entries[0].id, 7, 15.0)
 
 
+def test_a_request_that_outlives_its_start_is_answered_to_nobody(running, monkeypatch) -> None:
+    held = threading.Event()
+    monkeypatch.setattr(Sentences, "held", held)
+    monkeypatch.setattr(Sentences, "queue", Words.queue)
+    front = running(Sentences)
+    application = front.application
+    front.send("old")
+    front.until(lambda: application.counters.unanswered_ns)
+    front.until(lambda: front.application._queue._item is None)  # the worker has it
+    old = application._worker._thread
+    assert not application.stop("the node is inactive"), "it hangs"
+    application.start()
+    published = len(front.published)
+    held.set()
+    old.join(WAIT_S)
+    assert not old.is_alive()
+    assert [topic.name for topic, _ in front.published[published:]] == []
+    assert application.counters.answered == 0
+    monitor = front.answer("new")
+    assert (monitor.frame_sequence, monitor.dropped_frames) == (1, 0)
+
+
+def test_a_frame_whose_monitor_is_not_published_counts_once(running, monkeypatch) -> None:
+    front = running(Words)
+    application, publish = front.application, front.application._publish
+
+    def refuse(topic: Topic, message: Any) -> None:
+        if isinstance(message, InferenceMonitor):
+            raise RuntimeError("no publisher")
+        publish(topic, message)
+
+    monkeypatch.setattr(application, "_publish", refuse)
+    front.send("go")
+    problem = front.until(lambda: application.counters.problems.get(False))
+    counters = application.counters
+    assert problem.reason == "its monitor was not published: RuntimeError: no publisher"
+    assert (counters.answered, counters.failed, len(counters.recent_misses)) == (1, 0, 1)
+    monkeypatch.setattr(application, "_publish", publish)
+    assert front.answer("again").dropped_frames == 0
+
+
 # --- diagnostics ---------------------------------------------------------------------------------
 
 rclpy = pytest.importorskip("rclpy", reason="needs rclpy")

@@ -18,11 +18,11 @@ import pytest
 from command import dynofa
 from fake_kernel import GPU, limits_on_disk, make_board, policy, put
 
-from dynofa_ros.cli.common import CliError, UsageError
 from dynofa_ros.device.linux import permissions
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.linux.sysfs import SysFiles
+from dynofa_ros.errors import CliError, UsageError
 from dynofa_ros.messages import DomainStatus, FrequencyBand
 
 LOW = 499_200_000

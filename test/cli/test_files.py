@@ -12,7 +12,8 @@ import pytest
 from command import dynofa
 
 from dynofa_ros.application.networks import DEMO_LIBRARY
-from dynofa_ros.cli.common import CliError, check_outputs, write_json
+from dynofa_ros.cli.common import check_outputs, write_json
+from dynofa_ros.errors import CliError
 from dynofa_ros.files import write_atomically
 from dynofa_ros.library import files
 from dynofa_ros.library.files import require_writable, save_with_statistics

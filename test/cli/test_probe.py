@@ -11,8 +11,8 @@ import sysfs_tree
 from command import dynofa
 
 from dynofa_ros.cli import probe
-from dynofa_ros.cli.common import CliError, UsageError
 from dynofa_ros.device.linux import selftest
+from dynofa_ros.errors import CliError, UsageError
 
 KEYS = {"name", "frequencies_hz", "min_hz", "max_hz", "current_hz", "readable", "writable", "reason"}
 CPU = "/sys/devices/system/cpu/cpufreq"

@@ -7,8 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command import dynofa_process
+from safetensors.numpy import save_file
+
+from dynofa_ros.supernet.registry import load_space
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "config/libraries/demo/cpu_ofa_mbv3_demo.yaml"
@@ -79,6 +83,19 @@ def test_demo_network_runs_without_torch(without_torch: dict[str, str]) -> None:
     assert done.stdout == "(1, 25) False\n", done.stderr
 
 
+def test_a_library_from_a_table_and_converted_weights_needs_no_torch(
+    without_torch: dict[str, str], tmp_path: Path
+) -> None:
+    space, weights, out = load_space("ofa_mbv3_w1.2"), tmp_path / "w.safetensors", tmp_path / "o.yaml"
+    save_file({k: np.ones(s, np.float32) for k, s in space.parameter_shapes(1000).items()}, weights)
+    table = ROOT / "config/latency_tables/xavier_nx_gpu.yaml"
+    search = ("--latency-table", table, "--evaluations", 500, "--points", 4)
+    command = ("library", "build", "--space", space.name, "--weights", weights, *search, "--out", out)
+    done = dynofa_process(*command, **without_torch)
+    assert done.returncode == 0, done.stderr
+    assert "sub-networks in" in done.stdout and out.is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "extra"),
     [
@@ -108,4 +125,5 @@ def test_a_command_that_needs_torch_says_how_to_install_it(
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert f"pip install 'dynofa_ros[{extra}]'" in done.stderr.splitlines()[-1]
+    assert "`make install`" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "o.yaml").exists()

@@ -15,8 +15,8 @@ import pytest
 from command import dynofa
 
 from dynofa_ros.cli import evaluate
-from dynofa_ros.cli.common import CliError, UsageError
 from dynofa_ros.cli.main import main
+from dynofa_ros.errors import CliError, UsageError
 from dynofa_ros.evaluation.goals import Goal, goals
 from dynofa_ros.evaluation.report import (
     best_baseline,
@@ -67,7 +67,8 @@ def test_a_report_without_its_extra_is_one_line_before_the_work(
     monkeypatch.setattr("dynofa_ros.evaluation.study.run", lambda *_: pytest.fail("worked for nothing"))
     assert main(["evaluate", "--scenarios", "S1", "--policies", "B4", "--quick", "--out", str(tmp_path)]) == 1
     expected = (
-        "dynofa evaluate: this needs jinja2, which is not installed: pip install 'dynofa_ros[evaluation]'\n"
+        "dynofa evaluate: this needs jinja2, which is not installed: pip install 'dynofa_ros[evaluation]', "
+        "or `make install` in a checkout\n"
     )
     assert capsys.readouterr().err == expected
 

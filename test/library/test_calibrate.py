@@ -14,7 +14,7 @@ import pytest
 from command import dynofa
 
 from dynofa_ros.application.networks import DEMO_LIBRARY, DEMO_WEIGHTS
-from dynofa_ros.cli.common import CliError
+from dynofa_ros.errors import CliError
 from dynofa_ros.library import calibration
 from dynofa_ros.library.calibration import WeightedMean, batches, choose_images, library_statistics
 from dynofa_ros.library.files import open_library

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from dynofa_ros.application.networks import DEMO_LIBRARY
 from dynofa_ros.cli import characterise as command
-from dynofa_ros.cli.common import CliError, UsageError
 from dynofa_ros.device.board import Board, load_board, power_model
 from dynofa_ros.device.open import open_device
 from dynofa_ros.device.power_model import predict_power
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
+from dynofa_ros.errors import CliError, UsageError
 from dynofa_ros.library.characterised import characterised, power_observations
 from dynofa_ros.library.files import save_with_statistics
 from dynofa_ros.library.fit import fit_power

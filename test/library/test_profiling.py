@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from dynofa_ros.application.networks import DEMO_LIBRARY, DEMO_WEIGHTS
 from dynofa_ros.cli import library_profile
-from dynofa_ros.cli.common import CliError
+from dynofa_ros.errors import CliError
 from dynofa_ros.library.files import find_library, open_library, renewed_notes, save_with_statistics
 from dynofa_ros.library.library import Library, LibraryError, load_library, load_statistics, save_library
 from dynofa_ros.library.profiling import joined, measure, memory_groups, profile, running_on

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import build_xavier_libraries as build  # noqa: E402
 import xavier_predictions as predictions  # noqa: E402
 
-from dynofa_ros.cli.common import CliError  # noqa: E402
+from dynofa_ros.errors import CliError  # noqa: E402
 from dynofa_ros.library.accuracy import load_predictor  # noqa: E402
 from dynofa_ros.library.genomes import Batch, Genomes  # noqa: E402
 from dynofa_ros.library.latency_table import summed_latency  # noqa: E402

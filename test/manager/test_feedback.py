@@ -321,8 +321,9 @@ def test_a_thermometer_that_falls_silent_while_it_is_hot_changes_no_budget() -> 
         (
             Parameters(temperature_limit_c=70.0),
             "temperature",
-            ("temperature_limit_c = 70 C", "no temperature", "default of 85 C"),
+            ("temperature_limit_c = 70 C", "no temperature", "start without setting it"),
         ),
+        (Parameters(temperature_asked=True), "temperature", ("temperature_limit_c = 85 C", "no temperature")),
     ],
 )
 def test_a_limit_without_its_sensor_is_refused_aloud(

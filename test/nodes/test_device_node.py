@@ -163,7 +163,7 @@ def test_old_ids_are_ignored_and_the_dead_man_gives_the_clocks_back(client):
 
 
 def test_command_timeout_is_a_parameter_that_acts_at_once(client):
-    assert client.set_parameter("command_timeout_s", 1) == ""
+    assert client.set_parameter("command_timeout_s", 2) == ""
     client.command(1, gpu=510_000_000)
     client.wait(lambda: client.state("gpu").actual_hz == 510_000_000.0, "the command")
     client.wait(lambda: "command_timeout_s" in client.states[-1].message, "fallback")
@@ -192,6 +192,7 @@ def test_an_nvpmodel_mode_of_the_simulated_board_can_be_set(client):
         ("telemetry_rate_hz", 0.0, "from 1.0 to 50.0 Hz"),
         ("telemetry_rate_hz", float("nan"), "from 1.0 to 50.0 Hz"),
         ("command_timeout_s", -1.0, "from 0.0 to 3600.0 s"),
+        ("command_timeout_s", 1.9, "must be 0 or at least 2 s, got 1.9: the manager repeats its commands"),
         ("board", "orin", "only be set at start-up"),
     ],
 )

@@ -222,7 +222,7 @@ def test_the_dead_man_gives_back(client: Client, root: Path, at_start: dict[str,
 def test_a_lost_manager_gives_back_after_command_timeout(
     client: Client, root: Path, at_start: dict[str, str]
 ) -> None:
-    assert client.set_parameter("command_timeout_s", 0.5) == ""
+    assert client.set_parameter("command_timeout_s", 2.0) == ""
     client.bands(1, [LOWER])
     client.wait(lambda: "command_timeout_s" in client.states[-1].message, "fallback")
     assert limits_on_disk(root) == at_start

@@ -53,7 +53,7 @@ def section(name: str, specs: tuple[ParameterSpec, ...]) -> str:
         lines += textwrap.wrap(
             text, 106, initial_indent="    # ", subsequent_indent="    #   ", break_on_hyphens=False
         )
-        lines.append(f"    {spec.name}: {yaml_scalar(spec.default)}")
+        lines.append(f"    {'# ' * spec.unset}{spec.name}: {yaml_scalar(spec.default)}")
     return "\n".join(lines) + "\n"
 
 
@@ -67,7 +67,7 @@ def test_the_parameters_file_has_every_parameter_with_its_range_and_default(name
 
 @pytest.mark.parametrize(("name", "node"), NODES.items())
 def test_every_value_of_the_parameters_file_is_declared_and_allowed(name: str, node: str) -> None:
-    specs = {spec.name: spec for spec in declared(node)}
+    specs = {spec.name: spec for spec in declared(node) if not spec.unset}
     values = yaml.safe_load(PARAMETERS_FILE.read_text())[name]["ros__parameters"]
     assert set(values) == set(specs)
     for key, value in values.items():

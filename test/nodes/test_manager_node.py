@@ -270,6 +270,7 @@ def test_an_application_is_found_measured_and_planned(robot: Robot, front: FakeA
         "min_dwell_s",
         "battery_energy_j",
         "battery_time_s",
+        "temperature_asked",
     }
 
 
@@ -339,6 +340,30 @@ def test_another_control_period_is_kept(robot: Robot, front: FakeApp) -> None:
     robot.decisions.clear()
     robot.spin(1.0)
     assert 3 <= len(robot.decisions) <= 8
+
+
+def test_the_clocks_are_renewed_between_steps_that_are_far_apart(robot: Robot, front: FakeApp) -> None:
+    assert robot.set_parameter("control_period_s", 10.0) == ""
+    robot.spin(0.5)  # what the parameter changed
+    robot.decisions.clear()
+    robot.dvfs_commands.clear()
+    robot.spin(4.2)
+    assert robot.decisions == []
+    assert len(robot.dvfs_commands) >= 2, "every 1.25 to 1.75 s, sooner than command_timeout_s allows"
+    first, *others = robot.dvfs_commands
+    assert all((c.decision_id, c.bands) == (first.decision_id, first.bands) for c in others), "heartbeats"
+    assert robot.set_parameter("control_period_s", 0.2) == ""
+    robot.wait(lambda: robot.decisions, "steps again")
+
+
+def test_a_temperature_limit_that_was_set_is_told_from_its_default(robot: Robot, front: FakeApp) -> None:
+    def asked() -> tuple[float, bool]:
+        parameters = parameters_of(from_ros(latest(robot)))
+        return parameters.temperature_limit_c, parameters.temperature_asked
+
+    assert asked() == (85.0, False)
+    assert robot.set_parameter("temperature_limit_c", 85.0) == ""
+    robot.wait(lambda: asked() == (85.0, True), "the wish in the decision")
 
 
 def test_applications_of_other_namespaces_are_left_alone(robot: Robot, front: FakeApp) -> None:

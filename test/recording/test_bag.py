@@ -75,6 +75,20 @@ def test_every_compression_with_and_without_metadata(
     assert read(storage_file(bag)) == (list(range(20)), [])
 
 
+def test_only_a_bag_that_needs_a_copy_needs_a_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, packed = write(tmp_path / "whole"), write(tmp_path / "packed", mode=CompressionMode.FILE)
+
+    def refuse(**arguments: str) -> None:
+        raise OSError(30, "Read-only file system", "/tmp")
+
+    monkeypatch.setattr("dynofa_ros.recording.bag.TemporaryDirectory", refuse)
+    assert read(whole) == (list(range(20)), [])
+    with pytest.raises(BagError, match=r"cannot read .*packed.* temporary folder .*Read-only.*; set TMPDIR"):
+        read(packed)
+
+
 def test_the_write_ahead_log_of_a_killed_recorder_is_read(tmp_path: Path) -> None:
     """sqlite keeps what is committed in the -wal file until it is closed (rosbag2 issue 521)."""
     done = storage_file(write(tmp_path / "done", range(20), StoragePlugin.SQLITE3))

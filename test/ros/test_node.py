@@ -352,6 +352,15 @@ def test_a_good_set_is_taken_and_an_int_becomes_a_float(bench: Bench) -> None:
     assert node.changed == [{"latency_target_ms"}]
 
 
+def test_a_parameter_set_to_its_default_is_told_from_one_left_alone(bench: Bench) -> None:
+    node = bench.node(accuracy_floor=0.0)
+    assert node.is_set("accuracy_floor") and not node.is_set("accuracy_target")
+    refused = node.set_parameters([Parameter("accuracy_target", value=7.0)])[0]
+    assert not refused.successful and not node.is_set("accuracy_target")
+    assert node.set_parameters([Parameter("accuracy_target", value=1.0)])[0].successful
+    assert node.is_set("accuracy_target")
+
+
 def test_rules_between_parameters_see_all_that_is_set_together(bench: Bench) -> None:
     node = bench.node()
     assert bench.set_parameter("accuracy_target", 0.5) == (True, "")
@@ -395,7 +404,8 @@ PROCESS = """
     import sys, time
     from std_msgs.msg import String
     from dynofa_ros.topics import Topic
-    from dynofa_ros.ros.node import ManagedNode, run
+    from dynofa_ros.ros.node import ManagedNode
+    from dynofa_ros.ros.run import run
     from dynofa_ros.ros.parameters import ParameterSpec
 
     class Held(ManagedNode):

@@ -16,7 +16,7 @@ from command import dynofa
 from factories import random_weights
 from safetensors.numpy import save
 
-from dynofa_ros.cli.common import CliError, UsageError
+from dynofa_ros.errors import CliError, UsageError
 from dynofa_ros.paths import share_file
 from dynofa_ros.supernet.registry import DEMO_SPACE, load_space, official_spaces
 from dynofa_ros.supernet.weights import WeightsError, load_weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import onnxruntime
@@ -33,13 +34,18 @@ def choose_providers(processor: str | None, available: list[str]) -> list[Provid
 def with_engine_cache(provider: Provider, model: Model) -> Provider:
     """TensorRT keeps what it built: that takes minutes on a Jetson.
 
-    A folder per sub-network, because its own file names do not tell two sub-networks apart.
+    A folder per sub-network, because its own file names do not tell two sub-networks apart. Where no folder
+    can be made it builds anew every time.
     """
     name, options = provider
     if name != TENSORRT:
         return provider
-    folder = cache_folder("tensorrt", model.digest)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder = cache_folder("tensorrt", model.digest)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logging.getLogger(__name__).warning("TensorRT engines are not kept: %s", error)
+        return provider
     kept = {
         "trt_engine_cache_enable": True,
         "trt_timing_cache_enable": True,

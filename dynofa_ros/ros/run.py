@@ -1,0 +1,64 @@
+"""One node as a process: from its arguments to its exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+from dynofa_ros.ros.node import ManagedNode
+from dynofa_ros.ros.one_line import one_line
+
+_STOP_POLL_S = 0.1  # how late a signal is seen by a node that has nothing to do
+
+
+def run(node_factory: Callable[[], ManagedNode], args: Sequence[str] | None = None) -> int:
+    """Run one node until SIGINT or SIGTERM; returns the exit code.
+
+    0 = ended on request, 1 = it could not start (one line on stderr or in the log says why). The signals
+    are handled here and not by rclpy, which would close the context before the node could restore what
+    it holds, the clocks of the device above all.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda *_: stop.set())
+    try:
+        rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
+        node = node_factory()
+    except Exception as error:  # bad arguments, parameters, names: a line, no traceback
+        print(f"{Path(sys.argv[0]).name} cannot start: {one_line(error)}", file=sys.stderr)
+        _shutdown()
+        return 1
+    try:
+        _spin(node, stop)
+    finally:
+        if rclpy.ok():
+            node.end()
+        _shutdown()
+    return 0 if node.start_error is None else 1
+
+
+def _spin(node: ManagedNode, stop: threading.Event) -> None:
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while not stop.is_set() and node.start_error is None and rclpy.ok():
+        try:
+            executor.spin_once(timeout_sec=_STOP_POLL_S)
+        except ExternalShutdownException:
+            break
+        except Exception as error:  # e.g. RCLError on Humble, for a transition that the state does not have
+            node.get_logger().error(one_line(error))
+            stop.wait(_STOP_POLL_S)
+    executor.shutdown()
+
+
+def _shutdown() -> None:
+    if rclpy.ok():
+        rclpy.shutdown()
