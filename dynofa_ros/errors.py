@@ -27,8 +27,13 @@ def missing_extra(error: BaseException) -> str | None:
     name = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if name not in EXTRAS:
         return None
+    return f"this needs {not_installed(name)}"
+
+
+def not_installed(name: str) -> str:
+    """That a module of `EXTRAS` is not installed, and how it gets there."""
     install = f"pip install 'dynofa_ros[{EXTRAS[name]}]', or `make install` in a checkout"
-    return f"this needs {name}, which is not installed: {install}"
+    return f"{name}, which is not installed: {install}"
 
 
 @contextmanager

@@ -25,6 +25,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from dynofa_ros.errors import not_installed
 from dynofa_ros.files import write_atomically
 from dynofa_ros.paths import cache_folder
 from dynofa_ros.supernet.registry import load_space
@@ -156,7 +157,7 @@ def _read_torch(path: Path) -> Checkpoint:
         import torch  # only the official checkpoints need it
     except ImportError:
         raise WeightsError(
-            f"{path}: this format needs torch, which is not installed: pip install 'dynofa_ros[torch]', or "
+            f"{path}: this format needs {not_installed('torch')}; or "
             f"use the file that 'dynofa weights check {path.name} --out {path.stem}{SUFFIX}' writes elsewhere"
         ) from None
     with torch.serialization.safe_globals([argparse.Namespace]):  # AutoFormer's hold the training arguments
