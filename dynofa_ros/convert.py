@@ -80,16 +80,21 @@ def message_type(cls: type) -> type:
     raise TypeError(f"{cls.__name__} is no message of {PACKAGE}")
 
 
+def message_class(name: str) -> type:
+    """The dataclass of "dynofa_ros/msg/AppTargets", or of "AppTargets". Raises TypeError if there is none."""
+    known = {"Header": Header, "Parameter": Parameter} | MESSAGES
+    kind = name.rpartition("/")[2]
+    if kind not in known:
+        raise TypeError(f"{name} is no message of {PACKAGE}")
+    return known[kind]
+
+
 # --- ROS -> dataclass ------------------------------------------------------------------------------------
 
 
 @cache
 def _reader_of(ros_class: type) -> Callable[[Any], Any]:
-    name = ros_class.__name__.rpartition("__")[2]
-    known = {"Header": Header, "Parameter": Parameter} | MESSAGES
-    if name not in known:
-        raise TypeError(f"{name} is no message of {PACKAGE}")
-    return _reader(known[name])
+    return _reader(message_class(ros_class.__name__.rpartition("__")[2]))
 
 
 @cache
@@ -138,13 +143,13 @@ def _read(source: str, hint: Any, scope: dict[str, Any]) -> str:
         return _CASTS[hint].format(source)
     name = hint.__name__
     if issubclass(hint, Enum):
-        scope[name] = _members(hint)  # a call of the class would cost four times as much
+        scope[name] = members(hint)  # a call of the class would cost four times as much
         return f"{name}[int({source})]"
     scope[f"read_{name}"] = _reader(hint)
     return f"read_{name}({source})"
 
 
-def _members(enum: type[Enum]) -> dict[int, Any]:
+def members(enum: type[Enum]) -> dict[int, Any]:
     """The members of a type by their number; of flags every combination of the 8 bits that a message has."""
     return {n: enum(n) for n in range(256)} if issubclass(enum, IntFlag) else {m.value: m for m in enum}
 

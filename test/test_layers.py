@@ -14,6 +14,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "dynofa_ros"
 GROUND_FLOOR = (
+    "cdr",
     "convert",
     "entry_point",
     "errors",

@@ -72,6 +72,7 @@ class VirtualBoardNode(ManagedNode):
         self._close()
 
     def _publish_clocks(self) -> None:
+        self._inputs.take()
         with self._lock:
             domains = self._kernel.simulation.applied()
         header = Header(int(self.get_clock().now().nanoseconds))

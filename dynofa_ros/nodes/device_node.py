@@ -253,6 +253,8 @@ class DeviceNode(ManagedNode):
 
     def _watch(self) -> None:
         now_s = time.monotonic()
+        if self._inputs is not None:
+            self._inputs.take()
         if self._control.check(self._command_s()):
             self.get_logger().warning(self._control.state().message)
             self.publish_diagnostics("commands")

@@ -7,14 +7,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rclpy.lifecycle import LifecyclePublisher
 from rclpy.subscription import Subscription
 
 from dynofa_ros import topics
-from dynofa_ros.convert import from_ros, to_ros
+from dynofa_ros.convert import to_ros
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import OBJECTIVES, Departure, Input, Monitors, Parameters, make_input
 from dynofa_ros.manager.limits import thermometer_remark
@@ -23,16 +23,21 @@ from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.manager.snapshot import snapshot
 from dynofa_ros.manager.state import STALE_S
 from dynofa_ros.messages import DvfsCommand, InferenceMonitor
+from dynofa_ros.ros.decoding import decoder
 from dynofa_ros.ros.diagnostics import Level, Status
+from dynofa_ros.ros.entities import Inbox
 from dynofa_ros.ros.node import ManagedNode
 from dynofa_ros.ros.parameters import ParameterSpec
 from dynofa_ros.ros.run import run
+from dynofa_ros.topics import Topic
 
 DISCOVERY_PERIOD_S = 0.5
 EARLY_DISCOVERY_PERIOD_S, EARLY_S = 0.1, 2.0  # after a start: applications may run that lost their manager
 EVENT_DELAY_S = 0.02  # events that come together are answered together
-NEARLY = 0.9  # of a control period: a message then brings the step forward, which saves a wake-up
+NEARLY = 0.9  # of a control period: whatever wakes the node then brings the step forward
 RECENT_STEPS = 100
+LOOK_PERIOD_S = 0.05  # at monitors and telemetry: a missed deadline is answered so soon
+MOST_SILENT = 200  # messages of a topic that may come between two looks
 SNAPSHOT_PERIOD_S = 10.0
 RENEWAL_S = 1.25  # of the device's command; where steps are frequent the manager renews it sooner
 MISSED_STEPS = 2.0  # control periods without a step after which nothing is renewed
@@ -136,19 +141,21 @@ class ManagerNode(ManagedNode):
         self._manager = RuntimeManager()
         self._decision = None
         self._inputs: list[Input] = []
+        self._read_parameters()
         self._lost_inputs = self._known_lost = 0
         self._compute_ms.clear()
         self._last_step_s = 0.0
         self._clocks: DvfsCommand | None = None  # the last command to the device
         self._clocks_s = self._stepped_s = 0.0  # when it was sent, and when a step succeeded
         self._snapshot_s = -math.inf
-        # Telemetry alone never makes a step: it is taken with whatever wakes the node next.
-        self._telemetry = self.subscribe_silently(topics.TELEMETRY)
+        self._silent: dict[str, tuple[Inbox, Callable[[bytes], Input | None]]] = {}
+        self._listen(topics.TELEMETRY)
         for topic in (topics.CAPABILITIES, topics.POWER_MODEL, topics.DVFS_STATE):
-            self.subscribe(topic, self._collector(topic.name))
+            self.subscribe(topic, self._collector(topic), raw=True)
         self._step_timer = self.every(self.value("control_period_s"), self._step)
         self._event_timer = self.every(EVENT_DELAY_S, self._on_event_timer)
         self._event_timer.cancel()
+        self.every(LOOK_PERIOD_S, self._look)
         self.every(DISCOVERY_PERIOD_S, self._discover)
         self._early_timer = self.every(EARLY_DISCOVERY_PERIOD_S, self._discover_early)
         self._started_s = time.monotonic()
@@ -169,13 +176,19 @@ class ManagerNode(ManagedNode):
             self.cancel(self._step_timer)
             self._step_timer = self.every(self.value("control_period_s"), self._step)
         if changed & {spec.name for spec in PARAMETERS}:
+            self._read_parameters()
             self._step()
+
+    def _read_parameters(self) -> None:
+        self._in_force = Parameters(
+            **{spec.name: self.value(spec.name) for spec in PARAMETERS},
+            temperature_asked=self.is_set("temperature_limit_c"),
+        )
 
     # --- monitors ----------------------------------------------------------------------------
 
     def _discover(self) -> None:
         """Follows the applications of this namespace as they come and go."""
-        self._take_telemetry()  # with a long control period more would come than the topic keeps
         self._renew_clocks()
         found = self.applications(topics.TARGETS)
         for app in self._apps.keys() - found:
@@ -192,49 +205,79 @@ class ManagerNode(ManagedNode):
     def _follow(self, app: str) -> None:
         self.get_logger().info(f"application {app} found")
         subscriptions = [
-            self.subscribe(topic, self._collector(topic.of(app), event), app)
+            self.subscribe(topic, self._collector(topic, app, event), app, raw=True)
             for topic, event in (
                 (topics.TARGETS, True),
                 (topics.LIBRARY, True),
                 (topics.SUBNET_STATE, False),
-                (topics.MONITOR, False),
             )
         ]
+        subscriptions.append(self._listen(topics.MONITOR, app))
         self._apps[app] = _App(subscriptions, self.advertise(topics.SUBNET_COMMAND, app))
 
     def _forget(self, app: str) -> None:
         self.get_logger().info(f"application {app} gone")
         connections = self._apps.pop(app)
+        del self._silent[topics.MONITOR.of(app)]
         for subscription in connections.subscriptions:
             self.unsubscribe(subscription)
         self.withdraw(connections.commands)
 
-    def _collector(self, topic: str, event: bool = False) -> Callable[[Any], None]:
+    def _collector(self, topic: Topic, app: str = "", event: bool = False) -> Callable[[bytes], None]:
         """Callback that keeps the messages of a topic for the next step; ``event``: it then comes at once."""
+        read = self._reader(topic, app)
 
-        def collect(message: Any) -> None:
-            try:
-                item = make_input(topic, from_ros(message))
-            except ValueError as error:
-                self.get_logger().warning(f"ignored: {error}", throttle_duration_sec=5.0)
-                return
-            missed = isinstance(item.message, InferenceMonitor) and item.message.deadline_missed
-            self._take(item, event=event or missed)
+        def collect(message: bytes) -> None:
+            item = read(message)
+            if item is not None:
+                self._take(item, event=event)
 
         return collect
 
+    def _listen(self, topic: Topic, app: str = "") -> Subscription:
+        """Keep the messages of a topic without being woken by them: they come often."""
+        inbox = self.subscribe_silently(replace(topic, depth=MOST_SILENT), app, raw=True)
+        self._silent[topic.of(app)] = inbox, self._reader(topic, app)
+        return inbox.subscription
+
+    def _reader(self, topic: Topic, app: str) -> Callable[[bytes], Input | None]:
+        """What makes an input of a message, None where it cannot be one."""
+        name, decode = topic.of(app), decoder(topic)
+
+        def read(message: bytes) -> Input | None:
+            try:
+                return make_input(name, decode(message))
+            except ValueError as error:
+                self.get_logger().warning(f"ignored: {error}", throttle_duration_sec=5.0)
+                return None
+
+        return read
+
+    def _look(self) -> None:
+        self._answer(event=self._take_silent())
+
+    def _take_silent(self) -> bool:
+        """Keep what has come without waking the node; whether a deadline was missed, which is an event."""
+        missed = False
+        for inbox, read in self._silent.values():
+            for message, _ in inbox.take():
+                item = read(message)
+                if item is not None:
+                    self._keep(item)
+                    missed |= isinstance(item.message, InferenceMonitor) and item.message.deadline_missed
+        return missed
+
     def _take(self, item: Input, *, event: bool = False) -> None:
-        self._take_telemetry()
         self._keep(item)
+        self._answer(event=event)
+
+    def _answer(self, *, event: bool) -> None:
+        """Step where it is time to, at once after an event."""
         passed_s = time.monotonic() - self._last_step_s
         if event and passed_s < EVENT_DELAY_S:
             self._event_timer.reset()
-        elif event or len(self._inputs) >= MAX_INPUTS or passed_s >= NEARLY * self.value("control_period_s"):
+        elif event or len(self._inputs) >= MAX_INPUTS or passed_s >= NEARLY * self._in_force.control_period_s:
             self._step()
-
-    def _take_telemetry(self) -> None:
-        for message in self._telemetry.take():
-            self._keep(make_input(topics.TELEMETRY.name, from_ros(message)))
 
     def _keep(self, item: Input) -> None:
         if len(self._inputs) < MAX_INPUTS:
@@ -251,14 +294,10 @@ class ManagerNode(ManagedNode):
     def _step(self) -> None:
         self._last_step_s = time.monotonic()
         self._step_timer.reset()
-        self._take_telemetry()
+        self._take_silent()
         inputs, self._inputs = tuple(self._inputs), []
-        parameters = Parameters(
-            **{spec.name: self.value(spec.name) for spec in PARAMETERS},
-            temperature_asked=self.is_set("temperature_limit_c"),
-        )
         now_ns = int(self.get_clock().now().nanoseconds)
-        decision = self._manager.step(now_ns, Monitors(inputs, parameters))
+        decision = self._manager.step(now_ns, Monitors(inputs, self._in_force))
         for command in self._manager.publication_order(decision):
             if isinstance(command, DvfsCommand):
                 self._clocks = command
@@ -279,7 +318,7 @@ class ManagerNode(ManagedNode):
     def _renew_clocks(self) -> None:
         """Repeat the last command where steps are so rare that it would lapse in between."""
         now_s = time.monotonic()
-        in_time = now_s - self._stepped_s < MISSED_STEPS * self.value("control_period_s")
+        in_time = now_s - self._stepped_s < MISSED_STEPS * self._in_force.control_period_s
         if self._clocks is not None and in_time and now_s - self._clocks_s >= RENEWAL_S:
             self._send_clocks()
 

@@ -19,24 +19,27 @@ except ImportError:  # Humble
 
 
 class Inbox:
-    """A subscription that no executor waits for."""
+    """A subscription that no executor waits for. raw: its messages are their bytes."""
 
-    def __init__(self, node: Node, message_type: Any, topic: str, profile: QoSProfile) -> None:
+    def __init__(
+        self, node: Node, message_type: Any, topic: str, profile: QoSProfile, raw: bool = False
+    ) -> None:
         self.subscription = node.create_subscription(
             message_type,
             topic,
             lambda message: None,  # never called
             profile,
             callback_group=_NeverReady(),
+            raw=raw,
             event_callbacks=quiet_subscription(),
         )
 
-    def take(self) -> list[Any]:
-        """The messages that came since the last call, oldest first."""
+    def take(self) -> list[tuple[Any, Any]]:
+        """The messages that came since the last call, oldest first, each with what rclpy says about it."""
         messages, subscription = [], self.subscription
         with subscription.handle:  # as the executors of rclpy do it, from Humble on
-            while (taken := subscription.handle.take_message(subscription.msg_type, False)) is not None:
-                messages.append(taken[0])
+            while taken := subscription.handle.take_message(subscription.msg_type, subscription.raw):
+                messages.append(taken)
         return messages
 
 

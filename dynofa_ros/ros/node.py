@@ -158,11 +158,13 @@ class ManagedNode(LifecycleNode):
         app: str = "",
         *,
         foreign: bool = False,
+        raw: bool = False,
     ) -> Subscription:
         """Subscription that exists until deactivation; call it in or after `activate`.
 
         callback: takes the message, and rclpy's message info where it has a second argument.
         foreign: others than our nodes publish there too, so that rclpy shall warn of a QoS that does not fit.
+        raw: the callback takes bytes, for a `decoder`.
         """
         events = None if foreign else quiet_subscription()
         subscription = self.create_subscription(
@@ -171,13 +173,14 @@ class ManagedNode(LifecycleNode):
             self.__guarded(callback),
             qos_of(topic),
             event_callbacks=events,
+            raw=raw,
         )
         self.__active_subscriptions.append(subscription)
         return subscription
 
-    def subscribe_silently(self, topic: Topic) -> Inbox:
+    def subscribe_silently(self, topic: Topic, app: str = "", raw: bool = False) -> Inbox:
         """As `subscribe`, but messages wait (as many as the QoS keeps) until they are taken: no wake-ups."""
-        inbox = Inbox(self, ros_types(topic.kind), self.full_name(topic), qos_of(topic))
+        inbox = Inbox(self, ros_types(topic.kind), self.full_name(topic, app), qos_of(topic), raw)
         self.__active_subscriptions.append(inbox.subscription)
         return inbox
 

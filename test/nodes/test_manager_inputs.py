@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("dynofa_ros.msg", reason="the messages of the package are not built")
 
-from dynofa_ros.manager.inputs import Input, make_input
+from dynofa_ros.manager.inputs import Input, Parameters, make_input
 from dynofa_ros.manager.refusals import Refusals
 from dynofa_ros.messages import AppTargets, Header
 from dynofa_ros.nodes.manager_node import MAX_INPUTS, ManagerNode
@@ -24,8 +24,7 @@ def node() -> ManagerNode:
     made._inputs, made._last_step_s, made.taken = [], time.monotonic(), []  # type: ignore[attr-defined]
     made._lost_inputs = made._known_lost = 0
     made._manager = SimpleNamespace(state=SimpleNamespace(refusals=Refusals()))  # type: ignore[assignment]
-    made._take_telemetry = lambda: None  # type: ignore[method-assign]
-    made.value = lambda name: 3600.0  # type: ignore[method-assign]
+    made._silent, made._in_force = {}, Parameters(control_period_s=3600.0)
 
     def step() -> None:
         made.taken.append(len(made._inputs))  # type: ignore[attr-defined]

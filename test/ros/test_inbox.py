@@ -64,7 +64,7 @@ def send(publisher: Any, *texts: str) -> None:
 
 def taken(reader: Reader) -> list[str]:
     assert reader.inbox is not None
-    return [message.data for message in reader.inbox.take()]
+    return [message.data for message, _ in reader.inbox.take()]
 
 
 def test_messages_wait_in_their_order(pair: tuple[Reader, Any]) -> None:

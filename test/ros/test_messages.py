@@ -15,9 +15,9 @@ import pytest
 from rclpy.parameter import Parameter as RosParameter
 from rclpy.serialization import deserialize_message, serialize_message
 
-from dynofa_ros import messages
+from dynofa_ros import cdr, messages
 from dynofa_ros.convert import from_ros, kind_of, ros_types, to_ros
-from dynofa_ros.messages import CONSTANTS, MESSAGES, Header, Parameter
+from dynofa_ros.messages import CONSTANTS, MESSAGES, Header, InferenceMonitor, Parameter, SubnetState
 from dynofa_ros.recording.bag import typestore
 from dynofa_ros.recording.text_log import message_types
 
@@ -100,6 +100,39 @@ def through_a_recording(value: Any) -> Any:
 
 
 WAYS = [lambda value: over_the_wire(to_ros(value)), through_a_recording]
+
+
+def through_cdr(value: Any) -> Any:
+    return cdr.reader(f"dynofa_ros/msg/{type(value).__name__}", ros_types)(serialize_message(to_ros(value)))
+
+
+READABLE = sorted(set(MESSAGES) - {"ManagerDecision"})  # that one holds parameters
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+@pytest.mark.parametrize("name", READABLE)
+def test_cdr_is_read_as_rclpy_reads_it(name: str, seed: int) -> None:
+    value = example(MESSAGES[name], seed)
+    value = replace(value, **{f.name: "x" * seed for f in fields(value) if f.type == "str"})
+    again = through_cdr(value)
+    assert again == value and repr(again) == repr(from_ros(over_the_wire(to_ros(value))))
+    empty = from_ros(ros_types(f"dynofa_ros/msg/{name}")())
+    assert repr(through_cdr(empty)) == repr(empty)
+
+
+def test_what_is_no_plain_cdr_is_refused() -> None:
+    read = cdr.reader("dynofa_ros/msg/InferenceMonitor", ros_types)
+    good = bytes(serialize_message(to_ros(example(InferenceMonitor))))
+    for bad in (b"", good[:40], b"\x00\x00" + good[2:], good[:4] + b"\xff" * 60):
+        with pytest.raises(ValueError, match="dynofa_ros/msg/InferenceMonitor: "):
+            read(bad)
+    state = cdr.reader("dynofa_ros/msg/SubnetState", ros_types)
+    unknown = to_ros(example(SubnetState))
+    unknown.status = 77
+    with pytest.raises(ValueError, match="damaged, or of another version .77."):
+        state(bytes(serialize_message(unknown)))
+    with pytest.raises(TypeError, match="parameters"):
+        cdr.reader("dynofa_ros/msg/ManagerDecision", ros_types)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=["rclpy", "rosbags"])

@@ -77,9 +77,15 @@ class RealTimeSimulation:
         self._load: dict[str, ExternalLoad] = {}
 
     def add_frame(
-        self, app: str, processor: str, inference_s: float, cluster: str = "", threads: int = 0
+        self,
+        app: str,
+        processor: str,
+        inference_s: float,
+        cluster: str = "",
+        threads: int = 0,
+        age_s: float = 0.0,
     ) -> None:
-        """A frame was answered now; ``cluster`` and ``threads`` as its monitor names them.
+        """A frame was answered ``age_s`` ago; ``cluster`` and ``threads`` as its monitor names them.
 
         Raises ValueError for an unknown processor or cluster, or a wrong duration.
         """
@@ -90,7 +96,7 @@ class RealTimeSimulation:
             raise ValueError(f"board {board.name} has no processor '{place}' (it has {known})")
         cores = sum(board.domains[d].cores for d in domains)
         share = min(1.0, threads / cores) if threads and cores else 1.0
-        self._busy.add(app, place, share * inference_s, self._clock_s())
+        self._busy.add(app, place, share * inference_s, self._clock_s() - age_s)
 
     def set_load(self, domain: str, load: ExternalLoad) -> None:
         """Load from outside on a domain, until the next call for it.
