@@ -40,6 +40,7 @@ class NodeExecutor(SingleThreadedExecutor):
     def spin_once(self, timeout_sec: float | None = None) -> None:
         """Raises ExternalShutdownException, and what a callback raises."""
         if self._wait_set is None:
+            self._check_context()
             self._collect()
         wait_set = self._wait_set
         wait_set.clear_entities()
@@ -48,8 +49,7 @@ class NodeExecutor(SingleThreadedExecutor):
         for waitable in self._waitables:
             waitable.add_to_wait_set(wait_set)
         wait_set.wait(timeout_sec_to_nsec(timeout_sec))
-        if not self._context.ok():
-            raise ExternalShutdownException
+        self._check_context()
         subscriptions, guards, timers, *others = (
             [entities[pointer] for pointer in wait_set.get_ready_entities(kind)]
             for kind, entities in self._entities.items()
@@ -70,6 +70,10 @@ class NodeExecutor(SingleThreadedExecutor):
         """As that of rclpy."""
         self._release()
         return bool(super().shutdown(timeout_sec))
+
+    def _check_context(self) -> None:
+        if not self._context.ok():
+            raise ExternalShutdownException
 
     def _collect(self) -> None:
         """Hold what is waited for now. Every creation and destruction triggers the guard of the executor."""

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
 
+import rclpy
 from rcl_interfaces.srv import GetParameters
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
@@ -186,7 +187,9 @@ def test_an_inbox_wakes_nobody(node: Node, executor: NodeExecutor) -> None:
     assert [message.data for message, _ in inbox.take()] == ["a"]
 
 
-def test_it_ends_with_its_context_and_holds_nothing(context: Context) -> None:
+def test_it_ends_with_its_context_and_holds_nothing() -> None:
+    context = Context()
+    rclpy.init(context=context)
     node = Node("short", context=context)
     executor = NodeExecutor(context=context)
     executor.add_node(node)
@@ -202,7 +205,7 @@ def test_it_ends_with_its_context_and_holds_nothing(context: Context) -> None:
     late = Node("late", context=context)
     other.add_node(late)
     other.spin_once(timeout_sec=0.0)
-    context.shutdown()
+    rclpy.shutdown(context=context)
     with pytest.raises(ExternalShutdownException):
         other.spin_once(timeout_sec=0.1)
     other.shutdown()
