@@ -6,6 +6,8 @@ import time
 
 from rclpy.clock import ROSClock
 
+from dynofa_ros.ros.diagnostics import Level, Status
+
 LONGEST_STEP_NS = 1_000_000_000
 
 
@@ -24,6 +26,14 @@ class CommandClock:
     def simulated(self) -> bool:
         """Whether the time is that of a simulation, or a recording, on /clock."""
         return bool(self._clock.ros_time_is_active)
+
+    def status(self) -> Status:
+        """Diagnostics: which time this is, and whether it runs."""
+        if not self.simulated:
+            return Status(Level.OK, "system time")
+        if self._clock.now().nanoseconds == 0:
+            return Status(Level.ERROR, "use_sim_time is true, but nothing came on /clock: time stands still")
+        return Status(Level.OK, "time of the simulation")
 
     def __call__(self) -> int:
         simulated = self.simulated

@@ -74,7 +74,7 @@ class ManagedNode(LifecycleNode):
         self.__declare_parameters()
         self.diagnostics = Diagnostics(self.get_fully_qualified_name(), platform.node())
         self.diagnostics.add(_LIFECYCLE_TASK, self.__lifecycle_status)
-        self.diagnostics.add("time", self.__time_status)
+        self.diagnostics.add("time", self.command_clock_ns.status)
         if sole is not None:
             self.diagnostics.add("one of its kind", self.__claim_status)
         self.__diagnostics_publisher = self.create_publisher(
@@ -380,13 +380,6 @@ class ManagedNode(LifecycleNode):
     def __lifecycle_status(self) -> Status:
         failure, self.__callback_failure = self.__failure or self.__callback_failure, ""
         return Status(Level.ERROR if failure else Level.OK, failure or self.__phase, {"state": self.__phase})
-
-    def __time_status(self) -> Status:
-        if not self.command_clock_ns.simulated:
-            return Status(Level.OK, "system time")
-        if self.get_clock().now().nanoseconds == 0:
-            return Status(Level.ERROR, "use_sim_time is true, but nothing came on /clock: time stands still")
-        return Status(Level.OK, "time of the simulation")
 
     def __guarded(self, callback: Callable[..., None], *, only_active: bool = True) -> Callable[..., None]:
         """`callback`, but quiet while inactive, and an exception is reported instead of ending the node."""
