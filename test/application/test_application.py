@@ -402,7 +402,7 @@ def test_a_request_that_outlives_its_start_is_answered_to_nobody(running, monkey
     application = front.application
     front.send("old")
     front.until(lambda: application.counters.unanswered_ns)
-    front.until(lambda: front.application._queue._item is None)  # the worker has it
+    front.until(lambda: front.application._queue.first() is None)  # the worker has it
     old = application._worker._thread
     assert not application.stop("the node is inactive"), "it hangs"
     application.start()
