@@ -17,12 +17,10 @@ from dynofa_ros import topics
 from dynofa_ros.convert import to_ros
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import OBJECTIVES, Departure, Input, Monitors, Parameters, make_input
-from dynofa_ros.manager.limits import thermometer_remark
-from dynofa_ros.manager.miss_alarm import PERSISTENT
 from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.manager.snapshot import snapshot
-from dynofa_ros.manager.state import STALE_S
 from dynofa_ros.messages import DvfsCommand, InferenceMonitor
+from dynofa_ros.nodes import manager_status as status
 from dynofa_ros.ros.decoding import decoder
 from dynofa_ros.ros.diagnostics import Level, Status
 from dynofa_ros.ros.entities import Inbox
@@ -126,9 +124,13 @@ class ManagerNode(ManagedNode):
         self._decision: Decision | None = None
         self._compute_ms: deque[float] = deque(maxlen=RECENT_STEPS)
         self._lost_inputs = self._known_lost = 0
-        self.diagnostics.add("telemetry", self._telemetry_status)
-        self.diagnostics.add("decision", self._decision_status)
-        self.diagnostics.add("applications", self._applications_status)
+        self.diagnostics.add("telemetry", lambda: status.telemetry(self._manager.state, self._now_ns()))
+        self.diagnostics.add(
+            "decision", lambda: status.decision(self._manager, self._decision, self._compute_ms)
+        )
+        self.diagnostics.add(
+            "applications", lambda: status.applications(self._manager.state.apps, self._decision)
+        )
         self.diagnostics.add("monitors", self._monitors_status)
 
     # --- lifecycle ---------------------------------------------------------------------------
@@ -296,8 +298,7 @@ class ManagerNode(ManagedNode):
         self._step_timer.reset()
         self._take_silent()
         inputs, self._inputs = tuple(self._inputs), []
-        now_ns = int(self.get_clock().now().nanoseconds)
-        decision = self._manager.step(now_ns, Monitors(inputs, self._in_force))
+        decision = self._manager.step(self._now_ns(), Monitors(inputs, self._in_force))
         for command in self._manager.publication_order(decision):
             if isinstance(command, DvfsCommand):
                 self._clocks = command
@@ -329,71 +330,10 @@ class ManagerNode(ManagedNode):
         except TypeError as error:
             self.get_logger().error(f"no snapshot of the manager's state: {error}")
 
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
     # --- diagnostics -------------------------------------------------------------------------
-
-    def _telemetry_status(self) -> Status:
-        state = self._manager.state
-        now_ns = int(self.get_clock().now().nanoseconds)
-        age_s, thermometer = state.telemetry_age_s(now_ns), thermometer_remark(state, now_ns)
-        values: dict[str, object] = {"age_s": age_s, "power_bias_w": state.power.bias_w}
-        if state.capabilities is None or not state.capabilities.domains:
-            return Status(
-                Level.WARN, "no device with clocks: sub-networks are managed, clocks are not", values
-            )
-        if age_s > STALE_S:
-            text = f"nothing from the device for {age_s:.1f} s: no upgrades until it speaks again"
-            return Status(Level.WARN, text, values)
-        if state.power_model is None:
-            text = state.power_model_remark or f"no power model of board '{state.capabilities.board}'"
-            text += ": limits are held by feedback on what is measured"
-            text += f"; {thermometer}" if thermometer else ""
-            return Status(Level.WARN, text, values)
-        values["power_model"] = state.power_model.model.origin
-        if thermometer:
-            return Status(Level.WARN, thermometer, values)
-        return Status(Level.OK, state.power_model_remark or "up to date", values)
-
-    def _decision_status(self) -> Status:
-        decision = self._decision
-        if decision is None:
-            return Status(Level.OK, "no step yet")
-        ordered = sorted(self._compute_ms)
-        values = {
-            "decision_id": decision.decision_id,
-            "trigger": decision.trigger,
-            "binding_constraint": decision.binding_constraint,
-            "ladder_step": decision.ladder_step,
-            "predicted_power_w": decision.predicted_power_w,
-            "compute_ms_median": ordered[len(ordered) // 2],
-            "compute_ms_max": ordered[-1],
-        }
-        fault = self._manager.limit_fault
-        if fault is not None:
-            return Status(Level.ERROR, fault.text, values)
-        if not decision.feasible:
-            text = f"not every target can be met, {decision.binding_constraint} binds: the least bad choice"
-            return Status(Level.WARN, text, values)
-        return Status(Level.OK, f"ladder step {decision.ladder_step}", values)
-
-    def _applications_status(self) -> Status:
-        known = self._manager.state.apps
-        planned = {app.app for app in self._decision.apps} if self._decision else set()
-        values = {name: "managed" if name in planned else "not managed" for name in sorted(known)}
-        unusable = [name for name, app in sorted(known.items()) if app.ready and name not in planned]
-        alarms = {name: app.misses for name, app in sorted(known.items()) if app.misses.spans}
-        for name, alarm in alarms.items():
-            values[name] = f"managed, slowdown x {alarm.correction:.2f} by the alarm of missed deadlines"
-        if alarms:
-            late = ", ".join(f"{100.0 * a.missed_share:.0f} % of {name}" for name, a in alarms.items())
-            text = f"late although the plan says in time: {late}; check its library and the clocks"
-            lasting = any(alarm.spans >= PERSISTENT for alarm in alarms.values())
-            return Status(Level.ERROR if lasting else Level.WARN, text, values)
-        if unusable:
-            text = (
-                f"no plan yet for {', '.join(unusable)}: not measured yet, or no processor of theirs is here"
-            )
-            return Status(Level.WARN, text, values)
-        return Status(Level.OK, f"{len(planned)} managed of {len(known)} seen", values)
 
     def _monitors_status(self) -> Status:
         state = self._manager.state
