@@ -7,6 +7,7 @@ seeds of one generator, and nobody needs a data set.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -18,6 +19,7 @@ Plate = Callable[[Image, Image], None]  # draws on the picture and on its opacit
 Glyph = Callable[[Image], None]
 SIGN_PX = 160  # side of the flat pictogram before it is warped into the scene
 TRAIN_SEED, HELD_OUT_SEED = 1, 2
+SCENES_TRAIN_SEED, SCENES_HELD_OUT_SEED = 101, 102
 # Of the seeds 3 to 17 the one whose first 450 and 900 pictures are of the most average difficulty: a run of
 # a minute then measures about the accuracy of the held-out set and not the luck of its draw.
 CAMERA_SEED = 11
@@ -260,11 +262,12 @@ def _occlude(rng: np.random.Generator, image: Image, centre: NDArray[Any], size:
         cv2.ellipse(image, tuple(int(v) for v in at), radii, 0, 0, 360, colour, -1, cv2.LINE_AA)
 
 
-def _expose(rng: np.random.Generator, image: Image, size: int) -> Image:
+def _expose(rng: np.random.Generator, image: Image) -> Image:
     """Light gradient, contrast, defocus or motion blur, sensor noise."""
-    ramp = np.linspace(-1, 1, size, dtype=np.float32)
+    size = min(image.shape[:2])
+    rows, columns = (np.linspace(-1, 1, side, dtype=np.float32) for side in image.shape[:2])
     gain = rng.uniform(0.45, 1.25)
-    light = gain * (1 + rng.normal(0, 0.25) * ramp[:, None] + rng.normal(0, 0.25) * ramp[None, :])
+    light = gain * (1 + rng.normal(0, 0.25) * rows[:, None] + rng.normal(0, 0.25) * columns[None, :])
     image = image * light[..., None].astype(np.float32) + np.float32(rng.normal(0, 14))
     sigma = abs(rng.normal(0, 0.011)) * size
     if sigma > 0.3:
@@ -280,16 +283,12 @@ def _expose(rng: np.random.Generator, image: Image, size: int) -> Image:
     return image + noise
 
 
-def render_sample(seed: int, index: int, size: int = 128) -> tuple[NDArray[np.uint8], int]:
-    """One scene with one sign.
-
-    Returns an RGB image, uint8, (size, size, 3), and its label, an index into CLASS_NAMES.
-    """
-    rng = np.random.default_rng([seed, index])
-    label = int(rng.integers(len(CLASS_NAMES)))
+def _painted(
+    rng: np.random.Generator, scene: Image, label: int, warp: NDArray[Any]
+) -> tuple[Image, NDArray[Any]]:
+    """A square scene, float32, with a sign in it, and the opacity of the sign, 0..1, (size, size, 1)."""
+    size = len(scene)
     flat, opacity = PICTOGRAMS[label]
-    scene = _background(rng, size)
-    warp = _warp(rng, size)
     # Shrinking by a large factor aliases; a blur in proportion stands in for the lens.
     shrink = SIGN_PX / (size * 0.6)
     if shrink > 1.5:
@@ -297,8 +296,66 @@ def render_sample(seed: int, index: int, size: int = 128) -> tuple[NDArray[np.ui
     sign = cv2.warpPerspective(flat, warp, (size, size)).astype(np.float32)
     alpha = cv2.warpPerspective(opacity, warp, (size, size)).astype(np.float32)[..., None] / 255
     fade = np.float32(rng.uniform(0.55, 1.0))  # sun-bleached paint
-    scene = scene * (1 - alpha) + (sign * fade + (1 - fade) * 128) * alpha
+    return scene * (1 - alpha) + (sign * fade + (1 - fade) * 128) * alpha, alpha
+
+
+def render_sample(seed: int, index: int, size: int = 128) -> tuple[NDArray[np.uint8], int]:
+    """One scene with one sign.
+
+    Returns an RGB image, uint8, (size, size, 3), and its label, an index into CLASS_NAMES.
+    """
+    rng = np.random.default_rng([seed, index])
+    label = int(rng.integers(len(CLASS_NAMES)))
+    scene = _background(rng, size)
+    warp = _warp(rng, size)
+    scene, _ = _painted(rng, scene, label, warp)
     centre = (warp @ [CENTRE, CENTRE, 1.0])[:2] / (warp @ [CENTRE, CENTRE, 1.0])[2]
     if rng.random() < 0.6:
         _occlude(rng, scene, centre, size)
-    return np.clip(_expose(rng, scene, size), 0, 255).astype(np.uint8), label
+    return np.clip(_expose(rng, scene), 0, 255).astype(np.uint8), label
+
+
+SCENE_HEIGHT, SCENE_WIDTH = 360, 640  # px
+SMALLEST_SIDE = 0.08  # of a box, in heights of the scene
+MOST_SIGNS, TRIES = 5, 12
+
+
+@dataclass(frozen=True)
+class Scene:
+    """RGB image, uint8 (H, W, 3); boxes (n, 4), px: left, top, right, bottom; labels (n,), of CLASS_NAMES."""
+
+    image: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+def render_scene(seed: int, index: int, height: int = SCENE_HEIGHT, width: int = SCENE_WIDTH) -> Scene:
+    """One scene with one to five signs that do not overlap."""
+    rng = np.random.default_rng([seed, index])
+    scene = _background(rng, max(height, width))
+    top, left = (int(rng.integers(max(height, width) - side + 1)) for side in (height, width))
+    scene = np.ascontiguousarray(scene[top : top + height, left : left + width])
+    boxes: list[NDArray[Any]] = []
+    labels: list[int] = []
+    number = int(rng.integers(1, MOST_SIGNS + 1))
+    for _ in range(TRIES):
+        if len(boxes) == number:
+            break
+        patch = round(height * float(np.exp(rng.uniform(np.log(0.2), np.log(0.85)))))
+        x, y = (int(rng.integers(side - patch + 1)) for side in (width, height))
+        window = scene[y : y + patch, x : x + patch]
+        warp, label = _warp(rng, patch), int(rng.integers(len(CLASS_NAMES)))
+        painted, alpha = _painted(rng, window, label, warp)
+        rows, columns = (np.flatnonzero((alpha[..., 0] > 0.5).any(axis)) for axis in (1, 0))
+        if not len(rows) or min(np.ptp(rows), np.ptp(columns)) + 1 < SMALLEST_SIDE * height:
+            continue
+        box = np.array([x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1], np.float32)
+        if any((box[:2] < other[2:]).all() and (other[:2] < box[2:]).all() for other in boxes):
+            continue
+        window[:] = painted
+        boxes.append(box)
+        labels.append(label)
+        if rng.random() < 0.4:
+            _occlude(rng, scene, (box[:2] + box[2:]) / 2, round(float((box[2:] - box[:2]).mean() / 0.6)))
+    image = np.clip(_expose(rng, scene), 0, 255).astype(np.uint8)
+    return Scene(image, np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64))

@@ -76,8 +76,12 @@ class Layer(ABC):
 
     @property
     def branches(self) -> tuple[tuple[Layer, ...], ...]:
-        """Layers inside this one, per path from its input."""
+        """Layers inside this one, by path."""
         return ()
+
+    def branch_inputs(self, inputs: Shape) -> tuple[Shape, ...]:
+        """Shape of what each path begins with; by default all begin with the input."""
+        return (inputs,) * len(self.branches)
 
     @property
     def block(self) -> str:

@@ -32,7 +32,34 @@ def preprocess(bgr: Image, resolution: int) -> NDArray[np.float32]:
     if side != resolution:
         interpolation = cv2.INTER_AREA if side > resolution else cv2.INTER_LINEAR
         square = cv2.resize(square, (resolution, resolution), interpolation=interpolation)
-    planes = square[..., ::-1].transpose(2, 0, 1).astype(np.float32)
+    return normalised(square)[None]
+
+
+def letterbox_scale(image: tuple[int, ...], height: int, width: int) -> float:
+    """Pixels of a network's input per pixel of an image of shape (H, W, ...) that is fitted into it."""
+    return min(height / image[0], width / image[1])
+
+
+def letterbox(bgr: Image, height: int, width: int) -> NDArray[np.float32]:
+    """The whole image in the top left corner of the input, in its own aspect; the rest is the mean colour.
+
+    Takes BGR uint8 (H, W, 3) of any size; returns RGB planes, float32 (1, 3, height, width).
+    """
+    scale = letterbox_scale(bgr.shape, height, width)
+    rows, columns = (max(1, round(scale * side)) for side in bgr.shape[:2])
+    while min(bgr.shape[:2]) >= 4 * max(rows, columns) and not any(side % 2 for side in bgr.shape[:2]):
+        bgr = cv2.resize(bgr, (bgr.shape[1] // 2, bgr.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    if bgr.shape[:2] != (rows, columns):
+        interpolation = cv2.INTER_AREA if bgr.shape[0] > rows else cv2.INTER_LINEAR
+        bgr = cv2.resize(bgr, (columns, rows), interpolation=interpolation)
+    planes = np.zeros((1, 3, height, width), np.float32)
+    planes[0, :, :rows, :columns] = normalised(bgr)
+    return planes
+
+
+def normalised(bgr: Image) -> NDArray[np.float32]:
+    """BGR uint8 (H, W, 3) -> RGB planes, float32 (3, H, W)."""
+    planes: NDArray[Any] = bgr[..., ::-1].transpose(2, 0, 1).astype(np.float32)
     planes *= _SCALE
     planes -= _OFFSET
-    return planes[None]
+    return planes

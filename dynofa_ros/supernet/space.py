@@ -104,8 +104,8 @@ class Plan:
 
 def _costs(layers: Sequence[Layer], shape: Shape) -> Iterator[tuple[Layer, Cost, Shape]]:
     for layer in layers:
-        for branch in layer.branches:
-            yield from _costs(branch, shape)
+        for branch, inputs in zip(layer.branches, layer.branch_inputs(shape), strict=True):
+            yield from _costs(branch, inputs)
         shape = layer.shape(shape)
         yield layer, layer.cost(shape), shape
 
@@ -234,6 +234,10 @@ class SearchSpace(ABC):
     def input_size(self, config: Any) -> int:
         """Side of its input, px."""
         return int(getattr(config, self.size_entry))
+
+    def resized(self, config: Any, **size: int) -> Any:
+        """The same sub-network at another size of its input, given by the entries that are the size."""
+        return self.config(**{**msgspec.structs.asdict(config), **size})
 
     def label(self, config: Any) -> str:
         """A short word for ids."""

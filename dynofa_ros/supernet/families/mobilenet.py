@@ -141,16 +141,18 @@ class MobileNetSpace(SearchSpace):
         bins = np.eye(BINS, dtype=np.float32)[(sizes - BIN_START_PX) // BIN_PX]
         return np.concatenate([*(g.reshape(len(sizes), 3 * mask.shape[1]) for g in groups), bins], axis=1)
 
-    def layers(self, config: SubnetConfig, classes: int) -> Sequence[Layer]:
-        net, stem, first, act = self.net, self.net.stem_width, "blocks.0.conv", self.net.activation
+    def body(self, config: Any) -> list[list[Layer]]:
+        """The layers before the head: those of the stem, then those of every stage."""
+        net, stem, first = self.net, self.net.stem_width, "blocks.0.conv"
         first_block = (
             Conv(f"{first}.depth_conv", stem, stem, kernel=3, groups=stem, activation=net.first_activation),
             Conv(f"{first}.point_linear", stem, net.first_width),
         )
-        layers: list[Layer] = [Conv("first_conv", 3, stem, kernel=3, stride=2, activation=act)]
-        layers += [Residual(first_block)] if net.first_residual else first_block
+        layers: list[Layer] = [Conv("first_conv", 3, stem, kernel=3, stride=2, activation=net.activation)]
+        parts = [layers + ([Residual(first_block)] if net.first_residual else list(first_block))]
         inputs, block = net.first_width, 0
         for stage, depth in zip(net.stages, config.depths, strict=True):
+            layers = []
             for position in range(stage.depths[-1]):
                 kernel, expand = config.kernel_sizes[block], config.expand_ratios[block]
                 block += 1
@@ -160,7 +162,13 @@ class MobileNetSpace(SearchSpace):
                 body = _inverted_bottleneck(f"blocks.{block}.conv", inputs, stage, kernel, expand, stride)
                 layers += [Residual(body)] if position else body
                 inputs = stage.width
-        mixed = net.feature_width
+            parts.append(layers)
+        return parts
+
+    def layers(self, config: SubnetConfig, classes: int) -> Sequence[Layer]:
+        net, act = self.net, self.net.activation
+        layers = [layer for part in self.body(config) for layer in part]
+        inputs, mixed = net.stages[-1].width, net.feature_width
         if net.final_width is None:
             layers += [Conv("feature_mix_layer", inputs, mixed, activation=act), GlobalPool()]
         else:

@@ -1,0 +1,173 @@
+"""Training of a supernet: sandwich rule, in-place distillation (Yu and Huang, ICCV 2019; BigNAS, ECCV 2020).
+
+The first part of the schedule trains the largest sub-network alone. After it every step trains the largest on
+the truth, and the smallest and random ones on what the largest predicts. A step draws from (seed, step), so
+that a training that was killed goes on from its checkpoint as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynofa_ros.supernet.weights import BUFFERS
+from dynofa_ros.training.objective import Objective
+
+WARM_UP_STEPS = 50  # at most; at most a tenth of all
+SAVE_EVERY_S = 60.0
+LOG_EVERY = 10  # steps
+SMOOTHING = 0.98  # of the loss that is shown
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to train. The schedule counts images and not minutes: a busy machine trains longer, not less."""
+
+    images: int  # drawn in all; one counts again when it is drawn again
+    batch: int = 8
+    largest_only: float = 0.3  # share of the schedule
+    random_subnets: int = 1  # per step, beside the largest and the smallest
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    clip: float = 5.0
+    seed: int = 0
+    score_every: int = 0  # steps; 0 = at the end
+
+    @property
+    def steps(self) -> int:
+        return -(-self.images // self.batch)
+
+
+@dataclass
+class State:
+    """How far a training is. elapsed_s: of all its runs; loss: of the largest sub-network, smoothed."""
+
+    step: int = 0
+    elapsed_s: float = 0.0
+    loss: float = math.nan
+
+
+class Training:
+    """One training in a folder: ``checkpoint.pt`` to go on from, ``log.jsonl`` with its curve."""
+
+    def __init__(
+        self, objective: Objective, weights: dict[str, Tensor], settings: Settings, folder: Path
+    ) -> None:
+        """weights: to begin with; those of a checkpoint in ``folder`` take their place.
+
+        Raises ValueError naming the folder if it holds another training.
+        """
+        self.objective, self.settings, self.folder = objective, settings, folder
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.weights = {name: value.to(self.device).clone() for name, value in weights.items()}
+        trained = {k: v.requires_grad_() for k, v in self.weights.items() if not k.endswith(BUFFERS)}
+        self._trained = list(trained.values())
+        self._optimiser = torch.optim.AdamW(
+            [
+                {"params": [v for v in self._trained if v.ndim > 1], "weight_decay": settings.weight_decay},
+                {"params": [v for v in self._trained if v.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=settings.learning_rate,
+        )
+        self._warm_up = max(1, min(WARM_UP_STEPS, settings.steps // 10))
+        self.state = State()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._checkpoint, self._log = folder / "checkpoint.pt", folder / "log.jsonl"
+        if self._checkpoint.exists():
+            self._resume()
+
+    def _identity(self) -> dict[str, Any]:
+        return {"space": self.objective.space.name, "labels": list(self.objective.labels)}
+
+    def _resume(self) -> None:
+        saved = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
+        if saved["identity"] != self._identity():
+            raise ValueError(
+                f"{self.folder} holds the training of another network or of other classes "
+                f"({saved['identity']['space']}): choose another folder, or remove it"
+            )
+        self.state = State(**saved["state"])
+        self._optimiser.load_state_dict(saved["optimiser"])
+        with torch.no_grad():
+            for name, value in saved["weights"].items():
+                self.weights[name].copy_(value)
+
+    def save(self) -> None:
+        """Write the checkpoint: a process that is killed at any time leaves the old or the new one."""
+        content = {
+            "identity": self._identity(),
+            "state": vars(self.state),
+            "weights": self.weights,
+            "optimiser": self._optimiser.state_dict(),
+        }
+        part = self._checkpoint.with_suffix(".part")
+        torch.save(content, part)
+        part.replace(self._checkpoint)
+
+    def run(self, progress: Callable[[State], None]) -> None:
+        """Train to the end; ``progress`` is called after every step.
+
+        Raises FloatingPointError if the loss is no longer a number, OSError if the folder cannot be written.
+        """
+        state, saved = self.state, time.monotonic()
+        while state.step < self.settings.steps:
+            began = time.monotonic()
+            loss = self._step()
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"step {state.step}: the loss is not finite: lower the learning rate"
+                )
+            state.step += 1
+            state.elapsed_s += time.monotonic() - began
+            state.loss = loss if math.isnan(state.loss) else SMOOTHING * state.loss + (1 - SMOOTHING) * loss
+            ended = state.step == self.settings.steps
+            due = ended or bool(self.settings.score_every and state.step % self.settings.score_every == 0)
+            if due or state.step % LOG_EVERY == 0:
+                self._write_log(self.objective.score(self.weights) if due else {})
+            progress(state)
+            if ended or time.monotonic() - saved >= SAVE_EVERY_S:
+                self.save()
+                saved = time.monotonic()
+
+    def _write_log(self, scores: dict[str, float]) -> None:
+        with self._log.open("a") as file:
+            file.write(json.dumps(vars(self.state) | scores) + "\n")
+
+    def _step(self) -> float:
+        """One optimiser step; returns the loss of the largest sub-network."""
+        settings, objective = self.settings, self.objective
+        share = self.state.step / settings.steps
+        rate = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate * min(1.0, (self.state.step + 1) / self._warm_up)
+        rng = np.random.default_rng([settings.seed, self.state.step])
+        size = objective.size(rng)
+        batch = objective.batch(size, settings.batch, rng).to(self.device)
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        self._optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            plan = objective.plan(objective.space.config(**size))
+            loss, soft = objective.taught(objective.raw(plan, self.weights, images), batch, plan)
+            loss.backward()
+            for config in self._students(size, rng) if share >= settings.largest_only else ():
+                plan = objective.plan(config)
+                raw = objective.raw(plan, self.weights, images)
+                objective.distilled(raw, soft, batch, plan).backward()
+        torch.nn.utils.clip_grad_norm_(self._trained, settings.clip)
+        self._optimiser.step()
+        return float(loss.detach())
+
+    def _students(self, size: Any, rng: np.random.Generator) -> list[Any]:
+        space = self.objective.space
+        genes = [np.zeros(len(space.gene_sizes), int)]
+        genes += [rng.integers(space.gene_sizes) for _ in range(self.settings.random_subnets)]
+        return [space.resized(space.decode(g, space.input_sizes[0]), **size) for g in genes]

@@ -1,0 +1,160 @@
+"""Training of a detector: which cells learn which box, and a training that goes on after it was killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from dynofa_ros.demo.signs import CLASS_NAMES, render_scene  # noqa: E402
+from dynofa_ros.supernet.families.detector import Boxes  # noqa: E402
+from dynofa_ros.supernet.masked import initial_weights  # noqa: E402
+from dynofa_ros.supernet.registry import load_space  # noqa: E402
+from dynofa_ros.training.detection import (  # noqa: E402
+    Detection,
+    Example,
+    assigned,
+    begun,
+    collated,
+    generalised_overlap,
+)
+from dynofa_ros.training.loop import Settings, Training  # noqa: E402
+
+SPACE = "ofa_mbv3_demo_detector"
+torch.set_num_threads(1)
+
+
+class FewScenes(Detection):
+    """Four drawn scenes, at one size."""
+
+    labels = CLASS_NAMES
+    aspect = 9 / 16
+
+    def __init__(self) -> None:
+        self.space = load_space(SPACE)
+        scenes = [render_scene(7, index, 144, 256) for index in range(4)]
+        self._examples = [Example(s.image[..., ::-1].copy(), s.boxes, s.labels) for s in scenes]
+
+    def size(self, rng):
+        return {"width": 256, "height": 160}
+
+    def example(self, rng):
+        return self._examples[rng.integers(4)]
+
+    def held_out(self):
+        return self._examples
+
+
+def weights():
+    return begun(initial_weights(load_space(SPACE), len(CLASS_NAMES)))
+
+
+def test_cells_of_a_box_lie_in_it_on_the_levels_of_its_size():
+    cells = Boxes(160, 256)
+    centres, strides = cells.cells()
+    boxes = np.array([[100, 60, 120, 80], [10, 10, 140, 120], [3.5, 3.5, 5, 5]], np.float32)
+    cell, owner = assigned(boxes, cells)
+    assert set(strides[cell[owner == 0]]) == {8}
+    assert set(strides[cell[owner == 1]]) == {32}
+    assert centres[cell[owner == 2]].tolist() == [[4, 4]]  # smaller than a cell: the nearest one
+    for box in (0, 1):
+        inside = centres[cell[owner == box]]
+        assert len(inside) >= 4 and (inside > boxes[box, :2]).all() and (inside < boxes[box, 2:]).all()
+    assert [len(part) for part in assigned(np.zeros((0, 4), np.float32), cells)] == [0, 0]
+
+
+def test_of_two_boxes_in_one_place_a_cell_learns_the_smaller():
+    boxes = np.array([[100, 60, 140, 100], [110, 70, 130, 90]], np.float32)
+    centres, strides = Boxes(160, 256).cells()
+    cell, owner = assigned(boxes, Boxes(160, 256))
+    middle = (centres[cell] == [116, 76]).all(1) & (strides[cell] == 8)
+    assert owner[middle].tolist() == [1]
+
+
+def test_generalised_overlap():
+    a = torch.tensor([[0.0, 0, 2, 2], [0, 0, 1, 1]])
+    b = torch.tensor([[1.0, 0, 3, 2], [2, 0, 3, 1]])
+    iou, giou = generalised_overlap(a, b)
+    assert iou.tolist() == pytest.approx([1 / 3, 0])
+    assert giou.tolist() == pytest.approx([1 / 3, -1 / 3])
+
+
+def test_boxes_of_a_batch_are_in_pixels_of_the_input():
+    image = np.zeros((720, 1280, 3), np.uint8)
+    example = Example(image, np.array([[100, 200, 300, 400]], np.float32), np.array([5]))
+    batch = collated([example, example], 160, 256)
+    assert batch.images.shape == (2, 3, 160, 256)
+    assert batch.boxes.numpy() == pytest.approx(np.tile([[20, 40, 60, 80]], (len(batch.boxes), 1)))
+    assert set(batch.image.tolist()) == {0, 1} and set(batch.labels.tolist()) == {5}
+
+
+@pytest.mark.slow
+def test_the_loss_falls_for_all_sub_networks(tmp_path: Path):
+    scenes = FewScenes()
+    batch = scenes.batch(scenes.size(None), 4, np.random.default_rng(0))
+
+    def losses(training: Training) -> list[float]:
+        plans = [scenes.plan(c) for c in (scenes.space.config(width=256), scenes.space.smallest)]
+        values = {k: v.detach().clone() for k, v in training.weights.items()}
+        return [float(scenes.taught(scenes.raw(p, values, batch.images), batch, p)[0]) for p in plans]
+
+    settings = Settings(images=40, batch=2, largest_only=0.5, learning_rate=4e-3)
+    training = Training(scenes, weights(), settings, tmp_path)
+    before = losses(training)
+    training.run(lambda state: None)
+    after = losses(training)
+    assert after[0] < 0.98 * before[0] and after[1] < 0.98 * before[1], (before, after)
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == [10, 20]
+    assert all(0 <= log[-1][f"{name}_map50"] <= 1 for name in ("largest", "smallest"))
+
+
+def train(folder: Path, steps: int) -> None:
+    settings = Settings(images=2 * steps, batch=2, largest_only=0.3)
+    Training(FewScenes(), weights(), settings, folder).run(lambda state: print(state.step, flush=True))
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_where_it_was(tmp_path: Path):
+    code = f"{PRELUDE}test_detection.train(test_detection.Path({str(tmp_path)!r}), 6)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.strip() == "3":
+            child.send_signal(signal.SIGKILL)
+            break
+    child.wait()
+    first = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"]
+    assert 2 <= first < 6
+    train(tmp_path, 6)
+    again = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    whole = tmp_path / "whole"
+    train(whole, 6)
+    straight = torch.load(whole / "checkpoint.pt", weights_only=True)
+    assert again["state"]["step"] == straight["state"]["step"] == 6
+    for name, value in straight["weights"].items():
+        assert torch.allclose(value, again["weights"][name], atol=1e-6), name
+
+
+PRELUDE = f"""
+import sys
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2])]!r}
+import dynofa_ros.training.loop as loop
+loop.SAVE_EVERY_S = 0.0
+import test_detection
+"""
+
+
+def test_a_folder_of_another_training_is_refused(tmp_path: Path):
+    train(tmp_path, 1)
+    other = FewScenes()
+    other.labels = CLASS_NAMES[:-1]
+    fewer = begun(initial_weights(other.space, len(other.labels)))
+    with pytest.raises(ValueError, match="holds the training of another network or of other classes"):
+        Training(other, fewer, Settings(images=1), tmp_path)
