@@ -238,6 +238,55 @@ class DomainPowerModel:
     launch_share: float
 
 
+@dataclass(frozen=True)
+class Point2D:
+    """A point of an image, px."""
+
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Pose2D:
+    """A place in an image."""
+
+    position: Point2D
+    theta: float = 0.0
+
+
+@dataclass(frozen=True)
+class BoundingBox2D:
+    """An upright box, px of the image."""
+
+    center: Pose2D
+    size_x: float
+    size_y: float
+
+
+@dataclass(frozen=True)
+class ObjectHypothesisWithPose:
+    """What an object may be."""
+
+    hypothesis: ClassHypothesis
+
+
+@dataclass(frozen=True)
+class Detection2D:
+    """One object that was found."""
+
+    results: tuple[ObjectHypothesisWithPose, ...]
+    bbox: BoundingBox2D
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class VisionClass:
+    """Number and name of a class."""
+
+    class_id: int
+    class_name: str
+
+
 # --- application ---------------------------------------------------------------------------------------
 
 
@@ -347,6 +396,23 @@ class Translation:
     reason: str = ""
     score: float = nan
     output_size: int = 0
+
+
+@dataclass(frozen=True)
+class Detection2DArray:
+    """What was found in one camera frame, the surest first."""
+
+    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
+    detections: tuple[Detection2D, ...]
+
+
+@dataclass(frozen=True)
+class LabelInfo:
+    """The classes that a network knows."""
+
+    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
+    class_map: tuple[VisionClass, ...]
+    threshold: float = nan
 
 
 # --- device --------------------------------------------------------------------------------------------

@@ -62,6 +62,8 @@ COMPRESSED_IMAGE = Topic(
     False,
 )
 CLASSIFICATION = Topic("perception/{app}/classification", _OWN + "Classification", "perception", ("user",))
+DETECTIONS = Topic("perception/{app}/detections", _OWN + "Detection2DArray", "perception", ("user",))
+LABEL_INFO = _state("perception/{app}/label_info", "LabelInfo", "perception", "user")
 MONITOR = Topic(
     "perception/{app}/monitor", _OWN + "InferenceMonitor", "perception", ("manager", "simulated device")
 )

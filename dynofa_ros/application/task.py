@@ -35,7 +35,7 @@ from dynofa_ros.supernet.weights import Weights
 from dynofa_ros.topics import Topic
 
 IMAGE, TEXT = "image", "text"
-_FILES = ("classification",)
+_FILES = ("classification", "detection")
 
 
 @dataclass(frozen=True)

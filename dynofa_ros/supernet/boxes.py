@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+DETECTOR_HEAD = "head.classes.weight"  # the array that detectors have and classifiers have not
 CANDIDATES = 300  # the likeliest predictions, before overlapping ones are dropped
 MEASURED_SCORE, MEASURED_OVERLAP = 0.01, 0.6  # thresholds under which accuracy is measured
 

@@ -158,6 +158,7 @@ class SearchSpace(ABC):
     predictor: PredictorInput | None = None
     latency_table: TableLayout | None = None
     official_network: tuple[str, dict[str, Any]] | None = None  # its class in the package ofa, and arguments
+    task = "classification"  # what its networks answer: the name of a task of an application
     head = "classifier.linear.weight"  # canonical name of the array whose first dimension is the classes
 
     # --- what a family says -----------------------------------------------------------------------------

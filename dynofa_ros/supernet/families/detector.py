@@ -234,6 +234,7 @@ class DetectorSpace(MobileNetSpace):
 
     config_type = DetectorConfig
     size_entry = "width"
+    task = "detection"
     head = "head.classes.weight"
 
     def __init__(self, name: str, net: MobileNet, input_widths: range, neck_width: int) -> None:
