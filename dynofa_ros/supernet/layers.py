@@ -1,9 +1,7 @@
 """The layers of which every network is made.
 
 A layer carries all that is known about it: the shape of its result, its cost, its arrays in a checkpoint, its
-cut out of the shared weights, its torch forward and its ONNX nodes.
-
-Channels are prefixes of the stored ones: a layer names how many of the first it uses, never which.
+cut out of the shared weights, its torch forward and its ONNX nodes. Channels are prefixes of the stored ones.
 Torch is imported inside the torch forward alone, because an ONNX Runtime process must not need it.
 """
 
