@@ -9,6 +9,7 @@ from pathlib import Path
 EXTRAS = {  # of pyproject.toml, by the module that they bring
     "jinja2": "evaluation",
     "openvino": "openvino",
+    "pycocotools": "train",
     "torch": "torch",
     "torchvision": "images",
 }

@@ -173,9 +173,8 @@ def test_another_task_needs_nothing_but_its_class(running) -> None:
 
 def test_nothing_but_a_task_knows_what_is_answered() -> None:
     package = Path(room.__file__).parents[1]
-    files = [
-        p for p in (package / "application").glob("*.py") if p.name not in ("task.py", "classification.py")
-    ]
+    tasks_files = ("task.py", "classification.py", "detection.py")
+    files = [p for p in (package / "application").glob("*.py") if p.name not in tasks_files]
     files += [package / "nodes" / f"perception_{name}.py" for name in ("node", "status", "parameters")]
     words = re.compile(r"\b(softmax|logits?|labels?|class_id|classes|top_k|resolution|crop|ndarray)\b")
     found = {p.name: sorted(set(words.findall(p.read_text()))) for p in files}

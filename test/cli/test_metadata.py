@@ -49,6 +49,7 @@ THIRD_PARTY = {
     "openvino": ("", "openvino"),
     "PIL": ("python3-pil", "pillow"),
     "psutil": ("python3-psutil", "psutil"),
+    "pycocotools": ("", "pycocotools"),
     "rcl_interfaces": ("rcl_interfaces", "ros-rcl-interfaces"),
     "rclpy": ("rclpy", "ros-rclpy"),
     "rich": ("python3-rich", "rich"),
@@ -132,7 +133,7 @@ def test_every_import_is_declared() -> None:
     assert {"numpy", "rclpy"} <= imported
     assert imported <= THIRD_PARTY.keys(), "unknown import: add it to package.xml, setup.py and this table"
     assert {THIRD_PARTY[name][0] for name in imported} - {""} <= manifest
-    declared = requirements | extras("images", "openvino", "torch", "evaluation", "virtual-board")
+    declared = requirements | extras("images", "openvino", "torch", "evaluation", "train", "virtual-board")
     needed = {THIRD_PARTY[name][1] for name in imported} - {""}
     assert needed <= declared
     assert declared - needed == set(), "nothing imports it"
@@ -180,8 +181,9 @@ def test_message_explains_itself(message: Path) -> None:
         assert field["comment"], f"{message.name}: {field['name']} has no comment"
         measured = field["type"].startswith("float") and not field["name"].endswith(UNITS)
         if measured:
-            dimensionless = ("0..1", "factor", "longer", "units")
-            assert any(word in field["comment"] for word in dimensionless), (
+            # of no dimension, or with the names of vision_msgs and the unit in the comment
+            explained = ("0..1", "factor", "longer", "units", " px ", " in px", "rad")
+            assert any(word in f" {field['comment']}" for word in explained), (
                 f"{message.name}: unit of {field['name']}?"
             )
 
