@@ -101,8 +101,7 @@ def main() -> None:
         training.run(show)
     arrays = {k: v.detach().cpu() for k, v in training.weights.items() if not k.endswith(BUFFERS[0])}
     out = args.folder / f"{SPACE}.safetensors"
-    fitted = load_weights(scenes.space, arrays)
-    save_weights(out, type(fitted)(fitted.arrays, fitted.classes, CLASS_NAMES))
+    save_weights(out, load_weights(scenes.space, arrays).with_labels(CLASS_NAMES))
     print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -1,8 +1,7 @@
 """The layers of which every network is made.
 
-A layer carries all that is known about it: the shape of its result, its cost, its arrays in a checkpoint, its
-cut out of the shared weights, its torch forward and its ONNX nodes. Channels are prefixes of the stored ones.
-Torch is imported inside the torch forward alone, because an ONNX Runtime process must not need it.
+A layer carries its shapes, cost, arrays in a checkpoint, cut out of the shared weights, torch forward and
+ONNX nodes. Channels are prefixes of the stored ones. Only the torch forward imports torch.
 """
 
 from __future__ import annotations
@@ -184,9 +183,8 @@ class Conv(Layer):
 
     def cost(self, outputs: Shape) -> Cost:
         weights = self.out_channels * self.in_channels // self.groups * self.kernel**2
-        kind = "pointwise" if self.kernel == 1 else "dense"
-        if self.groups > 1:
-            kind = f"depthwise {self.kernel}x{self.kernel}"
+        dense = "pointwise" if self.kernel == 1 else "dense"
+        kind = f"depthwise {self.kernel}x{self.kernel}" if self.groups > 1 else dense
         params = weights + (2 * self.out_channels if self.normalised else 0)
         return Cost(weights * prod(outputs[1:]), params, weights, kind=kind)
 

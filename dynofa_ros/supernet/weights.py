@@ -14,7 +14,7 @@ import mmap
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -93,6 +93,10 @@ class Weights(Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self.arrays)
 
+    def with_labels(self, labels: Sequence[str]) -> Weights:
+        """The same with these names of its classes."""
+        return replace(self, metadata={**self.metadata, "labels": json.dumps(labels, ensure_ascii=False)})
+
     @property
     def parameters(self) -> int:
         """Number of trained values: without BN statistics, with kernel matrices."""
@@ -116,7 +120,10 @@ class Weights(Mapping[str, Array]):
 
 
 def _labels(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """A JSON list, or names with commas between them, as older files have."""
     labels = metadata.get("labels", "")
+    if labels.startswith("["):
+        return tuple(map(str, json.loads(labels)))
     return tuple(labels.split(",")) if labels else ()
 
 

@@ -29,7 +29,7 @@ OPTIONS = {"score_threshold": 0.5, "overlap_threshold": 0.5}
 
 
 def task(labels: tuple[str, ...] = ("cup", "stop")) -> ObjectDetection:
-    return ObjectDetection(Weights({DETECTOR_HEAD: np.zeros((2, 48), np.float32)}, 2, labels))
+    return ObjectDetection(Weights({DETECTOR_HEAD: np.zeros((2, 48), np.float32)}, 2).with_labels(labels))
 
 
 def found(*rows: tuple[float, ...], options=OPTIONS):
