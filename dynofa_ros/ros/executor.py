@@ -14,13 +14,21 @@ from typing import Any
 
 from rclpy.context import Context
 from rclpy.exceptions import InvalidHandle
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.subscription import Subscription
 from rclpy.utilities import timeout_sec_to_nsec
 
+# What NodeExecutor uses of rclpy beside its interface; Humble to Kilted have all of it.
+INTERNALS = ((Executor, "can_execute"), (Subscription, "CallbackType"), (_rclpy, "WaitSet"))
 KINDS = ("subscription", "guard_condition", "timer", "client", "service")  # as a wait set names them
-make_wait_set: Any = _rclpy.WaitSet  # its types lack the arguments
+make_wait_set: Any = getattr(_rclpy, "WaitSet", None)  # its types lack the arguments
+
+
+def make_executor(context: Context | None = None) -> SingleThreadedExecutor:
+    """A NodeExecutor, or that of rclpy where this version of it lacks what a NodeExecutor uses."""
+    fits = all(hasattr(owner, name) for owner, name in INTERNALS)
+    return (NodeExecutor if fits else SingleThreadedExecutor)(context=context)
 
 
 class NodeExecutor(SingleThreadedExecutor):

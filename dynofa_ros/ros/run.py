@@ -12,7 +12,7 @@ import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.signals import SignalHandlerOptions
 
-from dynofa_ros.ros.executor import NodeExecutor
+from dynofa_ros.ros.executor import make_executor
 from dynofa_ros.ros.node import ManagedNode
 from dynofa_ros.ros.one_line import one_line
 
@@ -47,7 +47,7 @@ def run(node_factory: Callable[[], ManagedNode], args: Sequence[str] | None = No
 
 
 def _spin(node: ManagedNode, stop: threading.Event) -> None:
-    executor = NodeExecutor()
+    executor = make_executor()
     executor.add_node(node)
     while not stop.is_set() and node.start_error is None and rclpy.ok():
         try:

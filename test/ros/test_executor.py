@@ -22,7 +22,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
 from dynofa_ros.ros.entities import Inbox
-from dynofa_ros.ros.executor import NodeExecutor
+from dynofa_ros.ros.executor import INTERNALS, NodeExecutor, make_executor
 
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 
@@ -209,3 +209,15 @@ def test_it_ends_with_its_context_and_holds_nothing() -> None:
     with pytest.raises(ExternalShutdownException):
         other.spin_once(timeout_sec=0.1)
     other.shutdown()
+
+
+def test_an_rclpy_without_what_it_uses_gets_the_executor_of_rclpy(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert type(make_executor(context)) is NodeExecutor
+    for owner, name in INTERNALS:
+        with monkeypatch.context() as patch:
+            patch.delattr(owner, name)
+            executor = make_executor(context)
+        assert type(executor) is SingleThreadedExecutor
+        executor.shutdown()
