@@ -204,6 +204,7 @@ class Alternative:
     kind: str
     subnet_id: str
     processor: str
+    cluster: str = field(default="", kw_only=True)
     accuracy: float
     power_change_w: float
     feasible: bool

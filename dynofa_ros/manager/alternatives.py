@@ -71,6 +71,7 @@ def alternatives(
                 kind=wish.kind,
                 subnet_id=entry.id,
                 processor=entry.processor,
+                cluster=entry.cluster,
                 accuracy=entry.accuracy,
                 power_change_w=change_w if problem.power_known and change_w < inf else nan,
                 feasible=not broken,

@@ -91,7 +91,7 @@ def test_the_most_for_one_application_equals_brute_force_over_clusters_and_threa
 
 
 def test_a_plan_is_forecast_as_the_solver_priced_it() -> None:
-    checked = 0
+    checked = clustered = 0
     for seed in range(200):
         problem = calm(mapped(seed))
         outcome = allocate(problem)
@@ -103,7 +103,10 @@ def test_a_plan_is_forecast_as_the_solver_priced_it() -> None:
             checked += 1
         for other in alternatives(problem, plan, forecast(problem, plan, headroom=HEADROOM), "power_cap"):
             assert other.processor in ("cpu", "gpu"), "a message names processors"
-    assert checked > 60
+            options = next(app.options for app in problem.apps if app.name == other.app)
+            assert any(e.id == other.subnet_id for e in options[place_of(other)].entries)
+            clustered += bool(other.cluster)
+    assert checked > 60 and clustered > 60
 
 
 def test_pins_hold_with_threads() -> None:
