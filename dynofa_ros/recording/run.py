@@ -203,15 +203,19 @@ def collector(root: str, topic: str, message_type: str) -> Collector | None:
     root: prefix of the robot's topics, empty or `/robot1`. Messages may be those of rclpy or of rosbags.
     """
     if (topic, message_type) == (topics.DIAGNOSTICS.name, topics.DIAGNOSTICS.kind):
-        return partial(_collect, _diagnostics, root)
+        return partial(_diagnostics, root)
     if not topic.startswith(root + "/"):
         return None
     relative = topic[len(root) + 1 :]
     for known, add in _COLLECTORS.items():
         app = known.match(relative)
         if app is not None and message_type == known.kind:
-            return partial(_collect, add, app)
+            return partial(_added, add, app)
     return None
+
+
+def _added(add: Adder, app: str, run: Run, time_ns: int, message: Any) -> None:
+    add(run, time_ns, app, message)
 
 
 def robot_roots(names: Iterable[str]) -> list[str]:
@@ -295,14 +299,6 @@ def _label(time_ns: int, app: str, message: Any) -> Label:
     return Label(time_ns, app, _frame(message.header), best)
 
 
-def _result(run: Run, time_ns: int, app: str, message: Any) -> None:
-    run.results.append(_label(time_ns, app, message))
-
-
-def _truth(run: Run, time_ns: int, app: str, message: Any) -> None:
-    run.truths.append(_label(time_ns, app, message))
-
-
 def _telemetry(run: Run, time_ns: int, app: str, message: Any) -> None:
     temperatures = [float(t.temperature_c) for t in message.temperatures if math.isfinite(t.temperature_c)]
     run.telemetry.append(
@@ -328,18 +324,6 @@ def _clocks(run: Run, time_ns: int, app: str, message: Any) -> None:
         run.report(Fault(time_ns, f"device: clock {domain.domain}", CLOCK_LEVELS.get(status, 0), text))
 
 
-def _capabilities(run: Run, time_ns: int, app: str, message: Any) -> None:
-    run.board = message.board
-
-
-def _decision(run: Run, time_ns: int, app: str, message: Any) -> None:
-    run.decisions.append(Decision(time_ns, from_ros(message)))
-
-
-def _targets(run: Run, time_ns: int, app: str, message: Any) -> None:
-    run.targets[app] = from_ros(message)
-
-
 def _subnet(run: Run, time_ns: int, app: str, message: Any) -> None:
     state: SubnetState = from_ros(message)
     run.subnets[app] = state
@@ -347,7 +331,7 @@ def _subnet(run: Run, time_ns: int, app: str, message: Any) -> None:
     run.report(Fault(time_ns, f"{app}: command", 2 * rejected, state.message or state.status.name.lower()))
 
 
-def _diagnostics(run: Run, time_ns: int, root: str, message: Any) -> None:
+def _diagnostics(root: str, run: Run, time_ns: int, message: Any) -> None:
     """Of the nodes of this robot; /diagnostics is everybody's."""
     for status in message.status:
         node, task, _ = status.name.partition(": ")
@@ -357,44 +341,26 @@ def _diagnostics(run: Run, time_ns: int, root: str, message: Any) -> None:
             run.report(Fault(time_ns, status.name, level, status.message))
 
 
-def _command(run: Run, time_ns: int, app: str, message: Any) -> None:
-    run.command_times_ns.append(time_ns)
-
-
-def _mark(run: Run, time_ns: int, app: str, message: Any) -> None:
-    run.marks.append(Mark(time_ns, message.data))
-
-
-def _manager_cpu(run: Run, time_ns: int, app: str, message: Any) -> None:
-    run.manager_cpu.append(Reading(time_ns, float(message.data)))
-
-
-def _library(run: Run, time_ns: int, app: str, message: Any) -> None:
-    run.accuracy.update({(app, e.id, e.processor): float(e.accuracy) for e in message.entries})
-
-
 def _error(run: Run, time_ns: int, app: str, message: Any) -> None:
     run.errors.append(message.data)
     run.faults.append(Fault(time_ns, "demo", 2, message.data))
 
 
-def _collect(add: Adder, app: str, run: Run, time_ns: int, message: Any) -> None:
-    add(run, time_ns, app, message)
-
-
 _COLLECTORS: dict[Topic, Adder] = {
     topics.MONITOR: _monitor,
-    topics.CLASSIFICATION: _result,
-    topics.LIBRARY: _library,
-    topics.TARGETS: _targets,
+    topics.CLASSIFICATION: lambda run, t, app, m: run.results.append(_label(t, app, m)),
+    topics.LIBRARY: lambda run, t, app, m: run.accuracy.update(
+        {(app, e.id, e.processor): float(e.accuracy) for e in m.entries}
+    ),
+    topics.TARGETS: lambda run, t, app, m: run.targets.update({app: from_ros(m)}),
     topics.SUBNET_STATE: _subnet,
-    topics.GROUND_TRUTH: _truth,
+    topics.GROUND_TRUTH: lambda run, t, app, m: run.truths.append(_label(t, app, m)),
     topics.TELEMETRY: _telemetry,
-    topics.CAPABILITIES: _capabilities,
+    topics.CAPABILITIES: lambda run, t, app, m: setattr(run, "board", m.board),
     topics.DVFS_STATE: _clocks,
-    topics.DVFS_COMMAND: _command,
-    topics.DECISION: _decision,
-    topics.PHASE: _mark,
-    topics.MANAGER_CPU: _manager_cpu,
+    topics.DVFS_COMMAND: lambda run, t, app, m: run.command_times_ns.append(t),
+    topics.DECISION: lambda run, t, app, m: run.decisions.append(Decision(t, from_ros(m))),
+    topics.PHASE: lambda run, t, app, m: run.marks.append(Mark(t, m.data)),
+    topics.MANAGER_CPU: lambda run, t, app, m: run.manager_cpu.append(Reading(t, float(m.data))),
     topics.ERRORS: _error,
 }

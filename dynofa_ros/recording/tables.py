@@ -60,10 +60,11 @@ def plain(text: str, style: str = "") -> Text:
 
 
 def _applications(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    table = Table(title=plain(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    style: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "padding": (0, 1, 0, 0)}
+    table = Table(title=plain(title), box=box.SIMPLE_HEAD, pad_edge=False, **style)
     for column in ("app", "sub-network", "on"):
         table.add_column(column, no_wrap=True)
-    for column in ("per s", "p50 ms", "p95 ms", "target ms", "missed", "accuracy expected", "measured"):
+    for column in ("per s", "p50 ms", "p95 ms", "target ms", "missed %", "accuracy %", "measured %"):
         table.add_column(column, justify="right")
     for row in rows:
         p95, target = row["latency_ms"]["p95"], row["latency_target_ms"]
@@ -75,9 +76,9 @@ def _applications(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
             number(row["latency_ms"]["p50"], 1),
             Text(number(p95, 1), style="bold red" if p95 > target else "green"),
             number(target, 1),
-            number(row["deadline_miss_percent"], 1, " %"),
-            percent(row["accuracy"]["expected"]),
-            percent(row["accuracy"]["measured"]),
+            number(row["deadline_miss_percent"], 1),
+            number(100 * row["accuracy"]["expected"], 1),
+            number(100 * row["accuracy"]["measured"], 1),
         )
     return table
 

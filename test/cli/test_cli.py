@@ -256,7 +256,7 @@ def test_the_live_table_shows_what_happens() -> None:
     console.print(live_view(status(small_run(), phase.start_ns, phase.end_ns), "power cap · 12 of 60 s"))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
-    for text in ("power cap · 12 of 60 s", "s3", "66.6", "100.0 %", "81.2 %", "cpu0 1190", "5.25 of 6.50 W"):
+    for text in ("power cap · 12 of 60 s", "s3", "66.6", "100.0", "81.2", "cpu0 1190", "5.25 of 6.50 W"):
         assert text in shown, text
     assert "trigger power · bound by power_cap · not every target can be met" in shown
     assert phase_line(small_run(), phase).startswith("power_cap            1 results  missed 100.0 %")

@@ -117,7 +117,7 @@ def test_the_table_follows_all_robots_until_q(robots: dict[str, subprocess.Popen
     terminal.wait_for(
         "robot /robot1", "robot /robot2", "xavier_nx simulated", "trigger ", "front answers no frames"
     )
-    terminal.wait_for("[/]\ufffd[2J", "npu", "70.0", "65.0", "100.0 %", "no device", "no manager")
+    terminal.wait_for("[/]\ufffd[2J", "npu", "70.0", "65.0", "100.0", "no device", "no manager")
     assert terminal.end("q") == 0
     assert "\x1b[?1049l" in terminal.text, "the screen of before is back"
     assert termios.tcgetattr(terminal.file) == terminal.settings
