@@ -65,7 +65,7 @@ class Watcher:
         self._discover()
         now_ns = time.time_ns()
         for name, (kind, inbox) in self._inboxes.items():
-            for message in inbox.take():
+            for message, _ in inbox.take():
                 for root, robot in self._robots.items():
                     self._collect(robot, root, name, kind, now_ns, message)
         start_ns = max(self._start_ns, now_ns - round(WINDOW_S * 1e9))

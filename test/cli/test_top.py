@@ -95,8 +95,9 @@ class Terminal:
     def wait_for(self, *texts: str) -> None:
         """Until all are in what was written since the last call."""
         end_s = time.monotonic() + TIMEOUT_S
-        while not all(text in self.text for text in texts):
-            assert time.monotonic() < end_s and self.read(), self.text[-3000:]
+        while missing := [text for text in texts if text not in self.text]:
+            shown = [line.strip() for line in self.text.splitlines() if line.strip()]
+            assert time.monotonic() < end_s and self.read(), (missing, shown[-30:])
         self.text = ""
 
     def end(self, key: str) -> int:
