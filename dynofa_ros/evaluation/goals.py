@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import inf, isfinite, isnan, nan
 from statistics import median
 
+from dynofa_ros.evaluation.fair import TOLERATED, FairScene, fair_scenes, gap_quantile
 from dynofa_ros.evaluation.scenarios import scenario_of
 from dynofa_ros.evaluation.score import SETTLED_FRAMES
 from dynofa_ros.evaluation.study import (
@@ -30,7 +31,8 @@ EQUAL_MISS_POINTS = 1.0
 EQUAL_POWER = 1.02
 STEADY_SCENES = ("S1", "S1 D70", "S1 D150", "S3", "S4", "S6", "S8", "S11", "S12")
 STEP_SCENES = ("S3", "S4", "S6", "S8", "S11", "S12")
-CALM_SCENES = ("S1", "S1 D70", "S1 D150", "S2", "S2 half", "S2 gpu", "S2 fixed", "S4", "S6", "S8")
+MOST_REVERSALS, MOST_SLICED, SLICED = 6.0, 10.0, "S9 sliced"  # a minute
+GAP_P90, GAP_MEDIAN, DOMINATED_PERCENT = 10.0, 4.0, 5.0
 TARGET_SCENES, CROWDED_SCENES = ("S4", "S4 watts", "S6"), ("S7", "S9")
 DEGRADE_STEPS, RECOVER_STEPS = (0, 2), (1, 3)  # of S3
 ACCOUNTINGS = ("all_rails", "cpu_gpu", "above_idle")
@@ -57,8 +59,10 @@ class Goal:
 
 
 def goals(study: Study) -> list[Goal]:
-    """All goals, in the order of the protocol."""
+    """All goals: those of the drawn scenes first, then in the order of the protocol."""
+    drawn = fair_scenes(study)
     return [
+        *_fair(drawn),
         _energy(study, "energy_vs_o1q_percent", "main", 5.0),
         _energy(study, "energy_vs_o1q_noise_free_percent", NOISE_FREE, 1.0),
         _accuracy(study),
@@ -70,7 +74,8 @@ def goals(study: Study) -> list[Goal]:
         _settle(study, "settle_target_change_frames", TARGET_SCENES, 1.0),
         _cap(study),
         _heat(study),
-        _reversals(study),
+        _reversals(study, drawn),
+        _sliced(study),
         _worst(study, "class0_miss_percent", "< 1 %", CROWDED_SCENES, "miss_by_priority.0", 1.0, " %"),
         _decision(study),
         Goal("manager_cpu_percent", "< 1 % of a core", nan, None, False, "measured in the live demo"),
@@ -174,12 +179,44 @@ def _heat(study: Study) -> Goal:
     return _judged("over_temperature_c", "< 1 C, never the trip", value, value < 1.0 and below > 0.0, note)
 
 
-def _reversals(study: Study) -> Goal:
-    values = _means(study, CALM_SCENES, "reversals_per_min")
+def _fair(scenes: list[FairScene]) -> list[Goal]:
+    held = [scene for scene in scenes if scene.held]
+    gaps = [gap for scene in scenes for gap in scene.gaps]
+    lost = sum(gap == inf for gap in gaps)
+    draws = f"{len(gaps)} draws that the oracle holds, ours does not hold {lost} of them" if gaps else ""
+    late = [scene for scene in held if scene.ours.miss_percent > TOLERATED]
+    beaten = [scene for scene in held if scene.dominating]
+    share = 100.0 * len(beaten) / len(held) if held else nan
+    goals_ = []
+    for name, quantile, limit in (("p90", 0.9, GAP_P90), ("median", 0.5, GAP_MEDIAN)):
+        value = gap_quantile(scenes, quantile)
+        goals_.append(
+            _judged(f"drawn_gap_{name}_percent", f"<= +{limit:.0f} %", value, value <= limit, draws)
+        )
+    misses = ", ".join(f"{scene.name} {scene.ours.miss_percent:.2f} %" for scene in late)
+    named = ", ".join(f"{scene.name} ({', '.join(scene.dominating)})" for scene in beaten)
+    count = float(len(late)) if held else nan
+    return [
+        *goals_,
+        _judged("drawn_scenes_above_tolerance", f"0 of {len(held)}", count, not late, misses),
+        _judged("drawn_dominated_percent", "<= 5 %", share, share <= DOMINATED_PERCENT, named),
+    ]
+
+
+def _reversals(study: Study, drawn: list[FairScene]) -> Goal:
+    values = _means(study, study.scenes, "reversals_per_min")
+    values |= {scene.name: scene.ours.reversals_per_min for scene in drawn}
+    values.pop(SLICED, None)
     value = max(values.values(), default=nan)
     still = all(value == 0.0 for scene, value in values.items() if scenario_of(scene) == "S1")
-    name = "reversals_per_min"
-    return _judged(name, "< 2 steady, 0 in S1", value, value < 2.0 and still, _by_scene(values))
+    met = value <= MOST_REVERSALS and still
+    shown = {scene: value for scene, value in values.items() if value}
+    return _judged("reversals_per_min", "<= 6 in every scene, 0 in S1", value, met, _by_scene(shown))
+
+
+def _sliced(study: Study) -> Goal:
+    value = study.mean(SLICED, OURS, "reversals_per_min")
+    return _judged("reversals_sliced_per_min", "<= 10 in S9 sliced", value, value <= MOST_SLICED)
 
 
 def _decision(study: Study) -> Goal:

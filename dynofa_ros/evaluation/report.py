@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from dynofa_ros.device.board import Board
+from dynofa_ros.evaluation.fair import TOLERATED, FairScene, fair_scenes, others, summaries
 from dynofa_ros.evaluation.goals import ACCOUNTINGS, EQUAL_MISS_POINTS, PAIRS, Goal
 from dynofa_ros.evaluation.policies import POLICIES
+from dynofa_ros.evaluation.policies.constants import KNOBS
 from dynofa_ros.evaluation.policies.profile import static_entry
 from dynofa_ros.evaluation.report_plots import plot_bars, plot_energy, plot_timelines
 from dynofa_ros.evaluation.study import (
+    DRAWN,
     ENERGY,
     NOISE_FREE,
     ORACLE,
@@ -44,7 +47,6 @@ PART_NAMES = {
     "ours_mapping": "mapping only",
     OURS: "all",
 }
-PER_FRAME = "O1f"
 MISSES = "miss_percent"
 SWEEP_OTHERS, AS_IT_IS = (STATIC, "B1", ORACLE), "as in the board file"
 EQUAL_ACCURACY = 0.005  # below the targets
@@ -151,8 +153,8 @@ def gap(study: Study, scene: str, other: str) -> Gap | None:
 
 
 def gaps(study: Study) -> list[Gap]:
-    """Ours beside O1q, O1f and the best baseline in every scene."""
-    others = ((scene, (ORACLE, PER_FRAME, best_baseline(study, scene))) for scene in study.scenes)
+    """Ours beside O1q and the best baseline in every scene."""
+    others = ((scene, (ORACLE, best_baseline(study, scene))) for scene in study.scenes)
     found = (gap(study, scene, other) for scene, named in others for other in named if other)
     return [known for known in found if known]
 
@@ -224,6 +226,8 @@ def to_document(study: Study, found: Sequence[Goal], board: Board, seeds: int) -
         "results": study.scores.get("main", []),
         "goals": [asdict(goal) | {"status": goal.status} for goal in found],
         "gaps": [asdict(gap) for gap in gaps(study)],
+        "drawn": study.scores.get(DRAWN, []),
+        "fair": [asdict(summary) for summary in summaries(fair_scenes(study))],
         "noise_free": study.scores.get(NOISE_FREE, []),
         "decomposition": study.scores.get("parts", []),
         "paper": study.scores.get(PAPER, []),
@@ -251,6 +255,7 @@ def write_report(
     from jinja2 import Environment, StrictUndefined
 
     folder.mkdir(parents=True, exist_ok=True)
+    drawn = fair_scenes(study)
     environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     text = environment.from_string(TEMPLATE.read_text()).render(
         footer=footer(board),
@@ -258,6 +263,10 @@ def write_report(
         board=board,
         pictures=_draw(study, board, folder),
         policies=[(name, POLICIES[name][1]) for name in study.policies],
+        fair=_fair(drawn),
+        knobs=[(name, *KNOBS[name][1:]) for name in KNOBS if drawn],
+        drawn=[_drawn_row(scene) for scene in drawn],
+        drawn_heads=("scene", *_drawn_heads()),
         goals=[(g.name, "gate" if g.gate else "", g.goal, figure(g.value), g.status, g.note) for g in found],
         paper=_paper(study),
         static=_static(scenes),
@@ -275,8 +284,9 @@ def write_report(
 def _draw(study: Study, board: Board, folder: Path) -> set[str]:
     """Draws what there is; the names of the files."""
     line = footer(board)
-    plot_energy(study, line, folder / "energy.png")
-    drawn = {"energy.png"}
+    drawn = {"energy.png"} if study.scenes else set()
+    if drawn:
+        plot_energy(study, line, folder / "energy.png")
     for scene in study.scenes:
         beside = (OURS, STEPPER if scene == "S3" else STATIC, ORACLE)
         runs = [study.runs[scene, policy] for policy in beside if (scene, policy) in study.runs]
@@ -291,6 +301,50 @@ def _draw(study: Study, board: Board, folder: Path) -> set[str]:
             plot_bars(values, title, "change of the energy of the module (%)", line, folder / name)
             drawn.add(name)
     return drawn
+
+
+def _fair(scenes: list[FairScene]) -> list[Row]:
+    """A row for each other policy: the change of the energy of ours at each share of misses."""
+    rows: list[Row] = []
+    for other in others(scenes):
+        cells = [
+            f"{s.median:+.1f} % ({s.low:+.1f} to {s.high:+.1f}) [{s.both}, {s.only_ours}, {s.only_other}]"
+            for s in summaries(scenes)
+            if s.other == other
+        ]
+        rows.append((other, POLICIES[other][1], *cells))
+    return rows
+
+
+def _drawn_heads() -> tuple[str, ...]:
+    return (
+        "what was drawn", "misses (%)", "below target (points)", "reversals /min",
+        f"over the oracle at {TOLERATED:.0f} % misses, by seed", "against B4", "best baseline",
+        "dominated by",
+    )  # fmt: skip
+
+
+def _drawn_row(scene: FairScene) -> Row:
+    def against(other: str) -> str:
+        change = scene.change(other, TOLERATED)
+        return f"{change:+.1f} %" if isfinite(change) else "–"
+
+    able = {
+        n: e[TOLERATED] for n, e in scene.energies_j.items() if n.startswith("B") and isfinite(e[TOLERATED])
+    }
+    best = min(able, key=lambda name: able[name], default="")
+    gaps = ", ".join(f"{gap:+.1f} %" if isfinite(gap) else "not held" for gap in scene.gaps)
+    return (
+        scene.name,
+        scene.title,
+        f"{scene.ours.miss_percent:.2f}",
+        f"{scene.ours.below_points:.2f}",
+        f"{scene.ours.reversals_per_min:.1f}",
+        gaps if scene.held else f"the oracle does not hold it ({gaps or 'in no seed'})",
+        against(STATIC),
+        f"{against(best)} ({best})" if best else "none holds it",
+        ", ".join(scene.dominating) or "none",
+    )
 
 
 def _timeline(scene: str) -> str:
@@ -343,14 +397,14 @@ def _settled(values: Sequence[float]) -> str:
 
 
 def _gaps(study: Study) -> list[Row]:
-    """Ours beside O1q, O1f and the best baseline."""
+    """Ours beside O1q and the best baseline."""
     found = {(gap.scenario, gap.against): gap for gap in gaps(study)}
     rows: list[Row] = []
     for scene in study.scenes if found else ():
-        oracles = [str(found.get((scene, other), "–")) for other in (ORACLE, PER_FRAME)]
+        oracle = str(found.get((scene, ORACLE), "–"))
         best = best_baseline(study, scene)
         last = f"{found[scene, best]} ({best})" if best and (scene, best) in found else "none as good"
-        rows.append((scene, *oracles, last))
+        rows.append((scene, oracle, last))
     return rows
 
 

@@ -35,8 +35,6 @@ MARKS = {
     "B9_tuned": ("*", KINDS["rival"]),
     "B10": ("d", KINDS["rival"]),
     "O1q": ("o", KINDS["O"]),
-    "O1f": ("v", KINDS["O"]),
-    "O2": ("s", KINDS["O"]),
 }
 WIDTH_IN = 11.0
 FAILED_PERCENT = 99.0  # who misses all that and is cheap does not set the scale of a panel

@@ -39,6 +39,7 @@ HAT_MS = (57.1, 91.2, 126.0, 146.7, 208.1)
 HAT_BLEU = (25.8, 27.6, 27.9, 28.1, 28.5)
 RANGE_MS = (356.0, 1526.0)
 CLOCK_SHARE = 0.4  # guess
+CONTENTION = {"cpu": 1.0, "gpu": 0.45, "npu": 0.45}
 
 NOISES = {"none": parts.NONE, "isolated": parts.ISOLATED, "contended": parts.CONTENDED}
 EVENTS: dict[str, Any] = {  # but for targets
@@ -154,6 +155,7 @@ class SceneRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: str | None = None
     noise: Literal["none", "isolated", "contended"] = "isolated"
     bias: float = 0.03
+    contention: dict[str, float] = {}
     sensors: dict[str, float] = {}
     temperature_c: float | None = None
     notes: tuple[str, ...] = ()
@@ -181,6 +183,7 @@ def make_scene(record: SceneRecord, board: Board) -> Scene:
         "apps": apps,
         "timeline": timeline,
         "noise": NOISES[record.noise],
+        "contention": CONTENTION | record.contention,
         "steps": tuple(e.at_s for e in timeline) if record.steps == "timeline" else record.steps,
         "real_board": noisy if record.sensors else None,
     }

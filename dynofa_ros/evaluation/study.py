@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite, nan
 from typing import Any
 
@@ -22,7 +22,10 @@ import msgspec
 import numpy as np
 
 from dynofa_ros.device.board import Board
+from dynofa_ros.evaluation.drawn import Stream, drawn_scene
+from dynofa_ros.evaluation.frontier import ORACLES, Point, sweep
 from dynofa_ros.evaluation.policies import make_policy
+from dynofa_ros.evaluation.policies.constants import KNOBS
 from dynofa_ros.evaluation.scenarios import evaluation_board, scenario_of, scenes
 from dynofa_ros.evaluation.score import accuracies, score
 from dynofa_ros.recording.metrics import mean
@@ -41,6 +44,7 @@ ORACLE_SCENES = ("S1", "S1 D70", "S1 D150", "S4", "S6")
 PART_SCENES = ("S1", "S2", "S2 half", "S2 gpu", "S2 fixed", "S4", "S6", "S9", "S11")
 SWEEP_SCENES, SWEEP_POLICIES = ("S1", "S2 half", "S4"), ("B1", STATIC, OURS, ORACLE)
 FEW_SEEDS = 3
+DRAWN, RUNS_OF_A_SWEEP = "drawn", 4
 RESAMPLES = 2000
 
 Score = dict[str, Any]
@@ -49,21 +53,27 @@ Interval = tuple[float, float, float]  # mean, low, high
 
 @dataclass(frozen=True)
 class Job:
-    """One scene with one seed under several policies. ``group``: which part of the study it belongs to."""
+    """One scene with one seed under several policies. ``group``: which part of the study it belongs to.
+
+    ``seeds``: of a drawn scene, whose policies are swept over their knobs with all of them.
+    """
 
     group: str
     scene: Scene
     seed: int
     policies: tuple[str, ...]
     keep: bool = False
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass
 class Study:
-    """Scores by group (``main``, ``noise-free``, ``parts``, ``paper``, ``sweep <name>``) and kept runs."""
+    """Scores by group (``main``, ``noise-free``, ``parts``, ``paper``, ``sweep <name>``) and kept runs; of
+    the group ``drawn`` the points of sweeps, with their scenes by name."""
 
     scores: dict[str, list[Score]] = field(default_factory=dict)
     runs: dict[tuple[str, str], Run] = field(default_factory=dict)  # by scene and policy, of the first seed
+    drawn: dict[str, Scene] = field(default_factory=dict)
 
     def rows(self, scene: str, policy: str, group: str = "main") -> list[Score]:
         """Scores of a scene and policy, by seed."""
@@ -89,6 +99,11 @@ class Study:
         ours = self.values(scene, policy, ENERGY, group)
         return change_percent(ours, self.values(scene, other, ENERGY, base or group))
 
+    def points(self, scene: str) -> list[Point]:
+        """What the sweeps of a drawn scene gave."""
+        rows = (row for row in self.scores.get(DRAWN, []) if row["scenario"] == scene)
+        return [msgspec.convert(row, Point) for row in rows]
+
     @property
     def scenes(self) -> list[str]:
         """Names of the scenes of the main part, in order."""
@@ -110,8 +125,14 @@ def _inside(row: Score, key: str) -> float:
 # --- what is run --------------------------------------------------------------------------------------------
 
 
+def drawn_jobs(stream: Stream, number: int, policies: Sequence[str], seeds: int) -> list[Job]:
+    """Sweeps of the first scenes of a stream: ours, the oracles, and those baselines that are asked for."""
+    swept = tuple(name for name in KNOBS if name in (OURS, *ORACLES, *policies))
+    return [Job(DRAWN, drawn_scene(n, stream), 0, swept, seeds=tuple(range(seeds))) for n in range(number)]
+
+
 def plan(names: Sequence[str], policies: Sequence[str], seeds: int, *, quick: bool = False) -> list[Job]:
-    """All jobs of a study. ``quick``: the main part alone, of each scenario its first scene."""
+    """All jobs of the scenarios. ``quick``: the main part alone, of each scenario its first scene."""
     wanted = scenes(names)
     if quick:
         wanted = list({scenario_of(scene.name): scene for scene in reversed(wanted)}.values())[::-1]
@@ -185,6 +206,7 @@ def run(jobs: Sequence[Job], workers: int, done: Callable[[int], None]) -> Study
     for number, job in enumerate(jobs):
         rows, kept = finished[number]
         study.scores.setdefault(job.group, []).extend(rows)
+        study.drawn.update({job.scene.name: job.scene} if job.group == DRAWN else {})
         study.runs.update({(job.scene.name, run.policy): run for run in kept})
     return study
 
@@ -212,7 +234,12 @@ def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, tuple[li
 
 
 def _size(job: Job) -> float:
-    return job.scene.duration_s * len(job.policies) * len(job.scene.apps)
+    return (
+        job.scene.duration_s
+        * len(job.policies)
+        * len(job.scene.apps)
+        * (RUNS_OF_A_SWEEP * len(job.seeds) or 1)
+    )
 
 
 def _prepare_worker() -> None:
@@ -238,6 +265,10 @@ def _simulate(scene: Scene, policy: str, seed: int) -> Run:
 
 def run_job(job: Job) -> tuple[list[Score], list[Run]]:
     """Scores of all policies of a job, and the runs that are to be shown."""
+    if job.seeds:
+        with _no_collection():
+            points = sweep(job.scene, job.seeds, job.policies)
+        return [{"scenario": job.scene.name, **asdict(point)} for point in points], []
     ordered = sorted(job.policies, key=lambda name: name != ORACLE)
     reference = None
     if job.scene.steps and ORACLE not in ordered and job.group == "main":

@@ -1,38 +1,47 @@
 """What chance decides in a scene, drawn beforehand from the seed, so that all policies meet the same.
 
-Every number belongs to one application and one image (or one processor), never to the order in which a policy
-made things happen. The noise of an inference is log-normal, and now and then the same times a spike.
+Every number belongs to one application and one image (or one processor, or one library entry), never to the
+order in which a policy made things happen.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-from math import erf, exp, log, nan, sqrt
+from dataclasses import dataclass, replace
+from math import nan
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynofa_ros.latency import PROCESSORS
+from dynofa_ros.manager.placement import Key, entry_key
+from dynofa_ros.messages import SubnetEntry
 from dynofa_ros.simulation.scene import App, Noise, Scene
 
 OVERHEAD_SIGMA = 0.2
-ARRIVALS, FRAMES, BIAS, SIZES = 1, 2, 3, 4  # streams
+MOST = 5.0  # longest spike of a Pareto law
+ARRIVALS, FRAMES, BIAS, SIZES, REGIMES, EXTRA, ENTRIES = 1, 2, 3, 4, 5, 6, 7  # streams
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Chance of one application; one value per request. ``bias`` by processor. ``sizes``, and what they are
-    guessed to be: NaN where the application has none."""
+    """Chance of one application; one value per request. ``bias`` by processor, ``entries`` by library entry.
+
+    ``noise``: factor on the inference, ``extra_ms``: what it takes besides. ``regimes``: number of the state
+    of the noise, empty where there is one only. ``entries``: the true library, without the bias. ``sizes``,
+    and what they are guessed to be: NaN where the application has none.
+    """
 
     arrivals_s: tuple[float, ...]
-    noise: tuple[float, ...]  # factor on the inference
+    noise: tuple[float, ...]
+    extra_ms: tuple[float, ...]
+    regimes: tuple[int, ...]
     overhead_ms: tuple[float, ...]
     bias: dict[str, float]  # factor on the library
     sizes: tuple[float, ...]
     guesses: tuple[float, ...]
+    entries: dict[Key, SubnetEntry]
 
 
 def draw(scene: Scene, seed: int) -> dict[str, Trace]:
@@ -48,13 +57,23 @@ def _trace(scene: Scene, app: App, number: int, seed: int) -> Trace:
     overhead = app.overhead_ms * np.exp(spread * frames.standard_normal(len(arrivals)))
     biases = np.exp(scene.bias * np.random.default_rng((seed, BIAS, number)).standard_normal(len(PROCESSORS)))
     sizes, guesses = _sizes(app, len(arrivals), np.random.default_rng((seed, SIZES, number)))
+    more = np.random.default_rng((seed, EXTRA, number))
+    states = _states(scene.noise, len(arrivals), np.random.default_rng((seed, REGIMES, number)))
+    if scene.noise.logged:
+        start = int(more.integers(len(scene.noise.logged)))
+        noise = noise * np.resize(np.roll(scene.noise.logged, -start), len(arrivals))
+    if len(states):
+        noise = noise * np.array([regime.factor for regime in scene.noise.regimes])[states]
     return Trace(
         tuple(arrivals.tolist()),
         tuple(noise.tolist()),
+        tuple(_extra_ms(scene.noise, len(arrivals), more).tolist()),
+        tuple(states.tolist()),
         tuple(overhead.tolist()),
         dict(zip(PROCESSORS, biases.tolist(), strict=True)),
         sizes,
         guesses,
+        _true_entries(scene, app, np.random.default_rng((seed, ENTRIES, number))),
     )
 
 
@@ -83,35 +102,43 @@ def _factors(noise: Noise, number: int, rng: np.random.Generator) -> Floats:
     fresh = (1.0 - noise.correlation**2) ** 0.5
     for n in range(1, number):
         normal[n] = noise.correlation * normal[n - 1] + fresh * normal[n]
-    return np.exp(noise.sigma * normal) * np.where(spikes < noise.spike_share, noise.spike, 1.0)
+    # A spike of probability u is the u / share quantile of their law, so that one number decides both.
+    longer = np.maximum(spikes / noise.spike_share, 1e-9) ** (-1.0 / noise.tail) if noise.spike_share else 1.0
+    spike = np.minimum(noise.spike * longer, max(MOST, noise.spike))
+    return np.exp(noise.sigma * normal) * np.where(spikes < noise.spike_share, spike, 1.0)
 
 
-def cdf(noise: Noise, factor: float) -> float:
-    """Probability that the noise stays at or below ``factor``."""
-    if factor <= 0.0:
-        return 0.0
-    calm, spiked = (_log_normal_cdf(noise.sigma, f) for f in (factor, factor / noise.spike))
-    return (1.0 - noise.spike_share) * calm + noise.spike_share * spiked
+def _states(noise: Noise, number: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The state at each image; every state is followed by any other one."""
+    if not noise.regimes:
+        return np.zeros(0, np.int64)
+    states: list[int] = []
+    now = int(rng.integers(len(noise.regimes)))
+    while len(states) < number:
+        regime = noise.regimes[now]
+        low, high = regime.shortest, regime.longest
+        states += [now] * int(rng.integers(low, high + 1) if high else rng.geometric(1.0 / low))
+        now = (now + int(rng.integers(1, len(noise.regimes)))) % len(noise.regimes)
+    return np.array(states[:number])
 
 
-@lru_cache(maxsize=256)
-def quantile(noise: Noise, share: float) -> float:
-    """Least factor that the noise stays at or below with probability ``share`` (0..1, 1 excluded)."""
-    if not 0.0 <= share < 1.0:
-        raise ValueError(f"share must be from 0 to below 1, not {share}")
-    low, high = 0.0, noise.spike * exp(10.0 * noise.sigma)
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        low, high = (low, middle) if cdf(noise, middle) >= share else (middle, high)
-    return high
+def _extra_ms(noise: Noise, number: int, rng: np.random.Generator) -> Floats:
+    preempted = rng.uniform(size=number) < noise.preempted_share
+    return noise.offset_ms + np.where(preempted, rng.exponential(noise.preempted_ms, number), 0.0)
 
 
-def mean(noise: Noise) -> float:
-    """Expected factor."""
-    return exp(0.5 * noise.sigma**2) * (1.0 + noise.spike_share * (noise.spike - 1.0))
-
-
-def _log_normal_cdf(sigma: float, factor: float) -> float:
-    if sigma == 0.0:
-        return float(factor >= 1.0 - 1e-12)
-    return 0.5 * (1.0 + erf(log(factor) / sigma / sqrt(2.0)))
+def _true_entries(scene: Scene, app: App, rng: np.random.Generator) -> dict[Key, SubnetEntry]:
+    """The library as it really is: every entry with an error of its own, and with the true clock share."""
+    shares = {p: rng.uniform(*scene.clock_share.get(p, (0.0, 0.0))) for p in PROCESSORS}
+    entries = {}
+    for entry, z in zip(app.library, rng.standard_normal(len(app.library)).tolist(), strict=True):
+        error = scene.entry_error.get(entry.processor, 0.0)
+        if error or entry.processor in scene.clock_share:
+            total_ms = entry.alpha_ms + entry.beta_ms
+            share = entry.beta_ms / total_ms
+            share = shares[entry.processor] if entry.processor in scene.clock_share else share
+            total_ms *= float(np.exp(error * z))
+            alpha_ms, beta_ms = (1.0 - share) * total_ms, share * total_ms
+            entry = replace(entry, latency_ms=total_ms, alpha_ms=alpha_ms, beta_ms=beta_ms)
+        entries[entry_key(entry)] = entry
+    return entries

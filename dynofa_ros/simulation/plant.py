@@ -1,6 +1,7 @@
 """The simulated board under the applications: clocks, shared processors, outside load, modes, telemetry.
 
-The time of an inference alone is slowdown * noise * (alpha + beta * f_reference / f). While n jobs run on one
+The time of an inference alone is slowdown * noise * (alpha + beta * f_reference / f), and what a preemption
+takes on top. While n jobs run on one
 processor, each runs at 1 / (1 + contention * (n - 1)) of its speed. Jobs whose threads take only a share of
 the cores wait where all together ask for more cores than there are: n is then the sum of the shares, but not
 less than 1.
@@ -36,7 +37,10 @@ CORES_EXPONENT = 0.5
 
 @dataclass(slots=True)
 class Job:
-    """One inference under way; alpha and beta with its bias and noise. ``left`` goes from 1 to 0."""
+    """One inference under way; alpha and beta with its bias and noise. ``left`` goes from 1 to 0.
+
+    ``extra_s``: time that no clock and no neighbour changes.
+    """
 
     app: str
     entry: SubnetEntry
@@ -44,6 +48,7 @@ class Job:
     beta_s: float
     reference_hz: float
     started_s: float
+    extra_s: float = 0.0
     share: float = 1.0  # of the cores
     left: float = 1.0
     ready_s: float = inf
@@ -72,13 +77,13 @@ class SharedProcessor:
         self._hz = min((hz for hz, _ in on), default=0.0)
         self._capacity = (sum(cores for _, cores in on) / self._total) ** CORES_EXPONENT if on else 0.0
 
-    def start(self, app: str, entry: SubnetEntry, factor: float, now_s: float) -> None:
-        """An inference begins; ``factor`` = bias * noise on what the library says."""
+    def start(self, app: str, entry: SubnetEntry, factor: float, now_s: float, extra_s: float = 0.0) -> None:
+        """An inference of a true entry begins; ``factor`` = bias * noise on its latency."""
         self.progress(now_s)
         scale = 1e-3 * factor
         reference = reference_hz(entry.reference_frequencies, self._cores, self._top_hz)
         alpha_s, beta_s = scale * entry.alpha_ms, scale * entry.beta_ms
-        self.jobs.append(Job(app, entry, alpha_s, beta_s, reference, now_s, self.share(entry)))
+        self.jobs.append(Job(app, entry, alpha_s, beta_s, reference, now_s, extra_s, self.share(entry)))
         self.retime()
 
     def finish(self, job: Job, now_s: float) -> None:
@@ -115,7 +120,8 @@ class SharedProcessor:
         if not speed:
             return inf
         sharing = 1.0 + self._contention * max(0.0, self.asked - 1.0)
-        return float(latency(job.alpha_s, job.beta_s, job.reference_hz / speed, self.slowdown * sharing))
+        slowdown = self.slowdown * sharing
+        return float(latency(job.alpha_s, job.beta_s, job.reference_hz / speed, slowdown)) + job.extra_s
 
 
 class Plant:

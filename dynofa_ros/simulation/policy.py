@@ -17,8 +17,9 @@ from dynofa_ros.manager.inputs import Input, Parameters
 from dynofa_ros.messages import AppTargets, DeviceCapabilities, DeviceTelemetry, FrequencyBand, SubnetEntry
 from dynofa_ros.simulation.application import SimulatedApplication
 from dynofa_ros.simulation.log import FrameRecord, Knob
+from dynofa_ros.simulation.noise import Trace
 from dynofa_ros.simulation.plant import Plant
-from dynofa_ros.simulation.scene import Noise, Scene
+from dynofa_ros.simulation.scene import Scene
 
 
 @dataclass(frozen=True)
@@ -82,16 +83,9 @@ class GroundTruth:
         bias = self.apps[app].trace.bias
         return bias[processor_of(processor) or processor] * self.plant.processors[processor].slowdown
 
-    def noise(self) -> Noise:
-        """Noise in force."""
-        return self.scene.noise
-
-    def next_noise(self, app: str) -> float:
-        """Factor on the inference of the frame that the application will answer next."""
-        one = self.apps[app]
-        index = one.next_image if one.waiting is None else one.waiting
-        noise = one.trace.noise
-        return noise[min(index, len(noise) - 1)] if noise else 1.0
+    def trace(self, app: str) -> Trace:
+        """What chance has drawn for an application, the future included."""
+        return self.apps[app].trace
 
     def overhead_ms(self, app: str) -> float:
         """Mean overhead of a frame."""
@@ -113,12 +107,14 @@ class GroundTruth:
 class Policy(ABC):
     """A manager under test. Everything it does must be a function of what it is given.
 
-    ``clairvoyant``: gets the ground truth, and its knobs act at once and cost nothing. By default it acts at
-    the start only.
+    ``clairvoyant``: gets the ground truth, and its knobs act at once and cost nothing; with a finite
+    ``lead_s`` its clocks take as long as real ones, and ``on_announced`` is called so long before every
+    image. By default a policy acts at the start only.
     """
 
     name: str
     clairvoyant = False
+    lead_s: float = inf
 
     @abstractmethod
     def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
@@ -130,6 +126,10 @@ class Policy(ABC):
 
     def on_frame(self, frame: FrameRecord) -> Command | None:
         """After every frame that was answered or dropped."""
+        return None
+
+    def on_announced(self, app: str) -> Command | None:
+        """``lead_s`` before an image comes."""
         return None
 
     def step(self, now_s: float, observation: Observation) -> Command | None:

@@ -16,13 +16,38 @@ from dynofa_ros.messages import AppTargets, SubnetEntry
 
 
 @dataclass(frozen=True)
+class Regime:
+    """A state of the noise that holds for a number of frames: ``factor`` on all times.
+
+    The number is uniform from ``shortest`` to ``longest``; without ``longest`` the state has no memory and
+    lasts ``shortest`` frames in the mean.
+    """
+
+    factor: float
+    shortest: int
+    longest: int = 0
+
+
+@dataclass(frozen=True)
 class Noise:
-    """Spread of the time of one inference: exp(sigma * z), z normal with lag-1 correlation, times a spike."""
+    """Spread of the time of one inference: exp(sigma * z), z normal with lag-1 correlation, times a spike.
+
+    ``tail``: exponent of a Pareto law of the spikes, of which ``spike`` is the least (inf = all alike).
+    ``regimes``: states that take turns. ``logged``: recorded factors instead of the normal ones, played from
+    a random place. ``preempted_share`` of the frames take an exponential time of mean ``preempted_ms`` more
+    and all take ``offset_ms`` more, whatever the network and the clock.
+    """
 
     sigma: float
     spike_share: float
     spike: float
     correlation: float = 0.0
+    tail: float = inf
+    regimes: tuple[Regime, ...] = ()
+    logged: tuple[float, ...] = ()
+    preempted_share: float = 0.0
+    preempted_ms: float = 0.0
+    offset_ms: float = 0.0
 
 
 # From logs of real boards (facts: CV 0.04-0.07 alone, 0.09-0.18 with a competing job).
@@ -157,8 +182,11 @@ class Scene:
 
     ``board``: what policies know; ``real_board``: what is simulated (None = the same). ``contention``: by
     how much a running job slows another on the same processor. ``bias``: spread of the true latency of an
-    application on a processor against its library. ``feasible``: phases [from, until) in which all targets
-    can be held, where misses and energy are compared. ``steps``: times after which settling is measured.
+    application on a processor against its library. ``entry_error``: spread of the true latency of every
+    entry against its library, by processor. ``clock_share``: range of the true share of the clock in the
+    latency of the entries, by processor (as the library has it where it is not named). ``feasible``: phases
+    [from, until) in which all targets can be held, where misses and energy are compared. ``steps``: times
+    after which settling is measured.
     """
 
     name: str
@@ -171,6 +199,8 @@ class Scene:
     mode: str | None = None
     noise: Noise = ISOLATED
     bias: float = 0.03
+    entry_error: Mapping[str, float] = field(default_factory=dict)
+    clock_share: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     contention: Mapping[str, float] = field(default_factory=lambda: {"cpu": 1.0, "gpu": 0.45, "npu": 0.45})
     feasible: tuple[tuple[float, float], ...] = ((0.0, inf),)
     steps: tuple[float, ...] = ()

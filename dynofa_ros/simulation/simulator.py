@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import count
-from math import inf, isfinite
+from math import inf, isfinite, isinf
 from typing import Literal
 
 from dynofa_ros.device.board import power_model
 from dynofa_ros.manager.inputs import Departure, Input, Message
-from dynofa_ros.manager.placement import place_of
+from dynofa_ros.manager.placement import entry_key, place_of
 from dynofa_ros.messages import DeviceTelemetry, SubnetCondition, SubnetLibrary
 from dynofa_ros.simulation.application import SimulatedApplication
 from dynofa_ros.simulation.log import FrameRecord, Run, Sample
@@ -49,7 +49,7 @@ class Simulation:
         self.scene = scene
         self._policy = policy
         self._free = policy.clairvoyant
-        self.plant = Plant(scene, seed, instant=self._free)
+        self.plant = Plant(scene, seed, instant=self._free and isinf(policy.lead_s))
         traces = draw(scene, seed)
         self.apps = {app.name: SimulatedApplication(app, traces[app.name]) for app in scene.apps}
         self.parameters = scene.parameters
@@ -137,7 +137,14 @@ class Simulation:
 
     def _await_image(self, app: SimulatedApplication) -> None:
         if app.next_image < len(app.trace.arrivals_s):
-            self._at(app.trace.arrivals_s[app.next_image], partial(self._arrive, app))
+            arrives_s = app.trace.arrivals_s[app.next_image]
+            if isfinite(self._policy.lead_s):
+                self._at(max(self.now_s, arrives_s - self._policy.lead_s), partial(self._announce, app))
+            self._at(arrives_s, partial(self._arrive, app))
+
+    def _announce(self, app: SimulatedApplication) -> None:
+        if app.present:
+            self._obey(self._policy.on_announced(app.name))
 
     def _take(self, app: SimulatedApplication) -> None:
         index = app.take(self.now_s)
@@ -149,7 +156,8 @@ class Simulation:
             return  # the application has left meanwhile
         entry = app.choose(self.now_s)
         processor = self.plant.processors[place_of(entry)]
-        processor.start(app.name, entry, app.factor(entry), self.now_s)
+        true = app.trace.entries[entry_key(entry)]
+        processor.start(app.name, true, app.factor(entry), self.now_s, 1e-3 * app.trace.extra_ms[index])
         self.plant.occupy(processor)
 
     def _finish(self, processor: SharedProcessor, job: Job) -> None:

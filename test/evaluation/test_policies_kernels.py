@@ -16,7 +16,7 @@ from dynofa_ros.evaluation.policies.dynamic_ofa import StepManager, levels_of
 from dynofa_ros.evaluation.policies.oracle_model import (
     Battery,
     Cameras,
-    constant_limit_w,
+    chance,
     offsets_ms,
     thermal_limit_w,
     worst_overlap_ms,
@@ -25,8 +25,8 @@ from dynofa_ros.evaluation.policies.per_app import Profile, home, make_profile, 
 from dynofa_ros.evaluation.policies.profile import make_levels, offered, times_ms
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.messages import AppTargets, DomainFrequency, InferenceMonitor, SubnetEntry
-from dynofa_ros.simulation.noise import cdf, mean, quantile
-from dynofa_ros.simulation.scene import CONTENDED, ISOLATED, Noise, Surroundings
+from dynofa_ros.simulation.noise import Trace
+from dynofa_ros.simulation.scene import Surroundings
 
 BOARD = load_board("xavier_nx")
 TOP_HZ = 1_109_250_000
@@ -85,27 +85,52 @@ def test_nearest_level_is_found_by_the_slowest_domain() -> None:
     assert levels.nearest({"gpu": 1e9}) is None
 
 
-# --- distribution ------------------------------------------------------------------------------------------
+# --- chance ------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
-@given(st.floats(0.01, 0.3), st.floats(0.0, 0.1), st.floats(1.0, 3.0), st.floats(0.01, 0.999))
-def test_quantile_is_the_inverse_of_the_distribution(
-    sigma: float, share: float, spike: float, wanted: float
-) -> None:
-    noise = Noise(sigma, share, spike)
-    assert cdf(noise, quantile(noise, wanted)) == pytest.approx(wanted, abs=1e-6)
+def trace(noise: tuple[float, ...], period_s: float = 0.1, **more: object) -> Trace:
+    count = len(noise)
+    figures: dict[str, object] = {
+        "arrivals_s": tuple(period_s * n for n in range(count)),
+        "extra_ms": (0.0,) * count,
+        "regimes": (),
+        "overhead_ms": (3.0,) * count,
+        "bias": {},
+        "sizes": (),
+        "guesses": (),
+        "entries": {},
+    }
+    return Trace(noise=noise, **(figures | more))  # type: ignore[arg-type]
 
 
-def test_distribution_agrees_with_drawn_numbers() -> None:
-    rng = np.random.default_rng(0)
-    calm = np.exp(CONTENDED.sigma * rng.standard_normal(400_000))
-    drawn = np.where(rng.uniform(size=400_000) < CONTENDED.spike_share, CONTENDED.spike * calm, calm)
-    assert mean(CONTENDED) == pytest.approx(drawn.mean(), rel=2e-3)
-    assert quantile(CONTENDED, 0.9) == pytest.approx(np.quantile(drawn, 0.9), rel=5e-3)
-    assert quantile(Noise(0.0, 0.0, 1.0), 0.99) == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="share"):
-        quantile(ISOLATED, 1.0)
+def test_late_frames_are_counted_at_every_speed() -> None:
+    known = chance(trace((1.0, 1.0, 1.3, 1.0), 1.0, extra_ms=(0.0, 10.0, 0.0, 0.0)), 100.0, None)
+    assert known.typical == pytest.approx(1.075) and known.extra_ms == pytest.approx(2.5)
+
+    def share(own_ms: float) -> float:
+        return known.late_share(known.typical * own_ms + known.extra_ms)
+
+    # 97 / 1.3 = 74.6 ms of the third frame, 87 of the second, 97 of the others
+    assert [share(own) for own in (74.0, 75.2, 86.0, 88.0, 96.0, 98.5)] == [0.0, 0.25, 0.25, 0.5, 0.5, 1.0]
+    longest = (known.expected_ms(0.25) - known.extra_ms) / known.typical
+    assert 86.0 < longest <= 87.0
+
+
+def test_a_late_frame_makes_the_next_one_wait_or_drop() -> None:
+    noise = (1.0, 2.5, 1.0, 1.0, 1.0, 1.0)
+    alone, queued = (chance(trace(noise, period_s), 90.0, None) for period_s in (1.0, 0.1))
+    own_ms = 70.0  # the second ends at 278 ms, those that wait for it at 351, 424 and 497
+    late = [known.late_share(known.typical * own_ms) for known in (alone, queued)]
+    assert late == pytest.approx([1 / 6, 4 / 6])
+
+
+def test_the_state_of_the_noise_tells_what_comes() -> None:
+    states = (0,) * 30 + (1,) * 30
+    known = trace((1.0,) * 30 + (1.5,) * 30, 1.0, regimes=states)
+    calm, burst = (chance(known, 100.0, state) for state in (0, 1))
+    assert calm.late_share(calm.typical * 80.0) == pytest.approx(1 / 31)  # the first frame of the burst
+    assert burst.late_share(burst.typical * 80.0) == 1.0
+    assert chance(known, 100.0, None).late_share(1.25 * 80.0) == 0.5
 
 
 # --- Dynamic-OFA -------------------------------------------------------------------------------------------
@@ -359,15 +384,3 @@ def test_thermal_limit_holds_the_limit_after_the_horizon() -> None:
         reached = steady + (80.0 - steady) * exp(-10.0 / thermal.time_constant_s)
         assert reached == pytest.approx(85.0)
     assert thermal_limit_w(thermal, (), 0.0, 150.0, 85.0) == 0.0
-
-
-def test_the_constant_power_that_just_reaches_the_limit() -> None:
-    thermal = BOARD.thermal
-    assert constant_limit_w(thermal, (), 1e6, 40.0, 85.0) == pytest.approx((85.0 - 25.0) / 2.5)
-    hot = (Surroundings(100.0, 45.0, 4.0), Surroundings(200.0, 25.0, 1.0))
-    power = constant_limit_w(thermal, hot, 300.0, 40.0, 85.0)
-    first = 25.0 + 2.5 * power
-    first += (40.0 - first) * exp(-100.0 / 90.0)
-    second = 45.0 + 10.0 * power
-    assert second + (first - second) * exp(-100.0 / 90.0) == pytest.approx(85.0)
-    assert constant_limit_w(thermal, (), 10.0, 99.0, 85.0) == pytest.approx(0.0, abs=1e-6)

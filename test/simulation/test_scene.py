@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
 
 import msgspec
 import numpy as np
@@ -22,8 +23,17 @@ from dynofa_ros.evaluation.scenarios import (
     translation_library,
     vision_library,
 )
-from dynofa_ros.simulation.noise import draw, quantile
-from dynofa_ros.simulation.scene import CONTENDED, ISOLATED, NONE, NewMode, NewTargets, Scene
+from dynofa_ros.simulation.noise import Trace, draw
+from dynofa_ros.simulation.scene import (
+    CONTENDED,
+    ISOLATED,
+    NONE,
+    NewMode,
+    NewTargets,
+    Noise,
+    Regime,
+    Scene,
+)
 
 ALL = scenes(SCENARIOS)
 LEVEL_4 = "published_6_3"
@@ -168,6 +178,69 @@ def test_noise_has_the_spread_of_board_logs() -> None:
     assert set(draw(replace(named("S1"), noise=NONE), 0)["camera"].noise) == {1.0}
 
 
-def test_quantiles_of_the_noise_grow_with_the_share() -> None:
-    assert quantile(NONE, 0.99) == pytest.approx(1.0)
-    assert 1.0 < quantile(ISOLATED, 0.9) < quantile(ISOLATED, 0.99) < quantile(CONTENDED, 0.99)
+def noise_of(noise: Noise, frames: int = 20_000) -> Trace:
+    scene = replace(named("S1"), noise=noise, duration_s=frames / 10.0)
+    return draw(scene, 0)["camera"]
+
+
+def test_bursts_last_from_8_to_25_frames() -> None:
+    drawn = noise_of(Noise(0.0, 0.0, 1.0, regimes=(Regime(1.0, 120, 400), Regime(1.45, 8, 25))))
+    assert set(drawn.noise) == {1.0, 1.45}
+    lengths = [len(list(group)) for factor, group in groupby(drawn.noise) if factor > 1.0][1:-1]
+    assert min(lengths) == 8 and max(lengths) == 25
+    assert [drawn.regimes[n] for n, factor in enumerate(drawn.noise) if factor > 1.0] == [1] * sum(
+        factor > 1.0 for factor in drawn.noise
+    )
+
+
+def test_a_state_without_memory_has_its_mean_length() -> None:
+    drawn = noise_of(Noise(0.0, 0.0, 1.0, regimes=(Regime(1.0, 60), Regime(1.3, 8))), 60_000)
+    lengths = {f: [len(list(g)) for factor, g in groupby(drawn.noise) if factor == f] for f in (1.0, 1.3)}
+    assert np.mean(lengths[1.0]) == pytest.approx(60, rel=0.15)
+    assert np.mean(lengths[1.3]) == pytest.approx(8, rel=0.15)
+
+
+def test_pareto_spikes_have_a_heavy_tail() -> None:
+    drawn = np.array(noise_of(Noise(0.0, 0.05, 1.2, tail=3.0), 60_000).noise)
+    spikes = drawn[drawn > 1.0]
+    assert len(spikes) / len(drawn) == pytest.approx(0.05, rel=0.1) and spikes.min() >= 1.2
+    assert np.mean(spikes > 2.4) == pytest.approx(2.0**-3, rel=0.2) and spikes.max() <= 5.0
+
+
+def test_a_log_is_played_frame_by_frame() -> None:
+    log = (1.0, 1.1, 0.9, 1.4)
+    drawn = noise_of(Noise(0.0, 0.0, 1.0, logged=log), 40).noise
+    start = log.index(drawn[0])
+    assert drawn == tuple(log[(start + n) % 4] for n in range(40))
+
+
+def test_a_preemption_takes_time_whatever_the_network() -> None:
+    drawn = np.array(
+        noise_of(Noise(0.0, 0.0, 1.0, preempted_share=0.1, preempted_ms=12.0, offset_ms=7.0)).extra_ms
+    )
+    hit = drawn[drawn > 7.0] - 7.0
+    assert drawn.min() == 7.0 and len(hit) / len(drawn) == pytest.approx(0.1, rel=0.1)
+    assert hit.mean() == pytest.approx(12.0, rel=0.1)
+
+
+def test_the_true_library_is_drawn_by_the_seed_and_nobody_else_changes() -> None:
+    scene = named("S1")
+    wrong = replace(scene, entry_error={"gpu": 0.1}, clock_share={"gpu": (0.28, 0.52)})
+    plain, hidden, other = (draw(s, seed)["camera"] for s, seed in ((scene, 0), (wrong, 0), (wrong, 1)))
+    assert plain.noise == hidden.noise and plain.bias == hidden.bias and plain.arrivals_s == hidden.arrivals_s
+    library = {e.id: e for e in scene.apps[0].library if e.processor == "gpu"}
+    assert all(plain.entries[(e.id, "gpu", "", 0)] == e for e in library.values())
+    errors = [
+        np.log(hidden.entries[(e.id, "gpu", "", 0)].latency_ms / e.latency_ms) for e in library.values()
+    ]
+    assert 0.05 < np.std(errors) < 0.15
+    shares = {
+        round(e.beta_ms / (e.alpha_ms + e.beta_ms), 9)
+        for e in hidden.entries.values()
+        if e.processor == "gpu"
+    }
+    assert len(shares) == 1 and 0.28 <= shares.pop() <= 0.52
+    assert hidden.entries != other.entries
+    assert [e for e in hidden.entries.values() if e.processor == "cpu"] == [
+        e for e in plain.entries.values() if e.processor == "cpu"
+    ]

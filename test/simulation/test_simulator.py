@@ -24,6 +24,7 @@ from dynofa_ros.messages import (
     SubnetState,
 )
 from dynofa_ros.simulation.log import FrameRecord, Knob, Run
+from dynofa_ros.simulation.noise import draw
 from dynofa_ros.simulation.plant import SharedProcessor
 from dynofa_ros.simulation.policy import Command, GroundTruth, Observation, Policy
 from dynofa_ros.simulation.scene import (
@@ -105,6 +106,53 @@ def test_clocks_stretch_their_share_only() -> None:
     pinned = Command(bands=(FrequencyBand("gpu", HALF_HZ, HALF_HZ),))
     run = simulate(scene_of(app()), Script(first=pinned), 0)
     assert latencies(run)[-1] == pytest.approx(3.0 + 30.0 + 20.0 * TOP_HZ / HALF_HZ, abs=1e-6)
+
+
+def test_what_comes_on_top_changes_with_no_clock_and_no_load() -> None:
+    noise = replace(NONE, offset_ms=7.0)
+    slow = Command(bands=(FrequencyBand("gpu", HALF_HZ, HALF_HZ),))
+    fast_run = simulate(scene_of(app(), noise=noise), Script(), 0)
+    slow_run = simulate(
+        scene_of(app(), noise=noise, timeline=(Load(0.0, "gpu", 0.3, 0.5),)), Script(first=slow), 0
+    )
+    assert latencies(fast_run)[-1] == pytest.approx(3.0 + 50.0 + 7.0, abs=1e-6)
+    alone_ms = 30.0 + 20.0 * TOP_HZ / HALF_HZ
+    assert latencies(slow_run)[-1] == pytest.approx(3.0 + 1.5 * alone_ms + 7.0, abs=1e-6)
+
+
+def test_frames_take_the_time_of_the_true_library_and_messages_have_the_published_one() -> None:
+    scene = scene_of(app(), entry_error={"gpu": 0.1})
+    script = Script()
+    run = simulate(scene, script, 3)
+    true = draw(scene, 3)["app"].entries[("net", "gpu", "", 0)]
+    assert abs(true.latency_ms / 50.0 - 1.0) > 0.01
+    assert latencies(run)[-1] == pytest.approx(3.0 + true.latency_ms, abs=1e-6)
+    published = [m for m in script.messages(SubnetLibrary) if isinstance(m, SubnetLibrary)]
+    assert published and all(m.entries == (ENTRY, OTHER) for m in published)
+
+
+def test_a_frame_is_announced_and_clocks_of_who_asks_for_it_are_real() -> None:
+    heard: list[tuple[float, str]] = []
+
+    class Early(Script):
+        clairvoyant = True
+        lead_s = 0.02
+
+        def on_announced(self, app: str) -> Command | None:
+            heard.append((self.truth.plant.device.now_s, app))  # type: ignore[union-attr]
+            return None
+
+    run = simulate(
+        scene_of(app()),
+        Early(clairvoyant=True, orders={1.0: Command(bands=(FrequencyBand("gpu", HALF_HZ, HALF_HZ),))}),
+        0,
+    )
+    arrivals = sorted(f.arrived_s for f in run.frames)
+    assert [at_s for at_s, _ in heard][: len(arrivals)] == pytest.approx(
+        [max(0.0, t - 0.02) for t in arrivals]
+    )
+    changed = [at_s for at_s, domain, hz in run.clocks if domain == "gpu" and hz == HALF_HZ]
+    assert changed and changed[0] > 1.004  # 5 ms and what the polling takes
 
 
 def test_a_clock_that_changes_during_a_frame_counts_from_then_on() -> None:

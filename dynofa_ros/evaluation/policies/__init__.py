@@ -1,9 +1,10 @@
-"""The managers that are compared: ours, whole and restricted, baselines B1 to B10, oracles O1q, O1f, O2."""
+"""The managers that are compared: ours, whole and restricted, baselines B1 to B10, the oracle."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from dynofa_ros.evaluation.policies.alert import AlertPolicy
 from dynofa_ros.evaluation.policies.dynamic_ofa import DynamicOfaPolicy
@@ -25,7 +26,6 @@ from dynofa_ros.evaluation.policies.manager import (
 )
 from dynofa_ros.evaluation.policies.oracles import Oracle
 from dynofa_ros.evaluation.policies.poet import PoetPolicy
-from dynofa_ros.evaluation.policies.static_oracle import StaticOracle
 from dynofa_ros.simulation.policy import Policy
 
 POLICIES: dict[str, tuple[Callable[..., Policy], str]] = {  # how each is made, what it is
@@ -67,14 +67,20 @@ POLICIES: dict[str, tuple[Callable[..., Policy], str]] = {  # how each is made, 
     "B9": (AlertPolicy, "ALERT per application, constants as remembered (unconfirmed)"),
     "B9_tuned": (partial(AlertPolicy, tuned=True), "ALERT per application, constants re-tuned"),
     "B10": (PoetPolicy, "POET per application"),
-    "O1q": (Oracle, "oracle: true slowdown and noise distribution, no switch cost, every frame"),
-    "O1f": (partial(Oracle, per_frame=True), "oracle: O1q that knows the next frame's noise too"),
-    "O2": (StaticOracle, "oracle: best single configuration in hindsight"),
+    "O1q": (Oracle, "oracle: true library and slowdown, holds the tolerance, no switch cost, every frame"),
+    "O1m": (
+        partial(Oracle, price_j=3.0),
+        "oracle: O1q that mixes operating points so that the mean misses are what is tolerated",
+    ),
+    "O1m_rest": (
+        partial(Oracle, price_j=3.0, lead_s=0.0),
+        "O1m with real delays of the clocks, which go to the lowest while a processor has no work",
+    ),
 }
 
 
-def make_policy(name: str) -> Policy:
-    """A fresh policy by name. Raises ValueError naming those that there are."""
+def make_policy(name: str, **settings: Any) -> Policy:
+    """A fresh policy by name, with its knob. Raises ValueError naming those that there are."""
     if name not in POLICIES:
         raise ValueError(f"unknown policy '{name}' (known: {', '.join(POLICIES)})")
-    return POLICIES[name][0](name=name)
+    return POLICIES[name][0](name=name, **settings)

@@ -30,6 +30,22 @@ from math import erf, sqrt
 
 import numpy as np
 
+from dynofa_ros.evaluation.policies.constants import (
+    FORGETTING,
+    GAIN_START,
+    IDLE_NOISE,
+    IDLE_PROCESS,
+    IDLE_START,
+    IDLE_VARIANCE,
+    MEAN_START,
+    OVERHEAD_FRAMES,
+    OVERHEAD_START_MS,
+    REMEMBERED,
+    TUNED,
+    TUNED_CONTENDED,
+    VARIANCE_START,
+    Constants,
+)
 from dynofa_ros.evaluation.policies.per_app import (
     Instance,
     PerAppPolicy,
@@ -42,25 +58,6 @@ from dynofa_ros.evaluation.policies.profile import Array
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.messages import AppTargets, InferenceMonitor
 from dynofa_ros.simulation.scene import CONTENDED
-
-FORGETTING = 0.3  # a
-GAIN_START, MEAN_START, VARIANCE_START = 0.5, 1.0, 0.1
-IDLE_START, IDLE_VARIANCE, IDLE_PROCESS, IDLE_NOISE = 0.0, 0.01, 1e-4, 1e-3  # phi, M, S, V
-OVERHEAD_FRAMES = 20
-OVERHEAD_START_MS = 3.0
-
-
-@dataclass(frozen=True)
-class Constants:
-    """R and Q0 of the slow-down filter."""
-
-    measurement_noise: float = 1e-3
-    process_noise: float = 0.1
-
-
-REMEMBERED = Constants()
-TUNED = Constants(1e-3, 1e-4)
-TUNED_CONTENDED = Constants(0.0144, 1e-4)
 
 
 @dataclass
@@ -152,6 +149,7 @@ class Alert(Instance):
     """ALERT for one application."""
 
     constants: Constants
+    margin: float = 1.0
     idle: IdleFilter = field(default_factory=IdleFilter)
     _overheads_ms: deque[float] = field(default_factory=lambda: deque(maxlen=OVERHEAD_FRAMES))
 
@@ -178,7 +176,7 @@ class Alert(Instance):
         overhead_ms = sum(known) / len(known) if known else OVERHEAD_START_MS
         targets = self.targets
         goals = Goals(
-            deadline_ms=max(1e-3, time_to_answer_ms(targets) - overhead_ms),
+            deadline_ms=max(1e-3, time_to_answer_ms(targets) / self.margin - overhead_ms),
             period_ms=1e3 / targets.rate_hz,
             accuracy=accuracy_wanted(targets, self.parameters),
             probability=1.0 - targets.miss_tolerance,
@@ -189,12 +187,14 @@ class Alert(Instance):
 
 @dataclass
 class AlertPolicy(PerAppPolicy):
-    """One ALERT per application. ``tuned``: the re-tuned constants."""
+    """One ALERT per application. ``tuned``: the re-tuned constants. ``margin``: deadline / that of the
+    rule."""
 
     name: str = "B9"
     tuned: bool = False
+    margin: float = 1.0
 
     def make(self, profile: Profile, targets: AppTargets, parameters: Parameters) -> Instance:
         """An ALERT with the constants for the scene."""
         tuned = TUNED_CONTENDED if self.scene.noise == CONTENDED else TUNED
-        return Alert(profile, targets, parameters, tuned if self.tuned else REMEMBERED)
+        return Alert(profile, targets, parameters, tuned if self.tuned else REMEMBERED, self.margin)

@@ -25,20 +25,21 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from dynofa_ros.evaluation.policies.constants import (
+    CEILING,
+    CLIMB_FRAMES,
+    LEVELS,
+    PATIENCE_FRAMES,
+    START_LEVEL,
+    WARM_FRAMES,
+    WINDOW,
+)
 from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
 from dynofa_ros.evaluation.policies.profile import knob_of, on_processor
 from dynofa_ros.messages import SubnetEntry
 from dynofa_ros.simulation.log import FrameRecord
 from dynofa_ros.simulation.policy import Command, GroundTruth, Observation, Policy
 from dynofa_ros.simulation.scene import App, Scene
-
-LEVELS = 6
-START_LEVEL = 4
-WARM_FRAMES = 21
-WINDOW = 20
-PATIENCE_FRAMES = 51
-CLIMB_FRAMES = 21
-CEILING = 1.5  # x constraint
 
 
 @dataclass
@@ -107,10 +108,12 @@ def levels_of(entries: tuple[SubnetEntry, ...]) -> tuple[SubnetEntry, ...]:
 
 @dataclass
 class DynamicOfaPolicy(Policy):
-    """One stepper per application; clocks by B4's governors, processor fixed."""
+    """One stepper per application; clocks by B4's governors, processor fixed. ``margin``: deadline /
+    constraint."""
 
     name: str = "B6"
     hold: bool = False
+    margin: float = 1.0
     _levels: dict[str, tuple[SubnetEntry, ...]] = field(default_factory=dict)
     _steppers: dict[str, StepManager] = field(default_factory=dict)
     _ceilings: dict[str, float] = field(default_factory=dict)  # accuracy of the start level
@@ -140,8 +143,9 @@ class DynamicOfaPolicy(Policy):
             accuracy = min(view.targets.accuracy_target, self._ceilings[name])
             if view.targets.accuracy_floor > self._ceilings[name]:
                 accuracy = view.targets.accuracy_floor
-            if (view.targets.latency_target_ms, accuracy) != (stepper.constraint_ms, stepper.accuracy):
-                stepper.retarget(view.targets.latency_target_ms, accuracy)
+            constraint_ms = view.targets.latency_target_ms / self.margin
+            if (constraint_ms, accuracy) != (stepper.constraint_ms, stepper.accuracy):
+                stepper.retarget(constraint_ms, accuracy)
         return None
 
     def _add(self, app: App) -> None:
@@ -154,7 +158,7 @@ class DynamicOfaPolicy(Policy):
         self._steppers[app.name] = StepManager(
             accuracies=tuple(e.accuracy for e in levels),
             level=level,
-            constraint_ms=app.targets.latency_target_ms,
+            constraint_ms=app.targets.latency_target_ms / self.margin,
             accuracy=min(app.targets.accuracy_target, levels[level].accuracy),
             hold=self.hold,
         )

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dynofa_ros.evaluation.policies.profile import differing, knob_of, static_entry
+from dynofa_ros.evaluation.policies.profile import differing, knob_of, mapped_levels, static_entry
+from dynofa_ros.messages import FrequencyBand
 from dynofa_ros.simulation.log import Knob
 from dynofa_ros.simulation.policy import Command, GroundTruth, Observation, Policy
 from dynofa_ros.simulation.scene import Scene
@@ -36,17 +37,26 @@ def present_governors(scene: Scene, governors: Mapping[str, str]) -> dict[str, s
 
 @dataclass
 class StaticPolicy(Policy):
-    """Nothing changes after the start."""
+    """Nothing changes after the start. ``floor``: lowest clock that the governors may take / top clock, of
+    the processors that applications are mapped to (0 = as the board starts)."""
 
     name: str
     governors: Mapping[str, str]
     mode: str | None = None
+    floor: float = 0.0
     _wanted: dict[str, Knob] = field(default_factory=dict)
 
     def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
         """Sub-network and governors. Raises ValueError for a mode that the board lacks."""
         self._wanted = {app.name: knob_of(static_entry(scene, app, self.mode)) for app in scene.apps}
-        return Command(knobs=self._wanted, governors=present_governors(scene, self.governors), mode=self.mode)
+        bands = []
+        for levels in {app.mapping: mapped_levels(scene, app, self.mode) for app in scene.apps}.values():
+            lowest, highest = levels.bands(round(self.floor * (len(levels) - 1))), levels.bands(-1)
+            bands += [
+                FrequencyBand(b.domain, b.min_hz, t.max_hz) for b, t in zip(lowest, highest, strict=True)
+            ]
+        governors = present_governors(scene, self.governors)
+        return Command(self._wanted, tuple(bands) if self.floor else (), governors, self.mode)
 
     def step(self, now_s: float, observation: Observation) -> Command | None:
         """Tells an application that has just arrived what to run."""

@@ -24,7 +24,7 @@ from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import Input, Message, Monitors
 from dynofa_ros.manager.placement import Key, entry_key, place_of
 from dynofa_ros.manager.runtime_manager import Decision
-from dynofa_ros.messages import DeviceCapabilities, SubnetLibrary
+from dynofa_ros.messages import AppTargets, DeviceCapabilities, SubnetLibrary
 from dynofa_ros.simulation.application import default_entry
 from dynofa_ros.simulation.log import Knob
 from dynofa_ros.simulation.policy import Command, GroundTruth, Observation, Policy
@@ -49,7 +49,8 @@ SYSTEM_ONLY = Freedom(subnet=False)
 
 @dataclass
 class ManagerPolicy(Policy):
-    """RuntimeManager behind the interface of a policy. ``decision``: its last.
+    """RuntimeManager behind the interface of a policy. ``decision``: its last. ``aim``: factor on every
+    miss_tolerance that the manager sees.
 
     It does nothing on a frame: the monitor message is among the inputs of the next step, which a miss causes
     at once.
@@ -57,6 +58,7 @@ class ManagerPolicy(Policy):
 
     name: str = "ours"
     freedom: Freedom = ALL
+    aim: float = 1.0
     manager: RuntimeManager = field(default_factory=RuntimeManager)
     decision: Decision | None = None
     _allowed: dict[str, frozenset[Key]] = field(default_factory=dict)
@@ -78,7 +80,7 @@ class ManagerPolicy(Policy):
         """One step of the manager."""
         self._period_s = observation.parameters.control_period_s
         inputs = observation.inputs
-        if self.freedom != ALL:
+        if self.freedom != ALL or self.aim != 1.0:
             inputs = tuple(replace(item, message=self._restricted(item)) for item in inputs)
         now_ns = round(now_s * 1e9)
         self.decision = self.manager.step(now_ns, Monitors(inputs, observation.parameters))
@@ -90,6 +92,8 @@ class ManagerPolicy(Policy):
             allowed = self._allowed[message.app]
             kept = tuple(e for e in message.entries if entry_key(e) in allowed)
             return replace(message, entries=kept or message.entries)
+        if isinstance(message, AppTargets):
+            return replace(message, miss_tolerance=min(0.5, self.aim * message.miss_tolerance))
         if isinstance(message, DeviceCapabilities) and not self.freedom.clocks:
             return replace(message, domains=tuple(replace(d, can_write=False) for d in message.domains))
         return message

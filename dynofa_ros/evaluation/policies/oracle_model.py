@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
-from itertools import pairwise, permutations
+from functools import cached_property, lru_cache
+from itertools import permutations
 from math import ceil, exp, gcd, inf
 
 import numpy as np
@@ -22,6 +22,7 @@ from dynofa_ros.evaluation.policies.profile import Array, Levels, Tables, make_l
 from dynofa_ros.latency import processor_of
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.messages import AppTargets, FrequencyBand, SubnetEntry
+from dynofa_ros.simulation.noise import Trace
 from dynofa_ros.simulation.plant import CORES_EXPONENT
 from dynofa_ros.simulation.scene import Event, Surroundings
 
@@ -29,6 +30,8 @@ FEW = 4  # applications up to which offsets of cameras are reckoned with
 GOVERNOR_TIPPING = 0.8  # schedutil: 1.25 x utilisation
 MOST_OFFSETS = 64
 SAME_S = 1e-6
+LEAST_MS, SHORTEST, SPEEDS = 1e-3, 0.1, 460  # speeds that are tried: half a percent from one to the next
+FEW_FRAMES = 20  # after a state of the noise; of fewer no share can be said
 THERMAL_HORIZON_S = 10.0
 LAST_SECONDS_S = 5.0
 PLAN_PERIOD_S = 1.0
@@ -63,6 +66,7 @@ class OracleModel:
             return float(levels.unused_w[level])
         return float(levels.idle_w[level] + outside * (levels.busy_w[level] - levels.idle_w[level]))
 
+    @cached_property
     def constant_w(self) -> float:
         """Power that no processor has part in."""
         model = power_model(self.board)
@@ -72,25 +76,34 @@ class OracleModel:
             total += domain_power(model, "emc", hz, self.temperature_c).unused_w
         return total
 
+    @cached_property
     def most_w(self) -> float:
         """Power with everything busy at its top clock."""
-        return self.constant_w() + sum(float(levels.busy_w[-1]) for levels in self.levels.values())
+        return self.constant_w + sum(float(levels.busy_w[-1]) for levels in self.levels.values())
 
     def question(
-        self, clients: tuple[Client, ...], outside: Callable[[str], float], limit_w: float, overlap: Overlap
+        self,
+        clients: tuple[Client, ...],
+        outside: Callable[[str], float],
+        limit_w: float,
+        overlap: Overlap,
+        lead_s: float = inf,
     ) -> Question:
-        """What is to be solved; ``outside``: utilisation of a processor by others."""
+        """What is to be solved; ``outside``: utilisation of a processor by others. With a ``lead_s`` a
+        processor without work rests at its lowest clock until so long before the next frame."""
+        raised = min(1.0, lead_s * sum(client.rate_hz for client in clients))
         usable = {name for client in clients for name in client.choices}
         places, unused_w = [], 0.0
         for name, levels in self.levels.items():
             share = outside(name)
             if name in usable:
                 slope = levels.busy_w - levels.idle_w
-                idle_w = self.idle_w(name, share)
-                places.append(Place(name, levels.idle_w + slope * share, slope, idle_w))
+                awake_w = levels.idle_w + slope * share
+                base_w = awake_w[0] + raised * (awake_w - awake_w[0])
+                places.append(Place(name, base_w, awake_w + slope - base_w, self.idle_w(name, share)))
             else:
                 unused_w += self.idle_w(name, share)
-        return Question(clients, tuple(places), self.constant_w() + unused_w, limit_w, overlap)
+        return Question(clients, tuple(places), self.constant_w + unused_w, limit_w, overlap)
 
     def bands(self, chosen: Mapping[str, int]) -> list[FrequencyBand]:
         """Clocks of the levels chosen; of processors without one the lowest, but the CPU's are left alone."""
@@ -121,6 +134,62 @@ def make_model(
     own = {app: {name: on_processor(library, name) for name in levels} for app, library in libraries.items()}
     choices = {app: {name: choice(name, e) for name, e in mine.items() if e} for app, mine in own.items()}
     return OracleModel(board, temperature_c, levels, choices)
+
+
+# --- chance -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Chance:
+    """How many frames of an application are late at which speed: not which ones, in hindsight of the run.
+
+    ``own_ms``: times by the true library, slowed down, ascending; ``late``: share of the frames that are late
+    with each. ``typical``: mean factor of the noise. ``extra_ms``: mean of what comes on top.
+    """
+
+    own_ms: Array
+    late: Array
+    typical: float
+    extra_ms: float
+
+    def expected_ms(self, late: float) -> float:
+        """Longest expected time with which no more than a share of the frames is late."""
+        place = int(self.late.searchsorted(late + 1e-9, side="right")) - 1
+        return self.typical * float(self.own_ms[max(place, 0)]) + self.extra_ms
+
+    def late_share(self, expected_ms: float) -> float:
+        """Share of the frames that are late at an expected time."""
+        own_ms = (expected_ms - self.extra_ms) / self.typical * (1.0 - 1e-9)
+        return float(self.late[min(int(self.own_ms.searchsorted(own_ms)), len(self.late) - 1)])
+
+
+def chance(trace: Trace, target_ms: float, regime: int | None) -> Chance:
+    """Of all frames of an application, or of those that follow one in a state of the noise.
+
+    One application alone, whose queue holds one image: a late frame makes the next one wait.
+    """
+    number = len(trace.noise)
+    chosen = np.ones(number, bool)
+    if regime is not None and number:
+        before = np.array((trace.regimes[0], *trace.regimes[:-1])) == regime
+        chosen = before if before.sum() >= FEW_FRAMES else chosen
+    own_ms = np.geomspace(max(LEAST_MS, SHORTEST * target_ms), target_ms, SPEEDS)
+    if not number:
+        return Chance(own_ms, np.zeros(SPEEDS), 1.0, 0.0)
+    arrivals_ms = 1e3 * np.array(trace.arrivals_s)
+    after_ms = [*arrivals_ms[1:].tolist(), inf]  # a frame that waits until the next one comes is dropped
+    free_ms, late = np.zeros(SPEEDS), np.zeros(SPEEDS)
+    frames = zip(arrivals_ms.tolist(), after_ms, trace.overhead_ms, trace.extra_ms, trace.noise, strict=True)
+    for (arrived, after, overhead, extra, factor), counts in zip(frames, chosen.tolist(), strict=True):
+        start = np.maximum(free_ms, arrived)
+        served = start <= after
+        end = start + (overhead + extra) + factor * own_ms
+        if counts:
+            late += ~served | (end - arrived > target_ms)
+        free_ms = np.where(served, end, free_ms)
+    share = np.maximum.accumulate(late / chosen.sum())
+    factors, extras = np.array(trace.noise)[chosen], np.array(trace.extra_ms)[chosen]
+    return Chance(own_ms, share, float(factors.mean()), float(extras.mean()))
 
 
 # --- overlap ------------------------------------------------------------------------------------------------
@@ -263,27 +332,3 @@ def thermal_limit_w(
     kept = exp(-THERMAL_HORIZON_S / thermal.time_constant_s)
     steady_c = (limit_c - temperature_c * kept) / (1.0 - kept)
     return max(0.0, (steady_c - ambient_c) / resistance)
-
-
-def constant_limit_w(
-    thermal: Thermal, timeline: Sequence[Event], duration_s: float, temperature_c: float, limit_c: float
-) -> float:
-    """Most power that, drawn all the time, never exceeds the limit; 0 if it starts above."""
-    times = [0.0, *sorted(e.at_s for e in timeline if isinstance(e, Surroundings)), duration_s]
-
-    def hottest_c(power_w: float) -> float:
-        now_c = most_c = temperature_c
-        for begin_s, end_s in pairwise(times):
-            ambient_c, resistance = surroundings(thermal, timeline, begin_s)
-            steady_c = ambient_c + resistance * power_w
-            now_c = steady_c + (now_c - steady_c) * exp((begin_s - end_s) / thermal.time_constant_s)
-            most_c = max(most_c, now_c)
-        return most_c
-
-    low, high = 0.0, 200.0
-    if hottest_c(high) <= limit_c:
-        return inf
-    for _ in range(50):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if hottest_c(middle) <= limit_c else (low, middle)
-    return low

@@ -21,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 
 from dynofa_ros.evaluation.policies.profile import Array
+from dynofa_ros.manager.placement import place_of
 from dynofa_ros.messages import SubnetEntry
 
 LOAD_CEILING = 0.92
@@ -192,12 +193,7 @@ def _power(question: Question, asked: Asked, place: Place, modes: tuple[float, .
     rates = np.array([1e-3 * c.rate_hz / d for c, d in zip(clients, asked.dividers, strict=True)])
     budgets = np.array([c.budget_ms * s for c, s in zip(clients, asked.stretches, strict=True)])
     shares = np.array(modes)
-    with np.errstate(invalid="ignore"):
-        added = question.overlap(place.name, guarded, expected)
-        # Jobs wait for each other as far as both together ask for more cores than there are.
-        added = added * np.maximum(0.0, shares[:, None] + shares[None] - 1.0)[:, :, None]
-    added = np.where(np.isfinite(added), added, inf)
-    added[np.arange(len(clients)), np.arange(len(clients))] = 0.0
+    added = _added(question, place.name, guarded, expected, shares)
     busy = rates[:, None] * expected  # of its own time: one frame after the other
     busy = np.where((busy > LOAD_CEILING) & (shares < 1.0)[:, None], inf, busy)
     load = _sums(np.zeros((1, 1, expected.shape[1])), shares[None, :, None] * busy)[0]
@@ -207,6 +203,40 @@ def _power(question: Question, asked: Asked, place: Place, modes: tuple[float, .
     with np.errstate(invalid="ignore"):
         power: Array = np.where(bad, inf, place.base_w + place.slope_w * load)
     return power
+
+
+def _added(question: Question, place: str, guarded: Array, expected: Array, shares: Array) -> Array:
+    """Time that another one adds: application x other x levels. ``shares``: of the cores."""
+    with np.errstate(invalid="ignore"):
+        added = question.overlap(place, guarded, expected)
+        # Jobs wait for each other as far as both together ask for more cores than there are.
+        added = added * np.maximum(0.0, shares[:, None] + shares[None] - 1.0)[:, :, None]
+    added = np.where(np.isfinite(added), added, inf)
+    everyone = np.arange(len(shares))
+    added[everyone, everyone] = 0.0
+    return added
+
+
+def times_of(question: Question, answer: Answer) -> list[tuple[float, float]]:
+    """Expected time of every application at an operating point, alone, and the factor by which the others
+    there make it longer."""
+    homes = [place_of(entry) for entry in answer.entries]
+    found = [(0.0, 1.0)] * len(homes)
+    for place, level in answer.levels.items():
+        expected, shares = np.full((len(homes), 1), inf), np.ones(len(homes))
+        guards = expected.copy()
+        hosted = [i for i, home in enumerate(homes) if home == place]
+        for i in hosted:
+            choice = question.clients[i].choices[place]
+            number = choice.entries.index(answer.entries[i])
+            expected[i], guards[i] = choice.slowdown * choice.unit_ms[number, level], choice.guard
+            shares[i] = choice.shares[number] if choice.shares else 1.0
+        guarded = expected * guards
+        added = _added(question, place, guarded, expected, shares)
+        for i in hosted:
+            longer = sum(float(added[i, j, 0]) for j in hosted)
+            found[i] = float(expected[i, 0]), 1.0 + longer / float(guarded[i, 0])
+    return found
 
 
 def _sums(empty: Array, parts: Array) -> Array:

@@ -1,80 +1,89 @@
-"""O1q and O1f: what could be reached by somebody who knows. Their knobs act at once and cost nothing.
+"""Oracles: what could be reached by somebody who knows.
 
-- O1q knows the true slowdown of every application on every processor (bias and load from outside), the
-  distribution of the noise (not the next frame's), the true power model, temperature and heat path, and the
-  time of every camera. It chooses anew after every frame, every 20 ms and at events.
-- O1f also knows the noise of every next frame (a per-frame clairvoyant; reported only), but not its overhead,
-  of which it takes a quantile. A frame that cannot be saved gets O1q's choice. Processors are O1q's (waking
-  one up for a frame costs more than it saves), and from two applications on the accuracies too.
+Both know the true library, the true slowdown of every application on every processor (bias and load from
+outside), the true power model, temperature and heat path, the time of every camera, and how many of the
+frames of this run any operating point would be late for, but not which ones. They choose anew after every
+frame, ten times a second and at events; a sub-network costs nothing to change.
 
-Both solve `oracle_ladder.best` at each choice. A deadline holds if quantile(noise, 1 - miss_tolerance) x
-expected time plus the overlap with others fits in latency_target - overhead; loads and power are by the mean
-noise.
-Interpretations:
+- O1q: the least power at which every application keeps its miss_tolerance. One clock between frames, which
+  changes at once. Kept because the goals of the protocol are against it.
+- O1m: the least power + ``price_j`` x late frames per second. A run for each price, and a mix of those runs
+  by `frontier.least_energy_j` (a small linear program), spend the misses where they save most: the price is
+  that program's multiplier. It knows the state of the noise at the last frame. With ``lead_s`` the clocks
+  take as long as real ones: a processor without work goes to its lowest clock, and up again so long before
+  the next frame.
 
-- Overlap of applications on one processor: `oracle_model.overlap_law`.
-- A power cap holds in the mean: while jobs run, power is above it for a tenth of a second now and then.
-- Temperature: the power that reaches temperature_limit_c in 10 s (one RC, true ambient and resistance).
-- `battery`: what is left of the true energy over the time left. Processors that host nobody: lowest clock,
-  but the CPU keeps its governor.
+Both solve `oracle_ladder.best` at each choice; what that gives up in accuracy, rates or deadlines is given
+up by both. The overlap of applications on one processor is that of `oracle_model.overlap_law`. Loads and
+power are by the mean noise; a power cap holds in the mean: while jobs run, power is above it for a tenth of
+a second now and then. Temperature: the power that reaches temperature_limit_c in 10 s (one RC, true ambient
+and resistance). `battery`: what is left of the true energy over the time left. Processors that host nobody:
+lowest clock, but the CPU keeps its governor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import inf, nan
+from math import inf, isfinite, nan
+from typing import Any
 
 from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
 from dynofa_ros.evaluation.policies.oracle_ladder import best
 from dynofa_ros.evaluation.policies.oracle_model import (
     Battery,
     Cameras,
+    Chance,
     OracleModel,
     asked_accuracies,
+    chance,
     make_model,
     overlap_law,
     thermal_limit_w,
 )
-from dynofa_ros.evaluation.policies.oracle_solver import Answer, Client, Question, solve
+from dynofa_ros.evaluation.policies.oracle_solver import Answer, Asked, Client, Question, put, solve, times_of
 from dynofa_ros.evaluation.policies.per_app import accuracy_wanted
 from dynofa_ros.evaluation.policies.profile import knob_of, offered_now, static_entry
+from dynofa_ros.latency import processor_of
+from dynofa_ros.manager.placement import Key, entry_key, place_of
 from dynofa_ros.messages import FrequencyBand
 from dynofa_ros.simulation.log import FrameRecord, Knob
-from dynofa_ros.simulation.noise import OVERHEAD_SIGMA, mean, quantile
 from dynofa_ros.simulation.policy import AppView, Command, GroundTruth, Observation, Policy
-from dynofa_ros.simulation.scene import Noise, Scene
+from dynofa_ros.simulation.scene import Scene
 
-PERIOD_S = 0.02
+PERIOD_S = 0.1
 LEAKAGE_GRAIN_C = 2.0
 LIMIT_GRAIN_W = 0.1
-MAX_SEARCHED = 1  # applications for which O1f searches accuracies at every frame
-MAX_REMEMBERED = 20_000
+SHARES = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 1.0)  # of late frames, tried by O1m
+MOST_REGIMES = 2  # applications up to which the states of the noise are told apart
+PREPARE_S = 0.0015  # of preprocessing, before a processor must be awake
 
 
-def staying(question: Question, answer: Answer) -> Question:
-    """The question with every application on the processor or cluster that it has in an answer."""
-    homes = [entry.cluster or entry.processor for entry in answer.entries]
-    clients = tuple(
-        replace(client, choices={place: client.choices[place]})
-        for client, place in zip(question.clients, homes, strict=True)
-    )
-    return replace(question, clients=clients, known={})
+def _lead_s(scene: Scene) -> float:
+    """The longest that a clock of the processors in use takes, with the polling of its driver."""
+    used = {e.processor for app in scene.apps for e in app.usable}
+    domains = [d for name, d in scene.truth.domains.items() if processor_of(name) in used]
+    return max(0.0, max(d.transition_s + d.poll_s for d in domains) - PREPARE_S)
 
 
 @dataclass
 class Oracle(Policy):
-    """``per_frame``: knows the noise of the next frame of every application (O1f)."""
+    """``wary``: factor on how much applications on one processor are expected to delay each other.
+
+    ``memory``: what was found before, to be shared by the runs of one seed of a scene.
+    """
 
     name: str = "O1q"
-    per_frame: bool = False
+    price_j: float = nan  # J per late frame; NaN: keep the tolerance
+    wary: float = 1.0
+    lead_s: float = inf
+    memory: dict[Any, Any] = field(default_factory=dict)
     clairvoyant = True
-    _answers: dict[object, Answer] = field(default_factory=dict)
     _views: Mapping[str, AppView] = field(default_factory=dict)
-    _noises: dict[str, float] = field(default_factory=dict)
     _knobs: dict[str, Knob] = field(default_factory=dict)
     _bands: dict[str, FrequencyBand] = field(default_factory=dict)
-    _questions: dict[object, Question] = field(default_factory=dict)
+    _regimes: dict[str, int] = field(default_factory=dict)  # of the last frame answered
+    _announced: dict[str, int] = field(default_factory=dict)  # number of the image that is to be answered
 
     def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
         """The static sub-network until the applications are there. Raises ValueError without the truth."""
@@ -85,9 +94,10 @@ class Oracle(Policy):
         self._battery = Battery()
         self._tables: dict[str, tuple[int, ...]] = {}
         self._offer: object = None
-        self._kept: list[object] = []
         self._parameters = scene.parameters
-        self._models: dict[object, OracleModel] = {}
+        self._libraries: dict[int, tuple[object, tuple[Key, ...]]] = {}
+        if isfinite(self.lead_s):
+            self.lead_s = _lead_s(scene)
         knobs = {a.name: knob_of(static_entry(scene, a)) for a in scene.apps}
         return Command(knobs=knobs, governors=present_governors(scene, JETSON))
 
@@ -95,28 +105,39 @@ class Oracle(Policy):
         """So often that no change of the world goes unnoticed for long."""
         return PERIOD_S
 
+    def on_announced(self, app: str) -> Command | None:
+        """A frame comes: its processor is to be awake."""
+        self._announced[app] = self._truth.apps[app].next_image
+        return self._choose(self._now_s)
+
     def on_frame(self, frame: FrameRecord) -> Command | None:
         """Learns when cameras look; chooses for the next frame."""
         if frame.app not in self._views:
             return None
         self._cameras.observe(frame.app, frame.index, frame.arrived_s)
-        if frame.monitor is None and frame.app in self._noises:
-            return None  # its frame is still in work
-        self._noises[frame.app] = self._truth.next_noise(frame.app)
-        return self._choose(frame.arrived_s if frame.monitor is None else frame.answered_s)
+        if frame.monitor is None:
+            return None  # another one is in work
+        trace = self._truth.trace(frame.app)
+        if trace.regimes:
+            self._regimes[frame.app] = trace.regimes[frame.index]
+        if self._announced.get(frame.app, -1) <= frame.index:
+            self._announced.pop(frame.app, None)
+        return self._choose(frame.answered_s)
 
     def step(self, now_s: float, observation: Observation) -> Command | None:
         """Takes what is published; chooses."""
         self._views = {n: v for n, v in observation.apps.items() if v.library and not v.targets.paused}
+        for view in self._views.values():  # an id is good as long as its object exists
+            if id(view.library) not in self._libraries:
+                self._libraries[id(view.library)] = view.library, tuple(map(entry_key, view.library))
         self._tables = offered_now(observation.capabilities)
         self._offer = tuple(sorted((d, len(t)) for d, t in self._tables.items()))
         self._parameters = observation.parameters
         self._knobs = {n: v.running for n, v in observation.apps.items()}
-        for name in self._views:
-            self._noises.setdefault(name, self._truth.next_noise(name))
         return self._choose(now_s)
 
     def _choose(self, now_s: float) -> Command | None:
+        self._now_s = now_s
         if not self._views:
             return None
         answer = self._answer(now_s)
@@ -132,99 +153,148 @@ class Oracle(Policy):
 
     def _wanted_bands(self, answer: Answer) -> list[FrequencyBand]:
         model, domains = self._model(), self._scene.board.domains
-        bands = {band.domain: band for band in model.bands(answer.levels)}
+        levels = answer.levels
+        if isfinite(self.lead_s):
+            homes = zip(sorted(self._views), answer.entries, strict=True)
+            awake = {place_of(entry) for name, entry in homes if name in self._announced}
+            levels = {place: level if place in awake else 0 for place, level in levels.items()}
+        bands = {band.domain: band for band in model.bands(levels)}
         return [
             bands.get(d) or FrequencyBand(d, domains[d].start_min_hz, domains[d].start_max_hz)
-            for levels in model.levels.values()
-            for d in levels.domains
+            for levels_ in model.levels.values()
+            for d in levels_.domains
         ]
 
-    # --- the question ------------------------------------------------------------------------
+    # --- the choice --------------------------------------------------------------------------
 
     def _answer(self, now_s: float) -> Answer:
         limit_w = self._limit_w(now_s)
         world = self._key()
-        steady = (world, round(limit_w, 2))
-        if steady not in self._answers:
-            if world not in self._questions:
-                self._questions[world] = self._question(limit_w, None)
-            self._remember(steady, best(self._questions[world].within(limit_w)))
-        answer = self._answers[steady]
-        return self._per_frame(steady, limit_w, answer) if self.per_frame else answer
+        steady = (world, limit_w, self.price_j)
+        if steady not in self.memory:
+            tolerated = tuple(self._views[name].targets.miss_tolerance for name in sorted(self._views))
+            answer = self._kept(("best", world, limit_w), lambda: best(self._question(limit_w, tolerated)))
+            if isfinite(self.price_j):
+                answer = self._priced(world, limit_w, answer, tolerated)
+            self.memory[steady] = answer
+        found: Answer = self.memory[steady]
+        return found
 
-    def _per_frame(self, steady: object, limit_w: float, fallback: Answer) -> Answer:
-        noises = tuple(self._noises[name] for name in sorted(self._views))
-        key = (steady, noises)
-        if key not in self._answers:
-            question = staying(self._question(limit_w, noises), fallback)
-            if len(noises) > MAX_SEARCHED:
-                answer = solve(question, fallback.asked)
-            else:
-                found = best(question)
-                answer = found if found.asked.whole else None  # cannot be saved
-            self._remember(key, answer or fallback)
-        return self._answers[key]
+    def _kept(self, key: object, make: Any) -> Any:
+        """From memory."""
+        if key not in self.memory:
+            self.memory[key] = make()
+        return self.memory[key]
 
-    def _remember(self, key: object, answer: Answer) -> None:
-        if len(self._answers) > MAX_REMEMBERED:
-            self._answers.clear()
-        self._answers[key] = answer
+    def _priced(self, world: object, limit_w: float, start: Answer, tolerated: tuple[float, ...]) -> Answer:
+        """Least power + price of what is late: all applications with the same share, then one by one.
+
+        With all accuracies and rates; where no operating point has them, what ``start`` gives up.
+        """
+        everything = Asked((0,) * len(tolerated), (1,) * len(tolerated), (1.0,) * len(tolerated))
+        rates = [self._views[name].targets.rate_hz for name in sorted(self._views)]
+
+        def candidate(shares: tuple[float, ...]) -> tuple[float, Answer]:
+            answer, late = self._kept(
+                (world, limit_w, shares), lambda: self._candidate(limit_w, everything, shares)
+            )
+            missed = sum(rate * share for rate, share in zip(rates, late, strict=True))
+            return (inf, start) if answer is None else (answer.power_w + self.price_j * missed, answer)
+
+        tried = [tolerated, *((share,) * len(rates) for share in SHARES)]
+        now = min(tried, key=lambda shares: candidate(shares)[0])
+        for app in range(len(rates) if len(rates) > 1 else 0):
+            now = min([now, *(put(now, app, s) for s in SHARES)], key=lambda shares: candidate(shares)[0])
+        return candidate(now)[1]
+
+    def _candidate(
+        self, limit_w: float, asked: Asked, shares: tuple[float, ...]
+    ) -> tuple[Answer | None, list[float]]:
+        """The operating point of least power with these shares, and the shares that really are late."""
+        question = self._question(limit_w, shares)
+        answer = solve(question, asked)
+        if answer is None:
+            return None, [0.0] * len(shares)
+        chances = [self._chance(name) for name in sorted(self._views)]
+        times = zip(chances, times_of(question, answer), strict=True)
+        return answer, [known.late_share(alone_ms * longer) for known, (alone_ms, longer) in times]
+
+    # --- the question ------------------------------------------------------------------------
 
     def _key(self) -> object:
-        """Everything that the answer depends on, but for the limit."""
+        """Everything that the answer depends on, but for the limit and the price."""
         names = sorted(self._views)
         processors = self._scene.places
         slow = tuple(round(self._truth.slowdown(n, p), 6) for n in names for p in processors)
         outside = tuple(self._truth.outside(p) for p in processors)
         targets = tuple((self._views[n].targets, len(self._views[n].library)) for n in names)
         known = self._cameras.known(names)
+        regimes = tuple(self._regime(n) for n in names)
         wanted = self._parameters.objective
-        return targets, slow, outside, self._leakage_c(), known, self._offer, wanted
+        return (
+            targets,
+            slow,
+            outside,
+            self._leakage_c(),
+            known,
+            self._offer,
+            wanted,
+            regimes,
+            self.lead_s,
+            self.wary,
+        )
 
-    def _question(self, limit_w: float, noises: tuple[float, ...] | None) -> Question:
+    def _regime(self, name: str) -> int | None:
+        few = len(self._views) <= MOST_REGIMES and isfinite(self.price_j)
+        return self._regimes.get(name) if few else None
+
+    def _chance(self, name: str) -> Chance:
+        target_ms, regime = self._views[name].targets.latency_target_ms, self._regime(name)
+        key = ("chance", name, target_ms, regime)
+        known: Chance = self._kept(key, lambda: chance(self._truth.trace(name), target_ms, regime))
+        return known
+
+    def _question(self, limit_w: float, late: tuple[float, ...]) -> Question:
+        """``late``: share of its frames that each application may be late for."""
         names = sorted(self._views)
         model, known = self._model(), self._truth
-        given = (None,) * len(names) if noises is None else noises
-        clients = tuple(self._client(n, model, noise) for n, noise in zip(names, given, strict=True))
+        clients = tuple(self._client(n, model, share) for n, share in zip(names, late, strict=True))
         targets = [self._views[n].targets for n in names]
-        law = overlap_law(targets, self._scene.contention, self._cameras)
-        return model.question(clients, known.outside, limit_w, law)
+        contention = {p: self.wary * share for p, share in self._scene.contention.items()}
+        law = overlap_law(targets, contention, self._cameras)
+        return model.question(clients, known.outside, limit_w, law, self.lead_s)
 
-    def _client(self, name: str, model: OracleModel, noise: float | None) -> Client:
+    def _client(self, name: str, model: OracleModel, late: float) -> Client:
         view, known = self._views[name], self._truth
-        targets = view.targets
+        targets, frames = view.targets, self._chance(name)
         wanted = accuracy_wanted(targets, self._parameters)
-        typical = mean(known.noise())
-        upper = noise if noise is not None else quantile(known.noise(), 1.0 - targets.miss_tolerance)
-        choices = {
-            processor: replace(own, slowdown=known.slowdown(name, processor) * typical, guard=upper / typical)
-            for processor, own in model.choices[name].items()
-        }
+        budget_ms = targets.latency_target_ms - known.overhead_ms(name)
+        guard = budget_ms / frames.expected_ms(late)
+        choices = {}
+        for processor, own in model.choices[name].items():
+            slowdown = known.slowdown(name, processor) * frames.typical
+            unit_ms = own.unit_ms + frames.extra_ms / slowdown
+            choices[processor] = replace(own, unit_ms=unit_ms, slowdown=slowdown, guard=guard)
         return Client(
             name=name,
             priority=targets.priority,
             rate_hz=targets.rate_hz,
-            budget_ms=targets.latency_target_ms - self._overhead_ms(name, noise is not None),
+            budget_ms=budget_ms,
             accuracies=asked_accuracies(view.library, wanted, targets.accuracy_floor),
             choices=choices,
         )
 
-    def _overhead_ms(self, name: str, exact_noise: bool) -> float:
-        """The mean; where only the overhead is left to chance, what miss_tolerance of them exceed."""
-        mean_ms = self._truth.overhead_ms(name)
-        if not exact_noise or not self._truth.noise().sigma:
-            return mean_ms
-        spread = Noise(OVERHEAD_SIGMA, 0.0, 1.0)
-        return mean_ms * quantile(spread, 1.0 - self._views[name].targets.miss_tolerance)
-
     def _model(self) -> OracleModel:
-        """Levels and times of what is on offer now, from memory."""
-        libraries = {n: v.library for n, v in sorted(self._views.items())}
-        key = (self._offer, tuple((n, id(own)) for n, own in libraries.items()), self._leakage_c())
-        if key not in self._models:
-            self._kept.append(libraries)  # an id is good as long as its object exists
-            self._models[key] = make_model(self._scene.truth, self._tables, libraries, key[-1])
-        return self._models[key]
+        """Levels and true times of what is on offer now."""
+        offered = [(n, self._libraries[id(v.library)][1]) for n, v in sorted(self._views.items())]
+        key = (self._offer, tuple((n, len(keys)) for n, keys in offered), self._leakage_c())
+
+        def make() -> OracleModel:
+            libraries = {n: [self._truth.trace(n).entries[k] for k in keys] for n, keys in offered}
+            return make_model(self._scene.truth, self._tables, libraries, self._leakage_c())
+
+        model: OracleModel = self._kept(key, make)
+        return model
 
     # --- limits -------------------------------------------------------------------------------
 
@@ -242,6 +312,6 @@ class Oracle(Policy):
             self._parameters.temperature_limit_c,
         )
         limit_w = min(cap_w, thermal_w)
-        if limit_w >= self._model().most_w():
+        if limit_w >= self._model().most_w:
             return inf
         return round(limit_w / LIMIT_GRAIN_W) * LIMIT_GRAIN_W

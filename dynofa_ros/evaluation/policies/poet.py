@@ -23,10 +23,23 @@ POET has no accuracy and a rate for a goal. Interpretations, in its favour:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, isnan, nan
 
 import numpy as np
 
+from dynofa_ros.evaluation.policies.constants import (
+    BASE_START,
+    BASE_VARIANCE_START,
+    MARGIN,
+    MARGIN_CONTENDED,
+    MEASUREMENT_NOISE,
+    OVERHEAD_MS,
+    PENALTY_J,
+    PERIOD,
+    PROCESS_NOISE,
+    SLOW_HZ,
+    SLOW_PERIOD,
+)
 from dynofa_ros.evaluation.policies.per_app import (
     Instance,
     PerAppPolicy,
@@ -38,13 +51,6 @@ from dynofa_ros.evaluation.policies.profile import Array
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.messages import AppTargets, InferenceMonitor
 from dynofa_ros.simulation.scene import CONTENDED
-
-PROCESS_NOISE, MEASUREMENT_NOISE = 1e-5, 1e-2
-BASE_START, VARIANCE_START = 0.2, 1.0
-PERIOD, SLOW_PERIOD, SLOW_HZ = 10, 5, 5.0
-MARGIN, MARGIN_CONTENDED = 1.15, 1.35
-PENALTY_J = 1000.0  # per unit of accuracy that is missing
-OVERHEAD_MS = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +69,7 @@ class Law:
     speedup: float
     top: float
     base: float = BASE_START
-    variance: float = VARIANCE_START
+    variance: float = BASE_VARIANCE_START
 
     def control(self, rate: float, goal: float) -> float:
         """Takes the rate of the last period; the speedup for the next."""
@@ -174,11 +180,12 @@ class Poet(Instance):
 
 @dataclass
 class PoetPolicy(PerAppPolicy):
-    """One POET per application."""
+    """One POET per application. ``margin``: NaN = that for the noise of the scene."""
 
     name: str = "B10"
+    margin: float = nan
 
     def make(self, profile: Profile, targets: AppTargets, parameters: Parameters) -> Instance:
         """A POET with the margin for the scene."""
-        margin = MARGIN_CONTENDED if self.scene.noise == CONTENDED else MARGIN
-        return Poet(profile, targets, parameters, margin)
+        usual = MARGIN_CONTENDED if self.scene.noise == CONTENDED else MARGIN
+        return Poet(profile, targets, parameters, usual if isnan(self.margin) else self.margin)
