@@ -61,6 +61,9 @@ COMPRESSED_IMAGE = Topic(
     1,
     False,
 )
+TEXT = Topic("perception/{app}/text", "std_msgs/msg/String", "user", ("perception",), 16)
+TRANSLATION = Topic("perception/{app}/translation", _OWN + "Translation", "perception", ("user",), 16)
+TRANSLATE = "perception/{app}/translate"  # the action dynofa_ros/action/Translate, on the same texts
 CLASSIFICATION = Topic("perception/{app}/classification", _OWN + "Classification", "perception", ("user",))
 DETECTIONS = Topic("perception/{app}/detections", _OWN + "Detection2DArray", "perception", ("user",))
 LABEL_INFO = _state("perception/{app}/label_info", "LabelInfo", "perception", "user")

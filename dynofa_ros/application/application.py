@@ -67,6 +67,7 @@ class Application:
     decode: header and request of a received message; raises MalformedRequest. publish: called with a topic
     of the application and a message of `messages`. unanswered: called with every message that gets no
     answer, and the reason in one line, in any thread; not with images that give way to newer ones.
+    options: values of the task's options.
     clock_ns: of the stamps. command_clock_ns: by which commands lapse. warn: one line for the log.
     Raises LibraryError, WeightsError, EngineError or ValueError, in one line.
     """
@@ -79,6 +80,7 @@ class Application:
         targets: AppTargets,
         pinned: str,
         *,
+        options: Mapping[str, Any],
         decode: Callable[[Any], tuple[Header, Any]],
         publish: Callable[[Topic, Any], None],
         clock_ns: Callable[[], int],
@@ -98,7 +100,7 @@ class Application:
         for reason in networks.unreached.values():
             warn(f"one library is left out: {reason}")
         self.task = task(networks.weights)
-        self.options: Mapping[str, Any] = {}  # of the task
+        self.options = options
         self.clocks: tuple[DomainState, ...] = ()  # of the emulated device
         self.counters = Counters()
         self.mapping = TaskMapping()
@@ -120,6 +122,16 @@ class Application:
         except BaseException:
             self._switcher.close()
             raise
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Options of the task, by name. A set raises ValueError for one that does not fit the weights."""
+        return self._options
+
+    @options.setter
+    def options(self, options: Mapping[str, Any]) -> None:
+        self.task.configure(options)
+        self._options = options
 
     def start(self) -> None:
         """Answer requests, and announce what the manager must know."""

@@ -11,7 +11,7 @@ supplies
 - `metric`, the name of its accuracy: a fraction 0..1 that rises, as in the libraries of its weights;
 - `outputs`, the topics of its results and their messages; `announcements`, what is latched on them from the
   start, such as the names of the classes;
-- `options`, parameters of its own, which may change while it runs;
+- `options`, parameters of its own, and `configure`, which follows them;
 - `warm_up_input`, `preprocess` (request -> tensors), `infer` (tensors -> outputs of the network, which may be
   several) and `postprocess` (outputs -> `Answer`: the results, and score and size for the monitor).
   `postprocess` gets the request too: boxes are in the pixels of the camera.
@@ -35,7 +35,7 @@ from dynofa_ros.supernet.weights import Weights
 from dynofa_ros.topics import Topic
 
 IMAGE, TEXT = "image", "text"
-_FILES = ("classification", "detection")
+_FILES = ("classification", "detection", "translation")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Option:
     unit: str = ""
     minimum: float | None = None
     maximum: float | None = None
+    dynamic: bool = True  # may change while the application runs
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Text:
     """A request in words. cancelled: whether who asked does not want the answer any more."""
 
     text: str
+    streamed: bool = False  # whether somebody reads what is generated so far
     cancelled: Callable[[], bool] = lambda: False
 
 
@@ -90,7 +92,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     request: ClassVar[str]
-    metric: ClassVar[str]
+    metric: str
     outputs: ClassVar[tuple[Output, ...]]
     options: ClassVar[tuple[Option, ...]] = ()
     queue: ClassVar[Callable[[], Queue]] = LatestSlot
@@ -99,6 +101,12 @@ class Task(ABC):
     @abstractmethod
     def __init__(self, weights: Weights) -> None:
         """weights: of the supernet; they name what it was trained for. Raises ValueError if they do not."""
+
+    def configure(self, options: Mapping[str, Any]) -> None:  # noqa: B027 - most follow none
+        """Follow the options; called before the first request, and when they change.
+
+        Raises ValueError for one that does not fit the weights.
+        """
 
     def announcements(self) -> Mapping[Topic, Any]:
         """Messages by topic that are published once, when the application starts."""

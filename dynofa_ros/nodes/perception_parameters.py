@@ -1,8 +1,10 @@
-"""Parameters of the perception node."""
+"""Parameters of the nodes that run an application: of images, and of texts."""
 
 from __future__ import annotations
 
-from dynofa_ros.application.task import IMAGE, tasks
+from dataclasses import replace
+
+from dynofa_ros.application.task import IMAGE, TEXT, tasks
 from dynofa_ros.messages import MISS_TOLERANCE
 from dynofa_ros.ros.images import SAMPLE_BITS
 from dynofa_ros.ros.parameters import ParameterSpec
@@ -41,39 +43,77 @@ TARGET_SPECS = (
 )
 TARGETS = tuple(spec.name for spec in TARGET_SPECS)
 
-PARAMETERS = (
-    *TARGET_SPECS,
-    ParameterSpec("subnet_id", "", "pin one sub-network of the library; empty = managed"),
-    ParameterSpec(
-        "task",
-        "classification",
-        "what the application answers; as the weights were trained for",
-        choices=tuple(tasks(IMAGE)),
-        dynamic=False,
-    ),
-    *(ParameterSpec(**vars(option)) for task in tasks(IMAGE).values() for option in task.options),
-    ParameterSpec(
-        "weights",
-        "",
-        "checkpoint (.safetensors or torch); empty = the demo supernet of the package",
-        dynamic=False,
-    ),
-    ParameterSpec(
-        "library", "", "library files, one per processor, comma-separated; empty = the demo's", dynamic=False
-    ),
-    ParameterSpec("processor", "cpu", "processor to start on", choices=("cpu", "gpu", "npu"), dynamic=False),
-    ParameterSpec(
-        "engine", "onnxruntime", "what executes the network", choices=engine_names(), dynamic=False
-    ),
-    ParameterSpec(
-        "cache_mb",
-        CACHE_BYTES / 2**20,
-        "weights of prepared sub-networks kept for switching back; an engine holds up to three times that",
-        unit="MiB",
-        minimum=0.0,
-        maximum=65536.0,
-        dynamic=False,
-    ),
+
+def application_parameters(request: str, *own: ParameterSpec) -> tuple[ParameterSpec, ...]:
+    """All that the node of an application with such requests has; ``own``: what only it has."""
+    known = tasks(request)
+    return (
+        *TARGET_SPECS,
+        ParameterSpec("subnet_id", "", "pin one sub-network of the library; empty = managed"),
+        ParameterSpec(
+            "task",
+            next(iter(known)),
+            "what the application answers; as the weights were trained for",
+            choices=tuple(known),
+            dynamic=False,
+        ),
+        *(ParameterSpec(**vars(option)) for task in known.values() for option in task.options),
+        ParameterSpec(
+            "weights",
+            "",
+            "checkpoint (.safetensors or torch); empty = the demo supernet of the package",
+            dynamic=False,
+        ),
+        ParameterSpec(
+            "library",
+            "",
+            "library files, one per processor, comma-separated; empty = the demo's",
+            dynamic=False,
+        ),
+        ParameterSpec(
+            "processor", "cpu", "processor to start on", choices=("cpu", "gpu", "npu"), dynamic=False
+        ),
+        ParameterSpec(
+            "engine", "onnxruntime", "what executes the network", choices=engine_names(), dynamic=False
+        ),
+        ParameterSpec(
+            "cache_mb",
+            CACHE_BYTES / 2**20,
+            "weights of prepared sub-networks kept for switching back; an engine holds up to three times "
+            "that",
+            unit="MiB",
+            minimum=0.0,
+            maximum=65536.0,
+            dynamic=False,
+        ),
+        *own,
+        ParameterSpec(
+            "emulate_dvfs",
+            False,
+            "stretch inference to what it would take on the simulated device",
+            dynamic=False,
+        ),
+        ParameterSpec(
+            "emulated_slowdown",
+            1.0,
+            "how much slower the simulated device is than this machine, both at their top clock; without "
+            "effect unless emulate_dvfs",
+            minimum=1.0,
+            maximum=1000.0,
+            dynamic=False,
+        ),
+    )
+
+
+TEXT_WORDS: dict[str, dict[str, str]] = {
+    "latency_target_ms": {"description": "target from the receipt of a text to its answer"},
+    "rate_hz": {"description": "texts per second to reckon with; the manager learns how many come"},
+    "miss_tolerance": {"description": "share of texts that may miss the target"},
+    "paused": {"description": "answer no texts: they are refused"},
+}
+
+PARAMETERS = application_parameters(
+    IMAGE,
     ParameterSpec(
         "image_transport", "raw", "kind of image to subscribe", choices=("raw", "compressed"), dynamic=False
     ),
@@ -91,19 +131,9 @@ PARAMETERS = (
         choices=(0, *SAMPLE_BITS),
         dynamic=False,
     ),
-    ParameterSpec(
-        "emulate_dvfs",
-        False,
-        "stretch inference to what it would take on the simulated device",
-        dynamic=False,
-    ),
-    ParameterSpec(
-        "emulated_slowdown",
-        1.0,
-        "how much slower the simulated device is than this machine, both at their top clock; without effect "
-        "unless emulate_dvfs",
-        minimum=1.0,
-        maximum=1000.0,
-        dynamic=False,
-    ),
+)
+TEXT_DEFAULTS = {"latency_target_ms": 500.0, "rate_hz": 1.0, "miss_tolerance": 0.02, "cache_mb": 128.0}
+TEXT_PARAMETERS = tuple(
+    replace(spec, default=TEXT_DEFAULTS.get(spec.name, spec.default), **TEXT_WORDS.get(spec.name, {}))
+    for spec in application_parameters(TEXT)
 )

@@ -80,13 +80,13 @@ class Running:
             settings,
             AppTargets(app="front", latency_target_ms=1000.0, rate_hz=200.0),
             "",
+            options={o.name: o.default for o in task.options} | options,
             decode=self.decode,
             publish=lambda topic, message: self.published.append((topic, message)),
             clock_ns=time.time_ns,
             warn=self.warnings.append,
             unanswered=lambda message, reason: self.unanswered.append((message, reason)),
         )
-        self.application.options = {o.name: o.default for o in task.options} | options
         self.application.start()
 
     def decode(self, message: Any) -> tuple[Header, Any]:

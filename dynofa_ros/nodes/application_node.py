@@ -1,0 +1,191 @@
+"""Base of the nodes that run an application: its lifecycle, parameters, commands and messages."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from functools import partial
+from typing import Any, ClassVar
+
+from dynofa_ros import topics
+from dynofa_ros.application.application import Application, Settings
+from dynofa_ros.application.task import Output, tasks
+from dynofa_ros.convert import from_ros, ros_types, to_ros
+from dynofa_ros.messages import AppTargets, Header
+from dynofa_ros.nodes import perception_status as status
+from dynofa_ros.nodes.perception_parameters import TARGETS
+from dynofa_ros.ros.diagnostics import Status
+from dynofa_ros.ros.node import ManagedNode
+from dynofa_ros.ros.parameters import ParameterSpec
+from dynofa_ros.topics import Topic
+
+WATCH_PERIOD_S = 0.2
+LOG_PERIOD_S = 5.0
+PUBLISHED = (topics.MONITOR, topics.TARGETS, topics.SUBNET_STATE)
+
+
+class ApplicationNode(ManagedNode):
+    """One application: its topics are `perception/<node name>/...`.
+
+    A subclass subscribes to the requests, decodes them, and says how they come.
+    """
+
+    request: ClassVar[str]  # kind of the requests, as tasks name it
+    malformed = "request dropped"  # what is said in the log of one that cannot be decoded
+
+    def __init__(self, name: str, parameters: Iterable[ParameterSpec], **arguments: Any) -> None:
+        self._application: Application | None = None
+        super().__init__(name, parameters, topics.LIBRARY, **arguments)
+        self.app = self.get_name()
+        self._publish: dict[Topic, Callable[[Any], None]] = {}
+        self.diagnostics.add("input", self._of(self.input_status))
+        self.diagnostics.add("answers", self._of(status.answers))
+        self.diagnostics.add("deadline", self._of(status.deadlines))
+        self.diagnostics.add("sub-network", self._of(status.subnet))
+
+    # --- hooks of the subclass ---------------------------------------------------------------
+
+    @abstractmethod
+    def listen(self, application: Application) -> None:
+        """Subscribe to the requests, and hand them to ``accept``. Called when the node becomes active."""
+
+    @abstractmethod
+    def decode(self, message: Any) -> tuple[Header, Any]:
+        """Header and request of a message. Raises MalformedRequest."""
+
+    @abstractmethod
+    def input_status(self, application: Application) -> Status:
+        """Whether requests come, and are such."""
+
+    def unanswered(self, message: Any, reason: str) -> None:
+        """A request gets no answer. Called in any thread."""
+
+    def watch(self, application: Application) -> None:
+        """Called several times a second."""
+
+    def send(self, topic: Topic, message: Any) -> None:
+        """Publish a message of `messages`; called in the inference thread too."""
+        if topic in self._publish:
+            self._publish[topic](message)
+
+    # --- lifecycle ---------------------------------------------------------------------------
+
+    def configure(self) -> None:
+        task = tasks(self.request)[self.value("task")]
+        for topic in PUBLISHED:
+            self._advertise(topic, to_ros)
+        for output in task.outputs:
+            self._add_output(output)
+        self._application = Application(
+            self.app,
+            task,
+            Settings(**{field.name: self.value(field.name) for field in fields(Settings)}),
+            self._targets(),
+            self.value("subnet_id"),
+            options=self._options(task.options),
+            decode=self.decode,
+            publish=self.send,
+            clock_ns=lambda: self.get_clock().now().nanoseconds,
+            warn=self.warn,
+            command_clock_ns=self.command_clock_ns,
+            unanswered=self.unanswered,
+        )
+
+    def activate(self) -> None:
+        application = self._application
+        assert application is not None
+        self._logged_ns = 0
+        self._publish[topics.LIBRARY] = lambda message: self.sole_publisher.publish(to_ros(message))
+        application.start()
+        self.listen(application)
+        self.subscribe(
+            topics.SUBNET_COMMAND,
+            lambda message: application.command.take(from_ros(message)),
+            self.app,
+        )
+        if self.value("emulate_dvfs"):
+            self.subscribe(topics.DVFS_STATE, partial(self._on_dvfs_state, application))
+        self.every(WATCH_PERIOD_S, partial(self._watch, application))
+
+    def deactivate(self) -> None:
+        if self._application is not None and not self._application.stop("the node is inactive"):
+            self.get_logger().error("the frame being answered did not end within 1 s")
+
+    def cleanup(self) -> None:
+        if self._application is not None:
+            self._application.close()
+        self._application = None
+        self._publish.clear()
+
+    # --- parameters --------------------------------------------------------------------------
+
+    def check_parameters(self, pending: dict[str, Any]) -> str | None:
+        if pending["accuracy_floor"] > pending["accuracy_target"]:
+            return (
+                f"accuracy_floor must be at most accuracy_target: "
+                f"{pending['accuracy_floor']} > {pending['accuracy_target']}"
+            )
+        if self._application is None:
+            return None
+        return self._application.networks.pin_refusal(pending["subnet_id"]) or None
+
+    def on_parameters_changed(self, changed: set[str]) -> None:
+        if self._application is not None:
+            self._application.options = self._options(self._application.task.options)
+            self._application.change(self._targets(), self.value("subnet_id"))
+
+    def _targets(self) -> AppTargets:
+        return AppTargets(app=self.app, **{name: self.value(name) for name in TARGETS})
+
+    def _options(self, options: Iterable[Any]) -> dict[str, Any]:
+        return {option.name: self.value(option.name) for option in options}
+
+    # --- callbacks ---------------------------------------------------------------------------
+
+    def _on_dvfs_state(self, application: Application, message: Any) -> None:
+        application.clocks = from_ros(message).domains
+
+    def _watch(self, application: Application) -> None:
+        application.command.watch()
+        self.watch(application)
+        for problem in application.counters.problems.copy().values():
+            if problem.at_ns > self._logged_ns + LOG_PERIOD_S * 1e9:
+                self._logged_ns = problem.at_ns
+                what = self.malformed if problem.malformed else "frame failed"
+                self.warn(f"{what}: {problem.reason}")
+
+    def warn(self, text: str) -> None:
+        """One line for the log."""
+        self.get_logger().warning(text)
+
+    # --- messages ----------------------------------------------------------------------------
+
+    def _add_output(self, output: Output) -> None:
+        """Advertise a topic of results, unless its messages are of a package that is not installed."""
+
+        def types(name: str) -> Callable[..., Any]:
+            return ros_types(output.sent_as.get(name, name))
+
+        try:
+            ros_types(output.topic.kind)
+        except ImportError:
+            if not output.sent_as:
+                raise
+            return
+        self._advertise(output.topic, partial(to_ros, types=types))
+
+    def _advertise(self, topic: Topic, convert: Callable[[Any], Any]) -> None:
+        publish = self.advertise(topic, self.app).publish
+        self._publish[topic] = lambda message: publish(convert(message))
+
+    # --- diagnostics -------------------------------------------------------------------------
+
+    def _of(self, task: Callable[[Application], Status]) -> Callable[[], Status]:
+        """The status of the application while the node is active."""
+
+        def check() -> Status:
+            active = self.active and self._application is not None and self._application.current is not None
+            return task(self._application) if active and self._application else status.INACTIVE
+
+        return check
