@@ -20,6 +20,7 @@ from dynofa_ros.application.worker import (
     Canceled,
     Counters,
     MalformedRequest,
+    Outcome,
     Problem,
     Queue,
     RateGate,
@@ -37,6 +38,7 @@ from dynofa_ros.messages import (
     SubnetLibrary,
     SubnetState,
 )
+from dynofa_ros.supernet.engines.engine import Runner
 from dynofa_ros.supernet.switching import Prepared, Switcher
 from dynofa_ros.topics import Topic
 
@@ -65,9 +67,9 @@ class Application:
     """Loaded by its constructor, it answers requests from ``start`` to ``stop``, and any number of times.
 
     decode: header and request of a received message; raises MalformedRequest. publish: called with a topic
-    of the application and a message of `messages`. unanswered: called with every message that gets no
-    answer, and the reason in one line, in any thread; not with images that give way to newer ones.
-    options: values of the task's options.
+    of the application and a message of `messages`; stream: the same for results that are not finished, None
+    = as publish. unanswered: called with every message that gets no answer, what became of it and the reason
+    in one line, in any thread; not with images that give way to newer ones. options: of the task, by name.
     clock_ns: of the stamps. command_clock_ns: by which commands lapse. warn: one line for the log.
     Raises LibraryError, WeightsError, EngineError or ValueError, in one line.
     """
@@ -86,13 +88,16 @@ class Application:
         clock_ns: Callable[[], int],
         warn: Callable[[str], None],
         command_clock_ns: Callable[[], int] = time.perf_counter_ns,
-        unanswered: Callable[[Any, str], None] = lambda message, reason: None,
+        stream: Callable[[Topic, Any], None] | None = None,
+        unanswered: Callable[[Any, Outcome, str], None] = lambda message, outcome, reason: None,
     ) -> None:
         self.name, self.settings, self.targets = name, settings, targets
         self._decode, self._publish, self._clock_ns = decode, publish, clock_ns
-        self._unanswered = unanswered
+        self._stream, self._unanswered = stream or publish, unanswered
         self._controller = RequestController()
-        self.networks = networks = Networks.load(settings.weights, settings.library, settings.engine)
+        self.networks = networks = Networks.load(
+            settings.weights, settings.library, settings.engine, task.demo(options)
+        )
         if not settings.emulate_dvfs:  # emulation has only this machine, whatever it stands for
             networks.keep_reached()
         if reason := networks.without(settings.processor) or networks.pin_refusal(pinned):
@@ -156,7 +161,7 @@ class Application:
         """Answer no more. message: of the last SubnetState. Returns whether that took less than 1 s."""
         ended = self._worker is None or self._worker.stop()
         for request in self._worker.left_over if self._worker and self.task.queued else ():
-            self._unanswered(request.message, message)
+            self._unanswered(request.message, Outcome.FAILED, message)
         self._worker = None
         if not ended:
             self.counters = Counters()  # what hangs is answered to nobody, see `_answer_or_count`
@@ -187,7 +192,7 @@ class Application:
         self.counters.arrive(now_ns)
         if self.targets.paused:
             self.counters.rest()
-            self._unanswered(message, "the application is paused")
+            self._unanswered(message, Outcome.REFUSED, "the application is paused")
             return False
         if self.task.queued:
             return self._enqueue(Request(message, now_ns, target_ms))
@@ -206,7 +211,8 @@ class Application:
         self._controller.arrive(1e-6 * request.received_ns)
         if self._queue.put(request):
             self.counters.drop()
-            self._unanswered(request.message, f"the queue is full: {self._queue.limit} requests wait")
+            reason = f"the queue is full: {self._queue.limit} requests wait"
+            self._unanswered(request.message, Outcome.REFUSED, reason)
             return False
         self.counters.wait(request.received_ns)
         return True
@@ -231,7 +237,7 @@ class Application:
             monitor = self._answer(counters, request)
         except Canceled:
             counters.cancel()
-            self._unanswered(request.message, "canceled")
+            self._unanswered(request.message, Outcome.CANCELED, "canceled")
             return
         except MalformedRequest as error:
             self._fail(counters, request, str(error), malformed=True)
@@ -240,7 +246,8 @@ class Application:
             self._fail(counters, request, _reason(error), malformed=False)
             return
         if counters is not self.counters:
-            self._unanswered(request.message, "the application was stopped before the answer came")
+            reason = "the application was stopped before the answer came"
+            self._unanswered(request.message, Outcome.FAILED, reason)
             return
         try:
             self._publish(topics.MONITOR, monitor)
@@ -250,7 +257,7 @@ class Application:
 
     def _fail(self, counters: Counters, request: Request, reason: str, *, malformed: bool) -> None:
         counters.fail(Problem(reason, time.perf_counter_ns(), malformed=malformed))
-        self._unanswered(request.message, reason)
+        self._unanswered(request.message, Outcome.FAILED, reason)
 
     def _answer(self, counters: Counters, received: Request) -> InferenceMonitor:
         started_ns = time.perf_counter_ns()
@@ -261,14 +268,19 @@ class Application:
         prepared_ns = time.perf_counter_ns()
         outputs_ns: list[int] = []
 
+        def send(publish: Callable[[Topic, Any], None], results: Mapping[Topic, Any]) -> None:
+            for topic, message in results.items():
+                if counters is self.counters:  # not of a worker that outlived its start
+                    publish(topic, replace(message, header=header))
+
         def emit(results: Mapping[Topic, Any]) -> None:
             outputs_ns.append(time.perf_counter_ns())
-            self._send_results(counters, header, results)
+            send(self._stream, results)
 
         outputs = self.task.infer(self._runner(network), tensors, emit)
         inferred_ns = time.perf_counter_ns()
         answer = self.task.postprocess(outputs, request, network, self.options)
-        self._send_results(counters, header, answer.results)
+        send(self._publish, answer.results)
         published_ns = time.perf_counter_ns()
         stages = stages_ms(received.received_ns, started_ns, prepared_ns, inferred_ns, published_ns)
         self._controller.observe(expected_ms, stages["inference_ms"])
@@ -332,19 +344,15 @@ class Application:
         factor = size_factor(entry.fixed_share, entry.reference_size, size)
         return {"request_size": size, "normalized_ms": inference_ms / factor}
 
-    def _runner(self, network: Prepared[SubnetKey]) -> Callable[[Any], Any]:
+    def _runner(self, network: Prepared[SubnetKey]) -> Runner:
         """The network; with emulation a call takes as long as it would on the simulated device."""
         slowdown = self.settings.slowdown
         if slowdown is None:
             return network.run
         cluster, _ = placement(self.command.order, network.key, self.networks)
         factor = self.networks.stretch_factor(network.key, self.clocks, slowdown, cluster)
-        return partial(run_stretched, network.run, factor=factor, threads=network.key.threads)
-
-    def _send_results(self, counters: Counters, header: Header, results: Mapping[Topic, Any]) -> None:
-        for topic, message in results.items():
-            if counters is self.counters:  # not of a worker that outlived its start
-                self._publish(topic, replace(message, header=header))
+        stretched = partial(partial, run_stretched, factor=factor, threads=network.key.threads)
+        return Runner({name: stretched(run) for name, run in network.run.graphs.items()})
 
     def _report(self, state: SubnetState) -> None:
         self._send(topics.SUBNET_STATE, state)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -21,13 +22,28 @@ from dynofa_ros.library.library import (
 )
 from dynofa_ros.messages import DomainState
 from dynofa_ros.paths import share_file
+from dynofa_ros.supernet.engines.engine import Runner
 from dynofa_ros.supernet.registry import DEMO_SPACE, EngineError, load_engine, load_space, require_processor
 from dynofa_ros.supernet.supernet import Supernet
 from dynofa_ros.supernet.switching import Prepared, prepare_subnet
 from dynofa_ros.supernet.weights import WeightsError, memory_mapped
 
-DEMO_WEIGHTS = ("config", "weights", f"{DEMO_SPACE}.safetensors")
-DEMO_LIBRARY = ("config", "libraries", "demo", f"cpu_{DEMO_SPACE}.yaml")
+
+def demo_weights(space: str = DEMO_SPACE) -> tuple[str, ...]:
+    """Where the package has the weights of a space."""
+    return "config", "weights", f"{space}.safetensors"
+
+
+def demo_library(name: str = DEMO_SPACE) -> tuple[str, ...]:
+    """Where the package has a library of these weights."""
+    return "config", "libraries", "demo", f"cpu_{name}.yaml"
+
+
+DEMO_WEIGHTS, DEMO_LIBRARY = demo_weights(), demo_library()
+
+
+# What applications of one process run, by all that it is made of: they share one copy of each.
+_SHARED: WeakValueDictionary[tuple[Any, ...], Runner] = WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -57,14 +73,17 @@ class Networks:
         self._engine = load_engine(engine)
 
     @classmethod
-    def load(cls, weights: str, libraries: str, engine: str) -> Networks:
-        """Read the files. Empty names stand for the demo supernet that is part of the package.
+    def load(
+        cls, weights: str, libraries: str, engine: str, demo: tuple[str, str] = (DEMO_SPACE, DEMO_SPACE)
+    ) -> Networks:
+        """Read the files. Empty names stand for what is part of the package.
 
-        libraries: one path per processor, separated by commas, all of one space.
+        libraries: one path per processor, separated by commas, all of one space. demo: space and library of
+        the package.
         Raises LibraryError, WeightsError or EngineError, in one line that names file and reason.
         """
         paths = [Path(p.strip()).expanduser() for p in libraries.split(",") if p.strip()] or [
-            share_file(*DEMO_LIBRARY)
+            share_file(*demo_library(demo[1]))
         ]
         read = {path: load_library(path) for path in paths}
         spaces = {library.space for library in read.values()}
@@ -78,9 +97,11 @@ class Networks:
                 raise LibraryError(f"library: {path} is a second one for processor {library.processor}")
             by_processor[library.processor] = (path, library)
         space = load_space(spaces.pop())
-        if not weights and space.name != DEMO_SPACE:
+        if not weights and space.name != demo[0]:
             raise WeightsError(f"weights is empty: give the path of a checkpoint of {space.name}")
-        loaded = memory_mapped(space, Path(weights).expanduser() if weights else share_file(*DEMO_WEIGHTS))
+        loaded = memory_mapped(
+            space, Path(weights).expanduser() if weights else share_file(*demo_weights(space.name))
+        )
         for path, library in by_processor.values():
             check_weights(library, loaded, path)
         statistics = {p: load_statistics(path, library) for p, (path, library) in by_processor.items()}
@@ -143,7 +164,10 @@ class Networks:
         if entry is None:
             raise KeyError(f"{key.subnet_id} is not in the library of {key.processor}")
         own = self._statistics[key.processor].get(entry.id)
-        return prepare_subnet(
+        made_of = (self.weights.digest, self._engine_name, key.processor, key.threads, str(entry.config))
+        # Further threads of an engine are bound to CPUs with those of their application.
+        shared = own is None and self._engine.concurrent and key.threads == 1
+        prepared = prepare_subnet(
             key,
             self.supernet,
             self.libraries[key.processor].config(entry),
@@ -152,7 +176,11 @@ class Networks:
             threads=key.threads,
             processor=key.processor,
             warm_up_input=warm_up_input,
+            known=_SHARED.get(made_of) if shared else None,
         )
+        if shared:
+            _SHARED[made_of] = prepared.run
+        return prepared
 
     def reference_hz(self, processor: str, cluster: str = "") -> float:
         """Reference clock of a cluster, else of the slowest domain of a processor; 0 = none is named."""

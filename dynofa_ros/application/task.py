@@ -30,6 +30,8 @@ from importlib import import_module
 from typing import Any, ClassVar, TypeVar
 
 from dynofa_ros.application.worker import LatestSlot, Queue
+from dynofa_ros.supernet.engines.engine import Runner
+from dynofa_ros.supernet.registry import DEMO_SPACE
 from dynofa_ros.supernet.switching import Prepared
 from dynofa_ros.supernet.weights import Weights
 from dynofa_ros.topics import Topic
@@ -98,6 +100,11 @@ class Task(ABC):
     queue: ClassVar[Callable[[], Queue]] = LatestSlot
     queued: ClassVar[bool] = False  # whether requests wait in order, and none gives way to another
 
+    @classmethod
+    def demo(cls, options: Mapping[str, Any]) -> tuple[str, str]:
+        """Names of the space and of the library that the package has for it, with these options."""
+        return DEMO_SPACE, DEMO_SPACE
+
     @abstractmethod
     def __init__(self, weights: Weights) -> None:
         """weights: of the supernet; they name what it was trained for. Raises ValueError if they do not."""
@@ -124,8 +131,8 @@ class Task(ABC):
     def preprocess(self, request: Any, network: Prepared[Any]) -> Any:
         """Tensors of a request. network: of what size."""
 
-    def infer(self, run: Callable[[Any], Any], tensors: Any, emit: Emit) -> Any:
-        """Outputs of the network, called by ``run``."""
+    def infer(self, run: Runner, tensors: Any, emit: Emit) -> Any:
+        """Outputs of the network that ``run`` is."""
         return run(tensors)
 
     @abstractmethod

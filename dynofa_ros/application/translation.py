@@ -21,6 +21,7 @@ from dynofa_ros.supernet.text import load_tokenizer
 from dynofa_ros.supernet.weights import Weights
 from dynofa_ros.topics import TRANSLATION
 
+DEMO = "seq2seq_demo"
 INTENTS = "intent"  # target whose answers are right or wrong as a whole
 MOST_UNKNOWN = 0.2  # share of a text's tokens that may be of characters the network never saw
 LAYOUT = "\t\n\r"  # control characters that a text may have
@@ -41,6 +42,11 @@ class TextTranslation(Task):
     )
     queue = OrderedQueue
     queued = True
+
+    @classmethod
+    def demo(cls, options: Mapping[str, Any]) -> tuple[str, str]:
+        target = options["target"]
+        return DEMO, DEMO if target == "de" else f"{DEMO}_{target}"
 
     def __init__(self, weights: Weights) -> None:
         self._tokenizer = load_tokenizer(weights)

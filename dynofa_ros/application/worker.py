@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Generic, Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -28,6 +29,15 @@ class MalformedRequest(ValueError):
 
 class Canceled(Exception):  # noqa: N818 - who asked does not want the answer any more, which is no error
     """A request that is not to be answered any more."""
+
+
+class Outcome(IntEnum):
+    """What became of a request; constants of Translate.action."""
+
+    COMPLETE = 0
+    CANCELED = 1
+    REFUSED = 2  # not accepted
+    FAILED = 3  # accepted, and then not answered
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,7 @@ class CameraNode(ManagedNode):
 def main(args: list[str] | None = None) -> int:
     """Entry point of `ros2 run dynofa_ros camera_node`."""
     cv2.setNumThreads(1)  # the pictures are small, and the cores belong to perception
-    return run(CameraNode, args)
+    return run(CameraNode, args=args)
 
 
 if __name__ == "__main__":

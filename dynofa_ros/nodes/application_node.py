@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from dynofa_ros import topics
 from dynofa_ros.application.application import Application, Settings
 from dynofa_ros.application.task import Output, tasks
+from dynofa_ros.application.worker import Outcome
 from dynofa_ros.convert import from_ros, ros_types, to_ros
 from dynofa_ros.messages import AppTargets, Header
 from dynofa_ros.nodes import perception_status as status
@@ -58,8 +59,11 @@ class ApplicationNode(ManagedNode):
     def input_status(self, application: Application) -> Status:
         """Whether requests come, and are such."""
 
-    def unanswered(self, message: Any, reason: str) -> None:
+    def unanswered(self, message: Any, outcome: Outcome, reason: str) -> None:
         """A request gets no answer. Called in any thread."""
+
+    def stream(self, topic: Topic, message: Any) -> None:
+        """A result that is not finished. Called in the inference thread."""
 
     def watch(self, application: Application) -> None:
         """Called several times a second."""
@@ -89,6 +93,7 @@ class ApplicationNode(ManagedNode):
             clock_ns=lambda: self.get_clock().now().nanoseconds,
             warn=self.warn,
             command_clock_ns=self.command_clock_ns,
+            stream=self.stream,
             unanswered=self.unanswered,
         )
 

@@ -105,11 +105,11 @@ def application_parameters(request: str, *own: ParameterSpec) -> tuple[Parameter
     )
 
 
-TEXT_WORDS: dict[str, dict[str, str]] = {
-    "latency_target_ms": {"description": "target from the receipt of a text to its answer"},
-    "rate_hz": {"description": "texts per second to reckon with; the manager learns how many come"},
-    "miss_tolerance": {"description": "share of texts that may miss the target"},
-    "paused": {"description": "answer no texts: they are refused"},
+TEXT_WORDS = {
+    "latency_target_ms": "target from the receipt of a text to its answer",
+    "rate_hz": "texts per second to reckon with; the manager learns how many come",
+    "miss_tolerance": "share of texts that may miss the target",
+    "paused": "answer no texts: they are refused",
 }
 
 PARAMETERS = application_parameters(
@@ -134,6 +134,10 @@ PARAMETERS = application_parameters(
 )
 TEXT_DEFAULTS = {"latency_target_ms": 500.0, "rate_hz": 1.0, "miss_tolerance": 0.02, "cache_mb": 128.0}
 TEXT_PARAMETERS = tuple(
-    replace(spec, default=TEXT_DEFAULTS.get(spec.name, spec.default), **TEXT_WORDS.get(spec.name, {}))
+    replace(
+        spec,
+        default=TEXT_DEFAULTS.get(spec.name, spec.default),
+        description=TEXT_WORDS.get(spec.name, spec.description),
+    )
     for spec in application_parameters(TEXT)
 )

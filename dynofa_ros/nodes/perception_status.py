@@ -60,6 +60,23 @@ def images(
     return Status(Level.OK, "images arrive", facts)
 
 
+def texts(application: Application) -> Status:
+    """Texts that came. None is no fault: they come when somebody has something to say."""
+    counters = application.counters
+    problem = counters.problems.get(True)
+    facts: dict[str, object] = {
+        "age of the last text, s": _age_s(counters.last_ns),
+        "answered": counters.answered,
+        "refused by a full queue": counters.dropped,
+        "malformed": counters.malformed,
+        "last malformed": problem.reason if problem else "none",
+    }
+    if problem and _age_s(problem.at_ns) < RECENT_S:
+        text = f"{counters.malformed} malformed texts refused, last: {problem.reason}"
+        return Status(Level.WARN, text, facts)
+    return Status(Level.OK, "texts are taken", facts)
+
+
 def answers(application: Application) -> Status:
     """Whether the images that come are answered."""
     counters = application.counters

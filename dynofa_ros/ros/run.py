@@ -1,4 +1,4 @@
-"""One node as a process: from its arguments to its exit code."""
+"""Nodes as a process: from its arguments to its exit code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.signals import SignalHandlerOptions
 
 from dynofa_ros.ros.executor import make_executor
@@ -19,12 +19,16 @@ from dynofa_ros.ros.one_line import one_line
 _STOP_POLL_S = 0.1  # how late a signal is seen by a node that has nothing to do
 
 
-def run(node_factory: Callable[[], ManagedNode], args: Sequence[str] | None = None) -> int:
-    """Run one node until SIGINT or SIGTERM; returns the exit code.
+def run(
+    *node_factories: Callable[[], ManagedNode],
+    args: Sequence[str] | None = None,
+    executor: Callable[[], Executor] = make_executor,
+) -> int:
+    """Run nodes until SIGINT or SIGTERM, or until one could not start; returns the exit code.
 
-    0 = ended on request, 1 = it could not start (one line on stderr or in the log says why). The signals
+    0 = ended on request, 1 = one could not start (one line on stderr or in the log says why). The signals
     are handled here and not by rclpy, which would close the context before the node could restore what
-    it holds, the clocks of the device above all.
+    it holds, the clocks of the device above all. executor: another one for nodes with an action.
     """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -32,30 +36,30 @@ def run(node_factory: Callable[[], ManagedNode], args: Sequence[str] | None = No
             signal.signal(number, lambda *_: stop.set())
     try:
         rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
-        node = node_factory()
+        nodes = [make() for make in node_factories]
     except Exception as error:  # bad arguments, parameters, names: a line, no traceback
         print(f"{Path(sys.argv[0]).name} cannot start: {one_line(error)}", file=sys.stderr)
         _shutdown()
         return 1
     try:
-        _spin(node, stop)
+        _spin(executor(), nodes, stop)
     finally:
-        if rclpy.ok():
+        for node in nodes if rclpy.ok() else ():
             node.end()
         _shutdown()
-    return 0 if node.start_error is None else 1
+    return 0 if all(node.start_error is None for node in nodes) else 1
 
 
-def _spin(node: ManagedNode, stop: threading.Event) -> None:
-    executor = make_executor()
-    executor.add_node(node)
-    while not stop.is_set() and node.start_error is None and rclpy.ok():
+def _spin(executor: Executor, nodes: Sequence[ManagedNode], stop: threading.Event) -> None:
+    for node in nodes:
+        executor.add_node(node)
+    while not stop.is_set() and all(node.start_error is None for node in nodes) and rclpy.ok():
         try:
             executor.spin_once(timeout_sec=_STOP_POLL_S)
         except ExternalShutdownException:
             break
         except Exception as error:  # e.g. RCLError on Humble, for a transition that the state does not have
-            node.get_logger().error(one_line(error))
+            nodes[0].get_logger().error(one_line(error))
             stop.wait(_STOP_POLL_S)
     executor.shutdown()
 

@@ -17,7 +17,7 @@ import pytest
 from dynofa_ros.application import application as room
 from dynofa_ros.application.application import Application, Settings
 from dynofa_ros.application.task import IMAGE, TEXT, Answer, Option, Output, Task, register_task, tasks
-from dynofa_ros.application.worker import Canceled, MalformedRequest, OrderedQueue
+from dynofa_ros.application.worker import Canceled, MalformedRequest, OrderedQueue, Outcome
 from dynofa_ros.messages import (
     AppTargets,
     Classification,
@@ -72,7 +72,7 @@ class Running:
     def __init__(self, task: type[Task], **options: Any) -> None:
         self.published: list[tuple[Topic, Any]] = []
         self.warnings: list[str] = []
-        self.unanswered: list[tuple[Any, str]] = []
+        self.unanswered: list[tuple[Any, Outcome, str]] = []
         settings = Settings("", "", "cpu", "onnxruntime", 32.0, False, 1.0)
         self.application = Application(
             "front",
@@ -85,7 +85,7 @@ class Running:
             publish=lambda topic, message: self.published.append((topic, message)),
             clock_ns=time.time_ns,
             warn=self.warnings.append,
-            unanswered=lambda message, reason: self.unanswered.append((message, reason)),
+            unanswered=lambda *what: self.unanswered.append(what),
         )
         self.application.start()
 
@@ -319,7 +319,7 @@ def test_a_task_may_answer_in_order_and_refuse(sentences: Running) -> None:
         accepted.append(sentences.application.accept(sentence))
         time.sleep(0.006)
     assert accepted == [True, True, True, False]
-    assert sentences.unanswered == [(ONE_TO_FOUR[3], "the queue is full: 2 requests wait")]
+    assert sentences.unanswered == [(ONE_TO_FOUR[3], Outcome.REFUSED, "the queue is full: 2 requests wait")]
     Sentences.held.set()
     monitors = sentences.until(lambda: len(sentences.of("monitor")) == 3 and sentences.of("monitor"))
     assert [round(1 / m.top1_score) for m in monitors] == [1, 2, 3] == [m.request_size for m in monitors]
@@ -341,14 +341,16 @@ def test_who_waits_when_the_application_ends_hears_it(sentences: Running) -> Non
         time.sleep(0.01)
     threading.Timer(0.1, Sentences.held.set).start()
     assert sentences.application.stop("the node is inactive")
-    assert sentences.unanswered == [(s, "the node is inactive") for s in ONE_TO_FOUR[1:3]]
+    assert sentences.unanswered == [
+        (sentence, Outcome.FAILED, "the node is inactive") for sentence in ONE_TO_FOUR[1:3]
+    ]
     assert len(sentences.of("monitor")) == 1  # the one in work is finished
 
 
 def test_a_paused_application_refuses(sentences: Running) -> None:
     sentences.application.change(replace(sentences.application.targets, paused=True), "")
     assert not sentences.application.accept("one")
-    assert sentences.unanswered == [("one", "the application is paused")]
+    assert sentences.unanswered == [("one", Outcome.REFUSED, "the application is paused")]
 
 
 def test_a_canceled_request_is_no_failure(sentences: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +362,7 @@ def test_a_canceled_request_is_no_failure(sentences: Running, monkeypatch: pytes
     monkeypatch.setattr(Sentences, "infer", infer)
     sentences.send("one")
     sentences.until(lambda: sentences.unanswered)
-    assert sentences.unanswered == [("one", "canceled")]
+    assert sentences.unanswered == [("one", Outcome.CANCELED, "canceled")]
     counters = sentences.application.counters
     assert (counters.failed, counters.malformed, counters.unanswered_ns) == (0, 0, None)
 

@@ -18,6 +18,8 @@ ImageFunction = Callable[[np.ndarray], np.ndarray]  # float32 (N, *input shape) 
 class Engine(ABC):
     """One runtime."""
 
+    concurrent = False  # whether several threads may run a prepared sub-network at the same time
+
     @abstractmethod
     def processors(self) -> tuple[str, ...]:
         """The processors that it reaches on this machine."""

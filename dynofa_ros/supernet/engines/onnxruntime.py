@@ -69,6 +69,8 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
 class OnnxRuntime(Engine):
     """Sessions of ONNX Runtime."""
 
+    concurrent = True
+
     def processors(self) -> tuple[str, ...]:
         # TensorRT is asked for a DLA only when it is used
         available = onnxruntime.get_available_providers()
