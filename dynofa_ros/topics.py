@@ -10,7 +10,9 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-PERCEPTION, CORE, DEMO = "perception", "dynofa", "demo"  # namespaces of nodes, below the root
+# Namespaces of nodes, below the root. Whatever an application answers, its knobs and monitors are on
+# perception/<app>/..., where the manager looks for them.
+PERCEPTION, LANGUAGE, CORE, DEMO = "perception", "language", "dynofa", "demo"
 PHASE_END = "end"  # on demo/phase: closes the last phase
 _OWN = "dynofa_ros/msg/"
 
@@ -61,9 +63,9 @@ COMPRESSED_IMAGE = Topic(
     1,
     False,
 )
-TEXT = Topic("perception/{app}/text", "std_msgs/msg/String", "user", ("perception",), 16)
-TRANSLATION = Topic("perception/{app}/translation", _OWN + "Translation", "perception", ("user",), 16)
-TRANSLATE = "perception/{app}/translate"  # the action dynofa_ros/action/Translate, on the same texts
+TEXT = Topic("language/{app}/text", "std_msgs/msg/String", "user", ("language",), 16)
+TRANSLATION = Topic("language/{app}/translation", _OWN + "Translation", "language", ("user",), 16)
+TRANSLATE = "language/{app}/translate"  # the action dynofa_ros/action/Translate, for the same texts
 CLASSIFICATION = Topic("perception/{app}/classification", _OWN + "Classification", "perception", ("user",))
 DETECTIONS = Topic("perception/{app}/detections", _OWN + "Detection2DArray", "perception", ("user",))
 LABEL_INFO = _state("perception/{app}/label_info", "LabelInfo", "perception", "user")
@@ -110,10 +112,11 @@ def root_namespace(namespace: str) -> str:
     """Root of the user's namespace, without a trailing slash except for `/` itself.
 
     namespace: of a node: `/robot1/perception` or `/robot1` -> `/robot1`, `/dynofa` -> `/`. So the nodes of a
-    robot that is called `dynofa`, `perception` or `demo` must be one level below its name, as launched.
+    robot that is called `dynofa`, `perception`, `language` or `demo` must be one level below its name, as
+    launched.
     """
     parts = _parts(namespace)
-    return "/" + "/".join(parts[:-1] if parts and parts[-1] in (PERCEPTION, CORE, DEMO) else parts)
+    return "/" + "/".join(parts[:-1] if parts and parts[-1] in (PERCEPTION, LANGUAGE, CORE, DEMO) else parts)
 
 
 def absolute(namespace: str, relative: str) -> str:

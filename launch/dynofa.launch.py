@@ -1,6 +1,6 @@
-"""Perception of one or more cameras, the runtime manager and the device, one process each.
+"""Perception of one or more cameras, the runtime manager and the device, one process each; answers to texts.
 
-    ros2 launch dynofa_ros dynofa.launch.py cameras:=front,rear device_backend:=auto
+    ros2 launch dynofa_ros dynofa.launch.py cameras:=front,rear texts:=translator device_backend:=auto
 
 An argument that is left at its default leaves the parameters file alone. A node that dies is named; the exit
 status is 1 if every node ended and one of them failed, or one failed with on_exit:=shutdown.
@@ -28,6 +28,11 @@ ARGUMENTS = [
         default_value="",
         description="Image topic of a camera, e.g. {camera}/image_raw; relative to namespace unless it "
         "begins with /; the compressed one is below it; empty = perception/<camera>/image",
+    ),
+    DeclareLaunchArgument(
+        "texts",
+        default_value="",
+        description="Applications that answer texts, separated by commas, in one process; empty = none",
     ),
     DeclareLaunchArgument(
         "device_backend",
@@ -92,37 +97,48 @@ def launch_nodes(context):
     if given["autostart"].lower() == "false":
         common["autostart"] = False
     device = {} if given["device_backend"] == "auto" else {"backend": given["device_backend"]}
-    cameras = camera_names(given["cameras"])
+    cameras = names_of("cameras", given["cameras"])
+    texts = names_of("texts", given["texts"]) if given["texts"] else []
     template = checked_template(given["image_topic_template"], cameras)
-    watch = ExitWatch(2 + len(cameras), given["on_exit"])
+    if taken := set(cameras) & set(texts):
+        raise ValueError(f"texts:={given['texts']}: {taken.pop()!r} is the name of a camera")
+    watch = ExitWatch(2 + len(cameras) + bool(texts), given["on_exit"])
     root = given.get("ros_namespace", "").rstrip("/")
     names = ["dynofa/device", "dynofa/manager", *(f"perception/{camera}" for camera in cameras)]
+    language = [f"language/{text}" for text in texts]
     own = {"dynofa/device": {**common, **device}}
     return [
         *(
             LogInfo(msg=text)
-            for text in unmatched(given["params_file"], [f"{root}/{name}" for name in names])
+            for text in unmatched(
+                # The file of the package speaks of texts too, which need not be wanted.
+                given["params_file"],
+                [f"{root}/{name}" for name in [*names, *(language or ["language/none"])]],
+            )
         ),
         *(
-            node(name, root, given, own.get(name, common), image_remappings(name, template, root), watch)
+            node(name, root, given, own.get(name, common), watch, image_remappings(name, template, root))
             for name in names
         ),
+        *([node("language", root, given, common, watch, arguments=texts)] if texts else []),
     ]
 
 
-def node(name, root, given, parameters, remappings, watch):
-    namespace, base = name.split("/")
+def node(name, root, given, parameters, watch, remappings=None, arguments=()):
+    """One process. name: namespace and node, or the namespace of nodes named by its arguments."""
+    namespace, _, base = name.partition("/")
     level = given["log_level"]
-    logger = f"{root}/{name}".strip("/").replace("/", ".")
+    loggers = [f"{root}/{namespace}/{n}".strip("/").replace("/", ".") for n in arguments or [base]]
     return Node(
         package="dynofa_ros",
-        executable=f"{base if namespace == 'dynofa' else 'perception'}_node",
+        executable=f"{base if namespace == 'dynofa' else namespace}_node",
         namespace=namespace,
-        name=base,
+        name=base or None,
+        arguments=list(arguments),
         parameters=[given["params_file"], *([parameters] if parameters else [])],
-        remappings=remappings,
+        remappings=remappings or [],
         # Without a name it would be the level of rcl too, which logs hundreds of lines a second.
-        ros_arguments=["--log-level", f"{logger}:={level}"],
+        ros_arguments=[a for logger in loggers for a in ("--log-level", f"{logger}:={level}")],
         output="screen",
         emulate_tty=True,
         respawn=given["use_respawn"].lower() == "true",
@@ -189,15 +205,15 @@ def checked_template(template, cameras):
     return template
 
 
-def camera_names(cameras):
-    names = [name.strip() for name in cameras.split(",")]
+def names_of(argument, value):
+    names = [name.strip() for name in value.split(",")]
     for name in names:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
             raise ValueError(
-                f"cameras:={cameras}: {name!r} is not a name: it needs a letter, then letters, digits or _"
+                f"{argument}:={value}: {name!r} is not a name: it needs a letter, then letters, digits or _"
             )
     if len(set(names)) < len(names):
-        raise ValueError(f"cameras:={cameras}: a name occurs twice")
+        raise ValueError(f"{argument}:={value}: a name occurs twice")
     return names
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dynofa_ros.cli.main import make_parser
-from dynofa_ros.nodes import device_parameters, manager_node, perception_parameters
+from dynofa_ros.nodes import device_parameters, language_node, manager_node, perception_parameters
 from dynofa_ros.ros.parameters import ParameterSpec, allowed
 from dynofa_ros.topics import DEMO, TOPICS, Topic
 
@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "interfaces.md"
 NODES = {
     "perception/<app>": perception_parameters.PARAMETERS,
+    "language/<app>": language_node.PARAMETERS,
     "dynofa/manager": manager_node.PARAMETERS,
     "dynofa/device": device_parameters.PARAMETERS,
 }
@@ -64,10 +65,10 @@ def parameter_lines(node: str, specs: tuple[ParameterSpec, ...]) -> Iterator[str
 
 
 def message_lines() -> Iterator[str]:
-    """Every message file as it is."""
+    """Every message file and action file as it is."""
     yield "\n## Messages\n"
     yield "Unknown numbers are NaN, unknown text is empty. Units are in the names of the fields."
-    for path in sorted((ROOT / "msg").glob("*.msg")):
+    for path in (*sorted((ROOT / "msg").glob("*.msg")), *sorted((ROOT / "action").glob("*.action"))):
         yield f"\n### {path.stem}\n\n```\n{path.read_text().strip()}\n```"
 
 

@@ -213,8 +213,9 @@ class AppState:
         return now_ns - self.last_frame_ns > 1e9 * (SILENCE_S + (3.0 / rate if rate > 0.0 else 0.0))
 
     def due_hz(self) -> float:
-        """Frames per second to reckon with: what was asked for, or what comes if that is less."""
+        """Frames per second to reckon with: what was asked for, or what comes if that is less; of requests
+        that wait in order what comes, as none is left out."""
         asked = self.targets.rate_hz if self.targets else 0.0
         if self.queued and asked:
-            return min(asked, self.arrivals.hz(asked))
+            return self.arrivals.hz(asked)
         return min(asked, RATE_RESERVE * self.rate.hz) if isfinite(self.rate.hz) else asked

@@ -28,7 +28,7 @@ from dynofa_ros.convert import from_ros, ros_types
 from dynofa_ros.messages import Header, Translation
 from dynofa_ros.nodes import perception_status as status
 from dynofa_ros.nodes.application_node import ApplicationNode
-from dynofa_ros.nodes.perception_parameters import TEXT_PARAMETERS
+from dynofa_ros.nodes.perception_parameters import TEXT_PARAMETERS as PARAMETERS
 from dynofa_ros.ros.diagnostics import Status
 from dynofa_ros.ros.run import run
 from dynofa_ros.supernet.switching import SWITCH_INTERVAL_S
@@ -48,7 +48,7 @@ class Received:
 
 
 class LanguageNode(ApplicationNode):
-    """One application that answers texts: its topics are `perception/<node name>/...`."""
+    """One application that answers texts, on `language/<node name>/...`; managed on `perception/...`."""
 
     request = TEXT
     malformed = "text refused"
@@ -57,7 +57,7 @@ class LanguageNode(ApplicationNode):
         self._server: Any = None
         self._working: Received  # these two are of the inference thread
         self._translation: Translation
-        super().__init__(name, TEXT_PARAMETERS, **arguments)
+        super().__init__(name, PARAMETERS, **arguments)
 
     def configure(self) -> None:
         super().configure()

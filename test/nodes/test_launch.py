@@ -25,6 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PARAMETERS_FILE = REPOSITORY / "config" / "dynofa.yaml"
 NODES = {
     "/**/perception/*": "perception_node",
+    "/**/language/*": "language_node",
     "/**/dynofa/manager": "manager_node",
     "/**/dynofa/device": "device_node",
 }
@@ -157,6 +158,7 @@ def test_the_arguments_are_those_of_the_interface(launch_file: ModuleType) -> No
     arguments = {a.name: a for a in launch_file.generate_launch_description().get_launch_arguments()}
     assert set(arguments) == {
         "cameras",
+        "texts",
         "image_topic_template",
         "device_backend",
         "params_file",
@@ -188,6 +190,15 @@ def test_a_namespace_moves_everything(launch_file: ModuleType) -> None:
         "/robot1/dynofa/device",
     }
     assert remappings(nodes["/robot1/perception/rear"]) == {}
+
+
+def test_texts_are_answered_in_one_process(launch_file: ModuleType) -> None:
+    nodes = launched(launch_file, texts="translator, parser", namespace="robot1")
+    (language,) = [n for name, n in nodes.items() if name.startswith("/robot1/language/")]
+    command = [part.text for substitutions in language.cmd for part in substitutions if hasattr(part, "text")]
+    assert command[1:3] == ["translator", "parser"]
+    assert "robot1.language.parser:=info" in command
+    assert given_parameters(language) == {}
 
 
 @pytest.mark.parametrize(
@@ -225,6 +236,8 @@ def test_arguments_reach_the_nodes(launch_file: ModuleType) -> None:
         ({"cameras": "front,,rear"}, "'' is not a name"),
         ({"cameras": "front,1st"}, "'1st' is not a name"),
         ({"cameras": "front,front"}, "a name occurs twice"),
+        ({"texts": "translator,"}, "'' is not a name"),
+        ({"texts": "front"}, "'front' is the name of a camera"),
         ({"params_file": "/no/such.yaml"}, "params_file:=/no/such.yaml: there is no such file"),
         ({"cameras": "front,rear", "image_topic_template": "/camera/image"}, "must contain {camera}"),
         ({"image_topic_template": "/{cam}/image"}, "{cam} is unknown; {camera} is the camera's name"),
