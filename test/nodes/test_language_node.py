@@ -136,8 +136,9 @@ def test_a_goal_streams_and_ends_with_the_answer(client: Client) -> None:
     client.wait(lambda: client.translations, "the same on the topic")
     assert client.translations[0].text == result.text
     assert client.translations[0].header.frame_id == "mic"
-    client.wait(lambda: len(feedback) == result.output_size - 1, "feedback for every token")
-    assert [f.output_size for f in feedback] == list(range(1, result.output_size))
+    client.wait(lambda: feedback, "feedback")
+    sizes = [f.output_size for f in feedback]  # a client that is slower than the network misses some
+    assert sizes == sorted(set(sizes)) and 0 < sizes[0] and sizes[-1] < result.output_size
 
 
 @pytest.mark.parametrize(
