@@ -28,7 +28,7 @@ GROUND_FLOOR = (
 # Lowest first. A room imports from its own and from lower layers; rooms of one layer do not know each other.
 LAYERS = (
     GROUND_FLOOR,
-    ("supernet", "device"),
+    ("supernet", "device", "datasets"),
     ("library", "training"),
     ("application",),
     ("manager",),

@@ -18,13 +18,14 @@ from dynofa_ros.cli import (
     replay,
     report,
     top,
+    train,
     weights,
 )
 from dynofa_ros.cli.common import BAD_USAGE, FAILED
 from dynofa_ros.entry_point import interruptible
 from dynofa_ros.errors import CliError, UsageError, missing_extra
 
-COMMANDS = (demo, top, report, replay, probe, device, library, characterise, weights, bench, evaluate)
+COMMANDS = (demo, top, report, replay, probe, device, train, library, characterise, weights, bench, evaluate)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

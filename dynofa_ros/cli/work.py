@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from dynofa_ros.datasets.problems import DataError
 from dynofa_ros.errors import CliError
 
 if TYPE_CHECKING:
@@ -58,5 +59,7 @@ def one_line_errors() -> Iterator[None]:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise CliError(f"{where}{error.strerror or error}") from error
+    except DataError as error:
+        raise CliError(str(error)) from error
     except (ValueError, RuntimeError) as error:  # LibraryError, WeightsError, EngineError, SweepError, ...
         raise CliError(" ".join(str(error).split())) from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -23,6 +22,8 @@ MAX_PIXELS = 200_000_000
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # read when cv2 is imported
 
 import cv2  # noqa: E402
+
+from dynofa_ros.datasets.reader import incomplete  # noqa: E402
 
 Pixels = npt.NDArray[np.uint8]
 Converter = Callable[[Any], npt.NDArray[Any]]
@@ -165,7 +166,7 @@ def _decode_compressed(message: Any, converter: Converter | None, bits_of: Calla
     if "compressedDepth" in codec:
         raise MalformedImage("compressedDepth images are no pictures: subscribe to the colour image")
     mosaic = source.strip() if codec.split()[-1:] == ["compressed"] and "bayer" in source else ""
-    reason = _incomplete(data.tobytes()) if len(data) else None
+    reason = incomplete(data.tobytes()) if len(data) else None
     colours = cv2.IMREAD_GRAYSCALE if mosaic else cv2.IMREAD_COLOR
     pixels: Any = None
     if len(data) and reason is None:
@@ -188,40 +189,6 @@ def _decode_compressed(message: Any, converter: Converter | None, bits_of: Calla
             raise MalformedImage(f"compressed image of format {message.format[:40]!r}: unknown Bayer pattern")
         pixels = _convert(converter or default_converter(), pixels, _PACKED[encoding][0])
     return np.asarray(pixels, np.uint8)
-
-
-_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in coded data FF 00 is a byte, D0..D7 restart
-
-
-def _incomplete(data: bytes) -> str | None:
-    """Why a JPEG or PNG is not whole. OpenCV before 5.0 fills what is cut off: gray, or the last picture."""
-    if data.startswith(b"\xff\xd8"):
-        return None if _has_jpeg_end(data) else "the JPEG is cut off: it has no end marker"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return None if _has_png_end(data) else "the PNG is cut off: it has no end chunk"
-    return None
-
-
-def _has_jpeg_end(data: bytes) -> bool:
-    """Whether the segments (ITU-T T.81, annex B) lead to an EOI marker; a thumbnail's lies inside one."""
-    at = 2
-    while found := _NEXT_MARKER.search(data, at):
-        marker = data[found.end() - 1]
-        if marker == 0xD9:
-            return True
-        length = int.from_bytes(data[found.end() : found.end() + 2], "big")
-        at = found.end() + max(length, 2)
-    return False
-
-
-def _has_png_end(data: bytes) -> bool:
-    at = 8
-    while at + 12 <= len(data):
-        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        at += 12 + length
-        if kind == b"IEND":
-            return at <= len(data)
-    return False
 
 
 def _bytes(data: Any) -> Pixels:

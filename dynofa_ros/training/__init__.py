@@ -1,0 +1,1 @@
+"""Training of supernets: objectives, the loop, what they need beside torch."""

@@ -116,7 +116,7 @@ class Training:
     def run(self, progress: Callable[[State], None]) -> None:
         """Train to the end; ``progress`` is called after every step.
 
-        Raises FloatingPointError if the loss is no longer a number, OSError if the folder cannot be written.
+        Raises ValueError if the loss is no longer a number, OSError if the folder cannot be written.
         """
         state, saved = self.state, time.monotonic()
         while state.step < self.settings.steps:

@@ -1,0 +1,132 @@
+"""`dynofa train`: a supernet for own classes or own boxes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynofa_ros.cli.arguments import add_json, number, whole
+from dynofa_ros.cli.common import OK, check_outputs, write_json
+from dynofa_ros.cli.work import one_line_errors, stages
+from dynofa_ros.errors import UsageError
+from dynofa_ros.paths import share_file
+
+if TYPE_CHECKING:
+    from dynofa_ros.cli.arguments import Commands
+    from dynofa_ros.supernet.space import SearchSpace
+
+DEMO = "ofa_mbv3_demo"
+SPACES = {"classification": DEMO, "detection": f"{DEMO}_detector"}
+SUFFIX = ".safetensors"
+SCORES = 5  # in a training
+
+
+def add_parser(commands: Commands) -> None:
+    """Add `train`."""
+    parser = commands.add_parser(
+        "train",
+        help="train a supernet on your own images",
+        description="Trains every sub-network of a supernet on your images: sandwich rule, in-place "
+        "distillation. A training that was killed goes on when the same command is given again. "
+        "Classification takes one folder of images per class, detection boxes in the layout of COCO, YOLO "
+        "or Pascal VOC, which it finds out by itself. A share of the images is held out and scored.",
+        epilog="example: dynofa train --task detection --data signs --out signs.safetensors",
+    )
+    parser.add_argument("--task", required=True, choices=tuple(SPACES))
+    parser.add_argument("--images", type=Path, metavar="DIR", help="classification: a folder per class")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="detection: images with boxes")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help=f"weights to write ({SUFFIX})"
+    )
+    parser.add_argument("--space", metavar="NAME", help="default: " + ", ".join(SPACES.values()))
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint to begin with; its class layer is replaced (default: the demo's weights for its "
+        "spaces, else random ones)",
+    )
+    parser.add_argument(
+        "--folder", type=Path, metavar="DIR", help="checkpoint and log (default: FILE.training)"
+    )
+    parser.add_argument("--passes", type=number(0.01, 1e4), default=10.0, help="over the images (default 10)")
+    parser.add_argument("--batch", type=whole(2, 1024), default=16, help="images per step (default 16)")
+    parser.add_argument("--learning-rate", type=number(1e-7, 1), default=1.5e-3, help="default 0.0015")
+    parser.add_argument("--held-out", type=number(0.01, 0.9), default=0.2, help="share (default 0.2)")
+    parser.add_argument("--threads", type=whole(1, 1024), help="default: the physical cores")
+    parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="default 0")
+    parser.add_argument("--skip-broken", action="store_true", help="leave broken images and boxes out")
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    detection = options.task == "detection"
+    folder = options.data if detection else options.images
+    if folder is None or (options.images if detection else options.data) is not None:
+        raise UsageError(
+            f"--task {options.task} takes its images from {'--data' if detection else '--images'} DIR"
+        )
+    if options.out.suffix != SUFFIX:
+        raise UsageError(f"--out {options.out}: the name must end in {SUFFIX}")
+    check_outputs(options.out, options.json)
+    work = options.folder or options.out.with_suffix(".training")
+    with one_line_errors(), stages("checking images", "training") as step:
+        from dynofa_ros.supernet.registry import load_space
+        from dynofa_ros.training.loop import Settings
+        from dynofa_ros.training.own_data import first_weights, read_data, train, use_threads
+
+        use_threads(options.threads)
+        space = load_space(options.space or SPACES[options.task])
+        if space.task != options.task:
+            raise UsageError(f"--space {space.name} is for the task {space.task}")
+        data = read_data(
+            space,
+            folder,
+            options.held_out,
+            options.seed,
+            options.skip_broken,
+            lambda total: step("checking images", total),
+        )
+        images = max(options.batch, round(options.passes * data.trained))
+        settings = Settings(
+            images=images,
+            batch=options.batch,
+            learning_rate=options.learning_rate,
+            largest_only=0.25,
+            seed=options.seed,
+            score_every=max(1, -(-images // options.batch) // SCORES),
+        )
+        weights = first_weights(space, data.objective.labels, _init(options.init, space), options.seed)
+        last = train(
+            data, weights, settings, work, options.out, lambda state: step("training", settings.steps)
+        )
+    for note in data.notes:
+        print(note)
+    scores = {
+        name: round(value, 4) for name, value in last.items() if name.startswith(("smallest", "largest"))
+    }
+    print(f"{len(data.objective.labels)} classes, {data.trained} images trained on, {data.held_out} held out")
+    print(", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items()))
+    print(f"written: {options.out} and {options.out.with_suffix('.png')}; {work} is no longer needed")
+    document: dict[str, Any] = {
+        "weights": str(options.out),
+        "space": space.name,
+        "labels": list(data.objective.labels),
+        "trained_images": data.trained,
+        "held_out_images": data.held_out,
+        "steps": settings.steps,
+        "seconds": round(last["elapsed_s"], 1),
+        "scores": scores,
+        "notes": list(data.notes),
+    }
+    write_json(options.json, document)
+    return OK
+
+
+def _init(asked: Path | None, space: SearchSpace) -> Path | None:
+    """What to begin with. The demo detector begins with the body of the demo classifier."""
+    if asked is not None or space.name not in SPACES.values():
+        return asked
+    return share_file("config", "weights", f"{DEMO}{SUFFIX}")

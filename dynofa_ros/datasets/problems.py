@@ -1,0 +1,14 @@
+"""What is wrong with a data set, all at once."""
+
+from __future__ import annotations
+
+SHOWN = 20  # problems that are listed before their number
+
+
+class DataError(ValueError):
+    """A data set that cannot be used; ``problems``: all that is wrong with it, one line each."""
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        rest = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        super().__init__("\n".join([*problems[:SHOWN], *rest]))

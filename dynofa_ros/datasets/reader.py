@@ -1,0 +1,108 @@
+"""Image files to pixels, in one way for training, calibration and accuracy, and lists of them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dynofa_ros.datasets.problems import DataError
+
+Image = NDArray[Any]  # BGR, uint8 (H, W, 3)
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+def natural(path: Path) -> tuple[Any, ...]:
+    """Key of the order in which people count: 2.png before 10.png."""
+    parts = re.split(r"(\d+)", str(path))
+    return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts), str(path)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Images of a folder and its sub-folders, also linked ones, in natural order; none that is hidden."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:  # a link to a folder around it
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(root, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in SUFFIXES
+        ]
+    return sorted(found, key=natural)
+
+
+def read_image(path: Path) -> Image:
+    """BGR, uint8 (H, W, 3), turned as its EXIF orientation says; of 16 bits the high 8, without alpha.
+
+    Raises DataError naming the file and the reason.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    reason = "it is empty" if not data else incomplete(data)
+    pixels = None
+    if reason is None:
+        try:
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        except cv2.error:
+            pixels = None
+    if pixels is None:
+        raise DataError(f"{path}: not a whole image that OpenCV can decode{f' ({reason})' if reason else ''}")
+    return pixels
+
+
+def broken(files: Sequence[Path], on_file: Callable[[], object] = lambda: None) -> dict[Path, str]:
+    """The files that cannot be decoded, each with one line that says why."""
+    problems: dict[Path, str] = {}
+    for path in files:
+        try:
+            read_image(path)
+        except DataError as error:
+            problems[path] = str(error)
+        on_file()
+    return problems
+
+
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in coded data FF 00 is a byte, D0..D7 restart
+
+
+def incomplete(data: bytes) -> str | None:
+    """Why a JPEG or PNG is not whole. OpenCV before 5.0 fills what is cut off: gray, or the last picture."""
+    if data.startswith(b"\xff\xd8"):
+        return None if _has_jpeg_end(data) else "the JPEG is cut off: it has no end marker"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return None if _has_png_end(data) else "the PNG is cut off: it has no end chunk"
+    return None
+
+
+def _has_jpeg_end(data: bytes) -> bool:
+    """Whether the segments (ITU-T T.81, annex B) lead to an EOI marker; a thumbnail's lies inside one."""
+    at = 2
+    while found := _NEXT_MARKER.search(data, at):
+        marker = data[found.end() - 1]
+        if marker == 0xD9:
+            return True
+        length = int.from_bytes(data[found.end() : found.end() + 2], "big")
+        at = found.end() + max(length, 2)
+    return False
+
+
+def _has_png_end(data: bytes) -> bool:
+    at = 8
+    while at + 12 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        at += 12 + length
+        if kind == b"IEND":
+            return at <= len(data)
+    return False

@@ -1,0 +1,127 @@
+"""A training on own images, from the data set to weights and a picture of the learning curve."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from dynofa_ros.datasets.boxes import read_boxes
+from dynofa_ros.datasets.classes import read_classes
+from dynofa_ros.plots import APP_COLOURS, finish, new_figure, style
+from dynofa_ros.supernet.families.detector import DetectorSpace
+from dynofa_ros.supernet.masked import initial_weights
+from dynofa_ros.supernet.space import SearchSpace
+from dynofa_ros.supernet.weights import OPTIONAL, WeightsError, load_weights, read_checkpoint, save_weights
+from dynofa_ros.training.box_files import BoxFiles
+from dynofa_ros.training.classification import Classification
+from dynofa_ros.training.detection import begun
+from dynofa_ros.training.loop import Settings, State, Training
+
+LEAST_FITTING = 0.5  # share of the arrays that an initial checkpoint must have
+
+
+@dataclass(frozen=True)
+class Data:
+    """What to learn. trained, held_out: numbers of images; notes: what was left out."""
+
+    objective: Classification | BoxFiles
+    trained: int
+    held_out: int
+    notes: tuple[str, ...]
+
+
+def use_threads(number: int | None) -> None:
+    """None = one per physical core: with hyper-threads they wait on each other."""
+    torch.set_num_threads(number or psutil.cpu_count(logical=False) or 1)
+
+
+def read_data(
+    space: SearchSpace,
+    folder: Path,
+    share: float,
+    seed: int,
+    skip_broken: bool,
+    on_file: Callable[[int], object],
+) -> Data:
+    """The data set of a folder, as the task of the space needs it. Raises DataError with all problems."""
+    if isinstance(space, DetectorSpace):
+        boxes = read_boxes(folder, skip_broken, on_file)
+        detection = BoxFiles(space, boxes, share, seed)
+        out = len(detection.held_out())
+        return Data(detection, len(boxes.images) - out, out, boxes.notes)
+    classes = read_classes(folder, skip_broken, on_file)
+    objective = Classification(space, classes, share, seed)
+    out = len(objective.tested)
+    return Data(objective, len(classes.files) - out, out, classes.notes)
+
+
+def first_weights(
+    space: SearchSpace, labels: Sequence[str], init: Path | None, seed: int
+) -> dict[str, Tensor]:
+    """Random weights, and in their place what a checkpoint has by the same name and shape.
+
+    The class layer is kept only if the checkpoint has the same labels. Raises WeightsError if it is of
+    another network.
+    """
+    weights = initial_weights(space, len(labels), seed)
+    if isinstance(space, DetectorSpace):
+        weights = begun(weights)
+    if init is None:
+        return weights
+    checkpoint = read_checkpoint(init)
+    stored = {space.canonical_name(name): array for name, array in checkpoint.arrays.items()}
+    class_layer = space.head.rpartition(".")[0]
+    fitting: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        array = stored.get(space.canonical_name(name))
+        other = name.startswith(class_layer) and checkpoint.labels != tuple(labels)
+        if array is not None and array.shape == tuple(value.shape) and not other:
+            fitting[name] = torch.from_numpy(np.array(array)).to(value.dtype)
+    counted = [name for name in weights if not name.endswith(OPTIONAL)]
+    share = sum(name in fitting for name in counted) / len(counted)
+    if share < LEAST_FITTING:
+        raise WeightsError(f"{init}: only {share:.0%} of its arrays are those of {space.name}: give another")
+    return weights | fitting
+
+
+def train(
+    data: Data,
+    weights: dict[str, Tensor],
+    settings: Settings,
+    folder: Path,
+    out: Path,
+    on_step: Callable[[State], None],
+) -> dict[str, Any]:
+    """Train, or go on; write the weights and the learning curve. Returns the last entry of the log."""
+    training = Training(data.objective, weights, settings, folder)
+    training.run(on_step)
+    arrays = {k: v.detach().cpu() for k, v in training.weights.items() if not k.endswith(OPTIONAL)}
+    save_weights(out, load_weights(data.objective.space, arrays).with_labels(data.objective.labels))
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    draw_curve(log, out.with_suffix(".png"))
+    return dict(log[-1])
+
+
+def draw_curve(log: Sequence[dict[str, Any]], path: Path) -> None:
+    """The loss and the scores of a training by its steps."""
+    figure, axes = new_figure(2, 1, (7, 5), sharex=True)
+    loss, score = axes[:, 0]
+    loss.plot([e["step"] for e in log], [e["loss"] for e in log], color=APP_COLOURS[0])
+    loss.set_ylabel("loss of the largest")
+    names = [name for name in log[-1] if name not in ("step", "elapsed_s", "loss")]
+    for name, colour in zip(names, APP_COLOURS, strict=False):
+        points = [(e["step"], e[name]) for e in log if name in e]
+        score.plot(*zip(*points, strict=True), marker="o", color=colour, label=name.replace("_", " "))
+    score.set(ylabel="held-out images", xlabel="step", ylim=(0, 1))
+    score.legend(frameon=False)
+    for axis in (loss, score):
+        style(axis)
+    finish(figure, path, "Learning curve")

@@ -1,0 +1,135 @@
+"""`dynofa train`: from a folder of images to weights that the rest of the package takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+
+pytest.importorskip("torch")
+from dynofa_ros.cli.main import main
+from dynofa_ros.demo.signs import CLASS_NAMES, render_sample, render_scene
+from dynofa_ros.supernet import load_supernet
+from dynofa_ros.supernet.registry import load_space
+from dynofa_ros.supernet.weights import load_weights, read_checkpoint
+from dynofa_ros.training.own_data import first_weights
+
+QUICK = ("--passes", "0.01", "--batch", "2", "--threads", "1")
+
+
+def train(*arguments: object) -> int:
+    try:
+        return main(["train", *map(str, arguments)])
+    except SystemExit as error:
+        return int(error.code or 0)
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of three images; a name with a comma."""
+    folder = tmp_path_factory.mktemp("classes")
+    for index in range(60):
+        image, label = render_sample(50, index)
+        name = ("Stop, halt", "Größe")[label % 2]
+        (folder / name).mkdir(exist_ok=True)
+        if len(list((folder / name).iterdir())) < 3:
+            cv2.imwrite(str(folder / name / f"{index}.png"), image[..., ::-1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four scenes in the layout of YOLO."""
+    folder = tmp_path_factory.mktemp("boxes")
+    (folder / "classes.txt").write_text("\n".join(CLASS_NAMES))
+    for index in range(4):
+        scene = render_scene(51, index, 144, 256)
+        cv2.imwrite(str(folder / f"{index}.png"), scene.image[..., ::-1])
+        lines = []
+        for label, (left, top, right, bottom) in zip(scene.labels, scene.boxes, strict=True):
+            middle = (left + right) / 512, (top + bottom) / 288
+            lines.append(f"{label} {middle[0]} {middle[1]} {(right - left) / 256} {(bottom - top) / 144}")
+        (folder / f"{index}.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.slow
+def test_own_classes(tmp_path: Path, classes: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "own.safetensors"
+    assert (
+        train("--task", "classification", "--images", classes, "--out", out, *QUICK, "--json", tmp_path / "j")
+        == 0
+    )
+    document = json.loads((tmp_path / "j").read_text())
+    assert document["labels"] == ["Größe", "Stop, halt"] and document["steps"] == 1
+    assert (document["trained_images"], document["held_out_images"]) == (4, 2)
+    assert set(document["scores"]) == {"smallest_top1", "largest_top1"}
+    assert f"written: {out}" in capsys.readouterr().out
+    supernet = load_supernet("ofa_mbv3_demo", out)
+    assert supernet.weights.labels == ("Größe", "Stop, halt")
+    assert (tmp_path / "own.png").read_bytes().startswith(b"\x89PNG")
+    checkpoint = tmp_path / "own.training" / "checkpoint.pt"
+    before = checkpoint.stat().st_mtime_ns
+    assert train(*command) == 0  # it is at its end
+    assert checkpoint.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_own_boxes(tmp_path: Path, boxes: Path):
+    out = tmp_path / "own.safetensors"
+    assert train("--task", "detection", "--data", boxes, "--out", out, *QUICK, "--json", tmp_path / "j") == 0
+    document = json.loads((tmp_path / "j").read_text())
+    assert document["space"] == "ofa_mbv3_demo_detector" and document["held_out_images"] == 1
+    assert all(0 <= value <= 1 for value in document["scores"].values())
+    assert len(document["notes"]) == len(CLASS_NAMES) - len(document["labels"])  # without an example
+    assert load_supernet("ofa_mbv3_demo_detector", out).weights.labels == tuple(document["labels"])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert train(*arguments) in (1, 2)
+    return capsys.readouterr().err
+
+
+def test_what_is_refused(tmp_path: Path, classes: Path, boxes: Path, capsys: pytest.CaptureFixture[str]):
+    out = ("--out", tmp_path / "x.safetensors")
+    classify, detect = ("--task", "classification", *out), ("--task", "detection", *out)
+    assert "takes its images from --images DIR" in refused(capsys, *classify, "--data", boxes)
+    assert "takes its images from --data DIR" in refused(capsys, *detect)
+    assert "must end in .safetensors" in refused(
+        capsys, "--task", "detection", "--data", boxes, "--out", tmp_path / "x.pth"
+    )
+    wrong = refused(capsys, *classify, "--images", classes, "--space", "ofa_mbv3_demo_detector")
+    assert "--space ofa_mbv3_demo_detector is for the task detection" in wrong
+    (tmp_path / "bad").mkdir()
+    for name in ("a/1.png", "b/2.png"):
+        (tmp_path / "bad" / name).parent.mkdir()
+        (tmp_path / "bad" / name).write_text("no image")
+    lines = refused(capsys, *classify, "--images", tmp_path / "bad").splitlines()
+    assert lines[0].startswith("dynofa train: ") and [
+        line.count("not a whole image") for line in lines[:2]
+    ] == [1, 1]
+    init = tmp_path / "other.pth"
+    init.write_text("no checkpoint")
+    assert "other.pth: not a readable checkpoint" in refused(
+        capsys, *classify, "--images", classes, "--init", init
+    )
+
+
+def test_a_training_begins_with_what_fits_of_a_checkpoint():
+    from dynofa_ros.cli.train import DEMO, _init
+
+    classifier, detector = load_space(DEMO), load_space(f"{DEMO}_detector")
+    demo = _init(None, classifier)
+    assert demo is not None and demo == _init(None, detector)
+    stored = load_weights(classifier, demo)
+    own = first_weights(classifier, ["a", "b"], demo, seed=0)
+    assert own["classifier.linear.weight"].shape[0] == 2
+    assert (own["first_conv.conv.weight"].numpy() == stored["first_conv.conv.weight"]).all()
+    same = first_weights(classifier, read_checkpoint(demo).labels, demo, seed=0)
+    assert (same["classifier.linear.weight"].numpy() == stored["classifier.linear.weight"]).all()
+    boxes = first_weights(detector, ["a", "b"], demo, seed=0)
+    assert (boxes["first_conv.conv.weight"].numpy() == stored["first_conv.conv.weight"]).all()
+    with pytest.raises(ValueError, match="of its arrays are those of ofa_mbv3_w1.0"):
+        first_weights(load_space("ofa_mbv3_w1.0"), ["a", "b"], demo, seed=0)
