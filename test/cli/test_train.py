@@ -58,10 +58,8 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_own_classes(tmp_path: Path, classes: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "own.safetensors"
-    assert (
-        train("--task", "classification", "--images", classes, "--out", out, *QUICK, "--json", tmp_path / "j")
-        == 0
-    )
+    command = ("--task", "classification", "--images", classes, "--out", out, *QUICK)
+    assert train(*command, "--json", tmp_path / "j") == 0
     document = json.loads((tmp_path / "j").read_text())
     assert document["labels"] == ["Größe", "Stop, halt"] and document["steps"] == 1
     assert (document["trained_images"], document["held_out_images"]) == (4, 2)
