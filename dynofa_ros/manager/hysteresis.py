@@ -9,13 +9,14 @@ this is a Schmitt trigger: noise inside the gap moves no knob.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from dynofa_ros.manager.ladder import Outcome, Trace, allocate
 from dynofa_ros.manager.many import allocate_any, fits_any
 from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import REDUCED_SHARE, Forecast, Plan, forecast, make_plan, quality
 from dynofa_ros.manager.problem import App, Menu, Problem
+from dynofa_ros.manager.reversal_budget import ReversalBudget
 from dynofa_ros.manager.solver import MAX_FREE_APPS
 
 HEADROOM = 1.0  # share of the latency target that a new plan may fill
@@ -50,6 +51,7 @@ class Hysteresis:
     trace: Trace = Trace()  # of the last solution
     seen: tuple[float, ...] | None = None  # what the plan was worth when all alternatives were looked at
     present: Forecast | None = None  # of the plan that was in force, as the last choice saw it
+    budget: ReversalBudget = field(default_factory=ReversalBudget)
 
     def choose(
         self,
@@ -73,21 +75,17 @@ class Hysteresis:
         """
         present = forecast(problem, current, release_limit_w, HOLD) if current else Forecast(False)
         self.solved = False
+        self.budget.elapse(now_ns)
         if current is None or at_once or not present.applicable:
             self._reset_backoff()
             self.present = None
             return self._change(now_ns, current, self._solve(now_ns, problem, current))
         self.present = present
         if not present.sound:
-            downgraded = quick_downgrade(problem, current, present)
-            if downgraded is not None and forecast(problem, downgraded, release_limit_w, HOLD).sound:
+            plan = self._repair(now_ns, problem, current, present, release_limit_w)
+            if plan is not current:
                 self._note_failure(now_ns, alarm)
-                return self._change(now_ns, current, downgraded)
-            bold = self._solve(now_ns, problem, current)
-            if repairs(forecast(problem, bold, release_limit_w, HOLD), present):
-                self._note_failure(now_ns, alarm)
-                return self._change(now_ns, current, bold)
-            return current
+            return plan
         if not upgrades:
             self.better_since_ns = None
             return current
@@ -98,10 +96,39 @@ class Hysteresis:
             self.better_since_ns = None
             return current
         self.better_since_ns = now_ns if self.better_since_ns is None else self.better_since_ns
-        if self._dwelt(now_ns, min_dwell_s, only_power=not current.ladder_step):
-            self.upgraded_ns = now_ns
-            return self._change(now_ns, current, patient)
-        return current
+        if not self._dwelt(now_ns, min_dwell_s, only_power=not current.ladder_step):
+            return current
+        if not self.budget.left:
+            patient = concede(problem, current, PATIENT, stay=False)
+            if not is_better(problem, forecast(problem, patient), present):
+                return current
+        if self.budget.reverses(current, patient):
+            return current
+        self.upgraded_ns = now_ns
+        return self._change(now_ns, current, patient)
+
+    def _repair(
+        self, now_ns: int, problem: Problem, current: Plan, present: Forecast, release_limit_w: float
+    ) -> Plan:
+        """What replaces a plan that breaks something, itself if nothing breaks clearly less.
+
+        The same with less asked of it, if that costs nothing, or in overload, where something is given up
+        anyway: the next solution that can be afforded puts right who gives up how much. Else the best plan.
+        """
+        less = concede(problem, current)
+        conceded = forecast(problem, less, release_limit_w, HOLD)
+        if conceded.sound and (current.ladder_step or not less.ladder_step):
+            return self._change(now_ns, current, less)
+        exceeded = conceded.excess_w > 0.0
+        if exceeded or self.budget.left:
+            best = self._solve(now_ns, problem, current)
+        else:
+            best = concede(problem, current, stay=False)
+        expected = forecast(problem, best, release_limit_w, HOLD)
+        allowed = exceeded or not self.budget.reverses(current, best)
+        if allowed and repairs(expected, present) and not repairs(conceded, expected):
+            return self._change(now_ns, current, best)
+        return self._change(now_ns, current, less) if repairs(conceded, present) else current
 
     def _solve(
         self,
@@ -138,6 +165,8 @@ class Hysteresis:
         self.upgraded_ns = self.failed_ns = self.repaired_ns = self.better_since_ns = None
 
     def _change(self, now_ns: int, current: Plan | None, plan: Plan) -> Plan:
+        if current is not None:
+            self.budget.change(current, plan)
         if not plan.same_knobs(current):
             self.changed_ns = now_ns
             self.better_since_ns = None
@@ -186,38 +215,30 @@ def _staying(problem: Problem, current: Plan, plan: Plan, outcome: Outcome, head
     return plan if worse or not stay.feasible else kept
 
 
-def quick_downgrade(problem: Problem, current: Plan, present: Forecast) -> Plan | None:
-    """The plan in force with smaller sub-networks for those that are late; None if that saves nobody.
+def concede(problem: Problem, current: Plan, headroom: float = HEADROOM, *, stay: bool = True) -> Plan:
+    """The plan in force with less asked of it: no sub-network grows, and clocks only rise; with ``stay``
+    nobody moves.
 
-    Where accuracy is being given up anyway and the clock is at its top, so that nobody else has to move for
-    one that is late. The next solution puts right who gives up how much.
+    Clocks fall where the power limit asks for it.
     """
-    if not current.ladder_step:
-        return None
-    clocks, choices = dict(current.clocks), []
-    for app, choice, price in zip(problem.apps, current.choices, present.apps, strict=True):
-        downgraded = choice
-        if price.late:
-            name = place_of(choice.entry)
-            processor, table = problem.processor(name), app.options[name].table
-            level, place = processor.level_of(clocks[name]), table.index(choice.entry)
-            if level != processor.levels - 1 or place is None:
-                return None
-            room = (HEADROOM * app.latency_target_ms - app.overhead_ms) / (
-                price.share * app.latency_target_ms - app.overhead_ms
-            )
-            fitting = [
-                entry
-                for entry, unit_ms in zip(table.entries, table.unit_ms[:, level].tolist(), strict=True)
-                if unit_ms <= room * table.unit_ms[place, level]
-                and entry.accuracy >= app.accuracies[-1]
-                and entry.threads == choice.entry.threads
-            ]
-            if not fitting:
-                return None
-            downgraded = replace(choice, entry=fitting[-1])
-        choices.append(downgraded)
-    return replace(current, choices=tuple(choices)) if tuple(choices) != current.choices else None
+    apps, homes = [], [place_of(choice.entry) for choice in current.choices]
+    for app, choice in zip(problem.apps, current.choices, strict=True):
+        last = len(app.accuracies) - 1
+        first = next((n for n, a in enumerate(app.accuracies) if a <= choice.entry.accuracy), last)
+        apps.append(_from_level(app, first))
+    asked_less = replace(problem, apps=tuple(apps))
+    if stay:
+        names = [p.name for p in problem.processors]
+        outcome = allocate(asked_less, headroom, pins=tuple(map(names.index, homes)))
+    else:
+        outcome = allocate_any(asked_less, headroom, mapping=homes)
+    asked = zip(outcome.demands, apps, problem.apps, strict=True)
+    demands = [replace(d, level=d.level + len(app.accuracies) - len(own.accuracies)) for d, own, app in asked]
+    less = make_plan(problem, replace(outcome, demands=tuple(demands)))
+    before = dict(current.clocks)
+    clocks = tuple((name, max(hz, before.get(name, hz))) for name, hz in less.clocks)
+    risen = replace(less, clocks=clocks)
+    return less if forecast(problem, risen).excess_w else risen
 
 
 def _reduced_margin(problem: Problem, outcome: Outcome) -> Outcome:
@@ -251,7 +272,12 @@ def _least_late(problem: Problem, outcome: Outcome) -> Outcome:
 
     def stretched(number: int) -> Problem:
         apps = tuple(
-            _at_floor(app, STRETCHES[number]) if relaxed else app
+            replace(
+                _from_level(app, len(app.accuracies) - 1),
+                latency_target_ms=STRETCHES[number] * app.latency_target_ms,
+            )
+            if relaxed
+            else app
             for app, relaxed in zip(problem.apps, late, strict=True)
         )
         return replace(problem, apps=apps)
@@ -273,16 +299,15 @@ def _least_late(problem: Problem, outcome: Outcome) -> Outcome:
     return replace(found, demands=demands)
 
 
-def _at_floor(app: App, stretch: float) -> App:
-    """An application with a longer deadline; who is late runs what is the quickest at its floor."""
+def _from_level(app: App, level: int) -> App:
+    """An application of which no more than a demand level is asked."""
     options = {
         name: replace(
-            option, menu=Menu(option.table, option.menu.first[-1:], option.menu.unit_ms[..., -1:, :])
+            option, menu=Menu(option.table, option.menu.first[level:], option.menu.unit_ms[..., level:, :])
         )
         for name, option in app.options.items()
     }
-    target_ms = stretch * app.latency_target_ms
-    return replace(app, latency_target_ms=target_ms, accuracies=app.accuracies[-1:], options=options)
+    return replace(app, accuracies=app.accuracies[level:], options=options)
 
 
 def repairs(new: Forecast, present: Forecast) -> bool:

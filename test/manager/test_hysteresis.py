@@ -7,18 +7,21 @@ from math import inf, nan
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from dynofa_ros.manager.hysteresis import (
     HOLD,
     REPAIR,
     REPAIRED_S,
     Hysteresis,
+    concede,
     is_better,
-    quick_downgrade,
     repairs,
 )
-from dynofa_ros.manager.plan import AppForecast, Choice, Forecast, Plan, forecast
+from dynofa_ros.manager.plan import AppForecast, Choice, Forecast, Plan
 from dynofa_ros.manager.problem import App, Option, Problem, Processor, make_menu, make_table
+from dynofa_ros.manager.reversal_budget import CAPACITY, PER_S, WINDOW_S, ReversalBudget
 from dynofa_ros.messages import SubnetEntry
 
 ACCURACIES = (0.9, 0.8, 0.7)
@@ -128,37 +131,105 @@ def test_a_failing_plan_is_replaced_only_by_one_that_fails_clearly_less(
     assert repairs(new, present) == wanted
 
 
-# --- one late application among many ----------------------------------------------------------------
+# --- less is asked of the plan in force -------------------------------------------------------------
 
 
-def test_one_that_is_late_gives_up_accuracy_alone() -> None:
+def test_the_clock_rises_before_accuracy_is_given_up() -> None:
+    gpu = processor(LOW_HZ, TOP_HZ)
+    problem = problem_of(app("a", gpu, 1.05, target_ms=48.0), on=gpu)
+    less = concede(problem, plan_of(problem, 1, hz=LOW_HZ))
+    assert [c.entry.id for c in less.choices] == ["s1"] and less.clocks == (("gpu", (TOP_HZ,)),)
+
+
+def test_one_that_is_late_gives_up_accuracy_alone_and_nobody_gets_more() -> None:
     gpu = processor(LOW_HZ, TOP_HZ)
     problem = problem_of(app("a", gpu, 1.05), app("b", gpu, 1.2), on=gpu)
-    plan = plan_of(problem, 1, 1, step=1)
-    downgraded = quick_downgrade(problem, plan, forecast(problem, plan, None, HOLD))
-    assert downgraded is not None
-    assert [c.entry.id for c in downgraded.choices] == ["s1", "s2"] and downgraded.clocks == plan.clocks
+    less = concede(problem, plan_of(problem, 2, 1, step=1))
+    assert [c.entry.id for c in less.choices] == ["s2", "s2"] and less.clocks == (("gpu", (TOP_HZ,)),)
+    assert less.ladder_step == 4
 
 
-@pytest.mark.parametrize(
-    ("plan", "why"),
-    [
-        ({"step": 0}, "nobody gives up accuracy: a higher clock or another processor may help"),
-        ({"step": 1, "hz": LOW_HZ}, "the clock can go up"),
-    ],
-)
-def test_where_something_else_may_help_all_is_planned_anew(plan: dict[str, float], why: str) -> None:
+def test_a_clock_falls_only_for_a_power_limit() -> None:
     gpu = processor(LOW_HZ, TOP_HZ)
-    problem = problem_of(app("a", gpu, 1.2), on=gpu)
-    current = plan_of(problem, 1, **plan)  # type: ignore[arg-type]
-    assert quick_downgrade(problem, current, forecast(problem, current, None, HOLD)) is None, why
+    calm = problem_of(app("a", gpu, 1.0, target_ms=200.0), on=gpu)
+    assert concede(calm, plan_of(calm, 0)).clocks == (("gpu", (TOP_HZ,)),)
+    capped = replace(calm, power_limit_w=4.0)
+    assert concede(capped, plan_of(capped, 0)).clocks == (("gpu", (LOW_HZ,)),)
 
 
-def test_one_that_nothing_smaller_can_save_is_planned_anew() -> None:
-    gpu = processor(TOP_HZ)
-    problem = problem_of(app("a", gpu, 1.3), on=gpu)
-    current = plan_of(problem, 1, step=1)
-    assert quick_downgrade(problem, current, forecast(problem, current, None, HOLD)) is None
+# --- bounded switching ------------------------------------------------------------------------------
+
+
+def test_a_change_that_holds_costs_nothing_and_one_that_does_not_a_token() -> None:
+    gpu = processor(LOW_HZ, TOP_HZ)
+    problem = problem_of(app("a", gpu, 1.0), on=gpu)
+    small, large = plan_of(problem, 2), plan_of(problem, 0)
+    budget = ReversalBudget()
+    budget.change(small, large)
+    assert budget.tokens == CAPACITY - 1.0 and budget.reverses(large, small)
+    budget.elapse(round(1e9 * (WINDOW_S + 0.1)))
+    assert budget.tokens == CAPACITY and not budget.reverses(large, small)
+    budget.change(small, large)
+    budget.change(large, small)
+    budget.elapse(round(2e9 * (WINDOW_S + 0.1)))
+    assert budget.tokens == pytest.approx(CAPACITY - 1.0 + PER_S * (WINDOW_S + 0.1))
+
+
+def test_a_smaller_network_that_is_not_the_last_one_is_no_reversal() -> None:
+    gpu = processor(LOW_HZ, TOP_HZ)
+    problem = problem_of(app("a", gpu, 1.0), on=gpu)
+    middle, large, small = plan_of(problem, 1), plan_of(problem, 0), plan_of(problem, 2)
+    budget = ReversalBudget()
+    budget.change(middle, large)
+    assert not budget.reverses(large, small)
+    budget.change(large, small)
+    assert budget.tokens == CAPACITY
+
+
+@settings(max_examples=6, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 10_000), st.floats(0.2, 0.6))
+def test_reversals_are_bounded_whatever_the_estimates_do(seed: int, noise: float) -> None:
+    """Five applications on two processors, with margins and loads drawn anew in every step."""
+    rng = np.random.default_rng(seed)
+    chips = tuple(replace(processor(LOW_HZ, TOP_HZ), name=name, domains=(name,)) for name in ("gpu", "npu"))
+    changes: dict[str, list[tuple[int, object]]] = {}
+    hysteresis, plan, seconds, step_ns = Hysteresis(), None, 60, 200_000_000
+    for number in range(seconds * 5):
+        apps = []
+        for n in range(5):
+            one = app(f"a{n}", chips[0], 1.0, target_ms=70.0, rate_hz=6.0)
+            options = {}
+            for chip in chips:
+                entries = [replace(e, processor=chip.name) for e in one.options["gpu"].entries]
+                menu = make_menu(make_table(entries, chip), ACCURACIES)
+                options[chip.name] = Option(menu, float(np.exp(rng.normal(0.0, noise))), 1.05)
+            apps.append(replace(one, priority=n % 2, options=options))
+        problem = Problem(tuple(apps), chips, 0.0)
+        plan = hysteresis.choose(
+            number * step_ns,
+            problem,
+            plan,
+            at_once=False,
+            event=True,
+            alarm=False,
+            upgrades=True,
+            min_dwell_s=0.5,
+            release_limit_w=inf,
+        )
+        values: dict[str, object] = {f"clock {name}": hz for name, hz in plan.clocks}
+        values |= {f"subnet {c.app}": c.entry.id for c in plan.choices}
+        values |= {f"place {c.app}": c.entry.processor for c in plan.choices}
+        for knob, value in values.items():
+            track = changes.setdefault(knob, [])
+            if not track or track[-1][1] != value:
+                track.append((number * step_ns, value))
+    reversals = sum(
+        first[1] == third[1] and third[0] - second[0] <= 2_000_000_000
+        for track in changes.values()
+        for first, second, third in zip(track, track[1:], track[2:], strict=False)
+    )
+    assert sum(map(len, changes.values())) > 20  # it does change its plans
+    assert reversals <= CAPACITY + PER_S * seconds + 7  # the last plan may cost a token for each knob
 
 
 # --- what is worth a change -------------------------------------------------------------------------
