@@ -285,7 +285,8 @@ def _app(
     if targets is None:
         return None
     target = _accuracy_target(targets, parameters.objective)
-    key = (known.usable, target, targets.accuracy_floor, *(id(p.speed_hz) for p in processors))
+    errors = tuple(known.estimator.rounded_errors(p.name) for p in processors)
+    key = (known.usable, target, targets.accuracy_floor, errors, *(id(p.speed_hz) for p in processors))
     if known.menus_key != key:
         # The arrays themselves are kept with the tables: an id that is still in use is never given twice.
         known.menus_key, known.menus = key, _menus(known, target, targets.accuracy_floor, processors)
@@ -321,7 +322,7 @@ def _accuracy_target(targets: AppTargets, objective: str) -> float:
 
 
 def _menus(known: AppState, target: float, floor: float, processors: Sequence[Processor]) -> Menus | None:
-    """Menus of one application, from tables that only its library and the clocks decide."""
+    """Menus of one application, from tables that its library, the errors in it and the clocks decide."""
     tables = {p.name: table for p in processors if (table := _table(known, p)) is not None}
     if not tables:
         return None
@@ -332,11 +333,12 @@ def _menus(known: AppState, target: float, floor: float, processors: Sequence[Pr
 
 
 def _table(known: AppState, processor: Processor) -> EntryTable | None:
-    """Table of an application on a processor, the last one if neither library nor clocks are others since."""
+    """Table of an application on a processor, the last one if nothing it is made from has changed."""
     usable, kept = known.usable, known.tables.get(processor.name)
-    if kept is None or kept[0] is not processor.speed_hz or kept[1] is not usable:
+    errors = known.estimator.rounded_errors(processor.name)
+    if kept is None or kept[0] is not processor.speed_hz or kept[1] is not usable or kept[3] is not errors:
         own = tuple(e for e in usable if place_of(e) == processor.name)
-        kept = (processor.speed_hz, usable, make_table(own, processor) if own else None)
-        known.tables[processor.name] = kept
+        table_ = make_table(own, processor, errors) if own else None
+        kept = known.tables[processor.name] = (processor.speed_hz, usable, table_, errors)
     table: EntryTable | None = kept[2]
     return table

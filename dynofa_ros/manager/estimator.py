@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp, isfinite, log, sqrt
 
+from dynofa_ros.manager.library_error import EntryError, Key, LibraryErrors, Rounded
 from dynofa_ros.manager.margin import (
     DEVIATION_USUAL,
     MAD_DEVIATION,
@@ -33,6 +34,7 @@ MEDIAN_VARIANCE = 1.57  # of a median of n frames, times n / r
 VARIANCE_PER_S = 0.002  # growth while nothing is measured
 FADING = 0.01  # per frame answered elsewhere
 USUAL_FRAMES = 256  # over which the usual level is taken
+NEW_FRAMES = 8  # of an entry never tried: an alarm among them says that its library is wrong
 CUSUM_DRIFT = 1.0
 CUSUM_THRESHOLD = 7.5  # two spikes with a frame in between stay below
 CUSUM_CLIP = 5.0  # one spike alone must not raise the alarm
@@ -50,6 +52,7 @@ class SlowdownFilter:
     """Slowdown xi = measured / predicted of one application on one processor."""
 
     margins: MarginEstimator = field(default_factory=lambda: MarginEstimator())
+    errors: LibraryErrors = field(default_factory=lambda: LibraryErrors())
     log_level: float = 0.0
     usual_level: float = 0.0  # its mean over the last frames
     variance: float = VARIANCE_START
@@ -71,8 +74,12 @@ class SlowdownFilter:
         """Measurement variance r of the log-ratio."""
         return self._noise
 
-    def update(self, log_ratio: float, extra: float = 0.0, work: float = 1.0) -> bool:
+    def update(
+        self, log_ratio: float, extra: float = 0.0, work: float = 1.0, error: EntryError | None = None
+    ) -> bool:
         """Takes one frame; True = CUSUM alarm: the level has moved and the filter was re-opened.
+
+        ``log_ratio``: of measured / predicted, where ``error`` of the entry that has run is predicted too.
 
         ``extra``: what else it took beyond the expected, as a share of the expected time. ``work``: of this
         request over that of a usual one, which the margin must cover and the level must not follow.
@@ -81,21 +88,28 @@ class SlowdownFilter:
         if self.frames == 1 and abs(log_ratio) < LIBRARY_BAND:
             self._first = [log_ratio] * START_FRAMES  # nothing to acquire: the library is about right
             self.variance = LIBRARY_VARIANCE
+        if error is not None and self.frames <= START_FRAMES:
+            error.variance = 0.0  # the level is that of the first entry
         if len(self._first) < START_FRAMES:
             return self._acquire(log_ratio)
         noise = self._noise
         self.variance += PROCESS_RATIO * noise
         innovation = log_ratio - self.log_level
-        if self._cusum(innovation / sqrt(self.variance + noise)):
-            self._reopen(log_ratio)
+        total = self.variance + (error.variance if error else 0.0) + noise
+        if self._cusum(innovation / sqrt(total)):
+            self._reopen(log_ratio, error)
             return True
         self._residuals.append(innovation)
         self.margins.append(work * exp(innovation) + extra)
         self._learn_noise()
-        limit = CLIP_SIGMAS * sqrt(self.variance + noise)
-        gain = self.variance / (self.variance + noise)
-        self.log_level += gain * min(max(innovation, -limit), limit)
+        limit = CLIP_SIGMAS * sqrt(total)
+        clipped = min(max(innovation, -limit), limit)
+        gain = self.variance / total
+        self.log_level += gain * clipped
         self.variance *= 1.0 - gain
+        if error is not None:
+            error.log_error += error.variance / total * clipped
+            error.variance *= 1.0 - error.variance / total
         self.usual_level += (self.log_level - self.usual_level) / min(self.frames, USUAL_FRAMES)
         return False
 
@@ -131,20 +145,23 @@ class SlowdownFilter:
         self.variance = MEDIAN_VARIANCE * self._noise / len(self._first)
         return False
 
-    def _reopen(self, log_ratio: float) -> None:
+    def _reopen(self, log_ratio: float, error: EntryError | None) -> None:
         """The level has moved: it is acquired anew, from the frames that led to the alarm on.
 
         They are the step itself, not noise around a level; but if they were chance, the frames that come
-        next outvote them.
+        next outvote them. Where another entry has just begun it is that one's error that is acquired.
         """
         recent = [log_ratio]
         for _ in range(min(self._suspects, len(self._residuals))):
             self.margins.forget()
             recent.append(self.log_level + self._residuals.pop())
         self._suspects = 0
-        self._first = [log_ratio]
-        self.log_level = median_of(sorted(recent))
-        self.variance = MEDIAN_VARIANCE * self._noise / len(recent)
+        level, variance = median_of(sorted(recent)), MEDIAN_VARIANCE * self._noise / len(recent)
+        if error is not None and error.frames <= NEW_FRAMES and error.variance > 0.0:
+            error.log_error += level - self.log_level
+            error.variance = variance
+        else:
+            self._first, self.log_level, self.variance = [log_ratio], level, variance
 
     def _cusum(self, normalised: float) -> bool:
         step = min(max(normalised, -CUSUM_CLIP), CUSUM_CLIP)
@@ -196,11 +213,14 @@ class AppEstimator:
         period_ms: float,
         size_factor: float = 1.0,
         usual_factor: float = 1.0,
+        shared: float = 1.0,
+        entry: Key | None = None,
     ) -> bool:
         """Takes one frame of the sub-network ``running`` = (id, processor); True = latency alarm.
 
         ``size_factor``: time at the size of this request over that at the reference size, which
-        ``predicted_ms`` is for; ``usual_factor``: the same of a request of usual size.
+        ``predicted_ms`` is for; ``usual_factor``: the same of a request of usual size. ``shared``: factor in
+        ``predicted_ms`` by which others slow it. ``entry``: what its library error is known by.
 
         ``predicted_ms`` is at the clocks read back, ``clock_version`` changes whenever these change. The
         first frame on another processor or after a clock transition is partly the old state: it is counted
@@ -227,9 +247,20 @@ class AppEstimator:
         self._skipped = 0
         if not isfinite(predicted_ms) or predicted_ms <= 0.0:
             return False
+        error = None
+        if entry is not None:
+            error = filter_.errors.entry(entry, predicted_ms / shared)
+            predicted_ms = shared * filter_.errors.corrected_ms(entry, predicted_ms / shared)
         expected_ms = predicted_ms * filter_.slowdown
         ratio = measured_ms / (size_factor * predicted_ms)
-        return filter_.update(log(ratio), extra_ms / expected_ms, size_factor / usual_factor)
+        alarm = filter_.update(log(ratio), extra_ms / expected_ms, size_factor / usual_factor, error)
+        filter_.log_level += filter_.errors.fit()
+        return alarm
+
+    def rounded_errors(self, processor: str) -> Rounded:
+        """Errors of the library on a processor, as plans know them."""
+        known = self.filters.get(processor)
+        return known.errors.rounded if known else ()
 
     def filter(self, processor: str) -> SlowdownFilter:
         """Filter of one processor, made on first use."""

@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynofa_ros.latency import clock_ratio, latency, reference_hz
+from dynofa_ros.manager.library_error import Rounded, factors
 from dynofa_ros.manager.placement import core_share
 from dynofa_ros.messages import SubnetEntry
 
@@ -276,8 +277,11 @@ def entry_times_ms(entry: SubnetEntry, processor: Processor) -> Array:
     return latency(entry.alpha_ms, entry.beta_ms, np.where(np.isfinite(ratio), ratio, 1.0))
 
 
-def make_table(entries: Sequence[SubnetEntry], processor: Processor) -> EntryTable:
-    """Table of the entries of one application on one processor; raises ValueError without any."""
+def make_table(entries: Sequence[SubnetEntry], processor: Processor, errors: Rounded = ()) -> EntryTable:
+    """Table of the entries of one application on one processor; raises ValueError without any.
+
+    ``errors``: what the library says wrongly.
+    """
     if not entries:
         raise ValueError("a table needs at least one library entry")
     ordered = tuple(sorted(entries, key=lambda e: (e.accuracy, e.id, e.threads)))
@@ -286,6 +290,12 @@ def make_table(entries: Sequence[SubnetEntry], processor: Processor) -> EntryTab
     modes = tuple(map(shares.index, by_entry))
     unit_ms = np.stack([entry_times_ms(e, processor) for e in ordered])
     launch_ms = processor.launch_share * np.array([e.alpha_ms for e in ordered])
+    if errors:
+        offset_ms, by_entry = factors(errors, [(e.id, e.threads) for e in ordered])
+        unit_ms, launch_ms = (
+            (unit_ms + offset_ms) * np.array(by_entry)[:, None],
+            launch_ms * np.array(by_entry),
+        )
     accuracies = tuple(e.accuracy for e in ordered)
     return EntryTable(ordered, accuracies, unit_ms, _least_ms(unit_ms, modes), launch_ms, shares, modes)
 

@@ -40,6 +40,7 @@ from dynofa_ros.manager.feedback import Feedback, PowerFeedback, TemperatureFeed
 from dynofa_ros.manager.hysteresis import Hysteresis
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.manager.ladder import Trace
+from dynofa_ros.manager.library_error import EntryError, LibraryErrors
 from dynofa_ros.manager.limits import LimitFault
 from dynofa_ros.manager.loads import Loads
 from dynofa_ros.manager.margin import MarginEstimator, Window
@@ -49,6 +50,7 @@ from dynofa_ros.manager.power import PowerTables
 from dynofa_ros.manager.power_guard import PowerGuard, Ripple
 from dynofa_ros.manager.refusals import Refusal, Refusals
 from dynofa_ros.manager.requests import ArrivalRate, RequestSizes
+from dynofa_ros.manager.reversal_budget import ReversalBudget
 from dynofa_ros.manager.runtime_manager import RuntimeManager
 from dynofa_ros.manager.sensor_times import SensorTimes
 from dynofa_ros.manager.state import State
@@ -63,9 +65,20 @@ _CLASSES: dict[str, type] = MESSAGES | {
     for cls in (
         *(ActuatorGuard, AlternativesTimer, AppCommand, AppEstimator, AppForecast, AppState),
         *(ArrivalRate, Battery, BumplessStart, Choice, Clocks, CommandBook, Feedback, Forecast),
-        *(FrameRate, Header, Hysteresis, LimitFault, Loads, MarginEstimator, MissAlarm, Overhead),
+        *(
+            EntryError,
+            FrameRate,
+            Header,
+            Hysteresis,
+            LibraryErrors,
+            LimitFault,
+            Loads,
+            MarginEstimator,
+            MissAlarm,
+            Overhead,
+        ),
         *(Parameters, Plan, PowerFeedback, PowerGuard, PowerTables, Refusal, Refusals, RequestSizes),
-        *(Ripple, RuntimeManager, SensorTimes, SlowdownFilter, State, TemperatureFeedback),
+        *(ReversalBudget, Ripple, RuntimeManager, SensorTimes, SlowdownFilter, State, TemperatureFeedback),
         *(ThermalGuard, Trace, Window),
     )
 }

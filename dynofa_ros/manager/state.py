@@ -278,6 +278,8 @@ class State:
             period_ms=inf if app.queued else 1e3 / app.due_hz(),
             size_factor=factor,
             usual_factor=usual,
+            shared=app.shared,
+            entry=(frame.subnet_id, entry.threads),
         )
         self._fade(app)
         late = frame.deadline_missed or (frame.dropped_frames > 0 and not app.thinned)

@@ -1,0 +1,106 @@
+"""What a library says wrongly: an error per entry, and an offset that all entries of a processor share.
+
+    time of a frame = slowdown * exp(error of the entry) * (library time + offset)
+
+The slowdown is common to all entries of an application on a processor and follows the load (`estimator`). An
+innovation of a frame is shared out between it and the entry by their variances, as in a Kalman filter: a
+that has been steady stays where it is when another entry begins and takes longer than it should. So entries
+are drawn to what is common by how few frames they have (best linear unbiased prediction of random effects,
+Henderson 1975). The offset is time that shrinks neither with the network nor with the clock, as preemption
+and decoding do: a ridge regression (Hoerl and Kennard 1970) of the entries' errors on 1 / library time, whose
+intercept goes to the slowdown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import exp, log1p
+
+ERROR_VARIANCE = 0.05**2  # of the log-ratio of an entry never tried: residuals of fitted libraries
+OFFSET_SHARE = 0.3  # of the shortest time tried: spread of the offset to expect
+INTERCEPT_VARIANCE = 0.2**2  # of the common part of the errors
+TRIED_FRAMES = 8  # from which an entry counts for the offset
+LEAST_TRIED = 3  # entries: any two lie on a line
+FIT_EVERY = 32  # frames
+FORGET = 1.0 / 5000.0  # per frame of another entry
+GRAIN, OFFSET_GRAIN_MS = 0.01, 0.05  # to which plans know errors and offset: tables are kept in between
+
+Key = tuple[str, int]  # sub-network, threads
+Rounded = tuple[tuple[Key, int], ...]  # grains by entry; ("", 0) has the offset
+OFFSET: Key = ("", 0)
+
+
+@dataclass
+class EntryError:
+    """Log of measured over expected time of one entry, with its variance; ``per_ms``: 1 / library time."""
+
+    log_error: float = 0.0
+    variance: float = ERROR_VARIANCE
+    frames: int = 0
+    per_ms: float = 0.0
+
+
+@dataclass
+class LibraryErrors:
+    """Of one application on one processor. ``rounded``: errors and offset as plans know them."""
+
+    offset_ms: float = 0.0
+    rounded: Rounded = ()
+    _entries: dict[Key, EntryError] = field(default_factory=dict)
+    _frames: int = 0
+
+    def corrected_ms(self, key: Key, unit_ms: float) -> float:
+        """Time of an entry at slowdown 1, where the library says ``unit_ms``."""
+        known = self._entries.get(key)
+        return (unit_ms + self.offset_ms) * (exp(known.log_error) if known else 1.0)
+
+    def entry(self, key: Key, unit_ms: float) -> EntryError:
+        """The error of an entry that runs now."""
+        known = self._entries.setdefault(key, EntryError())
+        known.frames += 1
+        known.per_ms += (1.0 / unit_ms - known.per_ms) / min(known.frames, TRIED_FRAMES)
+        for other in self._entries.values():
+            if other is not known:
+                other.log_error -= FORGET * other.log_error
+                other.variance += FORGET * (ERROR_VARIANCE - other.variance)
+        return known
+
+    def fit(self) -> float:
+        """Looks at all entries together; by how much the log of the slowdown has to rise for it."""
+        self._frames += 1
+        shift = self._regress() if self._frames % FIT_EVERY == 0 else 0.0
+        offset = OFFSET, round(self.offset_ms / OFFSET_GRAIN_MS)
+        errors = [(key, round(known.log_error / GRAIN)) for key, known in self._entries.items()]
+        rounded = tuple(sorted(pair for pair in (offset, *errors) if pair[1]))
+        if rounded != self.rounded:
+            self.rounded = rounded
+        return shift
+
+    def _regress(self) -> float:
+        tried = [known for known in self._entries.values() if known.frames >= TRIED_FRAMES]
+        if len(tried) < LEAST_TRIED:
+            return 0.0
+        errors = [known.log_error + log1p(self.offset_ms * known.per_ms) for known in tried]
+        weights = [1.0 / (known.variance + ERROR_VARIANCE) for known in tried]
+        least_per_ms = max(known.per_ms for known in tried)
+        # Normal equations of  error = intercept + offset / time  with a prior on both.
+        w = sum(weights) + 1.0 / INTERCEPT_VARIANCE
+        wx = sum(weight * known.per_ms for weight, known in zip(weights, tried, strict=True))
+        wxx = sum(weight * known.per_ms**2 for weight, known in zip(weights, tried, strict=True))
+        wxx += (least_per_ms / OFFSET_SHARE) ** 2
+        wy = sum(weight * error for weight, error in zip(weights, errors, strict=True))
+        wxy = sum(
+            weight * known.per_ms * error for weight, known, error in zip(weights, tried, errors, strict=True)
+        )
+        self.offset_ms = max(0.0, (w * wxy - wx * wy) / (w * wxx - wx * wx))
+        intercept = (wy - self.offset_ms * wx) / w
+        for known, error in zip(tried, errors, strict=True):
+            known.log_error = error - intercept - log1p(self.offset_ms * known.per_ms)
+        return intercept
+
+
+def factors(rounded: Rounded, keys: Sequence[Key]) -> tuple[float, list[float]]:
+    """Offset in ms, and factor on the time of each entry."""
+    grains = dict(rounded)
+    return OFFSET_GRAIN_MS * grains.get(OFFSET, 0), [exp(GRAIN * grains.get(key, 0)) for key in keys]
