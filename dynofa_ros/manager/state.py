@@ -283,8 +283,7 @@ class State:
         )
         self._fade(app)
         late = frame.deadline_missed or (frame.dropped_frames > 0 and not app.thinned)
-        planned = entry is app.planned or entry == app.planned
-        if planned and app.misses.observe(now_ns, frame.latency_ms, late):
+        if entry == app.planned and app.misses.observe(now_ns, frame.latency_ms, late):
             return {"latency", "alarm"}
         if alarm:
             # Just after a change it is the library that is wrong about the new sub-network, not the load.
@@ -341,8 +340,8 @@ class State:
         felt = self.thermal.observe([t.temperature_c for t in telemetry.temperatures], dt_s)
         if felt:
             self.sensors.temperature_ns = now_ns
-        hot = felt and self.thermal.temperature_c >= parameters.temperature_limit_c
-        events = {"temperature"} if hot else set()
+        limit_c = parameters.temperature_limit_c
+        events = {"temperature"} if felt and self.thermal.temperature_c >= limit_c else set()
         model, measured_w = self.power_model, telemetry.total_power_w
         expected_w = model.total_w(telemetry, self.thermal.temperature_c) if model else nan
         cap_w = parameters.power_cap_w if model else inf
@@ -353,7 +352,6 @@ class State:
             if self.feedback.power.observe(measured_w, dt_s, cap_w, self.power.limit_w(cap_w)):
                 events |= {"power", "budget"}
             # A thermometer that has fallen silent says nothing: the budget stays as it is.
-            limit_c = parameters.temperature_limit_c
             if felt and self.feedback.temperature.observe(self.thermal, dt_s, limit_c):
                 events |= {"temperature", "budget"}
         return events
