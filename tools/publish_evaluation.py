@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Take the results of a whole run of `dynofa evaluate` over into docs/evaluation.md and its pictures.
+"""Take the results of a run of `dynofa evaluate` over into docs/evaluation.md and its pictures.
 
-    dynofa evaluate --out /tmp/evaluation
-    python tools/publish_evaluation.py /tmp/evaluation
+    dynofa evaluate --out evaluation
+    python tools/publish_evaluation.py evaluation
 
-Replaces what is between the marks <!-- name --> and <!-- end name --> and copies three pictures; all else in
-the page is written by hand.
+Replaces what is between the marks <!-- name --> and <!-- end name --> by the sections that the report has, each
+with the commit of the source tree, and copies its pictures. Sections that a partial run (`--held-out 20`) does
+not have stay as they are, with their own commit. All else in the page is written by hand.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "evaluation.md"
 SECTIONS = {
+    "fair": "The fair comparison",
     "goals": "Goals",
     "paper": "Beside the paper's figures",
     "settling": "Settling beside Dynamic-OFA's stepper (S3)",
@@ -33,16 +36,14 @@ PICTURES = {
 
 
 def section(report: str, title: str) -> str:
-    """The text under a heading of the report, without pictures. Raises ValueError if it is not there."""
+    """The text under a heading of the report, without pictures; empty if it is not there."""
     found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", report, re.MULTILINE | re.DOTALL)
-    if found is None:
-        raise ValueError(f"report.md has no section '{title}': it is not of a run of everything")
-    return re.sub(r"^!\[.*\n+", "", found[1].strip(), flags=re.MULTILINE)
+    return re.sub(r"^!\[.*\n+", "", found[1].strip(), flags=re.MULTILINE) if found else ""
 
 
 def head(report: str) -> str:
-    """Seeds and policies: all between the title's note and the goals."""
-    return report.split("\n## Goals\n")[0].split("\n\n", 2)[2].strip()
+    """Seeds and policies: all between the title's note and the first section."""
+    return report.split("\n## ")[0].split("\n\n", 2)[2].strip()
 
 
 def main() -> None:
@@ -51,13 +52,22 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="what `dynofa evaluate --out` wrote")
     folder = parser.parse_args().folder
     report, page = (folder / "report.md").read_text(), PAGE.read_text()
-    texts = {"policies": head(report)} | {name: section(report, title) for name, title in SECTIONS.items()}
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=DOCS, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    texts = {name: section(report, title) for name, title in SECTIONS.items()}
+    texts["policies"] = head(report) if texts["gaps"] else ""
     for name, text in texts.items():
+        if not text:
+            print(f"not in this run, left as it is: {SECTIONS.get(name, name)}")
+            continue
         marks = f"<!-- {name} -->", f"<!-- end {name} -->"
         before, rest = page.split(marks[0])
-        page = f"{before}{marks[0]}\n{text}\n{marks[1]}{rest.split(marks[1])[1]}"
+        run = "" if name == "policies" else f"_Commit {commit}._\n\n"
+        page = f"{before}{marks[0]}\n{run}{text}\n{marks[1]}{rest.split(marks[1])[1]}"
     for source, target in PICTURES.items():
-        shutil.copyfile(folder / source, DOCS / target)
+        if (folder / source).exists():
+            shutil.copyfile(folder / source, DOCS / target)
     PAGE.write_text(page)
 
 
