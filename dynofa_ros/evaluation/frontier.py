@@ -28,7 +28,7 @@ from dynofa_ros.simulation.scene import Scene
 from dynofa_ros.simulation.simulator import simulate
 
 ORACLES = ("O1m", "O1m_rest")
-WARY = {"O1m": (0.5, 1.0, 2.0), "O1m_rest": (1.0,)}  # of an oracle with several applications
+WARY = {"O1m": (0.5, 1.0, 1.4, 2.0), "O1m_rest": (1.0, 1.4)}  # of an oracle with several applications
 FAR_TOO_MANY, HARDLY_ANY = 5.0, 0.25  # misses (%)
 EQUAL_ACCURACY_POINTS = 0.1  # below the targets
 NO_DIFFERENCE = 1e-3  # of energies
