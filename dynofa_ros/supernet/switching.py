@@ -9,6 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -71,7 +72,6 @@ def prepare_subnet(
             supernet.space.exercise(run, config)
         else:
             run(tensors)
-    trim_memory()
     return prepared
 
 
@@ -103,8 +103,9 @@ class Switcher(Generic[Key]):
     """Holds the sub-network in use and a cache of prepared ones, bounded in bytes of their weights.
 
     ``current`` may be read from any thread at any time; it changes only to a sub-network that is ready.
-    A cached sub-network is swapped in at once, any other is prepared by one background thread. Of several
-    requests only the newest counts. Least recently used ones leave the cache first, never the current one.
+    A cached sub-network is swapped in at once, any other is prepared by a background thread. A second one
+    follows the hints, so that no request waits for a guess. Of several requests only the newest counts. Least
+    recently used ones leave the cache first, never the current one.
     """
 
     def __init__(self, prepare: Callable[[Key], Prepared[Key]], capacity_bytes: int) -> None:
@@ -118,8 +119,13 @@ class Switcher(Generic[Key]):
         self._sizes: dict[Key, int] = {}  # of what was prepared once: a hint that cannot fit costs nothing
         self._closed = False
         self.current: Prepared[Key] | None = None
-        self._thread = threading.Thread(target=self._work, name="subnet-preparation", daemon=True)
-        self._thread.start()
+        self._preparing: set[Key] = set()  # in one of the two threads
+        self._threads = [
+            threading.Thread(target=work, name=f"subnet-{name}", daemon=True)
+            for name, work in (("preparation", self._follow_requests), ("prefetch", self._follow_hints))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def held(self) -> tuple[Prepared[Key], ...]:
@@ -145,6 +151,7 @@ class Switcher(Generic[Key]):
         prepared = self._prepare(key)
         with self._lock:
             self._adopt(prepared)
+        trim_memory()
         return prepared
 
     def request(self, key: Key, report: Report[Key]) -> bool:
@@ -159,9 +166,10 @@ class Switcher(Generic[Key]):
                 if self._wanted is not None and self._wanted[0] == key:
                     start = self._wanted[1]  # the one in preparation will do
                 self._wanted = (key, start, report)
-                self._lock.notify()
+                self._lock.notify_all()
                 return False
             self._wanted = None
+            self._lock.notify_all()
             self._adopt(prepared)
         report(Switched(key, (time.perf_counter_ns() - start) / 1e6))
         return True
@@ -171,14 +179,15 @@ class Switcher(Generic[Key]):
         with self._lock:
             self._hints = list(keys)
             self._guessed = frozenset(self._hints)
-            self._lock.notify()
+            self._lock.notify_all()
 
     def close(self) -> None:
         """End the background thread and drop everything."""
         with self._lock:
             self._closed = True
-            self._lock.notify()
-        self._thread.join()
+            self._lock.notify_all()
+        for thread in self._threads:
+            thread.join()
         self._cache.clear()
         self.current = None
 
@@ -214,48 +223,67 @@ class Switcher(Generic[Key]):
     def _is_current(self, prepared: Prepared[Key]) -> bool:
         return self.current is not None and prepared.key == self.current.key
 
-    def _work(self) -> None:
+    def _follow_requests(self) -> None:
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._closed or self._wanted is not None)
+                if self._closed or self._wanted is None:
+                    return
+                wanted = self._wanted
+            self._switch(*wanted)
+            trim_memory()  # only now: it takes as long as a frame
+
+    def _follow_hints(self) -> None:
         while True:
             with self._lock:
                 hint: Key | None = None
-                while not self._closed and self._wanted is None:
-                    hint = self._next_hint()
-                    if hint is not None:
-                        break
-                    self._lock.wait()
-                if self._closed:
+                while not self._closed and hint is None:
+                    hint = None if self._wanted is not None else self._next_hint()
+                    if hint is None:
+                        self._lock.wait()
+                if self._closed or hint is None:
                     return
-                wanted = self._wanted
-            if wanted is None:
-                self._prefetch(hint)  # type: ignore[arg-type]
-            else:
-                self._switch(*wanted)
+                self._preparing.add(hint)
+            self._prefetch(hint)
+            trim_memory()
 
     def _prefetch(self, key: Key) -> None:
-        try:
+        prepared = None
+        with suppress(Exception):  # a hint that fails will fail again, and be reported, when it is asked for
             prepared = self._prepare(key)
-        except Exception:  # noqa: BLE001 - a hint that fails will fail again, and be reported, when it is asked for
-            return
         with self._lock:
-            self._sizes[key] = prepared.nbytes
-            if self._room_for(prepared.nbytes):
-                self._store(prepared)
+            self._preparing.discard(key)
+            if prepared is not None:
+                self._sizes[key] = prepared.nbytes
+                asked = self._wanted is not None and self._wanted[0] == key
+                if asked or self._room_for(prepared.nbytes):
+                    self._store(prepared)
+            self._lock.notify_all()
+
+    def _is_overtaken(self, start: int) -> bool:
+        """Whether a newer request came than the one of this time, or there will be none any more."""
+        return self._closed or self._wanted is None or self._wanted[1] != start
 
     def _switch(self, key: Key, start: int, report: Report[Key]) -> None:
         error = None
         try:
             with self._lock:
+                self._lock.wait_for(lambda: key not in self._preparing or self._is_overtaken(start))
+                if self._is_overtaken(start):
+                    return
                 cached = self._cache.get(key)  # a hint may have been faster
             prepared = cached or self._prepare(key)
         except Exception as reason:  # noqa: BLE001 - whatever it is, the old sub-network keeps running
             error = " ".join(str(reason).split()) or type(reason).__name__
         with self._lock:
-            if self._wanted is None or self._wanted[1] != start:  # a newer request came meanwhile
+            if self._is_overtaken(start):
                 if error is None:
                     self._store(prepared)
                 return
+            assert self._wanted is not None
             report = self._wanted[2]
             self._wanted = None
+            self._lock.notify_all()  # the hints may go on
             if error is None:
                 self._adopt(prepared)
         try:

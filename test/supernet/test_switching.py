@@ -9,6 +9,8 @@ import threading
 import numpy as np
 import pytest
 
+from dynofa_ros.paths import share_file
+from dynofa_ros.supernet.supernet import load_supernet
 from dynofa_ros.supernet.switching import Prepared, Switched, Switcher
 
 pytestmark = pytest.mark.live
@@ -137,6 +139,49 @@ def test_hints_are_prepared_within_the_bound_and_never_shown(bench):
         deadline.wait(0.02)
     assert bench.current == "a" and bench.request("b") and bench.request("c")
     assert sum(p.nbytes for p in bench.switcher.held) <= 35
+
+
+def test_a_request_does_not_wait_for_a_guess(bench):
+    bench.gates["b"] = threading.Event()
+    bench.switcher.prefetch(["b"])
+    bench.request("c")
+    bench.wait_for_reports(1)
+    assert bench.current == "c" and not bench.switcher.holds("b")
+    bench.request("b")  # the guess in preparation will do
+    bench.request("d")  # and is not waited for either
+    bench.wait_for_reports(2)
+    assert [r.key for r in bench.reports] == ["c", "d"]
+    bench.request("b")
+    bench.gates["b"].set()
+    bench.wait_for_reports(3)
+    assert bench.current == "b" and bench.prepared.count("b") == 1
+
+
+def test_optimised_networks_are_mapped_from_files(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    engine = pytest.importorskip("dynofa_ros.supernet.engines.onnxruntime")
+    if not engine.MAPS_FILES:
+        pytest.skip(f"onnxruntime {engine.onnxruntime.__version__} maps no files")
+    net = load_supernet("ofa_mbv3_demo", share_file("config", "weights", "ofa_mbv3_demo.safetensors"))
+    config = net.space.smallest
+    images = np.random.default_rng(0).normal(size=(2, *net.plan(config).input_shape)).astype(np.float32)
+    first, again = (net.prepare(config, "onnxruntime", processor="cpu")(images) for _ in range(2))
+    (file,) = tmp_path.rglob("*.ort")
+    np.testing.assert_array_equal(first, again)
+    monkeypatch.setattr(engine, "MAPS_FILES", False)
+    plain = net.prepare(config, "onnxruntime", processor="cpu")(images)
+    np.testing.assert_allclose(first, plain, atol=1e-4)
+    monkeypatch.setattr(engine, "MAPS_FILES", True)
+    file.write_bytes(b"damaged" * 100)
+    np.testing.assert_array_equal(net.prepare(config, "onnxruntime", processor="cpu")(images), plain)
+    assert not file.exists(), "written anew the next time"
+    monkeypatch.setattr(engine, "KEPT_BYTES", 0)
+    for other in (net.space.largest, config):
+        net.prepare(other, "onnxruntime", processor="cpu")
+    assert list(tmp_path.rglob("*.ort")) == [file] and not list(tmp_path.rglob("*.part")), "the newest stays"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    np.testing.assert_array_equal(net.prepare(config, "onnxruntime", processor="cpu")(images), plain)
+    assert "optimised networks are not kept" in caplog.text
 
 
 # --- the memory of a perception process -----------------------------------------------------------

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import logging
+import os
+import platform
+import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import onnxruntime
@@ -15,10 +22,19 @@ from dynofa_ros.supernet.registry import EngineError, register_engine
 
 Provider = tuple[str, dict[str, Any]]
 TENSORRT = "TensorrtExecutionProvider"
+ON_CPU: Provider = ("CPUExecutionProvider", {})
+# Before 1.31 it has no option to map a file, and holds the interpreter while it makes a session.
+MAPS_FILES = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= (1, 31)
+MAPPED = (
+    "session.use_memory_mapped_ort_model",
+    "session.use_ort_model_bytes_for_initializers",
+    "session.disable_prepacking",
+)
+KEPT_BYTES = 2 * 2**30  # of optimised networks on disk
 
 
 PROVIDERS: dict[str, list[Provider]] = {  # that reach each processor, best first
-    "cpu": [("XnnpackExecutionProvider", {}), ("CPUExecutionProvider", {})],
+    "cpu": [("XnnpackExecutionProvider", {}), ON_CPU],
     # TF32 rounds products to 10 bits: another network than on the CPU
     "gpu": [(TENSORRT, {}), ("CUDAExecutionProvider", {"use_tf32": "0"})],
     "npu": [(TENSORRT, {"trt_dla_enable": True, "trt_fp16_enable": True}), ("QNNExecutionProvider", {})],
@@ -77,16 +93,82 @@ class OnnxRuntime(Engine):
         return tuple(p for p, wanted in PROVIDERS.items() if any(name in available for name, _ in wanted))
 
     def prepare_graph(self, graph: Graph, threads: int, processor: str | None) -> GraphRunner:
-        options, built = session_options(threads), build_graph(graph)
-        # the session reads the weights where they are: no copy inside a serialised model
-        names = list(built.weights)
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(built.weights[n]) for n in names]
-        options.add_external_initializers(names, values)
-        available = onnxruntime.get_available_providers()
+        built = build_graph(graph)
+        chosen = choose_providers(processor, onnxruntime.get_available_providers())
         try:
-            chosen = [with_engine_cache(p, built) for p in choose_providers(processor, available)]
-            session = onnxruntime.InferenceSession(built.model.SerializeToString(), options, providers=chosen)
+            session = mapped_session(built, threads) if chosen[0] == ON_CPU and MAPS_FILES else None
+            session = session or make_session(built, [with_engine_cache(p, built) for p in chosen], threads)
         except Exception as error:  # the runtime raises its own unrelated exception types
             raise EngineError(f"onnxruntime refused the sub-network: {error}") from error
         outputs = [value.name for value in graph.outputs]
         return lambda inputs: dict(zip(outputs, session.run(outputs, inputs), strict=True))
+
+
+def make_session(
+    model: Model, providers: list[Provider], threads: int, save_to: Path | None = None
+) -> onnxruntime.InferenceSession:
+    """A session on a model. save_to: also write there what the runtime makes of it."""
+    options = session_options(threads)
+    # the session reads the weights where they are: no copy inside a serialised model
+    names = list(model.weights)
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(model.weights[n]) for n in names]
+    options.add_external_initializers(names, values)
+    if save_to is not None:
+        options.optimized_model_filepath = str(save_to)
+        options.add_session_config_entry("session.save_model_format", "ORT")
+    return onnxruntime.InferenceSession(model.model.SerializeToString(), options, providers=providers)
+
+
+def mapped_session(model: Model, threads: int) -> onnxruntime.InferenceSession | None:
+    """A session on the optimised model in a file, written for the first one; None where no file can be had.
+
+    To optimise takes ten times as long as to map the file, and what is mapped costs no memory of its own: the
+    weights are read where they are in the file.
+    """
+    try:
+        folder = cache_folder("onnxruntime", onnxruntime.__version__, _computer())
+        file = folder / f"{model.digest}.ort"
+        if not file.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            part = folder / f"{file.stem}.{os.getpid()}.{threading.get_ident()}.part"
+            make_session(model, [ON_CPU], threads, save_to=part)
+            part.replace(file)
+            _drop_oldest(folder)
+        else:
+            file.touch()
+    except Exception as error:  # noqa: BLE001 - of files, and of a runtime that cannot write this model
+        logging.getLogger(__name__).warning(
+            "optimised networks are not kept: %s", " ".join(str(error).split())
+        )
+        return None
+    options = session_options(threads)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for entry in MAPPED:
+        options.add_session_config_entry(entry, "1")
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=[ON_CPU])
+    except Exception:  # noqa: BLE001 - a damaged file is written anew the next time
+        file.unlink(missing_ok=True)
+        return None
+
+
+def _drop_oldest(folder: Path) -> None:
+    """Keep the networks that were used last, up to KEPT_BYTES. A file in use stays until nobody maps it."""
+    kept = 0
+    for file in sorted(folder.glob("*.ort"), key=lambda file: file.stat().st_mtime, reverse=True):
+        if kept > KEPT_BYTES:
+            file.unlink(missing_ok=True)
+        else:
+            kept += file.stat().st_size
+
+
+@functools.cache
+def _computer() -> str:
+    """What tells computers apart whose CPUs need another layout of the weights."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        kind = [
+            line for line in lines if line.split("\t")[0] in ("model name", "flags", "Features", "CPU part")
+        ]
+        return hashlib.sha256("\n".join(kind).encode()).hexdigest()[:12]
+    return platform.machine()
