@@ -12,6 +12,7 @@ import numpy as np
 from dynofa_ros.latency import processor_of
 from dynofa_ros.manager.app_state import AppState, Menus
 from dynofa_ros.manager.inputs import Parameters
+from dynofa_ros.manager.margin import median_of
 from dynofa_ros.manager.placement import CLUSTERED, place_of
 from dynofa_ros.manager.plan import MEETING
 from dynofa_ros.manager.power_guard import CAP_GUARD, CAP_RELEASE
@@ -135,6 +136,10 @@ def _processor(state: State, name: str, grain_c: float) -> Processor:
     if powers is None:
         powers = levels.powers[grain_c] = _powers(state, domains, levels, grain_c)
     base_w, background = _loaded(state, domains, levels, powers)
+    slope_w = powers.slope_w
+    if state.power_model is not None and not domains:
+        known_w = entries_w(state, name) - state.power_model.constant_w(grain_c)
+        slope_w = np.maximum(slope_w, known_w) if isfinite(known_w) else slope_w
     if processor_of(name) == "cpu":
         # It also runs everything else on the robot and is left to its governor.
         idle_level, idle_w = None, _governed_w(state, domains, grain_c)
@@ -147,7 +152,7 @@ def _processor(state: State, name: str, grain_c: float) -> Processor:
         speed_hz=levels.speed_hz,
         reference_hz=top_hz,
         base_w=base_w,
-        slope_w=powers.slope_w,
+        slope_w=slope_w,
         background=background,
         idle_w=idle_w,
         idle_level=idle_level,
@@ -156,6 +161,25 @@ def _processor(state: State, name: str, grain_c: float) -> Processor:
         cores=cores,
         place=levels.place,
     )
+
+
+def entries_w(state: State, name: str) -> float:
+    """Power of the module while a processor without a visible clock works: what the energies of the entries
+    there say; NaN = nobody knows, and work there seems to cost nothing."""
+    entries = [e for app in state.apps.values() for e in app.entries if place_of(e) == name]
+    watts = sorted(
+        1e3 * e.energy_j / e.latency_ms for e in entries if e.energy_j > 0.0 and e.latency_ms > 0.0
+    )
+    return median_of(watts) if watts else nan
+
+
+def unpriced(state: State) -> list[str]:
+    """Processors of the libraries whose power nobody knows: see `entries_w`."""
+    if state.power_model is None or state.capabilities is None:
+        return []
+    named = {place_of(e) for app in state.apps.values() for e in app.entries}
+    hidden = named.intersection(state.capabilities.processors)
+    return sorted(n for n in hidden if not state.clocks_of(n).domains and not isfinite(entries_w(state, n)))
 
 
 def _levels_of(state: State, name: str, domains: tuple[str, ...]) -> Levels:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import isfinite, nan
+from math import nan
+from typing import NamedTuple
 
 from dynofa_ros.latency import domains_of, processor_of
 from dynofa_ros.messages import DeviceCapabilities
 
+LEAST_HZ, MOST_HZ = 1.0, 1e12  # outside, a reading is damaged
 SAME_CLOCK = 0.005  # relative; readings closer than this are one clock
 FRESH_NS = 1_000_000_000  # a reading this much older than the newest telemetry is of a domain that has gone
+
+
+class PlaceClocks(NamedTuple):
+    """Clock domains of a place, and what follows from them."""
+
+    domains: tuple[str, ...]
+    top_hz: float  # of the slowest domain, NaN = unknown
+    cores: int  # 0 = not known
 
 
 @dataclass
@@ -24,7 +34,7 @@ class Clocks:
 
     def observe(self, stamp_ns: int, domain: str, hz: float) -> bool:
         """Takes a reading of time ``stamp_ns`` of the device's clock; True = the domain's clock has moved."""
-        if not (isfinite(hz) and hz > 0.0) or stamp_ns < self._stamp_ns.get(domain, stamp_ns):
+        if not LEAST_HZ <= hz <= MOST_HZ or stamp_ns < self._stamp_ns.get(domain, stamp_ns):
             return False
         before = self._hz.get(domain)
         self._stamp_ns[domain] = stamp_ns

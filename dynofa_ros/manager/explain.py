@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from dynofa_ros.manager.grid import asked, make_grid
-from dynofa_ros.manager.hysteresis import HEADROOM, PATIENT
+from dynofa_ros.manager.hysteresis import PATIENT
 from dynofa_ros.manager.ladder import Trace
 from dynofa_ros.manager.many import pins_of
 from dynofa_ros.manager.placement import place_of
@@ -40,8 +40,10 @@ def _degraded(problem: Problem, plan: Plan, present: Forecast, limit_name: str, 
     if demands is None or trace.rungs == 0:
         return "none"  # only dwell time
     pins = pins_of(problem, [place_of(choice.entry) for choice in plan.choices])
-    wanted, grid = asked(demands), make_grid(problem, HEADROOM, pins)
+    wanted, grid = asked(demands), make_grid(problem, PATIENT, pins)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        if solve(grid, wanted, power=False) is not None:
+            return "none"  # only dwell time
         unhurried = solve(grid, wanted, load=False, power=False) is not None
     return "utilization" if unhurried else "latency"
 

@@ -38,7 +38,8 @@ def missing_sensor(state: State, parameters: Parameters, now_ns: int) -> LimitFa
             asked = f"battery_energy_j = {parameters.battery_energy_j:g} J"
             text = f"{asked} cannot be held: the device reports no total power; {advice}, or unset the budget"
             return LimitFault("power_cap", text)
-    if temperature_asked(parameters) and _missing(state, state.sensors.temperature_ns, now_ns):
+    asked_for = temperature_asked(parameters) or state.thermal.read_c >= parameters.temperature_limit_c
+    if asked_for and _missing(state, state.sensors.temperature_ns, now_ns):
         asked = f"temperature_limit_c = {parameters.temperature_limit_c:g} C"
         advice = "connect one, or start without setting it"
         return LimitFault(

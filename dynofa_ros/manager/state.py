@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp, inf, nan
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynofa_ros.latency import clock_ratio, latency, processor_of, reference_hz
 from dynofa_ros.manager.actuator_guard import ActuatorGuard
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.budgets import Battery
-from dynofa_ros.manager.checks import check_frame, check_library, check_targets
-from dynofa_ros.manager.clocks import Clocks, processor_domains, top_hz
+from dynofa_ros.manager.checks import check_frame, check_library, check_targets, sift
+from dynofa_ros.manager.clocks import Clocks, PlaceClocks, processor_domains, top_hz
 from dynofa_ros.manager.estimator import drift, prior_slowdown
 from dynofa_ros.manager.feedback import Feedback
 from dynofa_ros.manager.inputs import Departure, Input, Parameters
@@ -43,14 +43,6 @@ CLOCK_JUMP_NS = 1_000_000_000
 STALE_S = 2.0
 NEW_FRAMES = 8  # of a sub-network: an alarm among them does not say that the load has changed
 PAUSE_S, PAUSE_PERIODS = 1.0, 3.0
-
-
-class PlaceClocks(NamedTuple):
-    """Clock domains of a place, and what follows from them."""
-
-    domains: tuple[str, ...]
-    top_hz: float  # of the slowest domain, NaN = unknown
-    cores: int  # 0 = not known
 
 
 @dataclass
@@ -91,7 +83,11 @@ class State:
 
     def consume(self, item: Input, now_ns: int, parameters: Parameters, settled: bool) -> set[str]:
         """Takes one message at step time ``now_ns``; ``settled`` = no clock was commanded just now."""
-        message = item.message
+        message, reason = sift(item.message)
+        if reason:
+            self.refusals.refuse("device", "", reason)
+        elif isinstance(message, DeviceTelemetry | DeviceCapabilities):
+            self.refusals.accept("device", "")
         if isinstance(message, InferenceMonitor):
             return self._frame(message, now_ns)
         if isinstance(message, DeviceTelemetry):
@@ -337,12 +333,13 @@ class State:
             self.actuators.observe(now_ns, reading.domain, reading.frequency_hz)
         self.loads.observe(telemetry.domains, dt_s)
         self.clocks.expire(telemetry.header.stamp_ns)
-        felt = self.thermal.observe([t.temperature_c for t in telemetry.temperatures], dt_s)
+        limit_c, measured_w = parameters.temperature_limit_c, telemetry.total_power_w
+        temperatures_c = [t.temperature_c for t in telemetry.temperatures]
+        felt = self.thermal.observe(temperatures_c, dt_s, measured_w, limit_c)
         if felt:
             self.sensors.temperature_ns = now_ns
-        limit_c = parameters.temperature_limit_c
         events = {"temperature"} if felt and self.thermal.temperature_c >= limit_c else set()
-        model, measured_w = self.power_model, telemetry.total_power_w
+        model = self.power_model
         expected_w = model.total_w(telemetry, self.thermal.temperature_c) if model else nan
         cap_w = parameters.power_cap_w if model else inf
         if self.power.observe(measured_w, expected_w, dt_s, cap_w, settled):

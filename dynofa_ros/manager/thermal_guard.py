@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import exp, inf, isnan, nan
+from math import exp, inf, isfinite, isnan, nan
 
 TEMPERATURE_SMOOTHING_S = 3.0
 TEMPERATURE_TREND_S = 10.0
@@ -27,7 +27,9 @@ class ThermalGuard:
     resistance_c_per_w: float = RESISTANCE_C_PER_W
     time_constant_s: float = TIME_CONSTANT_S
     temperature_c: float = nan
+    read_c: float = nan  # the same when a thermometer was last heard of
     _slow_c: float = nan
+    _ambient_c: float = nan  # temperature without any power, when it was last read
 
     def describe(self, resistance_c_per_w: float, time_constant_s: float) -> None:
         """Takes the RC of a board; a guess where it is unknown (NaN) or none."""
@@ -35,10 +37,20 @@ class ThermalGuard:
         self.resistance_c_per_w = resistance_c_per_w if known else RESISTANCE_C_PER_W
         self.time_constant_s = time_constant_s if known else TIME_CONSTANT_S
 
-    def observe(self, temperatures_c: Iterable[float], dt_s: float) -> bool:
-        """Takes the hottest known sensor of one sample; False = there is none."""
+    def observe(
+        self, temperatures_c: Iterable[float], dt_s: float, measured_w: float = nan, limit_c: float = inf
+    ) -> bool:
+        """Takes the hottest known sensor of one sample; False = there is none.
+
+        What was measured last counts then. Above the limit it cools as the RC does at the measured power, but
+        not below the limit: a thermometer that falls silent while it is hot is no reason to stand still.
+        """
         known = [t for t in temperatures_c if LEAST_C < t < MOST_C]
         if not known:
+            end_c = max(limit_c, self._ambient_c + self.resistance_c_per_w * measured_w)
+            if self.temperature_c > end_c:
+                self.temperature_c += (1.0 - exp(-dt_s / self.time_constant_s)) * (end_c - self.temperature_c)
+                self._slow_c = self.temperature_c
             return False
         hottest = max(known)
         if isnan(self.temperature_c):
@@ -47,6 +59,9 @@ class ThermalGuard:
         slow = 1.0 - exp(-dt_s / TEMPERATURE_TREND_S)
         self.temperature_c += fast * (hottest - self.temperature_c)
         self._slow_c += slow * (hottest - self._slow_c)
+        self.read_c = self.temperature_c
+        if isfinite(measured_w):
+            self._ambient_c = self.temperature_c - self.resistance_c_per_w * measured_w
         return True
 
     @property

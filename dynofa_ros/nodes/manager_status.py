@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.app_state import AppState
+from dynofa_ros.manager.build_problem import unpriced
 from dynofa_ros.manager.limits import thermometer_remark
 from dynofa_ros.manager.miss_alarm import PERSISTENT
 from dynofa_ros.manager.runtime_manager import Decision
@@ -30,6 +31,9 @@ def telemetry(state: State, now_ns: int) -> Status:
     values["power_model"] = state.power_model.model.origin
     if thermometer:
         return Status(Level.WARN, thermometer, values)
+    if hidden := unpriced(state):
+        text = f"the power of {', '.join(hidden)} is unknown: no clock, and no energy_j in the libraries"
+        return Status(Level.WARN, f"{text}; work there counts as free", values)
     return Status(Level.OK, state.power_model_remark or "up to date", values)
 
 

@@ -8,13 +8,14 @@ from math import inf, nan
 from typing import Any
 
 import pytest
-from manager_bench import one_app
-from manager_plant import MODEL
+from manager_bench import FRONT, Bench, one_app
+from manager_plant import MODEL, capabilities, make_library
 
-from dynofa_ros.manager.inputs import Input
+from dynofa_ros.manager.build_problem import build_problem, unpriced
+from dynofa_ros.manager.inputs import Input, Parameters
 from dynofa_ros.manager.power import check_power_model
 from dynofa_ros.manager.thermal_guard import RESISTANCE_C_PER_W, TIME_CONSTANT_S
-from dynofa_ros.messages import DeviceTelemetry, PowerModel
+from dynofa_ros.messages import DeviceTelemetry, PowerModel, SubnetLibrary
 
 FIRST = MODEL.domains[0]
 
@@ -85,3 +86,23 @@ def test_a_negative_clock_is_no_clock(name: str) -> None:
     plant, _ = one_app(tamper=negative_clock(name))
     plant.run(3.0)
     assert plant.decisions[-1].apps[0].subnet_id == "s9"
+
+
+def test_work_on_a_processor_without_a_clock_costs_what_its_entries_say() -> None:
+    """As the NPU of a real board: the device names it and shows no clock of it."""
+    device = capabilities()
+    hidden = replace(device, domains=tuple(d for d in device.domains if d.domain != "npu"))
+    library = make_library("front", processor="npu")
+    known = SubnetLibrary(
+        "front", tuple(replace(e, energy_j=9.0 * e.latency_ms * 1e-3) for e in library.entries)
+    )
+    slopes = {}
+    for name, sent in (("unknown", library), ("known", known)):
+        bench = Bench(hidden, MODEL, FRONT, sent)
+        bench.step(after_s=2.0)
+        state = bench.manager.state
+        problem = build_problem(state, Parameters(), list(state.apps.values()))
+        slopes[name] = float(problem.processor("npu").slope_w[0])
+        assert unpriced(state) == (["npu"] if name == "unknown" else [])
+    constant_w = state.power_model.constant_w(state.power_model.grain(nan)) if state.power_model else nan
+    assert slopes["unknown"] == 0.0 and slopes["known"] == pytest.approx(9.0 - constant_w, rel=1e-3)
