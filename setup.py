@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent
 # onnxruntime and onnxruntime-gpu overwrite each other, so on Arm boards the user chooses.
 RUNTIME = [
     "backports.zstd; python_version < '3.14'",
+    "lz4",
     "matplotlib",
     "msgspec",
     "numpy",

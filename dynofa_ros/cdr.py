@@ -16,7 +16,8 @@ from struct import Struct, unpack_from
 from struct import error as StructError
 from typing import Any, get_args, get_origin, get_type_hints
 
-from dynofa_ros.convert import NANOSECONDS, members, message_class
+from dynofa_ros.convert import NANOSECONDS, check_count, members, message_class
+from dynofa_ros.errors import printable
 from dynofa_ros.messages import Header, Parameter
 
 PLAIN_LITTLE_ENDIAN = b"\x00\x01"
@@ -101,6 +102,7 @@ class _Code:
     def sequence(self, kind: str, hint: Any) -> str:
         length, place = self.number("I"), self.new()
         self.flush()
+        self.lines.append(f"{self.known(check_count)}({length})")
         if kind in _FORMATS:
             letter, size = _FORMATS[kind], Struct(_FORMATS[kind]).size
             self.lines += [
@@ -119,7 +121,8 @@ class _Code:
     def text(self) -> str:
         length, text = self.number("I"), self.new()
         self.flush()
-        self.lines += [f"{text} = d[p : p + {length} - 1].decode()", f"p += {length}"]
+        cut = f"d[p : p + {length} - 1].decode()"
+        self.lines += [f"{text} = {self.known(printable)}({cut})", f"p += {length}"]
         return text
 
     def stamp(self) -> str:

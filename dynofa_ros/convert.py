@@ -14,9 +14,11 @@ from functools import cache
 from importlib import import_module
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from dynofa_ros.errors import printable
 from dynofa_ros.messages import MESSAGES, Header, Parameter, ParameterValue
 
 NANOSECONDS = 1_000_000_000
+MOST_ELEMENTS = 10_000  # of an array in a message
 PACKAGE = "dynofa_ros"
 
 # rcl_interfaces/ParameterType: number, the field of ParameterValue, type in Python (of the elements).
@@ -48,8 +50,9 @@ def kind_of(message: Any) -> str:
 def from_ros(message: Any) -> Any:
     """The dataclass of a message of this package, of std_msgs/Header or of rcl_interfaces/Parameter.
 
-    A field that the message lacks has the dataclass's default. Raises TypeError for a message of another
-    type, ValueError, naming message and field, for a field that is missing or has no meaning.
+    A field that the message lacks has the dataclass's default; text is made printable. Raises TypeError for
+    a message of another type, ValueError, naming message and field, for a field that is missing or has no
+    meaning.
     """
     return _reader_of(message.__class__)(message)
 
@@ -100,10 +103,10 @@ def _reader_of(ros_class: type) -> Callable[[Any], Any]:
 @cache
 def _reader(cls: type) -> Callable[[Any], Any]:
     if cls is Header:
-        return lambda m: Header(stamp_ns(m.stamp), m.frame_id)
+        return lambda m: Header(stamp_ns(m.stamp), printable(m.frame_id))
     if cls is Parameter:
-        return lambda m: Parameter(m.name, parameter_value(m.value))
-    scope: dict[str, Any] = {"stamp_ns": stamp_ns}
+        return lambda m: Parameter(printable(m.name), parameter_value(m.value))
+    scope: dict[str, Any] = {"stamp_ns": stamp_ns, "bounded": _bounded, "printable": printable}
     sources = {
         name: _read(f"m.{name}", hint, scope)
         for name, hint in get_type_hints(cls, include_extras=True).items()
@@ -138,7 +141,9 @@ def _read(source: str, hint: Any, scope: dict[str, Any]) -> str:
         return f"stamp_ns({source})"
     if get_origin(hint) is tuple:
         element = _read("v", get_args(hint)[0], scope)
-        return f"tuple({source})" if element == "v" else f"tuple([{element} for v in {source}])"
+        return f"tuple([{element} for v in bounded({source})])"
+    if hint is str:  # names come from whoever publishes, and are shown on terminals
+        return f"printable({source})"
     if hint in _CASTS:
         return _CASTS[hint].format(source)
     name = hint.__name__
@@ -147,6 +152,17 @@ def _read(source: str, hint: Any, scope: dict[str, Any]) -> str:
         return f"{name}[int({source})]"
     scope[f"read_{name}"] = _reader(hint)
     return f"read_{name}({source})"
+
+
+def _bounded(values: Any) -> Any:
+    check_count(len(values))
+    return values
+
+
+def check_count(count: int) -> None:
+    """Raises ValueError for more elements than an array of any message of the package has."""
+    if count > MOST_ELEMENTS:
+        raise ValueError(f"{count} elements: at most {MOST_ELEMENTS} are accepted")
 
 
 def members(enum: type[Enum]) -> dict[int, Any]:

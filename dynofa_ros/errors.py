@@ -37,6 +37,19 @@ def not_installed(name: str) -> str:
     return f"{name}, which is not installed: {install}"
 
 
+def printable(text: str) -> str:
+    """``text`` with its control characters, and others that change how a terminal shows it, as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(error: object, most: int = 1000) -> str:
+    """Text of an error, or its type, as one printable line; the middle of a longer one is left out."""
+    line = printable(" ".join(str(error).split())) or type(error).__name__
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """An OSError inside becomes a CliError that names the path and the reason."""

@@ -28,6 +28,7 @@ from dynofa_ros.application.worker import (
     Worker,
     stages_ms,
 )
+from dynofa_ros.errors import one_line
 from dynofa_ros.latency import size_factor
 from dynofa_ros.messages import (
     AppTargets,
@@ -373,7 +374,7 @@ def _stream_ms(received_ns: int, outputs_ns: list[int]) -> dict[str, float]:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _age_ms(stamp_ns: int, now_ns: int) -> float:

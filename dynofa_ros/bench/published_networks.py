@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from dynofa_ros.files import read_yaml
 from dynofa_ros.paths import share_file
 from dynofa_ros.supernet.layers import Classifier, Conv, GlobalPool, Layer, Residual, make_divisible
 from dynofa_ros.supernet.registry import load_space
@@ -99,7 +100,7 @@ class Network:
 def published() -> Published:
     """The published comparison. Raises FileNotFoundError, or msgspec.ValidationError naming the key."""
     path = share_file("config", "published", "comparison.yaml")
-    return msgspec.yaml.decode(path.read_bytes(), type=Published)
+    return read_yaml(path, Published)
 
 
 def networks() -> tuple[Network, ...]:

@@ -16,7 +16,7 @@ from dynofa_ros.cli.arguments import add_json, names, whole
 from dynofa_ros.cli.common import FAILED, OK, check_outputs, write_json
 from dynofa_ros.cli.tables import plain_table, wide_console
 from dynofa_ros.cli.work import bars
-from dynofa_ros.errors import UsageError, missing_extra, writing
+from dynofa_ros.errors import UsageError, missing_extra, one_line, writing
 
 if TYPE_CHECKING:
     from dynofa_ros.bench.report import Goal
@@ -88,7 +88,7 @@ def _run(options: argparse.Namespace) -> int:
             with _bar(section) as progress:
                 results |= MEASURE[section](options, progress)
         except Exception as error:  # whatever breaks one section must not cost the others
-            reason = missing_extra(error) or " ".join(str(error).split()) or type(error).__name__
+            reason = missing_extra(error) or one_line(error)
             errors.append(f"{section}: {reason}")
         seconds[section] = round(time.monotonic() - start, 1)
     found = goals(results)

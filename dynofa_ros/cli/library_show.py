@@ -62,7 +62,7 @@ def _run(options: argparse.Namespace) -> int:
         library = load_library(options.library)
     except LibraryError as error:
         raise CliError(str(error)) from None
-    _print(library, Console(width=max(Console().width, TABLE_WIDTH)))
+    _print(library, Console(width=max(Console().width, TABLE_WIDTH), markup=False, emoji=False))
     if options.json is not None:
         import msgspec
 

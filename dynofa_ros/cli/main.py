@@ -23,7 +23,7 @@ from dynofa_ros.cli import (
 )
 from dynofa_ros.cli.common import BAD_USAGE, FAILED
 from dynofa_ros.entry_point import interruptible
-from dynofa_ros.errors import CliError, UsageError, missing_extra
+from dynofa_ros.errors import CliError, UsageError, missing_extra, one_line
 
 COMMANDS = (demo, top, report, replay, probe, device, train, library, characterise, weights, bench, evaluate)
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if text is None:
             raise
         command = " ".join(filter(None, (options.command, getattr(options, "subcommand", None))))
-        print(f"dynofa {command}: {text}", file=sys.stderr)
+        print(f"dynofa {command}: {one_line(text)}", file=sys.stderr)
         return BAD_USAGE if isinstance(error, UsageError) else FAILED
     except BaseException:
         if signals:  # whatever a library made of the KeyboardInterrupt

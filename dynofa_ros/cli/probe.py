@@ -75,7 +75,7 @@ def _run(options: argparse.Namespace) -> int:
     time.sleep(BETWEEN_READINGS_S)
     sample = sensors.read()
     result = report(files, inventory, sample)
-    console = Console(width=max(Console().width, WIDTH))
+    console = Console(width=max(Console().width, WIDTH), markup=False, emoji=False)
     _print(inventory, result, console)
     passed = True
     if options.selftest:

@@ -82,7 +82,7 @@ def _document(path: Path, found: Replay | None, *errors: str) -> dict[str, Any]:
 def _print(found: Replay) -> int:
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     different, not_replayed = len(found.different), found.decisions - len(found.comparisons)
     parts = [f"{found.decisions} decisions", f"{found.reproduced} reproduced bit for bit"]
     parts += [f"{different} different"] if different else []

@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
         recorded = read_run(options.path, options.namespace)
     except BagError as error:
         raise CliError(str(error)) from error
-    summary, console = metrics.summary(recorded), Console()
+    summary, console = metrics.summary(recorded), Console(markup=False, emoji=False)
     print_summary(summary, console)
     print_errors(summary, console)
     write_json(options.json, summary)

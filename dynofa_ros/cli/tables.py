@@ -17,17 +17,18 @@ def wide_console() -> Console:
     """The terminal; a log has no edge to fold at."""
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
+    console = Console(markup=False, emoji=False)  # names are shown as they are
+    return console if console.is_terminal else Console(width=WIDTH, markup=False, emoji=False)
 
 
 def plain_table(columns: Iterable[str], rows: Iterable[Sequence[str]], numbers_from: int = 99) -> Table:
     """A table without lines; columns from ``numbers_from`` on are set to the right, statuses in colour."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for number, column in enumerate(columns):
         table.add_column(column, overflow="fold", justify="right" if number >= numbers_from else "left")
     for row in rows:
-        table.add_row(*(f"[{COLOURS[cell]}]{cell}[/]" if cell in COLOURS else cell for cell in row))
+        table.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in row))
     return table

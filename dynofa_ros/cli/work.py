@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dynofa_ros.datasets.problems import DataError
-from dynofa_ros.errors import CliError
+from dynofa_ros.errors import CliError, one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
@@ -62,4 +62,4 @@ def one_line_errors() -> Iterator[None]:
     except DataError as error:
         raise CliError(str(error)) from error
     except (ValueError, RuntimeError) as error:  # LibraryError, WeightsError, EngineError, SweepError, ...
-        raise CliError(" ".join(str(error).split())) from error
+        raise CliError(one_line(error)) from error

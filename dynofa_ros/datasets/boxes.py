@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import msgspec
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from dynofa_ros.datasets.problems import DataError
 from dynofa_ros.datasets.reader import image_files, natural, read_image
+from dynofa_ros.files import read_yaml
 
 EDGE_PX = 2.0  # a box may end that far outside its image, and is cut there
 
@@ -185,8 +186,8 @@ def _beside(folder: Path, near: Path, name: str) -> Path:
 def _yolo_names(folder: Path) -> list[str] | None:
     for path in (*sorted(folder.glob("*.yaml")), *sorted(folder.glob("*.yml"))):
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+            content = read_yaml(path)
+        except (OSError, msgspec.DecodeError):
             continue
         names = content.get("names") if isinstance(content, dict) else None
         if isinstance(names, dict):

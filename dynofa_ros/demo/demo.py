@@ -89,7 +89,7 @@ class Demo:
 
             self._scenario = LiveScenario(options.scenario, options.seconds, options.seed)
             self._apps = self._scenario.apps
-        self._console = Console()
+        self._console = Console(markup=False, emoji=False)
         self._errors: list[str] = []
         self._signal: int | None = None
         self._processes: Processes | None = None

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from dynofa_ros.application.networks import DEMO_LIBRARY, DEMO_WEIGHTS
+from dynofa_ros.errors import one_line
 from dynofa_ros.library.library import load_library, load_statistics, save_library
 from dynofa_ros.library.profiling import profile
 from dynofa_ros.paths import share_file
@@ -54,7 +55,7 @@ def main() -> int:
     try:
         print(measure_demo(Path(sys.argv[1])))
     except (ValueError, RuntimeError, OSError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         return 1
     return 0
 

@@ -9,6 +9,7 @@ from dynofa_ros.convert import to_ros
 from dynofa_ros.device.virtual.kernel import VirtualKernel
 from dynofa_ros.device.virtual.plain_files import PERIOD_S, PlainFiles
 from dynofa_ros.device.virtual.tree import load_tree
+from dynofa_ros.errors import one_line
 from dynofa_ros.messages import DvfsState, Header
 from dynofa_ros.nodes.device_simulation import SimulatedInputs
 from dynofa_ros.ros.diagnostics import Level, Status
@@ -54,7 +55,7 @@ class VirtualBoardNode(ManagedNode):
                 self._close = Mount(self._kernel, folder, self._lock).close
                 return
             except (ImportError, OSError) as error:  # OSError: libfuse is missing, or may not be used here
-                self._problem = f"plain files, without the kernel's errors: {' '.join(str(error).split())}"
+                self._problem = f"plain files, without the kernel's errors: {one_line(error)}"
                 self.get_logger().warning(self._problem)
         self._plain = PlainFiles(self._kernel, folder)
 

@@ -27,6 +27,8 @@ from dynofa_ros.device.board_sections import (
     Sensors,
     Thermal,
 )
+from dynofa_ros.errors import one_line
+from dynofa_ros.files import YAML_LOADER, decode_yaml, read_bounded
 from dynofa_ros.latency import PROCESSORS, processor_of
 from dynofa_ros.messages import DomainPowerModel, PowerModel, RailPowerModel
 from dynofa_ros.paths import share_directories
@@ -38,7 +40,6 @@ COMPLETE = {"description", "compatible", "sensors", "modes"}  # keys of a board 
 
 # The comment of a value that nobody measured.
 GUESS = re.compile(r"#.*\b(guess|from memory)")
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 T = TypeVar("T")
 
 
@@ -190,12 +191,12 @@ def _descriptions() -> dict[str, Path]:
 def _read(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Content of a file, and the keys of its guesses."""
     try:
-        text = path.read_text(encoding="utf-8")
-        raw, guesses = msgspec.yaml.decode(text), guessed_keys(text)
+        data = read_bounded(path)
+        raw, guesses = decode_yaml(data), guessed_keys(data.decode())
     except OSError as error:
         raise BoardError(f"board {path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BoardError(f"board {path}: not YAML: {' '.join(str(error).split())}") from error
+        raise BoardError(f"board {path}: not YAML: {one_line(error)}") from error
     if not isinstance(raw, dict):
         raise BoardError(f"board {path}: expected a table of keys, got {type(raw).__name__}")
     return raw, guesses

@@ -23,6 +23,9 @@ GovernorName = Literal[
 ]
 
 
+MOST_CORES = 1024  # of one clock domain
+
+
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Strict base of everything that is read from a board file."""
 
@@ -118,7 +121,7 @@ class PowerDomain(Section, frozen=True, kw_only=True):
         _require_not_negative(
             self, "dynamic_w_per_ghz_v2", "leakage_w", "clock_w_per_ghz", "busy_w", "idle_w"
         )
-        _require(self.cores >= 1, f"cores must be at least 1, not {self.cores}")
+        _require(1 <= self.cores <= MOST_CORES, f"cores must be from 1 to {MOST_CORES}, not {self.cores}")
         table = self.frequencies_hz
         _require(bool(table), "frequencies_hz is empty; it must list the clocks in Hz, ascending")
         _require(table[0] > 0, "frequencies_hz must be positive")

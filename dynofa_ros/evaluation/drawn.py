@@ -24,7 +24,6 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-import msgspec
 import numpy as np
 
 from dynofa_ros.device.board import Board, load_board
@@ -37,6 +36,7 @@ from dynofa_ros.evaluation.scenarios import (
     translation_library,
     vision_library,
 )
+from dynofa_ros.files import read_yaml
 from dynofa_ros.latency import latency
 from dynofa_ros.library.library import load_library
 from dynofa_ros.manager.inputs import Parameters
@@ -79,9 +79,7 @@ SLUGGISH_MS = 100.0  # of the smallest entry on a cluster, as in S13
 @lru_cache(maxsize=1)
 def noises() -> dict[str, Noise]:
     """Families of noise that no margin was shaped on, by name."""
-    log = msgspec.yaml.decode(
-        share_file("config", "noise_log.yaml").read_bytes(), type=dict[str, list[float]]
-    )
+    log = read_yaml(share_file("config", "noise_log.yaml"), dict[str, list[float]])
     bursts, calm = Regime(1.45, 8, 25), Regime(1.0, 120, 400)
     markov = (Regime(1.0, 60), Regime(1.12, 25), Regime(1.3, 8))
     return {

@@ -23,6 +23,7 @@ import msgspec
 
 from dynofa_ros.device.board import Board, cluster_cpus, load_board
 from dynofa_ros.device.board_sections import Mode
+from dynofa_ros.files import read_yaml
 from dynofa_ros.library.library import load_library
 from dynofa_ros.library.testbench import thread_share
 from dynofa_ros.manager.inputs import Parameters
@@ -168,7 +169,7 @@ def declared() -> dict[str, tuple[SceneRecord, ...]]:
     Raises FileNotFoundError, or msgspec.ValidationError naming the key.
     """
     path = share_file("config", "scenarios.yaml")
-    raw = msgspec.yaml.decode(path.read_bytes(), type=dict[str, list[dict[str, Any]]])
+    raw = read_yaml(path, dict[str, list[dict[str, Any]]])
     merged = {name: [{**scenes[0], **scene} for scene in scenes] for name, scenes in raw.items()}
     return msgspec.convert(merged, dict[str, tuple[SceneRecord, ...]])
 

@@ -18,6 +18,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from dynofa_ros.errors import one_line
+from dynofa_ros.files import read_bounded, read_yaml
 from dynofa_ros.library.genomes import Batch, Objective
 from dynofa_ros.library.library import LibraryError, Processor
 from dynofa_ros.supernet.registry import load_space
@@ -146,9 +148,9 @@ def load_latency_table(path: str | Path) -> LatencyTable:
 
 def _compact_file(path: Path) -> TableFile:
     try:
-        data = msgspec.yaml.decode(path.read_bytes(), type=TableFile)
+        data = read_yaml(path, TableFile)
     except (ValueError, msgspec.DecodeError) as error:
-        raise LibraryError(f"{path}: {' '.join(str(error).split())}") from None
+        raise LibraryError(f"{path}: {one_line(error)}") from None
     if data.space != SPACE or data.fixed != FIXED or not data.rows:
         raise LibraryError(f"{path}: space must be {SPACE}, fixed [{', '.join(FIXED)}], and rows not empty")
     space = load_space(SPACE)
@@ -180,9 +182,9 @@ def official_rows(folder: Path) -> tuple[tuple[Row, ...], tuple[str, ...]]:
 
 def _official_row(path: Path, px: int) -> Row:
     try:
-        table = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise LibraryError(f"{path}: not a JSON file: {error}") from None
+        table = json.loads(read_bounded(path))
+    except (ValueError, RecursionError) as error:
+        raise LibraryError(f"{path}: not a JSON file: {one_line(error)}") from None
 
     def time_ms(key: str) -> float:
         try:

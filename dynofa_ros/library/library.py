@@ -14,19 +14,21 @@ import msgspec
 import numpy as np
 import yaml
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from dynofa_ros.device.board import DOMAIN_NAME
-from dynofa_ros.files import write_atomically
+from dynofa_ros.errors import one_line
+from dynofa_ros.files import read_bounded, read_yaml, write_atomically
 from dynofa_ros.latency import CLUSTERED, processor_of
 from dynofa_ros.messages import DomainFrequency, SubnetEntry
 from dynofa_ros.supernet.registry import load_space
-from dynofa_ros.supernet.weights import Weights
+from dynofa_ros.supernet.weights import Weights, WeightsError, check_header
 
 Processor = Literal["cpu", "gpu", "npu"]
 LARGEST = 2**63 - 1  # a whole number that messages and arrays hold
 OPTIONAL = ("threads", "cluster", "fixed_share", "reference_size")  # written where they are known
 MOST_THREADS = 255  # that messages hold
+LARGEST_STATISTICS = 1 << 28  # bytes; a sub-network has 100 kB
 
 
 class LibraryError(ValueError):
@@ -266,12 +268,12 @@ def load_library(path: str | Path, weights: Weights | None = None) -> Library:
     """
     path = Path(path)
     try:
-        library = msgspec.yaml.decode(path.read_bytes(), type=Library)
+        library = read_yaml(path, Library)
         check_library(library)
     except OSError as error:
         raise LibraryError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, msgspec.DecodeError) as error:  # ValidationError is a DecodeError
-        raise LibraryError(f"{path}: {' '.join(str(error).split())}") from None
+        raise LibraryError(f"{path}: {one_line(error)}") from None
     if weights is not None:
         check_weights(library, weights, path)
     return library
@@ -326,16 +328,18 @@ def load_statistics(library_path: str | Path, library: Library) -> dict[str, dic
         return {}
     path = Path(library_path).parent / library.bn_statistics.file
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        data = read_bounded(path, LARGEST_STATISTICS)
+        digest = hashlib.sha256(data).hexdigest()
         if digest != library.bn_statistics.sha256:
             raise LibraryError(
                 f"{path}: sha256 is {digest[:12]}, the library names {library.bn_statistics.sha256[:12]}"
             )
-        arrays = load_file(path)
+        check_header(path, data)
+        arrays = load(data)
     except OSError as error:
         raise LibraryError(f"{path}: BN statistics cannot be read: {error.strerror}") from None
-    except SafetensorError as error:
-        raise LibraryError(f"{path}: not a safetensors file: {error}") from None
+    except (SafetensorError, WeightsError) as error:
+        raise LibraryError(f"{path}: not a safetensors file: {one_line(error)}") from None
     statistics: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays.items():
         subnet, _, key = name.partition("/")

@@ -58,7 +58,7 @@ from dynofa_ros.manager.thermal_guard import ThermalGuard
 from dynofa_ros.messages import CONSTANTS, MESSAGES, Header, ManagerState
 
 FORMAT_VERSION = 1
-MOST_BYTES = 1 << 26  # of the JSON text
+MOST_BYTES = 1 << 24  # of the JSON text
 
 _CLASSES: dict[str, type] = MESSAGES | {
     cls.__name__: cls

@@ -7,6 +7,7 @@ one, repaired where needed, and merged by time. What was repaired or is missing 
 
 from __future__ import annotations
 
+import errno
 import heapq
 import io
 import re
@@ -22,13 +23,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
+from lz4.frame import LZ4FrameDecompressor
 from rosbags.interfaces import Connection, MessageDefinition, MessageDefinitionFormat
+from rosbags.rosbag2 import storage_mcap, storage_sqlite3
+from rosbags.rosbag2.metadata import parse_qos
 from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from dynofa_ros.errors import one_line
+from dynofa_ros.files import check_yaml, read_yaml
 from dynofa_ros.paths import PACKAGE, share_file
 
 if sys.version_info >= (3, 14):
@@ -36,6 +41,9 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+MOST_BYTES = 1 << 28  # of a message, a chunk or a record: 10 pictures of 4K
+LONGEST_DEFINITION = 1 << 18  # characters; the longest of common messages have 20,000
+SPARE_BYTES = 1 << 30  # of the disk, that unpacking leaves free
 STORAGE_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 # An empty DataEnd and a Footer without summary: a reader then scans the records (mcap.dev, section Records).
@@ -86,7 +94,7 @@ class Bag:
                 read += 1
                 yield message
         except Exception as error:  # rosbags, its databases and decompressors have errors of their own
-            raise BagError(f"cannot read {self.path}: {_one_line(error)}") from error
+            raise BagError(f"cannot read {self.path}: {one_line(error)}") from error
         if read < (promised := sum(c.msgcount for c in wanted)):
             self.problems.append(f"{self.path} is damaged: {promised - read} of {promised} messages are gone")
 
@@ -101,7 +109,7 @@ class Bag:
         chosen = [c for c in storage.connections if c.id in own]
         for connection, time_ns, raw in storage.messages(chosen) if chosen else ():
             data = bytes(raw)
-            yield own[connection.id], time_ns, zstd.decompress(data) if data[:4] == _ZSTD_MAGIC else data
+            yield own[connection.id], time_ns, _unpacked(data)
 
 
 @contextmanager
@@ -119,7 +127,7 @@ def open_bag(path: Path) -> Iterator[Bag]:
             try:
                 storage = _open_storage(file, copies, problems)
             except Exception as error:  # as in `Bag.messages`
-                problems.append(f"cannot read {file}: {_one_line(error)}")
+                problems.append(f"cannot read {file}: {one_line(error)}")
                 continue
             stack.callback(storage.close)
             bag._storages.append(storage)
@@ -129,6 +137,7 @@ def open_bag(path: Path) -> Iterator[Bag]:
             c._replace(msgtype=_type_of_today(c.msgtype), owner=storage)
             for storage in bag._storages
             for c in storage.connections
+            if isinstance(c.topic, str) and isinstance(c.msgtype, str)  # a database may hold NULL
         ]
         bag.typestore = _types_of(bag.connections, problems)
         spans = [s.metadata for s in bag._storages if s.metadata.message_count]
@@ -150,7 +159,7 @@ class _Copies:
             return Path(self.stack.enter_context(TemporaryDirectory(prefix="dynofa_bag_")))
         except OSError as error:  # the text of the error names the folders that were tried
             raise BagError(
-                f"its repaired copy needs a temporary folder ({_one_line(error)}); set TMPDIR"
+                f"its repaired copy needs a temporary folder ({one_line(error)}); set TMPDIR"
             ) from error
 
 
@@ -187,15 +196,54 @@ def _listed(metadata: Path) -> tuple[list[str], list[str]]:
     if not metadata.is_file():
         return [], []
     try:
-        information = msgspec.yaml.decode(metadata.read_bytes())["rosbag2_bagfile_information"]
+        information = read_yaml(metadata)["rosbag2_bagfile_information"]
         return [Path(str(name)).name for name in information["relative_file_paths"]], []
     except Exception as error:  # of PyYAML, which stands behind msgspec, of its absence, of the content
-        return [], [f"{metadata} is damaged and was not used: {_one_line(error)}"]
+        return [], [f"{metadata} is damaged and was not used: {one_line(error)}"]
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
     """Sorting key by which x_2 comes before x_10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _unpacked(message: bytes) -> bytes:
+    """A message without its compression, if it has one. Raises ValueError for too long or cut ones."""
+    if message[:4] != _ZSTD_MAGIC:
+        return message
+    decompressor = zstd.ZstdDecompressor()
+    unpacked = decompressor.decompress(message, _allowed(MOST_BYTES))
+    if not decompressor.eof:
+        raise ValueError(f"a compressed message is cut off, or larger than {MOST_BYTES >> 20} MiB")
+    return unpacked
+
+
+def _allowed(size: int) -> int:
+    """``size``. Raises ValueError if it is more than one record may have."""
+    if size > MOST_BYTES:
+        raise ValueError(f"a record of {size} bytes: at most {MOST_BYTES} are accepted")
+    return size
+
+
+def _bounded_qos(text: Any) -> list[Any]:
+    check_yaml(str(text).encode())
+    return parse_qos(text)
+
+
+# rosbags unpacks a chunk, and the YAML of a QoS, whatever they grow to. It compares the size of a chunk
+# afterwards: one byte more than announced is enough for that.
+storage_mcap.DECOMPRESSORS.update(
+    zstd=lambda data, size: zstd.ZstdDecompressor().decompress(data, _allowed(size) + 1),
+    lz4=lambda data, size: LZ4FrameDecompressor().decompress(data, _allowed(size) + 1),
+)
+storage_mcap.parse_qos = storage_sqlite3.parse_qos = _bounded_qos  # type: ignore[assignment]
+
+
+class _BoundedReader(io.BufferedReader):
+    """A file of which no read takes more than a record may have."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(_allowed(size or 0))
 
 
 def _open_storage(file: Path, copies: _Copies, problems: list[str]) -> _Storage:
@@ -207,20 +255,21 @@ def _open_storage(file: Path, copies: _Copies, problems: list[str]) -> _Storage:
         source = _decompressed(file, copies.folder, problems)
     if source.suffix == ".db3":
         database = _recovered_database(source, copies, problems)
+        _check_tables(database)
         storage: _Storage = Sqlite3Reader(Path(quote(str(database))))  # rosbags puts it into a URI as it is
         storage.open()
         return storage
     if _ends_with_magic(source):
         try:
-            storage = McapReader(source)
+            storage = McapReader(_Mcap(source))  # type: ignore[arg-type]  # it needs no more of a path
             storage.open()
             return storage
         except Exception as error:  # a damaged summary: the records may be whole
-            problems.append(f"the summary of {file} was not used: {_one_line(error)}")
+            problems.append(f"the summary of {file} was not used: {one_line(error)}")
     end = _last_whole_record(source)
     lost = source.stat().st_size - end
     problems.append(f"{file} was not closed by its recorder: read without its last {lost} bytes")
-    storage = McapReader(_CutMcap(source, end))  # type: ignore[arg-type]  # it needs no more of a path
+    storage = McapReader(_Mcap(source, end))  # type: ignore[arg-type]
     storage.open()
     return storage
 
@@ -229,9 +278,12 @@ def _decompressed(file: Path, folder: Path, problems: list[str]) -> Path:
     copy = folder / file.stem
     with zstd.open(file, "rb") as source, copy.open("wb") as target:
         try:
-            shutil.copyfileobj(source, target)
+            while block := source.read(1 << 20):
+                if shutil.disk_usage(folder).free < SPARE_BYTES + len(block):
+                    raise OSError(errno.ENOSPC, "unpacked it does not fit on the disk", str(file))
+                target.write(block)
         except (EOFError, zstd.ZstdError) as error:
-            problems.append(f"{file} is cut off: {_one_line(error)}")
+            problems.append(f"{file} is cut off: {one_line(error)}")
     return copy
 
 
@@ -253,6 +305,21 @@ def _recovered_database(file: Path, copies: _Copies, problems: list[str]) -> Pat
         connection.close()
     problems.append(f"{file} was not closed by its recorder: its log was used")
     return copy
+
+
+def _check_tables(database: Path) -> None:
+    """Raises ValueError for what runs when it is read (a view, a computed column) and need never end."""
+    connection = sqlite3.connect(f"file:{quote(str(database))}?immutable=1", uri=True)
+    try:
+        found = connection.execute(
+            "SELECT name FROM sqlite_master"
+            " WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%'"
+            " UNION ALL SELECT m.name FROM sqlite_master m, pragma_table_xinfo(m.name) c WHERE c.hidden"
+        ).fetchone()
+        if found:
+            raise ValueError(f"{found[0]} is no plain table: rosbag2 writes no other")
+    finally:
+        connection.close()
 
 
 def _ends_with_magic(file: Path) -> bool:
@@ -278,14 +345,16 @@ def _last_whole_record(file: Path) -> int:
 
 
 @dataclass
-class _CutMcap:
-    """As much of a path as rosbags needs: it opens the whole records of a file, and an end behind them."""
+class _Mcap:
+    """As much of a path as rosbags needs: it opens a file, or its whole records and an end behind them."""
 
     path: Path
-    end: int
+    end: int | None = None
 
     def open(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_WithEnd(self.path, self.end, _MCAP_END + MCAP_MAGIC))
+        if self.end is None:
+            return _BoundedReader(self.path.open("rb", buffering=0))
+        return _BoundedReader(_WithEnd(self.path, self.end, _MCAP_END + MCAP_MAGIC))
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -337,13 +406,15 @@ def _types_of(connections: list[Connection], problems: list[str]) -> Typestore:
         try:
             types.update(_defined(connection.msgdef, connection.msgtype))
         except Exception as error:  # rosbags' parser has errors of several kinds
-            problems.append(f"the definition of {connection.msgtype} is damaged: {_one_line(error)}")
+            problems.append(f"the definition of {connection.msgtype} is damaged: {one_line(error)}")
     store = get_typestore(Stores.EMPTY)
     store.register(types)
     return store
 
 
 def _defined(definition: MessageDefinition, message_type: str) -> dict[str, Any]:
+    if len(definition.data) > LONGEST_DEFINITION:  # rosbags' parser takes minutes
+        raise ValueError(f"{len(definition.data)} characters: at most {LONGEST_DEFINITION} are accepted")
     if definition.format == MessageDefinitionFormat.MSG:
         return dict(get_types_from_msg(definition.data, message_type))
     found: dict[str, Any] = {}
@@ -353,7 +424,3 @@ def _defined(definition: MessageDefinition, message_type: str) -> dict[str, Any]
             head, _, rest = part.partition("\n")
             found.update(get_types_from_idl(rest if head.startswith("IDL: ") else part) if part else {})
     return found
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

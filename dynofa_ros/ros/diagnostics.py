@@ -12,6 +12,8 @@ from enum import IntEnum
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from dynofa_ros.errors import printable
+
 PERIOD_S = 1.0
 
 
@@ -69,11 +71,11 @@ class Diagnostics:
         return DiagnosticStatus(
             level=bytes([int(status.level)]),
             name=f"{self.node_name}: {name}",
-            message=status.message,
+            message=printable(status.message),
             hardware_id=self.hardware_id,
             values=[KeyValue(key=key, value=_text(value)) for key, value in status.values.items()],
         )
 
 
 def _text(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else printable(str(value))

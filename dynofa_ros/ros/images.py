@@ -24,6 +24,7 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # read whe
 import cv2  # noqa: E402
 
 from dynofa_ros.datasets.reader import incomplete  # noqa: E402
+from dynofa_ros.errors import one_line  # noqa: E402
 
 Pixels = npt.NDArray[np.uint8]
 Converter = Callable[[Any], npt.NDArray[Any]]
@@ -227,7 +228,7 @@ def _convert(converter: Converter, pixels: Pixels, encoding: str) -> Pixels:
     try:
         return np.asarray(converter(message), np.uint8)
     except Exception as error:  # each library has its own errors for an image it cannot take
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise MalformedImage(f"{width} x {height} {encoding} image cannot be converted: {reason}") from error
 
 

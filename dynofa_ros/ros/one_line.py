@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rclpy.exceptions import ParameterException
 
+from dynofa_ros import errors
 from dynofa_ros.ros.parameters import ParameterError
 
 _EXPLAINED = (ParameterError, ParameterException, ValueError, OSError, RuntimeError)  # the text says enough
@@ -14,7 +15,7 @@ _EXPLAINED = (ParameterError, ParameterException, ValueError, OSError, RuntimeEr
 
 def one_line(error: BaseException) -> str:
     """An exception for a user: its text; the type and place too where it is a fault of the program."""
-    text = " ".join(str(error).split())
+    text = errors.one_line(error) if str(error) else ""
     if text and isinstance(error, _EXPLAINED):
         return text
     frame = traceback.extract_tb(error.__traceback__)[-1:]

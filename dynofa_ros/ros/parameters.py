@@ -15,6 +15,8 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
+from dynofa_ros.errors import one_line
+
 Value = bool | int | float | str
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
@@ -65,7 +67,7 @@ def check(spec: ParameterSpec, value: Any) -> str | None:
     """Why `value` is refused, in one line that names parameter, value and what is allowed; None = allowed."""
     if _is_allowed(spec, coerce(spec, value)):
         return None
-    return f"{spec.name} must be {allowed(spec)}, got {value!r}"
+    return f"{spec.name} must be {allowed(spec)}, got {one_line(repr(value), 100)}"
 
 
 def _is_allowed(spec: ParameterSpec, value: Any) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from dynofa_ros.errors import one_line
 from dynofa_ros.supernet.engines.engine import Engine
 from dynofa_ros.supernet.graphs import Runner
 from dynofa_ros.supernet.layers import Shape
@@ -274,7 +275,7 @@ class Switcher(Generic[Key]):
                 cached = self._cache.get(key)  # a hint may have been faster
             prepared = cached or self._prepare(key)
         except Exception as reason:  # noqa: BLE001 - whatever it is, the old sub-network keeps running
-            error = " ".join(str(reason).split()) or type(reason).__name__
+            error = one_line(reason)
         with self._lock:
             if self._is_overtaken(start):
                 if error is None:

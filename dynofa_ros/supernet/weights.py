@@ -12,9 +12,12 @@ import hashlib
 import json
 import mmap
 import pickle
+import resource
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -25,7 +28,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from dynofa_ros.errors import not_installed
+from dynofa_ros.errors import not_installed, one_line
 from dynofa_ros.files import write_atomically
 from dynofa_ros.paths import cache_folder
 from dynofa_ros.supernet.registry import load_space
@@ -37,6 +40,8 @@ OPTIONAL = ("num_batches_tracked",)  # counted in training only
 BUFFERS = (*OPTIONAL, "running_mean", "running_var")
 CHUNK = 1 << 18  # values looked at in one go: 1 MiB
 TIMEOUT_S = 600.0  # of a conversion: a large checkpoint on a slow memory card
+LARGEST_HEADER = 1 << 23  # bytes of a safetensors header: 80,000 arrays
+SPARE_BYTES = 1 << 28  # that unpickling may take beside the values themselves
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
 
 
@@ -140,8 +145,18 @@ def _chunks(array: Array) -> Iterator[Array]:
 # --- files ----------------------------------------------------------------------------------------------
 
 
+def check_header(path: Path, start: bytes) -> int:
+    """Length of the header of a safetensors file that starts so. Raises WeightsError if it is too long."""
+    length = int.from_bytes(start[:8], "little")
+    if length > LARGEST_HEADER:
+        raise WeightsError(f"{path}: a header of {length} bytes: at most {LARGEST_HEADER} are accepted")
+    return length
+
+
 def _map_safetensors(path: Path) -> Checkpoint:
     """Views of the mapped file. Layout: header length (8 bytes, little endian), header (JSON), values."""
+    with path.open("rb") as file:
+        check_header(path, file.read(8))
     with safe_open(path, framework="np"):
         pass  # the library checks the header: sizes, bounds, gaps, overlaps, a cut file
     with path.open("rb") as file:
@@ -167,9 +182,41 @@ def _read_torch(path: Path) -> Checkpoint:
             f"{path}: this format needs {not_installed('torch')}; or "
             f"use the file that 'dynofa weights check {path.name} --out {path.stem}{SUFFIX}' writes elsewhere"
         ) from None
-    with torch.serialization.safe_globals([argparse.Namespace]):  # AutoFormer's hold the training arguments
+    _check_archive(path)
+    # AutoFormer's hold the training arguments
+    with torch.serialization.safe_globals([argparse.Namespace]), _limited_memory(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
-    return Checkpoint(_state_dict_arrays(state, str(path)), source=str(path))
+        return Checkpoint(_state_dict_arrays(state, str(path)), source=str(path))
+
+
+def _check_archive(path: Path) -> None:
+    """Raises WeightsError for an archive that unpacks to more than it is: torch stores values as they are."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(m.compress_type for m in members) or sum(m.file_size for m in members) > path.stat().st_size:
+        raise WeightsError(f"{path}: an archive that torch did not write: its members are compressed")
+
+
+@contextmanager
+def _limited_memory(path: Path) -> Iterator[None]:
+    """What is unpickled may take the size of its file a few times, whatever sizes it names.
+
+    Beyond, Python and torch raise a MemoryError. Where there is no /proc nothing is limited.
+    """
+    statm, before = Path("/proc/self/statm"), resource.getrlimit(resource.RLIMIT_DATA)
+    if not statm.exists():
+        yield
+        return
+    used = int(statm.read_text().split()[5]) * resource.getpagesize()
+    limit = used + 4 * path.stat().st_size + SPARE_BYTES
+    highest = [value for value in (limit, *before) if value != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(highest), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def _state_dict_arrays(state: Any, source: str) -> dict[str, Array]:
@@ -204,6 +251,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         return _map_safetensors(path) if path.suffix == SUFFIX else _read_torch(path)
     except WeightsError:
         raise
+    except MemoryError:
+        raise WeightsError(f"{path}: names more values than it holds") from None
     except (pickle.UnpicklingError, KeyError, IndexError, EOFError):  # not a pickle, or of other objects
         raise WeightsError(
             f"{path}: not a readable checkpoint: a torch file of tensors alone is expected"
@@ -213,7 +262,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return one_line((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 # --- fitting to a space ---------------------------------------------------------------------------------
@@ -365,7 +414,7 @@ def main() -> int:
     try:
         convert(Path(source), Path(target), load_space(space))
     except ValueError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         return 1
     return 0
 

@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from dynofa_ros.files import write_atomically
+from dynofa_ros.errors import one_line
+from dynofa_ros.files import read_yaml, write_atomically
 from dynofa_ros.supernet.registry import DEMO_SPACE, load_space, official_spaces
 from dynofa_ros.supernet.space import SearchSpace
 from dynofa_ros.supernet.weights import (
@@ -38,6 +39,7 @@ NAME = re.compile(r"\w[\w.-]*")  # becomes a file name
 SHA256 = re.compile(r"[0-9a-f]{64}")
 TIMEOUT_S = 30.0  # without a byte
 PIECE = 1 << 16
+LARGEST_FILE = 1 << 33  # bytes
 Progress = Callable[[int, int], None]  # (bytes so far, bytes in all, 0 = unknown)
 
 
@@ -76,13 +78,13 @@ class Checked:
 def load_list(path: Path) -> dict[str, Listed]:
     """The checkpoints of a list file by name. Raises CheckpointError naming file, key and reason."""
     try:
-        listed = msgspec.yaml.decode(path.read_bytes(), type=_CheckpointList).checkpoints
+        listed = read_yaml(path, _CheckpointList).checkpoints
         for name, checkpoint in listed.items():
             _check_listed(name, checkpoint)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, msgspec.DecodeError) as error:
-        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None
+        raise CheckpointError(f"{path}: {one_line(error)}") from None
     return listed
 
 
@@ -260,6 +262,10 @@ def _receive(url: str, part: Path, note: Path, start: int, kept: _Origin, progre
         with part.open("ab" if start else "wb") as file:
             for piece in chain((first,), pieces):
                 done += file.write(piece)
+                if done > LARGEST_FILE:
+                    raise DownloadError(
+                        f"{url}: larger than {LARGEST_FILE >> 30} GiB: no checkpoint of a list"
+                    )
                 progress(done, origin.total)
     if done < origin.total:
         raise DownloadError(

@@ -39,8 +39,8 @@ def find_batteries(files: SysFiles) -> tuple[str, ...]:
     return tuple(
         name
         for name in files.names(FOLDER)
-        if files.text(f"{FOLDER}/{name}/type") == "Battery"
-        and files.text(f"{FOLDER}/{name}/scope") != "Device"
+        if files.name(f"{FOLDER}/{name}/type") == "Battery"
+        and files.name(f"{FOLDER}/{name}/scope") != "Device"
     )
 
 
@@ -51,7 +51,7 @@ def read_battery(files: SysFiles, name: str) -> BatterySample:
     """
 
     def text(key: str) -> str:
-        return files.text(f"{FOLDER}/{name}/{key}")
+        return files.name(f"{FOLDER}/{name}/{key}")
 
     def number(key: str, unit: float = MICRO) -> float:
         value = files.number(f"{FOLDER}/{name}/{key}")

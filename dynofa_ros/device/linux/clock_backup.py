@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -23,11 +24,14 @@ from typing import Any
 from dynofa_ros.device.linux.clock_limits import LimitFiles, Limits, read_limits, same_limits, write_limits
 from dynofa_ros.device.linux.inventory import PowerMode
 from dynofa_ros.device.linux.sysfs import SysFiles, reason_of
+from dynofa_ros.errors import one_line
+from dynofa_ros.files import read_bounded
 from dynofa_ros.paths import PACKAGE
 
 SCHEMA_VERSION = 1
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 SYSTEM_FOLDER = Path("/var/lib", PACKAGE)
+LARGEST_STATE = 1 << 20  # bytes
 FILE_MODE = 0o664  # the group of the system's folder may restore what another of its members left
 BUSY_WAITS_S = (0.005, 0.02, 0.08)  # hotplug of a CPU takes 10 to 100 ms
 
@@ -148,9 +152,7 @@ class ClockBackup:
         if self.held:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(
-            self._lock_path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE
-        )
+        descriptor = _open_own(self._lock_path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._clocks = {clock.domain: clock for clock in self._read()}
@@ -209,15 +211,15 @@ class ClockBackup:
 
     def _read(self) -> list[SavedClock]:
         try:
-            content = json.loads(self.path.read_bytes())
+            content = json.loads(read_bounded(self.path, LARGEST_STATE, os.O_NOFOLLOW))
             if content["schema_version"] != SCHEMA_VERSION:
                 raise ValueError(f"schema_version {content['schema_version']} is not {SCHEMA_VERSION}")
             return [_checked(entry) for entry in content["clocks"]]
         except FileNotFoundError:
             return []
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise BackupError(
-                f"{self.path}: not a state of clocks ({' '.join(str(error).split())}); "
+                f"{self.path}: not a state of clocks ({one_line(error)}); "
                 "set the clocks by hand or restart the computer, and delete the file"
             ) from error
 
@@ -330,7 +332,9 @@ def _checked(entry: Any) -> SavedClock:
         value = getattr(clock, name)
         if type(value) is not int or not 0 <= value < 2**62:
             raise ValueError(f"{name} of {clock.domain} must be a whole number >= 0, not {value!r}")
-    if not clock.unit_hz or not isinstance(clock.domain, str) or not isinstance(clock.boot_id, str):
+    texts = (clock.domain, clock.kind, clock.low_path, clock.high_path, clock.boot_id)
+    known_mode = clock.power_mode is None or type(clock.power_mode) is int
+    if not clock.unit_hz or not known_mode or not all(isinstance(t, str) and t.isprintable() for t in texts):
         raise ValueError(f"{entry} is not a clock")
     clock.files  # noqa: B018 - raises for paths that are no limits of a clock
     return clock
@@ -345,11 +349,21 @@ def _boot_id(files: SysFiles) -> str:
     return ""
 
 
+def _open_own(path: Path, flags: int) -> int:
+    """A descriptor of an ordinary file without another name, as others may put links into the folder."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, FILE_MODE)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        os.close(descriptor)
+        raise OSError(errno.EMLINK, "not an ordinary file, or a link to another one", str(path))
+    return descriptor
+
+
 def _write_durably(path: Path, data: bytes) -> None:
     """A reader finds the old file or the new one, also after a power cut. The lock keeps writers apart."""
     temporary = path.with_suffix(".tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(temporary, flags, FILE_MODE), "wb") as file:
+    with os.fdopen(_open_own(temporary, os.O_WRONLY | os.O_CREAT), "wb") as file:
+        file.truncate()
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

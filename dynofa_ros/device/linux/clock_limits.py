@@ -13,11 +13,12 @@ from dynofa_ros.device.board import FREQUENCY_TOLERANCE_HZ
 from dynofa_ros.device.linux.sysfs import REFUSED_VALUE, SysFiles, to_int
 
 # What may be written, and nothing else: a saved state that somebody has tampered with must not make a
-# privileged process write other files. `.` and `..` are no folder names here.
-_FOLDER = r"/(?!\.\.?/)[^/\0]+"
+# privileged process write other files. `.` and `..` are no folder names here; below /sys/fs and /sys/kernel
+# are other file systems, in which others may make files.
+_FOLDER = r"/(?!\.\.?/)[!-.0-~]+"
 ALLOWED = {
     "band": re.compile(
-        rf"/sys/devices/system/cpu(?:{_FOLDER})+/scaling_(?:min|max)_freq|/sys(?:{_FOLDER})+/m(?:in|ax)_freq"
+        rf"/sys/devices/system/cpu(?:{_FOLDER})+/scaling_(?:min|max)_freq|/sys(?!/fs/|/kernel/)(?:{_FOLDER})+/m(?:in|ax)_freq"
     ),
     "lock": re.compile(
         r"/sys/kernel/debug/(?:bpmp/debug/clk/emc/(?:mrq_rate_locked|rate)|clk/override\.emc/clk_(?:state|update_rate))"

@@ -82,10 +82,10 @@ def discover(files: SysFiles) -> Inventory:
 def _board(files: SysFiles) -> str:
     """Model of the device tree, else vendor and product of the DMI, else the first ``compatible``."""
     for path in MODEL_FILES:
-        if files.text(path):
-            return files.text(path)
+        if files.name(path):
+            return files.name(path)
     for folder in DMI_FOLDERS:
-        names = [files.text(f"{folder}/{name}") for name in ("sys_vendor", "product_name")]
+        names = [files.name(f"{folder}/{name}") for name in ("sys_vendor", "product_name")]
         if names[1]:
             return " ".join(filter(None, names))
     return next((name.split("\0")[0] for name in map(files.text, COMPATIBLE_FILES) if name), "")

@@ -10,6 +10,7 @@ from dynofa_ros.device.linux.sysfs import SysFiles
 
 NVPMODEL_CONF = "/etc/nvpmodel.conf"
 NVPMODEL_STATUS = "/var/lib/nvpmodel/status"
+MODE_NUMBER = re.compile("[0-9]{1,9}")
 HEADER = re.compile(r"<\s*(PARAM|POWER_MODEL|PM_CONFIG|FAN_CONFIG)\s+([^>]*)>")
 FIELD = re.compile(r"([A-Z_]+)=(\S+)")
 NEXT_KERNEL = "_KNEXT"
@@ -22,7 +23,7 @@ def power_mode(files: SysFiles, domains: tuple[ClockDomain, ...]) -> PowerMode |
     The number is that of the status file, else the default of the configuration.
     """
     paths, modes, default = _parse(files.text(NVPMODEL_CONF))
-    status = re.search(r"pmode:\s*([0-9]+)", files.text(NVPMODEL_STATUS))
+    status = re.search(r"pmode:\s*([0-9]{1,9})\b", files.text(NVPMODEL_STATUS))
     number = int(status[1]) if status else default
     if number is None or number not in modes:
         return None
@@ -30,7 +31,7 @@ def power_mode(files: SysFiles, domains: tuple[ClockDomain, ...]) -> PowerMode |
     caps: dict[str, dict[str, int | None]] = {}
     lost: list[str] = []
     for key, value in settings:
-        if not re.fullmatch(r"-?[0-9]+", value):
+        if not re.fullmatch(r"-?[0-9]{1,15}", value):
             continue
         limited = [(domain, end) for domain in domains if (end := _which_limit(files, paths, key, domain))]
         for domain, end in limited:
@@ -164,9 +165,9 @@ def _parse(text: str) -> tuple[Paths, dict[int, tuple[str, Settings]], int | Non
         if header:
             section, fields = header[1], dict(FIELD.findall(header[2]))
             name, settings = fields.get("NAME", ""), []
-            if section == "POWER_MODEL" and fields.get("ID", "").isdecimal():
+            if section == "POWER_MODEL" and MODE_NUMBER.fullmatch(fields.get("ID", "")):
                 modes[int(fields["ID"])] = (name, settings)
-            elif section == "PM_CONFIG" and fields.get("DEFAULT", "").isdecimal():
+            elif section == "PM_CONFIG" and MODE_NUMBER.fullmatch(fields.get("DEFAULT", "")):
                 default = int(fields["DEFAULT"])
         elif section == "PARAM" and len(words) == 2:
             key = (name.removesuffix(NEXT_KERNEL), words[0].removesuffix(NEXT_KERNEL))

@@ -89,7 +89,7 @@ def find_zones(files: SysFiles) -> tuple[tuple[Zone, ...], tuple[str, ...]]:
     zones: list[Zone] = []
     missing: list[str] = []
     for folder in _folders(files, ZONE_FOLDERS):
-        name = files.text(f"{folder}/type")
+        name = files.name(f"{folder}/type")
         if name.upper().startswith("PMIC"):
             missing.append(f"temperature {name}: a constant placeholder, left out")
         elif name or files.exists(f"{folder}/temp"):
@@ -113,7 +113,7 @@ def find_throttle_signs(files: SysFiles) -> tuple[ThrottleSign, ...]:
     signs = [
         ThrottleSign("thermal", f"{folder}/cur_state")
         for folder in files.glob("/sys/class/thermal/cooling_device*")
-        if COOLING.search(files.text(f"{folder}/type")) and files.exists(f"{folder}/cur_state")
+        if COOLING.search(files.name(f"{folder}/type")) and files.exists(f"{folder}/cur_state")
     ]
     for folder in _folders(files, HWMON_FOLDERS):
         chip = _chip(files, folder)
@@ -132,7 +132,7 @@ def _iio_rails(files: SysFiles, folder: str, found: list[Rail], missing: list[st
     for label_file in [name for name in files.names(folder) if re.fullmatch("rail_name_[0-9]+", name)]:
         path, channel = f"{folder}/{label_file}", label_file.rsplit("_", 1)[1]
         allowed, why = files.can_read(path)
-        label = files.text(path)
+        label = files.name(path)
         if not label:
             missing.append(f"power channel {channel}: no name; {why or f'{path} is empty'}")
         elif label.upper() == "NC":
@@ -151,7 +151,7 @@ def _hwmon_rails(files: SysFiles, folder: str, found: list[Rail], missing: list[
     for name in powers:
         if name.endswith("_average") and name.replace("_average", "_input") in names:
             continue
-        label = files.text(f"{folder}/{name.split('_')[0]}_label") or chip or "power"
+        label = files.name(f"{folder}/{name.split('_')[0]}_label") or chip or "power"
         found.append(Rail(label, "hwmon", _is_total(label), f"{folder}/{name}", 1e-6))
     if powers:
         return
@@ -160,7 +160,7 @@ def _hwmon_rails(files: SysFiles, folder: str, found: list[Rail], missing: list[
         missing.append(f"power {chip}: shows a voltage without a current")
     for voltage, current in channels:
         prefix = voltage.split("_")[0]
-        label = files.text(f"{folder}/{prefix}_label") or files.text(
+        label = files.name(f"{folder}/{prefix}_label") or files.name(
             f"{folder}/{current.split('_')[0]}_label"
         )
         if not label and len(channels) == 1:
@@ -201,7 +201,7 @@ def _rapl_rails(files: SysFiles) -> list[Rail]:
     """Energy counters of the processor; the same ones seen over MMIO are left out."""
     rails: list[Rail] = []
     folders = [folder for folder in _folders(files, RAPL_FOLDERS) if files.exists(f"{folder}/energy_uj")]
-    names = {folder.rsplit("/", 1)[1]: files.text(f"{folder}/name") for folder in folders}
+    names = {folder.rsplit("/", 1)[1]: files.name(f"{folder}/name") for folder in folders}
     for folder in folders:
         key = folder.rsplit("/", 1)[1]
         name = names[key] or key
@@ -225,7 +225,7 @@ def _chip_temperatures(files: SysFiles) -> list[Zone]:
         if chip in CPU_CHIPS:
             for name in files.names(folder):
                 if re.fullmatch("temp[0-9]+_input", name):
-                    label = files.text(f"{folder}/{name.split('_')[0]}_label")
+                    label = files.name(f"{folder}/{name.split('_')[0]}_label")
                     zones.append(_zone(files, f"{chip} {label}".strip(), f"{folder}/{name}"))
     return zones
 
@@ -263,7 +263,7 @@ def _is_total(label: str) -> bool:
 
 def _chip(files: SysFiles, folder: str) -> str:
     """Name of a hwmon chip: its file, else the driver that its path tells; empty if neither does."""
-    for name in (files.text(f"{folder}/name"), files.text(f"{folder}/device/name")):
+    for name in (files.name(f"{folder}/name"), files.name(f"{folder}/device/name")):
         if CHIP_NAME.fullmatch(name):
             return name
     driver = re.search("/drivers/([^/]+)/", folder)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynofa_ros.device.linux.clock_backup import SYSTEM_FOLDER
+from dynofa_ros.errors import one_line
 from dynofa_ros.paths import PACKAGE, share_file
 
 GROUP = "dynofa"
@@ -49,6 +50,11 @@ def shipped_files() -> tuple[Shipped, ...]:
         "@PYTHONPATH@": _import_path(package.parent),
         "@USER@": _owner(package),
     }
+    for value in values.values():  # in quotes in the files of systemd, where % and $ have a meaning
+        if not value.isprintable() or set(value) & set("\"'\\%$"):
+            raise ValueError(
+                f"{one_line(value)}: a path in a unit must not hold quotes, \\, %, $ or controls"
+            )
     files = []
     for name, folder in PLACES.items():
         text = share_file("config", "permissions", name).read_text(encoding="utf-8")
@@ -62,13 +68,15 @@ def install(destination: Path | None = None) -> tuple[str, ...]:
     """Put the files where they belong and in force; the paths written.
 
     With a destination, e.g. the root of an image, they are only put below it. Raises PermissionError without
-    root where it is needed, OSError if a file cannot be written, RuntimeError for a command that failed.
+    root where it is needed, OSError if a file cannot be written, RuntimeError for a command that failed,
+    ValueError for a path that a unit cannot name, or a destination whose links lead out of it.
     """
     if destination is None and os.geteuid() != 0:
         raise PermissionError(f"needs root: {root_command()}")
     written = []
     for file in shipped_files():
         path = Path(file.path) if destination is None else destination / file.path[1:]
+        _check_inside(path, destination or Path("/"))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(file.text, encoding="utf-8")
         path.chmod(0o644)
@@ -77,6 +85,12 @@ def install(destination: Path | None = None) -> tuple[str, ...]:
         for command in COMMANDS:
             _run(command)
     return tuple(written)
+
+
+def _check_inside(path: Path, destination: Path) -> None:
+    """Raises ValueError if a link in the image leads out of it."""
+    if not path.resolve().is_relative_to(destination.resolve()):
+        raise ValueError(f"{path}: leads to {path.resolve()}, which is not below {destination}")
 
 
 def root_command() -> str:

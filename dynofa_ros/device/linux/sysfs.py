@@ -54,8 +54,14 @@ class SysFiles:
         self._prefixes = sorted({str(self.root), os.path.realpath(root)}, key=len, reverse=True)
 
     def read(self, path: str) -> str:
-        """Content without white space and NULs around it. Raises OSError as the kernel gives it."""
-        return _read_all(self.open(path)).decode(errors="replace").strip(BLANK)
+        """Content without white space and NULs around it. Raises OSError as the kernel gives it.
+
+        Controls inside are replaced: names in it are shown on terminals.
+        """
+        text = _read_all(self.open(path)).decode(errors="replace").strip(BLANK)
+        if text.isprintable():
+            return text
+        return "".join(c if c.isprintable() or c in BLANK else "\ufffd" for c in text)
 
     def read_int(self, path: str) -> int:
         """Content as a whole number. Raises OSError, and ValueError that names the path and the content."""
@@ -68,6 +74,10 @@ class SysFiles:
         except OSError as error:
             self.unsettled |= error.errno in TRANSIENT
             return ""
+
+    def name(self, path: str) -> str:
+        """Content as `text` gives it, on one line: for what is shown."""
+        return " ".join(self.text(path).replace("\0", " ").split())
 
     def number(self, path: str) -> int | None:
         """Content as a whole number, None if it cannot be read or is something else."""
@@ -113,9 +123,9 @@ class SysFiles:
             return False
 
     def names(self, path: str) -> list[str]:
-        """Names in a folder, numbers in them in numeric order; empty if there is none or it is closed."""
+        """Printable names in a folder, numbers in numeric order; empty if there is none or it is closed."""
         try:
-            return sorted(os.listdir(self._host(path)), key=_natural)
+            return sorted(filter(str.isprintable, os.listdir(self._host(path))), key=_natural)
         except OSError:
             return []
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import msgspec
 
 from dynofa_ros.device.board import Board, load_board
+from dynofa_ros.errors import one_line
+from dynofa_ros.files import read_yaml
 from dynofa_ros.paths import share_file
 
 
@@ -45,12 +47,12 @@ def load_tree(name: str) -> tuple[Tree, Board]:
             raise TreeError(f"there is no virtual board {name!r}; there are: {', '.join(tree_names())}")
         path = share_file("config", "virtual_boards", f"{name}.yaml")
     try:
-        tree = msgspec.yaml.decode(path.read_bytes(), type=Tree)
+        tree = read_yaml(path, Tree)
         board = load_board(tree.board)
     except OSError as error:
         raise TreeError(f"cannot read {path}: {error.strerror}") from error
     except (msgspec.DecodeError, ValueError) as error:
-        raise TreeError(f"{path}: {' '.join(str(error).split())}") from error
+        raise TreeError(f"{path}: {one_line(error)}") from error
     unknown = sorted(set(tree.devfreq) - set(board.domains))
     if unknown:
         raise TreeError(f"{path}: devfreq: board {board.name} has no clock domain {', '.join(unknown)}")

@@ -7,6 +7,7 @@ import functools
 import numpy as np
 import openvino
 
+from dynofa_ros.errors import one_line
 from dynofa_ros.supernet.engines.engine import Engine
 from dynofa_ros.supernet.engines.onnx_graph import build_model
 from dynofa_ros.supernet.graphs import Arrays, Graph, GraphRunner
@@ -41,7 +42,7 @@ class OpenVino(Engine):
                 model.reshape([1, *graph.inputs[0].shape[1:]])
             request = _core().compile_model(model, name, options).create_infer_request()
         except Exception as error:  # OpenVINO raises plain RuntimeErrors of many lines
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise EngineError(f"openvino refused the sub-network: {reason}") from error
 
         def run(inputs: Arrays) -> Arrays:
