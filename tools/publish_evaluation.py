@@ -4,9 +4,9 @@
     dynofa evaluate --out evaluation
     python tools/publish_evaluation.py evaluation
 
-Replaces what is between the marks <!-- name --> and <!-- end name --> by the sections that the report has, each
-with the commit of the source tree, and copies its pictures. Sections that a partial run (`--held-out 20`) does
-not have stay as they are, with their own commit. All else in the page is written by hand.
+Replaces what is between the marks <!-- name --> and <!-- end name --> by the sections that the report has,
+each with the commit of the source tree, and copies its pictures. What a run of `--held-out` alone lacks
+stays as it is, with its own commit. All else in the page is written by hand.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ SECTIONS = {
     "goals": "Goals",
     "paper": "Beside the paper's figures",
     "settling": "Settling beside Dynamic-OFA's stepper (S3)",
-    "gaps": "Gap to the oracles",
     "sweep": "Sensitivity to the power model",
     "decisions": "Time of decisions",
 }
@@ -56,7 +55,7 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], cwd=DOCS, check=True, capture_output=True, text=True
     ).stdout.strip()
     texts = {name: section(report, title) for name, title in SECTIONS.items()}
-    texts["policies"] = head(report) if texts["gaps"] else ""
+    texts["policies"] = head(report) if texts["settling"] else ""
     for name, text in texts.items():
         if not text:
             print(f"not in this run, left as it is: {SECTIONS.get(name, name)}")

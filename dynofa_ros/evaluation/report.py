@@ -6,7 +6,7 @@ The text is the template report.md.j2; here is what fills it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,6 @@ PART_NAMES = {
 }
 MISSES = "miss_percent"
 SWEEP_OTHERS, AS_IT_IS = (STATIC, "B1", ORACLE), "as in the board file"
-EQUAL_ACCURACY = 0.005  # below the targets
 
 Row = tuple[str, ...]
 Cell = Callable[[Study, str, str], str]  # scene and policy -> text
@@ -79,15 +78,6 @@ def _sweep(study: Study) -> list[tuple[str, str, str]]:
     return [(scene, g, names[g]) for scene in SWEEP_SCENES for g in groups if len(groups) > 1]
 
 
-def sensitivity(study: Study) -> dict[str, dict[str, Interval]]:
-    """Change of energy of ours against B4 by scene and variant of the board."""
-    found: dict[str, dict[str, Interval]] = {}
-    for scene, group, name in _sweep(study):
-        change = study.change(scene, STATIC, group=group)
-        found.setdefault(scene, {}).update({name: change} if isfinite(change[0]) else {})
-    return found
-
-
 def sweep_table(study: Study) -> list[Row]:
     """Ours against B4, B1 and O1q for every variant of the power model: rows of scene, variant, changes."""
     rows: list[Row] = []
@@ -106,57 +96,6 @@ def near(one: float, other: float) -> bool:
 def _star(misses: float, others: float) -> str:
     """The mark of energies that are no comparison."""
     return "" if near(misses, others) else " *"
-
-
-def best_baseline(study: Study, scene: str) -> str | None:
-    """Least energy of those that miss about as little and are as near to the accuracy targets."""
-    misses, below = (study.mean(scene, OURS, key) for key in (MISSES, "accuracy_shortfall"))
-    fair = [
-        policy
-        for policy in study.policies
-        if policy.startswith("B")
-        and study.mean(scene, policy, MISSES) <= misses + EQUAL_MISS_POINTS
-        and study.mean(scene, policy, "accuracy_shortfall") <= below + EQUAL_ACCURACY
-    ]
-    return min(fair, key=lambda policy: study.mean(scene, policy, ENERGY), default=None)
-
-
-@dataclass(frozen=True)
-class Gap:
-    """Ours beside another policy: energy in percent with its interval, misses and accuracy in points.
-
-    ``below_points``: by how much ours is further below the accuracy targets.
-    """
-
-    scenario: str
-    against: str
-    energy_percent: float
-    low: float
-    high: float
-    miss_points: float
-    below_points: float
-
-    def __str__(self) -> str:
-        star = _star(self.miss_points, 0.0)
-        span = f"{self.low:+.1f} to {self.high:+.1f}"
-        return (
-            f"{self.energy_percent:+.1f} % ({span}){star} [{self.miss_points:+.2f}, {self.below_points:+.2f}]"
-        )
-
-
-def gap(study: Study, scene: str, other: str) -> Gap | None:
-    """None if one of the two was not run."""
-    change = study.change(scene, other)
-    keys = (MISSES, "accuracy_shortfall")
-    misses, below = (study.mean(scene, OURS, key) - study.mean(scene, other, key) for key in keys)
-    return Gap(scene, other, *change, misses, 100.0 * below) if isfinite(change[0]) else None
-
-
-def gaps(study: Study) -> list[Gap]:
-    """Ours beside O1q and the best baseline in every scene."""
-    others = ((scene, (ORACLE, best_baseline(study, scene))) for scene in study.scenes)
-    found = (gap(study, scene, other) for scene, named in others for other in named if other)
-    return [known for known in found if known]
 
 
 # --- cells of Markdown --------------------------------------------------------------------------------------
@@ -225,7 +164,6 @@ def to_document(study: Study, found: Sequence[Goal], board: Board, seeds: int) -
         "seeds": seeds,
         "results": study.scores.get("main", []),
         "goals": [asdict(goal) | {"status": goal.status} for goal in found],
-        "gaps": [asdict(gap) for gap in gaps(study)],
         "drawn": study.scores.get(DRAWN, []),
         "fair": [asdict(summary) for summary in summaries(fair_scenes(study))],
         "noise_free": study.scores.get(NOISE_FREE, []),
@@ -271,7 +209,6 @@ def write_report(
         paper=_paper(study),
         static=_static(scenes),
         settling=_settling(study),
-        gaps=_gaps(study),
         sweep=sweep_table(study),
         decisions=_decisions(study),
         scenes=[_scene(study, scene) for scene in scenes if scene.name in study.scenes],
@@ -293,13 +230,11 @@ def _draw(study: Study, board: Board, folder: Path) -> set[str]:
         if runs:
             plot_timelines(runs, line, folder / _timeline(scene))
             drawn.add(_timeline(scene))
-    for name, title, values in (
-        ("decomposition.png", "Energy against B4, knob by knob", decomposition(study)),
-        ("sensitivity.png", "Energy against B4 when guesses of the power model change", sensitivity(study)),
-    ):
-        if any(values.values()):
-            plot_bars(values, title, "change of the energy of the module (%)", line, folder / name)
-            drawn.add(name)
+    parts = decomposition(study)
+    if any(parts.values()):
+        title = "Energy against B4, knob by knob"
+        plot_bars(parts, title, "change of the energy of the module (%)", line, folder / "decomposition.png")
+        drawn.add("decomposition.png")
     return drawn
 
 
@@ -394,18 +329,6 @@ def _settled(values: Sequence[float]) -> str:
     middle = (len(values) - 1) // 2
     text = f"{known[middle]:.0f}" if middle < len(known) else "never"
     return f"{text} ({never})" if never else text
-
-
-def _gaps(study: Study) -> list[Row]:
-    """Ours beside O1q and the best baseline."""
-    found = {(gap.scenario, gap.against): gap for gap in gaps(study)}
-    rows: list[Row] = []
-    for scene in study.scenes if found else ():
-        oracle = str(found.get((scene, ORACLE), "–"))
-        best = best_baseline(study, scene)
-        last = f"{found[scene, best]} ({best})" if best and (scene, best) in found else "none as good"
-        rows.append((scene, oracle, last))
-    return rows
 
 
 def _decisions(study: Study) -> list[Row]:
