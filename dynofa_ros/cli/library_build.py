@@ -42,6 +42,9 @@ def add_parser(commands: Commands) -> None:
         "--images", type=Path, metavar="DIR", help="labelled images, one folder per class: measure accuracy"
     )
     parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="images with boxes, for a detector: measure mAP50:95"
+    )
+    parser.add_argument(
         "--count", type=whole(3, 10**7), default=2000, help="images to use, a quarter for BN (default 2000)"
     )
     parser.add_argument(
@@ -82,8 +85,9 @@ def add_parser(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.images is not None and options.weights is None:
-        raise UsageError("--images needs --weights: accuracy is measured with them")
+    if options.weights is None and (options.images or options.data):
+        given = "--images" if options.images else "--data"
+        raise UsageError(f"{given} needs --weights: accuracy is measured with them")
     start = time.perf_counter()
     with one_line_errors(), stages() as step:
         from dynofa_ros.library.files import require_writable, save_with_statistics
@@ -112,7 +116,7 @@ def _request(options: argparse.Namespace) -> Request:
     from dynofa_ros.library.build import Request
     from dynofa_ros.library.profiling import Runs
 
-    evaluations = EVALUATIONS if options.images is None else EVALUATIONS_ON_IMAGES
+    evaluations = EVALUATIONS if options.images is None and options.data is None else EVALUATIONS_ON_IMAGES
     return Request(
         space=options.space,
         board=options.board,
@@ -120,6 +124,7 @@ def _request(options: argparse.Namespace) -> Request:
         evaluations=options.evaluations or evaluations,
         weights=options.weights,
         images=options.images,
+        data=options.data,
         count=options.count,
         latency_table=options.latency_table,
         runs=Runs(

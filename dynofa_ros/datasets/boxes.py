@@ -40,6 +40,11 @@ class BoxData:
     images: tuple[Marked, ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def aspect(self) -> float:
+        """The usual height by width of its images."""
+        return float(np.median([image.size[0] / image.size[1] for image in self.images]))
+
 
 @dataclass(frozen=True)
 class _Box:

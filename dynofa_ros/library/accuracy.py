@@ -223,12 +223,15 @@ class MeasuredAccuracy:
     def __init__(
         self,
         supernet: Supernet,
-        calibration: LabelledImages,
-        scored: LabelledImages,
+        calibration: Any,
+        scored: Any,
         engine: str = "onnxruntime",
         on_subnet: Callable[[], object] = lambda: None,
     ) -> None:
-        """Raises EngineError for an engine that is not there."""
+        """calibration, scored: LabelledImages, or what a subclass takes.
+
+        Raises EngineError for an engine that is not there.
+        """
         import torch
 
         self._supernet = supernet
@@ -248,21 +251,28 @@ class MeasuredAccuracy:
         return values
 
     def score(self, config: Any) -> float:
-        """Share of the scored images whose class the sub-network names first."""
+        """Accuracy (0..1) of a sub-network on the scored images."""
         import torch
 
         from dynofa_ros.library.calibration import WeightedMean
         from dynofa_ros.supernet.masked import calibrate
 
-        plan, side = self._supernet.plan(config), self._supernet.space.input_size(config)
+        plan = self._supernet.plan(config)
         if self._supernet.space.batch_normalised:
             mean = WeightedMean()
-            for images in self._calibration.batches(side):
+            for images in self._inputs(config):
                 tensor = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
                 mean.add(calibrate(plan, self._weights, [tensor]), len(images))
             self.statistics[config] = mean.value()
         subnet = self._supernet.materialise(config, self.statistics.get(config))
-        return accuracy(self._engine.prepare(subnet, self._threads, "cpu"), self._scored, side)
+        return self._rate(self._engine.prepare(subnet, self._threads, "cpu"), config)
+
+    def _inputs(self, config: Any) -> Iterator[np.ndarray]:
+        """Images for the BN statistics of a sub-network."""
+        return self._calibration.batches(self._supernet.space.input_size(config))
+
+    def _rate(self, run: Runner, config: Any) -> float:
+        return accuracy(run, self._scored, self._supernet.space.input_size(config))
 
 
 def accuracy(run: Runner, images: LabelledImages, side: int) -> float:

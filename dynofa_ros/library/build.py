@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from dynofa_ros.datasets.boxes import read_boxes
 from dynofa_ros.library.accuracy import (
     MeasuredAccuracy,
     Statistics,
@@ -23,6 +24,7 @@ from dynofa_ros.library.latency_table import LatencyTable, load_latency_table, s
 from dynofa_ros.library.library import Entry, Latency, Library, LibraryError, Processor, pareto_front
 from dynofa_ros.library.profiling import Job, Runs, measure_subnets
 from dynofa_ros.library.search import Candidate, search, thin
+from dynofa_ros.supernet.families.detector import DetectorSpace
 from dynofa_ros.supernet.registry import load_space
 from dynofa_ros.supernet.space import SearchSpace
 from dynofa_ros.supernet.supernet import Supernet, load_supernet
@@ -43,6 +45,11 @@ IMAGE_ACCURACY = (
     "the scored images also chose the sub-networks. Images are prepared by the official recipe, which crops "
     "more than a perception node does{advice}"
 )
+BOX_ACCURACY = (
+    "accuracy: mAP50:95 by pycocotools on {scored} images of {folder}, prepared as the perception node "
+    "prepares a frame, with BN statistics from {calibration} others; the scored images also chose the "
+    "sub-networks, and images that the weights were trained on would rate too high"
+)
 BN_ACCURACY = " with BN statistics from {} others"
 BN_ADVICE = ": `dynofa library calibrate` makes statistics for the node"
 TABLE_LATENCY = (
@@ -62,10 +69,10 @@ SHARES = "alpha and beta: the share of beta (0.9) is a guess; one clock frequenc
 class Request:
     """What to build.
 
-    weights: a checkpoint; None = random ones, and a library that is bound to none. images: an ImageFolder, of
-    which ``count`` images are used; None = the accuracy predictor. latency_table: None = measured here, as
-    ``runs`` says. board, processor: None = those of the table, else this machine. max_latency_ms holds for
-    the table or the fitted model.
+    data: images with boxes, for a detector. weights: a checkpoint; None = random ones, and a library that is
+    bound to none. images: an ImageFolder, of which ``count`` images are used; None = the accuracy predictor.
+    latency_table: None = measured here, as ``runs`` says. board, processor: None = those of the table, else
+    this machine. max_latency_ms holds for the table or the fitted model.
     """
 
     space: str
@@ -74,6 +81,7 @@ class Request:
     processor: Processor | None = None
     weights: Path | None = None
     images: Path | None = None
+    data: Path | None = None
     count: int = 2000
     latency_table: Path | None = None
     runs: Runs = field(default_factory=Runs)
@@ -107,30 +115,37 @@ def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Buil
     LibraryError, WeightsError and ImagesError are kinds) or EngineError in one line.
     """
     space = load_space(request.space)
-    if request.images is None:
+    measured = request.images or request.data
+    if (request.data is None) == (space.task == "detection"):
+        wanted = "--data DIR, images with boxes" if space.task == "detection" else "--images DIR"
+        raise LibraryError(f"accuracy of {space.name} must come from {wanted}")
+    if measured is None:
         load_predictor(space.name)  # refuses a space without one before any work
     elif request.weights is None:
-        raise LibraryError("--images needs --weights: accuracy is measured with them")
+        raise LibraryError("accuracy from images needs --weights: it is measured with them")
     table_file = None if request.latency_table is None else load_latency_table(request.latency_table)
     table = None if table_file is None else _table(table_file, request.latency_table, space)
     board = _agreed("board", request.board, table_file.board if table_file else None, HERE)
     of_table = table_file.processor if table_file else None
     processor = _agreed("processor", request.processor, of_table, request.runs.processor)
     supernet = load_supernet(space.name, request.weights)
-    accuracy = _predicted(space) if request.images is None else _from_images(request, supernet, on_step)
+    if isinstance(space, DetectorSpace):
+        supernet, accuracy = _from_boxes(request, space, supernet, on_step)
+    else:
+        accuracy = _predicted(space) if measured is None else _from_images(request, supernet, on_step)
     usable = [size for size in accuracy.input_sizes if table is None or size in table.input_sizes]
     if not usable:
         raise LibraryError(f"{request.latency_table} has none of the input sizes that can be searched")
     latency = table or _profiled(request, supernet, usable, on_step)
     front = search(
-        space,
+        supernet.space,
         accuracy.objective,
         latency.objective,
         evaluations=request.evaluations,
         seed=request.seed,
         input_sizes=usable,
         max_latency_ms=request.max_latency_ms,
-        on_batch=lambda total: None if request.images else on_step("searching", total),
+        on_batch=lambda total: None if measured else on_step("searching", total),
     )
     front = [c for c in front if c.accuracy >= request.min_accuracy]
     if not front:
@@ -148,6 +163,7 @@ def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Buil
         reference_frequencies_hz={},
         notes=(accuracy.note, latency.note, SHARES, _search_note(request)),
         entries=tuple(entries),
+        accuracy_metric="mAP50:95" if request.data else "top-1",
     )
     known = accuracy.objective.statistics if isinstance(accuracy.objective, MeasuredAccuracy) else {}
     statistics = {e.id: known[library.config(e)] for e in entries if library.config(e) in known}
@@ -219,6 +235,27 @@ def _from_images(request: Request, supernet: Supernet, on_step: OnStep) -> _Sour
     return _Source(objective, supernet.space.input_sizes, note)
 
 
+def _from_boxes(
+    request: Request, space: DetectorSpace, supernet: Supernet, on_step: OnStep
+) -> tuple[Supernet, _Source]:
+    """The supernet with inputs of the aspect of the images, and the accuracy of its sub-networks on them."""
+    from dynofa_ros.library.precision import MeasuredPrecision
+
+    assert request.data is not None
+    data = read_boxes(request.data, on_file=lambda total: on_step("checking images", total))
+    shaped = Supernet(space.with_aspect(data.aspect), supernet.weights)
+    objective = MeasuredPrecision(
+        shaped,
+        data,
+        request.count,
+        request.seed,
+        on_subnet=lambda: on_step("measuring accuracy", request.evaluations),
+    )
+    calibration, scored = objective.numbers
+    note = BOX_ACCURACY.format(scored=scored, folder=request.data.name, calibration=calibration)
+    return shaped, _Source(objective, space.input_sizes, note)
+
+
 def _profiled(request: Request, supernet: Supernet, input_sizes: Sequence[int], on_step: OnStep) -> _Source:
     """A latency model of this machine."""
     runs = replace(
@@ -246,7 +283,7 @@ def _entries(
     request: Request, supernet: Supernet, front: Sequence[Candidate], on_step: OnStep
 ) -> list[Entry]:
     """The points that are wanted, fastest first; without a table they are measured and compared anew."""
-    source = "measured" if request.images else "predicted"
+    source = "measured" if request.images or request.data else "predicted"
     live = request.latency_table is None
     number = round(SPARE * request.points) if live else request.points
     chosen = [front[i] for i in thin([c.latency_ms for c in front], number, [c.accuracy for c in front])]

@@ -109,6 +109,7 @@ class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notes: tuple[str, ...]
     entries: tuple[Entry, ...]
     bn_statistics: StatisticsFile | None = None
+    accuracy_metric: str = "top-1"  # what its accuracies are: a share 0..1 that rises
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -291,6 +292,8 @@ def check_weights(library: Library, weights: Weights, path: Path) -> None:
 def library_text(library: Library) -> str:
     """The YAML of a library, the lists of a configuration on one line each so that a diff can be read."""
     head = msgspec.to_builtins(library)
+    if library.accuracy_metric == Library.__struct_defaults__[-1]:
+        del head["accuracy_metric"]  # as older files
     entries = [
         {k: v for k, v in e.items() if v is not None or k not in OPTIONAL} for e in head.pop("entries")
     ]

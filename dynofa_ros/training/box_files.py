@@ -24,7 +24,7 @@ class BoxFiles(Detection):
         out = held_out(len(data.images), share, seed)
         self._trained = [image for image, part in zip(data.images, out, strict=True) if not part]
         self._tested = [image for image, part in zip(data.images, out, strict=True) if part]
-        self.aspect = float(np.median([height / width for height, width in (i.size for i in data.images)]))
+        self.aspect = data.aspect
         self._cache = Cache(space.input_sizes[-1] // 2)
         self._chance = _chances(self._trained, len(data.names))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -240,13 +241,19 @@ class DetectorSpace(MobileNetSpace):
     def __init__(self, name: str, net: MobileNet, input_widths: range, neck_width: int) -> None:
         super().__init__(name, net, input_widths)
         del self.choices["widths"]
-        self.neck_width = neck_width
+        self.neck_width, self.aspect = neck_width, ASPECT
+
+    def with_aspect(self, aspect: float) -> DetectorSpace:
+        """The same space, whose inputs are by default as high by their width as images of an aspect."""
+        space = copy(self)
+        space.aspect = aspect
+        return space
 
     def config(self, height: int | None = None, **entries: Any) -> DetectorConfig:
-        """As of every space; height: by default that of a 16:9 camera, rounded up."""
+        """As of every space; height: by default that of images of its aspect (16:9), rounded up."""
         config = super().config(**entries)
         if height is None:
-            height = fitting_height(config.width, ASPECT)
+            height = fitting_height(config.width, self.aspect)
         elif height not in HEIGHTS:
             raise ValueError(
                 f"height = {height!r} is not allowed: it must be a multiple of {STEP_PX} "

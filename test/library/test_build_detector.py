@@ -1,0 +1,107 @@
+"""`dynofa library build --data`: mAP50:95 of detectors, inputs of the aspect of the images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pycocotools")
+from dynofa_ros.application.networks import Networks, SubnetKey  # noqa: E402
+from dynofa_ros.cli.main import main  # noqa: E402
+from dynofa_ros.datasets.boxes import BoxData, read_boxes  # noqa: E402
+from dynofa_ros.demo.signs import CLASS_NAMES, render_scene  # noqa: E402
+from dynofa_ros.library import build as builder  # noqa: E402
+from dynofa_ros.library.library import ImagesError, load_library  # noqa: E402
+from dynofa_ros.library.precision import MeasuredPrecision  # noqa: E402
+from dynofa_ros.supernet.masked import initial_weights  # noqa: E402
+from dynofa_ros.supernet.preprocess import letterbox_scale  # noqa: E402
+from dynofa_ros.supernet.registry import load_space  # noqa: E402
+from dynofa_ros.supernet.supernet import Supernet  # noqa: E402
+from dynofa_ros.supernet.weights import load_weights, save_weights  # noqa: E402
+
+SPACE = "ofa_mbv3_demo_detector"
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six images of 4:3 in the layout of YOLO."""
+    folder = tmp_path_factory.mktemp("scenes")
+    (folder / "classes.txt").write_text("\n".join(CLASS_NAMES))
+    for index in range(6):
+        scene = render_scene(61, index, 120, 160)
+        cv2.imwrite(str(folder / f"{index}.png"), scene.image[..., ::-1])
+        shares = scene.boxes / [160, 120, 160, 120]
+        middles, sides = (shares[:, :2] + shares[:, 2:]) / 2, shares[:, 2:] - shares[:, :2]
+        rows = zip(scene.labels, middles, sides, strict=True)
+        lines = [f"{label} {m[0]} {m[1]} {s[0]} {s[1]}" for label, m, s in rows]
+        (folder / f"{index}.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def supernet() -> Supernet:
+    space = load_space(SPACE)
+    weights = load_weights(space, initial_weights(space, len(CLASS_NAMES))).with_labels(CLASS_NAMES)
+    return Supernet(space, weights)
+
+
+@pytest.mark.slow
+def test_a_library_of_a_detector(
+    tmp_path: Path, scenes: Path, supernet: Supernet, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(builder, "FITTED_SUBNETS", 6)
+    weights, out = tmp_path / "w.safetensors", tmp_path / "cpu.yaml"
+    save_weights(weights, supernet.weights)
+    command = ["library", "build", "--space", SPACE, "--weights", weights, "--data", scenes, "--out", out]
+    quick = ["--evaluations", "4", "--rounds", "5", "--points", "2", "--pause-ms", "0"]
+    assert main([*map(str, command), *quick]) == 0
+    library = load_library(out)
+    assert library.accuracy_metric == "mAP50:95"
+    assert "mAP50:95 by pycocotools on 4 images" in library.notes[0]
+    entry = library.entries[0]
+    assert entry.config["height"] / entry.config["width"] == pytest.approx(3 / 4, abs=0.1)
+    assert entry.id.endswith(f"_{entry.config['width']}x{entry.config['height']}")
+    networks = Networks.load(str(weights), str(out), "onnxruntime")
+    prepared = networks.prepare(SubnetKey("cpu", entry.id))
+    assert prepared.input_shape == (3, entry.config["height"], entry.config["width"])
+
+
+def test_a_perfect_detector_has_a_precision_of_one(
+    scenes: Path, supernet: Supernet, monkeypatch: pytest.MonkeyPatch
+):
+    """Boxes in pixels of its input become those of the image, its classes those of the weights."""
+    data = read_boxes(scenes)
+    measure = MeasuredPrecision(supernet, data, count=100, seed=0)
+    assert measure.numbers == (2, 4)
+    config = supernet.space.config(width=256, height=192)
+    scored = iter(measure._scored)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        marked = next(scored)
+        rows = np.zeros((1, len(marked.boxes), 4 + len(CLASS_NAMES)), np.float32)
+        rows[0, :, :4] = marked.boxes * letterbox_scale(marked.size, config.height, config.width)
+        for row, label in zip(rows[0], marked.labels, strict=True):
+            row[4 + CLASS_NAMES.index(data.names[label])] = 0.9
+        return rows
+
+    assert measure._rate(run, config) == pytest.approx(1)
+
+
+def test_what_is_refused(
+    tmp_path: Path, scenes: Path, supernet: Supernet, capsys: pytest.CaptureFixture[str]
+):
+    out = ["--out", str(tmp_path / "x.yaml")]
+    assert main(["library", "build", "--space", SPACE, *out]) == 1
+    assert f"accuracy of {SPACE} must come from --data DIR, images with boxes" in capsys.readouterr().err
+    assert main(["library", "build", "--space", SPACE, "--data", str(scenes), *out]) == 2
+    assert "--data needs --weights" in capsys.readouterr().err
+    data = read_boxes(scenes)
+    with pytest.raises(ImagesError, match="1 images are too few"):
+        MeasuredPrecision(supernet, data, count=1, seed=0)
+    with pytest.raises(ImagesError, match="has no class 'cup': it knows 25, such as stop"):
+        MeasuredPrecision(supernet, BoxData("COCO", ("cup",), data.images), count=9, seed=0)
