@@ -1,4 +1,4 @@
-"""The scenarios S1 to S13: scenes on the committed libraries of the simulated board.
+"""The scenarios S1 to S14: scenes on the committed libraries of the simulated board.
 
 They are declared in config/scenarios.yaml. Some have several scenes: the scenario itself, and variants whose
 names begin with its own ("S1 D70").
@@ -9,6 +9,10 @@ Jetson Nano, not of the simulated board. The five BLEU scores, 25.8 to 28.5, and
 lie in the range are those of HAT on a Titan Xp (README of hardware-aware-transformers: 57.1, 91.2, 126, 146.7
 and 208.1 ms), scaled to it. Accuracy is BLEU / 28.5. The share of the clock in the latency is a guess, that
 of the convolutional networks.
+
+The libraries of sentences and of commands (S12 4 Hz, S12 0.3 Hz, S14) are two targets of one backbone: a
+trained prototype of `seq2seq_demo`, measured on two x86 cores with one thread in ONNX Runtime. How much
+slower the simulated CPU is, and the share of its clock, are guesses.
 """
 
 from __future__ import annotations
@@ -40,6 +44,17 @@ HAT_MS = (57.1, 91.2, 126.0, 146.7, 208.1)
 HAT_BLEU = (25.8, 27.6, 27.9, 28.1, 28.5)
 RANGE_MS = (356.0, 1526.0)
 CLOCK_SHARE = 0.4  # guess
+# Sub-network, fixed and per token ms, BLEU / 100 on held-out sentences, exact match on held-out commands.
+BACKBONE = (
+    ("e2d1_192", 0.69, 0.228, 0.324, 0.905),
+    ("e2d2_384", 0.83, 0.334, 0.338, 0.915),
+    ("e3d3_384", 1.19, 0.425, 0.349, 0.923),
+    ("e4d3_768", 1.69, 0.503, 0.365, 0.933),
+    ("e4d4_768", 1.91, 0.608, 0.377, 0.929),
+    ("e4d4_768_beam4", 2.63, 0.806, 0.392, nan),  # not measured on commands
+)
+SLOWER, CPU_CLOCK_SHARE = 10.0, 0.9  # guesses
+USUAL_TOKENS = 10.0  # median of the held-out sentences
 CONTENTION = {"cpu": 1.0, "gpu": 0.45, "npu": 0.45}
 
 NOISES = {"none": parts.NONE, "isolated": parts.ISOLATED, "contended": parts.CONTENDED}
@@ -119,6 +134,29 @@ def translation_library(top_hz: int) -> tuple[SubnetEntry, ...]:
     return tuple(entries)
 
 
+def backbone_library(*, commands: bool = False) -> tuple[SubnetEntry, ...]:
+    """The sub-networks of the backbone on the CPU that are on the front of sentences, or of commands."""
+    entries: list[SubnetEntry] = []
+    for name, fixed_ms, token_ms, bleu, exact in BACKBONE:
+        own_ms, accuracy = fixed_ms + USUAL_TOKENS * token_ms, exact if commands else bleu
+        if accuracy > max((e.accuracy for e in entries), default=0.0):
+            ms = SLOWER * own_ms
+            entries.append(
+                SubnetEntry(
+                    name,
+                    "cpu",
+                    threads=1,
+                    accuracy=accuracy,
+                    latency_ms=ms,
+                    alpha_ms=(1.0 - CPU_CLOCK_SHARE) * ms,
+                    beta_ms=CPU_CLOCK_SHARE * ms,
+                    fixed_share=fixed_ms / own_ms,
+                    reference_size=USUAL_TOKENS,
+                )
+            )
+    return tuple(entries)
+
+
 # --- declarations -------------------------------------------------------------------------------------------
 
 
@@ -132,7 +170,7 @@ class AppRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accuracy_floor: float | None = None
     miss_tolerance: float = MISS_TOLERANCE
     priority: int = 0
-    library: Literal["vision", "translation", "clusters"] = "vision"
+    library: Literal["vision", "translation", "clusters", "sentences", "commands"] = "vision"
     stretched: dict[str, float] = {}
     mapping: str = "gpu"
     movable: bool = True
@@ -140,6 +178,7 @@ class AppRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     from_s: float = 0.0
     until_s: float = inf
     poisson: bool = False
+    queued: bool = False
 
 
 class SceneRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -195,7 +234,8 @@ def _app(record: AppRecord, board: Board) -> App:
     floor = record.accuracy_target if record.accuracy_floor is None else record.accuracy_floor
     asked = _same(record, AppTargets) | {"app": record.name, "accuracy_floor": floor}
     made = {"targets": AppTargets(**asked), "library": _library(record, board), "overhead_ms": OVERHEAD_MS}
-    return App(**_same(record, App) | made)
+    sizes = parts.SENTENCES if record.library in ("sentences", "commands") else None
+    return App(**_same(record, App) | made | {"sizes": sizes})
 
 
 def _same(record: AppRecord | SceneRecord, kind: type[Scene | App | AppTargets]) -> dict[str, Any]:
@@ -206,6 +246,8 @@ def _same(record: AppRecord | SceneRecord, kind: type[Scene | App | AppTargets])
 def _library(record: AppRecord, board: Board) -> tuple[SubnetEntry, ...]:
     if record.library == "translation":
         return translation_library(board.domains["gpu"].frequencies_hz[-1])
+    if record.library in ("sentences", "commands"):
+        return backbone_library(commands=record.library == "commands")
     entries = vision_library() if record.library == "vision" else clustered_library()
     for name, wanted_ms in record.stretched.items():
         entries = scaled(entries, wanted_ms / next(e.latency_ms for e in entries if e.id == name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from math import inf
 from typing import TypeAlias
@@ -113,7 +113,8 @@ def _sequence(message: Message) -> int:
 @lru_cache(maxsize=8)
 def parameter_messages(parameters: Parameters) -> tuple[Parameter, ...]:
     """Parameters as ManagerDecision has them."""
-    return tuple(Parameter(name, value) for name, value in vars(parameters).items())
+    # Not vars: what msgspec makes has its defaults in the class.
+    return tuple(Parameter(f.name, getattr(parameters, f.name)) for f in fields(parameters))
 
 
 def parameters_of(decision: ManagerDecision) -> Parameters:

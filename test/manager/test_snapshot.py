@@ -28,7 +28,7 @@ from dynofa_ros.recording.bag import typestore
 from dynofa_ros.recording.recorded_steps import Recording, read_recording, recording
 
 LOGS = sorted(REFERENCE.glob("*.jsonl"))
-SCENARIOS = {"S4": 8.0, "S9": 8.0, "S13": 8.0}  # and how many times faster they are played
+SCENARIOS = {"S4": 8.0, "S9": 8.0, "S13": 8.0, "S14": 8.0}  # and how many times faster they are played
 STARTS = 4  # of a run, at random
 
 Steps = Sequence[tuple[int, Monitors]]
