@@ -16,7 +16,7 @@ EXTRAS = {  # of pyproject.toml, by the module that they bring
 
 
 class CliError(Exception):
-    """Ends the command with exit code 1; the text is one line for the user."""
+    """Ends the command with exit code 1; each argument is one line for the user."""
 
 
 class UsageError(CliError):

@@ -37,11 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interruptible() as signals:
             return run(options)
     except (CliError, ModuleNotFoundError) as error:
-        text = error if isinstance(error, CliError) else missing_extra(error)
-        if text is None:
+        lines = error.args if isinstance(error, CliError) else (missing_extra(error),)
+        if lines == (None,):
             raise
         command = " ".join(filter(None, (options.command, getattr(options, "subcommand", None))))
-        print(f"dynofa {command}: {one_line(text)}", file=sys.stderr)
+        print(f"dynofa {command}: " + "\n".join(map(one_line, lines)), file=sys.stderr)
         return BAD_USAGE if isinstance(error, UsageError) else FAILED
     except BaseException:
         if signals:  # whatever a library made of the KeyboardInterrupt

@@ -60,6 +60,6 @@ def one_line_errors() -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         raise CliError(f"{where}{error.strerror or error}") from error
     except DataError as error:
-        raise CliError(str(error)) from error
+        raise CliError(*error.shown) from error
     except (ValueError, RuntimeError) as error:  # LibraryError, WeightsError, EngineError, SweepError, ...
         raise CliError(one_line(error)) from error

@@ -11,4 +11,5 @@ class DataError(ValueError):
     def __init__(self, *problems: str) -> None:
         self.problems = problems
         rest = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        super().__init__("\n".join([*problems[:SHOWN], *rest]))
+        self.shown = [*problems[:SHOWN], *rest]
+        super().__init__("\n".join(self.shown))
