@@ -117,6 +117,23 @@ def test_one_version_everywhere() -> None:
     assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "dynofa_ros.__version__"}
 
 
+def test_the_source_archive_has_every_tracked_file() -> None:
+    """But for what only git and CI read; the rest setuptools adds by itself."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    named = {word for line in (ROOT / "MANIFEST.in").read_text().splitlines() for word in line.split()[1:]}
+    tops = {Path(name).parts[0] for name in listed.stdout.splitlines()}
+    by_itself = {"MANIFEST.in", "README.md", "pyproject.toml", "setup.py"}
+    assert {top for top in tops if not top.startswith(".")} - named == by_itself
+
+
+def test_the_maintainer_is_one_and_no_placeholder() -> None:
+    email = MANIFEST.find("maintainer").get("email")
+    assert email == PYPROJECT["project"]["authors"][0]["email"]
+    assert re.fullmatch(r"[\w.+-]+@[\w-]+(\.[\w-]+)+", email) and "example" not in email
+
+
 def test_manifest_is_valid() -> None:
     package = pytest.importorskip("catkin_pkg.package", reason="needs catkin_pkg")
     warnings: list[str] = []
