@@ -117,6 +117,9 @@ class Hysteresis:
         """
         less = concede(problem, current)
         conceded = forecast(problem, less, release_limit_w, HOLD)
+        waits = not (present.excess_w > 0.0 or self.budget.left)
+        if waits and self.budget.reverses(current, less, unpaid=True):
+            return current
         if conceded.sound and (current.ladder_step or not less.ladder_step):
             return self._change(now_ns, current, less)
         exceeded = conceded.excess_w > 0.0
@@ -166,7 +169,8 @@ class Hysteresis:
 
     def _change(self, now_ns: int, current: Plan | None, plan: Plan) -> Plan:
         if current is not None:
-            self.budget.change(current, plan)
+            forced = self.present is not None and self.present.excess_w > 0.0
+            self.budget.change(current, plan, forced=forced)
         if not plan.same_knobs(current):
             self.changed_ns = now_ns
             self.better_since_ns = None

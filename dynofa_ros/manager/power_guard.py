@@ -13,7 +13,8 @@ BIAS_PER_S = 0.1
 BIAS_LIMIT = 0.2  # of the predicted power
 OVER_CAP_S = 0.2  # longer above the cap than this is answered at once
 SETTLE_S = 0.3  # power needs this long to follow a new clock
-TRIM_DECAY_S = 3.0
+TRIM_DECAY_S, TRIM_DECAY_MAX_S = 3.0, 600.0  # doubled each time that what was given up had to go again
+TRIM_HELD = 8.0  # decay times without a breach: it has held
 POWER_SMOOTHING_S = 1.0
 MOST_W = 10_000.0
 
@@ -40,13 +41,20 @@ class Ripple:
 
 @dataclass
 class PowerGuard:
-    """Bias of the power model, and a trim for what stays above the cap in spite of it."""
+    """Bias of the power model, and a trim for what stays above the cap in spite of it.
+
+    The trim decays; where the model is far off, that leads back to the plan that was above the cap, so it
+    decays more and more slowly: discrete clocks must not make a limit cycle of it.
+    """
 
     bias_w: float = 0.0
     trim_w: float = 0.0
     measured_w: float = nan
     ripple: Ripple = field(default_factory=lambda: Ripple())
     _over_s: float = 0.0
+    _decay_s: float = TRIM_DECAY_S
+    _held_s: float = inf  # since the trim was last raised
+    _cap_w: float = inf
 
     def observe(
         self, measured_w: float, predicted_w: float, dt_s: float, cap_w: float, settled: bool
@@ -75,15 +83,21 @@ class PowerGuard:
         return self.measured_w + weight * (value - self.measured_w)
 
     def _trim(self, measured_w: float, dt_s: float, cap_w: float, settled: bool) -> bool:
+        if cap_w != self._cap_w:
+            self._cap_w, self._decay_s, self._held_s = cap_w, TRIM_DECAY_S, inf
         if cap_w == inf:
             self.trim_w, self._over_s = 0.0, 0.0
             return False
+        self._held_s += dt_s
         over = measured_w > cap_w
         self._over_s = self._over_s + dt_s if over and settled else 0.0
         if not over:
-            self.trim_w *= exp(-dt_s / TRIM_DECAY_S)
+            self.trim_w *= exp(-dt_s / self._decay_s)
         if self._over_s < OVER_CAP_S:
             return False
         self._over_s = 0.0
+        again = self._held_s < TRIM_HELD * self._decay_s
+        self._decay_s = min(2.0 * self._decay_s, TRIM_DECAY_MAX_S) if again else TRIM_DECAY_S
+        self._held_s = 0.0
         self.trim_w = min(self.trim_w + (measured_w - cap_w), cap_w)
         return True

@@ -8,6 +8,8 @@ returns to its last value within `WINDOW_S`. Two rules bound how often:
   smaller and clocks higher: all it can reverse is a sub-network that has grown and a clock that has fallen.
   These are paid in advance, one token each, and cost nothing if they have held for the window.
 
+- What a power limit has forced is not paid. Taking it back costs a token there and then, and waits for one.
+
 So reversals are at most the tokens that were granted: `CAPACITY` at once, `PER_S` in the long run, and what
 the last plan costs beyond that. A broken power limit and a user's wish wait for no token; they leave a debt.
 """
@@ -51,13 +53,15 @@ class ReversalBudget:
                 self.tokens += paid
         self.tokens = min(CAPACITY, self.tokens)
 
-    def reverses(self, current: Plan, plan: Plan) -> bool:
-        """Whether a plan takes back a change that was made just now."""
-        return any(self._reversed(knob, after) for knob, _, after, _ in _changes(current, plan))
+    def reverses(self, current: Plan, plan: Plan, *, unpaid: bool = False) -> bool:
+        """Whether a plan takes back a change that was made just now; ``unpaid``: one that was not paid."""
+        knobs = [knob for knob, _, after, _ in _changes(current, plan) if self._reversed(knob, after)]
+        return any(not (unpaid and self._changes[knob][2]) for knob in knobs)
 
-    def change(self, current: Plan, plan: Plan) -> None:
-        """Takes a new plan."""
+    def change(self, current: Plan, plan: Plan, *, forced: bool) -> None:
+        """Takes a new plan; ``forced``: by a power limit, which nothing may take back for a while."""
         for knob, before, after, risky in _changes(current, plan):
+            risky = risky and not forced
             paid = knob in self._changes and self._changes[knob][2]
             # Paid and not reversed: the token comes back. Reversed and not paid: it is due now.
             self.tokens += float(paid) - float(self._reversed(knob, after)) - float(risky)

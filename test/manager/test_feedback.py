@@ -107,6 +107,21 @@ def test_a_cap_is_held_without_a_limit_cycle(cap_w: float) -> None:
     assert miss_share(plant.frames, start, plant.now_ns) < 0.03
 
 
+@pytest.mark.parametrize("cap_w", [5.0, 6.0, 7.0])
+def test_two_clocks_with_the_cap_between_them_are_no_limit_cycle_under_a_wrong_model(cap_w: float) -> None:
+    """The model knows half of the dynamic power: what it says fits is measured above the cap."""
+    domains = [replace(d, dynamic_w_per_ghz_v2=0.5 * d.dynamic_w_per_ghz_v2) for d in MODEL.domains]
+    model = replace(MODEL, domains=tuple(domains))
+    plant = make_plant(UnknownBoard(levels=2), Parameters(power_cap_w=cap_w), seed=1, model=model)
+    plant.run(20.0)
+    start = plant.now_ns
+    plant.run(40.0)
+    settled = [d for d in plant.decisions if d.step_time > start]
+    assert sum(a.bands != b.bands for a, b in zip(settled, settled[1:], strict=False)) <= 6
+    assert settled[-1].binding_constraint == "power_cap"
+    assert share_above(plant, cap_w, start) <= 0.03
+
+
 def test_a_budget_that_no_larger_plan_fits_grows_until_one_does() -> None:
     """The lowest plan takes 3.4 W at 0.02 of relative power, the next needs 0.5; the cap rises to 9 W."""
     feedback = PowerFeedback()

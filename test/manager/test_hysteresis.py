@@ -165,12 +165,12 @@ def test_a_change_that_holds_costs_nothing_and_one_that_does_not_a_token() -> No
     problem = problem_of(app("a", gpu, 1.0), on=gpu)
     small, large = plan_of(problem, 2), plan_of(problem, 0)
     budget = ReversalBudget()
-    budget.change(small, large)
+    budget.change(small, large, forced=False)
     assert budget.tokens == CAPACITY - 1.0 and budget.reverses(large, small)
     budget.elapse(round(1e9 * (WINDOW_S + 0.1)))
     assert budget.tokens == CAPACITY and not budget.reverses(large, small)
-    budget.change(small, large)
-    budget.change(large, small)
+    budget.change(small, large, forced=False)
+    budget.change(large, small, forced=False)
     budget.elapse(round(2e9 * (WINDOW_S + 0.1)))
     assert budget.tokens == pytest.approx(CAPACITY - 1.0 + PER_S * (WINDOW_S + 0.1))
 
@@ -180,9 +180,9 @@ def test_a_smaller_network_that_is_not_the_last_one_is_no_reversal() -> None:
     problem = problem_of(app("a", gpu, 1.0), on=gpu)
     middle, large, small = plan_of(problem, 1), plan_of(problem, 0), plan_of(problem, 2)
     budget = ReversalBudget()
-    budget.change(middle, large)
+    budget.change(middle, large, forced=False)
     assert not budget.reverses(large, small)
-    budget.change(large, small)
+    budget.change(large, small, forced=False)
     assert budget.tokens == CAPACITY
 
 
