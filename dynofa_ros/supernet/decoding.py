@@ -1,8 +1,9 @@
 """Text from a translating network, token by token: greedy where its beam is one, else beam search.
 
-The rules are those of fairseq's SequenceGenerator: of the 2 * beam likeliest continuations the best ``beam``
-that go on are kept; an end counts among the first ``beam`` of them; a sentence is done when ``beam``
-hypotheses have ended, or no other can become better than the best of these. NumPy only.
+As in fairseq's SequenceGenerator, of the 2 * beam likeliest continuations the best ``beam`` that go on are
+kept, and an end counts among the first ``beam`` of them. Another rule ends a sentence: not that ``beam``
+hypotheses have ended, because unlikely ones end early, but that the best of these is better than any that goes
+on. NumPy only.
 """
 
 from __future__ import annotations
@@ -68,12 +69,14 @@ def generate(
     max_length: int | None = None,
     min_length: int = 2,
     length_penalty: float = 1.0,
+    early: bool = True,
 ) -> Iterator[Hypothesis]:
     """The best output so far after every step; the last one is finished.
 
     network: with graphs ``encode`` and ``step``. source: token ids, the end included. first: the token that
     names the target. max_length, min_length: tokens made, the end included; max_length None: twice the source
-    and 10, at most LONGEST_OUTPUT. Raises ValueError for a source without tokens.
+    and 10, at most LONGEST_OUTPUT. early: a hypothesis that goes on is judged as it is, not as it could become
+    if all its other tokens were certain; half the time, and hardly another output. Raises ValueError for a source without tokens.
     """
     if not len(source):
         raise ValueError("there is nothing to translate: the source has no token")
@@ -90,13 +93,12 @@ def generate(
         for rank, hypothesis in enumerate(continuations[: 2 * beam]):
             if hypothesis.tokens[-1] != END:
                 running.append(hypothesis)
-            elif rank < beam and len(ended) < beam:
+            elif rank < beam:
                 ended.append(Hypothesis(hypothesis.tokens[:-1], hypothesis.total / scale, True))
         running = running[:beam]
         best = max(ended, key=lambda hypothesis: hypothesis.score, default=None)
-        # no continuation is likelier than what it continues, and none is divided by more than the last
-        hopes = [hypothesis.total / max_length**length_penalty for hypothesis in running]
-        if best is not None and (len(ended) == beam or best.score >= max(hopes, default=-np.inf)):
+        reach = scale if early else max_length**length_penalty
+        if best is not None and best.score >= max((h.total / reach for h in running), default=-np.inf):
             yield best
             return
         yield Hypothesis(running[0].tokens, running[0].total / scale, False)

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -212,7 +213,7 @@ def table_network(seed: int, words: int, beam: int) -> tuple[Runner, Callable[[t
     return Runner({"encode": encode, "step": step}), probabilities
 
 
-def last(network: Runner, **limits: float) -> Hypothesis:
+def last(network: Runner, **limits: Any) -> Hypothesis:
     *unfinished, found = generate(network, SOURCE, FIRST, **limits)
     assert found.finished and not any(hypothesis.finished for hypothesis in unfinished)
     return found
@@ -223,7 +224,7 @@ def last(network: Runner, **limits: float) -> Hypothesis:
 def test_a_wide_beam_finds_the_best_of_all_outputs(seed: int, penalty: float) -> None:
     words, longest = 6, 4
     network, table = table_network(seed, words, beam=40)  # there are 3 + 9 + 27 outputs
-    found = last(network, max_length=longest, length_penalty=penalty)
+    found = last(network, max_length=longest, length_penalty=penalty, early=False)
 
     def score(tokens: tuple[int, ...]) -> float:
         total = sum(table(tokens[:place])[token] for place, token in enumerate(tokens))
@@ -234,6 +235,25 @@ def test_a_wide_beam_finds_the_best_of_all_outputs(seed: int, penalty: float) ->
     best = max(outputs, key=score)
     assert found.score == pytest.approx(score((*found.tokens, END)))
     assert (*found.tokens, END) == best
+
+
+def test_unlikely_outputs_that_end_first_do_not_end_the_search() -> None:
+    """One sentence is almost certain; beside it every step offers an end that is not."""
+    sentence = (7, 8, 9, 10, 11, END)
+
+    def step(inputs: Arrays) -> Arrays:
+        past = np.concatenate([inputs["past_key.0"], inputs["token"].reshape(-1, 1, 1, 1)], 3)
+        place = past.shape[3] - 1
+        rows = np.full((len(past), 20), np.log(1e-4))
+        rows[:, END] = np.log(0.04)
+        on_way = (past[:, 0, 0, 1:] == sentence[:place]).all(1)
+        rows[on_way, sentence[place]] = np.log(0.95)
+        tokens = np.argsort(-rows, axis=1)[:, :4]
+        scores = np.take_along_axis(rows, tokens, 1)
+        return {"scores": scores, "tokens": tokens, "end": rows[:, [END]], "own_key.0": past}
+
+    network, _ = table_network(0, 20, 2)
+    assert last(Runner({**network.graphs, "step": step})).tokens == sentence[:-1]
 
 
 @pytest.mark.parametrize("seed", range(10))
