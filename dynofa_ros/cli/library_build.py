@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from dynofa_ros.library.build import Request
     from dynofa_ros.library.library import Library
 
-EVALUATIONS, EVALUATIONS_ON_IMAGES = 300_000, 200
+EVALUATIONS, EVALUATIONS_MEASURED = 300_000, 200
+IMAGES, PAIRS = 2000, 300
 
 
 def add_parser(commands: Commands) -> None:
@@ -45,7 +46,16 @@ def add_parser(commands: Commands) -> None:
         "--data", type=Path, metavar="DIR", help="images with boxes, for a detector: measure mAP50:95"
     )
     parser.add_argument(
-        "--count", type=whole(3, 10**7), default=2000, help="images to use, a quarter for BN (default 2000)"
+        "--pairs", type=Path, metavar="FILE", help="sentences, a tab, what should come out, for a translator"
+    )
+    parser.add_argument("--target", default="", help="with --pairs: which output of the weights, e.g. de")
+    parser.add_argument(
+        "--metric", choices=("bleu", "exact"), default="bleu", help="of --pairs: BLEU / 100 or exact match"
+    )
+    parser.add_argument(
+        "--count",
+        type=whole(3, 10**7),
+        help=f"images ({IMAGES}, a quarter for BN) or pairs ({PAIRS}) to use",
     )
     parser.add_argument(
         "--latency-table",
@@ -72,7 +82,7 @@ def add_parser(commands: Commands) -> None:
         "--evaluations",
         type=whole(1, 10**8),
         metavar="N",
-        help=f"default {EVALUATIONS}, with images {EVALUATIONS_ON_IMAGES}",
+        help=f"default {EVALUATIONS}, with images or pairs {EVALUATIONS_MEASURED}",
     )
     parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="default 0")
     parser.add_argument("--min-accuracy", type=number(0, 1), default=0.0, help="0 to 1 (default 0)")
@@ -85,9 +95,13 @@ def add_parser(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.weights is None and (options.images or options.data):
-        given = "--images" if options.images else "--data"
-        raise UsageError(f"{given} needs --weights: accuracy is measured with them")
+    given = [name for name in ("images", "data", "pairs") if getattr(options, name) is not None]
+    if options.weights is None and given:
+        raise UsageError(f"--{given[0]} needs --weights: accuracy is measured with them")
+    if len(given) > 1:
+        raise UsageError(f"--{given[0]} and --{given[1]} do not go together")
+    if options.pairs is not None and not options.target:
+        raise UsageError("--pairs needs --target, the output that is measured")
     start = time.perf_counter()
     with one_line_errors(), stages() as step:
         from dynofa_ros.library.files import require_writable, save_with_statistics
@@ -116,7 +130,8 @@ def _request(options: argparse.Namespace) -> Request:
     from dynofa_ros.library.build import Request
     from dynofa_ros.library.profiling import Runs
 
-    evaluations = EVALUATIONS if options.images is None and options.data is None else EVALUATIONS_ON_IMAGES
+    measured = options.images or options.data or options.pairs
+    evaluations = EVALUATIONS_MEASURED if measured else EVALUATIONS
     return Request(
         space=options.space,
         board=options.board,
@@ -125,7 +140,10 @@ def _request(options: argparse.Namespace) -> Request:
         weights=options.weights,
         images=options.images,
         data=options.data,
-        count=options.count,
+        pairs=options.pairs,
+        target=options.target,
+        metric=options.metric,
+        count=options.count or (IMAGES if options.pairs is None else PAIRS),
         latency_table=options.latency_table,
         runs=Runs(
             engine=options.engine,

@@ -22,8 +22,9 @@ from dynofa_ros.library.genomes import Genomes, Objective
 from dynofa_ros.library.latency_model import fit_model, spread_subnets
 from dynofa_ros.library.latency_table import LatencyTable, load_latency_table, summed_latency
 from dynofa_ros.library.library import Entry, Latency, Library, LibraryError, Processor, pareto_front
-from dynofa_ros.library.profiling import Job, Runs, measure_subnets
+from dynofa_ros.library.profiling import Job, Runs, fixed_shares, measure_subnets
 from dynofa_ros.library.search import Candidate, search, thin
+from dynofa_ros.library.sentences import MeasuredSentences, read_pairs
 from dynofa_ros.supernet.families.detector import DetectorSpace
 from dynofa_ros.supernet.registry import load_space
 from dynofa_ros.supernet.space import SearchSpace
@@ -50,6 +51,16 @@ BOX_ACCURACY = (
     "prepares a frame, with BN statistics from {calibration} others; the scored images also chose the "
     "sub-networks, and images that the weights were trained on would rate too high"
 )
+SENTENCE_ACCURACY = (
+    "accuracy: measured, {metric} on {count} sentences of {file}, target {target}; the scored sentences also "
+    "chose the sub-networks. Latency is that of a sentence of {size} tokens"
+)
+METRIC_NAMES = {"bleu": "BLEU / 100", "exact": "exact match"}
+MEASURED_ON = {  # by task: the option, and what it must be
+    "classification": ("images", "--images DIR"),
+    "detection": ("data", "--data DIR, images with boxes"),
+    "translation": ("pairs", "--pairs FILE, sentences with what should come out"),
+}
 BN_ACCURACY = " with BN statistics from {} others"
 BN_ADVICE = ": `dynofa library calibrate` makes statistics for the node"
 TABLE_LATENCY = (
@@ -69,10 +80,12 @@ SHARES = "alpha and beta: the share of beta (0.9) is a guess; one clock frequenc
 class Request:
     """What to build.
 
-    data: images with boxes, for a detector. weights: a checkpoint; None = random ones, and a library that is
-    bound to none. images: an ImageFolder, of which ``count`` images are used; None = the accuracy predictor.
-    latency_table: None = measured here, as ``runs`` says. board, processor: None = those of the table, else
-    this machine. max_latency_ms holds for the table or the fitted model.
+    images, data, pairs: what accuracy is measured on, by the task of the space; none = the accuracy predictor.
+    images: an ImageFolder; data: images with boxes; pairs: sentences with their references, translated to
+    ``target`` and scored by ``metric``. ``count`` of them are used. weights: a checkpoint; None = random ones,
+    and a library that is bound to none. latency_table: None = measured here, as ``runs`` says. board,
+    processor: None = those of the table, else this machine. max_latency_ms holds for the table or the fitted
+    model.
     """
 
     space: str
@@ -82,6 +95,9 @@ class Request:
     weights: Path | None = None
     images: Path | None = None
     data: Path | None = None
+    pairs: Path | None = None
+    target: str = ""
+    metric: str = "bleu"
     count: int = 2000
     latency_table: Path | None = None
     runs: Runs = field(default_factory=Runs)
@@ -106,6 +122,7 @@ class _Source:
     objective: Objective
     input_sizes: Sequence[int]
     note: str
+    metric: str = "top-1"
 
 
 def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Built:
@@ -115,14 +132,15 @@ def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Buil
     LibraryError, WeightsError and ImagesError are kinds) or EngineError in one line.
     """
     space = load_space(request.space)
-    measured = request.images or request.data
-    if (request.data is None) == (space.task == "detection"):
-        wanted = "--data DIR, images with boxes" if space.task == "detection" else "--images DIR"
+    option, wanted = MEASURED_ON[space.task]
+    given = {name: getattr(request, name) for name, _ in MEASURED_ON.values()}
+    measured = given.pop(option)
+    if any(given.values()) or (measured is None and space.task != "classification"):
         raise LibraryError(f"accuracy of {space.name} must come from {wanted}")
     if measured is None:
         load_predictor(space.name)  # refuses a space without one before any work
     elif request.weights is None:
-        raise LibraryError("accuracy from images needs --weights: it is measured with them")
+        raise LibraryError(f"--{option} needs --weights: accuracy is measured with them")
     table_file = None if request.latency_table is None else load_latency_table(request.latency_table)
     table = None if table_file is None else _table(table_file, request.latency_table, space)
     board = _agreed("board", request.board, table_file.board if table_file else None, HERE)
@@ -131,6 +149,8 @@ def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Buil
     supernet = load_supernet(space.name, request.weights)
     if isinstance(space, DetectorSpace):
         supernet, accuracy = _from_boxes(request, space, supernet, on_step)
+    elif request.pairs is not None:
+        accuracy = _from_pairs(request, supernet, on_step)
     else:
         accuracy = _predicted(space) if measured is None else _from_images(request, supernet, on_step)
     usable = [size for size in accuracy.input_sizes if table is None or size in table.input_sizes]
@@ -163,7 +183,7 @@ def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Buil
         reference_frequencies_hz={},
         notes=(accuracy.note, latency.note, SHARES, _search_note(request)),
         entries=tuple(entries),
-        accuracy_metric="mAP50:95" if request.data else "top-1",
+        accuracy_metric=accuracy.metric,
     )
     known = accuracy.objective.statistics if isinstance(accuracy.objective, MeasuredAccuracy) else {}
     statistics = {e.id: known[library.config(e)] for e in entries if library.config(e) in known}
@@ -183,12 +203,15 @@ def make_entry(
     accuracy_source: str,
     times_ms: np.ndarray | None = None,
     name: str = "",
+    fixed_share: float | None = None,
 ) -> Entry:
     """An entry of a library; latency is the median of ``times_ms``, or predicted where there are none."""
     median = p95 = round(candidate.latency_ms, 4)
     if times_ms is not None:
         median, p95 = (round(float(v), 4) for v in np.percentile(times_ms, (50, 95)))
-    plan = supernet.plan(candidate.config)
+    plan, sizes = supernet.plan(candidate.config), supernet.space.sizes
+    sized = {} if fixed_share is None or sizes is None else {"reference_size": float(sizes[1])}
+    sized |= {} if fixed_share is None else {"fixed_share": fixed_share}
     return msgspec.convert(
         {
             "id": name,
@@ -201,6 +224,7 @@ def make_entry(
             "beta_ms": round(median * BETA_SHARE, 5),
             "macs": plan.macs,
             "params": plan.params,
+            **sized,
         },
         Entry,
     )
@@ -216,6 +240,26 @@ def _table(table: LatencyTable, path: Path | None, space: SearchSpace) -> _Sourc
 def _predicted(space: SearchSpace) -> _Source:
     predictor = load_predictor(space.name)
     return _Source(predictor.objective(), predictor.inputs.input_sizes, PREDICTED_ACCURACY)
+
+
+def _from_pairs(request: Request, supernet: Supernet, on_step: OnStep) -> _Source:
+    assert request.pairs is not None and supernet.space.sizes is not None
+    pairs = read_pairs(request.pairs, request.count, request.seed)
+    objective = MeasuredSentences(
+        supernet,
+        pairs,
+        request.target,
+        request.metric,
+        on_subnet=lambda: on_step("measuring accuracy", request.evaluations),
+    )
+    note = SENTENCE_ACCURACY.format(
+        metric=METRIC_NAMES[request.metric],
+        count=len(pairs),
+        file=request.pairs.name,
+        target=request.target,
+        size=supernet.space.sizes[1],
+    )
+    return _Source(objective, supernet.space.input_sizes, note)
 
 
 def _from_images(request: Request, supernet: Supernet, on_step: OnStep) -> _Source:
@@ -253,7 +297,7 @@ def _from_boxes(
     )
     calibration, scored = objective.numbers
     note = BOX_ACCURACY.format(scored=scored, folder=request.data.name, calibration=calibration)
-    return shaped, _Source(objective, space.input_sizes, note)
+    return shaped, _Source(objective, space.input_sizes, note, "mAP50:95")
 
 
 def _profiled(request: Request, supernet: Supernet, input_sizes: Sequence[int], on_step: OnStep) -> _Source:
@@ -283,15 +327,19 @@ def _entries(
     request: Request, supernet: Supernet, front: Sequence[Candidate], on_step: OnStep
 ) -> list[Entry]:
     """The points that are wanted, fastest first; without a table they are measured and compared anew."""
-    source = "measured" if request.images or request.data else "predicted"
+    source = "measured" if request.images or request.data or request.pairs else "predicted"
     live = request.latency_table is None
     number = round(SPARE * request.points) if live else request.points
     chosen = [front[i] for i in thin([c.latency_ms for c in front], number, [c.accuracy for c in front])]
     times: Sequence[np.ndarray | None] = [None] * len(chosen)
+    shares: Sequence[float | None] = [None] * len(chosen)
     if live:
         configs = [c.config for c in chosen]
         times = _measured(supernet, configs, request.runs, request.seed, on_step, "measuring the front")
-    entries = pareto_front([make_entry(supernet, c, source, t) for c, t in zip(chosen, times, strict=True)])
+        jobs = {str(i): Job(config, request.runs.threads) for i, config in enumerate(configs)}
+        shares = list(fixed_shares(supernet, jobs, request.runs, request.seed).values())
+    measured = zip(chosen, times, shares, strict=True)
+    entries = pareto_front([make_entry(supernet, c, source, t, fixed_share=s) for c, t, s in measured])
     kept = [entries[i] for i in thin([e.latency_ms.median for e in entries], request.points)]
     return named_entries(supernet.space, kept)
 

@@ -7,7 +7,8 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,7 +16,6 @@ import numpy as np
 import psutil
 
 from dynofa_ros.library.library import Entry, Latency, Library, pareto_front
-from dynofa_ros.supernet.graphs import Runner
 from dynofa_ros.supernet.registry import require_processor
 from dynofa_ros.supernet.supernet import Supernet
 
@@ -50,8 +50,7 @@ class Job:
 
 
 def measure(
-    runners: Mapping[str, Runner],
-    input_shapes: Mapping[str, Sequence[int]],
+    calls: Mapping[str, Callable[[], object]],
     rounds: int,
     warm_up: int = WARM_UP,
     pause_s: float = 0.0,
@@ -59,15 +58,14 @@ def measure(
     on_round: Callable[[], None] = lambda: None,
     shuffle: np.random.Generator | None = None,
 ) -> dict[str, np.ndarray]:
-    """Milliseconds per inference and round, interleaved so that a slow spell of the machine hits all alike.
+    """Milliseconds per call and round, interleaved so that a slow spell of the machine hits all alike.
 
     pause_s: idle time before each inference. Back to back, caches and clocks are warmer than a camera's
     frame ever finds them: small networks then look up to 40 % faster than they are.
     shuffle: another order in every round, so that nobody always follows the same neighbour.
     """
-    images = {key: np.zeros((1, *shape), np.float32) for key, shape in input_shapes.items()}
-    times: dict[str, list[float]] = {k: [] for k in runners}
-    order = list(runners)
+    times: dict[str, list[float]] = {k: [] for k in calls}
+    order = list(calls)
     for number in range(warm_up + rounds):
         if shuffle is not None:
             shuffle.shuffle(order)
@@ -75,7 +73,7 @@ def measure(
             if pause_s > 0:
                 time.sleep(pause_s)
             start = clock()
-            runners[key](images[key])
+            calls[key]()
             if number >= warm_up:
                 times[key].append((clock() - start) / 1e6)
         on_round()
@@ -122,9 +120,11 @@ def measure_subnets(
     memory_limit: int | None = None,
     clock: Callable[[], int] = time.perf_counter_ns,
     on_round: Callable[[int], None] = lambda total: None,
+    size: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Milliseconds per inference and round of each sub-network, interleaved in an order drawn by the seed.
 
+    size: of the request, None = the usual one.
     memory_limit in bytes, None = half of what is free: more sub-networks are measured in groups, scaled to
     each other by the first, which is in all of them.
     on_round gets the number of rounds in all.
@@ -140,22 +140,22 @@ def measure_subnets(
     total = len(groups) * (WARM_UP + runs.rounds)
     measured: list[Mapping[str, np.ndarray]] = []
     for group in groups:
-        runners = {
-            key: supernet.prepare(
-                jobs[key].config,
+        calls = {}
+        for key in group:
+            config = jobs[key].config
+            run = supernet.prepare(
+                config,
                 runs.engine,
                 statistics=jobs[key].statistics,
                 threads=jobs[key].threads,
                 processor=runs.processor,
             )
-            for key in group
-        }
-        shapes = {key: plans[key].input_shape for key in group}
+            calls[key] = partial(supernet.space.exercise, run, config, size)
+        del run
         with running_on(runs.affinity):
             measured.append(
                 measure(
-                    runners,
-                    shapes,
+                    calls,
                     runs.rounds,
                     WARM_UP,
                     runs.pause_s,
@@ -164,7 +164,7 @@ def measure_subnets(
                     shuffle,
                 )
             )
-        del runners  # before the next group takes its memory
+        del calls  # before the next group takes its memory
         gc.collect()
     return joined(measured, next(iter(jobs)))
 
@@ -207,10 +207,39 @@ def profile(
     times = measure_subnets(
         supernet, jobs, runs, seed, memory_limit=memory_limit, clock=clock, on_round=on_round
     )
-    entries = pareto_front([_remeasured(e, times[key]) for key, e in wanted.items()])
+    shares = fixed_shares(supernet, jobs, runs, seed, clock)
+    entries = pareto_front([_remeasured(e, times[key], shares[key]) for key, e in wanted.items()])
     return msgspec.structs.replace(
         library, processor=runs.processor, weights_sha256=supernet.weights.digest, entries=entries
     )
+
+
+def fixed_shares(
+    supernet: Supernet,
+    jobs: Mapping[str, Job],
+    runs: Runs,
+    seed: int,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> dict[str, float | None]:
+    """The share of each sub-network's time that does not grow with the request (`latency.size_factor`); None
+    in a space whose requests have one size.
+
+    From the medians at two sizes, the smaller and the larger of ``space.sizes``.
+    """
+    space = supernet.space
+    if space.sizes is None:
+        return dict.fromkeys(jobs)
+    small, usual, large = space.sizes
+    few = replace(runs, pause_s=0.0)
+    short, long = (
+        measure_subnets(supernet, jobs, few, seed, clock=clock, size=size) for size in (small, large)
+    )
+    shares: dict[str, float | None] = {}
+    for key in jobs:
+        each = (np.median(long[key]) - np.median(short[key])) / (large - small)
+        fixed = np.median(short[key]) - each * small
+        shares[key] = round(float(np.clip(fixed / (fixed + each * usual), 0, 1)), 4)
+    return shares
 
 
 def _key(subnet_id: str, threads: int | None) -> str:
@@ -232,7 +261,7 @@ def joined(groups: Sequence[Mapping[str, np.ndarray]], reference: str) -> dict[s
     return times
 
 
-def _remeasured(entry: Entry, times_ms: np.ndarray) -> Entry:
+def _remeasured(entry: Entry, times_ms: np.ndarray, fixed_share: float | None) -> Entry:
     median, p95 = (float(round(v, 4)) for v in np.percentile(times_ms, (50, 95)))
     share = entry.alpha_ms / (entry.alpha_ms + entry.beta_ms)
     return msgspec.structs.replace(
@@ -242,4 +271,5 @@ def _remeasured(entry: Entry, times_ms: np.ndarray) -> Entry:
         alpha_ms=median * share,
         beta_ms=median * (1 - share),
         energy_j=None,
+        fixed_share=entry.fixed_share if fixed_share is None else fixed_share,
     )

@@ -2,8 +2,8 @@
 
 As in fairseq's SequenceGenerator, of the 2 * beam likeliest continuations the best ``beam`` that go on are
 kept, and an end counts among the first ``beam`` of them. Another rule ends a sentence: not that ``beam``
-hypotheses have ended, because unlikely ones end early, but that the best of these is better than any that goes
-on. NumPy only.
+hypotheses have ended, because unlikely ones end early, but that the best of these is better than any that
+goes on. NumPy only.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def generate(
 
     network: with graphs ``encode`` and ``step``. source: token ids, the end included. first: the token that
     names the target. max_length, min_length: tokens made, the end included; max_length None: twice the source
-    and 10, at most LONGEST_OUTPUT. early: a hypothesis that goes on is judged as it is, not as it could become
-    if all its other tokens were certain; half the time, and hardly another output. Raises ValueError for a source without tokens.
+    and 10, at most LONGEST_OUTPUT. early: a hypothesis that goes on is judged as it is, not as it could be
+    if all its other tokens were certain, which takes longer and hardly ever changes the output. Raises
+    ValueError for a source without tokens.
     """
     if not len(source):
         raise ValueError("there is nothing to translate: the source has no token")

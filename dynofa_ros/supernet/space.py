@@ -54,7 +54,7 @@ class Plan:
 
     The masked torch forward, the materialised engines, the shapes that a checkpoint must have and the
     operation counts are all walks over it. A family whose networks are no chain of layers overrides
-    ``stored``, ``graphs``, ``macs`` and ``params``.
+    ``stored``, ``graphs`` and ``costs``.
     """
 
     layers: tuple[Layer, ...]
@@ -155,6 +155,7 @@ class SearchSpace(ABC):
     )  # have no effect where depth skips the block
     shown: tuple[str, ...] = ("depths",)  # beside the input size, in a table of sub-networks
     independent_blocks = True  # the cost of a block follows from its own entries of ``per_block``
+    sizes: tuple[int, int, int] | None = None  # of a small, a usual and a large request, where these differ
     predictor: PredictorInput | None = None
     latency_table: TableLayout | None = None
     official_network: tuple[str, dict[str, Any]] | None = None  # its class in the package ofa, and arguments
@@ -255,8 +256,9 @@ class SearchSpace(ABC):
 
         return preprocess(bgr, self.input_size(config))
 
-    def exercise(self, run: Runner, config: Any) -> None:
-        """Run a prepared sub-network once, on an input of the usual size: to warm it up, to time it."""
+    def exercise(self, run: Runner, config: Any, size: int | None = None) -> None:
+        """Run a prepared sub-network once, to warm it up or to time it. size: of the request, where ``sizes``
+        says that requests have one; None = the usual one."""
         run(np.zeros((1, *self.plan(config).input_shape), np.float32))
 
     # --- genes: every entry as its position among the allowed values, entry by entry ------------------------

@@ -8,7 +8,7 @@ in which time is traded for quality. tools/train_seq2seq_demo.py trained the wei
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,11 @@ import numpy as np
 
 from dynofa_ros.supernet.builder import Array
 from dynofa_ros.supernet.graphs import Graph
-from dynofa_ros.supernet.layers import Layer, Shape
+from dynofa_ros.supernet.layers import Cost, Layer, Shape
 from dynofa_ros.supernet.registry import Family, register_family
 from dynofa_ros.supernet.space import CLASSES, Config, Plan, SearchSpace, Statistics
-from dynofa_ros.supernet.transformer_graphs import Size, graphs, sinusoids
+from dynofa_ros.supernet.transformer_graphs import END, Size, graphs, sinusoids
+from dynofa_ros.supernet.transformer_layers import Linear
 
 if TYPE_CHECKING:
     from dynofa_ros.supernet.graphs import Runner
@@ -96,20 +97,20 @@ class Seq2SeqPlan(Plan):
         cut = {n: np.ascontiguousarray(a, np.float32) for n, a in self.cut(weights).items()}
         return graphs(self.size, cut, self.beam)
 
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of a usual sentence without attention scores."""
-        shapes = self.stored()
-        reading = {n for n in shapes if n.startswith("encoder") or ".cross.key" in n or ".cross.value" in n}
-        once, each = 0, 0
-        for name, shape in shapes.items():
-            products = shape[0] * shape[1] if len(shape) > 1 else 0
-            once, each = once + products * (name in reading), each + products * (name not in reading)
-        return USUAL_TOKENS * (once + each * self.beam)
-
-    @property
-    def params(self) -> int:
-        return sum(int(np.prod(shape)) for shape in self.stored().values())
+    def costs(self) -> Iterator[tuple[Layer, Cost, Shape]]:
+        """Of a usual sentence, without the scores of attention: for every array what its products take."""
+        for name, shape in self.stored().items():
+            size = int(np.prod(shape))
+            layer = Linear(name.rpartition(".")[0], shape[-1], shape[0])
+            if len(shape) == 1:
+                yield layer, Cost(params=size, nodes=0), (0,)
+            elif name.startswith("encoder") or ".cross.key" in name or ".cross.value" in name:
+                written = USUAL_TOKENS, shape[0]
+                yield layer, Cost(USUAL_TOKENS * size, size, size, 1, "pointwise"), written
+            else:  # one product for every token: weights are read anew, whatever the beam
+                rows = USUAL_TOKENS * self.beam
+                weights = USUAL_TOKENS * size
+                yield layer, Cost(rows * size, size, weights, USUAL_TOKENS, "dense"), (rows, shape[0])
 
 
 def _beside(parts: list[Array]) -> Array:
@@ -124,7 +125,7 @@ def _beside(parts: list[Array]) -> Array:
 class Seq2SeqSpace(SearchSpace):
     """The sub-networks of the demo translator. Their beam stands where others have the size of an image."""
 
-    name, input_sizes, size_entry = NAME, BEAMS, "beam"
+    name, task, input_sizes, size_entry = NAME, "translation", BEAMS, "beam"
     choices = {
         "encoder_depth": ((2, 3, 4),),
         "decoder_depth": ((1, 2, 3, 4),),
@@ -132,6 +133,7 @@ class Seq2SeqSpace(SearchSpace):
         "decoder_ffn": ((192, 384, 768),),
     }
     config_type, per_block, independent_blocks = Seq2SeqConfig, (), False
+    sizes = (USUAL_TOKENS // 2, USUAL_TOKENS, 3 * USUAL_TOKENS)
     head = "embedding.weight"
 
     def active(self, genes: np.ndarray) -> np.ndarray:
@@ -155,11 +157,13 @@ class Seq2SeqSpace(SearchSpace):
             "beam": str(config.beam),
         }
 
-    def exercise(self, run: Runner, config: Seq2SeqConfig) -> None:
+    def exercise(self, run: Runner, config: Seq2SeqConfig, size: int | None = None) -> None:
+        """A sentence of ``size`` tokens to as many, both with their end."""
         from dynofa_ros.supernet.decoding import generate
 
-        source, length = range(5, 4 + USUAL_TOKENS), USUAL_TOKENS
-        deque(generate(run, [*source, 1], FIRST_TOKENS[0], min_length=length, max_length=length), 0)
+        length = size or USUAL_TOKENS
+        source = [*range(5, 4 + length), END]
+        deque(generate(run, source, FIRST_TOKENS[0], min_length=length, max_length=length), 0)
 
 
 @register_family
