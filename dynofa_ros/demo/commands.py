@@ -8,8 +8,10 @@ hash of its words alone, so no draw of one part ever gives a sentence of the oth
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -277,3 +279,13 @@ def commands(seed: int, test: bool = False) -> Iterator[tuple[str, str]]:
         pair = _sentence(_Draw(rng))
         if held_out(pair[0]) == test:
             yield pair
+
+
+def main() -> None:
+    """`python -m dynofa_ros.demo.commands N`: N held-out sentences with their intents, a tab between."""
+    for sentence, meaning in islice(commands(0, test=True), int(sys.argv[1])):
+        print(sentence, meaning, sep="\t")
+
+
+if __name__ == "__main__":
+    main()

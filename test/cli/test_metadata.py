@@ -54,6 +54,7 @@ THIRD_PARTY = {
     "rclpy": ("rclpy", "ros-rclpy"),
     "rich": ("python3-rich", "rich"),
     "rosbags": ("", "rosbags"),
+    "sacrebleu": ("", "sacrebleu"),
     "safetensors": ("", "safetensors"),
     "scipy": ("python3-scipy", "scipy"),
     "sensor_msgs": ("sensor_msgs", "ros-sensor-msgs"),

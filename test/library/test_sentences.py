@@ -12,8 +12,8 @@ import pytest
 from command import dynofa
 from safetensors.numpy import save_file
 
-from dynofa_ros.cli.common import CliError
 from dynofa_ros.demo.commands import commands
+from dynofa_ros.errors import CliError
 from dynofa_ros.library.library import LibraryError, load_library
 from dynofa_ros.library.profiling import Job, Runs, fixed_shares
 from dynofa_ros.library.sentences import METRICS, MeasuredSentences, read_pairs
