@@ -22,6 +22,7 @@ from dynofa_ros.supernet.supernet import Supernet
 Statistics = Mapping[str, Mapping[str, np.ndarray]]
 
 WARM_UP = 5
+UNDISTURBED = 0.25  # quantile of the rounds for differences: other work on the machine only ever adds time
 # Memory that a prepared sub-network takes, per byte of its parameters: the engine packs its own copy.
 BYTES_PER_PARAMETER_BYTE = 2.0
 BYTES_PER_SUBNET = 20 * 2**20  # activations and the engine itself
@@ -224,7 +225,7 @@ def fixed_shares(
     """The share of each sub-network's time that does not grow with the request (`latency.size_factor`); None
     in a space whose requests have one size.
 
-    From the medians at two sizes, the smaller and the larger of ``space.sizes``.
+    From the times at the smaller and the larger of ``space.sizes``.
     """
     space = supernet.space
     if space.sizes is None:
@@ -236,8 +237,9 @@ def fixed_shares(
     )
     shares: dict[str, float | None] = {}
     for key in jobs:
-        each = (np.median(long[key]) - np.median(short[key])) / (large - small)
-        fixed = np.median(short[key]) - each * small
+        quick, slow = (np.quantile(times[key], UNDISTURBED) for times in (short, long))
+        each = (slow - quick) / (large - small)
+        fixed = quick - each * small
         shares[key] = round(float(np.clip(fixed / (fixed + each * usual), 0, 1)), 4)
     return shares
 

@@ -152,7 +152,8 @@ def test_every_import_is_declared() -> None:
     assert {"numpy", "rclpy"} <= imported
     assert imported <= THIRD_PARTY.keys(), "unknown import: add it to package.xml, setup.py and this table"
     assert {THIRD_PARTY[name][0] for name in imported} - {""} <= manifest
-    declared = requirements | extras("images", "openvino", "torch", "evaluation", "train", "virtual-board")
+    optional = extras("bleu", "images", "openvino", "torch", "evaluation", "train", "virtual-board")
+    declared = requirements | optional
     needed = {THIRD_PARTY[name][1] for name in imported} - {""}
     assert needed <= declared
     assert declared - needed == set(), "nothing imports it"

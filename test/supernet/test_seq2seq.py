@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +39,15 @@ def random_weights(seed: int = 0) -> dict[str, np.ndarray]:
     for name, shape in SPACE.parameter_shapes(WORDS).items():
         weights[name] = rng.normal(0, 0.1, shape).astype(np.float32) + name.endswith("norm.weight")
     return weights
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small products wait longer for other threads than they take."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -133,7 +133,7 @@ class Seq2SeqSpace(SearchSpace):
         "decoder_ffn": ((192, 384, 768),),
     }
     config_type, per_block, independent_blocks = Seq2SeqConfig, (), False
-    sizes = (USUAL_TOKENS // 2, USUAL_TOKENS, 3 * USUAL_TOKENS)
+    sizes = (USUAL_TOKENS // 2, USUAL_TOKENS, 2 * USUAL_TOKENS)
     head = "embedding.weight"
 
     def active(self, genes: np.ndarray) -> np.ndarray:

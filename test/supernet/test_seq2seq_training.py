@@ -1,0 +1,95 @@
+"""The training script of the demo translator: its loss, its order, and a run that was killed goes on."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from dynofa_ros.demo.commands import commands
+from dynofa_ros.supernet import load_supernet
+from dynofa_ros.supernet.text import load_tokenizer
+
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "train_seq2seq_demo.py"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small products wait longer for other threads than they take."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[SCRIPT.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_loss_in_slabs_is_the_loss(script: ModuleType) -> None:
+    generator = torch.Generator().manual_seed(0)
+    states, labels = torch.randn(2, 700, 24, generator=generator), torch.randint(50, (700,))
+    words = torch.randn(50, 24, generator=generator) * 0.3
+
+    def plain(states: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        found = (states @ words.T).log_softmax(-1)
+        smooth = torch.full((700, 50), script.SMOOTHING / 50)
+        smooth[torch.arange(700), labels] += 1 - script.SMOOTHING
+        taught = (smooth + found[0].exp().detach()) / 2
+        return torch.stack([-(smooth * found[0]).sum(1).mean(), -(taught * found[1]).sum(1).mean()])
+
+    results = []
+    for loss in (plain, lambda s, w: script.DistilledLoss.apply(s, w, labels)):
+        s, w = states.clone().requires_grad_(), words.clone().requires_grad_()
+        value = loss(s, w)
+        value.sum().backward()
+        results.append((value.detach(), s.grad, w.grad))
+    for expected, found in zip(*results, strict=True):  # products are bfloat16
+        assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(script: ModuleType, tmp_path: Path) -> None:
+    pairs = list(itertools.islice(commands(0), 2000))
+    tokenizer = script.load_tokenizer(tmp_path, pairs, 0)
+    script_text = (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
+    words = tokenizer.get_vocab_size()
+    encoded = [pair for pair in script.encoded(tokenizer, pairs[:20], script.INTENT)]
+    batch = [script.padded([pair[side] for pair in encoded]) for side in (0, 1)]
+    configs = [script.SPACE.largest, script.SPACE.smallest]
+
+    def step(state: object) -> np.ndarray:
+        return script.train_step(state, configs, *batch, 0.5, 1e-3)
+
+    state = script.new_state(0, 1e-3)
+    before = [step(state), step(state)]
+    state.pool, state.spent_s = 3, 12.5
+    state.save(tmp_path, script_text)
+    again = script.new_state(1, 1e-3)
+    again.load(tmp_path / "checkpoint.pt")
+    assert (again.step, again.pairs, again.pool, again.spent_s) == (2, 40, 3, 12.5)
+    assert np.array_equal(step(state), after := step(again))
+    assert all(torch.equal(state.weights[name], again.weights[name]) for name in state.weights)
+    assert after[0] < before[0][0]
+    net = load_supernet(script.SPACE.name, tmp_path / "seq2seq_demo.safetensors")
+    assert np.allclose(net.weights["encoder.norm.bias"], state.average["encoder.norm.bias"], atol=0.01)
+    if words == script.VOCABULARY:
+        assert load_tokenizer(net.weights).targets == {"de": script.GERMAN, "intent": script.INTENT}
+
+
+def test_pools_hold_every_pair_once_an_epoch(script: ModuleType) -> None:
+    drawn = list(script._epochs(1000, 0, 0, 2500))
+    assert sorted(drawn[:1000]) == sorted(drawn[1000:2000]) == list(range(1000))
+    assert drawn[:1000] != drawn[1000:2000]
+    assert list(script._epochs(1000, 0, 700, 900)) == drawn[700:1600]
