@@ -3,8 +3,7 @@
 
 Sandwich rule with in-place distillation (Yu and Huang, ICCV 2019): the first part of the schedule trains the
 largest sub-network alone; after that every step trains the largest on the labels and, in turn, the smallest
-or a random one half on the labels, half on the prediction of the largest. The last minutes (--finish) go on
-from the moving average with a low rate, mostly for the smallest. What is written is a moving average.
+or a random one half on the labels, half on the largest's prediction. What is written is a moving average.
 The schedule ends by the clock (--minutes) or by the number of pairs (--pairs), whichever is first; a killed
 run that is started again with the same arguments goes on from its newest checkpoint.
 
@@ -47,9 +46,8 @@ SPACE = load_space("seq2seq_demo")
 VOCABULARY = 4000
 GERMAN, INTENT = FIRST_TOKENS
 SPECIAL = ("<pad>", "<end>", "<unknown>", "<de>", "<intent>")  # in the order of their ids
-FINISHING = 0.995  # of the moving average in the last minutes
 SMOOTHING, AVERAGING, COMMAND_SHARE, LARGEST_ONLY, POOL = 0.1, 0.999, 0.2, 0.15, 20_000
-COUNTS = ("step", "pairs", "spent_s", "pool", "schedule_s")
+COUNTS = ("step", "pairs", "spent_s", "pool")
 Weights = dict[str, Tensor]
 Pair = tuple[list[int], list[int]]  # source with its end; target: first token, words, end
 
@@ -61,7 +59,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder of train.tsv")
     parser.add_argument("--work", type=Path, default=Path("build/seq2seq"), help="folder of checkpoints")
     parser.add_argument("--minutes", type=float, default=75.0, help="of training, over all starts")
-    parser.add_argument("--finish", type=float, default=8.0, help="minutes after that for the smallest")
     parser.add_argument("--pairs", type=int, default=4_000_000, help="at most so many")
     parser.add_argument("--tokens", type=int, default=4500, help="target tokens of a batch")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
@@ -209,16 +206,12 @@ class DistilledLoss(torch.autograd.Function):
 
 
 def draw_students(rng: np.random.Generator, step: int, progress: float) -> list[Seq2SeqConfig]:
-    """progress: 0 to 1, then to 2 while it is finished."""
     if progress < LARGEST_ONLY:
         return []
-    turns = 2 if progress < 1 else 4
-    return [SPACE.smallest if step % turns else SPACE.random(rng)]
+    return [SPACE.smallest if step % 2 else SPACE.random(rng)]
 
 
 def rate(progress: float, peak: float) -> float:
-    if progress >= 1:
-        return 0.1 * peak * (2 - progress)
     if progress < 0.03:
         return peak * max(progress, 0.001) / 0.03
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (progress - 0.03) / 0.97)))
@@ -248,7 +241,6 @@ class State:
     pairs: int = 0
     spent_s: float = 0.0
     pool: int = 0
-    schedule_s: float = 0.0  # when the schedule had ended and finishing began; 0 before
 
     def save(self, folder: Path, tokenizer: str) -> None:
         """A checkpoint to go on from, then the weights file with the average."""
@@ -293,11 +285,11 @@ def new_state(seed: int, learning_rate: float) -> State:
 
 
 def train_step(
-    state: State, configs: list[Seq2SeqConfig], source: Tensor, target: Tensor, progress: float, peak: float
+    state: State, configs: list[Seq2SeqConfig], source: Tensor, target: Tensor, lr: float
 ) -> np.ndarray:
     """One update; returns the losses of the networks."""
     for group in state.optimiser.param_groups:
-        group["lr"] = rate(progress, peak)
+        group["lr"] = lr
     labels = target[:, 1:]
     kept = labels != PAD
     with torch.autocast("cpu", torch.bfloat16):
@@ -308,17 +300,10 @@ def train_step(
     torch.nn.utils.clip_grad_norm_(state.weights.values(), 1.0)
     state.optimiser.step()
     state.step, state.pairs = state.step + 1, state.pairs + len(source)
-    decay = min(AVERAGING if progress < 1 else FINISHING, state.step / (state.step + 10))
+    decay = min(AVERAGING, state.step / (state.step + 10))
     values = [value.detach() for value in state.weights.values()]
     torch._foreach_lerp_(list(state.average.values()), values, 1 - decay)
     return losses.detach().numpy()
-
-
-def minutes_left(progress: float, state: State, args: argparse.Namespace) -> float:
-    """By the time so far."""
-    if progress >= 1:
-        return args.finish * (2 - progress)
-    return state.spent_s / 60 * (1 / max(progress, 1e-6) - 1) + args.finish
 
 
 def main() -> None:
@@ -335,19 +320,14 @@ def main() -> None:
     before, steps, losses = state.pairs, 0, np.zeros(2)
     for pool, source, target in drawn:
         progress = max(state.spent_s / (60 * args.minutes), state.pairs / args.pairs)
-        if progress >= 1 and not state.schedule_s:
-            state.schedule_s = state.spent_s
-            with torch.no_grad():
-                for name, value in state.weights.items():
-                    value.copy_(state.average[name])
-        if state.schedule_s:
-            progress = 1 + (state.spent_s - state.schedule_s) / (60 * args.finish + 1e-9)
-        if progress >= 2:
+        if progress >= 1:
             break
         state.pool = pool
         rng = np.random.default_rng([args.seed, 11, state.step])
         configs = [SPACE.largest, *draw_students(rng, state.step, progress)]
-        losses[: len(configs)] += train_step(state, configs, source, target, progress, args.learning_rate)
+        losses[: len(configs)] += train_step(
+            state, configs, source, target, rate(progress, args.learning_rate)
+        )
         now = time.monotonic()
         state.spent_s, last, steps = state.spent_s + now - last, now, steps + 1
         if now - reported > 20:
@@ -355,7 +335,7 @@ def main() -> None:
             print(
                 f"step {state.step}, {state.pairs} pairs, {progress:.1%}: loss {of_largest:.3f}, "
                 f"of the student {of_student:.3f}; {(state.pairs - before) / (now - reported):.0f} pairs/s, "
-                f"about {minutes_left(progress, state, args):.0f} min left",
+                f"about {state.spent_s / 60 * (1 / max(progress, 1e-6) - 1):.0f} min left",
                 flush=True,
             )
             reported, before, steps, losses = now, state.pairs, 0, np.zeros(2)

@@ -70,7 +70,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(script: ModuleType,
     configs = [script.SPACE.largest, script.SPACE.smallest]
 
     def step(state: object) -> np.ndarray:
-        return script.train_step(state, configs, *batch, 0.5, 1e-3)
+        return script.train_step(state, configs, *batch, 1e-3)
 
     state = script.new_state(0, 1e-3)
     before = [step(state), step(state)]
