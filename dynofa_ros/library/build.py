@@ -80,12 +80,11 @@ SHARES = "alpha and beta: the share of beta (0.9) is a guess; one clock frequenc
 class Request:
     """What to build.
 
-    images, data, pairs: what accuracy is measured on, by the task of the space; none = the accuracy predictor.
-    images: an ImageFolder; data: images with boxes; pairs: sentences with their references, translated to
-    ``target`` and scored by ``metric``. ``count`` of them are used. weights: a checkpoint; None = random ones,
-    and a library that is bound to none. latency_table: None = measured here, as ``runs`` says. board,
-    processor: None = those of the table, else this machine. max_latency_ms holds for the table or the fitted
-    model.
+    images, data, pairs: what accuracy is measured on, by the task of the space; none = the predictor. images:
+    an ImageFolder; data: images with boxes; pairs: sentences with their references, translated to ``target``
+    and scored by ``metric``. ``count`` of them are used. weights: a checkpoint; None = random ones, and a
+    library that is bound to none. latency_table: None = measured here, as ``runs`` says. board, processor:
+    None = those of the table, else this machine. max_latency_ms holds for the table or the fitted model.
     """
 
     space: str
@@ -259,7 +258,7 @@ def _from_pairs(request: Request, supernet: Supernet, on_step: OnStep) -> _Sourc
         target=request.target,
         size=supernet.space.sizes[1],
     )
-    return _Source(objective, supernet.space.input_sizes, note)
+    return _Source(objective, supernet.space.input_sizes, note, METRIC_NAMES[request.metric])
 
 
 def _from_images(request: Request, supernet: Supernet, on_step: OnStep) -> _Source:
