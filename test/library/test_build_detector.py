@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,18 +12,21 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("pycocotools")
-from dynofa_ros.application.networks import Networks, SubnetKey  # noqa: E402
+from dynofa_ros.application.application import Application, Settings  # noqa: E402
+from dynofa_ros.application.detection import ObjectDetection  # noqa: E402
 from dynofa_ros.cli.main import main  # noqa: E402
 from dynofa_ros.datasets.boxes import BoxData, read_boxes  # noqa: E402
 from dynofa_ros.demo.signs import CLASS_NAMES, render_scene  # noqa: E402
 from dynofa_ros.library import build as builder  # noqa: E402
 from dynofa_ros.library.library import ImagesError, load_library  # noqa: E402
 from dynofa_ros.library.precision import MeasuredPrecision  # noqa: E402
+from dynofa_ros.messages import AppTargets, Header  # noqa: E402
 from dynofa_ros.supernet.masked import initial_weights  # noqa: E402
 from dynofa_ros.supernet.preprocess import letterbox_scale  # noqa: E402
 from dynofa_ros.supernet.registry import load_space  # noqa: E402
 from dynofa_ros.supernet.supernet import Supernet  # noqa: E402
 from dynofa_ros.supernet.weights import load_weights, save_weights  # noqa: E402
+from dynofa_ros.topics import DETECTIONS, LABEL_INFO, MONITOR, Topic  # noqa: E402
 
 SPACE = "ofa_mbv3_demo_detector"
 torch.set_num_threads(1)
@@ -66,9 +71,47 @@ def test_a_library_of_a_detector(
     entry = library.entries[0]
     assert entry.config["height"] / entry.config["width"] == pytest.approx(3 / 4, abs=0.1)
     assert entry.id.endswith(f"_{entry.config['width']}x{entry.config['height']}")
-    networks = Networks.load(str(weights), str(out), "onnxruntime")
-    prepared = networks.prepare(SubnetKey("cpu", entry.id))
-    assert prepared.input_shape == (3, entry.config["height"], entry.config["width"])
+    published = answers_of(weights, out)
+    assert [c.class_name for c in published[LABEL_INFO][0].class_map] == list(CLASS_NAMES)
+    (found,), (monitor,) = published[DETECTIONS], published[MONITOR]
+    assert found.header == SENT and monitor.header == SENT
+    assert 0 < len(found.detections) <= 300  # random weights find something below the threshold of 0.011
+    for box in (d.bbox for d in found.detections):
+        middle, half = (box.center.position.x, box.center.position.y), (box.size_x / 2, box.size_y / 2)
+        for at, reach, edge in zip(middle, half, (160, 120), strict=True):
+            assert -0.01 <= at - reach and at + reach <= edge + 0.01
+
+
+SENT = Header(12, "lens")
+
+
+def answers_of(weights: Path, library: Path) -> dict[Topic, list[Any]]:
+    """What an application of these files publishes for one image of 160 x 120 px."""
+    published: dict[Topic, list[Any]] = {}
+    application = Application(
+        "front",
+        ObjectDetection,
+        Settings(str(weights), str(library), "cpu", "onnxruntime", 32.0, False, 1.0),
+        AppTargets(app="front", latency_target_ms=1000.0, rate_hz=100.0),
+        "",
+        options={o.name: o.default for o in ObjectDetection.options} | {"score_threshold": 0.011},
+        decode=lambda message: (SENT, message),
+        publish=lambda topic, message: published.setdefault(topic, []).append(message),
+        clock_ns=time.time_ns,
+        warn=lambda text: None,
+        unanswered=lambda *what: None,
+    )
+    application.start()
+    try:
+        assert application.accept(np.full((120, 160, 3), 127, np.uint8))
+        end = time.monotonic() + 20
+        while MONITOR not in published:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    finally:
+        application.stop("")
+        application.close()
+    return published
 
 
 def test_a_perfect_detector_has_a_precision_of_one(
