@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from builtin_interfaces.msg import Time
+from rclpy.duration import Duration
 from rclpy.timer import Timer
 
 from dynofa_ros import topics
@@ -37,6 +38,7 @@ LONGEST_SETTLE_S = 0.15  # than all: a GPU changes at the next poll of its gover
 DISCOVERY_PERIOD_S = 0.5
 STANDARD_PERIOD_S = 1.0
 SHORTEST_TIMEOUT_S = 2.0
+LAST_WORD = Duration(seconds=0.5)
 
 
 class DeviceNode(ManagedNode):
@@ -86,6 +88,9 @@ class DeviceNode(ManagedNode):
         self._control.release()
         time.sleep(SETTLE_S)
         self._publish_state()
+        self._state_publisher.wait_for_all_acked(
+            LAST_WORD
+        )  # or it goes with the publisher on a busy computer
         if self._control.state().message:  # what could not be restored, and why
             self.get_logger().warning(self._control.state().message)
 
