@@ -205,7 +205,8 @@ def write_report(
         knobs=[(name, *KNOBS[name][1:]) for name in KNOBS if drawn],
         drawn=[_drawn_row(scene) for scene in drawn],
         drawn_heads=("scene", *_drawn_heads()),
-        goals=[(g.name, "gate" if g.gate else "", g.goal, figure(g.value), g.status, g.note) for g in found],
+        goals=[_goal(g) for g in found],
+        fair_goals=[_goal(g) for g in found if g.name.startswith("drawn_")],
         paper=_paper(study),
         static=_static(scenes),
         settling=_settling(study),
@@ -216,6 +217,11 @@ def write_report(
     path = folder / REPORT
     write_atomically(path, text.encode())
     return path
+
+
+def _goal(goal: Goal) -> Row:
+    kind = "gate" if goal.gate else ""
+    return goal.name, kind, goal.goal, figure(goal.value), goal.status, goal.note
 
 
 def _draw(study: Study, board: Board, folder: Path) -> set[str]:
