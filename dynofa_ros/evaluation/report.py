@@ -202,6 +202,7 @@ def write_report(
         pictures=_draw(study, board, folder),
         policies=[(name, POLICIES[name][1]) for name in study.policies],
         fair=_fair(drawn),
+        drawn_seeds=len({row["seed"] for row in study.scores.get(DRAWN, [])}),
         knobs=[(name, *KNOBS[name][1:]) for name in KNOBS if drawn],
         drawn=[_drawn_row(scene) for scene in drawn],
         drawn_heads=("scene", *_drawn_heads()),
