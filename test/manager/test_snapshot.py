@@ -23,7 +23,7 @@ from dynofa_ros.manager import snapshot as under_test
 from dynofa_ros.manager.inputs import Monitors, Parameters
 from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.manager.snapshot import FORMAT_VERSION, restore, snapshot
-from dynofa_ros.messages import AppTargets, ManagerState, SubnetLibrary
+from dynofa_ros.messages import AppTargets, ManagerState
 from dynofa_ros.recording.bag import typestore
 from dynofa_ros.recording.recorded_steps import Recording, read_recording, recording
 
@@ -115,7 +115,8 @@ def test_what_is_one_nan_stays_one_and_others_stay_others() -> None:
     """A library's entry equals itself by its very NaN; one with another NaN is another entry."""
     library = make_library("front")
     odd = tuple(replace(entry, energy_j=float("nan")) for entry in library.entries)
-    bench = Bench(capabilities(), FRONT, SubnetLibrary("front", odd))
+    bench = Bench(capabilities(), FRONT, library)
+    bench.manager.state.apps["front"].entries = odd  # a library that comes in has one NaN for all
     for _ in range(8):
         bench.step()
     before, after = (m.state.apps["front"] for m in (bench.manager, restore(snapshot(bench.manager))))
