@@ -130,7 +130,10 @@ def _check_scalar(scalar: yaml.ScalarEvent) -> None:
         raise msgspec.DecodeError(f"{scalar.value[:40]!r} holds control characters")
     if scalar.implicit[0] and len(scalar.value) > LONGEST_NUMBER and _NUMBER.match(scalar.value):
         # of YAML 1.1: a number to base 60 takes time that grows with the square of its length
-        raise msgspec.DecodeError(f"{scalar.value[:20]}... is no number: it has {len(scalar.value)} digits")
+        line = scalar.start_mark.line + 1
+        raise msgspec.DecodeError(
+            f"line {line}: {scalar.value[:20]}... is no number: it has {len(scalar.value)} digits"
+        )
 
 
 def _os_error(code: int, path: Path) -> OSError:

@@ -1,5 +1,4 @@
-"""Policies at equal misses and equal accuracy: sweeps of one knob, and the least energy of a mix of their
-runs.
+"""Policies at equal misses and accuracy: sweeps of one knob, and the least energy of a mix of their runs.
 
 A policy is a set of runs of one scene, one for each value of its knob (`policies.constants.KNOBS`). Somebody
 who chooses among them at random has the mean of their energies, misses and accuracies; the least energy of

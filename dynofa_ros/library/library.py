@@ -21,8 +21,9 @@ from dynofa_ros.errors import one_line
 from dynofa_ros.files import read_bounded, read_yaml, write_atomically
 from dynofa_ros.latency import CLUSTERED, processor_of
 from dynofa_ros.messages import DomainFrequency, SubnetEntry
+from dynofa_ros.supernet.checkpoint import check_header
 from dynofa_ros.supernet.registry import load_space
-from dynofa_ros.supernet.weights import Weights, WeightsError, check_header
+from dynofa_ros.supernet.weights import Weights, WeightsError
 
 Processor = Literal["cpu", "gpu", "npu"]
 LARGEST = 2**63 - 1  # a whole number that messages and arrays hold

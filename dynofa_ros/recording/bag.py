@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import heapq
-import io
 import re
 import shutil
 import sqlite3
@@ -35,19 +34,16 @@ from rosbags.typesys.store import Typestore
 from dynofa_ros.errors import one_line
 from dynofa_ros.files import check_yaml, read_yaml
 from dynofa_ros.paths import PACKAGE, share_file
+from dynofa_ros.recording.mcap_file import MOST_BYTES, Mcap, allowed, ends_with_magic, last_whole_record
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-MOST_BYTES = 1 << 28  # of a message, a chunk or a record: 10 pictures of 4K
 LONGEST_DEFINITION = 1 << 18  # characters; the longest of common messages have 20,000
 SPARE_BYTES = 1 << 30  # of the disk, that unpacking leaves free
 STORAGE_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
-MCAP_MAGIC = b"\x89MCAP0\r\n"
-# An empty DataEnd and a Footer without summary: a reader then scans the records (mcap.dev, section Records).
-_MCAP_END = b"\x0f" + (4).to_bytes(8, "little") + bytes(4) + b"\x02" + (20).to_bytes(8, "little") + bytes(20)
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # a CDR message begins with 00
 _Storage = McapReader | Sqlite3Reader
 
@@ -212,17 +208,10 @@ def _unpacked(message: bytes) -> bytes:
     if message[:4] != _ZSTD_MAGIC:
         return message
     decompressor = zstd.ZstdDecompressor()
-    unpacked = decompressor.decompress(message, _allowed(MOST_BYTES))
+    unpacked = decompressor.decompress(message, allowed(MOST_BYTES))
     if not decompressor.eof:
         raise ValueError(f"a compressed message is cut off, or larger than {MOST_BYTES >> 20} MiB")
     return unpacked
-
-
-def _allowed(size: int) -> int:
-    """``size``. Raises ValueError if it is more than one record may have."""
-    if size > MOST_BYTES:
-        raise ValueError(f"a record of {size} bytes: at most {MOST_BYTES} are accepted")
-    return size
 
 
 def _bounded_qos(text: Any) -> list[Any]:
@@ -233,17 +222,10 @@ def _bounded_qos(text: Any) -> list[Any]:
 # rosbags unpacks a chunk, and the YAML of a QoS, whatever they grow to. It compares the size of a chunk
 # afterwards: one byte more than announced is enough for that.
 storage_mcap.DECOMPRESSORS.update(
-    zstd=lambda data, size: zstd.ZstdDecompressor().decompress(data, _allowed(size) + 1),
-    lz4=lambda data, size: LZ4FrameDecompressor().decompress(data, _allowed(size) + 1),
+    zstd=lambda data, size: zstd.ZstdDecompressor().decompress(data, allowed(size) + 1),
+    lz4=lambda data, size: LZ4FrameDecompressor().decompress(data, allowed(size) + 1),
 )
 storage_mcap.parse_qos = storage_sqlite3.parse_qos = _bounded_qos  # type: ignore[assignment]
-
-
-class _BoundedReader(io.BufferedReader):
-    """A file of which no read takes more than a record may have."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        return super().read(_allowed(size or 0))
 
 
 def _open_storage(file: Path, copies: _Copies, problems: list[str]) -> _Storage:
@@ -259,17 +241,17 @@ def _open_storage(file: Path, copies: _Copies, problems: list[str]) -> _Storage:
         storage: _Storage = Sqlite3Reader(Path(quote(str(database))))  # rosbags puts it into a URI as it is
         storage.open()
         return storage
-    if _ends_with_magic(source):
+    if ends_with_magic(source):
         try:
-            storage = McapReader(_Mcap(source))  # type: ignore[arg-type]  # it needs no more of a path
+            storage = McapReader(Mcap(source))  # type: ignore[arg-type]  # it needs no more of a path
             storage.open()
             return storage
         except Exception as error:  # a damaged summary: the records may be whole
             problems.append(f"the summary of {file} was not used: {one_line(error)}")
-    end = _last_whole_record(source)
+    end = last_whole_record(source)
     lost = source.stat().st_size - end
     problems.append(f"{file} was not closed by its recorder: read without its last {lost} bytes")
-    storage = McapReader(_Mcap(source, end))  # type: ignore[arg-type]
+    storage = McapReader(Mcap(source, end))  # type: ignore[arg-type]
     storage.open()
     return storage
 
@@ -320,77 +302,6 @@ def _check_tables(database: Path) -> None:
             raise ValueError(f"{found[0]} is no plain table: rosbag2 writes no other")
     finally:
         connection.close()
-
-
-def _ends_with_magic(file: Path) -> bool:
-    with file.open("rb") as stream:
-        stream.seek(max(0, file.stat().st_size - len(MCAP_MAGIC)))
-        return stream.read() == MCAP_MAGIC
-
-
-def _last_whole_record(file: Path) -> int:
-    """Where the last whole record before the end of the data ends. Raises ValueError if it is no mcap."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        if stream.read(8) != MCAP_MAGIC:
-            raise ValueError("the file does not begin as an mcap file")
-        end = 8
-        while len(head := stream.read(9)) == 9 and head[0] not in (0x02, 0x0F):
-            following = end + 9 + int.from_bytes(head[1:], "little")
-            if following > size:
-                break
-            end = following
-            stream.seek(end)
-    return end
-
-
-@dataclass
-class _Mcap:
-    """As much of a path as rosbags needs: it opens a file, or its whole records and an end behind them."""
-
-    path: Path
-    end: int | None = None
-
-    def open(self, mode: str) -> io.BufferedReader:
-        if self.end is None:
-            return _BoundedReader(self.path.open("rb", buffering=0))
-        return _BoundedReader(_WithEnd(self.path, self.end, _MCAP_END + MCAP_MAGIC))
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-
-class _WithEnd(io.RawIOBase):
-    """The first bytes of a file, and others behind them."""
-
-    def __init__(self, path: Path, size: int, end: bytes) -> None:
-        super().__init__()
-        self._file, self._size, self._end, self._at = path.open("rb"), size, end, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size + len(self._end)}[whence]
-        self._at = base + offset
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        if self._at < self._size:
-            self._file.seek(self._at)
-            data = self._file.read(min(len(buffer), self._size - self._at))
-        else:
-            data = self._end[self._at - self._size :][: len(buffer)]
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def _type_of_today(name: str) -> str:

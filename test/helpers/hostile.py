@@ -19,7 +19,8 @@ from typing import Any
 
 from confined import Outcome, outcome_of
 
-from dynofa_ros.recording.bag import MCAP_MAGIC, open_bag
+from dynofa_ros.recording.bag import open_bag
+from dynofa_ros.recording.mcap_file import MCAP_MAGIC
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -15,7 +15,7 @@ GUARDED = {
     "msgspec.yaml.decode": {"files.py"},
     "yaml.parse": {"files.py"},
     "yaml.compose": {"device/board.py"},  # behind files.decode_yaml
-    "torch.load": {"supernet/weights.py", "training/loop.py"},
+    "torch.load": {"supernet/checkpoint.py", "training/loop.py"},
     **dict.fromkeys(("yaml.load", "yaml.safe_load", "yaml.unsafe_load", "yaml.full_load"), set()),
     **dict.fromkeys(("pickle.load", "pickle.loads", "marshal.loads", "shelve.open", "joblib.load"), set()),
     **dict.fromkeys(("os.system", "os.popen", "subprocess.getoutput", "onnx.load", "tempfile.mktemp"), set()),

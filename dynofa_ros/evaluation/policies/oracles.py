@@ -55,7 +55,7 @@ PERIOD_S = 0.1
 LEAKAGE_GRAIN_C = 2.0
 LIMIT_GRAIN_W = 0.1
 SHARES = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 1.0)  # of late frames, tried by O1m
-MOST_REGIMES = 2  # applications up to which the states of the noise are told apart
+MOST_REGIMES = 2  # applications up to which the states of the noise are kept apart
 PREPARE_S = 0.0015  # of preprocessing, before a processor must be awake
 
 
