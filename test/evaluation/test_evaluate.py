@@ -138,7 +138,7 @@ def test_everything_is_compared_by_default(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(evaluate, "_evaluate", lambda _, *chosen: asked.update(chosen=chosen) or 0)
     assert dynofa("evaluate") == 0
     scenarios, policies, seeds = asked["chosen"]
-    assert scenarios == tuple(f"S{n}" for n in range(1, 14)) and seeds == 10
+    assert scenarios == tuple(f"S{n}" for n in range(1, 15)) and seeds == 10
     assert set(policies) >= {"ours", *(f"B{n}" for n in range(1, 11)), "O1q"}
 
 

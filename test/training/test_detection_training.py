@@ -151,7 +151,7 @@ import sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2])]!r}
 import dynofa_ros.training.loop as loop
 loop.SAVE_EVERY_S = 0.0
-import test_detection
+import test_detection_training
 """
 
 
