@@ -126,7 +126,7 @@ def train(folder: Path, steps: int) -> None:
 
 @pytest.mark.slow
 def test_a_killed_training_goes_on_where_it_was(tmp_path: Path):
-    code = f"{PRELUDE}test_detection.train(test_detection.Path({str(tmp_path)!r}), 6)"
+    code = f"{PRELUDE}test_detection_training.train(test_detection_training.Path({str(tmp_path)!r}), 6)"
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     for line in child.stdout:
