@@ -353,7 +353,8 @@ class Application:
         cluster, _ = placement(self.command.order, network.key, self.networks)
         factor = self.networks.stretch_factor(network.key, self.clocks, slowdown, cluster)
         stretched = partial(partial, run_stretched, factor=factor, threads=network.key.threads)
-        return Runner({name: stretched(run) for name, run in network.run.graphs.items()})
+        graphs = {name: stretched(run) for name, run in network.run.graphs.items()}
+        return replace(network.run, graphs=graphs)
 
     def _report(self, state: SubnetState) -> None:
         self._send(topics.SUBNET_STATE, state)

@@ -97,6 +97,10 @@ def _map_safetensors(path: Path) -> Checkpoint:
     return Checkpoint(arrays, metadata, str(path), mapping)
 
 
+class Meter:
+    """Stands for an object of training that a checkpoint holds beside its weights."""
+
+
 def _read_torch(path: Path) -> Checkpoint:
     try:
         import torch  # only the official checkpoints need it
@@ -106,8 +110,9 @@ def _read_torch(path: Path) -> Checkpoint:
             f"use the file that 'dynofa weights check {path.name} --out {path.stem}{SUFFIX}' writes elsewhere"
         ) from None
     _check_archive(path)
-    # AutoFormer's hold the training arguments
-    with torch.serialization.safe_globals([argparse.Namespace]), _limited_memory(path):
+    # those of AutoFormer and fairseq hold the training arguments, fairseq's meters, too
+    meters = [(Meter, f"fairseq.meters.{kind}Meter") for kind in ("Average", "Time", "Stopwatch")]
+    with torch.serialization.safe_globals([argparse.Namespace, *meters]), _limited_memory(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
         return Checkpoint(state_dict_arrays(state, str(path)), source=str(path))
 

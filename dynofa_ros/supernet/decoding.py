@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from dynofa_ros.supernet.graphs import Arrays, Runner
-from dynofa_ros.supernet.transformer_graphs import END
 
 LONGEST_OUTPUT = 128
 
@@ -41,10 +40,11 @@ class Steps:
         inputs = {"source": np.array([source]), "positions": np.arange(len(source))}
         self._memory = network.graphs["encode"](inputs)
         self._step, self._position = network.graphs["step"], 0
-        self._past: Arrays = {}
-        for name, array in self._memory.items():
-            shape = array[..., :0].shape if "key" in name else array[..., :0, :].shape
-            self._past[name.replace("cross", "past")] = np.zeros(shape, np.float32)
+        self._past: Arrays = {}  # of one hypothesis without a token
+        for value in network.inputs["step"]:
+            if value.name.startswith("past"):
+                shape = [n if isinstance(n, int) else int(n == "N") for n in value.shape]
+                self._past[value.name] = np.zeros(shape, np.float32)
 
     def __call__(self, tokens: Sequence[int], parents: Sequence[int]) -> Arrays:
         """Continuations of hypotheses: "scores", "tokens" and "end" of each.
@@ -70,36 +70,42 @@ def generate(
     min_length: int = 2,
     length_penalty: float = 1.0,
     early: bool = True,
+    until_beam: bool = False,
 ) -> Iterator[Hypothesis]:
     """The best output so far after every step; the last one is finished.
 
-    network: with graphs ``encode`` and ``step``. source: token ids, the end included. first: the token that
-    names the target. max_length, min_length: tokens made, the end included; max_length None: twice the source
-    and 10, at most LONGEST_OUTPUT. early: a hypothesis that goes on is judged as it is, not as it could be
-    if all its other tokens were certain, which takes longer and hardly ever changes the output. Raises
-    ValueError for a source without tokens.
+    network: with graphs ``encode`` and ``step``. source: token ids; the last is the end, which ends outputs
+    too. first: the token that an output begins with. max_length, min_length: tokens made, the end included;
+    max_length None: twice the source and 10, at most LONGEST_OUTPUT. early: a hypothesis that goes on is
+    judged as it is, not as it could be if all its other tokens were certain, which takes longer and hardly
+    ever changes the output. until_beam: nothing is judged; the search goes on until as many hypotheses have
+    ended as the beam has, as fairseq's does. Raises ValueError for a source without tokens.
     """
     if not len(source):
         raise ValueError("there is nothing to translate: the source has no token")
     if max_length is None:
         max_length = min(LONGEST_OUTPUT, 2 * len(source) + 10)
-    steps = Steps(network, source)
+    steps, end = Steps(network, source), source[-1]
     running, ended = [_Running((), 0.0, 0)], list[Hypothesis]()
     for length in range(1, max_length + 1):
         last = [hypothesis.tokens[-1] if hypothesis.tokens else first for hypothesis in running]
         found = steps(last, [hypothesis.parent for hypothesis in running])
         beam, scale = found["tokens"].shape[1] // 2, length**length_penalty
-        continuations = _continuations(running, found, length < min_length, length == max_length)
+        if length == max_length:
+            found = {"scores": found["end"], "tokens": np.full((len(running), 1), end)}
+        continuations = _continuations(running, found, end if length < min_length else None)
         running = []
         for rank, hypothesis in enumerate(continuations[: 2 * beam]):
-            if hypothesis.tokens[-1] != END:
+            if hypothesis.tokens[-1] != end:
                 running.append(hypothesis)
-            elif rank < beam:
+            elif rank < beam and not (until_beam and len(ended) == beam):
                 ended.append(Hypothesis(hypothesis.tokens[:-1], hypothesis.total / scale, True))
         running = running[:beam]
         best = max(ended, key=lambda hypothesis: hypothesis.score, default=None)
         reach = scale if early else max_length**length_penalty
-        if best is not None and best.score >= max((h.total / reach for h in running), default=-np.inf):
+        hope = max((h.total / reach for h in running), default=-np.inf)
+        done = not running or len(ended) == beam if until_beam else best and best.score >= hope
+        if best and done:
             yield best
             return
         yield Hypothesis(running[0].tokens, running[0].total / scale, False)
@@ -107,22 +113,20 @@ def generate(
 
 @dataclass(frozen=True)
 class _Running:
-    """tokens: END included where it has ended; total: log-probability; parent: which one it continues."""
+    """tokens: the end included where it has ended; total: log-probability; parent: which one it continues."""
 
     tokens: tuple[int, ...]
     total: float
     parent: int
 
 
-def _continuations(running: list[_Running], found: Arrays, no_end: bool, last: bool) -> list[_Running]:
-    """The likeliest first."""
+def _continuations(running: list[_Running], found: Arrays, never: int | None) -> list[_Running]:
+    """The likeliest first, without those by the token ``never``."""
     scores, tokens = found["scores"].tolist(), found["tokens"].tolist()
-    if last:
-        scores, tokens = found["end"].tolist(), [[END]] * len(running)
     found_all = [
         _Running((*before.tokens, token), before.total + score, row)
         for row, before in enumerate(running)
         for score, token in zip(scores[row], tokens[row], strict=True)
-        if not (no_end and token == END)
+        if token != never
     ]
     return sorted(found_all, key=lambda hypothesis: -hypothesis.total)

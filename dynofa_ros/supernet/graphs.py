@@ -26,9 +26,10 @@ GraphRunner = Callable[[Arrays], Arrays]  # inputs by name in, outputs by name o
 
 @dataclass(frozen=True)
 class Runner:
-    """A prepared sub-network: a function for each of its graphs."""
+    """A prepared sub-network: a function for each of its graphs, and the inputs that it takes."""
 
     graphs: Mapping[str, GraphRunner]
+    inputs: Mapping[str, Sequence[Value]]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """The one graph of an image network: float32 (N, *input shape) in, (N, *output shape) out."""
@@ -117,5 +118,6 @@ class Written(Graph):
     def compute(self, put: Put) -> Compute:
         from dynofa_ros.supernet.eager import EagerBuilder
 
-        weights = {name: put(array) for name, array in self.weights.items()}
+        held = {id(array): put(array) for array in self.weights.values()}  # one array may have several names
+        weights = {name: held[id(array)] for name, array in self.weights.items()}
         return lambda inputs: self.build(EagerBuilder(put), weights, inputs)

@@ -1,4 +1,4 @@
-"""The graphs of a translating Transformer (Vaswani et al., 2017; pre-norm, tied embeddings), node by node.
+"""The graphs of a translating Transformer (Vaswani et al., 2017), node by node.
 
 ``encode`` reads a sentence once: token ids to the keys and values that the decoder's layers look at. ``step``
 makes one token: it takes the keys and values of the tokens before it and returns them with its own. Keys are
@@ -6,7 +6,8 @@ makes one token: it takes the keys and values of the tokens before it and return
 one row whatever the beam. ``hidden`` is the same network over whole sentences at once, as training needs it.
 
 Weights come cut and ready to multiply from the right (``Cut`` of a family): the scale of attention is part of
-the query's, and query, key and value of self-attention are one array.
+the query's, and query, key and value of self-attention are one array. A product adds "<key>.bias" where there
+is one. Embeddings and positions are per side, "encoder.embedding"; what gives the words is "output".
 """
 
 from __future__ import annotations
@@ -26,27 +27,43 @@ PAD, END, UNKNOWN = range(3)  # token ids; first tokens of the targets follow
 LONGEST = 160  # positions that there are
 
 
-def sinusoids(width: int) -> np.ndarray:
-    """Positions, float32 (LONGEST, width): sines, then cosines, as in fairseq."""
+def sinusoids(width: int, first: int = 0) -> np.ndarray:
+    """Positions, float32 (LONGEST, width): sines, then cosines, as in fairseq. first: number of the first."""
     half = width // 2
-    angles = np.arange(LONGEST)[:, None] * np.exp(np.arange(half) * (-np.log(1e4) / (half - 1)))
+    places = np.arange(first, first + LONGEST)
+    angles = places[:, None] * np.exp(np.arange(half) * (-np.log(1e4) / (half - 1)))
     return np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Size:
-    """What the graphs must know beside the weights. first_tokens: ids that only begin an output."""
+    """What the graphs must know beside the weights.
+
+    width: features of queries, keys and values. heads: by attention, "decoder.0.cross". spans: how many of
+    the encoder's last layers each layer of the decoder looks at. excluded: ids that an output cannot hold,
+    so that they take no probability; unchosen: ids that take some, but are never chosen. post_norm: whether
+    what a layer adds is normalised after, not before.
+    """
 
     width: int
-    heads: int
+    heads: Mapping[str, int]
     encoder_depth: int
-    decoder_depth: int
+    spans: tuple[int, ...]
     words: int
-    first_tokens: tuple[int, ...]
+    end: int
+    excluded: tuple[int, ...] = ()
+    unchosen: tuple[int, ...] = ()
+    post_norm: bool = False
 
     @property
-    def head_width(self) -> int:
-        return self.width // self.heads
+    def decoder_depth(self) -> int:
+        return len(self.spans)
+
+    def never(self, ids: Sequence[int]) -> np.ndarray:
+        """What is added to the words so that ``ids`` are never among the likeliest, (words,)."""
+        added = np.zeros(self.words, np.float32)
+        added[list(ids)] = -1e9
+        return added
 
 
 class Writer:
@@ -55,30 +72,47 @@ class Writer:
     def __init__(self, builder: NodeBuilder, weights: Mapping[str, Array], size: Size, one: bool = False):
         self.node, self._builder, self._weights = builder.node, builder, weights
         self._size, self._one = size, one
-        self._constants: dict[str, Any] = {}
+        self._constants: dict[int, Any] = {}
 
     def weight(self, name: str) -> Any:
-        if name not in self._constants:
-            self._constants[name] = self._builder.constant(self._weights[name])
-        return self._constants[name]
+        array = self._weights[name]
+        if id(array) not in self._constants:  # one array may have several names: tied embeddings
+            self._constants[id(array)] = self._builder.constant(array)
+        return self._constants[id(array)]
 
     def integers(self, *values: int) -> Any:
         return self.node("Constant", value_ints=list(values))
 
-    def embedded(self, tokens: Any, positions: Any) -> Any:
-        scale = self.node("Constant", value_float=self._size.width**0.5)
-        x = self.node("Mul", self.node("Gather", self.weight("embedding.weight"), tokens), scale)
-        return self.node("Add", x, self.node("Gather", self.weight("positions"), positions))
+    def embedded(self, side: str, tokens: Any, positions: Any) -> Any:
+        embedding = f"{side}.embedding"
+        scale = self.node("Constant", value_float=self._weights[embedding].shape[1] ** 0.5)
+        x = self.node("Mul", self.node("Gather", self.weight(embedding), tokens), scale)
+        return self.node("Add", x, self.node("Gather", self.weight(f"{side}.positions"), positions))
 
     def norm(self, x: Any, key: str) -> Any:
         weights = self.weight(f"{key}.weight"), self.weight(f"{key}.bias")
         return self.node("LayerNormalization", x, *weights, axis=-1, epsilon=LAYER_NORM_EPSILON)
 
-    def product(self, x: Any, key: str) -> Any:
-        return self.node("MatMul", x, self.weight(key))
+    def before(self, x: Any, key: str) -> Any:
+        """What a part of a layer works on."""
+        return x if self._size.post_norm else self.norm(x, key)
 
-    def by_head(self, x: Any, perm: list[int]) -> Any:
-        heads, width = self._size.heads, self._size.head_width
+    def after(self, x: Any, added: Any, key: str) -> Any:
+        """x with what the part made of it."""
+        x = self.node("Add", x, added)
+        return self.norm(x, key) if self._size.post_norm else x
+
+    def finished(self, x: Any, side: str) -> Any:
+        """The result of the last layer of a side."""
+        return self.before(x, f"{side}.norm")
+
+    def product(self, x: Any, key: str) -> Any:
+        x, bias = self.node("MatMul", x, self.weight(key)), f"{key}.bias"
+        return self.node("Add", x, self.weight(bias)) if bias in self._weights else x
+
+    def by_head(self, x: Any, attention: str, perm: list[int]) -> Any:
+        heads = self._size.heads[attention]
+        width = self._size.width // heads
         if self._one:
             return self.node(
                 "Reshape", x, self.integers(-1, heads, *((width, 1) if perm == KEY else (1, width)))
@@ -98,38 +132,42 @@ class Writer:
 
     def self_attention(self, x: Any, block: str, mask: Any = None, past: Sequence[Any] = ()) -> Any:
         """(x with what was attended added, keys, values); ``past``: keys and values before these."""
-        y = self.product(self.norm(x, f"{block}.self_norm"), f"{block}.self.qkv")
+        own, norm = f"{block}.self", f"{block}.self_norm"
+        y = self.product(self.before(x, norm), f"{own}.qkv")
         thirds = self.integers(*[self._size.width] * 3)
         query, key, value = self._builder.nodes("Split", 3, y, thirds, axis=-1)
-        key, value = self.by_head(key, KEY), self.by_head(value, OTHER)
+        key, value = self.by_head(key, own, KEY), self.by_head(value, own, OTHER)
         if past:
             key = self.node("Concat", past[0], key, axis=3)
             value = self.node("Concat", past[1], value, axis=2)
-        y = self.attended(self.by_head(query, OTHER), key, value, mask)
-        return self.node("Add", x, self.product(y, f"{block}.self.out")), key, value
+        y = self.attended(self.by_head(query, own, OTHER), key, value, mask)
+        return self.after(x, self.product(y, f"{own}.out"), norm), key, value
 
     def cross_attention(self, x: Any, block: str, memory: Sequence[Any], mask: Any = None) -> Any:
-        query = self.product(self.norm(x, f"{block}.cross_norm"), f"{block}.cross.query")
-        y = self.attended(self.by_head(query, OTHER), memory[0], memory[1], mask)
-        return self.node("Add", x, self.product(y, f"{block}.cross.out"))
+        own, norm = f"{block}.cross", f"{block}.cross_norm"
+        query = self.product(self.before(x, norm), f"{own}.query")
+        y = self.attended(self.by_head(query, own, OTHER), memory[0], memory[1], mask)
+        return self.after(x, self.product(y, f"{own}.out"), norm)
 
     def feed_forward(self, x: Any, block: str) -> Any:
-        y = self.norm(x, f"{block}.ffn_norm")
-        for key in (f"{block}.fc1", f"{block}.fc2"):
-            y = self.node("Add", self.product(y, f"{key}.weight"), self.weight(f"{key}.bias"))
-            y = self.node("Relu", y) if key.endswith("fc1") else y
-        return self.node("Add", x, y)
+        y = self.node("Relu", self.product(self.before(x, f"{block}.ffn_norm"), f"{block}.fc1"))
+        return self.after(x, self.product(y, f"{block}.fc2"), f"{block}.ffn_norm")
+
+    def repeated(self, parts: Sequence[Any], axis: int) -> Any:
+        return parts[0] if len(parts) == 1 else self.node("Concat", *parts, axis=axis)
 
     def encoded(self, source: Any, positions: Any, mask: Any = None) -> list[Any]:
         """Keys and values of the sentence for every layer of the decoder, two after the other."""
-        x = self.embedded(source, positions)
+        x, layers = self.embedded("encoder", source, positions), list[Any]()
         for i in range(self._size.encoder_depth):
             x, _, _ = self.self_attention(x, f"encoder.{i}", mask)
             x = self.feed_forward(x, f"encoder.{i}")
-        x = self.norm(x, "encoder.norm")
+            layers.insert(0, x)
+        layers[0] = self.finished(x, "encoder")
+        seen = {span: self.repeated(layers[:span], axis=1) for span in sorted(set(self._size.spans))}
         return [
-            self.by_head(self.product(x, f"decoder.{i}.cross.{part}"), perm)
-            for i in range(self._size.decoder_depth)
+            self.by_head(self.product(seen[span], f"{own}.{part}"), own, perm)
+            for own, span in ((f"decoder.{i}.cross", span) for i, span in enumerate(self._size.spans))
             for part, perm in (("key", KEY), ("value", OTHER))
         ]
 
@@ -138,13 +176,14 @@ class Writer:
     ) -> tuple[Any, list[Any]]:
         """(hidden states, keys and values of every layer, two after the other)."""
         present = []
-        for i in range(self._size.decoder_depth):
+        for i, span in enumerate(self._size.spans):
             block, own = f"decoder.{i}", slice(2 * i, 2 * i + 2)
             x, key, value = self.self_attention(x, block, causal, past[own])
-            x = self.cross_attention(x, block, memory[own], mask)
+            seen = None if mask is None else self.repeated([mask] * span, axis=3)
+            x = self.cross_attention(x, block, memory[own], seen)
             x = self.feed_forward(x, block)
             present += [key, value]
-        return self.norm(x, "decoder.norm"), present
+        return self.finished(x, "decoder"), present
 
 
 def hidden(
@@ -162,7 +201,7 @@ def hidden(
     writer = Writer(builder, weights, size)
     places = (writer.integers(*range(ids.shape[1])) for ids in (source, target))
     memory = writer.encoded(source, next(places), masks[0])
-    return writer.decoded(writer.embedded(target, next(places)), memory, *masks)[0]
+    return writer.decoded(writer.embedded("decoder", target, next(places)), memory, *masks)[0]
 
 
 def graphs(size: Size, weights: Mapping[str, Array], beam: int) -> dict[str, Graph]:
@@ -170,19 +209,21 @@ def graphs(size: Size, weights: Mapping[str, Array], beam: int) -> dict[str, Gra
 
     A step of N hypotheses takes token (N,), position (1,), and the keys and values of the past and the
     sentence. Its results: log-probabilities "scores" and "tokens" (N, 2 * beam) of the likeliest
-    continuations, that of the end (N, 1), and the keys and values with the token's own. Log-probabilities are
-    among what an output may hold: words and the end.
+    continuations, that of the end (N, 1), and the keys and values with the token's own.
     """
-    e, h = size.head_width, size.heads
 
-    def pairs(name: str, rows: int | str, length: str) -> tuple[Value, ...]:
-        kinds = (("key", (rows, h, e, length)), ("value", (rows, h, length, e)))
-        layers = range(size.decoder_depth)
-        return tuple(Value(f"{name}_{kind}.{i}", shape) for i in layers for kind, shape in kinds)
+    def pairs(name: str, attention: str, rows: int | str, lengths: Sequence[str]) -> tuple[Value, ...]:
+        values: list[Value] = []
+        for i, length in enumerate(lengths):
+            h = size.heads[f"decoder.{i}.{attention}"]
+            e = size.width // h
+            values += (
+                Value(f"{name}_key.{i}", (rows, h, e, length)),
+                Value(f"{name}_value.{i}", (rows, h, length, e)),
+            )
+        return tuple(values)
 
-    never = np.zeros(size.words, np.float32)
-    never[[PAD, UNKNOWN, *size.first_tokens]] = -1e9
-    memory = pairs("cross", 1, "S")
+    memory = pairs("cross", "cross", 1, ["S" if span == 1 else f"S{span}" for span in size.spans])
 
     def encode(builder: NodeBuilder, own: Mapping[str, Array], inputs: Sequence[Any]) -> Sequence[Any]:
         return Writer(builder, own, size).encoded(*inputs)
@@ -191,11 +232,13 @@ def graphs(size: Size, weights: Mapping[str, Array], beam: int) -> dict[str, Gra
         writer, count = Writer(builder, own, size, one=True), 2 * size.decoder_depth
         token, position = inputs[:2]
         past, cross = inputs[2 : 2 + count], inputs[2 + count :]
-        x, present = writer.decoded(writer.embedded(token, position), cross, past=past)
-        logits = writer.node("Gemm", x, writer.weight("embedding.weight"), writer.weight("never"), transB=1)
+        x, present = writer.decoded(writer.embedded("decoder", token, position), cross, past=past)
+        logits = writer.node("Gemm", x, writer.weight("output"), writer.weight("excluded"), transB=1)
         logits = writer.node("LogSoftmax", logits, axis=-1)
+        if size.unchosen:
+            logits = writer.node("Add", logits, writer.weight("unchosen"))
         scores, tokens = builder.nodes("TopK", 2, logits, writer.integers(2 * beam), axis=-1)
-        return [scores, tokens, writer.node("Gather", logits, writer.integers(END), axis=1), *present]
+        return [scores, tokens, writer.node("Gather", logits, writer.integers(size.end), axis=1), *present]
 
     asked = (Value("token", ("N",), integer=True), Value("position", (1,), integer=True))
     found = (
@@ -204,20 +247,14 @@ def graphs(size: Size, weights: Mapping[str, Array], beam: int) -> dict[str, Gra
         Value("end", ("N", 1)),
     )
     text = (Value("source", (1, "S"), integer=True), Value("positions", ("S",), integer=True))
-    every = {**weights, "never": never}
-    shared = {"embedding.weight", "positions"}
-    reading = {
-        name: array
-        for name, array in every.items()
-        if name in shared or name.startswith("encoder.") or name.endswith(("cross.key", "cross.value"))
-    }
-    writing = {n: a for n, a in every.items() if n in shared or n not in reading}
+    crossing = ("cross.key", "cross.value", "cross.key.bias", "cross.value.bias")
+    reading = {n: a for n, a in weights.items() if n.startswith("encoder.") or n.endswith(crossing)}
+    writing = {n: a for n, a in weights.items() if n not in reading} | {"excluded": size.never(size.excluded)}
+    if size.unchosen:
+        writing["unchosen"] = size.never(size.unchosen)
+    layers = range(size.decoder_depth)
+    past, own = (pairs(n, "self", "N", [t for _ in layers]) for n, t in (("past", "T"), ("own", "T1")))
     return {
         "encode": Written(text, memory, reading, encode),
-        "step": Written(
-            (*asked, *pairs("past", "N", "T"), *memory),
-            (*found, *pairs("own", "N", "T1")),
-            writing,
-            step,
-        ),
+        "step": Written((*asked, *past, *memory), (*found, *own), writing, step),
     }

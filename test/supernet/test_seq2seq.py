@@ -19,7 +19,7 @@ from dynofa_ros.supernet.decoding import Hypothesis, Steps, generate
 from dynofa_ros.supernet.eager import EagerBuilder
 from dynofa_ros.supernet.engines.onnx_graph import build_model
 from dynofa_ros.supernet.families.seq2seq_demo import Seq2SeqConfig, Seq2SeqSpace
-from dynofa_ros.supernet.graphs import Arrays, Runner
+from dynofa_ros.supernet.graphs import Arrays, Runner, Value
 from dynofa_ros.supernet.registry import EngineError, load_engine, load_space
 from dynofa_ros.supernet.switching import prepare_subnet
 from dynofa_ros.supernet.text import Tokenizer, load_tokenizer
@@ -219,7 +219,8 @@ def table_network(seed: int, words: int, beam: int) -> tuple[Runner, Callable[[t
         tokens = np.pad(tokens, missing, constant_values=UNKNOWN)
         return {"scores": scores, "tokens": tokens, "end": rows[:, [END]], "own_key.0": past}
 
-    return Runner({"encode": encode, "step": step}), probabilities
+    past = Value("past_key.0", ("N", 1, 1, "T"))
+    return Runner({"encode": encode, "step": step}, {"step": (past,)}), probabilities
 
 
 def last(network: Runner, **limits: Any) -> Hypothesis:
@@ -262,7 +263,7 @@ def test_unlikely_outputs_that_end_first_do_not_end_the_search() -> None:
         return {"scores": scores, "tokens": tokens, "end": rows[:, [END]], "own_key.0": past}
 
     network, _ = table_network(0, 20, 2)
-    assert last(Runner({**network.graphs, "step": step})).tokens == sentence[:-1]
+    assert last(replace(network, graphs={**network.graphs, "step": step})).tokens == sentence[:-1]
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -31,7 +31,8 @@ class Engine(ABC):
         Raises EngineError with the runtime's reason.
         """
         graphs = subnet.graphs.items()
-        return Runner({name: self.prepare_graph(graph, threads, processor) for name, graph in graphs})
+        prepared = {name: self.prepare_graph(graph, threads, processor) for name, graph in graphs}
+        return Runner(prepared, {name: graph.inputs for name, graph in graphs})
 
     @abstractmethod
     def prepare_graph(self, graph: Graph, threads: int, processor: str | None) -> GraphRunner:
