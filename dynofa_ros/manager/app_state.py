@@ -99,6 +99,8 @@ class AppState:
     _index_of: tuple[SubnetEntry, ...] | None = None
     _clusters: frozenset[str] = frozenset()
     _clusters_of: tuple[SubnetEntry, ...] | None = None
+    _sized: bool = False
+    _sized_of: tuple[SubnetEntry, ...] | None = None
     _usable: _Usable = field(default_factory=lambda: _Usable())
 
     @property
@@ -196,7 +198,9 @@ class AppState:
     @property
     def sized(self) -> bool:
         """Whether the time of a request depends on its size."""
-        return any(entry.reference_size > 0.0 for entry in self.entries)
+        if self._sized_of is not self.entries:
+            self._sized_of, self._sized = self.entries, any(e.reference_size > 0.0 for e in self.entries)
+        return self._sized
 
     def size_factors(self, size: float, entry: SubnetEntry) -> tuple[float, float]:
         """Takes the size of a request that an entry answered, NaN = it has none. Returns the time of that
@@ -205,7 +209,7 @@ class AppState:
         if size > 0.0 and entry.reference_size > 0.0:
             self.sizes.observe(size, entry.reference_size)
         own = size_factor(entry.fixed_share, entry.reference_size, size)
-        return own, usual_factor((entry,), self.sizes.usual)
+        return own, usual_factor(((entry.fixed_share, entry.reference_size),), self.sizes.usual)
 
     def silent(self, now_ns: int) -> bool:
         """Whether no frame has come for much longer than its rate explains."""

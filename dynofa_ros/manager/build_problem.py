@@ -24,6 +24,7 @@ from dynofa_ros.manager.problem import (
     Option,
     Problem,
     Processor,
+    corrected,
     demand_accuracies,
     make_menu,
     make_table,
@@ -320,7 +321,7 @@ def _app(
     overhead_ms, rate_hz = known.estimator.overhead.typical_ms(), known.due_hz()
     options = {}
     for name, menu in menus.by_processor.items():
-        slowdown = state.slowdown(known, name) * usual_factor(menu.table.entries, known.sizes.usual)
+        slowdown = state.slowdown(known, name) * usual_factor(menu.table.laws, known.sizes.usual)
         margin = known.estimator.margin(name, targets.miss_tolerance)
         if known.queued:
             budget_ms = targets.latency_target_ms - overhead_ms
@@ -360,9 +361,13 @@ def _table(known: AppState, processor: Processor) -> EntryTable | None:
     """Table of an application on a processor, the last one if nothing it is made from has changed."""
     usable, kept = known.usable, known.tables.get(processor.name)
     errors = known.estimator.rounded_errors(processor.name)
-    if kept is None or kept[0] is not processor.speed_hz or kept[1] is not usable or kept[3] is not errors:
+    if kept is None or kept[0] is not processor.speed_hz or kept[1] is not usable:
         own = tuple(e for e in usable if place_of(e) == processor.name)
-        table_ = make_table(own, processor, errors) if own else None
-        kept = known.tables[processor.name] = (processor.speed_hz, usable, table_, errors)
+        plain = make_table(own, processor) if own else None
+        kept = processor.speed_hz, usable, None, None, plain
+    if kept[3] is not errors:
+        plain = kept[4]
+        kept = processor.speed_hz, usable, corrected(plain, errors) if plain else None, errors, plain
+        known.tables[processor.name] = kept
     table: EntryTable | None = kept[2]
     return table

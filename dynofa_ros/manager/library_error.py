@@ -25,6 +25,7 @@ LEAST_TRIED = 3  # entries: any two lie on a line
 FIT_EVERY = 32  # frames
 FORGET = 1.0 / 5000.0  # per frame of another entry
 GRAIN, OFFSET_GRAIN_MS = 0.01, 0.05  # to which plans know errors and offset: tables are kept in between
+DEAD_BAND = 2.0  # grains: by as much what was learned may differ from what plans know
 
 Key = tuple[str, int]  # sub-network, threads
 Rounded = tuple[tuple[Key, int], ...]  # grains by entry; ("", 0) has the offset
@@ -70,11 +71,12 @@ class LibraryErrors:
         """Looks at all entries together; by how much the log of the slowdown has to rise for it."""
         self._frames += 1
         shift = self._regress() if self._frames % FIT_EVERY == 0 else 0.0
-        offset = OFFSET, round(self.offset_ms / OFFSET_GRAIN_MS)
-        errors = [(key, round(known.log_error / GRAIN)) for key, known in self._entries.items()]
-        rounded = tuple(sorted(pair for pair in (offset, *errors) if pair[1]))
-        if rounded != self.rounded:
-            self.rounded = rounded
+        learned = {key: known.log_error / GRAIN for key, known in self._entries.items()}
+        learned[OFFSET] = self.offset_ms / OFFSET_GRAIN_MS
+        grains = dict(self.rounded)
+        moved = {k: round(v) for k, v in learned.items() if abs(v - grains.get(k, 0)) > DEAD_BAND}
+        if moved:
+            self.rounded = tuple(sorted(pair for pair in (grains | moved).items() if pair[1]))
         return shift
 
     def _regress(self) -> float:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
 
@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from dynofa_ros.latency import clock_ratio, latency, reference_hz
 from dynofa_ros.manager.library_error import Rounded, factors
 from dynofa_ros.manager.placement import core_share
+from dynofa_ros.manager.requests import size_laws
 from dynofa_ros.messages import SubnetEntry
 
 LOAD_CEILING = 0.92  # busy share of a processor that still leaves room for jitter
@@ -109,6 +110,7 @@ class EntryTable:
     launch_ms: Array  # of each entry: part of unit_ms that scales with the clock of the CPU, at its reference
     shares: tuple[float, ...] = (1.0,)  # of the cores, ascending; one per mode
     modes: tuple[int, ...] = ()  # of each entry
+    laws: frozenset[tuple[float, float]] = frozenset()  # see `requests.size_laws`
     _launched: dict[float, tuple[Array, Array]] = field(default_factory=dict)
 
     def at(self, ratio: float) -> tuple[Array, Array]:
@@ -277,11 +279,8 @@ def entry_times_ms(entry: SubnetEntry, processor: Processor) -> Array:
     return latency(entry.alpha_ms, entry.beta_ms, np.where(np.isfinite(ratio), ratio, 1.0))
 
 
-def make_table(entries: Sequence[SubnetEntry], processor: Processor, errors: Rounded = ()) -> EntryTable:
-    """Table of the entries of one application on one processor; raises ValueError without any.
-
-    ``errors``: what the library says wrongly.
-    """
+def make_table(entries: Sequence[SubnetEntry], processor: Processor) -> EntryTable:
+    """Table of the entries of one application on one processor; raises ValueError without any."""
     if not entries:
         raise ValueError("a table needs at least one library entry")
     ordered = tuple(sorted(entries, key=lambda e: (e.accuracy, e.id, e.threads)))
@@ -290,14 +289,20 @@ def make_table(entries: Sequence[SubnetEntry], processor: Processor, errors: Rou
     modes = tuple(map(shares.index, by_entry))
     unit_ms = np.stack([entry_times_ms(e, processor) for e in ordered])
     launch_ms = processor.launch_share * np.array([e.alpha_ms for e in ordered])
-    if errors:
-        offset_ms, by_entry = factors(errors, [(e.id, e.threads) for e in ordered])
-        unit_ms, launch_ms = (
-            (unit_ms + offset_ms) * np.array(by_entry)[:, None],
-            launch_ms * np.array(by_entry),
-        )
     accuracies = tuple(e.accuracy for e in ordered)
-    return EntryTable(ordered, accuracies, unit_ms, _least_ms(unit_ms, modes), launch_ms, shares, modes)
+    least_ms, laws = _least_ms(unit_ms, modes), size_laws(ordered)
+    return EntryTable(ordered, accuracies, unit_ms, least_ms, launch_ms, shares, modes, laws)
+
+
+def corrected(table: EntryTable, errors: Rounded) -> EntryTable:
+    """A table of what the library says, with ``errors`` for what it says wrongly."""
+    if not errors:
+        return table
+    offset_ms, by_entry = factors(errors, [(e.id, e.threads) for e in table.entries])
+    factor = np.array(by_entry)
+    unit_ms = (table.unit_ms + offset_ms) * factor[:, None]
+    least_ms, launch_ms = _least_ms(unit_ms, table.modes), table.launch_ms * factor
+    return replace(table, unit_ms=unit_ms, least_ms=least_ms, launch_ms=launch_ms, _launched={})
 
 
 def _least_ms(unit_ms: Array, modes: Sequence[int]) -> Array:

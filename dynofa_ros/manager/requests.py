@@ -37,9 +37,19 @@ class RequestSizes:
         self.usual += (size - self.usual) / min(self._seen + FIRST_SIZES, SIZES)
 
 
-def usual_factor(entries: Iterable[SubnetEntry], usual: float) -> float:
-    """Time at the usual size over that at the reference size: the most of these entries, 1 without a law."""
-    return max((size_factor(e.fixed_share, e.reference_size, usual) for e in entries), default=1.0)
+def size_laws(entries: Iterable[SubnetEntry]) -> frozenset[tuple[float, float]]:
+    """Fixed share and reference size of entries: few libraries have more than one pair."""
+    return frozenset((e.fixed_share, e.reference_size) for e in entries)
+
+
+def usual_factor(laws: Iterable[tuple[float, float]], usual: float) -> float:
+    """Time at the usual size over that at the reference size: the most by these laws, 1 without one.
+
+    usual: NaN before the first request with a size, and so always for cameras.
+    """
+    if usual != usual:
+        return 1.0
+    return max((size_factor(share, reference, usual) for share, reference in laws), default=1.0)
 
 
 @dataclass

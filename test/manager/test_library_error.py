@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import exp, log
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 from manager_problems import make_processor
 
 from dynofa_ros.manager.estimator import AppEstimator
-from dynofa_ros.manager.library_error import GRAIN, OFFSET, OFFSET_GRAIN_MS, LibraryErrors
-from dynofa_ros.manager.problem import make_table
+from dynofa_ros.manager.library_error import DEAD_BAND, GRAIN, OFFSET, OFFSET_GRAIN_MS, LibraryErrors
+from dynofa_ros.manager.problem import corrected, make_table
 from dynofa_ros.messages import SubnetEntry
 
 LIBRARY_MS = {"a": 40.0, "b": 20.0, "c": 10.0, "d": 5.0}
@@ -101,12 +102,28 @@ def test_a_sound_library_stays_as_it_is() -> None:
         )
 
 
+def test_plans_keep_an_error_until_another_is_learned_and_never_miss_more_than_the_dead_band() -> None:
+    robot = Robot({"a": 40.0, "b": 26.0}, noise=0.05)
+    known = []
+    for name in ("a", "b", "a", "b"):
+        for _ in range(100):
+            robot.run(name, 1)
+            known.append(robot.errors.rounded)
+            grains = dict(robot.errors.rounded)
+            for (entry, threads), unit_ms in ((("a", 1), 40.0), (("b", 1), 20.0)):
+                learned = log(robot.errors.corrected_ms((entry, threads), unit_ms))
+                learned -= log(unit_ms + robot.errors.offset_ms)
+                assert abs(learned - GRAIN * grains.get((entry, threads), 0)) <= GRAIN * DEAD_BAND + 1e-9
+    assert dict(known[-1])["b", 1] > 20
+    assert sum(was is not now for was, now in pairwise(known)) < 40
+
+
 def test_plans_reckon_with_rounded_errors() -> None:
     processor = make_processor(np.random.default_rng(0), "gpu", 3)
     entries = [SubnetEntry(n, "gpu", 0.7, t, 0.5 * t, 0.5 * t, threads=1) for n, t in LIBRARY_MS.items()]
     plain = make_table(entries, processor)
     rounded = ((OFFSET, 40), (("b", 1), round(log(2.0) / GRAIN)))
-    known = make_table(entries, processor, rounded)
+    known = corrected(plain, rounded)
     for place, entry in enumerate(plain.entries):
         factor = exp(GRAIN * round(log(2.0) / GRAIN)) if entry.id == "b" else 1.0
         assert known.unit_ms[place] == pytest.approx((plain.unit_ms[place] + 40 * OFFSET_GRAIN_MS) * factor)

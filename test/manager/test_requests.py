@@ -22,6 +22,7 @@ from dynofa_ros.manager.requests import (
     ArrivalRate,
     RequestSizes,
     queue_margin,
+    size_laws,
     usual_factor,
     wait_ms,
 )
@@ -97,12 +98,12 @@ def test_a_few_requests_say_little_against_the_rate_asked_for() -> None:
 
 def test_the_usual_size_begins_with_that_of_the_library() -> None:
     sizes = RequestSizes()
-    assert usual_factor(ENTRIES, sizes.usual) == 1.0
+    assert usual_factor(size_laws(ENTRIES), sizes.usual) == 1.0
     sizes.observe(20.0, 10.0)
     assert 10.0 < sizes.usual < 12.0
     for _ in range(500):
         sizes.observe(20.0, 10.0)
-    assert usual_factor(ENTRIES, sizes.usual) == pytest.approx(1.75, rel=0.01)
+    assert usual_factor(size_laws(ENTRIES), sizes.usual) == pytest.approx(1.75, rel=0.01)
 
 
 def test_the_level_does_not_follow_the_size_and_the_margin_does() -> None:
