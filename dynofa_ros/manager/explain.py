@@ -84,7 +84,7 @@ def _undegraded(problem: Problem, plan: Plan, objective: str) -> str:
         below = forecast(problem, replace(plan, clocks=lower), headroom=PATIENT)
         if any(app.late for app in below.apps):
             return "latency"
-        if below.overloaded or below.starving:
+        if below.overload or below.starving:
             return "utilization"
     smaller = any(
         entry.accuracy < choice.entry.accuracy

@@ -71,6 +71,7 @@ class Grid:
     below_top: NDArray[np.bool_]  # rows
     constant_w: float
     limit_w: float
+    ceiling: float  # of the load of a processor, and of an application
     pins: tuple[int, ...]  # processor of an application that may not move, else -1; empty = all may
     first: tuple[int, ...]  # processors: clock level of their first row
     share: Array | None = None  # applications x rows: of the cores that an application takes; None = all
@@ -187,6 +188,7 @@ def make_grid(problem: Problem, headroom: float, pins: tuple[int, ...] = ()) -> 
         below_top=_below_top(levels),
         constant_w=problem.constant_w,
         limit_w=problem.power_limit_w,
+        ceiling=problem.load_ceiling,
         pins=pins,
         first=(0,) * len(processors),
         share=share,

@@ -15,7 +15,7 @@ from dynofa_ros.manager.ladder import Outcome, Trace, allocate
 from dynofa_ros.manager.many import allocate_any, fits_any
 from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import REDUCED_SHARE, Forecast, Plan, forecast, make_plan, quality
-from dynofa_ros.manager.problem import App, Menu, Problem
+from dynofa_ros.manager.problem import SATURATION, App, Menu, Problem
 from dynofa_ros.manager.reversal_budget import ReversalBudget
 from dynofa_ros.manager.solver import MAX_FREE_APPS
 
@@ -246,7 +246,7 @@ def concede(problem: Problem, current: Plan, headroom: float = HEADROOM, *, stay
 
 
 def _reduced_margin(problem: Problem, outcome: Outcome) -> Outcome:
-    """Where frames or deadlines had to be given up: what narrower margins can save of them."""
+    """Where frames or deadlines had to be given up: narrower margins and less spare load save some."""
     apps = tuple(
         replace(
             app,
@@ -257,9 +257,14 @@ def _reduced_margin(problem: Problem, outcome: Outcome) -> Outcome:
         )
         for app in problem.apps
     )
-    reduced = allocate_any(
-        replace(problem, apps=apps), HEADROOM, outcome.trace, outcome.point.mapping, turns=1
-    )
+    for ceiling in (SATURATION, problem.load_ceiling):
+        narrow = replace(problem, apps=apps, load_ceiling=ceiling)
+        reduced = allocate_any(narrow, HEADROOM, outcome.trace, outcome.point.mapping, turns=1)
+        # Spare load is what those that share a processor need. Images are prepared between two inferences,
+        # which the load of the processor does not show.
+        shared = len(set(reduced.point.mapping)) < len(problem.apps)
+        if not (shared or forecast(problem, make_plan(problem, reduced)).backlog):
+            break
     return reduced if _given_up(reduced) < _given_up(outcome) else outcome
 
 

@@ -68,7 +68,8 @@ class Forecast:
     apps: tuple[AppForecast, ...] = ()
     power_w: float = inf
     excess_w: float = 0.0  # predicted power above the limit
-    overloaded: bool = False  # a processor's managed load is above its ceiling
+    overload: float = 0.0  # managed load of a processor, or of one application, above its ceiling
+    backlog: float = 0.0  # share by which an application then takes longer than its period, with overhead
     starving: bool = False  # others do not get what they need, and a higher clock exists
     thinned: bool = False  # some application answers fewer frames than asked for
 
@@ -82,9 +83,11 @@ class Forecast:
         """Broken promises, the gravest first; all zero = the plan holds what it must."""
         late = [app for app in self.apps if app.late]
         failing = sum(max(0.0, app.share / app.margin**REDUCED_SHARE - 1.0) for app in late)
+        # Each frame waits longer than the last one, however far away the deadline is.
+        failing += self.backlog
         thinned = sum(app.divider - 1 for app in self.apps)
         tight = sum(app.share - 1.0 for app in late)
-        return (self.excess_w, failing, float(thinned), tight, float(self.overloaded), float(self.starving))
+        return (self.excess_w, failing, float(thinned), tight, self.overload, float(self.starving))
 
     @property
     def sound(self) -> bool:
@@ -116,7 +119,7 @@ def forecast(
     if levels is None or len(plan.choices) != len(problem.apps):
         return Forecast(False)
     runs, total = [], dict.fromkeys(processors, 0.0)
-    overrun = False  # an application is asked for more frames than it can answer one after the other
+    busiest = occupied = 0.0  # an application answers one frame after the other
     for app, choice in zip(problem.apps, plan.choices, strict=True):
         name = place_of(choice.entry)
         option, level = app.options.get(name), levels.get(name)
@@ -127,7 +130,8 @@ def forecast(
         busy = app.rate_hz / choice.divider * 1e-3 * time_ms
         load = option.table.share(place) * busy
         total[name] += load
-        overrun |= busy > LOAD_CEILING * 1.02
+        busiest = max(busiest, busy)
+        occupied = max(occupied, busy * (1.0 + app.overhead_ms / time_ms))
         runs.append((app, choice, option, name, time_ms, load))
     apps = []
     for app, choice, option, name, time_ms, load in runs:
@@ -138,13 +142,16 @@ def forecast(
         power_w += _power_w(processor, levels.get(name), total[name])
         starving |= _starves(processor, levels.get(name), total[name])
     power_w = problem.constant_w + power_w
+    load = max([busiest, *total.values()])
+    overloaded = load > LOAD_CEILING * 1.02
     excess_w = max(0.0, power_w - (problem.power_limit_w if power_limit_w is None else power_limit_w))
     return Forecast(
         applicable=True,
         apps=tuple(apps),
         power_w=power_w,
         excess_w=excess_w,
-        overloaded=overrun or any(load > LOAD_CEILING * 1.02 for load in total.values()),
+        overload=load - LOAD_CEILING if overloaded else 0.0,
+        backlog=max(0.0, occupied - 1.0) if overloaded else 0.0,
         starving=starving,
         thinned=any(choice.divider > 1 for choice in plan.choices),
     )

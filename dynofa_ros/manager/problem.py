@@ -41,6 +41,7 @@ from dynofa_ros.manager.requests import size_laws
 from dynofa_ros.messages import SubnetEntry
 
 LOAD_CEILING = 0.92  # busy share of a processor that still leaves room for jitter
+SATURATION = 0.98  # busy share above which frames wait longer and longer
 LAUNCHER = "cpu"  # processor that launches the work of others
 DIVIDERS = (1, 2, 3, 4)  # an application answers every n-th of its due frames
 
@@ -247,6 +248,7 @@ class Problem:
     unused: tuple[Processor, ...] = ()
     most_frames: bool = False
     least_latency: bool = False
+    load_ceiling: float = LOAD_CEILING
 
     def __post_init__(self) -> None:
         # The CPU, if the time of a network elsewhere depends on its clock.

@@ -106,7 +106,7 @@ class RuntimeManager:
             self._binding = binding_constraint(
                 problem, plan, present, parameters.objective, limit.name, self._hysteresis.trace
             )
-        feasible = (plan.feasible if plan else True) and not (present.excess_w or present.overloaded)
+        feasible = (plan.feasible if plan else True) and not (present.excess_w or present.overload)
         missing = missing_sensor(self.state, parameters, now_ns)
         self.limit_fault = missing
         if missing is None and not feasible:
@@ -258,7 +258,7 @@ class RuntimeManager:
             if changed or app.planned != choice.entry:
                 app.misses.restart()
             app.planned = choice.entry
-            in_time = not (expected.late or present.overloaded)
+            in_time = not (expected.late or present.overload)
             app.misses.promise(expected.latency_ms, in_time=in_time)
 
     def _command(

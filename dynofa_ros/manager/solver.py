@@ -54,7 +54,7 @@ def solve(
         points = [solve(part, wanted, power=power, load=load, background=background) for part in grid.parts]
         return min((p for p in points if p is not None), key=lambda p: p.power_w, default=None)
     free = _free(grid, wanted)
-    tables = _tables(grid, wanted, free, LOAD_CEILING if load else inf)
+    tables = _tables(grid, wanted, free, grid.ceiling if load else inf)
     if tables is None:
         return None
     subsets, power_w = tables.cheapest(background)
@@ -88,7 +88,7 @@ def best_for(
     if grid.parts:
         found = [best_for(p, wanted, app, dividers, relaxed=relaxed) for p in grid.parts]
         return min((f for f in found if f is not None), default=None)
-    tables = _tables(grid, wanted, _free(grid, wanted), LOAD_CEILING, but=app)
+    tables = _tables(grid, wanted, _free(grid, wanted), grid.ceiling, but=app)
     if tables is None:
         return None
     place = tables.needs.slices[grid.pins[app]] if grid.pins and grid.pins[app] >= 0 else slice(None)
@@ -101,7 +101,7 @@ def best_for(
             allowed = np.minimum(allowed, deadline[..., None, None, place] / gain)
         most = allowed.max(axis=(-3, -2))
         if grid.share is not None:
-            most = np.minimum(most, LOAD_CEILING * divider * grid.share[..., app, :][..., rows][..., place])
+            most = np.minimum(most, grid.ceiling * divider * grid.share[..., app, :][..., rows][..., place])
         fits = (load[..., place] * (1.0 + ROUNDING) <= most[..., None, :]).any(axis=-1)
         fits = fits.reshape(-1, fits.shape[-1]).any(axis=0)
         if fits.any():

@@ -7,6 +7,7 @@ from math import isfinite
 
 import pytest
 
+from dynofa_ros.evaluation.drawn import drawn_scene
 from dynofa_ros.evaluation.policies import POLICIES, make_policy
 from dynofa_ros.evaluation.policies.constants import DEFAULT, KNOBS
 from dynofa_ros.evaluation.policies.manager import ManagerPolicy
@@ -194,3 +195,10 @@ def test_rivals_move_only_when_their_processor_is_gone() -> None:
         before = {f.processor for f in run.frames if f.arrived_s < 14.0}
         during = {f.processor for f in run.frames if f.arrived_s > 18.0}
         assert before == {"gpu"} and "gpu" not in during
+
+
+@pytest.mark.parametrize(("number", "most"), [(7, 0.10), (26, 0.13)])
+def test_frames_that_outlast_their_period_raise_a_clock_or_are_thinned(number: int, most: float) -> None:
+    """With a deadline longer than the period a backlog of frames grows that no single time shows."""
+    frames = simulate(drawn_scene(number, "practice"), make_policy("ours"), seed=0).frames
+    assert sum(frame.missed for frame in frames) < most * len(frames)

@@ -19,7 +19,7 @@ from dynofa_ros.manager.hysteresis import (
     is_better,
     repairs,
 )
-from dynofa_ros.manager.plan import AppForecast, Choice, Forecast, Plan
+from dynofa_ros.manager.plan import AppForecast, Choice, Forecast, Plan, forecast
 from dynofa_ros.manager.problem import App, Option, Problem, Processor, make_menu, make_table
 from dynofa_ros.manager.reversal_budget import CAPACITY, PER_S, WINDOW_S, ReversalBudget
 from dynofa_ros.messages import SubnetEntry
@@ -83,6 +83,27 @@ def plan_of(problem: Problem, *subnets: int, hz: float = TOP_HZ, step: int = 0) 
 
 
 # --- a deadline that cannot be held -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rate_hz", "divider"), [(21.0, 1), (24.0, 1), (26.0, 2)])
+def test_a_frame_must_be_answered_before_the_next_one_comes(rate_hz: float, divider: int) -> None:
+    """The deadline of 200 ms is far away; 40 ms at the top clock fill 84, 96 and 104 % of the period, and
+    50 ms at the clock in force more than all of it."""
+    gpu = processor(LOW_HZ, TOP_HZ)
+    problem = problem_of(app("a", gpu, 1.1, target_ms=200.0, rate_hz=rate_hz), on=gpu)
+    current = plan_of(problem, 2, hz=LOW_HZ)
+    present = forecast(problem, current)
+    assert not present.apps[0].late and present.overload > 0.0 and present.backlog > 0.0
+    plan = choose(problem, current)
+    assert [c.divider for c in plan.choices] == [divider] and forecast(problem, plan).backlog == 0.0
+    assert divider == 2 or plan.clocks == (("gpu", (TOP_HZ,)),)
+
+
+def test_preparing_an_image_counts_where_frames_come_quickly() -> None:
+    """Inference alone fills 96 % of the period, with 3 ms around it 103 %."""
+    gpu = processor(LOW_HZ, TOP_HZ)
+    one = replace(app("a", gpu, 1.1, target_ms=200.0, rate_hz=24.0), overhead_ms=3.0)
+    assert [c.divider for c in choose(problem_of(one, on=gpu), None).choices] == [2]
 
 
 def test_narrower_margins_come_before_frames_are_left_out() -> None:

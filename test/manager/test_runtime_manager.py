@@ -319,13 +319,15 @@ def test_a_rejection_is_forgotten_when_the_fault_ends() -> None:
     assert bench.manager.state.refusals.last == "" and bench.manager.state.refusals.counts["monitor"] == 2
 
 
-def test_a_plan_in_force_that_has_become_too_much_is_not_feasible() -> None:
+def test_a_plan_in_force_that_has_become_too_much_leaves_frames_out() -> None:
     """Frames are in time if they are answered, but the worker cannot answer all of them."""
     plant, _ = one_app(AppTargets("front", 200.0, rate_hz=60.0), slowdown=3.0)
     plant.apps[0].camera_hz = 60.0
     plant.run(10.0)
-    assert miss_share(plant.frames, plant.now_ns - 5 * SECOND, plant.now_ns) > 0.5
-    assert not plant.decisions[-1].feasible and plant.decisions[-1].binding_constraint == "utilization"
+    assert miss_share(plant.frames, plant.now_ns - 5 * SECOND, plant.now_ns) < 0.2
+    decision = plant.decisions[-1]
+    assert not decision.feasible and decision.binding_constraint == "utilization"
+    assert decision.apps[0].rate_hz < 60.0
 
 
 @pytest.mark.parametrize("thinned", [False, True])
