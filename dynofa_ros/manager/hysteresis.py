@@ -59,6 +59,7 @@ class Hysteresis:
         problem: Problem,
         current: Plan | None,
         *,
+        by_user: bool = False,
         at_once: bool,
         event: bool,
         alarm: bool,
@@ -68,7 +69,8 @@ class Hysteresis:
     ) -> Plan:
         """The plan to be in force from now on.
 
-        ``at_once``: something changed that no hysteresis must delay. ``event``: something else that is worth
+        ``by_user``: somebody wishes for something else. ``at_once``: something changed that no hysteresis
+        must delay. ``event``: something else that is worth
         another look. ``alarm``: the load has changed, so that a plan that fails now was no mistake.
         ``upgrades``: the monitors can be trusted enough to do more than hold on. ``release_limit_w``: power
         above which a plan in force is given up.
@@ -76,6 +78,8 @@ class Hysteresis:
         present = forecast(problem, current, release_limit_w, HOLD) if current else Forecast(False)
         self.solved = False
         self.budget.elapse(now_ns)
+        if by_user:
+            self.budget.renew()
         if current is None or at_once or not present.applicable:
             self._reset_backoff()
             self.present = None

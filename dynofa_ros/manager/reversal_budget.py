@@ -10,8 +10,9 @@ returns to its last value within `WINDOW_S`. Two rules bound how often:
 
 - What a power limit has forced is not paid. Taking it back costs a token there and then, and waits for one.
 
-So reversals are at most the tokens that were granted: `CAPACITY` at once, `PER_S` in the long run, and what
-the last plan costs beyond that. A broken power limit and a user's wish wait for no token; they leave a debt.
+So reversals are at most the tokens that were granted: `CAPACITY` at once and at each wish of the user, `PER_S`
+in the long run, and what the last plan costs beyond that. A broken power limit waits for no token; it leaves a
+debt, which the next wish of the user ends.
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ class ReversalBudget:
                 del self._changes[knob]
                 self.tokens += paid
         self.tokens = min(CAPACITY, self.tokens)
+
+    def renew(self) -> None:
+        """A user has wished for something else: what was before counts no more."""
+        self.tokens = CAPACITY
+        self._changes.clear()
 
     def reverses(self, current: Plan, plan: Plan, *, unpaid: bool = False) -> bool:
         """Whether a plan takes back a change that was made just now; ``unpaid``: one that was not paid."""

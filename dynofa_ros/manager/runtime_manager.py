@@ -236,6 +236,7 @@ class RuntimeManager:
             now_ns,
             problem,
             before,
+            by_user=bool(events & FROM_USER),
             at_once=bool(events & AT_ONCE),
             event=bool(events),
             alarm="alarm" in events,

@@ -27,7 +27,15 @@ from dynofa_ros.training.detection import (  # noqa: E402
 from dynofa_ros.training.loop import Settings, Training  # noqa: E402
 
 SPACE = "ofa_mbv3_demo_detector"
-torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums of several threads differ in the last bits, and other tests leave another number behind."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class FewScenes(Detection):
@@ -149,6 +157,8 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path: Path):
 PRELUDE = f"""
 import sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2])]!r}
+import torch
+torch.set_num_threads(1)
 import dynofa_ros.training.loop as loop
 loop.SAVE_EVERY_S = 0.0
 import test_detection_training
