@@ -10,9 +10,9 @@ returns to its last value within `WINDOW_S`. Two rules bound how often:
 
 - What a power limit has forced is not paid. Taking it back costs a token there and then, and waits for one.
 
-So reversals are at most the tokens that were granted: `CAPACITY` at once and at each wish of the user, `PER_S`
-in the long run, and what the last plan costs beyond that. A broken power limit waits for no token; it leaves a
-debt, which the next wish of the user ends.
+So reversals are at most the tokens that were granted: `CAPACITY` at once and at each wish of the user,
+`PER_S` in the long run, and what the last plan costs beyond that. A broken power limit waits for no token;
+it leaves a debt, which the next wish of the user ends.
 """
 
 from __future__ import annotations

@@ -51,11 +51,15 @@ class NodeExecutor(SingleThreadedExecutor):
             self._check_context()
             self._collect()
         wait_set = self._wait_set
-        wait_set.clear_entities()
-        for add, handle in self._adding:
-            add(handle)
-        for waitable in self._waitables:
-            waitable.add_to_wait_set(wait_set)
+        try:
+            wait_set.clear_entities()
+            for add, handle in self._adding:
+                add(handle)
+            for waitable in self._waitables:
+                waitable.add_to_wait_set(wait_set)
+        except InvalidHandle:  # something was destroyed by the last callback: look again
+            self._release()
+            return
         wait_set.wait(timeout_sec_to_nsec(timeout_sec))
         self._check_context()
         subscriptions, guards, timers, *others = (

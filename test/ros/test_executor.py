@@ -221,3 +221,20 @@ def test_an_rclpy_without_what_it_uses_gets_the_executor_of_rclpy(
             executor = make_executor(context)
         assert type(executor) is SingleThreadedExecutor
         executor.shutdown()
+
+
+def test_a_callback_may_replace_its_own_subscription(node: Node, executor: NodeExecutor) -> None:
+    heard: list[str] = []
+    publisher = node.create_publisher(String, "/replaced", 10)
+
+    def again(message: String) -> None:
+        heard.append(message.data)
+        node.destroy_subscription(subscriptions.pop())
+        subscriptions.append(node.create_subscription(String, "/replaced", again, 10))
+
+    subscriptions = [node.create_subscription(String, "/replaced", again, 10)]
+    for number in range(3):
+        spin(executor, lambda: publisher.get_subscription_count() == 1)
+        publisher.publish(String(data=str(number)))
+        spin(executor, lambda: len(heard) > number)
+    assert heard == ["0", "1", "2"]
