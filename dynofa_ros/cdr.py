@@ -44,9 +44,12 @@ def reader(name: str, types: Types) -> Callable[[bytes], Any]:
         if data[:2] != PLAIN_LITTLE_ENDIAN:
             raise ValueError(f"{name}: not in plain CDR")
         try:
-            return read(data, ENCAPSULATION)[0]
+            message, end = read(data, ENCAPSULATION)
         except (StructError, LookupError, UnicodeDecodeError) as error:
             raise ValueError(f"{name}: damaged, or of another version ({error})") from error
+        if end > len(data):  # a slice ends early without a word
+            raise ValueError(f"{name}: cut off: {len(data)} bytes of {end}")
+        return message
 
     return checked
 

@@ -187,7 +187,7 @@ class Application:
     def accept(self, message: Any, target_ms: float = math.nan) -> bool:
         """A request came. Returns whether it will be answered unless a newer one comes.
 
-        target_ms: of this request, NaN = as of all.
+        target_ms: of this request; as of all unless it is positive and finite.
         """
         now_ns = time.perf_counter_ns()
         self.counters.arrive(now_ns)
@@ -331,7 +331,8 @@ class Application:
         return held[chosen] or current, chosen.time_ms(size)
 
     def _target_ms(self, request: Request) -> float:
-        return request.target_ms if request.target_ms > 0 else self.targets.latency_target_ms
+        asked_ms = request.target_ms
+        return asked_ms if 0 < asked_ms < math.inf else self.targets.latency_target_ms
 
     def _left_ms(self, request: Request) -> float:
         """Time until the deadline of a request."""

@@ -2,13 +2,13 @@
 
     time of a frame = slowdown * exp(error of the entry) * (library time + offset)
 
-The slowdown is common to all entries of an application on a processor and follows the load (`estimator`). An
-innovation of a frame is shared out between it and the entry by their variances, as in a Kalman filter: a
-that has been steady stays where it is when another entry begins and takes longer than it should. So entries
-are drawn to what is common by how few frames they have (best linear unbiased prediction of random effects,
-Henderson 1975). The offset is time that shrinks neither with the network nor with the clock, as preemption
-and decoding do: a ridge regression (Hoerl and Kennard 1970) of the entries' errors on 1 / library time, whose
-intercept goes to the slowdown.
+The slowdown is common to all entries of an application on a processor and follows the load (`estimator`).
+An innovation of a frame is shared out between it and the entry by their variances, as in a Kalman filter: a
+slowdown that has been steady stays where it is when another entry begins and takes longer than it should.
+So entries are drawn to what is common by how few frames they have (best linear unbiased prediction of
+random effects, Henderson 1975). The offset is time that shrinks neither with the network nor with the
+clock, as preemption and decoding do: a ridge regression (Hoerl and Kennard 1970) of the entries' errors on
+1 / library time, whose intercept goes to the slowdown.
 """
 
 from __future__ import annotations

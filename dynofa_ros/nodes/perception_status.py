@@ -78,8 +78,8 @@ def texts(application: Application) -> Status:
 
 
 def answers(application: Application) -> Status:
-    """Whether the images that come are answered."""
-    counters = application.counters
+    """Whether the images or texts that come are answered."""
+    counters, requests = application.counters, f"{application.task.request}s"
     problem = counters.problems.get(False)
     facts = {
         "answered": counters.answered,
@@ -88,21 +88,22 @@ def answers(application: Application) -> Status:
     }
     waiting_s = _age_s(counters.unanswered_ns)
     if problem and _age_s(problem.at_ns) < RECENT_S:
-        return Status(Level.ERROR, f"{counters.failed} frames failed, last: {problem.reason}", facts)
+        return Status(Level.ERROR, f"{counters.failed} {requests} failed, last: {problem.reason}", facts)
     patience_s = max(SILENT_S, SILENT_PERIODS * 1e-3 * application.targets.latency_target_ms)
     if waiting_s > patience_s and _age_s(counters.last_ns) < _silent_s(application):
-        return Status(Level.ERROR, f"images arrive, but none was answered for {waiting_s:.0f} s", facts)
-    return Status(Level.OK, "images are answered" if counters.answered else "no frames yet", facts)
+        return Status(Level.ERROR, f"{requests} arrive, but none was answered for {waiting_s:.0f} s", facts)
+    return Status(Level.OK, f"{requests} are answered" if counters.answered else f"no {requests} yet", facts)
 
 
 def deadlines(application: Application) -> Status:
-    """How many of the recent due frames missed their target."""
+    """How many of the recent due images, or texts, missed their target."""
+    requests = f"{application.task.request}s"
     misses = list(application.counters.recent_misses)
     if not misses:
-        return Status(Level.OK, "no frames yet")
+        return Status(Level.OK, f"no {requests} yet")
     share = sum(misses) / len(misses)
     level = Level.ERROR if share > MISS_ERROR else Level.WARN if share > MISS_WARN else Level.OK
-    return Status(level, f"{share:.1%} of the last {len(misses)} due frames missed the target")
+    return Status(level, f"{share:.1%} of the last {len(misses)} due {requests} missed the target")
 
 
 def subnet(application: Application) -> Status:

@@ -475,7 +475,7 @@ def test_requests_that_fail_are_an_error_until_they_no_longer_do(faulty, monkeyp
     found = status.answers(application)
     assert (found.level, found.message) == (
         Level.ERROR,
-        "1 frames failed, last: RuntimeError: the accelerator is gone",
+        "1 texts failed, last: RuntimeError: the accelerator is gone",
     )
     assert found.values["failed"] == 1 and found.values["answered"] == 0
     assert status.deadlines(application).level == Level.ERROR, "counted though none was answered"
@@ -492,7 +492,7 @@ def test_an_engine_that_hangs_is_an_error(faulty) -> None:
         application.accept("go")
         assert time.monotonic() < end
         time.sleep(0.02)
-    assert "images arrive, but none was answered for" in status.answers(application).message
+    assert "texts arrive, but none was answered for" in status.answers(application).message
     assert status.images(application, str).level == Level.OK
     Faulty.held.set()
     faulty.until(lambda: status.answers(application).level == Level.OK)
@@ -507,7 +507,7 @@ def test_a_pause_after_a_failure_is_no_error(faulty, monkeypatch) -> None:
     time.sleep(0.7)  # longer than an image may wait for its answer
     assert not application.accept("go")
     found = status.answers(application)
-    assert (found.level, found.message) == (Level.OK, "no frames yet")
+    assert (found.level, found.message) == (Level.OK, "no texts yet")
 
 
 def test_a_slow_camera_and_a_long_target_are_no_fault(faulty) -> None:

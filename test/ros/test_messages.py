@@ -135,6 +135,16 @@ def test_what_is_no_plain_cdr_is_refused() -> None:
         cdr.reader("dynofa_ros/msg/ManagerDecision", ros_types)
 
 
+@pytest.mark.parametrize("name", READABLE)
+def test_cdr_that_is_cut_anywhere_is_refused(name: str) -> None:
+    """All but the end of a text: its closing zero and padding are not needed to read it."""
+    whole = bytes(serialize_message(to_ros(example(MESSAGES[name]))))
+    read = cdr.reader(f"dynofa_ros/msg/{name}", ros_types)
+    for length in range(len(whole) - 5):
+        with pytest.raises(ValueError, match=f"dynofa_ros/msg/{name}: "):
+            read(whole[:length])
+
+
 @pytest.mark.parametrize("way", WAYS, ids=["rclpy", "rosbags"])
 @pytest.mark.parametrize("name", sorted(MESSAGES))
 def test_a_message_comes_back_as_it_was(name: str, way: Callable[[Any], Any]) -> None:

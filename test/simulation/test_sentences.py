@@ -1,6 +1,6 @@
 """Sentences: a manager that sees raw times, one that sees them at reference size, and one that grants a set.
 
-The library is that of a trained prototype (`scenarios.BACKBONE`), accuracy is BLEU / 100. Lengths are true
+The library is the shipped one (`scenarios.backbone_library`), accuracy is BLEU / 100. Lengths are true
 ones (`scene.SENTENCES`).
 """
 
@@ -91,12 +91,14 @@ def test_a_choice_per_request_is_more_accurate_at_no_more_misses(rate_hz: float,
     raw, reference, choice = found.values()
     assert choice.missed < 0.02  # the tolerance
     assert choice.missed <= min(raw.missed, reference.missed) + 0.005
-    assert len(choice.used) == len(LIBRARY)
     if rate_hz > 1.0:
+        assert len(choice.used) == len(LIBRARY)
         assert choice.accuracy > max(raw.accuracy, reference.accuracy) + 0.01
     else:
         assert reference.missed > 0.05  # what its accuracy costs
-        assert choice.accuracy > 0.37
+        assert len(choice.used) > len(LIBRARY) / 2
+        assert choice.accuracy > raw.accuracy - 0.005, "which misses more"
+        assert raw.missed > choice.missed + 0.03
 
 
 def test_short_sentences_get_larger_networks() -> None:
