@@ -230,7 +230,7 @@ class Application:
 
     def _prepare(self, key: SubnetKey) -> Prepared[SubnetKey]:
         with self.mapping.preparing(self.settings.engine):
-            return self.networks.prepare(key, self.task.warm_up_input)
+            return self.networks.prepare(key)
 
     def _answer_or_count(self, counters: Counters, request: Request) -> None:
         """counters: of the start that the worker belongs to; a worker that outlived it publishes nothing."""

@@ -36,12 +36,6 @@ class ImageClassification(Task):
             raise ValueError(f"task classification: {weights.source} is of a detector: set task to detection")
         self._labels = weights.labels
 
-    def warm_up_input(self, network: Prepared[Any]) -> np.ndarray:
-        return np.zeros((1, *network.input_shape), np.float32)
-
-    def preprocess(self, request: Any, network: Prepared[Any]) -> np.ndarray:
-        return network.preprocess(request)
-
     def postprocess(
         self, outputs: Any, request: Any, network: Prepared[Any], options: Mapping[str, Any]
     ) -> Answer:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from dynofa_ros.application.task import IMAGE, Answer, Option, Output, Task, register_task
 from dynofa_ros.messages import (
     BoundingBox2D,
@@ -70,12 +68,6 @@ class ObjectDetection(Task):
     def announcements(self) -> Mapping[Topic, Any]:
         info = LabelInfo(class_map=tuple(VisionClass(i, name) for i, name in enumerate(self._names)))
         return {LABEL_INFO: info, VISION_LABELS: info}
-
-    def warm_up_input(self, network: Prepared[Any]) -> np.ndarray:
-        return np.zeros((1, *network.input_shape), np.float32)
-
-    def preprocess(self, request: Any, network: Prepared[Any]) -> np.ndarray:
-        return network.preprocess(request)
 
     def postprocess(
         self, outputs: Any, request: Any, network: Prepared[Any], options: Mapping[str, Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,9 +153,7 @@ class Networks:
     def processors_of(self, subnet_id: str) -> list[str]:
         return [p for p, library in self.libraries.items() if library.find(subnet_id)]
 
-    def prepare(
-        self, key: SubnetKey, warm_up_input: Callable[[Prepared[SubnetKey]], Any] | None = None
-    ) -> Prepared[SubnetKey]:
+    def prepare(self, key: SubnetKey) -> Prepared[SubnetKey]:
         """Materialise an entry and run it until it is warm, as ``prepare_subnet`` says.
 
         Raises KeyError (unknown entry), EngineError or ValueError.
@@ -175,7 +173,6 @@ class Networks:
             statistics=own,
             threads=key.threads,
             processor=key.processor,
-            warm_up_input=warm_up_input,
             known=_SHARED.get(made_of) if shared else None,
         )
         if shared:

@@ -12,7 +12,7 @@ supplies
 - `outputs`, the topics of its results and their messages; `announcements`, what is latched on them from the
   start, such as the names of the classes;
 - `options`, parameters of its own, and `configure`, which follows them;
-- `warm_up_input`, `preprocess` (request -> tensors), `infer` (tensors -> outputs of the network, which may be
+- `preprocess` (request -> tensors), `infer` (tensors -> outputs of the network, which may be
   several) and `postprocess` (outputs -> `Answer`: the results, and score and size for the monitor).
   `postprocess` gets the request too: boxes are in the pixels of the camera.
 
@@ -119,17 +119,13 @@ class Task(ABC):
         """Messages by topic that are published once, when the application starts."""
         return {}
 
-    @abstractmethod
-    def warm_up_input(self, network: Prepared[Any]) -> Any:
-        """Tensors of the size that the network takes, to run it once before its first request."""
-
     def size(self, request: Any) -> float:
         """Size that a request seems to have, in any unit that grows with the library's; NaN = unknown."""
         return math.nan
 
-    @abstractmethod
     def preprocess(self, request: Any, network: Prepared[Any]) -> Any:
-        """Tensors of a request. network: of what size."""
+        """Tensors of a request; those of an image here. network: of what size."""
+        return network.preprocess(request)
 
     def infer(self, run: Runner, tensors: Any, emit: Emit) -> Any:
         """Outputs of the network that ``run`` is."""

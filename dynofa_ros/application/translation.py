@@ -59,9 +59,6 @@ class TextTranslation(Task):
         self._first = known[target]
         self.metric = "exact match" if target == INTENTS else "BLEU / 100"
 
-    def warm_up_input(self, network: Prepared[Any]) -> None:
-        """None: the network runs on what is usual for it."""
-
     def size(self, request: Text) -> float:
         """Tokens of the text; those of its answer are about proportional."""
         return float(len(self._source(request.text)))

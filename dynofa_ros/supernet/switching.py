@@ -52,13 +52,11 @@ def prepare_subnet(
     statistics: Statistics | None = None,
     threads: int = 1,
     processor: str | None = None,
-    warm_up_input: Callable[[Prepared[Key]], Any] | None = None,
     known: Runner | None = None,
 ) -> Prepared[Key]:
     """Cut a sub-network out of the weights, hand it to the engine, run it until its first frame will be as
     fast as its hundredth.
 
-    warm_up_input: gives what it is run with; None, or its None: an input of the usual size.
     known: the same sub-network, prepared before. Raises ValueError (statistics of another width) or
     EngineError.
     """
@@ -66,14 +64,9 @@ def prepare_subnet(
     supernet.weights.release()
     run = known or engine.prepare(subnet, threads, processor)
     preprocess = functools.partial(supernet.space.preprocess, config=config)
-    prepared = Prepared(key, run, shape, subnet.nbytes, preprocess)
-    tensors = warm_up_input(prepared) if warm_up_input else None
     for _ in range(0 if known else WARM_UP_RUNS):
-        if tensors is None:
-            supernet.space.exercise(run, config)
-        else:
-            run(tensors)
-    return prepared
+        supernet.space.exercise(run, config)
+    return Prepared(key, run, shape, subnet.nbytes, preprocess)
 
 
 def trim_memory() -> None:

@@ -48,11 +48,8 @@ class Words(Task):
     def announcements(self) -> Mapping[str, Any]:
         return {LENGTH_TOPIC: Classification(results=())}
 
-    def warm_up_input(self, network: Any) -> Any:
-        return np.zeros((1, *network.input_shape), np.float32)
-
     def preprocess(self, request: Any, network: Any) -> Any:
-        return request.split(" "), self.warm_up_input(network)
+        return request.split(" "), np.zeros((1, *network.input_shape), np.float32)
 
     def infer(self, run: Callable[[Any], Any], tensors: Any, emit: Any) -> Any:
         words, tensor = tensors

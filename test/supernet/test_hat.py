@@ -221,4 +221,4 @@ def test_the_space_counts_checks_and_warms_up() -> None:
     from dynofa_ros.supernet.registry import load_engine
 
     engine = load_engine("onnxruntime")
-    assert prepare_subnet("s", made(IWSLT), space.smallest, engine, warm_up_input=lambda network: None).run
+    assert prepare_subnet("s", made(IWSLT), space.smallest, engine).run

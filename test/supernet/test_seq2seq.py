@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,13 +41,7 @@ def random_weights(seed: int = 0) -> dict[str, np.ndarray]:
     return weights
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small products wait longer for other threads than they take."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +306,7 @@ def test_keys_and_values_follow_their_hypotheses(supernet: Supernet) -> None:
 
 def test_a_prepared_sub_network_is_warmed_up_without_an_image(supernet: Supernet) -> None:
     engine = load_engine("onnxruntime")
-    prepared = prepare_subnet("s", supernet, SPACE.smallest, engine, warm_up_input=lambda network: None)
+    prepared = prepare_subnet("s", supernet, SPACE.smallest, engine)
     assert last(prepared.run, max_length=6).length <= 6
 
 

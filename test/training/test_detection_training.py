@@ -29,13 +29,7 @@ from dynofa_ros.training.loop import Settings, Training  # noqa: E402
 SPACE = "ofa_mbv3_demo_detector"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums of several threads differ in the last bits, and other tests leave another number behind."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")  # a child of one thread is compared
 
 
 class FewScenes(Detection):

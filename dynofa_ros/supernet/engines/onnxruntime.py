@@ -14,6 +14,7 @@ from typing import Any
 
 import onnxruntime
 
+from dynofa_ros.errors import one_line
 from dynofa_ros.paths import cache_folder
 from dynofa_ros.supernet.engines.engine import Engine
 from dynofa_ros.supernet.engines.onnx_graph import Model, build_graph
@@ -137,9 +138,7 @@ def mapped_session(model: Model, threads: int) -> onnxruntime.InferenceSession |
         else:
             file.touch()
     except Exception as error:  # noqa: BLE001 - of files, and of a runtime that cannot write this model
-        logging.getLogger(__name__).warning(
-            "optimised networks are not kept: %s", " ".join(str(error).split())
-        )
+        logging.getLogger(__name__).warning("optimised networks are not kept: %s", one_line(error))
         return None
     options = session_options(threads)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -147,7 +146,8 @@ def mapped_session(model: Model, threads: int) -> onnxruntime.InferenceSession |
         options.add_session_config_entry(entry, "1")
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=[ON_CPU])
-    except Exception:  # noqa: BLE001 - a damaged file is written anew the next time
+    except Exception as error:  # noqa: BLE001 - a damaged file is written anew the next time
+        logging.getLogger(__name__).warning("%s is not used and was removed: %s", file, one_line(error))
         file.unlink(missing_ok=True)
         return None
 
