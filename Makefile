@@ -1,6 +1,6 @@
 # For trying and developing dynofa_ros where no ROS 2 is installed. A robot uses colcon: see README.md.
 .DEFAULT_GOAL := help
-.PHONY: help install install-demo demo test lint dist clean
+.PHONY: help install install-demo demo test lint docs dist clean
 
 # An interpreter (3.10 to 3.12); without it the first of python3, python3.12, python3.11, python3.10 that fits.
 PYTHON ?=
@@ -28,6 +28,12 @@ test: install ## install everything, then pytest (ARGS=...): on two cores what h
 
 lint: install ## install everything, then ruff and mypy
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+build/docs-env/bin/mkdocs: constraints/docs.txt
+	@$(or $(PYTHON),python3) -m venv --clear build/docs-env && build/docs-env/bin/pip install --quiet -r $<
+
+docs: build/docs-env/bin/mkdocs ## write the documentation as a site to build/docs; fails on a warning or a dead link
+	@NO_MKDOCS_2_WARNING=1 $< build
 
 dist: install-demo ## write dist/dynofa_ros-VERSION.tar.gz, from which pip and colcon build
 	@.venv/bin/python -c "from setuptools.build_meta import build_sdist; print('dist/' + build_sdist('dist'))"

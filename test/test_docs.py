@@ -1,20 +1,22 @@
-"""What the documentation names exists: files, links, targets of make."""
+"""What the documentation names exists: files, links and the headings they lead to, targets of make."""
 
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+MKDOCS = ROOT / "build" / "docs-env" / "bin" / "mkdocs"  # of `make docs`
+ANCHOR = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 # `manager/ladder.py` or `config/boards/`, in code quotes
 NAMED = re.compile(r"`((?:[\w.-]+/)*(?:[\w-]+\.(?:py|md|yaml|txt|toml|xml)|[\w-]+/))`")
-MADE = (
-    "out/",
-    "my_robot.yaml",
-    "fitted_power.yaml",
-)  # by commands or users, not part of the repository
+# by commands or users, or of another computer; not part of the repository
+MADE = ("out/", "bag/", "logs/", "my_robot.yaml", "mine", "fitted_power.yaml", "sys/", "proc/", "etc/")
 PACKAGE = ROOT / "dynofa_ros"
 PLACES = (ROOT, ROOT / "docs", PACKAGE, *(PACKAGE / room for room in ("device", "evaluation", "supernet")))
 
@@ -27,6 +29,31 @@ def test_links_lead_somewhere() -> None:
         if not (document.parent / target).exists()
     ]
     assert broken == []
+
+
+def headings(text: str) -> set[str]:
+    """Their anchors, as GitHub and the site make them; a # in a block of code is none."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).lower().strip().replace(" ", "-") for title in titles}
+
+
+def test_links_lead_to_headings() -> None:
+    broken = [
+        f"{document.name}: {target}#{anchor}"
+        for document in DOCUMENTS
+        for target, anchor in ANCHOR.findall(document.read_text())
+        if anchor not in headings((document.parent / target if target else document).read_text())
+    ]
+    assert broken == []
+
+
+@pytest.mark.skipif(not MKDOCS.exists(), reason="`make docs` brings mkdocs")
+def test_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    build = [MKDOCS, "build", "--strict", "--site-dir", tmp_path / "site"]
+    run = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "site" / "contributing.html").exists()
 
 
 def test_files_named_in_the_text_exist() -> None:

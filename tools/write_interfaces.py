@@ -56,7 +56,7 @@ def topic_lines() -> Iterator[str]:
 
 def parameter_lines(node: str, specs: tuple[ParameterSpec, ...]) -> Iterator[str]:
     """The table of the parameters of a node."""
-    yield f"\n### {node}\n"
+    yield f"\n### `{node}`\n"
     yield "| parameter | default | meaning | allowed |\n|---|---|---|---|"
     for spec in specs:
         name = f"`{spec.name}`" + " (start)" * (not spec.dynamic)
