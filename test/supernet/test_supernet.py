@@ -284,6 +284,17 @@ def test_execution_providers_by_processor(processor, available, chosen):
     assert [name.removesuffix("ExecutionProvider") for name, _ in providers] == chosen
 
 
+def test_a_processor_without_its_driver_is_an_error(supernet, monkeypatch):
+    """A build with CUDA on a computer without it: the session falls back to the CPU and says nothing."""
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(engine_onnxruntime.onnxruntime, "get_available_providers", lambda: names)
+    engine = load_engine("onnxruntime")
+    subnet = supernet.materialise(SPACE.smallest)
+    with pytest.raises(EngineError, match="CUDA.* compiled in, but runs on CPU.* where gpu is asked for"):
+        engine.prepare(subnet, 1, "gpu")
+    assert engine.prepare(subnet, 1, "cpu") and engine.prepare(subnet, 1)
+
+
 def test_two_subnetworks_never_share_an_engine_cache(supernet):
     """TensorRT's own cache names them alike: same depths, same nodes."""
     digests = set()

@@ -101,8 +101,25 @@ class OnnxRuntime(Engine):
             session = session or make_session(built, [with_engine_cache(p, built) for p in chosen], threads)
         except Exception as error:  # the runtime raises its own unrelated exception types
             raise EngineError(f"onnxruntime refused the sub-network: {error}") from error
+        if processor is not None:
+            require_provider(session, chosen, processor)
         outputs = [value.name for value in graph.outputs]
         return lambda inputs: dict(zip(outputs, session.run(outputs, inputs), strict=True))
+
+
+def require_provider(session: onnxruntime.InferenceSession, chosen: list[Provider], processor: str) -> None:
+    """Raises EngineError where the session runs on the CPU although another provider was asked for.
+
+    The list of what is available says what was compiled in; where its driver is missing the runtime goes on
+    with the next provider without an error.
+    """
+    wanted = [name for name, _ in chosen if (name, {}) not in PROVIDERS["cpu"]]
+    used = session.get_providers()
+    if wanted and used[0] not in wanted:
+        raise EngineError(
+            f"onnxruntime has {' and '.join(wanted)} compiled in, but runs on {used[0]} where {processor} is "
+            "asked for: a driver or library of that processor is missing or of another version"
+        )
 
 
 def make_session(
