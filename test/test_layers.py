@@ -37,7 +37,7 @@ LAYERS = (
     ("ros",),
     ("nodes",),
     ("bench", "demo"),
-    ("cli",),
+    ("cli", ""),  # "" = the package itself, of which others import the public names
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # The only modules outside the ground floor that a room may import.

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from dynofa_ros.application.application import Application, Settings
+from dynofa_ros.application.application import Application, Settings, loaded
 from dynofa_ros.application.task import TEXT, Text, tasks
 from dynofa_ros.messages import AppTargets, Header, SubnetCommand
 from dynofa_ros.topics import MONITOR
@@ -39,13 +39,14 @@ class Started:
 
     def __init__(self, target: str, weights: str, library: str) -> None:
         self.monitors: list[Any] = []
+        settings, options = Settings(weights, library, cache_mb=512.0), {"target": target}
         self.application = Application(
             target,
-            tasks(TEXT)["translation"],
-            Settings(weights, library, "cpu", "onnxruntime", 512.0, False, 1.0),
+            *loaded(tasks(TEXT)["translation"], settings, options),
+            settings,
             AppTargets(target, 10_000.0, rate_hz=5.0),
             "",
-            options={"target": target},
+            options=options,
             decode=lambda text: (Header(), text),
             publish=lambda topic, message: self.monitors.append(message) if topic == MONITOR else None,
             clock_ns=time.time_ns,

@@ -23,6 +23,7 @@ PAGE = ROOT / "docs" / "interfaces.md"
 NODES = {
     "perception/<app>": perception_parameters.PARAMETERS,
     "language/<app>": language_node.PARAMETERS,
+    "a program of yours (ManagedApplication)": perception_parameters.PROGRAM_PARAMETERS,
     "dynofa/manager": manager_node.PARAMETERS,
     "dynofa/device": device_parameters.PARAMETERS,
 }

@@ -12,7 +12,7 @@ from typing import Any
 from dynofa_ros import topics
 from dynofa_ros.application.commands import CommandInForce, Order, placement
 from dynofa_ros.application.emulation import run_stretched
-from dynofa_ros.application.networks import Networks, SubnetKey
+from dynofa_ros.application.networks import Libraries, Networks, SubnetKey
 from dynofa_ros.application.request_controller import RequestController
 from dynofa_ros.application.task import Task
 from dynofa_ros.application.threads import TaskMapping
@@ -50,13 +50,13 @@ COMPARABLE_MS = 10_000.0  # a request older than this was recorded, or its sende
 class Settings:
     """What holds from the start of an application to its end; as the parameters of the same names."""
 
-    weights: str
-    library: str
-    processor: str
-    engine: str
-    cache_mb: float
-    emulate_dvfs: bool
-    emulated_slowdown: float
+    weights: str = ""
+    library: str = ""
+    processor: str = "cpu"
+    engine: str = "onnxruntime"
+    cache_mb: float = 0.0
+    emulate_dvfs: bool = False
+    emulated_slowdown: float = 1.0
 
     @property
     def slowdown(self) -> float | None:
@@ -64,21 +64,32 @@ class Settings:
         return self.emulated_slowdown if self.emulate_dvfs else None
 
 
+def loaded(task: type[Task], settings: Settings, options: Mapping[str, Any]) -> tuple[Task, Networks]:
+    """A task on the weights of the settings, and the networks of its libraries.
+
+    Raises LibraryError, WeightsError, EngineError or ValueError, in one line.
+    """
+    networks = Networks.load(settings.weights, settings.library, settings.engine, task.demo(options))
+    return task(networks.weights), networks
+
+
 class Application:
     """Loaded by its constructor, it answers requests from ``start`` to ``stop``, and any number of times.
 
-    decode: header and request of a received message; raises MalformedRequest. publish: called with a topic
-    of the application and a message of `messages`; stream: the same for results that are not finished, None
-    = as publish. unanswered: called with every message that gets no answer, what became of it and the reason
-    in one line, in any thread; not with images that give way to newer ones. options: of the task, by name.
-    clock_ns: of the stamps. command_clock_ns: by which commands lapse. warn: one line for the log.
+    networks: what its task runs. decode: header and request of a received message; raises MalformedRequest.
+    publish: called with a topic of the application and a message of `messages`; stream: the same for results
+    that are not finished, None = as publish. unanswered: called with every message that gets no answer, what
+    became of it and the reason in one line, in any thread; not with images that give way to newer ones.
+    options: of the task, by name. clock_ns: of the stamps. command_clock_ns: by which commands lapse. warn:
+    one line for the log.
     Raises LibraryError, WeightsError, EngineError or ValueError, in one line.
     """
 
     def __init__(
         self,
         name: str,
-        task: type[Task],
+        task: Task,
+        networks: Libraries,
         settings: Settings,
         targets: AppTargets,
         pinned: str,
@@ -96,16 +107,13 @@ class Application:
         self._decode, self._publish, self._clock_ns = decode, publish, clock_ns
         self._stream, self._unanswered = stream or publish, unanswered
         self._controller = RequestController()
-        self.networks = networks = Networks.load(
-            settings.weights, settings.library, settings.engine, task.demo(options)
-        )
+        self.task, self.networks = task, networks
         if not settings.emulate_dvfs:  # emulation has only this machine, whatever it stands for
             networks.keep_reached()
         if reason := networks.without(settings.processor) or networks.pin_refusal(pinned):
             raise ValueError(reason)
         for reason in networks.unreached.values():
             warn(f"one library is left out: {reason}")
-        self.task = task(networks.weights)
         self.options = options
         self.clocks: tuple[DomainState, ...] = ()  # of the emulated device
         self.counters = Counters()
@@ -142,7 +150,7 @@ class Application:
     def start(self) -> None:
         """Answer requests, and announce what the manager must know."""
         self.counters = counters = Counters()
-        self._queue: Queue = type(self.task).queue()
+        self._queue: Queue = self.task.queue()
         self._gate = RateGate(self.targets.rate_hz)
         self._worker = Worker(self._queue, partial(self._answer_or_count, counters))
         self.mapping.add(self._worker.tid)

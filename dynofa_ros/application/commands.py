@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from dynofa_ros.application.networks import Networks, SubnetKey
+from dynofa_ros.application.networks import Libraries, SubnetKey
 from dynofa_ros.application.request_controller import Granted
 from dynofa_ros.application.threads import TaskMapping
 from dynofa_ros.application.worker import RateGate
@@ -37,7 +37,7 @@ class Order:
         return key == self.key or (granted and replace(key, subnet_id=self.key.subnet_id) == self.key)
 
 
-def default_order(networks: Networks, processor: str, pinned: str, latency_target_ms: float) -> Order:
+def default_order(networks: Libraries, processor: str, pinned: str, latency_target_ms: float) -> Order:
     """The pinned sub-network, else the most accurate one that should hold the target by itself.
 
     With the threads of its library entry, on no CPUs in particular: which CPUs a cluster has only a command
@@ -76,7 +76,7 @@ def commanded(command: SubnetCommand, before: Order, now_ns: int, *, emulated: b
     )
 
 
-def granted(command: SubnetCommand, key: SubnetKey, networks: Networks) -> tuple[Granted, ...]:
+def granted(command: SubnetCommand, key: SubnetKey, networks: Libraries) -> tuple[Granted, ...]:
     """What a command leaves to the application to choose; those that the library has not are left out."""
     found = []
     for subnet_id, expected_ms in zip(command.granted_subnet_ids, command.granted_ms, strict=False):
@@ -87,7 +87,7 @@ def granted(command: SubnetCommand, key: SubnetKey, networks: Networks) -> tuple
     return tuple(found)
 
 
-def refusal(command: SubnetCommand, before: Order, networks: Networks, *, emulated: bool = False) -> str:
+def refusal(command: SubnetCommand, before: Order, networks: Libraries, *, emulated: bool = False) -> str:
     """Why ``command`` cannot be followed, in one line; empty if it can. ``emulated``: see `commanded`."""
     processor = command.processor or before.key.processor
     if reason := networks.without(processor):
@@ -109,7 +109,7 @@ def refusal(command: SubnetCommand, before: Order, networks: Networks, *, emulat
     return ""
 
 
-def hinted(hints: Iterable[str], key: SubnetKey, networks: Networks) -> list[SubnetKey]:
+def hinted(hints: Iterable[str], key: SubnetKey, networks: Libraries) -> list[SubnetKey]:
     """Keys of prefetch hints, each "id" or "processor/id"; those that no library has are left out.
 
     A bare id is of the library of the command's processor, else of the first other that has it.
@@ -124,7 +124,7 @@ def hinted(hints: Iterable[str], key: SubnetKey, networks: Networks) -> list[Sub
     return keys
 
 
-def placement(order: Order, key: SubnetKey, networks: Networks) -> tuple[str, int]:
+def placement(order: Order, key: SubnetKey, networks: Libraries) -> tuple[str, int]:
     """Cluster and threads that a network runs with, as library entries name them.
 
     The cluster is the one whose CPUs the threads are bound to, whatever the network. Threads are 0 where the
@@ -145,7 +145,7 @@ class CommandInForce:
 
     def __init__(
         self,
-        networks: Networks,
+        networks: Libraries,
         switcher: Switcher[SubnetKey],
         mapping: TaskMapping,
         processor: str,

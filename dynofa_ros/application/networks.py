@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,71 @@ class SubnetKey:
     threads: int = 1
 
 
-class Networks:
+class Libraries(ABC):
+    """What an application can run: a library per processor, and what its entries stand for."""
+
+    def __init__(self, libraries: Mapping[str, Library]) -> None:
+        self.libraries = dict(libraries)
+        self.unreached: dict[str, str] = {}  # processors that have a library only, and why
+
+    @abstractmethod
+    def prepare(self, key: SubnetKey) -> Prepared[SubnetKey]:
+        """An entry ready to run. Raises KeyError (unknown entry), EngineError or ValueError."""
+
+    def keep_reached(self) -> None:  # noqa: B027 - most are reached everywhere
+        """Set the libraries aside of processors that are not reached on this machine."""
+
+    def without(self, processor: str) -> str:
+        """Why nothing can run on ``processor``, in one line; empty if it has a library."""
+        if processor in self.libraries:
+            return ""
+        known = ", ".join(self.libraries) or "none"
+        return self.unreached.get(processor) or (
+            f"processor {processor!r} has no library: there is one for {known}"
+        )
+
+    def entry(self, processor: str, subnet_id: str, cluster: str = "", threads: int = 0) -> Entry | None:
+        """The library entry of a sub-network in a placement, None if there is none.
+
+        With other threads where none has these; without a cluster of any cluster where none has none.
+        """
+        library = self.libraries.get(processor)
+        if library is None:
+            return None
+        found = library.find(subnet_id, cluster, threads) or library.find(subnet_id, cluster)
+        if found is None and not cluster:
+            found = library.find(subnet_id, threads=threads) or library.find(subnet_id)
+        return found
+
+    def pin_refusal(self, subnet_id: str) -> str:
+        """Why a sub-network cannot be pinned, in one line; empty if it can, or if none is."""
+        if not subnet_id or self.processors_of(subnet_id):
+            return ""
+        known = ", ".join(e.id for library in self.libraries.values() for e in library)
+        return f"subnet_id must be empty or one of {known}, got {subnet_id!r}"
+
+    def processors_of(self, subnet_id: str) -> list[str]:
+        return [p for p, library in self.libraries.items() if library.find(subnet_id)]
+
+    def reference_hz(self, processor: str, cluster: str = "") -> float:
+        """Reference clock of a cluster, else of the slowest domain of a processor; 0 = none is named."""
+        named = self.libraries[processor].reference_frequencies
+        own = domains_of(processor, (clock.domain for clock in named))
+        return reference_hz(named, (cluster,), reference_hz(named, own, 0.0))
+
+    def stretch_factor(
+        self, key: SubnetKey, clocks: Iterable[DomainState], slowdown: float, cluster: str = ""
+    ) -> float:
+        """Factor on an inference of an entry at ``clocks`` of a device that is ``slowdown`` times slower."""
+        entry = self.entry(key.processor, key.subnet_id, cluster, key.threads)
+        assert entry is not None
+        known = {clock.domain: clock for clock in clocks}
+        own = [known[domain] for domain in domains_of(cluster or key.processor, known)]
+        reference = self.reference_hz(key.processor, cluster)
+        return stretch_factor(own, entry.alpha_ms, entry.beta_ms, reference, slowdown)
+
+
+class Networks(Libraries):
     """One set of weights and, per processor, the library of sub-networks that may run on it."""
 
     def __init__(
@@ -65,9 +130,8 @@ class Networks:
         statistics: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]],
         engine: str,
     ) -> None:
+        super().__init__(libraries)
         self.supernet, self.weights = supernet, supernet.weights
-        self.libraries = dict(libraries)
-        self.unreached: dict[str, str] = {}  # processors that have a library only, and why
         self._engine_name = engine
         self._statistics = statistics
         self._engine = load_engine(engine)
@@ -113,7 +177,6 @@ class Networks:
         )
 
     def keep_reached(self) -> None:
-        """Set the libraries aside of processors that the engine does not reach on this machine."""
         for processor in list(self.libraries):
             try:
                 require_processor(self._engine_name, processor)
@@ -121,43 +184,8 @@ class Networks:
                 self.unreached[processor] = str(error)
                 del self.libraries[processor]
 
-    def without(self, processor: str) -> str:
-        """Why nothing can run on ``processor``, in one line; empty if it has a library."""
-        if processor in self.libraries:
-            return ""
-        known = ", ".join(self.libraries) or "none"
-        return self.unreached.get(processor) or (
-            f"processor {processor!r} has no library: there is one for {known}"
-        )
-
-    def entry(self, processor: str, subnet_id: str, cluster: str = "", threads: int = 0) -> Entry | None:
-        """The library entry of a sub-network in a placement, None if there is none.
-
-        With other threads where none has these; without a cluster of any cluster where none has none.
-        """
-        library = self.libraries.get(processor)
-        if library is None:
-            return None
-        found = library.find(subnet_id, cluster, threads) or library.find(subnet_id, cluster)
-        if found is None and not cluster:
-            found = library.find(subnet_id, threads=threads) or library.find(subnet_id)
-        return found
-
-    def pin_refusal(self, subnet_id: str) -> str:
-        """Why a sub-network cannot be pinned, in one line; empty if it can, or if none is."""
-        if not subnet_id or self.processors_of(subnet_id):
-            return ""
-        known = ", ".join(e.id for library in self.libraries.values() for e in library)
-        return f"subnet_id must be empty or one of {known}, got {subnet_id!r}"
-
-    def processors_of(self, subnet_id: str) -> list[str]:
-        return [p for p, library in self.libraries.items() if library.find(subnet_id)]
-
     def prepare(self, key: SubnetKey) -> Prepared[SubnetKey]:
-        """Materialise an entry and run it until it is warm, as ``prepare_subnet`` says.
-
-        Raises KeyError (unknown entry), EngineError or ValueError.
-        """
+        """Materialise an entry and run it until it is warm, as ``prepare_subnet`` says."""
         entry = self.entry(key.processor, key.subnet_id, threads=key.threads)
         if entry is None:
             raise KeyError(f"{key.subnet_id} is not in the library of {key.processor}")
@@ -178,20 +206,3 @@ class Networks:
         if shared:
             _SHARED[made_of] = prepared.run
         return prepared
-
-    def reference_hz(self, processor: str, cluster: str = "") -> float:
-        """Reference clock of a cluster, else of the slowest domain of a processor; 0 = none is named."""
-        named = self.libraries[processor].reference_frequencies
-        own = domains_of(processor, (clock.domain for clock in named))
-        return reference_hz(named, (cluster,), reference_hz(named, own, 0.0))
-
-    def stretch_factor(
-        self, key: SubnetKey, clocks: Iterable[DomainState], slowdown: float, cluster: str = ""
-    ) -> float:
-        """Factor on an inference of an entry at ``clocks`` of a device that is ``slowdown`` times slower."""
-        entry = self.entry(key.processor, key.subnet_id, cluster, key.threads)
-        assert entry is not None
-        known = {clock.domain: clock for clock in clocks}
-        own = [known[domain] for domain in domains_of(cluster or key.processor, known)]
-        reference = self.reference_hz(key.processor, cluster)
-        return stretch_factor(own, entry.alpha_ms, entry.beta_ms, reference, slowdown)

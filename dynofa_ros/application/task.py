@@ -95,10 +95,10 @@ class Task(ABC):
     name: ClassVar[str]
     request: ClassVar[str]
     metric: str
-    outputs: ClassVar[tuple[Output, ...]]
+    outputs: ClassVar[tuple[Output, ...]] = ()
     options: ClassVar[tuple[Option, ...]] = ()
-    queue: ClassVar[Callable[[], Queue]] = LatestSlot
-    queued: ClassVar[bool] = False  # whether requests wait in order, and none gives way to another
+    queue: Callable[[], Queue] = LatestSlot
+    queued: bool = False  # whether requests wait in order, and none gives way to another
 
     @classmethod
     def demo(cls, options: Mapping[str, Any]) -> tuple[str, str]:

@@ -26,10 +26,8 @@ from dynofa_ros.application.task import TEXT, Text
 from dynofa_ros.application.worker import Outcome
 from dynofa_ros.convert import from_ros, ros_types
 from dynofa_ros.messages import Header, Translation
-from dynofa_ros.nodes import perception_status as status
-from dynofa_ros.nodes.application_node import ApplicationNode
+from dynofa_ros.nodes.managed_application import NetworkNode
 from dynofa_ros.nodes.perception_parameters import TEXT_PARAMETERS as PARAMETERS
-from dynofa_ros.ros.diagnostics import Status
 from dynofa_ros.ros.run import run
 from dynofa_ros.supernet.switching import SWITCH_INTERVAL_S
 from dynofa_ros.topics import Topic, absolute
@@ -47,7 +45,7 @@ class Received:
     ended: Any = None
 
 
-class LanguageNode(ApplicationNode):
+class LanguageNode(NetworkNode):
     """One application that answers texts, on `language/<node name>/...`; managed on `perception/...`."""
 
     request = TEXT
@@ -57,7 +55,7 @@ class LanguageNode(ApplicationNode):
         self._server: Any = None
         self._working: Received  # these two are of the inference thread
         self._translation: Translation
-        super().__init__(name, PARAMETERS, **arguments)
+        super().__init__(name, specs=PARAMETERS, **arguments)
 
     def configure(self) -> None:
         super().configure()
@@ -82,9 +80,6 @@ class LanguageNode(ApplicationNode):
 
     def listen(self, application: Application) -> None:
         self.subscribe(topics.TEXT, partial(self._on_text, application), self.app, foreign=True)
-
-    def input_status(self, application: Application) -> Status:
-        return status.texts(application)
 
     def _on_text(self, application: Application, message: Any) -> None:
         application.accept(Received(Header(self.get_clock().now().nanoseconds), message.data))

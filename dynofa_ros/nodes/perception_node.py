@@ -18,7 +18,7 @@ from dynofa_ros.application.worker import MalformedRequest
 from dynofa_ros.convert import from_ros
 from dynofa_ros.messages import Header
 from dynofa_ros.nodes import perception_status as status
-from dynofa_ros.nodes.application_node import ApplicationNode
+from dynofa_ros.nodes.managed_application import NetworkNode
 from dynofa_ros.nodes.perception_parameters import PARAMETERS
 from dynofa_ros.ros.arrivals import Arrivals
 from dynofa_ros.ros.diagnostics import Status
@@ -31,7 +31,7 @@ YIELD_S = 1e-4
 IMAGE_TYPES = (topics.IMAGE.kind, topics.COMPRESSED_IMAGE.kind)
 
 
-class PerceptionNode(ApplicationNode):
+class PerceptionNode(NetworkNode):
     """One application that answers images: its topics are `perception/<node name>/...`."""
 
     request = IMAGE
@@ -39,7 +39,7 @@ class PerceptionNode(ApplicationNode):
 
     def __init__(self, **arguments: Any) -> None:
         self._reliable = False
-        super().__init__("front", PARAMETERS, **arguments)
+        super().__init__("front", specs=PARAMETERS, **arguments)
 
     def configure(self) -> None:
         try:

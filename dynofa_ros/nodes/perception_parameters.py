@@ -1,8 +1,10 @@
-"""Parameters of the nodes that run an application: of images, and of texts."""
+"""Parameters of the nodes that run an application: of images, of texts, and of programs of others."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from dynofa_ros.application.task import IMAGE, TEXT, tasks
 from dynofa_ros.messages import MISS_TOLERANCE
@@ -42,6 +44,33 @@ TARGET_SPECS = (
     ParameterSpec("paused", False, "answer no frames"),
 )
 TARGETS = tuple(spec.name for spec in TARGET_SPECS)
+PIN = ParameterSpec("subnet_id", "", "pin one sub-network of the library; empty = managed")
+PROCESSOR = ParameterSpec(
+    "processor", "cpu", "processor to start on", choices=("cpu", "gpu", "npu"), dynamic=False
+)
+EMULATION = (
+    ParameterSpec(
+        "emulate_dvfs",
+        False,
+        "stretch inference to what it would take on the simulated device",
+        dynamic=False,
+    ),
+    ParameterSpec(
+        "emulated_slowdown",
+        1.0,
+        "how much slower the simulated device is than this machine, both at their top clock; without "
+        "effect unless emulate_dvfs",
+        minimum=1.0,
+        maximum=1000.0,
+        dynamic=False,
+    ),
+)
+PROGRAM_PARAMETERS = (*TARGET_SPECS, PIN, PROCESSOR, *EMULATION)
+
+
+def with_defaults(specs: Iterable[ParameterSpec], defaults: Mapping[str, Any]) -> tuple[ParameterSpec, ...]:
+    """The same parameters with other defaults, by name."""
+    return tuple(replace(spec, default=defaults.get(spec.name, spec.default)) for spec in specs)
 
 
 def application_parameters(request: str, *own: ParameterSpec) -> tuple[ParameterSpec, ...]:
@@ -49,7 +78,7 @@ def application_parameters(request: str, *own: ParameterSpec) -> tuple[Parameter
     known = tasks(request)
     return (
         *TARGET_SPECS,
-        ParameterSpec("subnet_id", "", "pin one sub-network of the library; empty = managed"),
+        PIN,
         ParameterSpec(
             "task",
             next(iter(known)),
@@ -70,9 +99,7 @@ def application_parameters(request: str, *own: ParameterSpec) -> tuple[Parameter
             "library files, one per processor, comma-separated; empty = the demo's",
             dynamic=False,
         ),
-        ParameterSpec(
-            "processor", "cpu", "processor to start on", choices=("cpu", "gpu", "npu"), dynamic=False
-        ),
+        PROCESSOR,
         ParameterSpec(
             "engine", "onnxruntime", "what executes the network", choices=engine_names(), dynamic=False
         ),
@@ -87,21 +114,7 @@ def application_parameters(request: str, *own: ParameterSpec) -> tuple[Parameter
             dynamic=False,
         ),
         *own,
-        ParameterSpec(
-            "emulate_dvfs",
-            False,
-            "stretch inference to what it would take on the simulated device",
-            dynamic=False,
-        ),
-        ParameterSpec(
-            "emulated_slowdown",
-            1.0,
-            "how much slower the simulated device is than this machine, both at their top clock; without "
-            "effect unless emulate_dvfs",
-            minimum=1.0,
-            maximum=1000.0,
-            dynamic=False,
-        ),
+        *EMULATION,
     )
 
 
@@ -134,10 +147,6 @@ PARAMETERS = application_parameters(
 )
 TEXT_DEFAULTS = {"latency_target_ms": 500.0, "rate_hz": 1.0, "miss_tolerance": 0.02, "cache_mb": 128.0}
 TEXT_PARAMETERS = tuple(
-    replace(
-        spec,
-        default=TEXT_DEFAULTS.get(spec.name, spec.default),
-        description=TEXT_WORDS.get(spec.name, spec.description),
-    )
-    for spec in application_parameters(TEXT)
+    replace(spec, description=TEXT_WORDS.get(spec.name, spec.description))
+    for spec in with_defaults(application_parameters(TEXT), TEXT_DEFAULTS)
 )

@@ -1,4 +1,4 @@
-"""Diagnostics of the perception node: plain functions from an application to a status."""
+"""Diagnostics of an application: plain functions from an application to a status."""
 
 from __future__ import annotations
 
@@ -60,21 +60,21 @@ def images(
     return Status(Level.OK, "images arrive", facts)
 
 
-def texts(application: Application) -> Status:
-    """Texts that came. None is no fault: they come when somebody has something to say."""
-    counters = application.counters
+def requests(application: Application) -> Status:
+    """Requests that came. None is no fault: texts come when somebody has something to say."""
+    counters, request = application.counters, application.task.request
     problem = counters.problems.get(True)
     facts: dict[str, object] = {
-        "age of the last text, s": _age_s(counters.last_ns),
+        f"age of the last {request}, s": _age_s(counters.last_ns),
         "answered": counters.answered,
         "refused by a full queue": counters.dropped,
         "malformed": counters.malformed,
         "last malformed": problem.reason if problem else "none",
     }
     if problem and _age_s(problem.at_ns) < RECENT_S:
-        text = f"{counters.malformed} malformed texts refused, last: {problem.reason}"
+        text = f"{counters.malformed} malformed {request}s refused, last: {problem.reason}"
         return Status(Level.WARN, text, facts)
-    return Status(Level.OK, "texts are taken", facts)
+    return Status(Level.OK, f"{request}s are taken", facts)
 
 
 def answers(application: Application) -> Status:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dynofa_ros.application import application as room
-from dynofa_ros.application.application import Application, Settings
+from dynofa_ros.application.application import Application, Settings, loaded
 from dynofa_ros.application.task import IMAGE, TEXT, Answer, Option, Output, Task, register_task, tasks
 from dynofa_ros.application.worker import Canceled, MalformedRequest, OrderedQueue, Outcome
 from dynofa_ros.messages import (
@@ -71,13 +71,14 @@ class Running:
         self.warnings: list[str] = []
         self.unanswered: list[tuple[Any, Outcome, str]] = []
         settings = Settings("", "", "cpu", "onnxruntime", 32.0, False, 1.0)
+        options = {o.name: o.default for o in task.options} | options
         self.application = Application(
             "front",
-            task,
+            *loaded(task, settings, options),
             settings,
             AppTargets(app="front", latency_target_ms=1000.0, rate_hz=200.0),
             "",
-            options={o.name: o.default for o in task.options} | options,
+            options=options,
             decode=self.decode,
             publish=lambda topic, message: self.published.append((topic, message)),
             clock_ns=time.time_ns,

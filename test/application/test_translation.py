@@ -14,7 +14,7 @@ pytest.importorskip("tokenizers", reason="texts need the package tokenizers")
 
 from text_backbone import write_backbone, write_library
 
-from dynofa_ros.application.application import Application, Settings
+from dynofa_ros.application.application import Application, Settings, loaded
 from dynofa_ros.application.task import TEXT, Text, tasks
 from dynofa_ros.application.worker import OrderedQueue, Outcome
 from dynofa_ros.messages import AppTargets, Header, InferenceMonitor, SubnetCommand, Translation
@@ -32,13 +32,14 @@ class Translator:
         self.published: list[tuple[Topic, Any]] = []
         self.streamed: list[Translation] = []
         self.unanswered: list[tuple[Text, Outcome, str]] = []
+        settings, options = Settings(str(weights), str(library), cache_mb=128.0), {"target": target}
         self.application = Application(
             "translator",
-            TRANSLATE,
-            Settings(str(weights), str(library), "cpu", "onnxruntime", 128.0, False, 1.0),
+            *loaded(TRANSLATE, settings, options),
+            settings,
             AppTargets("translator", 5000.0, rate_hz=5.0),
             "",
-            options={"target": target},
+            options=options,
             decode=lambda text: (Header(5, "user"), text),
             publish=lambda topic, message: self.published.append((topic, message)),
             stream=lambda topic, message: self.streamed.append(message),

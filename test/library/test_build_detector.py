@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("pycocotools")
-from dynofa_ros.application.application import Application, Settings  # noqa: E402
+from dynofa_ros.application.application import Application, Settings, loaded  # noqa: E402
 from dynofa_ros.application.detection import ObjectDetection  # noqa: E402
 from dynofa_ros.cli.main import main  # noqa: E402
 from dynofa_ros.datasets.boxes import BoxData, read_boxes  # noqa: E402
@@ -88,13 +88,15 @@ SENT = Header(12, "lens")
 def answers_of(weights: Path, library: Path) -> dict[Topic, list[Any]]:
     """What an application of these files publishes for one image of 160 x 120 px."""
     published: dict[Topic, list[Any]] = {}
+    settings = Settings(str(weights), str(library), cache_mb=32.0)
+    options = {o.name: o.default for o in ObjectDetection.options} | {"score_threshold": 0.011}
     application = Application(
         "front",
-        ObjectDetection,
-        Settings(str(weights), str(library), "cpu", "onnxruntime", 32.0, False, 1.0),
+        *loaded(ObjectDetection, settings, options),
+        settings,
         AppTargets(app="front", latency_target_ms=1000.0, rate_hz=100.0),
         "",
-        options={o.name: o.default for o in ObjectDetection.options} | {"score_threshold": 0.011},
+        options=options,
         decode=lambda message: (SENT, message),
         publish=lambda topic, message: published.setdefault(topic, []).append(message),
         clock_ns=time.time_ns,

@@ -1,21 +1,26 @@
-"""Base of the nodes that run an application: its lifecycle, parameters, commands and messages."""
+"""A node that runs an application: its lifecycle, parameters, commands and messages.
+
+`ManagedApplication` is the public class for programs of others (docs/own_node.md), `NetworkNode` what the
+nodes of this package have on top of it.
+"""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any, ClassVar
 
 from dynofa_ros import topics
-from dynofa_ros.application.application import Application, Settings
-from dynofa_ros.application.task import Output, tasks
+from dynofa_ros.application.application import Application, Settings, loaded
+from dynofa_ros.application.levels import AtLevel, Level, Levels, measured
+from dynofa_ros.application.networks import Libraries
+from dynofa_ros.application.task import Output, Task, tasks
 from dynofa_ros.application.worker import Outcome
 from dynofa_ros.convert import from_ros, ros_types, to_ros
 from dynofa_ros.messages import AppTargets, Header
 from dynofa_ros.nodes import perception_status as status
-from dynofa_ros.nodes.perception_parameters import TARGETS
+from dynofa_ros.nodes.perception_parameters import PROGRAM_PARAMETERS, TARGETS, with_defaults
 from dynofa_ros.ros.diagnostics import Status
 from dynofa_ros.ros.node import ManagedNode
 from dynofa_ros.ros.parameters import ParameterSpec
@@ -26,18 +31,32 @@ LOG_PERIOD_S = 5.0
 PUBLISHED = (topics.MONITOR, topics.TARGETS, topics.SUBNET_STATE)
 
 
-class ApplicationNode(ManagedNode):
-    """One application: its topics are `perception/<node name>/...`.
+class ManagedApplication(ManagedNode):
+    """One application under the runtime manager, on the topics `perception/<node name>/...`.
 
-    A subclass subscribes to the requests, decodes them, and says how they come.
+    A program writes ``answer`` and hands its requests to ``accept``. It gets the parameters of the targets,
+    the level that the manager commands (its own choice while nobody manages), the newest request, a monitor
+    per answer, and diagnostics.
+
+    levels: what the program can run. defaults: of the parameters, by name. queued: requests wait in order;
+    else a newer one takes the place of one that waits. specs: the table of parameters.
     """
 
-    request: ClassVar[str]  # kind of the requests, as tasks name it
     malformed = "request dropped"  # what is said in the log of one that cannot be decoded
 
-    def __init__(self, name: str, parameters: Iterable[ParameterSpec], **arguments: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        levels: Sequence[Level] = (),
+        *,
+        defaults: Mapping[str, Any] | None = None,
+        queued: bool = False,
+        specs: Iterable[ParameterSpec] = PROGRAM_PARAMETERS,
+        **arguments: Any,
+    ) -> None:
         self._application: Application | None = None
-        super().__init__(name, parameters, topics.LIBRARY, **arguments)
+        self._levels, self._queued = levels, queued
+        super().__init__(name, with_defaults(specs, defaults or {}), topics.LIBRARY, **arguments)
         self.app = self.get_name()
         self._publish: dict[Topic, Callable[[Any], None]] = {}
         self.diagnostics.add("input", self._of(self.input_status))
@@ -45,19 +64,48 @@ class ApplicationNode(ManagedNode):
         self.diagnostics.add("deadline", self._of(status.deadlines))
         self.diagnostics.add("sub-network", self._of(status.subnet))
 
-    # --- hooks of the subclass ---------------------------------------------------------------
+    # --- hooks of a program ------------------------------------------------------------------
 
-    @abstractmethod
-    def listen(self, application: Application) -> None:
-        """Subscribe to the requests, and hand them to ``accept``. Called when the node becomes active."""
+    def answer(self, request: Any, level: Level) -> Any:
+        """The answer to a request; called in the inference thread, timed as `inference_ms`."""
+        raise NotImplementedError(f"{type(self).__name__} has no answer()")
 
-    @abstractmethod
+    def publish(self, answer: Any, request: Any) -> float | None:
+        """Publish the answer to a request. Returns how sure it is, 0..1, None = not known."""
+
+    def prepare(self, level: Level) -> None:
+        """Acquire what a level needs, before it is first used; another one answers meanwhile."""
+
+    def sample(self) -> Any:
+        """A usual message, on which levels without a latency are measured at the start."""
+        raise ValueError("a level has no latency_ms: give one, or write sample(), a message to measure it on")
+
+    def accept(self, message: Any) -> None:
+        """A request came: callback of a subscription, or called elsewhere. Ignored while inactive."""
+        if self._application is not None and self.active:
+            self._application.accept(message)
+
     def decode(self, message: Any) -> tuple[Header, Any]:
-        """Header and request of a message. Raises MalformedRequest."""
+        """Header and request of a message, by default itself. Raises MalformedRequest."""
+        found = getattr(message, "header", None)
+        return Header(self.get_clock().now().nanoseconds) if found is None else from_ros(found), message
 
-    @abstractmethod
+    # --- hooks of the nodes of this package --------------------------------------------------
+
+    def load(self, settings: Settings) -> tuple[Task, Libraries, Mapping[str, Any]]:
+        """What is run, what it can run on, and the values of its options. Called to configure."""
+        levels = measured(self._levels, self, lambda: self.decode(self.sample())[1])
+        libraries = Levels(levels, self)
+        for level in libraries.left_out:
+            self.warn(f"level {level.id} is left out: another is as quick and as accurate")
+        return AtLevel(self, self._queued), libraries, {}
+
+    def listen(self, application: Application) -> None:
+        """Subscribe to the requests. Called when the node becomes active."""
+
     def input_status(self, application: Application) -> Status:
         """Whether requests come, and are such."""
+        return status.requests(application)
 
     def unanswered(self, message: Any, outcome: Outcome, reason: str) -> None:
         """A request gets no answer. Called in any thread."""
@@ -76,7 +124,9 @@ class ApplicationNode(ManagedNode):
     # --- lifecycle ---------------------------------------------------------------------------
 
     def configure(self) -> None:
-        task = tasks(self.request)[self.value("task")]
+        given = (field.name for field in fields(Settings))
+        settings = Settings(**{name: self.value(name) for name in given if name in self.specs})
+        task, libraries, options = self.load(settings)
         for topic in PUBLISHED:
             self._advertise(topic, to_ros)
         for output in task.outputs:
@@ -84,10 +134,11 @@ class ApplicationNode(ManagedNode):
         self._application = Application(
             self.app,
             task,
-            Settings(**{field.name: self.value(field.name) for field in fields(Settings)}),
+            libraries,
+            settings,
             self._targets(),
             self.value("subnet_id"),
-            options=self._options(task.options),
+            options=options,
             decode=self.decode,
             publish=self.send,
             clock_ns=lambda: self.get_clock().now().nanoseconds,
@@ -194,3 +245,17 @@ class ApplicationNode(ManagedNode):
             return task(self._application) if active and self._application else status.INACTIVE
 
         return check
+
+
+class NetworkNode(ManagedApplication):
+    """An application that is a task on the sub-networks of a library.
+
+    A subclass subscribes to the requests, decodes them, and says how they come.
+    """
+
+    request: ClassVar[str]  # kind of the requests, as tasks name it
+
+    def load(self, settings: Settings) -> tuple[Task, Libraries, Mapping[str, Any]]:
+        kind = tasks(self.request)[self.value("task")]
+        options = self._options(kind.options)
+        return *loaded(kind, settings, options), options

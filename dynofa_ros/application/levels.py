@@ -1,0 +1,130 @@
+"""Levels: what a program without a supernet can run, such as a VLM, or SLAM with a quality knob.
+
+They take the place of sub-networks: a library of levels, each with its accuracy and its latency, and a task
+that runs the program at the level in force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import inf, isnan, nan
+from typing import Any, Protocol
+
+import numpy as np
+
+from dynofa_ros.application.networks import Libraries, SubnetKey
+from dynofa_ros.application.task import Answer, Task
+from dynofa_ros.application.worker import LatestSlot, OrderedQueue
+from dynofa_ros.library.library import Entry, Latency, Library, pareto_front
+from dynofa_ros.library.profiling import measure
+from dynofa_ros.supernet.graphs import Runner
+from dynofa_ros.supernet.switching import Prepared
+
+ROUNDS = 10  # in which levels without a latency are measured
+PAUSE_S = 0.01  # before each call: see `measure`
+
+
+@dataclass(frozen=True)
+class Level:
+    """One setting of a program's knob.
+
+    accuracy: a share 0..1, by any measure that rises with quality. latency_ms: usual time of ``answer`` here
+    at the top clock, NaN = measured at the start. fixed_ms: the part of it that no clock shortens.
+    """
+
+    id: str
+    accuracy: float
+    latency_ms: float = nan
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    processor: str = "cpu"
+    fixed_ms: float = 0.0
+
+
+class Program(Protocol):
+    """What runs at a level; `ManagedApplication` says what each does."""
+
+    def prepare(self, level: Level) -> None: ...
+    def answer(self, request: Any, level: Level) -> Any: ...
+    def publish(self, answer: Any, request: Any) -> float | None: ...
+
+
+class Levels(Libraries):
+    """The levels of a program, as libraries. Raises ValueError in one line for levels that are none."""
+
+    def __init__(self, levels: Sequence[Level], program: Program) -> None:
+        self._program = program
+        self._levels = {(level.processor, level.id): level for level in levels}
+        if not levels or len(self._levels) < len(levels):
+            raise ValueError("levels: at least one is needed, and each needs an id of its own")
+        for level in levels:
+            times_fit = 0 < level.latency_ms < inf and 0 <= level.fixed_ms <= level.latency_ms
+            if not (times_fit and 0 <= level.accuracy <= 1):
+                raise ValueError(
+                    f"level {level.id}: accuracy must be in 0..1, latency_ms positive and at least fixed_ms; "
+                    f"got {level.accuracy}, {level.latency_ms}, {level.fixed_ms}"
+                )
+        processors = dict.fromkeys(level.processor for level in levels)
+        super().__init__(
+            {p: _library(p, [level for level in levels if level.processor == p]) for p in processors}
+        )
+
+        kept = {(p, entry.id) for p, library in self.libraries.items() for entry in library}
+        self.left_out = [level for key, level in self._levels.items() if key not in kept]
+
+    def prepare(self, key: SubnetKey) -> Prepared[SubnetKey]:
+        level = self._levels[key.processor, key.subnet_id]
+        self._program.prepare(level)
+        run = Runner({"program": lambda request: self._program.answer(request, level)}, {})
+        return Prepared(key, run, (), 0, lambda request: request)
+
+
+def _library(processor: str, levels: Sequence[Level]) -> Library:
+    entries = [
+        Entry(
+            id=level.id,
+            config=dict(level.settings),
+            accuracy=level.accuracy,
+            accuracy_source="measured",
+            latency_ms=Latency(level.latency_ms, level.latency_ms),
+            latency_source="measured",
+            alpha_ms=level.fixed_ms,
+            beta_ms=level.latency_ms - level.fixed_ms,
+            macs=0,
+            params=0,
+        )
+        for level in levels
+    ]
+    return Library(1, "levels", None, "", processor, {}, (), pareto_front(entries))  # type: ignore[arg-type]
+
+
+class AtLevel(Task):
+    """Runs a program at the level in force. queued: requests wait in order, else the newest one wins."""
+
+    name, request, metric = "level", "request", "accuracy"
+
+    def __init__(self, program: Program, queued: bool) -> None:
+        self._program, self.queued = program, queued
+        self.queue = OrderedQueue if queued else LatestSlot
+
+    def infer(self, run: Runner, tensors: Any, emit: Any) -> Any:
+        return run.graphs["program"](tensors)
+
+    def postprocess(self, outputs: Any, request: Any, network: Any, options: Any) -> Answer:
+        score = self._program.publish(outputs, request)
+        return Answer({}, nan if score is None else score)
+
+
+def measured(levels: Sequence[Level], program: Program, sample: Callable[[], Any]) -> list[Level]:
+    """The same levels, those without a latency with the median time of an answer to the sample."""
+    unknown = [level for level in levels if isnan(level.latency_ms)]
+    if not unknown:
+        return list(levels)
+    request = sample()
+    for level in unknown:
+        program.prepare(level)
+    calls = {f"{level.processor}/{level.id}": partial(program.answer, request, level) for level in unknown}
+    times = measure(calls, ROUNDS, pause_s=PAUSE_S)
+    found = dict(zip(unknown, times.values(), strict=True))
+    return [replace(v, latency_ms=float(np.median(found[v]))) if v in found else v for v in levels]
