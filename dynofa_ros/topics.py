@@ -91,7 +91,11 @@ MANAGER_STATE = _state("dynofa/manager/state", "ManagerState", "manager", "recor
 DIAGNOSTICS = Topic(  # absolute by convention
     "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "every node", ("user",), depth=1
 )
+# What requests of a demo should be answered; which text of which application: header.frame_id.
 GROUND_TRUTH = Topic("demo/camera/ground_truth", _OWN + "Classification", "demo", ("recorder",))
+TRUE_BOXES = Topic("demo/scenes/ground_truth", _OWN + "Detection2DArray", "demo", ("recorder",))
+TRUE_SENTENCE = Topic("demo/sentences/ground_truth", _OWN + "Translation", "demo", ("recorder",))
+TRUE_COMMAND = Topic("demo/commands/ground_truth", _OWN + "Translation", "demo", ("recorder",))
 CAMERA_FINISHED = Topic("demo/camera/finished", "std_msgs/msg/Empty", "demo", ("demo",))  # at a bag's end
 PHASE = Topic("demo/phase", "std_msgs/msg/String", "demo", ("recorder",))  # its name, at its start
 MANAGER_CPU = Topic("demo/manager_cpu_percent", "std_msgs/msg/Float64", "demo", ("recorder",))  # 1 Hz

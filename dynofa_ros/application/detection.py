@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dynofa_ros.application.task import IMAGE, Answer, Option, Output, Task, register_task
@@ -19,10 +19,12 @@ from dynofa_ros.messages import (
 )
 from dynofa_ros.supernet.boxes import DETECTOR_HEAD, Found, select
 from dynofa_ros.supernet.preprocess import letterbox_scale
+from dynofa_ros.supernet.registry import DEMO_SPACE
 from dynofa_ros.supernet.switching import Prepared
 from dynofa_ros.supernet.weights import Weights
 from dynofa_ros.topics import DETECTIONS, LABEL_INFO, Topic
 
+DEMO = f"{DEMO_SPACE}_detector"
 VISION_DETECTIONS = Topic("perception/{app}/vision_detections", "vision_msgs/msg/Detection2DArray")
 VISION_LABELS = Topic(
     "perception/{app}/vision_label_info", "vision_msgs/msg/LabelInfo", depth=1, latched=True
@@ -60,6 +62,10 @@ class ObjectDetection(Task):
         ),
     )
 
+    @classmethod
+    def demo(cls, options: Mapping[str, Any]) -> tuple[str, str]:
+        return DEMO, DEMO
+
     def __init__(self, weights: Weights) -> None:
         if DETECTOR_HEAD not in weights:
             raise ValueError(f"task detection: {weights.source} is of a classifier and no detector")
@@ -77,18 +83,20 @@ class ObjectDetection(Task):
         found = select(outputs[0], options["score_threshold"], options["overlap_threshold"], scale)
         found.boxes[:, 0::2] = found.boxes[:, 0::2].clip(0, width)
         found.boxes[:, 1::2] = found.boxes[:, 1::2].clip(0, height)
-        result = Detection2DArray(detections=self._detections(found))
+        result = Detection2DArray(detections=detections(found, self._names))
         score = float(found.scores[0]) if len(found.scores) else float("nan")
         return Answer({DETECTIONS: result, VISION_DETECTIONS: result}, score)
 
-    def _detections(self, found: Found) -> tuple[Detection2D, ...]:
-        rows = zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
-        return tuple(
-            Detection2D(
-                (ObjectHypothesisWithPose(ClassHypothesis(self._names[label], score)),),
-                BoundingBox2D(
-                    Pose2D(Point2D((left + right) / 2, (top + bottom) / 2)), right - left, bottom - top
-                ),
-            )
-            for (left, top, right, bottom), score, label in rows
+
+def detections(found: Found, names: Sequence[str]) -> tuple[Detection2D, ...]:
+    """Boxes with their classes, as messages have them."""
+    rows = zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
+    return tuple(
+        Detection2D(
+            (ObjectHypothesisWithPose(ClassHypothesis(names[label], score)),),
+            BoundingBox2D(
+                Pose2D(Point2D((left + right) / 2, (top + bottom) / 2)), right - left, bottom - top
+            ),
         )
+        for (left, top, right, bottom), score, label in rows
+    )

@@ -1,4 +1,4 @@
-"""`dynofa demo`: the nodes as real processes with a camera and a simulated device, through phases."""
+"""`dynofa demo`: the nodes as real processes with requests and a simulated device, through phases."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = Path("out")
 MAX_APPS = 6
+TASKS = ("classification", "detection", "translation")
 LIVE_SCENARIOS = ("S1", "S3", "S4", "S6")
 
 
@@ -22,12 +23,20 @@ def add_parser(commands: Commands) -> None:
     """Add `demo`."""
     parser = commands.add_parser(
         "demo",
-        help="run perception, manager, simulated device and a camera through a timeline of five phases",
-        description="Runs perception, manager and simulated device as real processes over DDS with a camera "
-        "that shows signs, through five phases: steady, background load, power cap, tighter target, release. "
-        "Writes summary.json, timeline.png, report.html, bag/ and logs/ to --out. Power and clocks are "
-        "simulated. With --scenario a scenario of the evaluation is played instead.",
+        help="run applications, manager and simulated device through a timeline of five phases",
+        description="Runs applications, one manager and a simulated device as real processes over DDS, "
+        "through five phases: steady, background load, power cap, tighter target, release. Without --task a "
+        "camera's classifier and a translator run together. Writes summary.json, timeline.png, report.html, "
+        "bag/ and logs/ to --out. Power and clocks are simulated. With --scenario a scenario of the "
+        "evaluation is played instead.",
         epilog="example: dynofa demo --seconds 30 --headless --out /tmp/demo",
+    )
+    parser.add_argument(
+        "--task",
+        choices=TASKS,
+        help="classification: a camera that shows signs; detection: one that shows scenes of several signs; "
+        "translation: sentences for a translator and commands for a parser (default: two kinds together, but "
+        "classification with --apps, --images, --bag or --scenario)",
     )
     parser.add_argument(
         "--seconds",
@@ -37,7 +46,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--headless", action="store_true", help="one line per phase instead of a live table")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help=f"default {DEFAULT_OUT}")
     parser.add_argument(
-        "--apps", type=whole(1, MAX_APPS), metavar="N", help=f"applications, 1 to {MAX_APPS} (default 1)"
+        "--apps", type=whole(1, MAX_APPS), metavar="N", help=f"cameras, 1 to {MAX_APPS} (default 1)"
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--images", type=Path, metavar="DIR", help="show these images; sub-folder = class")
@@ -45,7 +54,11 @@ def add_parser(commands: Commands) -> None:
         "--bag", type=Path, metavar="BAG", help="play this rosbag2 once as the camera, no timeline"
     )
     parser.add_argument("--topic", default="", help="camera topic of the bag, if it has several")
-    parser.add_argument("--rate-hz", type=number(0.5, 120, "Hz"), help="images per second (default 15)")
+    parser.add_argument(
+        "--rate-hz",
+        type=number(0.5, 120, "Hz"),
+        help="requests per second to each application of the task, without --task images (default 15)",
+    )
     parser.add_argument(
         "--seed", type=whole(0, 10**6), default=0, help="another seed, other pictures (default 0)"
     )
@@ -71,9 +84,12 @@ def _run(options: argparse.Namespace) -> int:
     if options.topic and options.bag is None:
         raise UsageError("--topic needs --bag")
     if options.scenario:
-        for name in ("apps", "rate_hz", "bag", "virtual_board"):
+        for name in ("task", "apps", "rate_hz", "bag", "virtual_board"):
             if getattr(options, name) is not None:
                 raise UsageError(f"--{name.replace('_', '-')} and --scenario exclude each other")
+    for name in ("apps", "images", "bag") if options.task == "translation" else ():
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name} is about cameras: it does not go with --task translation")
     from dynofa_ros.demo import demo, setup
 
     chosen = {k: v for k, v in vars(options).items() if k not in ("run", "command", "json")}

@@ -1,11 +1,9 @@
-"""The demo's camera: generated signs, a folder of images, or a recorded bag, for one or several apps."""
+"""The demo's camera: generated signs or scenes, a folder of images, or a recorded bag, for some apps."""
 
 from __future__ import annotations
 
 import array
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,23 +12,32 @@ import cv2
 from builtin_interfaces.msg import Time
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import Image
-from std_msgs.msg import Empty, String
+from std_msgs.msg import Empty
 
+from dynofa_ros.application.detection import detections
+from dynofa_ros.convert import to_ros
 from dynofa_ros.demo import camera_bag
 from dynofa_ros.demo.camera_bag import BagFrame, CameraTopic
-from dynofa_ros.demo.camera_sources import ENCODERS, FolderSource, Picture, SignSource, Source, compose
+from dynofa_ros.demo.camera_sources import (
+    ENCODERS,
+    FolderSource,
+    Picture,
+    SceneSource,
+    SignSource,
+    Source,
+)
+from dynofa_ros.demo.signs import CLASS_NAMES
+from dynofa_ros.demo.source import SourceNode, names_of
+from dynofa_ros.messages import Detection2DArray
 from dynofa_ros.msg import ClassHypothesis, Classification
-from dynofa_ros.ros.diagnostics import Level, Status
-from dynofa_ros.ros.node import ManagedNode
-from dynofa_ros.ros.one_line import one_line
 from dynofa_ros.ros.parameters import ParameterSpec
 from dynofa_ros.ros.run import run
 from dynofa_ros.topics import (
     CAMERA_FINISHED,
     COMPRESSED_IMAGE,
-    ERRORS,
     GROUND_TRUTH,
     IMAGE,
+    TRUE_BOXES,
     camera_frame_id,
 )
 
@@ -46,6 +53,9 @@ SPECS = (
     ParameterSpec(
         "images", "", "folder of images, a sub-folder per class; empty = generated signs", dynamic=False
     ),
+    ParameterSpec(
+        "scenes", False, "generated scenes of several signs with their boxes, not single signs", dynamic=False
+    ),
     ParameterSpec("bag", "", "rosbag2 to play once instead", dynamic=False),
     ParameterSpec("bag_topic", "", "camera topic of the bag; empty = its only one", dynamic=False),
 )
@@ -55,23 +65,19 @@ READY_POLL_S = 0.05
 MATCH_SETTLE_S = 0.5
 
 
-class CameraNode(ManagedNode):
-    """Publishes images for `perception/<app>` and what they show on demo/camera/ground_truth."""
+class CameraNode(SourceNode):
+    """Publishes images for `perception/<app>` and what they show on demo/.../ground_truth."""
 
     def __init__(self) -> None:
-        super().__init__("camera", SPECS, namespace="demo")
+        super().__init__("camera", SPECS)
         self._apps: list[str] = []
         self._source: Source | None = None
         self._camera: CameraTopic | None = None
         self._images: list[Publisher] = []
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._published = 0
-        self._problem = ""
-        self.diagnostics.add("camera", self._status)
 
     def configure(self) -> None:
-        self._apps = [app.strip() for app in self.value("apps").split(",") if app.strip()]
+        super().configure()
+        self._apps = names_of(self.value("apps"))
         if not self._apps:
             raise ValueError("apps must name at least one application")
         if self.value("bag"):
@@ -82,37 +88,18 @@ class CameraNode(ManagedNode):
             folder, warn = Path(self.value("images")), self.get_logger().warning
             self._source = FolderSource(folder, self.value("seed"), warn)
         else:
-            self._source = SignSource(self.value("seed"))
+            self._source = (SceneSource if self.value("scenes") else SignSource)(self.value("seed"))
         compressed = self._camera is not None and self._camera.transport == "compressed"
         images = replace(COMPRESSED_IMAGE if compressed else IMAGE, reliable=True)
         self._images = [self.advertise(images, app) for app in self._apps]
-        self._truths = self.advertise(GROUND_TRUTH)
+        self._truths = self.advertise(TRUE_BOXES if isinstance(self._source, SceneSource) else GROUND_TRUTH)
         self._finished = self.advertise(CAMERA_FINISHED)
-        self._errors = self.advertise(ERRORS)
-
-    def activate(self) -> None:
-        self._stopping.clear()
-        self._published, self._problem = 0, ""
-        work = self._generate if self._camera is None else self._play
-        self._thread = threading.Thread(target=self._work, args=(work,), name="camera")
-        self._thread.start()
-
-    def deactivate(self) -> None:
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
 
     def cleanup(self) -> None:
         self._source, self._camera = None, None
 
-    def _work(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Exception as error:  # noqa: BLE001 - the thread's last chance to say what happened
-            self._problem = one_line(error)
-            self.get_logger().error(self._problem)
-            self._errors.publish(String(data=f"demo/camera: {self._problem}"))
+    def work(self) -> None:
+        (self._generate if self._camera is None else self._play)()
 
     def _generate(self) -> None:
         """One thread prepares the next images in the second half of the period before their time.
@@ -121,37 +108,37 @@ class CameraNode(ManagedNode):
         """
         due_ns = time.monotonic_ns()
         sequence = 0
-        while self._sleep_until(due_ns - round(0.5e9 / self.value("rate_hz"))):
+        while self.sleep_until(due_ns - round(0.5e9 / self.value("rate_hz"))):
             prepared = [
                 self._prepare(sequence * len(self._apps) + i, app) for i, app in enumerate(self._apps)
             ]
             due_ns = max(due_ns, time.monotonic_ns())  # late: no catching up
-            if not self._sleep_until(due_ns):
+            if not self.sleep_until(due_ns):
                 return
-            for publisher, (image, label) in zip(self._images, prepared, strict=True):
+            for publisher, (image, picture) in zip(self._images, prepared, strict=True):
                 image.header.stamp = self.get_clock().now().to_msg()
                 publisher.publish(image)
-                self._publish_truth(image.header.stamp, image.header.frame_id, label)
+                self._publish_truth(image.header.stamp, image.header.frame_id, picture)
             sequence += 1
             due_ns += round(1e9 / self.value("rate_hz"))
 
-    def _prepare(self, index: int, app: str) -> tuple[Image, str | None]:
+    def _prepare(self, index: int, app: str) -> tuple[Image, Picture]:
         assert self._source is not None
-        picture: Picture = self._source.picture(index)
         width, height, encoding = self.value("width"), self.value("height"), self.value("encoding")
-        pixels = ENCODERS[encoding](compose(picture.rgb, width, height))
+        picture = self._source.picture(index).shown(width, height)
+        pixels = ENCODERS[encoding](picture.rgb)
         message = Image(width=width, height=height, encoding=encoding, step=pixels.nbytes // height)
         message.header.frame_id = camera_frame_id(app)
         message.data = array.array("B", pixels.tobytes())  # rclpy is 40 times slower with an ndarray
-        return message, picture.label
+        return message, picture
 
     def _play(self) -> None:
         assert self._camera is not None
         if not self._wait_for_perception():
             return
         recorded = camera_bag.frames(self._camera, self.get_logger().warning)
-        if camera_bag.play(recorded, self._publish_recorded, self._sleep_until):
-            self.get_logger().info(f"played {self._published} images of {self._camera.name}")
+        if camera_bag.play(recorded, self._publish_recorded, self.sleep_until):
+            self.get_logger().info(f"played {self.sent} images of {self._camera.name}")
             self._finished.publish(Empty())
 
     def _publish_recorded(self, recorded: BagFrame) -> None:
@@ -164,26 +151,20 @@ class CameraNode(ManagedNode):
     def _wait_for_perception(self) -> bool:
         """Perception subscribes when it becomes active. False = this node was stopped first."""
         while any(publisher.get_subscription_count() == 0 for publisher in self._images):
-            if self._stopping.wait(READY_POLL_S):
+            if self.stopping.wait(READY_POLL_S):
                 return False
-        return not self._stopping.wait(MATCH_SETTLE_S)
+        return not self.stopping.wait(MATCH_SETTLE_S)
 
-    def _publish_truth(self, stamp: Time, frame_id: str, label: str | None) -> None:
-        truth = Classification()
+    def _publish_truth(self, stamp: Time, frame_id: str, picture: Picture | None) -> None:
+        if picture is not None and picture.boxes is not None:
+            truth: Any = to_ros(Detection2DArray(detections=detections(picture.boxes, CLASS_NAMES)))
+        else:
+            label = picture.label if picture else None
+            truth = Classification()
+            truth.results = [] if label is None else [ClassHypothesis(class_id=label, score=1.0)]
         truth.header.stamp, truth.header.frame_id = stamp, frame_id
-        truth.results = [] if label is None else [ClassHypothesis(class_id=label, score=1.0)]
         self._truths.publish(truth)
-        self._published += 1
-
-    def _sleep_until(self, steady_ns: int) -> bool:
-        """False = this node was stopped meanwhile."""
-        return not self._stopping.wait(max(0.0, (steady_ns - time.monotonic_ns()) / 1e9))
-
-    def _status(self) -> Status:
-        values: dict[str, Any] = {"images_published": self._published, "apps": ", ".join(self._apps)}
-        if self._problem:
-            return Status(Level.ERROR, self._problem, values)
-        return Status(Level.OK, "publishing" if self.active else "inactive", values)
+        self.sent += 1
 
 
 def main(args: list[str] | None = None) -> int:

@@ -1,15 +1,24 @@
-"""Where the demo camera's pictures come from: the sign generator or a folder of images."""
+"""Where the demo camera's pictures come from: the generator of signs and scenes, or a folder of images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from dynofa_ros.demo.signs import (
+    CAMERA_SEED,
+    CLASS_NAMES,
+    SCENES_CAMERA_SEED,
+    render_sample,
+    render_scene,
+)
+from dynofa_ros.supernet.boxes import Found
 
 Image = NDArray[Any]  # uint8; OpenCV's type stubs promise no more than an array
 
@@ -24,10 +33,20 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Picture:
-    """RGB picture of any size and its true class, None if that is not known."""
+    """RGB picture of any size and its true class, None if that is not known; or the boxes of a scene."""
 
     rgb: Image
     label: str | None
+    boxes: Found | None = None  # labels: of CLASS_NAMES
+
+    def shown(self, width: int, height: int) -> Picture:
+        """As an image of the camera: a scene fills it, the centre square of another picture its middle."""
+        if self.boxes is None:
+            return replace(self, rgb=compose(self.rgb, width, height))
+        rows, columns = self.rgb.shape[:2]
+        scale = np.array([width / columns, height / rows] * 2, np.float32)
+        boxes = replace(self.boxes, boxes=self.boxes.boxes * scale)
+        return Picture(cv2.resize(self.rgb, (width, height), interpolation=cv2.INTER_LINEAR), None, boxes)
 
 
 class Source(Protocol):
@@ -41,15 +60,23 @@ class SignSource:
     """Pictograms of the demo supernet's generator. seed: another seed, other pictures."""
 
     def __init__(self, seed: int) -> None:
-        from dynofa_ros.demo import signs
-
-        self._names = signs.CLASS_NAMES
-        self._render = signs.render_sample
-        self._seed = signs.CAMERA_SEED + seed
+        self._seed = CAMERA_SEED + seed
 
     def picture(self, index: int) -> Picture:
-        rgb, label = self._render(self._seed, index)
-        return Picture(rgb, self._names[label])
+        rgb, label = render_sample(self._seed, index)
+        return Picture(rgb, CLASS_NAMES[label])
+
+
+class SceneSource:
+    """Scenes with several signs, of the same generator. seed: another seed, other scenes."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = SCENES_CAMERA_SEED + seed
+
+    def picture(self, index: int) -> Picture:
+        scene = render_scene(self._seed, index)
+        boxes = Found(scene.boxes, np.ones(len(scene.boxes), np.float32), scene.labels)
+        return Picture(scene.image, None, boxes)
 
 
 class FolderSource:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -19,15 +20,17 @@ from rich.console import Console
 from rich.live import Live
 
 from dynofa_ros import files
-from dynofa_ros.demo.phases import LARGEST_SUBNET_MS, LATENCY_TARGET_MS, MANAGER, FivePhases, Phases
+from dynofa_ros.demo.applications import CLASSIFIER, MIXED, demo_apps
+from dynofa_ros.demo.phases import MANAGER, FivePhases, Phases
 from dynofa_ros.demo.processes import Processes
 from dynofa_ros.demo.setup import (
-    CAMERA,
     DemoOptions,
+    Measured,
     board_spec,
     check_options,
     node_specs,
     prepare_output,
+    source_specs,
 )
 from dynofa_ros.errors import CliError, writing
 from dynofa_ros.recording import metrics
@@ -50,11 +53,10 @@ if TYPE_CHECKING:
     from dynofa_ros.demo.comparison import LiveScenario
     from dynofa_ros.demo.director import Director
 
-APPS = ("front", "rear", "left", "right", "up", "down")
-SECONDS, RATE_HZ = 60.0, 15.0
+SECONDS = 60.0
 READY_TIMEOUT_S = 60.0
 WARM_UP_S = 6.0  # also the time in which the manager learns what margin this machine needs
-DRAIN_S = 0.2  # for the last frames to be answered and recorded
+DRAIN_S = 0.2  # for the last answers to be recorded
 MARK_DRAIN_S = 0.2
 BAG_MARGIN_S = 30.0  # a replayed bag may take so much longer than it lasts
 POLL_S = 0.05
@@ -82,13 +84,17 @@ class Demo:
         self._scenario: LiveScenario | None = None
         self._phases: Phases
         if options.scenario is None:
-            self._apps = APPS[: options.apps or 1]
-            self._phases = FivePhases(self._apps, options.seconds or SECONDS, options.rate_hz or RATE_HZ)
+            single = options.apps or options.bag or options.images
+            task = options.task or (CLASSIFIER.task if single else MIXED)
+            self._apps = demo_apps(task, options.apps, options.rate_hz)
+            self._phases = FivePhases(self._apps, options.seconds or SECONDS)
         else:
             from dynofa_ros.demo.comparison import LiveScenario
 
             self._scenario = LiveScenario(options.scenario, options.seconds, options.seed)
-            self._apps = self._scenario.apps
+            self._apps = [replace(CLASSIFIER, name=name) for name in self._scenario.apps]
+        self._sources = list(dict.fromkeys(app.source.node for app in self._apps))
+        self._measured: dict[str, Measured] = {}  # by application
         self._console = Console(markup=False, emoji=False)
         self._errors: list[str] = []
         self._signal: int | None = None
@@ -125,20 +131,22 @@ class Demo:
         # All nodes are on this machine, and nobody else on the network should hear a demo.
         os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         # Joining ROS takes effect in the background: by the end of the measurement the neighbours are known.
-        self._director = director = Director(self._apps, self._wait)
+        self._director = director = Director([app.name for app in self._apps], self._wait)
         self._say(f"measuring the sub-networks on this machine ({options.out / 'logs'} has the logs)")
-        emulated_slowdown = self._measure_machine()
+        self._measure_machine()
         if self._scenario is not None:
-            self._phases = self._scenario.prepare(self._library, emulated_slowdown)
+            measured = self._measured[self._apps[0].name]
+            self._phases = self._scenario.prepare(measured.library, measured.slowdown)
         director.check_alone(own=0)
         self._say("starting the nodes")
         director.record(options.out / "bag")
-        self._start_nodes(emulated_slowdown)
+        self._start_nodes()
         director.wait_until_recorded(READY_TIMEOUT_S)
         director.configure(MANAGER)
         director.activate(MANAGER)
         director.wait_until_decided(READY_TIMEOUT_S)
-        director.configure(CAMERA)
+        for source in self._sources:
+            director.configure(source)
         if self._camera is None:
             self._warm_up(director)
         with self._live():
@@ -148,11 +156,20 @@ class Demo:
                 self._play_bag(director, self._camera)
 
     def _warm_up(self, director: Director) -> None:
-        """Frames before the first phase: the first ones after a start find cold caches."""
-        director.activate(CAMERA)
+        """Requests before the first phase: the first ones after a start find cold caches."""
+        self._activate(director)
         self._wait(WARM_UP_S)
-        director.activate(CAMERA, active=False)
-        self._wait(DRAIN_S)
+        self._deactivate(director)
+
+    def _activate(self, director: Director) -> None:
+        for source in self._sources:
+            director.activate(source)
+
+    def _deactivate(self, director: Director) -> None:
+        """Send no more requests, and wait until the last one is answered."""
+        for source in self._sources:
+            director.activate(source, active=False)
+        self._wait(DRAIN_S + max(app.latency_target_ms for app in self._apps) / 1e3)
 
     def _play_phases(self, director: Director) -> None:
         phases = self._phases
@@ -161,24 +178,24 @@ class Demo:
         for index, (name, end_s) in enumerate(zip(phases.names, phases.ends_s, strict=True)):
             self._begin(director, name)
             if index == 0:
-                director.activate(CAMERA)
+                self._activate(director)
                 start_s = time.monotonic()
             phases.begin(director, index)
             self._wait(start_s + end_s - time.monotonic())
             self._report_phase(director)
-        director.activate(CAMERA, active=False)
-        self._wait(DRAIN_S)
+        self._deactivate(director)
 
     def _play_bag(self, director: Director, camera: CameraTopic) -> None:
         self._total_s = camera.duration_ns / 1e9
         self._begin(director, "bag")
-        director.activate(CAMERA)
+        self._activate(director)
         deadline_s = time.monotonic() + self._total_s + BAG_MARGIN_S
         while not director.camera_finished:
             if time.monotonic() > deadline_s:
-                raise CliError(f"{CAMERA} did not finish {camera.bag}: {self._last_line(CAMERA)}")
+                node = self._sources[0]
+                raise CliError(f"{node} did not finish {camera.bag}: {self._last_line(node)}")
             self._wait(POLL_S)
-        self._wait(DRAIN_S + LATENCY_TARGET_MS / 1e3)
+        self._wait(DRAIN_S + self._apps[0].latency_target_ms / 1e3)
         self._report_phase(director)
 
     def _begin(self, director: Director, name: str) -> None:
@@ -192,11 +209,13 @@ class Demo:
 
     # --- processes ---------------------------------------------------------------------------
 
-    def _measure_machine(self) -> float:
-        """Measure the library on this machine, in a process of its own. Returns the emulated slowdown."""
-        command = [sys.executable, "-m", "dynofa_ros.demo.machine_speed", str(self._library)]
-        log_path = self._options.out / "logs" / "machine_speed.log"
-        with log_path.open("wb") as log:
+    def _measure_machine(self) -> None:
+        """Measure the libraries on this machine, in a process of its own."""
+        logs = self._options.out / "logs"
+        files = {app.files: logs / f"library_{app.files[1]}.yaml" for app in self._apps}
+        arguments = [str(x) for names, file in files.items() for x in (*names, file)]
+        command = [sys.executable, "-m", "dynofa_ros.demo.machine_speed", *arguments]
+        with (logs / "machine_speed.log").open("wb") as log:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
             try:
                 while process.poll() is None:
@@ -207,21 +226,22 @@ class Demo:
                 process.kill()
                 process.wait()
         if process.returncode != 0:
-            lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            text = (logs / "machine_speed.log").read_text(encoding="utf-8", errors="replace")
+            lines = text.strip().splitlines()
             raise CliError(f"measuring the sub-networks failed: {lines[-1] if lines else 'no output'}")
-        return max(1.0, LARGEST_SUBNET_MS / float(output))
+        largest_ms = dict(zip(files, map(float, output.split()), strict=True))
+        for app in self._apps:
+            slowdown = max(1.0, app.largest_ms / largest_ms[app.files])
+            self._measured[app.name] = Measured(files[app.files], slowdown)
 
-    @property
-    def _library(self) -> Path:
-        return self._options.out / "logs" / "library_cpu.yaml"
-
-    def _start_nodes(self, emulated_slowdown: float) -> None:
+    def _start_nodes(self) -> None:
         processes = self._processes = Processes(self._options.out / "logs")
         setup = self._phases.setup
         if self._options.virtual_board is not None:
             processes.start(board_spec(self._options))
             self._wait_for_board(self._options.board_folder)
-        specs = node_specs(self._options, setup, self._camera, self._library, emulated_slowdown)
+        specs = node_specs(self._options, self._apps, setup, self._camera, self._measured)
+        specs += source_specs(self._options, self._apps, setup)
         started = {spec.label: processes.start(spec) for spec in specs}
         self._manager = psutil.Process(started[MANAGER].pid)
         self._manager.cpu_percent()  # the first call only sets the start of the interval
@@ -335,8 +355,8 @@ class Demo:
         summary = metrics.summary(recorded)
         if not self._errors and summary["frames_published"] and not summary["results"]:
             self._errors.append(
-                f"{summary['frames_published']} images were published and none was answered; "
-                f"{self._options.out / 'logs'} has the perception node's reasons"
+                f"{summary['frames_published']} requests were published and none was answered; "
+                f"{self._options.out / 'logs'} has the reasons of the nodes"
             )
         summary["errors"] += [error for error in self._errors if error not in summary["errors"]]
         beside = None

@@ -1,7 +1,7 @@
-"""Measures the demo's sub-networks on this machine, in a process of its own.
+"""Measures sub-networks of the demo on this machine, in a process of its own.
 
-`python -m dynofa_ros.demo.machine_speed LIBRARY`: writes the library with the latencies of this machine
-to LIBRARY and prints the latency of its largest sub-network in milliseconds.
+`python -m dynofa_ros.demo.machine_speed SPACE LIBRARY FILE ...`: writes the library of that name with the
+latencies of this machine to FILE, and prints for each the latency of its largest sub-network in milliseconds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from dynofa_ros.application.networks import DEMO_LIBRARY, DEMO_WEIGHTS
+from dynofa_ros.application.networks import demo_library, demo_weights
 from dynofa_ros.errors import one_line
 from dynofa_ros.library.library import load_library, load_statistics, save_library
 from dynofa_ros.library.profiling import profile
@@ -25,15 +25,15 @@ ROUNDS = 20
 PAUSE_S = 0.02  # as between two frames of a camera
 
 
-def measure_demo(out: Path) -> float:
+def measure_demo(space_name: str, library_name: str, out: Path) -> float:
     """Write the measured library; returns the largest sub-network's median in milliseconds.
 
-    Raises LibraryError, WeightsError or EngineError in one line.
+    Raises LibraryError, WeightsError, EngineError or FileNotFoundError in one line.
     """
-    source = share_file(*DEMO_LIBRARY)
+    source = share_file(*demo_library(library_name))
     library = load_library(source)
-    space = load_space(library.space)
-    supernet = Supernet(space, load_weights(space, share_file(*DEMO_WEIGHTS)))
+    space = load_space(space_name)
+    supernet = Supernet(space, load_weights(space, share_file(*demo_weights(space_name))))
     statistics = load_statistics(source, library)
     measured = profile(
         library,
@@ -52,8 +52,10 @@ def measure_demo(out: Path) -> float:
 
 def main() -> int:
     """Entry point."""
+    given = iter(sys.argv[1:])
     try:
-        print(measure_demo(Path(sys.argv[1])))
+        for space, library, file in zip(given, given, given, strict=True):
+            print(measure_demo(space, library, Path(file)))
     except (ValueError, RuntimeError, OSError) as error:
         print(one_line(error), file=sys.stderr)
         return 1

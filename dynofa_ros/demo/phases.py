@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dynofa_ros.demo.applications import DemoApp
 from dynofa_ros.errors import CliError
-from dynofa_ros.messages import MISS_TOLERANCE
 from dynofa_ros.recording import metrics
 from dynofa_ros.recording.run import Run
 
@@ -15,18 +15,14 @@ if TYPE_CHECKING:
     from dynofa_ros.demo.director import Director
 
 DEVICE, MANAGER = "dynofa/device", "dynofa/manager"
-LATENCY_TARGET_MS = 65.0
-TOLERANCE = 0.5 * MISS_TOLERANCE  # noise drifts on a computer with other things to do
-LARGEST_SUBNET_MS = 45.0  # the emulated device runs the largest sub-network in this time at its top clock
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Start-up parameters that the phases decide: of each application, of the device; rate of the camera."""
+    """Start-up parameters that the phases decide: of each application, its rate among them; of the device."""
 
-    perception: Mapping[str, Mapping[str, Any]]
+    applications: Mapping[str, Mapping[str, Any]]
     device: Mapping[str, Any]
-    rate_hz: float
     processor: str = "cpu"
 
 
@@ -54,12 +50,13 @@ class Phases(Protocol):
 class Phase:
     """What holds during one of the five phases; what is not named is as in the steady phase.
 
+    latency_share: targets relative to those of the steady phase.
     utilization_percent, slowdown: load from outside on the CPUs; 0.5 = our work takes 50 % longer.
     power_cap_share: cap relative to the power that the steady phase used; None = no cap.
     """
 
     name: str
-    latency_target_ms: float = LATENCY_TARGET_MS
+    latency_share: float = 1.0
     utilization_percent: float = 0.0
     slowdown: float = 0.0
     power_cap_share: float | None = None
@@ -69,7 +66,7 @@ PHASES = (
     Phase("steady"),
     Phase("background_load", utilization_percent=30.0, slowdown=0.5),
     Phase("power_cap", power_cap_share=0.85),
-    Phase("tighter_target", latency_target_ms=0.6 * LATENCY_TARGET_MS),
+    Phase("tighter_target", latency_share=0.6),
     Phase("release"),
 )
 
@@ -78,9 +75,8 @@ PHASES = (
 class FivePhases:
     """Five phases of equal length; each changes one thing against the first."""
 
-    apps: Sequence[str]
+    apps: Sequence[DemoApp]
     seconds: float
-    rate_hz: float
     names: Sequence[str] = tuple(phase.name for phase in PHASES)
     _no_cap: Any = field(default=None, init=False)
 
@@ -90,12 +86,8 @@ class FivePhases:
 
     @property
     def setup(self) -> Setup:
-        own = {
-            "latency_target_ms": LATENCY_TARGET_MS,
-            "miss_tolerance": TOLERANCE,
-            "rate_hz": self.rate_hz,
-        }
-        return Setup({app: own for app in self.apps}, {}, self.rate_hz)
+        targets = ("latency_target_ms", "miss_tolerance", "rate_hz")
+        return Setup({app.name: {name: getattr(app, name) for name in targets} for app in self.apps}, {})
 
     def begin(self, director: Director, index: int) -> None:
         if index == 0:
@@ -104,7 +96,8 @@ class FivePhases:
         if phase.power_cap_share is not None:
             cap_w = phase.power_cap_share * steady_power_w(director.live)
         for app in self.apps:  # first: a cap that goes must not open the way to what the target then forbids
-            director.set_parameters(f"perception/{app}", {"latency_target_ms": phase.latency_target_ms})
+            target_ms = phase.latency_share * app.latency_target_ms
+            director.set_parameters(app.node, {"latency_target_ms": target_ms})
         director.set_load("cpu", phase.utilization_percent, phase.slowdown)
         director.set_parameters(MANAGER, {"power_cap_w": cap_w})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import psutil
+import yaml
 
 END_S = 5.0  # time to end by itself before a process is killed
 POLL_S = 0.02
@@ -25,29 +25,35 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """A node to start: `python -m dynofa_ros.<module>` as /<namespace>/<name>."""
+    """A process to start: `python -m dynofa_ros.<module>` as /<namespace>/<name>.
+
+    nodes: parameters by name, where the process has several nodes and takes their names as arguments.
+    """
 
     module: str
     namespace: str
-    name: str
-    parameters: Mapping[str, Any]
+    name: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     niceness: int = 0
     remappings: Mapping[str, str] = field(default_factory=dict)
+    nodes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
-        """Name for people: `perception/front`."""
-        return f"{self.namespace}/{self.name}"
+        """Name for people: `perception/front`, or the namespace of several nodes."""
+        return f"{self.namespace}/{self.name}" if self.name else self.namespace
 
-    def command(self) -> list[str]:
-        """Command line of the node's process."""
-        remaps = ["-r", f"__node:={self.name}", "-r", f"__ns:=/{self.namespace}"]
-        remaps += [x for old, new in self.remappings.items() for x in ("-r", f"{old}:={new}")]
-        # JSON texts are YAML texts, which keeps "007" a string and 60.0 a double.
-        values = [x for key, value in self.parameters.items() for x in ("-p", f"{key}:={json.dumps(value)}")]
-        module = f"dynofa_ros.{self.module}"
-        return [sys.executable, "-m", "dynofa_ros.demo.child", module, "--ros-args", *remaps, *values]
+    def command(self, parameters: Path) -> list[str]:
+        """Command line of the process. parameters: a file that is written for it."""
+        by_node = self.nodes or {self.name: self.parameters}
+        sections = {f"/{self.namespace}/{n}": {"ros__parameters": dict(own)} for n, own in by_node.items()}
+        parameters.write_text(yaml.safe_dump(sections), encoding="utf-8")
+        remappings = {"__ns": f"/{self.namespace}", **self.remappings}
+        remappings |= {"__node": self.name} if self.name else {}
+        remaps = [x for old, new in remappings.items() for x in ("-r", f"{old}:={new}")]
+        child = [sys.executable, "-m", "dynofa_ros.demo.child", f"dynofa_ros.{self.module}", *self.nodes]
+        return [*child, "--ros-args", *remaps, "--params-file", str(parameters)]
 
 
 class NodeProcess:
@@ -58,7 +64,7 @@ class NodeProcess:
         self.log_path = log_path
         self._log = log_path.open("wb")
         self._process = subprocess.Popen(
-            spec.command(),
+            spec.command(log_path.with_suffix(".yaml")),
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,

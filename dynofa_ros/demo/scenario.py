@@ -181,8 +181,7 @@ class ScenarioPhases:
     def setup(self) -> Setup:
         scene = self.mapped.scene
         own = {app.name: target_parameters(app.targets) for app in scene.apps}
-        rate_hz = max(app.targets.rate_hz for app in scene.apps)
-        return Setup(own, {"simulated_mode": scene.mode or ""}, rate_hz, PROCESSOR)
+        return Setup(own, {"simulated_mode": scene.mode or ""}, PROCESSOR)
 
     def begin(self, director: Director, index: int) -> None:
         for event in self._phases[index].events:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from dynofa_ros.demo.applications import CAMERA_MODULE, DemoApp
 from dynofa_ros.demo.phases import Setup
 from dynofa_ros.demo.processes import NodeSpec
 from dynofa_ros.errors import UsageError, writing
 from dynofa_ros.paths import share_file
 from dynofa_ros.recording.bag import BagError
-from dynofa_ros.topics import DVFS_STATE, VIRTUAL_CLOCKS
+from dynofa_ros.topics import DEMO, DVFS_STATE, LANGUAGE, PERCEPTION, VIRTUAL_CLOCKS
 
 if TYPE_CHECKING:
     from dynofa_ros.demo.camera_bag import CameraTopic
 
-CAMERA = "demo/camera"
 SHM_DIRECTORY = Path("/dev/shm")
 SHM_NEEDED_BYTES = 48 * 2**20  # the camera's segment of config/fastdds_camera.xml, and some
-CAMERA_NICENESS = 10  # drawing pictures is not the robot's work: it must not take the cores from perception
-OWN_OUTPUTS = frozenset({"bag", "logs", "report.html", "summary.json", "timeline.png"})
+SOURCE_NICENESS = 10  # drawing pictures is not the robot's work: it must not take the cores from perception
+OWN_OUTPUTS = frozenset({"bag", "detections.png", "logs", "report.html", "summary.json", "timeline.png"})
 MARKER = Path("logs", ".dynofa_demo")  # tells an earlier demo's folders from the user's own
 
 
@@ -30,17 +31,19 @@ MARKER = Path("logs", ".dynofa_demo")  # tells an earlier demo's folders from th
 class DemoOptions:
     """What the user asked for. bag: play this one instead of a timeline. scenario: instead of the phases.
 
-    seconds: None = 60, or the scenario's own length.
+    seconds: None = 60, or the scenario's own length. task: None = applications of two tasks, or a classifier
+    where there is a scenario, a bag, a number of applications or a folder of images.
     """
 
     out: Path
     seconds: float | None = None
     headless: bool = False
-    apps: int | None = None  # None = 1, or the scenario's own
+    task: str | None = None
+    apps: int | None = None  # None = as the demo of the task, or the scenario has
     images: Path | None = None
     bag: Path | None = None
     topic: str = ""
-    rate_hz: float | None = None  # None = 15, or the scenario's own
+    rate_hz: float | None = None  # None = as the demo of the task, or the scenario has
     seed: int = 0
     scenario: str | None = None
     virtual_board: str | None = None  # the device node's real backend on it, instead of the simulated one
@@ -92,29 +95,34 @@ def prepare_output(out: Path) -> None:
         (out / MARKER).touch()
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Of one application: its library with the latencies of this machine, and how much slower the emulated
+    device is."""
+
+    library: Path
+    slowdown: float
+
+
 def node_specs(
     options: DemoOptions,
+    apps: Sequence[DemoApp],
     setup: Setup,
     camera: CameraTopic | None,
-    library: Path,
-    emulated_slowdown: float,
+    measured: Mapping[str, Measured],
 ) -> list[NodeSpec]:
-    """All nodes of the demo. library: of this machine. camera: the topic of --bag."""
-    perception = {
-        "processor": setup.processor,
-        "library": str(library.resolve()),
-        "image_transport": camera.transport if camera else "raw",
-        "emulate_dvfs": True,
-        "emulated_slowdown": emulated_slowdown,
-    }
-    shown = {
-        "autostart": False,
-        "apps": ",".join(setup.perception),
-        "rate_hz": setup.rate_hz,
-        "seed": options.seed,
-        "images": str(options.images.resolve()) if options.images else "",
-        "bag": str(options.bag.resolve()) if options.bag else "",
-        "bag_topic": options.topic,
+    """All nodes of the demo but the sources of its requests. camera: the topic of --bag."""
+    parameters: dict[str, dict[str, Any]] = {
+        app.name: {
+            "task": app.task,
+            "processor": setup.processor,
+            "library": str(measured[app.name].library.resolve()),
+            "emulate_dvfs": True,
+            "emulated_slowdown": measured[app.name].slowdown,
+            **app.options,
+            **setup.applications[app.name],
+        }
+        for app in apps
     }
     device: dict[str, object] = {"backend": "simulated", **setup.device}
     environment, clocks = {}, {}
@@ -122,22 +130,53 @@ def node_specs(
         device = {"backend": "sysfs", "sysfs_root": str(options.board_folder), "allow_writes": True}
         environment = {"XDG_STATE_HOME": str(options.out.resolve() / "logs" / "state")}
         clocks = {f"/{DVFS_STATE.of()}": f"/{VIRTUAL_CLOCKS.of()}"}
-    return [
+    seeing = {app.name for app in apps if app.node.startswith(PERCEPTION)}
+    transport = {"image_transport": camera.transport if camera else "raw"}
+    specs = [
         NodeSpec("nodes.device_node", "dynofa", "device", device, environment),
         # the manager begins when everything is recorded
         NodeSpec("nodes.manager_node", "dynofa", "manager", {"autostart": False}),
         *(
-            NodeSpec("nodes.perception_node", "perception", app, {**perception, **own}, remappings=clocks)
-            for app, own in setup.perception.items()
+            NodeSpec("nodes.perception_node", PERCEPTION, app, {**transport, **own}, remappings=clocks)
+            for app, own in parameters.items()
+            if app in seeing
         ),
-        NodeSpec("demo.camera_node", "demo", "camera", shown, camera_environment(), CAMERA_NICENESS),
     ]
+    reading = {app: own for app, own in parameters.items() if app not in seeing}
+    if reading:
+        specs.append(NodeSpec("nodes.language_node", LANGUAGE, nodes=reading, remappings=clocks))
+    return specs
+
+
+def source_specs(options: DemoOptions, apps: Sequence[DemoApp], setup: Setup) -> list[NodeSpec]:
+    """The nodes that send the requests; they begin when they are activated."""
+    pictures = {
+        "images": str(options.images.resolve()) if options.images else "",
+        "bag": str(options.bag.resolve()) if options.bag else "",
+        "bag_topic": options.topic,
+    }
+    specs = []
+    for source in {app.source.name: app.source for app in apps}.values():
+        own = [app.name for app in apps if app.source.name == source.name]
+        parameters = {
+            "autostart": False,
+            "apps": ",".join(own),
+            "rate_hz": max(setup.applications[app]["rate_hz"] for app in own),
+            "seed": options.seed,
+            **(pictures if source.module == CAMERA_MODULE else {}),
+            **source.parameters,
+        }
+        environment = camera_environment() if source.module == CAMERA_MODULE else {}
+        specs.append(
+            NodeSpec(f"demo.{source.module}", DEMO, source.name, parameters, environment, SOURCE_NICENESS)
+        )
+    return specs
 
 
 def board_spec(options: DemoOptions) -> NodeSpec:
     """The node of --virtual-board; the others start when its files are there."""
     parameters = {"tree": options.virtual_board or "", "folder": str(options.board_folder)}
-    return NodeSpec("demo.virtual_board_node", "demo", "virtual_board", parameters)
+    return NodeSpec("demo.virtual_board_node", DEMO, "virtual_board", parameters)
 
 
 def camera_environment() -> dict[str, str]:

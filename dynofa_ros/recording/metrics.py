@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dynofa_ros.recording.run import Label, Monitor, Run, Telemetry
+from dynofa_ros.recording.scoring import score
 from dynofa_ros.topics import PHASE_END, camera_frame_id
 
 SETTLING_NS = 1_000_000_000  # start of a phase that deadline_miss_percent_settled leaves out
@@ -46,14 +47,19 @@ def phases(run: Run) -> list[Phase]:
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """The figures of the whole recording, of each phase and, with several applications, of each of those."""
+    """The figures of the whole recording, of each phase and, with several applications, of each in both."""
     found = phases(run)
     apps = sorted({m.app for m in run.monitors})
     origin = found[0].start_ns if found else 0
     result = figures(run, found, 0, FOREVER_NS)
     result["phases"] = [_phase_figures(run, found, phase, origin) for phase in found]
     if len(apps) > 1:
-        result["apps"] = {app: _app_figures(of_app(run, app, apps), found) for app in apps}
+        owned = {app: of_app(run, app, apps) for app in apps}
+        result["apps"] = {app: _app_figures(own, found, 0, FOREVER_NS) for app, own in owned.items()}
+        for phase, part in zip(found, result["phases"], strict=True):
+            part["apps"] = {
+                app: _app_figures(own, found, phase.start_ns, phase.end_ns) for app, own in owned.items()
+            }
     result["errors"] = list(run.errors)
     return result
 
@@ -152,14 +158,22 @@ def figures(run: Run, found: Sequence[Phase], start_ns: int, end_ns: int) -> dic
 
 
 def _accuracy(run: Run, monitors: Sequence[Monitor], start_ns: int, end_ns: int) -> dict[str, float | int]:
-    """Measured against ground truth, and expected from the library weighted by frames."""
-    truth = {t.frame: t.class_id for t in run.truths if t.class_id is not None}
-    scored = [r for r in within(run.results, start_ns, end_ns) if r.frame in truth]
+    """Measured against ground truth, and expected from the library weighted by frames.
+
+    Of several applications it is the mean of what each measures by its own metric, weighted by its answers.
+    """
+    truth = {t.frame: t for t in run.truths if t.value is not None}
+    scored: defaultdict[tuple[str, str], list[tuple[Any, Any]]] = defaultdict(list)
+    for r in within(run.results, start_ns, end_ns):
+        if r.frame in truth:
+            scored[r.app, truth[r.frame].metric].append((r.value, truth[r.frame].value))
+    count = sum(map(len, scored.values()))
+    measured = (len(own) * score(metric, *zip(*own, strict=True)) for (_, metric), own in scored.items())
     known = (run.accuracy.get((m.app, m.subnet_id, m.processor), math.nan) for m in monitors)
     return {
-        "measured": mean(float(r.class_id == truth[r.frame]) for r in scored),
+        "measured": sum(measured) / count if count else math.nan,
         "expected": mean(known),
-        "frames_scored": len(scored),
+        "frames_scored": count,
     }
 
 
@@ -178,11 +192,17 @@ def _phase_figures(run: Run, found: Sequence[Phase], phase: Phase, origin_ns: in
 _DEVICE_FIGURES = ("energy_j", "mean_power_w", "dvfs_commands", "decisions", "manager_cpu_percent")
 
 
-def _app_figures(run: Run, found: Sequence[Phase]) -> dict[str, Any]:
+def _app_figures(run: Run, found: Sequence[Phase], start_ns: int, end_ns: int) -> dict[str, Any]:
     """Figures of one application; what belongs to the whole device is left out."""
-    values = figures(run, found, 0, FOREVER_NS)
+    values = figures(run, found, start_ns, end_ns)
     own = {key: value for key, value in values.items() if key not in _DEVICE_FIGURES}
-    return {**own, "subnets_used": sorted({m.subnet_id for m in run.monitors})}
+    subnets = sorted({m.subnet_id for m in within(run.monitors, start_ns, end_ns)})
+    return {**own, "accuracy_metric": accuracy_metric(run), "subnets_used": subnets}
+
+
+def accuracy_metric(run: Run) -> str:
+    """What the answers of an application were scored by, empty if there was no truth."""
+    return next((t.metric for t in run.truths if t.value is not None), "")
 
 
 def of_app(run: Run, app: str, apps: Sequence[str]) -> Run:
@@ -198,5 +218,6 @@ def of_app(run: Run, app: str, apps: Sequence[str]) -> Run:
 def _truths_of(truths: Sequence[Label], app: str, apps: Sequence[str]) -> list[Label]:
     """Frames sent to `app`. A replayed bag keeps its own frame_id and goes to every application in turn."""
     cameras = {camera_frame_id(name) for name in apps}
-    shared = [t for t in truths if t.frame[1] not in cameras]
-    return [t for t in truths if t.frame[1] == camera_frame_id(app)] + shared[:: len(apps)]
+    shared = [t for t in truths if not t.app and t.frame[1] not in cameras]
+    own = [t for t in truths if t.app == app or (not t.app and t.frame[1] == camera_frame_id(app))]
+    return own + shared[:: len(apps)]

@@ -23,9 +23,11 @@ from dynofa_ros.messages import (
     SubnetState,
     ThrottleFlag,
 )
+from dynofa_ros.recording import scoring
 from dynofa_ros.recording.bag import BagError, open_bag
 from dynofa_ros.topics import Topic
 
+TRUTHS = (topics.GROUND_TRUTH, topics.TRUE_BOXES, topics.TRUE_SENTENCE, topics.TRUE_COMMAND)
 MARK_DELAY_NS = 100_000_000  # a mark may be recorded so much later than the first frames after it
 
 CLOCK_LEVELS = {DomainStatus.REJECTED: 2, DomainStatus.FALLBACK: 1, DomainStatus.THROTTLED: 1}
@@ -52,12 +54,16 @@ class Monitor:
 
 @dataclass(frozen=True)
 class Label:
-    """The most probable class of one frame, or its true one. class_id None = not known."""
+    """Answer to one request, or what it should be: a class, a text, or boxes as `scoring` has them.
+
+    value: None = not known. metric: of a true one, by which answers are scored.
+    """
 
     time_ns: int
-    app: str  # empty for ground truth
-    frame: FrameKey
-    class_id: str | None
+    app: str  # empty where the truth is of any application that got the frame
+    frame: FrameKey  # of a text: 0 and the text itself
+    value: Any
+    metric: str = scoring.TOP1
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,7 @@ class Run:
     targets: dict[str, AppTargets] = field(default_factory=dict)
     subnets: dict[str, SubnetState] = field(default_factory=dict)
     health: dict[str, Fault] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)  # that an application was asked about
     board: str = ""
 
     def report(self, fault: Fault) -> None:
@@ -182,7 +189,8 @@ def read_run(path: Path, namespace: str | None = None) -> Run:
         root = robot_root(path, {c.topic for c in reader.connections}, namespace)
         collectors = {(c.topic, c.msgtype): collector(root, c.topic, c.msgtype) for c in reader.connections}
         chosen = [c for c in reader.connections if collectors[c.topic, c.msgtype]]
-        run.has_ground_truth = any(c.topic == f"{root}/{topics.GROUND_TRUTH.name}" for c in chosen)
+        truths = {f"{root}/{topic.name}" for topic in TRUTHS}
+        run.has_ground_truth = any(c.topic in truths for c in chosen)
         for connection, time_ns, raw in reader.messages(chosen):
             collect = collectors[connection.topic, connection.msgtype]
             assert collect is not None
@@ -299,6 +307,23 @@ def _label(time_ns: int, app: str, message: Any) -> Label:
     return Label(time_ns, app, _frame(message.header), best)
 
 
+def _boxes(time_ns: int, app: str, message: Any) -> Label:
+    return Label(time_ns, app, _frame(message.header), scoring.boxes_of(message), scoring.PRECISION)
+
+
+def _translation(run: Run, time_ns: int, app: str, message: Any) -> None:
+    if not message.reason:  # else it is no answer
+        run.results.append(Label(time_ns, app, (0, message.source), message.text))
+
+
+def _true_text(metric: str) -> Adder:
+    def add(run: Run, time_ns: int, app: str, message: Any) -> None:
+        asked = message.header.frame_id
+        run.truths.append(Label(time_ns, asked, (0, message.source), message.text, metric))
+
+    return add
+
+
 def _telemetry(run: Run, time_ns: int, app: str, message: Any) -> None:
     temperatures = [float(t.temperature_c) for t in message.temperatures if math.isfinite(t.temperature_c)]
     run.telemetry.append(
@@ -349,12 +374,18 @@ def _error(run: Run, time_ns: int, app: str, message: Any) -> None:
 _COLLECTORS: dict[Topic, Adder] = {
     topics.MONITOR: _monitor,
     topics.CLASSIFICATION: lambda run, t, app, m: run.results.append(_label(t, app, m)),
+    topics.DETECTIONS: lambda run, t, app, m: run.results.append(_boxes(t, app, m)),
+    topics.TRANSLATION: _translation,
+    topics.TEXT: lambda run, t, app, m: run.texts.update({app: m.data}),
     topics.LIBRARY: lambda run, t, app, m: run.accuracy.update(
         {(app, e.id, e.processor): float(e.accuracy) for e in m.entries}
     ),
     topics.TARGETS: lambda run, t, app, m: run.targets.update({app: from_ros(m)}),
     topics.SUBNET_STATE: _subnet,
     topics.GROUND_TRUTH: lambda run, t, app, m: run.truths.append(_label(t, app, m)),
+    topics.TRUE_BOXES: lambda run, t, app, m: run.truths.append(_boxes(t, app, m)),
+    topics.TRUE_SENTENCE: _true_text(scoring.BLEU),
+    topics.TRUE_COMMAND: _true_text(scoring.EXACT),
     topics.TELEMETRY: _telemetry,
     topics.CAPABILITIES: lambda run, t, app, m: setattr(run, "board", m.board),
     topics.DVFS_STATE: _clocks,

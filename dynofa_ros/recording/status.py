@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from dynofa_ros.messages import SubnetCondition
 from dynofa_ros.recording.metrics import FOREVER_NS, figures, of_app, percentile, within
-from dynofa_ros.recording.run import Run
+from dynofa_ros.recording.run import Label, Run
 
 RECENT = 75  # frames per app that the latency columns look at: 5 s at 15 Hz
+SCORED = 200  # newest answers per app that accuracy is measured on
+SHOWN_SCORE = 0.35  # boxes less sure are not worth a word
 SILENT_NS = 3_000_000_000  # a device or manager that says nothing for so long is missing
 
 
@@ -37,7 +41,8 @@ def _application(own: Run, app: str, start_ns: int) -> dict[str, Any]:
     running = last or state
     target = last or own.targets.get(app)
     recent = [m.latency_ms for m in own.monitors[-RECENT:]]
-    values = figures(own, [], start_ns, FOREVER_NS)
+    values = figures(replace(own, results=own.results[-SCORED:]), [], start_ns, FOREVER_NS)
+    answer = own.results[-1] if own.results else None
     expected = state.expected_accuracy if state and not last else values["accuracy"]["expected"]
     return {
         "app": app,
@@ -50,7 +55,24 @@ def _application(own: Run, app: str, start_ns: int) -> dict[str, Any]:
         "answers_per_s": _per_second([m.frame[0] for m in within(own.monitors, start_ns, FOREVER_NS)]),
         "deadline_miss_percent": values["deadline_miss_percent"],
         "accuracy": {"expected": expected, "measured": values["accuracy"]["measured"]},
+        "request": _text(own.texts.get(app, ""), answer),
+        "answer": _words(answer),
     }
+
+
+def _text(asked: str, answer: Label | None) -> str:
+    """The text that was asked about last; the answered one where it came by an action."""
+    return asked or (answer.frame[1] if answer and answer.frame[0] == 0 else "")
+
+
+def _words(answer: Label | None) -> str:
+    """What was answered last, for people: a class, a text, the number of boxes of each class."""
+    if answer is None or answer.value is None:
+        return ""
+    if isinstance(answer.value, str):
+        return answer.value
+    sure = Counter(name for name, score, *_ in answer.value if score >= SHOWN_SCORE)
+    return ", ".join(f"{count} {name}" if count > 1 else name for name, count in sure.items()) or "nothing"
 
 
 def _per_second(stamps_ns: Sequence[int]) -> float:

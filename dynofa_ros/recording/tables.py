@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dynofa_ros.recording.metrics import Phase, figures, within
+from dynofa_ros.recording.metrics import Phase, figures, of_app, within
 from dynofa_ros.recording.run import Run
 
 COLUMNS = ("results", "miss %", "settled", "p50 ms", "p95 ms", "accuracy", "library", "W")
@@ -28,12 +28,19 @@ def percent(fraction: float, digits: int = 1) -> str:
 
 
 def phase_line(run: Run, phase: Phase) -> str:
-    """One line on a phase, for a terminal without a live table."""
+    """A line on a phase, for a terminal without a live table; one for each of several applications."""
+    apps = sorted({m.app for m in run.monitors})
+    if len(apps) < 2:
+        return _phase_line(run, phase, "")
+    return "\n".join(_phase_line(of_app(run, app, apps), phase, f" {app:<10}") for app in apps)
+
+
+def _phase_line(run: Run, phase: Phase, name: str) -> str:
     values = figures(run, [phase], phase.start_ns, phase.end_ns)
     accuracy, latency = values["accuracy"], values["latency_ms"]
     subnets = dict.fromkeys(m.subnet_id for m in within(run.monitors, phase.start_ns, phase.end_ns))
     return (
-        f"{phase.name:<16} {values['results']:>5} results  "
+        f"{phase.name:<16}{name} {values['results']:>5} results  "
         f"missed {number(values['deadline_miss_percent'], 1)} %  "
         f"p50 {number(latency['p50'])} ms  p95 {number(latency['p95'])} ms  "
         f"accuracy {percent(accuracy['measured'])} (expected {percent(accuracy['expected'])})  "
@@ -44,6 +51,10 @@ def phase_line(run: Run, phase: Phase) -> str:
 def live_view(now: Mapping[str, Any], title: str) -> RenderableType:
     """The table of a `status`: applications, then device, manager, what is wrong and what is missing."""
     parts: list[RenderableType] = [_applications(now["applications"], title)]
+    for row in now["applications"]:
+        if row["request"] or row["answer"]:
+            said = f"{row['request']} → " if row["request"] else ""
+            parts.append(plain(f" {row['app']:<9} {said}{row['answer']}"))
     if now["device"]:
         parts.append(_device_line(now["device"]))
     if now["decision"]:
@@ -108,17 +119,28 @@ def print_errors(summary: dict[str, Any], console: Console) -> None:
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
-    """The figures as a table: one row per phase, per application where there are several, and for all."""
+    """The figures as a table: one row per phase, per application where there are several, and for all.
+
+    Applications with different kinds of accuracy have rows of their own for each phase.
+    """
     table = _table(COLUMNS)
-    for phase in summary["phases"]:
+    phases, apps = summary["phases"], summary.get("apps", {})
+    apart = len({values["accuracy_metric"] for values in apps.values()}) > 1
+    for app, values in apps.items() if apart else ():
+        kind = values["accuracy_metric"].partition(" / ")[0]  # in percent here
+        table.add_row(plain(f"{app}, {kind}"), *_cells(values), style="bold")
+        for phase in phases:
+            own = phase["apps"][app] | {"mean_power_w": phase["mean_power_w"]}
+            table.add_row(plain(f"  {phase['name'].replace('_', ' ')}"), *_cells(own))
+    for phase in () if apart else phases:
         table.add_row(plain(phase["name"].replace("_", " ")), *_cells(phase))
-    for app, values in summary.get("apps", {}).items():
+    for app, values in () if apart else apps.items():
         table.add_row(plain(app), *_cells(values), style="dim")
     table.add_row("all", *_cells(summary), style="bold")
     console.print(table)
     overhead, due = summary["overhead_ms"], summary["frames_due"]
     console.print(
-        f"images {number(summary['frames_published'])} published, {due} due, "
+        f"requests {number(summary['frames_published'])} published, {due} due, "
         f"{summary['dropped_frames']} dropped, {summary['malformed_frames']} malformed; "
         f"overhead p95 {number(overhead['p95'], 1)} ms; energy {number(summary['energy_j'], 1)} J\n"
         f"{summary['decisions']} decisions, {summary['subnet_switches']} sub-network switches, "

@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.plots import APP_COLOURS, GRID, MISS, MUTED, finish, new_figure, style
-from dynofa_ros.recording.metrics import Phase, percentile, phases
+from dynofa_ros.recording.metrics import Phase, accuracy_metric, of_app, percentile, phases
 from dynofa_ros.recording.page import clock_series, first_time, last_time, of_apps, seconds
 from dynofa_ros.recording.run import Monitor, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH_IN, HEIGHT_IN = 10.0, 8.6
+WIDTH_IN, HEIGHT_IN, MORE_IN = 10.0, 8.6, 2.4  # MORE_IN: per further kind of application
+LATENCY, ACCURACY, CLOCK, POWER = 1.5, 1.0, 1.0, 1.1  # relative heights of panels
 PHASE_FILL = ("#ffffff", "#f3f6fa")
-LIMIT, HEAT, SIMULATED = "#57606a", "#d4622a", "#bf3989"
+LIMIT, HEAT = "#57606a", "#d4622a"
+SIMULATED: dict[str, Any] = {"color": "#bf3989", "lw": 1.2, "ls": ":"}
+Apps = Mapping[str, tuple[list[Monitor], str]]  # by name: monitors and colour
 DOMAIN_COLOURS = {"gpu": "#1a7f37", "npu": "#8250df", "emc": "#afb8c1"}
 CPU_COLOURS = ("#0969da", "#54aeff", "#1b7c83", "#0a3069", "#6639ba", "#4ac26b", "#bf8700", "#953800")
 
 
 def plot_timeline(run: Run, path: Path, simulated: Run | None = None) -> None:
     """Draw the run to a PNG file; its folder must exist. simulated: the same run in simulation, dotted."""
-    figure, grid = new_figure(4, 1, (WIDTH_IN, HEIGHT_IN), sharex=True, ratios=(1.5, 1.0, 1.0, 1.1))
+    kinds = _kinds(run)
+    ratios = [LATENCY, ACCURACY] * len(kinds) + [CLOCK, POWER]
+    height_in = HEIGHT_IN + MORE_IN * (len(kinds) - 1)
+    figure, grid = new_figure(len(ratios), 1, (WIDTH_IN, height_in), sharex=True, ratios=ratios)
     axes = grid[:, 0]
     found = phases(run)
     origin = found[0].start_ns if found else first_time(run)
-    _latency_panel(axes[0], run, origin)
-    _accuracy_panel(axes[1], run, origin)
-    _clock_panel(axes[2], run, origin)
+    colours = dict(zip(of_apps(run), cycle(APP_COLOURS), strict=False))
+    for index, (metric, apps) in enumerate(kinds.items()):
+        own = {app: (monitors, colours[app]) for app, monitors in of_apps(run).items() if app in apps}
+        _latency_panel(axes[2 * index], own, origin)
+        _accuracy_panel(axes[2 * index + 1], run, own, metric, origin)
+        if simulated is not None:
+            _draw_simulated_accuracy(axes[2 * index + 1], simulated, apps, origin)
+    _clock_panel(axes[-2], run, origin)
     if simulated is not None:
-        _draw_simulated(axes, simulated, origin)
-    _power_panel(axes[3], run, origin)
+        power_w = [t.power_w for t in simulated.telemetry]
+        axes[-1].plot(seconds(simulated.telemetry, origin), power_w, label="simulated", **SIMULATED)
+    _power_panel(axes[-1], run, origin)
     for axis in axes:
         _decorate(axis, found, origin)
     _name_phases(axes[0], found, origin)
@@ -55,14 +67,22 @@ def _span(run: Run, found: Sequence[Phase], origin: int) -> tuple[float, float]:
     return (start - origin) / 1e9, max((end - origin) / 1e9, (start - origin) / 1e9 + 0.1)
 
 
-def _latency_panel(axis: Axes, run: Run, origin: int) -> None:
-    by_app = of_apps(run)
-    top = _latency_top(run.monitors)
-    for index, ((app, monitors), colour) in enumerate(zip(by_app.items(), cycle(APP_COLOURS), strict=False)):
+def _kinds(run: Run) -> dict[str, list[str]]:
+    """Applications by the metric of their accuracy: those of another kind have panels of their own."""
+    names = list(of_apps(run))
+    kinds: dict[str, list[str]] = {}
+    for app in names:
+        kinds.setdefault(accuracy_metric(of_app(run, app, names)), []).append(app)
+    return kinds or {"": []}
+
+
+def _latency_panel(axis: Axes, apps: Apps, origin: int) -> None:
+    top = _latency_top([m for monitors, _ in apps.values() for m in monitors])
+    for index, (app, (monitors, colour)) in enumerate(apps.items()):
         only_once = "_" if index else ""  # matplotlib leaves labels with an underscore out of the legend
         times = seconds(monitors, origin)
         latencies = [min(m.latency_ms, 0.97 * top) for m in monitors]  # a hiccup stays visible at the edge
-        axis.plot(times, latencies, ".", ms=3, color=colour, label=f"{app}, per frame")
+        axis.plot(times, latencies, ".", ms=3, color=colour, label=f"{app}, per request")
         targets = [m.latency_target_ms for m in monitors]
         axis.step(times, targets, where="post", color=LIMIT, lw=1.3, ls="--", label=f"{only_once}target")
         missed = [(t, value) for t, value, m in zip(times, latencies, monitors, strict=True) if m.missed]
@@ -86,15 +106,17 @@ def _latency_top(monitors: Sequence[Monitor]) -> float:
     return 1.25 * max([most if math.isfinite(most) else 1.0, *targets])
 
 
-def _accuracy_panel(axis: Axes, run: Run, origin: int) -> None:
-    by_app = of_apps(run)
-    for (app, monitors), colour in zip(by_app.items(), cycle(APP_COLOURS), strict=False):
-        accuracy = [100.0 * run.accuracy.get((m.app, m.subnet_id, m.processor), math.nan) for m in monitors]
-        axis.step(
-            seconds(monitors, origin), accuracy, where="post", color=colour, lw=1.6, label=f"{app}, library"
-        )
-    axis.set_ylabel("sub-network\naccuracy (%)")
+def _accuracy_panel(axis: Axes, run: Run, apps: Apps, metric: str, origin: int) -> None:
+    for app, (monitors, colour) in apps.items():
+        times, accuracy = seconds(monitors, origin), _accuracy(run, monitors)
+        axis.step(times, accuracy, where="post", color=colour, lw=1.6, label=f"{app}, library")
+    axis.set_ylabel(f"sub-network\n{metric.partition(' / ')[0] or 'accuracy'} (%)")
     axis.margins(y=0.2)
+
+
+def _accuracy(run: Run, monitors: Sequence[Monitor]) -> list[float]:
+    """What the library says of the sub-network of each request, in percent."""
+    return [100.0 * run.accuracy.get((m.app, m.subnet_id, m.processor), math.nan) for m in monitors]
 
 
 def _clock_panel(axis: Axes, run: Run, origin: int) -> None:
@@ -136,15 +158,14 @@ def _power_panel(axis: Axes, run: Run, origin: int) -> None:
     _legend(axis, handles + more_handles, labels + more_labels)
 
 
-def _draw_simulated(axes: Sequence[Axes], run: Run, origin: int) -> None:
-    """What the simulator says: the sub-network of each application, and power."""
-    style: dict[str, Any] = {"color": SIMULATED, "lw": 1.2, "ls": ":"}
+def _draw_simulated_accuracy(axis: Axes, run: Run, apps: Sequence[str], origin: int) -> None:
+    """The sub-network of each application, as the simulator says."""
     for index, (app, monitors) in enumerate(of_apps(run).items()):
-        accuracy = [100.0 * run.accuracy.get((app, m.subnet_id, m.processor), math.nan) for m in monitors]
-        label = "_" if index else "simulated"
-        axes[1].step(seconds(monitors, origin), accuracy, where="post", label=label, **style)
-    power_w = [t.power_w for t in run.telemetry]
-    axes[3].plot(seconds(run.telemetry, origin), power_w, label="simulated", **style)
+        if app in apps:
+            label = "_" if index else "simulated"
+            axis.step(
+                seconds(monitors, origin), _accuracy(run, monitors), where="post", label=label, **SIMULATED
+            )
 
 
 def _decorate(axis: Axes, found: Sequence[Phase], origin: int) -> None:

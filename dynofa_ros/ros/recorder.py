@@ -98,7 +98,9 @@ class Recorder(Node):
         for topic, types in self.get_topic_names_and_types():
             if topic in self._known or topic in self._refused or not self.get_publishers_info_by_topic(topic):
                 continue
-            if len(types) == 1 and types[0] in IMAGE_TYPES:
+            if "/_" in topic:  # hidden, as those of an action
+                self._refused.add(topic)
+            elif len(types) == 1 and types[0] in IMAGE_TYPES:
                 self._refused.add(topic)
             elif len(types) != 1:
                 self._refuse(topic, f"has several types: {', '.join(types)}")

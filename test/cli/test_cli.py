@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from command import dynofa_process
 from factories import decision
 from rich.console import Console
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from dynofa_ros.demo import setup as demo_setup
-from dynofa_ros.demo.phases import LATENCY_TARGET_MS, PHASES
+from dynofa_ros.demo.phases import PHASES
 from dynofa_ros.demo.processes import NodeSpec, Processes
 from dynofa_ros.demo.setup import camera_environment, prepare_output
 from dynofa_ros.errors import UsageError
@@ -218,13 +219,28 @@ def test_timeline_is_the_promised_one() -> None:
     steady, load, cap, tighter, release = PHASES
     assert steady == type(steady)("steady") and release == type(release)("release")
     assert load.slowdown > 0 and cap.power_cap_share is not None and cap.power_cap_share < 1
-    assert tighter.latency_target_ms < LATENCY_TARGET_MS
+    assert tighter.latency_share < 1
 
 
-def test_parameters_keep_their_type_on_the_command_line() -> None:
-    command = NodeSpec("demo.camera_node", "demo", "camera", {"a": 60.0, "b": "007", "c": True}, {}).command()
-    assert ["-p", "a:=60.0", "-p", 'b:="007"', "-p", "c:=true"] == command[-6:]
-    assert ["-r", "__node:=camera", "-r", "__ns:=/demo"] == command[5:9]
+def test_parameters_keep_their_type_in_the_file_of_a_node(tmp_path: Path) -> None:
+    parameters = {"a": 60.0, "b": "007", "c": True, "d": ""}
+    command = NodeSpec("demo.camera_node", "demo", "camera", parameters).command(tmp_path / "p.yaml")
+    assert command[-7:] == [
+        *("--ros-args", "-r", "__ns:=/demo", "-r", "__node:=camera"),
+        *("--params-file", str(tmp_path / "p.yaml")),
+    ]
+    sections = yaml.safe_load((tmp_path / "p.yaml").read_text())
+    assert sections == {"/demo/camera": {"ros__parameters": parameters}}
+
+
+def test_several_nodes_of_a_process_have_parameters_of_their_own(tmp_path: Path) -> None:
+    own = {"translator": {"target": "de"}, "parser": {"target": "intent"}}
+    spec = NodeSpec("nodes.language_node", "language", nodes=own)
+    command = spec.command(tmp_path / "p.yaml")
+    assert spec.label == "language" and command[4:6] == ["translator", "parser"]
+    assert not any("__node" in argument for argument in command)
+    sections = yaml.safe_load((tmp_path / "p.yaml").read_text())
+    assert sections == {f"/language/{app}": {"ros__parameters": p} for app, p in own.items()}
 
 
 def test_a_node_that_dies_is_reported_with_its_last_line(tmp_path: Path) -> None:

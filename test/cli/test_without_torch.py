@@ -15,8 +15,9 @@ from safetensors.numpy import save_file
 from dynofa_ros.supernet.registry import load_space
 
 ROOT = Path(__file__).resolve().parents[2]
-LIBRARY = ROOT / "config/libraries/demo/cpu_ofa_mbv3_demo.yaml"
-WEIGHTS = ROOT / "config/weights/ofa_mbv3_demo.safetensors"
+NAME = "ofa_mbv3_demo"
+LIBRARY = ROOT / f"config/libraries/demo/cpu_{NAME}.yaml"
+WEIGHTS = ROOT / f"config/weights/{NAME}.safetensors"
 ABSENT = ("torch", "torchvision")
 DEMO_PROCESSES = (
     "dynofa_ros.cli.demo",
@@ -27,7 +28,9 @@ DEMO_PROCESSES = (
     "dynofa_ros.demo.demo",
     "dynofa_ros.demo.director",
     "dynofa_ros.demo.machine_speed",
+    "dynofa_ros.demo.speaker_node",
     "dynofa_ros.nodes.device_node",
+    "dynofa_ros.nodes.language_node",
     "dynofa_ros.nodes.manager_node",
     "dynofa_ros.nodes.perception_node",
     "dynofa_ros.recording.page",
@@ -62,7 +65,7 @@ def test_this_machine_is_measured_without_torch(without_torch: dict[str, str], t
     code = (
         "import sys\nfrom pathlib import Path\nfrom dynofa_ros.demo import machine_speed\n"
         "machine_speed.ROUNDS = 1\n"
-        f"machine_speed.measure_demo(Path({str(tmp_path / 'library.yaml')!r}))\n"
+        f"machine_speed.measure_demo({NAME!r}, {NAME!r}, Path({str(tmp_path / 'library.yaml')!r}))\n"
         "print('torch' in sys.modules)"
     )
     done = run(without_torch, "-c", code)

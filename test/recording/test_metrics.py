@@ -49,7 +49,7 @@ def two_phases() -> Run:
     run.monitors[15] = replace(run.monitors[15], missed=True, malformed=1)
     run.truths = [Label(m.time_ns - 1, "", m.frame, "stop") for m in run.monitors]
     run.results = [Label(m.time_ns, "front", m.frame, "stop") for m in run.monitors]
-    run.results[3] = replace(run.results[3], class_id="yield")
+    run.results[3] = replace(run.results[3], value="yield")
     run.telemetry = [telemetry(t, 4.0 * t, power_w=4.0 if t < 10 else 6.0) for t in range(21)]
     run.clocks = [Clocks(START + 15 * S, {"cpu0": 1.5e9, "gpu": math.nan})]
     run.command_times_ns = [START + 15 * S]
@@ -140,7 +140,7 @@ def test_unknown_power_and_accuracy_stay_unknown() -> None:
 
 def test_frames_without_a_known_label_are_not_scored() -> None:
     run = two_phases()
-    run.truths = [replace(t, class_id=None) for t in run.truths]
+    run.truths = [replace(t, value=None) for t in run.truths]
     accuracy = metrics.summary(run)["accuracy"]
     assert accuracy["frames_scored"] == 0
     assert math.isnan(accuracy["measured"])
