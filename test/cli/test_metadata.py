@@ -219,7 +219,7 @@ def test_installation_has_every_file() -> None:
     assert messages and messages.origin, "the messages are not built: run make install"
     site_packages = Path(messages.origin).parents[2]
     prefix = next(p for p in site_packages.parents if (p / "share" / "dynofa_ros").is_dir())
-    templates = [file for kind in ("j2", "html") for file in (ROOT / "dynofa_ros").rglob(f"*.{kind}")]
+    templates = [file for kind in ("j2", "html", "tsv") for file in (ROOT / "dynofa_ros").rglob(f"*.{kind}")]
     expected = {site_packages / file.relative_to(ROOT) for file in (*MODULES, *templates)}
     expected |= {prefix / "lib" / "dynofa_ros" / script.name for script in SCRIPTS}
     for folder in ("config", "launch"):
