@@ -27,7 +27,6 @@ RUNTIME = [
     "numpy",
     "onnx",
     "onnxruntime; platform_machine == 'x86_64'",
-    "pillow",
     "psutil",
     "PyYAML",
     "rich",

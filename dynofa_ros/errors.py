@@ -11,7 +11,6 @@ EXTRAS = {  # of pyproject.toml, by the module that they bring
     "openvino": "openvino",
     "pycocotools": "train",
     "torch": "torch",
-    "torchvision": "images",
 }
 
 

@@ -50,7 +50,6 @@ NARROW = {
 ROOMS_WITH = {
     "rclpy": ("demo", "nodes", "ros"),
     "torch": ("bench", "library", "supernet", "training"),
-    "torchvision": ("library", "training"),
 }
 # Imports against the rules that stay, with the reason of each: (importing module, imported module).
 ALLOWED = {

@@ -57,15 +57,15 @@ NOTES = (
 
 
 class CameraImages:
-    """Pictures as LabelledImages."""
+    """Pictures as Images."""
 
     def __init__(self, seed: int, number: int) -> None:
         self._pictures = Pictures(seed, number)
         self.labels = self._pictures.labels
 
-    def batches(self, resolution: int) -> Iterator[np.ndarray]:
+    def batches(self, config: Any) -> Iterator[np.ndarray]:
         """Network inputs, float32 (n, 3, resolution, resolution)."""
-        images = self._pictures.at(resolution)
+        images = self._pictures.at(config.resolution)
         return (images[start : start + BATCH] for start in range(0, len(images), BATCH))
 
 

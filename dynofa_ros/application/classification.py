@@ -9,7 +9,6 @@ import numpy as np
 
 from dynofa_ros.application.task import IMAGE, Answer, Option, Output, Task, register_task
 from dynofa_ros.messages import ClassHypothesis, Classification
-from dynofa_ros.supernet.boxes import DETECTOR_HEAD
 from dynofa_ros.supernet.switching import Prepared
 from dynofa_ros.supernet.weights import Weights
 from dynofa_ros.topics import CLASSIFICATION, Topic
@@ -32,8 +31,10 @@ class ImageClassification(Task):
     options = (Option("top_k", 5, "classes per result", minimum=1, maximum=100),)
 
     def __init__(self, weights: Weights) -> None:
-        if DETECTOR_HEAD in weights:
-            raise ValueError(f"task classification: {weights.source} is of a detector: set task to detection")
+        if weights.task != self.name:
+            raise ValueError(
+                f"task classification: {weights.source} is for {weights.task}: set task to {weights.task}"
+            )
         self._labels = weights.labels
 
     def postprocess(

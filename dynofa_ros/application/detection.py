@@ -17,8 +17,7 @@ from dynofa_ros.messages import (
     Pose2D,
     VisionClass,
 )
-from dynofa_ros.supernet.boxes import DETECTOR_HEAD, Found, select
-from dynofa_ros.supernet.preprocess import letterbox_scale
+from dynofa_ros.supernet.boxes import Found, select
 from dynofa_ros.supernet.registry import DEMO_SPACE
 from dynofa_ros.supernet.switching import Prepared
 from dynofa_ros.supernet.weights import Weights
@@ -67,7 +66,7 @@ class ObjectDetection(Task):
         return DEMO, DEMO
 
     def __init__(self, weights: Weights) -> None:
-        if DETECTOR_HEAD not in weights:
+        if weights.task != self.name:
             raise ValueError(f"task detection: {weights.source} is of a classifier and no detector")
         self._names = weights.labels or tuple(map(str, range(weights.classes)))
 
@@ -79,7 +78,7 @@ class ObjectDetection(Task):
         self, outputs: Any, request: Any, network: Prepared[Any], options: Mapping[str, Any]
     ) -> Answer:
         height, width = request.shape[:2]
-        scale = letterbox_scale(request.shape, *network.input_shape[1:])
+        scale = network.scale(request.shape)
         found = select(outputs[0], options["score_threshold"], options["overlap_threshold"], scale)
         found.boxes[:, 0::2] = found.boxes[:, 0::2].clip(0, width)
         found.boxes[:, 1::2] = found.boxes[:, 1::2].clip(0, height)

@@ -57,6 +57,7 @@ def add_parser(commands: Commands) -> None:
         type=whole(3, 10**7),
         help=f"images ({IMAGES}, a quarter for BN) or pairs ({PAIRS}) to use",
     )
+    parser.add_argument("--skip-broken", action="store_true", help="leave broken images and boxes out")
     parser.add_argument(
         "--latency-table",
         type=Path,
@@ -110,10 +111,6 @@ def _run(options: argparse.Namespace) -> int:
         check_outputs(options.json)
         from dynofa_ros.library.build import build
 
-        if options.images is not None:
-            from dynofa_ros.library.calibration import use_physical_cores  # with torch, which takes a second
-
-            use_physical_cores()
         built = build(_request(options), step)
         library = save_with_statistics(options.out, built.library, built.statistics)
     seconds = time.perf_counter() - start
@@ -144,6 +141,7 @@ def _request(options: argparse.Namespace) -> Request:
         target=options.target,
         metric=options.metric,
         count=options.count or (IMAGES if options.pairs is None else PAIRS),
+        skip_broken=options.skip_broken,
         latency_table=options.latency_table,
         runs=Runs(
             engine=options.engine,

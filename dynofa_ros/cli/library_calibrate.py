@@ -13,8 +13,6 @@ from dynofa_ros.cli.work import one_line_errors, progress
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
 
-FEW = 256  # images below which statistics are rough
-
 
 def add_parser(commands: Commands) -> None:
     """Add `calibrate`."""
@@ -39,6 +37,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--count", type=whole(1, 10**7), default=2000, help="images to use (default 2000)")
     parser.add_argument("--batch", type=whole(1, 4096), default=64, help="images at a time (default 64)")
     parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="which images (default 0)")
+    parser.add_argument("--skip-broken", action="store_true", help="leave images out that cannot be decoded")
     parser.add_argument("--out", type=Path, metavar="FILE", help="library to write (default: LIBRARY itself)")
     add_json(parser)
     parser.set_defaults(run=_run)
@@ -47,6 +46,7 @@ def add_parser(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     import msgspec
 
+    from dynofa_ros.library.accuracy import rough
     from dynofa_ros.library.files import open_library, renewed_notes, require_writable, save_with_statistics
 
     check_outputs(options.json)
@@ -61,9 +61,10 @@ def _run(options: argparse.Namespace) -> int:
         )
 
         use_physical_cores()
-        library, statistics, files = opened.library, opened.statistics, []
+        library, statistics = opened.library, opened.statistics
+        files: list[Path] = []
         if opened.supernet.space.batch_normalised:
-            files = choose_images(options.images, options.count, options.seed)
+            files, left_out = choose_images(options.images, options.count, options.seed, options.skip_broken)
             statistics = library_statistics(library, opened.supernet, files, options.batch, step)
             note = (
                 f"BN statistics: of {len(files)} images, prepared as the perception node prepares a frame "
@@ -80,8 +81,8 @@ def _run(options: argparse.Namespace) -> int:
         print(f"{written.space} has no batch normalisation: there is nothing to calibrate")
         print(f"written: {out}")
     else:
-        few = f" (few: {FEW} and more give steadier statistics)" if len(files) < FEW else ""
-        print(f"{len(written.entries)} sub-networks calibrated on {len(files)} images{few}")
+        print("\n".join(left_out), end="\n" * bool(left_out))
+        print(f"{len(written.entries)} sub-networks calibrated on {len(files)} images{rough(len(files))}")
         print(f"written: {out} and {out.with_name(own.file)}")
     if options.json is not None:
         write_json(

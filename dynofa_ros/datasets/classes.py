@@ -22,6 +22,14 @@ class Classes:
     notes: tuple[str, ...] = ()  # what was left out, and why
 
 
+def class_files(folder: Path) -> dict[str, list[Path]]:
+    """Image files by class, in natural order. Raises DataError if ``folder`` is none."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder")
+    folders = [p for p in sorted(folder.iterdir(), key=natural) if p.is_dir() and not p.name.startswith(".")]
+    return {p.name: image_files(p) for p in folders}
+
+
 def read_classes(
     folder: Path, skip_broken: bool = False, on_file: Callable[[int], object] = lambda total: None
 ) -> Classes:
@@ -29,10 +37,7 @@ def read_classes(
 
     on_file gets the number of files, once per file. Raises DataError with all that is wrong.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder")
-    folders = [p for p in sorted(folder.iterdir(), key=natural) if p.is_dir() and not p.name.startswith(".")]
-    found = {p.name: image_files(p) for p in folders}
+    found = class_files(folder)
     files = [(path, name) for name, paths in found.items() for path in paths]
     problems = broken([path for path, _ in files], lambda: on_file(len(files)))
     notes = tuple(problems.values()) if skip_broken else ()

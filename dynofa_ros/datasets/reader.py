@@ -74,6 +74,19 @@ def broken(files: Sequence[Path], on_file: Callable[[], object] = lambda: None) 
     return problems
 
 
+def readable(
+    files: Sequence[Path], skip_broken: bool, on_file: Callable[[], object] = lambda: None
+) -> tuple[list[Path], tuple[str, ...]]:
+    """The files that can be decoded, and why the others cannot, one line each.
+
+    Raises DataError with all these lines unless they shall be skipped.
+    """
+    problems = broken(files, on_file)
+    if problems and not skip_broken:
+        raise DataError(*problems.values())
+    return [path for path in files if path not in problems], tuple(problems.values())
+
+
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in coded data FF 00 is a byte, D0..D7 restart
 
 

@@ -4,43 +4,45 @@ The predictor for `ofa_mbv3_w1.2` is the once-for-all project's (config/predicto
 perceptron 128-400-400-400-1. Against measured ImageNet accuracy it promises 4.5 to 7 points too much: it
 ranks sub-networks, and a library states how it was calibrated.
 
-Measured by the official recipe: the layout is torchvision's ImageFolder, one folder per class. Images are
-resized to 1 / 0.875 of the input size, cropped in the centre and normalised by the ImageNet statistics.
-Every sub-network gets BN statistics of its own first, from images that are not scored.
-Only that needs torch.
+Measured as the perception node answers: images are read by datasets/reader.py, which turns them as a camera's
+driver would, and prepared by the space of the supernet. Every sub-network with batch normalisation gets BN
+statistics of its own first, from images that are not scored; only that needs torch.
 """
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import psutil
-from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from dynofa_ros.datasets.classes import class_files
+from dynofa_ros.datasets.problems import DataError
+from dynofa_ros.datasets.reader import read_image
 from dynofa_ros.library.genomes import Batch, Objective
-from dynofa_ros.library.library import ImagesError, LibraryError
+from dynofa_ros.library.library import LibraryError
 from dynofa_ros.paths import share_file
 from dynofa_ros.supernet.graphs import Runner
-from dynofa_ros.supernet.preprocess import MEAN, STD
-from dynofa_ros.supernet.registry import load_engine, load_space, official_spaces
-from dynofa_ros.supernet.space import PredictorInput
+from dynofa_ros.supernet.registry import load_engine, load_space, official_spaces, require_processor
+from dynofa_ros.supernet.space import PredictorInput, SearchSpace
 from dynofa_ros.supernet.supernet import Supernet
 from dynofa_ros.supernet.weights import Weights
 
 LAYERS = (0, 2, 4, 6)  # of the predictor by the official names; between them are the ReLUs
-CROP_SHARE = 0.875
 CACHE_BYTES = 2**30
 CALIBRATION_SHARE = 0.25
-BATCH = 64
+FEW = 256  # images below which BN statistics are rough
+BATCH, LEAST_BATCH = 64, 16
+BATCH_PIXELS = BATCH * 224**2  # larger inputs come in smaller batches
 Statistics = dict[str, np.ndarray]
 
 
@@ -104,117 +106,99 @@ def load_predictor(space_name: str) -> AccuracyPredictor:
 # --- measured ---------------------------------------------------------------------------------------------
 
 
-class LabelledImages(Protocol):
-    """Images at any size, with their classes."""
+class Images(Protocol):
+    """Images at any size. labels: of those that are scored, (N,), class indices of the network's head."""
 
-    labels: np.ndarray  # (N,) class indices of the network's head
+    labels: np.ndarray
 
-    def batches(self, side: int) -> Iterator[np.ndarray]:
-        """Network inputs in the order of the labels, float32 (n, 3, side, side)."""
+    def batches(self, config: Any) -> Iterator[np.ndarray]:
+        """Inputs of a sub-network in the order of the images, float32 (n, *input shape)."""
         ...
 
 
-class FolderImages:
-    """Image files as network inputs. The last sizes stay in memory, decoded, as far as they fit."""
+class FileImages:
+    """Image files, prepared as the perception node prepares a frame. The last inputs stay in memory, as far
+    as they fit."""
 
-    def __init__(self, files: Sequence[str], labels: Sequence[int], cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        files: Sequence[Path],
+        labels: np.ndarray | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
         self.files = tuple(files)
-        self.labels = np.array(labels)
-        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._cache_bytes = cache_bytes
-        self._scale = (1 / (255 * np.array(STD, np.float32))).reshape(3, 1, 1)
-        self._offset = (np.array(MEAN, np.float32) / np.array(STD, np.float32)).reshape(3, 1, 1)
+        self.labels = np.zeros(0, int) if labels is None else labels
+        self._space, self._cache_bytes = space, cache_bytes
+        self._cache: OrderedDict[Hashable, np.ndarray] = OrderedDict()
 
-    def batches(self, side: int) -> Iterator[np.ndarray]:
-        """As LabelledImages. Raises ImagesError naming a file that cannot be decoded."""
-        size = len(self.files) * 3 * side**2
-        if size <= self._cache_bytes and side not in self._cache:
+    def batches(self, config: Any) -> Iterator[np.ndarray]:
+        """As Images. Raises DataError naming a file that cannot be decoded."""
+        shape, key = self._space.plan(config).input_shape, self._space.preparation(config)
+        size = 4 * len(self.files) * prod(shape)
+        if size <= self._cache_bytes and key not in self._cache:
             while self._cache and size + sum(a.nbytes for a in self._cache.values()) > self._cache_bytes:
                 self._cache.popitem(last=False)
-            self._cache[side] = self._decode(self.files, side)
-        cached = self._cache.get(side)
-        for start in range(0, len(self.files), BATCH):
-            part = slice(start, start + BATCH)
-            pixels = self._decode(self.files[part], side) if cached is None else cached[part]
-            planes = pixels.transpose(0, 3, 1, 2).astype(np.float32)
-            planes *= self._scale
-            planes -= self._offset
-            yield planes
+            self._cache[key] = self._prepared(self.files, config)
+        cached = self._cache.get(key)
+        number = int(np.clip(BATCH_PIXELS // prod(shape[1:]), LEAST_BATCH, BATCH))
+        for start in range(0, len(self.files), number):
+            part = slice(start, start + number)
+            yield self._prepared(self.files[part], config) if cached is None else cached[part]
 
-    def _decode(self, files: Sequence[str], side: int) -> np.ndarray:
-        """RGB, uint8 (len(files), side, side, 3)."""
+    def _prepared(self, files: Sequence[Path], config: Any) -> np.ndarray:
+        prepare = partial(self._space.preprocess, config=config)
         with ThreadPoolExecutor(psutil.cpu_count(logical=False)) as pool:  # decoding leaves the GIL
-            return np.stack(list(pool.map(lambda file: read_image(file, side), files)))
+            return np.concatenate(list(pool.map(lambda file: prepare(read_image(file)), files)))
 
 
-def read_image(file: str | Path, side: int) -> np.ndarray:
-    """An image resized and cropped, RGB uint8 (side, side, 3). Raises ImagesError naming it."""
-    from torchvision.transforms import functional as transforms
-
-    try:
-        with Image.open(file) as image:
-            resized = transforms.resize(image.convert("RGB"), math.ceil(side / CROP_SHARE))
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ImagesError(f"{file} is not an image that Pillow can decode: {error}") from None
-    return np.asarray(transforms.center_crop(resized, [side, side]))
-
-
-def load_image_folder(folder: Path, weights: Weights) -> FolderImages:
-    """The images of a folder, with the class indices of the head of ``weights``.
+def labelled_files(folder: Path, weights: Weights) -> tuple[list[Path], np.ndarray]:
+    """The images of a folder, one folder per class, and the class indices of the head of ``weights``.
 
     A class is found by its folder's name among the labels of the weights; weights without labels count the
-    folders in sorted order. Raises ImagesError naming the folder and what is wrong.
+    folders in natural order. Raises DataError naming the folder and what is wrong.
     """
-    try:
-        from torchvision.datasets import ImageFolder
-    except ImportError:
-        raise ImagesError(
-            "accuracy from images needs torchvision: pip install 'dynofa_ros[images]'"
-        ) from None
-    if not folder.is_dir():
-        raise ImagesError(f"{folder} is not a folder")
-    try:
-        found = ImageFolder(str(folder))
-    except FileNotFoundError as error:  # no class folder, or one without images
-        reason = str(error).split(". ")[0].rstrip(".")
-        raise ImagesError(f"{folder}: {reason}; expected one folder of images per class") from None
+    found = class_files(folder)
+    if not found:
+        raise DataError(f"{folder}: expected one folder of images per class, there is none")
+    if empty := [name for name, files in found.items() if not files]:
+        raise DataError(*(f"{folder / name}: the class has no image" for name in empty))
     if weights.labels:
-        unknown = [name for name in found.classes if name not in weights.labels]
+        unknown = [name for name in found if name not in weights.labels]
         if unknown:
             known = ", ".join(weights.labels[:3])
-            raise ImagesError(
+            raise DataError(
                 f"{folder / unknown[0]}: {weights.source} has no class {unknown[0]!r}: "
                 f"name the folders as its {weights.classes} labels are, such as {known}"
             )
-        index = [weights.labels.index(name) for name in found.classes]
-    elif len(found.classes) != weights.classes:  # fewer folders would be counted as the wrong classes
-        raise ImagesError(
-            f"{folder} has {len(found.classes)} class folders: {weights.source} knows {weights.classes} "
+        index = [weights.labels.index(name) for name in found]
+    elif len(found) != weights.classes:  # fewer folders would be counted as the wrong classes
+        raise DataError(
+            f"{folder} has {len(found)} class folders: {weights.source} knows {weights.classes} "
             "classes and names none, so every class needs its folder, in the order of the head"
         )
     else:
-        index = list(range(len(found.classes)))
-    return FolderImages([file for file, _ in found.samples], [index[target] for _, target in found.samples])
+        index = list(range(len(found)))
+    labels = np.repeat(index, [len(files) for files in found.values()])
+    return [file for files in found.values() for file in files], labels
 
 
-def split(
-    images: FolderImages, count: int, seed: int, calibrated: bool = True
-) -> tuple[FolderImages, FolderImages]:
-    """Images for BN statistics, none if not ``calibrated``, and others to score, at most ``count`` together,
-    drawn by the seed.
+def split(number: int, count: int, seed: int, calibrated: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of images for BN statistics, none if not ``calibrated``, and of others to score.
 
-    Raises ImagesError if there are too few.
+    At most ``count`` together, drawn by the seed. Raises DataError if there are too few.
     """
-    drawn = np.random.default_rng(seed).permutation(len(images.files))[:count]
+    drawn = np.random.default_rng(seed).permutation(number)[:count]
     # batch statistics need more than one image
     first = max(2, round(len(drawn) * CALIBRATION_SHARE)) if calibrated else 0
     if len(drawn) <= first:
-        raise ImagesError(f"{len(drawn)} images are too few: at least 3 are needed, 2000 are usual")
-    parts = (np.sort(drawn[:first]), np.sort(drawn[first:]))
-    calibration, scored = (
-        FolderImages([images.files[i] for i in part], images.labels[part].tolist()) for part in parts
-    )
-    return calibration, scored
+        raise DataError(f"{len(drawn)} images are too few: at least {first + 1} are needed, 2000 are usual")
+    return np.sort(drawn[:first]), np.sort(drawn[first:])
+
+
+def rough(images: int) -> str:
+    """A warning where BN statistics are of few images."""
+    return f" (few: {FEW} and more give steadier statistics)" if images < FEW else ""
 
 
 class MeasuredAccuracy:
@@ -223,21 +207,18 @@ class MeasuredAccuracy:
     def __init__(
         self,
         supernet: Supernet,
-        calibration: Any,
-        scored: Any,
+        calibration: Images,
+        scored: Images,
         engine: str = "onnxruntime",
+        processor: str = "cpu",
         on_subnet: Callable[[], object] = lambda: None,
     ) -> None:
-        """calibration, scored: LabelledImages, or what a subclass takes.
-
-        Raises EngineError for an engine that is not there.
-        """
-        import torch
-
+        """calibration: of use with batch normalisation only. Raises EngineError for an engine that is not
+        there, or does not reach the processor."""
+        require_processor(engine, processor)
         self._supernet = supernet
-        self._weights = {key: torch.tensor(np.asarray(array)) for key, array in supernet.weights.items()}
         self._calibration, self._scored = calibration, scored
-        self._engine = load_engine(engine)
+        self._engine, self._processor = load_engine(engine), processor
         self._threads = psutil.cpu_count(logical=False) or 1
         self._on_subnet = on_subnet
         self.statistics: dict[Any, Statistics] = {}
@@ -247,35 +228,47 @@ class MeasuredAccuracy:
         values = np.zeros(len(batch.configs))
         for i in np.argsort(batch.input_sizes, kind="stable"):  # decoded once each
             values[i] = self.score(batch.configs[i])
-            self._on_subnet()
         return values
 
     def score(self, config: Any) -> float:
         """Accuracy (0..1) of a sub-network on the scored images."""
+        if self._supernet.space.batch_normalised:
+            self.statistics[config] = self._own_statistics(config)
+            statistics: Statistics | None = self.statistics[config]
+        else:
+            statistics = None
+        subnet = self._supernet.materialise(config, statistics)
+        value = self._rate(self._engine.prepare(subnet, self._threads, self._processor), config)
+        self._on_subnet()
+        return value
+
+    @cached_property
+    def _weights(self) -> dict[str, Any]:
+        import torch
+
+        from dynofa_ros.library.calibration import use_physical_cores
+
+        use_physical_cores()
+        return {key: torch.tensor(np.asarray(array)) for key, array in self._supernet.weights.items()}
+
+    def _own_statistics(self, config: Any) -> Statistics:
         import torch
 
         from dynofa_ros.library.calibration import WeightedMean
         from dynofa_ros.supernet.masked import calibrate
 
-        plan = self._supernet.plan(config)
-        if self._supernet.space.batch_normalised:
-            mean = WeightedMean()
-            for images in self._inputs(config):
+        plan, mean = self._supernet.plan(config), WeightedMean()
+        for number, images in enumerate(self._calibration.batches(config)):
+            if len(images) > 1 or number == 0:  # the variance of one image alone is too small
                 tensor = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
                 mean.add(calibrate(plan, self._weights, [tensor]), len(images))
-            self.statistics[config] = mean.value()
-        subnet = self._supernet.materialise(config, self.statistics.get(config))
-        return self._rate(self._engine.prepare(subnet, self._threads, "cpu"), config)
-
-    def _inputs(self, config: Any) -> Iterator[np.ndarray]:
-        """Images for the BN statistics of a sub-network."""
-        return self._calibration.batches(self._supernet.space.input_size(config))
+        return mean.value()
 
     def _rate(self, run: Runner, config: Any) -> float:
-        return accuracy(run, self._scored, self._supernet.space.input_size(config))
+        return accuracy(run, self._scored, config)
 
 
-def accuracy(run: Runner, images: LabelledImages, side: int) -> float:
-    """Top-1 accuracy (0..1) of a prepared sub-network on images of ``side`` px."""
-    found = np.concatenate([run(batch).argmax(axis=1) for batch in images.batches(side)])
+def accuracy(run: Runner, images: Images, config: Any) -> float:
+    """Top-1 accuracy (0..1) of a prepared sub-network."""
+    found = np.concatenate([run(batch).argmax(axis=1) for batch in images.batches(config)])
     return float((found == images.labels).mean())

@@ -11,11 +11,14 @@ import msgspec
 import numpy as np
 
 from dynofa_ros.datasets.boxes import read_boxes
+from dynofa_ros.datasets.reader import readable
 from dynofa_ros.library.accuracy import (
+    FileImages,
     MeasuredAccuracy,
     Statistics,
-    load_image_folder,
+    labelled_files,
     load_predictor,
+    rough,
     split,
 )
 from dynofa_ros.library.genomes import Genomes, Objective
@@ -42,9 +45,8 @@ PREDICTED_ACCURACY = (
     "so it ranks sub-networks and is no accuracy to expect"
 )
 IMAGE_ACCURACY = (
-    "accuracy: measured on {scored} images of {folder}{statistics}; "
-    "the scored images also chose the sub-networks. Images are prepared by the official recipe, which crops "
-    "more than a perception node does{advice}"
+    "accuracy: measured on {scored} images of {folder}, read and prepared as the perception node prepares a "
+    "frame{statistics}; the scored images also chose the sub-networks"
 )
 BOX_ACCURACY = (
     "accuracy: mAP50:95 by pycocotools on {scored} images of {folder}, prepared as the perception node "
@@ -62,7 +64,6 @@ MEASURED_ON = {  # by task: the option, and what it must be
     "translation": ("pairs", "--pairs FILE, sentences with what should come out"),
 }
 BN_ACCURACY = " with BN statistics from {} others"
-BN_ADVICE = ": `dynofa library calibrate` makes statistics for the node"
 TABLE_LATENCY = (
     "latency: predicted, the sum of entries of {table}; such sums are off for whole networks (about half of "
     "what was measured on the GPU of a Jetson Xavier NX): `dynofa library profile` measures on the board; "
@@ -82,9 +83,10 @@ class Request:
 
     images, data, pairs: what accuracy is measured on, by the task of the space; none = the predictor. images:
     an ImageFolder; data: images with boxes; pairs: sentences with their references, translated to ``target``
-    and scored by ``metric``. ``count`` of them are used. weights: a checkpoint; None = random ones, and a
-    library that is bound to none. latency_table: None = measured here, as ``runs`` says. board, processor:
-    None = those of the table, else this machine. max_latency_ms holds for the table or the fitted model.
+    and scored by ``metric``. ``count`` of them are used; skip_broken: without those that cannot be decoded.
+    weights: a checkpoint; None = random ones, and a library that is bound to none. latency_table: None =
+    measured here, as ``runs`` says. board, processor: None = those of the table, else this machine.
+    max_latency_ms holds for the table or the fitted model.
     """
 
     space: str
@@ -98,6 +100,7 @@ class Request:
     target: str = ""
     metric: str = "bleu"
     count: int = 2000
+    skip_broken: bool = False
     latency_table: Path | None = None
     runs: Runs = field(default_factory=Runs)
     points: int = 32
@@ -128,7 +131,7 @@ def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Buil
     """Search, measure, and keep the Pareto front.
 
     on_step gets a stage's name and its number of steps in all, once per step. Raises ValueError (of which
-    LibraryError, WeightsError and ImagesError are kinds) or EngineError in one line.
+    LibraryError, WeightsError and DataError are kinds) or EngineError in one line.
     """
     space = load_space(request.space)
     option, wanted = MEASURED_ON[space.task]
@@ -263,19 +266,31 @@ def _from_pairs(request: Request, supernet: Supernet, on_step: OnStep) -> _Sourc
 
 def _from_images(request: Request, supernet: Supernet, on_step: OnStep) -> _Source:
     assert request.images is not None
-    images = load_image_folder(request.images, supernet.weights)
-    calibrated = supernet.space.batch_normalised
-    calibration, scored = split(images, request.count, request.seed, calibrated)
+    space = supernet.space
+    files, labels = labelled_files(request.images, supernet.weights)
+    parts = split(len(files), request.count, request.seed, space.batch_normalised)
+    drawn = [files[i] for part in parts for i in part]
+    sound = set(readable(drawn, request.skip_broken, lambda: on_step("checking images", len(drawn)))[0])
+    calibration, scored = (
+        FileImages(space, [files[i] for i in kept], labels[kept])
+        for kept in ([i for i in part if files[i] in sound] for part in parts)
+    )
     objective = MeasuredAccuracy(
-        supernet, calibration, scored, on_subnet=lambda: on_step("measuring accuracy", request.evaluations)
+        supernet,
+        calibration,
+        scored,
+        *_run_on(request),
+        on_subnet=lambda: on_step("measuring accuracy", request.evaluations),
     )
-    note = IMAGE_ACCURACY.format(
-        scored=len(scored.labels),
-        folder=request.images.name,
-        statistics=BN_ACCURACY.format(len(calibration.labels)) if calibrated else "",
-        advice=BN_ADVICE if calibrated else "",
-    )
-    return _Source(objective, supernet.space.input_sizes, note)
+    number = len(calibration.files)
+    statistics = BN_ACCURACY.format(number) + rough(number) if space.batch_normalised else ""
+    note = IMAGE_ACCURACY.format(scored=len(scored.files), folder=request.images.name, statistics=statistics)
+    return _Source(objective, space.input_sizes, note)
+
+
+def _run_on(request: Request) -> tuple[str, str]:
+    """Engine and processor that accuracy is measured on: those of the library, if it is of this machine."""
+    return request.runs.engine, request.runs.processor if request.latency_table is None else "cpu"
 
 
 def _from_boxes(
@@ -285,17 +300,20 @@ def _from_boxes(
     from dynofa_ros.library.precision import MeasuredPrecision
 
     assert request.data is not None
-    data = read_boxes(request.data, on_file=lambda total: on_step("checking images", total))
+    data = read_boxes(request.data, request.skip_broken, lambda total: on_step("checking images", total))
     shaped = Supernet(space.with_aspect(data.aspect), supernet.weights)
     objective = MeasuredPrecision(
         shaped,
         data,
         request.count,
         request.seed,
+        *_run_on(request),
         on_subnet=lambda: on_step("measuring accuracy", request.evaluations),
     )
     calibration, scored = objective.numbers
-    note = BOX_ACCURACY.format(scored=scored, folder=request.data.name, calibration=calibration)
+    note = BOX_ACCURACY.format(
+        scored=scored, folder=request.data.name, calibration=f"{calibration}{rough(calibration)}"
+    )
     return shaped, _Source(objective, space.input_sizes, note, "mAP50:95")
 
 

@@ -5,60 +5,56 @@ fewer channels and needs its own (Cai et al., ICLR 2020). The recipe is the offi
 every layer is normalised by its batch while batch means and biased batch variances are averaged, weighted by
 the batch size, usually over 2000 training images.
 
-The images are prepared as the perception node prepares a frame (supernet/preprocess.py: the largest centre
-square, resized by area), not by the official evaluation recipe (shorter side to resolution / 0.875, then the
-centre): statistics must be those of what the network will see, and the crop changes the scale of objects.
+The images are read and prepared as the perception node prepares a frame (datasets/reader.py and the space's
+``preprocess``), not by the official evaluation recipe (shorter side to resolution / 0.875, then the centre):
+statistics must be those of what the network will see, and the crop changes the scale of objects.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import psutil
 import torch
 from torch import Tensor
 
-from dynofa_ros.library.library import ImagesError, Library
+from dynofa_ros.datasets.problems import DataError
+from dynofa_ros.datasets.reader import SUFFIXES, Image, image_files, read_image, readable
+from dynofa_ros.library.library import Library
 from dynofa_ros.supernet.masked import calibrate
-from dynofa_ros.supernet.preprocess import Image
 from dynofa_ros.supernet.supernet import Supernet
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"})
 
+def choose_images(
+    folder: Path, number: int, seed: int, skip_broken: bool = False
+) -> tuple[list[Path], tuple[str, ...]]:
+    """At most ``number`` image files of a folder and its sub-folders, drawn by the seed, and why others that
+    were drawn cannot be decoded.
 
-def choose_images(folder: Path, number: int, seed: int) -> list[Path]:
-    """At most ``number`` image files of a folder and its sub-folders, drawn by the seed.
-
-    Raises ImagesError naming the folder.
+    Raises DataError naming the folder, or all these files unless they shall be skipped.
     """
     if not folder.is_dir():
-        raise ImagesError(f"{folder} is not a folder")
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-    if not files:
-        raise ImagesError(f"{folder} holds no image ({' '.join(sorted(SUFFIXES))})")
-    return [files[i] for i in np.random.default_rng(seed).permutation(len(files))[:number]]
+        raise DataError(f"{folder} is not a folder")
+    files = image_files(folder)
+    drawn = [files[i] for i in np.random.default_rng(seed).permutation(len(files))[:number]]
+    kept, notes = readable(drawn, skip_broken)
+    if not kept:
+        raise DataError(f"{folder} holds no image ({' '.join(sorted(SUFFIXES))})")
+    return kept, notes
 
 
 def batches(files: Sequence[Path], preprocess: Callable[[Image], np.ndarray], size: int) -> Iterator[Tensor]:
-    """Network inputs as a perception node makes them with ``preprocess``, float32 (<= size, 3, R, R).
+    """Network inputs as a perception node makes them with ``preprocess``, float32 (<= size, *input shape).
 
-    One batch is in memory at a time. Raises ImagesError naming a file that cannot be decoded.
+    One batch is in memory at a time.
     """
     for start in range(0, len(files), size):
-        images = [preprocess(_read(path)) for path in files[start : start + size]]
+        images = [preprocess(read_image(path)) for path in files[start : start + size]]
         yield torch.from_numpy(np.concatenate(images)).contiguous(memory_format=torch.channels_last)
-
-
-def _read(path: Path) -> Image:
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise ImagesError(f"{path} is not an image that OpenCV can decode: remove it")
-    return bgr
 
 
 def library_statistics(
@@ -73,10 +69,10 @@ def library_statistics(
     on_batch is called after every batch of every sub-network, with their number in all.
     """
     weights = {key: torch.tensor(np.asarray(array)) for key, array in supernet.weights.items()}
-    by_size: dict[int, dict[str, Any]] = {}
+    by_size: dict[Hashable, dict[str, Any]] = {}
     for entry in library.entries:
         config = library.config(entry)
-        by_size.setdefault(supernet.space.input_size(config), {})[entry.id] = config
+        by_size.setdefault(supernet.space.preparation(config), {})[entry.id] = config
     total = sum(map(len, by_size.values())) * -(-len(files) // batch)
     statistics: dict[str, dict[str, np.ndarray]] = {}
     for own in by_size.values():

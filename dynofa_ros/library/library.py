@@ -36,10 +36,6 @@ class LibraryError(ValueError):
     """A library that does not fit the schema, its space or its weights."""
 
 
-class ImagesError(ValueError):
-    """A folder without images, or a file that is none."""
-
-
 class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Milliseconds of one inference at the reference frequencies."""
 

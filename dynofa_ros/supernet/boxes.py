@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-DETECTOR_HEAD = "head.classes.weight"  # the array that detectors have and classifiers have not
 CANDIDATES = 300  # the likeliest predictions, before overlapping ones are dropped
 MEASURED_SCORE, MEASURED_OVERLAP = 0.01, 0.6  # thresholds under which accuracy is measured
 
@@ -25,11 +24,13 @@ class Found:
     labels: NDArray[np.int64]
 
 
-def select(rows: NDArray[np.float32], score: float, overlap: float, scale: float = 1.0) -> Found:
+def select(
+    rows: NDArray[np.float32], score: float, overlap: float, scale: tuple[float, float] = (1.0, 1.0)
+) -> Found:
     """What a detector found: its rows (cells, 4 + classes), as families/detector.py has them.
 
     score: least one; overlap: IoU above which the less likely of two boxes of a class is dropped; scale: px
-    of the network's input per px of the image, in whose pixels the boxes are returned.
+    of the network's input per px of the image, across and down; the boxes are returned in those of the image.
     """
     cell, label = np.nonzero(rows[:, 4:] >= score)
     scores = rows[cell, 4 + label]
@@ -42,7 +43,7 @@ def select(rows: NDArray[np.float32], score: float, overlap: float, scale: float
     apart = boxes + (label[:, None] * (np.ptp(boxes) + 1)).astype(np.float32)  # classes do not meet
     placed = np.concatenate([apart[:, :2], apart[:, 2:] - apart[:, :2]], 1)
     kept = np.array(cv2.dnn.NMSBoxes(placed.tolist(), scores.tolist(), score, overlap), int).reshape(-1)
-    return Found(boxes[kept] / np.float32(scale), scores[kept], label[kept])
+    return Found(boxes[kept] / np.tile(np.array(scale, np.float32), 2), scores[kept], label[kept])
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 Image = NDArray[Any]  # uint8 here, but OpenCV's stubs promise no element type
 # ImageNet statistics, RGB, of images scaled to 0..1: what the official once-for-all weights expect.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_SCALE = (1 / (255 * np.array(STD, np.float32))).reshape(3, 1, 1)
-_OFFSET = (np.array(MEAN, np.float32) / np.array(STD, np.float32)).reshape(3, 1, 1)
 
 
 def preprocess(bgr: Image, resolution: int) -> NDArray[np.float32]:
@@ -25,14 +23,20 @@ def preprocess(bgr: Image, resolution: int) -> NDArray[np.float32]:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = bgr[top : top + side, left : left + side]
-    # Halving is vectorised, resizing by area to an odd ratio is not: together they take half the time.
-    while side % 2 == 0 and side >= 4 * resolution:
-        side //= 2
-        square = cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
-    if side != resolution:
-        interpolation = cv2.INTER_AREA if side > resolution else cv2.INTER_LINEAR
-        square = cv2.resize(square, (resolution, resolution), interpolation=interpolation)
-    return normalised(square)[None]
+    return normalised(resized(square, resolution, resolution))[None]
+
+
+def resized(bgr: Image, rows: int, columns: int) -> Image:
+    """An image of that size: by area where it shrinks.
+
+    Halving is vectorised, resizing by area to an odd ratio is not: together they take half the time.
+    """
+    while min(bgr.shape[:2]) >= 4 * max(rows, columns) and not any(side % 2 for side in bgr.shape[:2]):
+        bgr = cv2.resize(bgr, (bgr.shape[1] // 2, bgr.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    if bgr.shape[:2] != (rows, columns):
+        interpolation = cv2.INTER_AREA if bgr.shape[0] > rows else cv2.INTER_LINEAR
+        bgr = cv2.resize(bgr, (columns, rows), interpolation=interpolation)
+    return bgr
 
 
 def letterbox_scale(image: tuple[int, ...], height: int, width: int) -> float:
@@ -45,21 +49,24 @@ def letterbox(bgr: Image, height: int, width: int) -> NDArray[np.float32]:
 
     Takes BGR uint8 (H, W, 3) of any size; returns RGB planes, float32 (1, 3, height, width).
     """
-    scale = letterbox_scale(bgr.shape, height, width)
-    rows, columns = (max(1, round(scale * side)) for side in bgr.shape[:2])
-    while min(bgr.shape[:2]) >= 4 * max(rows, columns) and not any(side % 2 for side in bgr.shape[:2]):
-        bgr = cv2.resize(bgr, (bgr.shape[1] // 2, bgr.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    if bgr.shape[:2] != (rows, columns):
-        interpolation = cv2.INTER_AREA if bgr.shape[0] > rows else cv2.INTER_LINEAR
-        bgr = cv2.resize(bgr, (columns, rows), interpolation=interpolation)
+    rows, columns = letterbox_size(bgr.shape, height, width)
     planes = np.zeros((1, 3, height, width), np.float32)
-    planes[0, :, :rows, :columns] = normalised(bgr)
+    planes[0, :, :rows, :columns] = normalised(resized(bgr, rows, columns))
     return planes
 
 
-def normalised(bgr: Image) -> NDArray[np.float32]:
-    """BGR uint8 (H, W, 3) -> RGB planes, float32 (3, H, W)."""
+def letterbox_size(image: tuple[int, ...], height: int, width: int) -> tuple[int, int]:
+    """Rows and columns that an image of shape (H, W, ...) has when it is fitted into an input."""
+    scale = letterbox_scale(image, height, width)
+    return max(1, round(scale * image[0])), max(1, round(scale * image[1]))
+
+
+def normalised(
+    bgr: Image, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD
+) -> NDArray[np.float32]:
+    """BGR uint8 (H, W, 3) -> RGB planes, float32 (3, H, W), of images scaled to 0..1."""
     planes: NDArray[Any] = bgr[..., ::-1].transpose(2, 0, 1).astype(np.float32)
-    planes *= _SCALE
-    planes -= _OFFSET
+    spread = np.array(std, np.float32)
+    planes *= (1 / (255 * spread)).reshape(3, 1, 1)
+    planes -= (np.array(mean, np.float32) / spread).reshape(3, 1, 1)
     return planes

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -255,6 +256,18 @@ class SearchSpace(ABC):
         from dynofa_ros.supernet.preprocess import preprocess  # loads OpenCV
 
         return preprocess(bgr, self.input_size(config))
+
+    def read(self, path: Path) -> Any:
+        """The weights of a file of its own kind; None where they are a checkpoint."""
+        return None
+
+    def preparation(self, config: Any) -> Hashable:
+        """The same for sub-networks whose inputs are prepared in the same way."""
+        return self.plan(config).input_shape
+
+    def scale(self, image: Shape, config: Any) -> tuple[float, float]:
+        """Of a detector: px of its input per px of an image of shape (H, W, ...), across and down."""
+        raise TypeError(f"{self.name} has no boxes")
 
     def exercise(self, run: Runner, config: Any, size: int | None = None) -> None:
         """Run a prepared sub-network once, to warm it up or to time it. size: of the request, where ``sizes``

@@ -34,13 +34,15 @@ WARM_UP_RUNS = 2
 
 @dataclass(frozen=True)
 class Prepared(Generic[Key]):
-    """A sub-network ready to run. input_shape: of one image; preprocess: from a BGR image to its input."""
+    """A sub-network ready to run. input_shape: of one image; preprocess: from a BGR image to its input;
+    scale: of a detector, px of its input per px of an image of a shape, across and down."""
 
     key: Key
     run: Runner
     input_shape: Shape
     nbytes: int
     preprocess: Callable[[Any], np.ndarray]
+    scale: Callable[[Shape], tuple[float, float]]
 
 
 def prepare_subnet(
@@ -64,9 +66,10 @@ def prepare_subnet(
     supernet.weights.release()
     run = known or engine.prepare(subnet, threads, processor)
     preprocess = functools.partial(supernet.space.preprocess, config=config)
+    scale = functools.partial(supernet.space.scale, config=config)
     for _ in range(0 if known else WARM_UP_RUNS):
         supernet.space.exercise(run, config)
-    return Prepared(key, run, shape, subnet.nbytes, preprocess)
+    return Prepared(key, run, shape, subnet.nbytes, preprocess, scale)
 
 
 def trim_memory() -> None:

@@ -52,6 +52,7 @@ class Weights(Mapping[str, Array]):
     metadata: Mapping[str, str] = field(default_factory=dict)  # of its file: "labels", "tokenizer"
     source: str = "memory"
     mapping: mmap.mmap | None = None
+    task: str = "classification"  # of the space that they are for
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -87,8 +88,9 @@ class Weights(Mapping[str, Array]):
         for key in sorted(k for k in self.arrays if not k.endswith(OPTIONAL)):
             array = self.arrays[key]
             hasher.update(f"{key}{array.shape}".encode())
+            kind = "<f4" if array.dtype.kind == "f" else array.dtype  # bytes are those of files
             for chunk in _chunks(array):
-                hasher.update(np.ascontiguousarray(chunk, "<f4").data)
+                hasher.update(np.ascontiguousarray(chunk, kind).data)
             self.release()
         return hasher.hexdigest()
 
@@ -162,7 +164,7 @@ def fit(space: SearchSpace, checkpoint: Checkpoint) -> Weights:
         )
     if checkpoint.labels and len(checkpoint.labels) != classes:
         raise WeightsError(f"{source}: {len(checkpoint.labels)} labels for {classes} classes")
-    return Weights(fitted, classes, checkpoint.metadata, source, checkpoint.mapping)
+    return Weights(fitted, classes, checkpoint.metadata, source, checkpoint.mapping, space.task)
 
 
 def agreement(space: SearchSpace, checkpoint: Checkpoint) -> int:
@@ -186,7 +188,8 @@ def load_weights(space: SearchSpace, source: str | Path | Mapping[str, Any]) -> 
         return source
     if isinstance(source, Mapping):
         return fit(space, Checkpoint(state_dict_arrays(source, "state_dict")))
-    return fit(space, read_checkpoint(source))
+    own: Weights | None = space.read(Path(source))
+    return fit(space, read_checkpoint(source)) if own is None else own
 
 
 # --- conversion -----------------------------------------------------------------------------------------
@@ -221,8 +224,9 @@ def memory_mapped(space: SearchSpace, path: str | Path) -> Weights:
     Raises WeightsError, in one line that names the file and the reason.
     """
     path = Path(path)
-    if path.suffix == SUFFIX or not path.is_file():
-        return load_weights(space, path)
+    own: Weights | None = space.read(path)
+    if own is not None or path.suffix == SUFFIX or not path.is_file():
+        return own or load_weights(space, path)
     try:
         target = cache_folder("weights") / f"{space.name}-{file_sha256(path)}{SUFFIX}"
     except OSError as error:

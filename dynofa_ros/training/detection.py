@@ -172,7 +172,7 @@ def measured(
     found = []
     for example in examples:
         rows = run(supernet.space.preprocess(example.image, config))[0]
-        scale = letterbox_scale(example.image.shape, config.height, config.width)
+        scale = supernet.space.scale(example.image.shape, config)
         found.append(select(rows, MEASURED_SCORE, MEASURED_OVERLAP, scale))
     return average_precision([(example.boxes, example.labels) for example in examples], found)
 

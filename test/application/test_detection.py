@@ -19,17 +19,16 @@ from dynofa_ros.application.detection import (
 from dynofa_ros.application.task import IMAGE, tasks
 from dynofa_ros.convert import ros_types, to_ros
 from dynofa_ros.messages import VisionClass
-from dynofa_ros.supernet.boxes import DETECTOR_HEAD
 from dynofa_ros.supernet.weights import Weights
 from dynofa_ros.topics import DETECTIONS, LABEL_INFO
 
-NETWORK = SimpleNamespace(input_shape=(3, 160, 256), preprocess=lambda image: image)
 FRAME = np.zeros((720, 1280, 3), np.uint8)  # fitted into 144 x 256: 0.2 px per px
+NETWORK = SimpleNamespace(scale=lambda shape: (0.2, 0.2), preprocess=lambda image: image)
 OPTIONS = {"score_threshold": 0.5, "overlap_threshold": 0.5}
 
 
 def task(labels: tuple[str, ...] = ("cup", "stop")) -> ObjectDetection:
-    return ObjectDetection(Weights({DETECTOR_HEAD: np.zeros((2, 48), np.float32)}, 2).with_labels(labels))
+    return ObjectDetection(Weights({}, 2, task="detection").with_labels(labels))
 
 
 def found(*rows: tuple[float, ...], options=OPTIONS):
@@ -76,8 +75,8 @@ def test_the_classes_are_announced():
 def test_weights_of_the_other_task_are_refused():
     with pytest.raises(ValueError, match="task detection: .* is of a classifier and no detector"):
         ObjectDetection(Weights({}, 2, source="w.safetensors"))
-    with pytest.raises(ValueError, match="task classification: .* is of a detector: set task to detection"):
-        ImageClassification(Weights({DETECTOR_HEAD: np.zeros((2, 48), np.float32)}, 2))
+    with pytest.raises(ValueError, match="task classification: .* is for detection: set task to detection"):
+        ImageClassification(Weights({}, 2, task="detection"))
 
 
 def test_it_is_a_task_of_images():

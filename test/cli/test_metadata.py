@@ -47,7 +47,6 @@ THIRD_PARTY = {
     "onnx": ("", "onnx"),
     "onnxruntime": ("", "onnxruntime"),
     "openvino": ("", "openvino"),
-    "PIL": ("python3-pil", "pillow"),
     "psutil": ("python3-psutil", "psutil"),
     "pycocotools": ("", "pycocotools"),
     "rcl_interfaces": ("rcl_interfaces", "ros-rcl-interfaces"),
@@ -61,7 +60,6 @@ THIRD_PARTY = {
     "std_msgs": ("std_msgs", "ros-std-msgs"),
     "tokenizers": ("", "tokenizers"),
     "torch": ("", "torch"),
-    "torchvision": ("", "torchvision"),
     "vision_msgs": ("vision_msgs", ""),
     "lz4": ("python3-lz4", "lz4"),
     "yaml": ("python3-yaml", "pyyaml"),
@@ -152,7 +150,7 @@ def test_every_import_is_declared() -> None:
     assert {"numpy", "rclpy"} <= imported
     assert imported <= THIRD_PARTY.keys(), "unknown import: add it to package.xml, setup.py and this table"
     assert {THIRD_PARTY[name][0] for name in imported} - {""} <= manifest
-    optional = extras("bleu", "images", "openvino", "torch", "evaluation", "train", "virtual-board")
+    optional = extras("bleu", "openvino", "torch", "evaluation", "train", "virtual-board")
     declared = requirements | optional
     needed = {THIRD_PARTY[name][1] for name in imported} - {""}
     assert needed <= declared

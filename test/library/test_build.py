@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 
 from dynofa_ros.cli.main import main
+from dynofa_ros.datasets.problems import DataError
+from dynofa_ros.datasets.reader import natural
 from dynofa_ros.demo.signs import CLASS_NAMES, render_sample
 from dynofa_ros.library import build as builder
-from dynofa_ros.library.accuracy import FolderImages, load_image_folder, read_image, split
+from dynofa_ros.library.accuracy import FileImages, labelled_files, split
 from dynofa_ros.library.files import open_library
-from dynofa_ros.library.library import ImagesError, load_library
+from dynofa_ros.library.library import load_library
 from dynofa_ros.paths import share_file
 from dynofa_ros.supernet.registry import DEMO_SPACE, load_space
 from dynofa_ros.supernet.weights import Weights, load_weights
@@ -92,13 +95,14 @@ def test_accuracy_from_images(tmp_path: Path, signs: Path, monkeypatch: pytest.M
     assert {e.accuracy_source for e in library} == {"measured"} and set(statistics) == {e.id for e in library}
     assert "36 images" in library.notes[0] and "12 others" in library.notes[0]
     best = library.entries[-1]
-    _, scored = split(load_image_folder(signs, opened.supernet.weights), 2000, 0)
+    files, labels = labelled_files(signs, opened.supernet.weights)
+    _, chosen = split(len(files), 2000, 0)
+    scored = FileImages(opened.supernet.space, [files[i] for i in chosen])
     run = opened.supernet.prepare(
         library.config(best), statistics=statistics[best.id], threads=1, processor="cpu"
     )
-    hits = (
-        np.concatenate([run(b).argmax(1) for b in scored.batches(best.config["resolution"])]) == scored.labels
-    )
+    answers = [run(b).argmax(1) for b in scored.batches(library.config(best))]
+    hits = np.concatenate(answers) == labels[chosen]
     assert hits.mean() == pytest.approx(best.accuracy, abs=1e-4) and hits.mean() > 0.5
 
 
@@ -142,23 +146,27 @@ def test_wrong_image_folders(tmp_path: Path, signs: Path, capsys: pytest.Capture
     assert "file is not a folder" in refused(capsys, *MEASURED, "--images", tmp_path / "file", *out)
     assert "one folder of images per class" in refused(capsys, *MEASURED, "--images", images, *out)
     (images / "zebra").mkdir()
-    assert "no valid file for the classes zebra" in refused(capsys, *MEASURED, "--images", images, *out)
+    assert "zebra: the class has no image" in refused(capsys, *MEASURED, "--images", images, *out)
     (images / "zebra" / "1.png").write_bytes(b"no image")
     assert "has no class 'zebra'" in refused(capsys, *MEASURED, "--images", images, *out)
     (images / "zebra").rename(images / CLASS_NAMES[0])
     assert "1 images are too few" in refused(capsys, *MEASURED, "--images", images, *out)
     for number in (2, 3, 4):
         (images / CLASS_NAMES[0] / f"{number}.png").write_bytes(b"no image")
-    line = refused(capsys, *MEASURED, *QUICK, "--images", images, *out)
-    assert ".png is not an image" in line and not (tmp_path / "x.yaml").exists()
+    assert build(*MEASURED, *QUICK, "--images", images, *out) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(Path(line.split(": not a whole image")[0].split()[-1]).name for line in lines) == [
+        f"{number}.png" for number in (1, 2, 3, 4)
+    ]
+    assert not (tmp_path / "x.yaml").exists()
 
 
 def test_classes_without_labels(signs: Path) -> None:
     """Folders are counted, so every class needs one: a subset would be scored as other classes."""
     labelled = load_weights(load_space(DEMO_SPACE), WEIGHTS)
     assert labelled.labels == CLASS_NAMES
-    named = load_image_folder(signs, labelled)
-    present = sorted(p.name for p in signs.iterdir())
+    _, named = labelled_files(signs, labelled)
+    present = [p.name for p in sorted(signs.iterdir(), key=natural)]
 
     def with_classes(number: int) -> Weights:
         return Weights(
@@ -166,11 +174,11 @@ def test_classes_without_labels(signs: Path) -> None:
             number,
         )
 
-    counted = load_image_folder(signs, with_classes(len(present)))
-    assert [present[i] for i in counted.labels] == [CLASS_NAMES[i] for i in named.labels]
+    _, counted = labelled_files(signs, with_classes(len(present)))
+    assert [present[i] for i in counted] == [CLASS_NAMES[i] for i in named]
     for other in (3, len(present) + 1):
-        with pytest.raises(ImagesError, match=f"class folders: .* knows {other} classes"):
-            load_image_folder(signs, with_classes(other))
+        with pytest.raises(DataError, match=f"class folders: .* knows {other} classes"):
+            labelled_files(signs, with_classes(other))
 
 
 def test_a_table_says_where_it_is_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,17 +191,30 @@ def test_a_table_says_where_it_is_from(tmp_path: Path, capsys: pytest.CaptureFix
     assert not (tmp_path / "b.yaml").exists()
 
 
-def test_images_are_resized_and_cropped_and_normalised(tmp_path: Path) -> None:
-    wide = np.zeros((160, 320, 3), np.uint8)
+def test_images_are_read_and_prepared_as_the_node_does(tmp_path: Path) -> None:
+    space, wide = load_space(DEMO_SPACE), np.zeros((160, 320, 3), np.uint8)
     wide[:, 80:240] = (0, 0, 255)  # BGR: the centre square is red
     cv2.imwrite(str(tmp_path / "wide.png"), wide)
-    image = read_image(tmp_path / "wide.png", 112)
-    assert image.shape == (112, 112, 3) and (image == (255, 0, 0)).all()
-    file = str(tmp_path / "wide.png")
-    cached = FolderImages([file] * 70, [0] * 70)
-    batches, again = list(cached.batches(64)), list(cached.batches(64))
+    config, files = space.config(resolution=64), [tmp_path / "wide.png"] * 70
+    batches = list(FileImages(space, files).batches(config))
     assert [b.shape for b in batches] == [(64, 3, 64, 64), (6, 3, 64, 64)]
+    assert all((b == space.preprocess(wide, config)).all() for b in batches)
     assert batches[0][0, :, 0, 0] == pytest.approx(((1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225))
-    streamed = list(FolderImages([file] * 70, [0] * 70, cache_bytes=0).batches(64))
-    for one, two, three in zip(batches, again, streamed, strict=True):
-        assert (one == two).all() and (one == three).all()
+    streamed = list(FileImages(space, files, cache_bytes=0).batches(config))
+    assert all((one == two).all() for one, two in zip(batches, streamed, strict=True))
+
+
+def test_broken_images_are_left_out_on_demand(
+    tmp_path: Path, signs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "FITTED_SUBNETS", 16)
+    shutil.copytree(signs, tmp_path / "images")
+    (tmp_path / "images" / CLASS_NAMES[0] / "cut.png").write_bytes(b"no image")
+    (tmp_path / "images" / ".git").mkdir()
+    out = tmp_path / "x.yaml"
+    quick = [*MEASURED[:4], "--evaluations", "2", "--rounds", "5", *QUICK]
+    assert build(*quick, "--images", tmp_path / "images", "--skip-broken", "--out", out) == 0
+    note = load_library(out).notes[0]
+    assert "(few: 256 and more give steadier statistics)" in note
+    numbers = [int(word) for word in note.split() if word.isdecimal()]
+    assert numbers[0] + numbers[1] == 48

@@ -16,9 +16,10 @@ from dynofa_ros.application.application import Application, Settings, loaded  # 
 from dynofa_ros.application.detection import ObjectDetection  # noqa: E402
 from dynofa_ros.cli.main import main  # noqa: E402
 from dynofa_ros.datasets.boxes import BoxData, read_boxes  # noqa: E402
+from dynofa_ros.datasets.problems import DataError  # noqa: E402
 from dynofa_ros.demo.signs import CLASS_NAMES, render_scene  # noqa: E402
 from dynofa_ros.library import build as builder  # noqa: E402
-from dynofa_ros.library.library import ImagesError, load_library  # noqa: E402
+from dynofa_ros.library.library import load_library  # noqa: E402
 from dynofa_ros.library.precision import MeasuredPrecision  # noqa: E402
 from dynofa_ros.messages import AppTargets, Header  # noqa: E402
 from dynofa_ros.supernet.masked import initial_weights  # noqa: E402
@@ -124,7 +125,7 @@ def test_a_perfect_detector_has_a_precision_of_one(
     measure = MeasuredPrecision(supernet, data, count=100, seed=0)
     assert measure.numbers == (2, 4)
     config = supernet.space.config(width=256, height=192)
-    scored = iter(measure._scored)
+    scored = iter(measure._marked)
 
     def run(images: np.ndarray) -> np.ndarray:
         marked = next(scored)
@@ -146,7 +147,7 @@ def test_what_is_refused(
     assert main(["library", "build", "--space", SPACE, "--data", str(scenes), *out]) == 2
     assert "--data needs --weights" in capsys.readouterr().err
     data = read_boxes(scenes)
-    with pytest.raises(ImagesError, match="1 images are too few"):
+    with pytest.raises(DataError, match="1 images are too few"):
         MeasuredPrecision(supernet, data, count=1, seed=0)
-    with pytest.raises(ImagesError, match="has no class 'cup': it knows 25, such as stop"):
+    with pytest.raises(DataError, match="has no class 'cup': it knows 25, such as stop"):
         MeasuredPrecision(supernet, BoxData("COCO", ("cup",), data.images), count=9, seed=0)

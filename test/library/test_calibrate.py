@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,13 +15,13 @@ import pytest
 from command import dynofa
 
 from dynofa_ros.application.networks import DEMO_LIBRARY, DEMO_WEIGHTS
+from dynofa_ros.datasets.problems import DataError
 from dynofa_ros.errors import CliError
 from dynofa_ros.library import calibration
 from dynofa_ros.library.calibration import WeightedMean, batches, choose_images, library_statistics
 from dynofa_ros.library.files import open_library
 from dynofa_ros.library.library import (
     Entry,
-    ImagesError,
     Latency,
     Library,
     load_library,
@@ -125,7 +126,7 @@ def test_every_subnet_gets_its_own_active_widths(images):
         Supernet(load_space("ofa_mbv3_demo"), open_library(DEMO, WEIGHTS).supernet.weights),
     )
     steps: list[int] = []
-    statistics = library_statistics(library, supernet, choose_images(images, 7, 0), 3, steps.append)
+    statistics = library_statistics(library, supernet, choose_images(images, 7, 0)[0], 3, steps.append)
     assert steps == [9] * 9, "three batches of three sub-networks"
     for entry in library:
         prepared = supernet.prepare(library.config(entry), statistics=statistics[entry.id])
@@ -142,11 +143,11 @@ def at_64_px(bgr):
 
 
 def test_images_are_drawn_by_the_seed_and_prepared_as_the_node_does(images):
-    files = choose_images(images, 5, seed=1)
-    assert len(set(files)) == 5 and files == choose_images(images, 5, seed=1) != choose_images(
+    files, _ = chosen = choose_images(images, 5, seed=1)
+    assert len(set(files)) == 5 and chosen == choose_images(images, 5, seed=1) != choose_images(
         images, 5, seed=2
     )
-    assert len(choose_images(images, 2000, seed=0)) == 7
+    assert len(choose_images(images, 2000, seed=0)[0]) == 7
     sizes = [len(b) for b in batches(files, at_64_px, 2)]
     assert sizes == [2, 2, 1]
     first = next(batches(files, at_64_px, 2))[0].numpy()
@@ -154,14 +155,24 @@ def test_images_are_drawn_by_the_seed_and_prepared_as_the_node_does(images):
 
 
 def test_a_folder_without_images_and_a_broken_one_are_named(tmp_path, images):
-    with pytest.raises(ImagesError, match="is not a folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         choose_images(tmp_path / "none", 1, 0)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ImagesError, match="empty holds no image"):
+    with pytest.raises(DataError, match="empty holds no image"):
         choose_images(tmp_path / "empty", 1, 0)
-    (images / "broken.jpg").write_bytes(b"\xff\xd8 no")
-    with pytest.raises(ImagesError, match="broken.jpg is not an image"):
-        list(batches([images / "broken.jpg"], at_64_px, 8))
+    for name in ("broken.jpg", "worse.png"):
+        (images / name).write_bytes(b"\xff\xd8 no")
+    with pytest.raises(DataError) as error:
+        choose_images(images, 9, 0)
+    assert sorted(Path(p.split(":")[0]).name for p in error.value.problems) == ["broken.jpg", "worse.png"]
+    files, left_out = choose_images(images, 9, 0, skip_broken=True)
+    assert len(files) == 7 and len(left_out) == 2
+
+
+def test_linked_folders_are_followed_and_hidden_files_are_not_taken(tmp_path, images):
+    os.symlink(images, tmp_path / "linked")
+    (tmp_path / "linked" / "._1.png").write_bytes(b"of a Mac")
+    assert len(choose_images(tmp_path / "linked", 9, 0)[0]) == 7
 
 
 # --- the command --------------------------------------------------------------------------------
@@ -218,7 +229,7 @@ def test_without_a_library_the_one_for_the_weights_is_taken(tmp_path, images, mo
         (("--images", "none"), "none is not a folder"),
         (("--images", "."), "holds no image"),
         (("--images", "images", "--out", "file/l.yaml"), "file/l.yaml cannot be written: .* --out"),
-        (("--images", "broken"), "x.png is not an image"),
+        (("--images", "broken"), "x.png: not a whole image"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_the_library_stays(tmp_path, monkeypatch, images, arguments, words):

@@ -136,7 +136,7 @@ def test_overlapping_boxes_of_one_class_become_one_and_others_stay():
     rows = rows_of(
         (0, 0, 10, 10, 1, 0.9), (1, 0, 11, 10, 1, 0.8), (0, 0, 10, 10, 2, 0.7), (50, 0, 60, 9, 1, 0.6)
     )
-    found = select(rows, 0.5, 0.5, scale=0.5)
+    found = select(rows, 0.5, 0.5, scale=(0.5, 0.5))
     assert found.labels.tolist() == [1, 2, 1]
     assert found.scores == pytest.approx([0.9, 0.7, 0.6])
     assert found.boxes[0].tolist() == [0, 0, 20, 20]  # px of the image

@@ -272,6 +272,11 @@ class DetectorSpace(MobileNetSpace):
 
         return letterbox(bgr, config.height, config.width)
 
+    def scale(self, image: Shape, config: Any) -> tuple[float, float]:
+        from dynofa_ros.supernet.preprocess import letterbox_scale
+
+        return (letterbox_scale(image, config.height, config.width),) * 2
+
     def plan(self, config: Any, classes: int = CLASSES) -> Plan:
         shape = (3, config.height, config.width)
         return Plan(tuple(self.layers(config, classes)), shape, self.bn_epsilon)
