@@ -16,7 +16,19 @@ LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 # `manager/ladder.py` or `config/boards/`, in code quotes
 NAMED = re.compile(r"`((?:[\w.-]+/)*(?:[\w-]+\.(?:py|md|yaml|txt|toml|xml)|[\w-]+/))`")
 # by commands or users, or of another computer; not part of the repository
-MADE = ("out/", "bag/", "logs/", "my_robot.yaml", "mine", "fitted_power.yaml", "sys/", "proc/", "etc/")
+MADE = (
+    "out/",
+    "bag/",
+    "logs/",
+    "my_robot.yaml",
+    "mine",
+    "names.txt",
+    "cpu_networks.yaml",
+    "fitted_power.yaml",
+    "sys/",
+    "proc/",
+    "etc/",
+)
 PACKAGE = ROOT / "dynofa_ros"
 PLACES = (ROOT, ROOT / "docs", PACKAGE, *(PACKAGE / room for room in ("device", "evaluation", "supernet")))
 

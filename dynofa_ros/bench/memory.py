@@ -54,12 +54,11 @@ def run(supernet: Supernet, configs: Mapping[str, Any], *, cache_bytes: int = CA
     params = {key: supernet.plan(config).params for key, config in configs.items()}
     largest = max(configs, key=lambda k: params[k])
     with tempfile.TemporaryDirectory() as folder:
-        weights, static, jobs = (Path(folder, n) for n in ("w.safetensors", "static.onnx", "jobs.json"))
+        weights, static = (Path(folder, n) for n in ("w.safetensors", "static.onnx"))
         save_weights(weights, supernet.weights)
         _write_static(supernet, configs[largest], static)
-        jobs.write_text(json.dumps({k: c.to_dict() for k, c in configs.items()}))
         alone = peak_pss_mb(["static", str(static), str(space.input_size(configs[largest]))])
-        cycling = peak_pss_mb(["dynamic", space.name, str(weights), str(jobs), str(cache_bytes)])
+        cycling = cycling_pss_mb(space.name, weights, configs, cache_bytes)
         supernet_bytes = weights.stat().st_size
     return {
         "pss_ratio": cycling / alone,
@@ -69,6 +68,14 @@ def run(supernet: Supernet, configs: Mapping[str, Any], *, cache_bytes: int = CA
         "cache_mb": cache_bytes / 1e6,
         "subnets": len(configs),
     }
+
+
+def cycling_pss_mb(space: str, weights: Path, configs: Mapping[str, Any], cache_bytes: int) -> float:
+    """Largest PSS (MB) of a process that goes through sub-networks of a file of weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = Path(folder, "jobs.json")
+        jobs.write_text(json.dumps({k: c.to_dict() for k, c in configs.items()}))
+        return peak_pss_mb(["dynamic", space, str(weights), str(jobs), str(cache_bytes)])
 
 
 def _write_static(supernet: Supernet, config: Any, path: Path) -> None:

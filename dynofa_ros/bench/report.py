@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-SECTIONS = ("engines", "switch", "memory", "search", "decision", "comparison")
+SECTIONS = ("engines", "switch", "memory", "static_models", "search", "decision", "comparison")
 PACKAGES = ("dynofa_ros", "numpy", "onnxruntime", "openvino", "torch", "onnx", "ofa")
 NOT_MEASURED, REPORTED, MET, NOT_MET = "not measured", "reported", "met", "not met"
 STATIC_RATIO, OFFICIAL_RATIO, DECISION_MS, DECISION_APPS = 1.03, 0.45, 1.0, 8
@@ -48,6 +48,7 @@ def goals(results: Results) -> list[Goal]:
         *_engines(results.get("engines") or []),
         *_switch(results.get("switch") or {}),
         *_memory(results.get("memory") or {}),
+        *_static_models(results.get("static_models") or {}),
         *_search(results.get("search") or {}),
         *_decision(results.get("decision") or []),
         *_comparison(results.get("comparison_summary") or {}),
@@ -107,6 +108,19 @@ def _memory(found: Mapping[str, Any]) -> Iterator[Goal]:
     if found:
         text = f"; weights {found['weights_ratio']:.2f}, cache bound {found['cache_mb']:g} MB"
     yield _at_most("memory", "peak PSS / largest static network alone", 1.6, found.get("pss_ratio"), text)
+
+
+def _static_models(found: Results) -> Iterator[Goal]:
+    for figure, name, unit in (
+        ("pss_mb", "memory with all held", "MB"),
+        ("cold_p50_ms", "cold switch, median", "ms"),
+        ("disk_mb", "files", "MB"),
+    ):
+        value, text = None, ""
+        if found:
+            own, static = found["supernet"][figure], found["static"][figure]
+            value, text = own / static, f"{own:.3g} {unit} / {static:.3g} {unit}, {found['subnets']} networks"
+        yield Goal("static_models", f"{name}: supernet / static models", REPORTED, value, text, None)
 
 
 def _search(found: Mapping[str, Any]) -> Iterator[Goal]:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.supernet.supernet import Supernet
 
-SECTIONS = ("engines", "switch", "memory", "search", "decision", "comparison")
+SECTIONS = ("engines", "switch", "memory", "static_models", "search", "decision", "comparison")
 SPACE = "ofa_mbv3_w1.2"  # of the switch and memory sections
 # What needs little comes first: a large heap and torch's threads would disturb it.
-RUN_ORDER = ("decision", "comparison", "switch", "memory", "search", "engines")
+RUN_ORDER = ("decision", "comparison", "switch", "memory", "static_models", "search", "engines")
 SWITCHED, CYCLED = 10, 30  # sub-networks that the switch and the memory section go through
 ROUNDS, LIMIT_S, DECISION_STEPS, SEGMENTS = 50, 4.0, 300, 60
 QUICK_ROUNDS, QUICK_LIMIT_S, QUICK_STEPS, QUICK_SEGMENTS, QUICK_CYCLED = 5, 1.0, 40, 8, 4
@@ -40,8 +40,9 @@ def add_parser(commands: Commands) -> None:
         help="measure this machine against the goals",
         description="Measures, side by side and interleaved: masked sub-networks next to the same networks "
         "deployed alone and to the official code (engines), switching under a 30 Hz stream (switch), memory, "
-        "library search, the manager's decision, and the published comparison with latencies of this machine "
-        "(comparison). Weights are random. Run it on an idle machine.",
+        "several static models instead of a supernet (static_models), library search, the manager's "
+        "decision, and the published comparison with latencies of this machine (comparison). Weights are "
+        "random. Run it on an idle machine.",
         epilog="example: dynofa bench --only engines,comparison --json bench.json --plot bench.png",
     )
     parser.add_argument(
@@ -168,6 +169,19 @@ def _memory(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     return {"memory": memory.run(supernet, configs)}
 
 
+def _static_models(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from dynofa_ros.bench import static_models
+
+    supernet, configs = _sampled(QUICK_CYCLED if options.quick else SWITCHED)
+    segments = QUICK_SEGMENTS if options.quick else SEGMENTS
+    done = itertools.count(1)
+
+    def step() -> None:
+        progress(min(1.0, next(done) / (2 * segments)))
+
+    return {"static_models": static_models.run(supernet, configs, segments=segments, on_segment=step)}
+
+
 def _search(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from dynofa_ros.bench import search
 
@@ -193,6 +207,7 @@ MEASURE: dict[str, Callable[[argparse.Namespace, Progress], dict[str, Any]]] = {
     "engines": _engines,
     "switch": _switch,
     "memory": _memory,
+    "static_models": _static_models,
     "search": _search,
     "decision": _decision,
     "comparison": _comparison,

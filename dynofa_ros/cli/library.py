@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dynofa_ros.cli import library_build, library_calibrate, library_profile, library_show
+from dynofa_ros.cli import (
+    library_build,
+    library_calibrate,
+    library_from_onnx,
+    library_profile,
+    library_show,
+)
 
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
@@ -15,5 +21,5 @@ def add_parser(commands: Commands) -> None:
         "library", help="make, measure, calibrate and show libraries of sub-networks"
     )
     subcommands = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
-    for module in (library_build, library_profile, library_calibrate, library_show):
+    for module in (library_build, library_from_onnx, library_profile, library_calibrate, library_show):
         module.add_parser(subcommands)

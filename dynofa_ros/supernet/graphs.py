@@ -33,7 +33,10 @@ class Runner:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """The one graph of an image network: float32 (N, *input shape) in, (N, *output shape) out."""
-        return self.graphs["network"]({"images": images})["logits"]
+        run, (declared,) = self.graphs["network"], self.inputs["network"]
+        if declared.shape[0] == 1 and len(images) > 1:
+            return np.concatenate([run({"images": image[None]})["logits"] for image in images])
+        return run({"images": images})["logits"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,10 @@ class Graph(ABC):
     @abstractmethod
     def arrays(self) -> Iterator[np.ndarray]:
         """The weights that it runs on."""
+
+    def model(self) -> bytes | None:
+        """Of a graph that is an ONNX model already: that, with the inputs and outputs declared here."""
+        return None
 
     @abstractmethod
     def export(self, builder: GraphBuilder) -> Sequence[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,15 +20,18 @@ from dynofa_ros.bench import (
     engines,
     published_networks,
     report,
+    static_models,
     static_networks,
     timing,
 )
 from dynofa_ros.cli import bench
 from dynofa_ros.cli.main import main
 from dynofa_ros.evaluation.policies.manager import ManagerPolicy
+from dynofa_ros.library.own_networks import usual_config
 from dynofa_ros.simulation.simulator import simulate
 from dynofa_ros.supernet.materialise import materialise
 from dynofa_ros.supernet.registry import load_engine, load_space, official_spaces
+from dynofa_ros.supernet.supernet import load_supernet
 
 torch = pytest.importorskip("torch")
 SMALL = "ofa_mbv3_w0.25"
@@ -404,3 +408,30 @@ def test_environment_names_versions_but_no_place() -> None:
     found = json.dumps(report.environment())
     assert "numpy" in found
     assert str(Path.home()) not in found and str(Path.cwd()) not in found
+
+
+@pytest.mark.slow
+def test_several_static_models_answer_as_their_supernet(tmp_path: Path) -> None:
+    supernet = load_supernet(SMALL)
+    space, rng = supernet.space, np.random.default_rng(0)
+    configs = {"small": space.smallest, "other": space.resized(space.random(rng), resolution=128)}
+    listed, static = static_models.as_files(supernet, configs, tmp_path)
+    for key, config in configs.items():
+        model = onnx.load(tmp_path / f"{key}.onnx")
+        own = usual_config(f"{key}.onnx", model, {}, listed.classes, listed.task)
+        assert abs(own.macs / supernet.plan(config).macs - 1) < 0.02
+        image = rng.random((1, 3, 128, 128), np.float32)
+        ours, theirs = supernet.prepare(config, processor="cpu"), static.prepare(own, processor="cpu")
+        np.testing.assert_allclose(ours(image), theirs(image), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.live
+def test_several_static_models_are_compared_with_the_supernet() -> None:
+    supernet = load_supernet(SMALL)
+    configs = {"small": supernet.space.smallest, "large": supernet.space.largest}
+    found = static_models.run(supernet, configs, segments=2)
+    for kind in ("supernet", "static"):
+        assert found[kind]["pss_mb"] > 10 and found[kind]["disk_mb"] > 1 and found[kind]["cold_p50_ms"] > 0
+    (goal, *_) = [g for g in report.goals({"static_models": found}) if g.value is not None]
+    assert goal.status == "reported" and goal.name.startswith("memory with all held")

@@ -104,6 +104,9 @@ def _information(value: Value) -> onnx.ValueInfoProto:
 
 def build_graph(graph: Graph) -> Model:
     """The graph as a model, inputs and outputs under their names."""
+    given = graph.model()
+    if given is not None:
+        return Model(onnx.load_model_from_string(given), {})
     builder = GraphBuilder()
     found = builder.renamed(dict(zip(graph.export(builder), (v.name for v in graph.outputs), strict=True)))
     inputs, outputs = ([_information(value) for value in values] for values in (graph.inputs, graph.outputs))

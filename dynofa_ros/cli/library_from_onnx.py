@@ -1,0 +1,133 @@
+"""`dynofa library from-onnx`: a library of ONNX files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynofa_ros.cli.arguments import add_json, number, whole
+from dynofa_ros.cli.common import OK, check_outputs, write_json
+from dynofa_ros.cli.library_profile import HERE, add_engine
+from dynofa_ros.cli.work import one_line_errors, stages
+from dynofa_ros.errors import UsageError
+
+if TYPE_CHECKING:
+    from dynofa_ros.cli.arguments import Commands
+    from dynofa_ros.library.own_networks import Measured
+
+
+def add_parser(commands: Commands) -> None:
+    """Add `from-onnx`."""
+    parser = commands.add_parser(
+        "from-onnx",
+        help="make a library of your own networks, given as ONNX files",
+        description="Measures accuracy and latency of ONNX files on this machine and writes a library of "
+        "those that are worth running, and beside it LIBRARY_networks.yaml, which stands for the weights. "
+        "Classifiers, and detectors of the kinds of YOLO and DETR, are recognised by their outputs; "
+        "docs/own_networks.md says how to describe others. Nothing is trained, and the files stay where they "
+        "are.",
+        epilog="example: dynofa library from-onnx n.onnx s.onnx m.onnx --data signs --out cpu.yaml",
+    )
+    parser.add_argument("networks", type=Path, nargs="+", metavar="FILE", help="ONNX files, batch 1")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="classifiers: images, a folder per class")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="detectors: images with boxes")
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="names of the classes, one per line, in the order of the outputs (default: those in the files)",
+    )
+    parser.add_argument(
+        "--output-description",
+        type=Path,
+        metavar="FILE",
+        help="YAML that says what inputs and outputs mean, where that is not recognised",
+    )
+    parser.add_argument("--count", type=whole(1, 10**7), default=2000, help="images to use (default 2000)")
+    parser.add_argument("--skip-broken", action="store_true", help="leave broken images and boxes out")
+    add_engine(parser)
+    parser.add_argument("--processor", choices=("cpu", "gpu", "npu"), default="cpu", help="default cpu")
+    parser.add_argument("--board", metavar="NAME", default=HERE, help=f"of the library (default {HERE})")
+    parser.add_argument("--rounds", type=whole(5, 10_000), default=20, help="inferences of each (default 20)")
+    parser.add_argument(
+        "--pause-ms",
+        type=number(0, 10_000, "ms"),
+        default=20.0,
+        help="idle time before each inference, as between camera frames (default 20)",
+    )
+    parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="which images (default 0)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="library to write (YAML)")
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if (options.images is None) == (options.data is None):
+        raise UsageError("give --images DIR for classifiers, or --data DIR for detectors")
+    with one_line_errors(), stages("reading networks") as step:
+        from dynofa_ros.library.files import require_writable
+        from dynofa_ros.library.own_networks import Description, OwnNetworks, measure, read_description
+        from dynofa_ros.library.profiling import Runs
+
+        described = options.output_description
+        request = OwnNetworks(
+            files=tuple(dict.fromkeys(options.networks)),
+            out=options.out,
+            images=options.images,
+            data=options.data,
+            labels=_labels(options.labels),
+            description=Description() if described is None else read_description(described),
+            count=options.count,
+            seed=options.seed,
+            skip_broken=options.skip_broken,
+            board=options.board,
+            runs=Runs(
+                engine=options.engine,
+                threads=options.threads,
+                processor=options.processor,
+                affinity=options.affinity,
+                rounds=options.rounds,
+                pause_s=options.pause_ms / 1e3,
+            ),
+        )
+        for path in (options.out, request.listed_at):
+            require_writable(path)
+        check_outputs(options.json)
+        found = measure(request, step)
+        _save(found, options.out, request.listed_at)
+    _print(found, options.out, request.listed_at)
+    if options.json is not None:
+        import msgspec
+
+        document = {"library": str(options.out), "networks": str(request.listed_at), "slower": found.slower}
+        write_json(options.json, {**document, **msgspec.to_builtins(found.library)})
+    return OK
+
+
+def _labels(path: Path | None) -> tuple[str, ...]:
+    return () if path is None else tuple(filter(None, path.read_text(encoding="utf-8").splitlines()))
+
+
+def _save(found: Measured, out: Path, listed_at: Path) -> None:
+    import msgspec
+    import yaml
+
+    from dynofa_ros.files import write_atomically
+    from dynofa_ros.library.library import save_library
+
+    listed = msgspec.to_builtins(found.networks)
+    write_atomically(listed_at, yaml.safe_dump(listed, sort_keys=False, allow_unicode=True).encode())
+    save_library(out, found.library)
+
+
+def _print(found: Measured, out: Path, listed_at: Path) -> None:
+    library = found.library
+    print(f"{library.space} on {library.board} ({library.processor}):")
+    print(f"{'network':24} {library.accuracy_metric:>8} {'median ms':>10} {'p95 ms':>10} {'MMACs':>8}")
+    for e in library:
+        latency = f"{e.latency_ms.median:10.3f} {e.latency_ms.p95:10.3f}"
+        print(f"{e.id:24} {e.accuracy:8.4f} {latency} {e.macs / 1e6:8.1f}")
+    for name in found.slower:
+        print(f"left out: {name}: another one is not slower and as accurate")
+    print(f"written: {out}, and {listed_at} for the parameter weights")
