@@ -42,7 +42,7 @@ class Prepared(Generic[Key]):
     input_shape: Shape
     nbytes: int
     preprocess: Callable[[Any], np.ndarray]
-    scale: Callable[[Shape], tuple[float, float]]
+    scale: Callable[[Shape], tuple[float, float]] = lambda image: (1.0, 1.0)
 
 
 def prepare_subnet(

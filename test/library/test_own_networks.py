@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnx_networks import COLOURS, classifier, colour_images, detr, save, scenes, yolo
 
-from dynofa_ros.application.application import Application, Settings
+from dynofa_ros.application.application import Application, Settings, loaded
 from dynofa_ros.application.classification import ImageClassification
 from dynofa_ros.application.detection import ObjectDetection
 from dynofa_ros.application.task import Task
@@ -41,13 +41,15 @@ def answers(task: type[Task], library: Path, image: np.ndarray, *pinned: str) ->
     current: dict[Topic, Any] = {}
     weights = library.with_name(f"{library.stem}_networks.yaml")
     targets = AppTargets(app="front", latency_target_ms=1000.0, rate_hz=1000.0)
+    settings = Settings(str(weights), str(library), cache_mb=32.0)
+    options = {option.name: option.default for option in task.options}
     application = Application(
         "front",
-        task,
-        Settings(str(weights), str(library), "cpu", "onnxruntime", 32.0, False, 1.0),
+        *loaded(task, settings, options),
+        settings,
         targets,
         pinned[0],
-        options={option.name: option.default for option in task.options},
+        options=options,
         decode=lambda message: (Header(7, "lens"), message),
         publish=current.__setitem__,
         clock_ns=time.time_ns,
