@@ -1,4 +1,4 @@
-"""What a task is: all that depends on what an application answers, one file per task.
+"""Base class of tasks: all that depends on what an application answers, one file per task.
 
 The node asks its task; nothing else in the application, the manager or the device layer knows classes, boxes,
 words or resolutions. A task is a subclass of `Task` with `@register_task`, in a file that `_FILES` names. It

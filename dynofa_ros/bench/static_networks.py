@@ -1,4 +1,4 @@
-"""What a sub-network is measured against: the same network deployed alone, and the official dynamic forward.
+"""What the bench compares with: a sub-network deployed alone, and the official dynamic forward.
 
 The static network is the official extracted one (``get_active_subnet``) where the package ``ofa`` is
 installed, else the same layers as ordinary torch modules. Either is deployed as an expert would: batch

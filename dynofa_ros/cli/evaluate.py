@@ -1,4 +1,4 @@
-"""`dynofa evaluate`: the manager against its rivals and an oracle, in the simulator, scenario by scenario."""
+"""`dynofa evaluate`: the manager against baselines and an oracle, in the simulator, scenario by scenario."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables on the terminal, and goals with their status."""
+"""Tables for the terminal, among them goals with wanted and measured value."""
 
 from __future__ import annotations
 

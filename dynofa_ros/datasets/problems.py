@@ -1,4 +1,4 @@
-"""What is wrong with a data set, all at once."""
+"""Collects the problems of a data set, so that all of them are reported at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opens a device by the name of its backend."""
+"""Opens a device backend by its name: auto, sysfs or simulated."""
 
 from __future__ import annotations
 

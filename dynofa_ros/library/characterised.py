@@ -1,4 +1,4 @@
-"""What a characterisation leads to: a library with fitted latencies and energies, and the power file.
+"""Results of a characterisation: a library with fitted latencies and energies, and the power file.
 
 The power file has the power sections of a board description with the coefficients that were fitted. The
 parameter `power_file` of the device node names it, `load_power_model` reads it. As in a board description,

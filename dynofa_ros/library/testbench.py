@@ -1,4 +1,4 @@
-"""What a characterisation runs on: a device whose clocks are set, and something that runs sub-networks.
+"""Test bench of a characterisation: a device whose clocks are pinned, and an engine that runs sub-networks.
 
 On real hardware an inference is an inference and time passes by itself. On the simulated board both are
 simulated: an inference takes alpha + beta * f_reference / f of its library entry, with noise; for threads

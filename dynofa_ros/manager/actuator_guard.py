@@ -1,4 +1,4 @@
-"""Clock domains that do not follow their commands."""
+"""Detects clock domains that do not follow their commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames that are late for seconds although the plan in force says that they are in time.
+"""Alarm for frames that are late for seconds although the plan in force expects them in time.
 
 Then something is wrong with what the plan was made from, whatever it is: a clock misread, a library of
 another machine. The alarm scales the slowdown that plans reckon with by measured over promised latency, and

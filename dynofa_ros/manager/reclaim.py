@@ -1,4 +1,4 @@
-"""Reclaims the rungs of the ladder that turn out not to be needed.
+"""Takes back single degradations of the ladder that turn out not to be needed.
 
 The most important application first, with objective `throughput` the one whose frames take least: deadlines,
 then rates, then accuracies, one application after the other, each as far as the demands of all others allow.

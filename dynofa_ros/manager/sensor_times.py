@@ -1,4 +1,4 @@
-"""When power and temperature were last measured."""
+"""Times of the last measurements of power and temperature."""
 
 from __future__ import annotations
 

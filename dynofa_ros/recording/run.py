@@ -1,4 +1,4 @@
-"""A recorded run as plain records.
+"""A recorded run, from its bag: frames, decisions, clocks, power and diagnostics as plain records.
 
 Reads what `dynofa demo` records and what `ros2 bag record` records of the same topics, without rclpy.
 Unknown numbers are NaN; times are the recorder's receipt times in nanoseconds unless a name says otherwise.

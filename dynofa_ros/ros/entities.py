@@ -1,4 +1,4 @@
-"""Publishers and subscriptions that cost an executor of rclpy less.
+"""Publishers and subscriptions without the events that an executor of rclpy would wait for.
 
 Every wake-up of its executors builds a wait set of everything that a node has, in Python: about 1 ms on a
 busy computer, several percent of a core for a node that hears 30 messages per second.

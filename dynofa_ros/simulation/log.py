@@ -1,4 +1,4 @@
-"""What is kept of a simulated run: frames, knobs, clocks and the truth at each time."""
+"""Log of a simulated run: frames, knobs, clocks and the ground truth at each time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What chance decides in a scene, drawn beforehand from the seed, so that all policies meet the same.
+"""Random numbers of a scene (noise, lengths, arrivals), drawn from the seed: the same for all policies.
 
 Every number belongs to one application and one image (or one processor, or one library entry), never to the
 order in which a policy made things happen.

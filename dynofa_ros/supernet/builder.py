@@ -1,4 +1,4 @@
-"""What layers and graphs write their nodes with."""
+"""The interface on which layers and graphs write their nodes: ONNX export and torch implement it."""
 
 from __future__ import annotations
 

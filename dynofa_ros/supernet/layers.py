@@ -1,4 +1,4 @@
-"""The layers of which every network is made.
+"""Layers of convolutional networks: parameters, cost, slicing and export of each.
 
 A layer carries its shapes, cost, arrays in a checkpoint, cut out of the shared weights, torch forward and
 ONNX nodes. Channels are prefixes of the stored ones. Only the torch forward imports torch.

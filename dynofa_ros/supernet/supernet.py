@@ -1,4 +1,4 @@
-"""The Python interface of a supernet."""
+"""Class Supernet: the Python interface to one set of weights and its sub-networks."""
 
 from __future__ import annotations
 

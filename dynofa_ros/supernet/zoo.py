@@ -1,4 +1,4 @@
-"""The official checkpoints: where they are, what was downloaded, and that it stays what it was.
+"""Download of the official checkpoints: addresses, checksums, conversion to safetensors.
 
 A download survives a cut: the part that came is kept, and the next call goes on from there.
 """

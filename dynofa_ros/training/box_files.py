@@ -1,4 +1,4 @@
-"""Detection on own images with boxes."""
+"""Training objective for detectors on a data set of images with boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of a training: kept in memory, cut out at random, a share of them held out."""
+"""Images of a training: kept in memory, cropped at random, a share of them held out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training is for: batches, losses and a score; one class per task."""
+"""Interface of a training objective: batches, losses and a score; one class per task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Puts what is found of a clock on disk before its first change."""
+"""Saves the limits found of a clock to disk before its first change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds on a simulated board, and what its sensors show of it.
+"""Sensors of a simulated board: power, temperature and throttling as they are, and as they are read.
 
 Their random numbers depend on what they are for, not on how many were drawn before.
 """

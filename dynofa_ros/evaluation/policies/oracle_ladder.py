@@ -1,4 +1,4 @@
-"""What an oracle gives up where not everything can be had: the objective `quality`, to the end."""
+"""Degradation of an oracle where not everything fits: the objective `quality`, solved exactly."""
 
 from __future__ import annotations
 

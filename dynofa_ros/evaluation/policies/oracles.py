@@ -1,4 +1,4 @@
-"""Oracles: what could be reached by somebody who knows.
+"""Oracles: policies that know the true board, load and noise, as a bound to compare with.
 
 Both know the true library, the true slowdown of every application on every processor (bias and load from
 outside), the true power model, temperature and heat path, the time of every camera, and how many of the

@@ -1,4 +1,4 @@
-"""The profile that every rival starts from, and what a developer settles once.
+"""What a developer measures and fixes before deployment: the profile that every baseline starts from.
 
 Operating points as arrays: what a processor costs at each clock level, how long an entry takes there. They
 come from the same library and board file as the manager's own tables, and share no code with them. Processor
