@@ -47,7 +47,7 @@ def reader(name: str, types: Types) -> Callable[[bytes], Any]:
             message, end = read(data, ENCAPSULATION)
         except (StructError, LookupError, UnicodeDecodeError) as error:
             raise ValueError(f"{name}: damaged, or of another version ({error})") from error
-        if end > len(data):  # a slice ends early without a word
+        if end > len(data):  # a slice ends early without an error
             raise ValueError(f"{name}: cut off: {len(data)} bytes of {end}")
         return message
 

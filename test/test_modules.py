@@ -10,6 +10,12 @@ ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(
     path for path in (ROOT / "dynofa_ros").rglob("*.py") if path.name != "__init__.py" or path.read_text()
 )
+PAGES = [  # interfaces.md quotes messages and help
+    path
+    for pattern in ("*.md", "docs/*.md", "tools/*", "launch/*")
+    for path in sorted(ROOT.glob(pattern))
+    if path.is_file() and path.name != "interfaces.md"
+]
 MAX_LINES = 400
 LONGER = {  # modules that may be longer, with the reason
     "dynofa_ros/messages.py": "one dataclass per message, all in one place",
@@ -20,7 +26,8 @@ PUZZLES = {
     r"told": "observed, reported, sent",
     r"deaf": "unresponsive",
     r"shaved": "reduced margin",
-    r"g[ai]v(e|es|en|ing)[ _]back|giveback": "restore, reclaim",
+    r"g[ai]v(e|es|en|ing)([ _](the |its )?(clocks|them|it))?[ _]back|giveback": "restore, reclaim",
+    r"reckons?": "assume, expect, use",
     r"in vain": "without effect",
     r"lives": "is, is kept",
     r"the left": "what is left out",
@@ -68,7 +75,7 @@ def test_no_module_is_too_long() -> None:
 
 
 def test_words_are_plain() -> None:
-    found = {name(module): puzzles(module.read_text()) for module in MODULES}
+    found = {name(path): puzzles(path.read_text()) for path in [*MODULES, *PAGES]}
     assert {module: words for module, words in found.items() if words} == {}
 
 

@@ -115,7 +115,7 @@ def arguments(config: HatConfig) -> dict[str, Any]:
 
 
 def forced(net: Any) -> np.ndarray:
-    """Log-probabilities (2, T, words) of the target for both sources in one batch, padded on the left."""
+    """Log-probabilities (2, T, words) of the target for both sources in one batch, left-padded."""
     longest = max(map(len, reference.SOURCES))
     sources = torch.tensor([[PAD] * (longest - len(row)) + row for row in reference.SOURCES])
     targets = torch.tensor([reference.TARGET] * 2)

@@ -51,13 +51,13 @@ class RecordedPolicy(ManagerPolicy):
 
     def step(self, now_s: float, observation: Observation) -> Command | None:
         """One step of the manager, recorded."""
-        told = tuple(self._heard(item) for item in observation.inputs)
-        command = super().step(now_s, replace(observation, inputs=told))
+        received = tuple(self._received(item) for item in observation.inputs)
+        command = super().step(now_s, replace(observation, inputs=received))
         assert self.decision is not None
         self.messages.append((DECISION.name, DECISION_TYPE, decision_message(self.decision)))
         return command
 
-    def _heard(self, item: Input) -> Input:
+    def _received(self, item: Input) -> Input:
         if isinstance(item.message, Departure):
             return Input(item.topic, GONE, item.message)
         kind, message = input_message(item)
@@ -158,8 +158,8 @@ def recomputed(messages: Iterable[Message]) -> list[Message]:
 def parameters_today(message: Any) -> Parameters:
     """The recorded parameters, with the default of those that are new."""
     today = vars(Parameters())
-    told = {p.name: from_ros(p).value for p in message.parameters}
-    return Parameters(**{name: told.get(name, value) for name, value in today.items()})
+    recorded = {p.name: from_ros(p).value for p in message.parameters}
+    return Parameters(**{name: recorded.get(name, value) for name, value in today.items()})
 
 
 def decision_message(decision: Decision) -> Any:

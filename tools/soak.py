@@ -47,7 +47,7 @@ PATIENCE_S = 12.0  # in which a fault must be named, and its level must be OK ag
 SAMPLE_S = 5.0
 GROWTH_MB, GROWTH_SHARE = 4.0, 0.05  # of the memory of a process, from its first to its last quarter
 
-# What the nodes hear through the relay: by the node that hears it.
+# Topics that the nodes receive through the relay, by the receiving node.
 LOSSY = {
     "dynofa/manager": [topics.TELEMETRY.of(), topics.DVFS_STATE.of()]
     + [topic.of(app) for app in APPS for topic in (topics.MONITOR, topics.SUBNET_STATE)],
@@ -170,7 +170,7 @@ class Soak:
             if time.monotonic() + FAULT_S + PAUSE_S > end_s:
                 break
             if fault.victim == "dynofa/device" and killed.get(fault.victim):
-                continue  # once: what lives long shows whether it grows
+                continue  # once: what runs long shows whether it grows
             killed[fault.victim] = True
             self.play(fault)
         self.spin(max(0.0, end_s - time.monotonic()))
@@ -283,7 +283,7 @@ class Soak:
 
 
 def specs() -> dict[str, NodeSpec]:
-    """The nodes, with what they hear through the relay."""
+    """The nodes, with what they receive through the relay."""
 
     def spec(module: str, namespace: str, name: str, parameters: dict[str, Any]) -> NodeSpec:
         lossy = {f"/{topic}": f"/lossy/{topic}" for topic in LOSSY[f"{namespace}/{name}"]}

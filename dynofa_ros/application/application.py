@@ -173,7 +173,7 @@ class Application:
             self._unanswered(request.message, Outcome.FAILED, message)
         self._worker = None
         if not ended:
-            self.counters = Counters()  # what hangs is answered to nobody, see `_answer_or_count`
+            self.counters = Counters()  # the result of a thread that hangs is dropped, see `_answer_or_count`
         self.command.report(SubnetCondition.DISABLED, message)
         return ended
 
@@ -216,7 +216,7 @@ class Application:
         return True
 
     def _enqueue(self, request: Request) -> bool:
-        """Let a request wait for its turn, or refuse it: none is dropped without a word."""
+        """Let a request wait for its turn, or refuse it: none is dropped silently."""
         self._controller.arrive(1e-6 * request.received_ns)
         if self._queue.put(request):
             self.counters.drop()

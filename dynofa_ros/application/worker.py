@@ -53,7 +53,7 @@ class Queue(Protocol):
     """Requests that wait, at most ``limit``.
 
     put: returns whether one was lost by that. take: waits, None once it is closed. first: what is taken next,
-    None if nothing waits. close: returns those that nobody will take.
+    None if nothing waits. close: returns those that will not be taken.
     """
 
     limit: int

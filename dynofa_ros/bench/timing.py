@@ -16,7 +16,7 @@ MIN_ROUNDS = 2
 
 
 def silent(share: float) -> None:
-    """A progress that nobody watches."""
+    """A progress without a display."""
 
 
 def images(shape: Sequence[int], seed: int = 0) -> np.ndarray:

@@ -55,7 +55,7 @@ def add_parser(commands: Commands) -> None:
         "several processors, FILE_cpu.yaml, FILE_gpu.yaml, ... With --clusters and --threads a sub-network "
         "has one entry per cluster and number of threads, among which the manager chooses. energy_j of an "
         "entry is the module's energy per inference at the reference clocks, for the reader: the manager "
-        "reckons with the power model. A sweep that was cut goes on with --resume. "
+        "uses the power model. A sweep that was cut goes on with --resume. "
         "Clocks are restored at the end, on errors and on signals.",
         epilog="example: dynofa characterise --device auto --library cpu.yaml --weights W.safetensors "
         "--out nx.yaml",

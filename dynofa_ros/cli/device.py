@@ -1,4 +1,4 @@
-"""`dynofa device restore|permissions`: give clocks back after a crash, and let a group set them."""
+"""`dynofa device restore|permissions`: restore clocks after a crash, and let a group set them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_parser(commands: Commands) -> None:
     """Add `device` with its two subcommands."""
     parser = commands.add_parser(
         "device",
-        help="give clocks back after a crash, set permissions for clocks",
+        help="restore clocks after a crash, set permissions for clocks",
         description="What the device node may need from outside: to have clocks restored that a killed "
         "process left changed, and the permission to set them without root.",
         epilog="example: dynofa device restore",
@@ -52,7 +52,7 @@ def _add_permissions(subcommands: Commands) -> None:
         help="let the members of the group dynofa set clocks",
         description="Prints the files that let the group dynofa write the minimum and maximum of cpufreq and "
         "devfreq, and nothing else, also of clocks that appear late; --install installs them, as root. "
-        "One of them is a unit that gives clocks back at boot.",
+        "One of them is a unit that restores clocks at boot.",
         epilog="example: sudo dynofa device permissions --install",
     )
     parser.add_argument("--install", action="store_true", help="install them, needs root")

@@ -38,7 +38,7 @@ def add_parser(commands: Commands) -> None:
     """Add `evaluate`."""
     parser = commands.add_parser(
         "evaluate",
-        help="compare the manager with its rivals and an oracle in the simulator",
+        help="compare the manager with baselines and an oracle in the simulator",
         description="Simulates scenarios S1 to S14 on the simulated board with the committed libraries: the "
         "manager (ours), baselines B1 to B10 and the oracle O1q, all on the same images, noise and events. "
         "Then scenes drawn at random, whose true libraries nobody knows, in which every policy is swept over "

@@ -48,7 +48,7 @@ def add_parser(commands: Commands) -> None:
         const=ONCE_S,
         type=number(0.5, 3600, "s"),
         metavar="SECONDS",
-        help=f"watch so long (default {ONCE_S:g} s), print the table once and end; 1 = nobody was found",
+        help=f"watch so long (default {ONCE_S:g} s), print the table once and end; 1 = no robot was found",
     )
     add_json(parser)
     parser.set_defaults(run=_run)
@@ -140,5 +140,5 @@ def _view(robots: dict[str, Any], footer: str = "") -> RenderableType:
 
     parts = [live_view(now, f"robot {name}") for name, now in robots.items()]
     if not robots:
-        parts = [plain("no robot is found yet: nobody publishes perception/<app>/monitor or dynofa/...")]
+        parts = [plain("no robot is found yet: no publisher of perception/<app>/monitor or dynofa/...")]
     return Group(*parts, Text(footer, style="dim"))

@@ -128,7 +128,7 @@ class Demo:
         from dynofa_ros.demo.director import Director
 
         options = self._options
-        # All nodes are on this machine, and nobody else on the network should hear a demo.
+        # All nodes are on this machine, and a demo should not be received by others on the network.
         os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         # Joining ROS takes effect in the background: by the end of the measurement the neighbours are known.
         self._director = director = Director([app.name for app in self._apps], self._wait)

@@ -78,7 +78,7 @@ class Director:
         self._executor.add_node(self._recorder)
 
     def wait_until_recorded(self, timeout_s: float) -> None:
-        """Until device and applications are recorded: the manager must not hear more than the recorder does.
+        """Until device and applications are recorded: the manager must not receive more than the recorder.
 
         Raises CliError that names what is missing.
         """

@@ -1,7 +1,7 @@
 """Procedural sign pictograms: the data of the demo supernet, and what the demo's camera sees.
 
 Every picture is a pure function of (seed, index), so training, held-out and camera images are three
-seeds of one generator, and nobody needs a data set.
+seeds of one generator, and no data set is needed.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class ClockControl:
             self.last_stale = f"decision_id {decision_id} {same} {self._last[0]}: ignored"
 
     def check(self, now_s: float) -> bool:
-        """Give the clocks back if the dead-man time has run out; whether it did just now."""
+        """Restore the clocks if the dead-man time has run out; whether it did just now."""
         limit_s, name = self._dead_man()
         if not self._in_force or now_s - self._renewed_s <= limit_s:
             return False
@@ -103,7 +103,7 @@ class ClockControl:
         self._last = None
 
     def release(self) -> None:
-        """Give the clocks back for good and forget every command."""
+        """Restore the clocks for good and forget every command."""
         self._device.restore()
         self._in_force = False
         self._requested.clear()

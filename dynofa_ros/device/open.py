@@ -44,7 +44,7 @@ def kernel_root(sysfs_root: str | Path) -> Path:
 
 
 def changed_clocks(sysfs_root: str | Path) -> Path | None:
-    """File that says that a process changes clocks, or was killed before it could give them back."""
+    """File that says that a process changes clocks, or was killed before it could restore them."""
     try:
         backup = ClockBackup(SysFiles(kernel_root(sysfs_root)))
         return backup.path if backup.left_over() else None

@@ -1,7 +1,7 @@
 """Policies at equal misses and accuracy: sweeps of one knob, and the least energy of a mix of their runs.
 
-A policy is a set of runs of one scene, one for each value of its knob (`policies.constants.KNOBS`). Somebody
-who chooses among them at random has the mean of their energies, misses and accuracies; the least energy of
+A policy is a set of runs of one scene, one for each value of its knob (`policies.constants.KNOBS`). A random
+choice among them has the mean of their energies, misses and accuracies; the least energy of
 such a mix with no more than some share of misses, and no more than some shortfall of accuracy, is a small
 linear program. It is the line between two neighbours of the knob, and it makes the oracle O1m a mix of
 operating points.

@@ -18,7 +18,7 @@ from dynofa_ros.simulation.scene import Surroundings
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-KINDS = {"ours": "#0969da", "B": "#6e7781", "O": "#1a7f37", "rival": "#bc4c00"}
+KINDS = {"ours": "#0969da", "B": "#6e7781", "O": "#1a7f37", "manager": "#bc4c00"}
 MARKS = {
     OURS: ("o", KINDS["ours"]),
     "B1": ("s", KINDS["B"]),
@@ -27,13 +27,13 @@ MARKS = {
     "B4": ("D", KINDS["B"]),
     "B5": ("p", KINDS["B"]),
     "B5_10w": ("h", KINDS["B"]),
-    "B6": ("X", KINDS["rival"]),
-    "B6_hold": ("x", KINDS["rival"]),
+    "B6": ("X", KINDS["manager"]),
+    "B6_hold": ("x", KINDS["manager"]),
     "B7": ("<", "#54aeff"),
     "B8": (">", "#54aeff"),
-    "B9": ("P", KINDS["rival"]),
-    "B9_tuned": ("*", KINDS["rival"]),
-    "B10": ("d", KINDS["rival"]),
+    "B9": ("P", KINDS["manager"]),
+    "B9_tuned": ("*", KINDS["manager"]),
+    "B10": ("d", KINDS["manager"]),
     "O1q": ("o", KINDS["O"]),
 }
 WIDTH_IN = 11.0
@@ -70,7 +70,7 @@ def plot_energy(study: Study, footer: str, path: Path) -> None:
 
 
 def _mark(policy: str) -> dict[str, Any]:
-    """Ours in blue, oracles in green and open, rivals that decide in orange, governors in grey."""
+    """Ours in blue, oracles in green and open, other managers in orange, governors in grey."""
     marker, colour = MARKS.get(policy, ("o", KINDS["ours"] if policy.startswith(OURS) else MUTED))
     face = "none" if policy.startswith("O") else colour
     size = 7.5 if policy == OURS or policy.startswith("O") else 5.5

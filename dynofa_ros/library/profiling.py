@@ -63,7 +63,7 @@ def measure(
 
     pause_s: idle time before each inference. Back to back, caches and clocks are warmer than a camera's
     frame ever finds them: small networks then look up to 40 % faster than they are.
-    shuffle: another order in every round, so that nobody always follows the same neighbour.
+    shuffle: another order in every round, so that none always follows the same other one.
     """
     times: dict[str, list[float]] = {k: [] for k in calls}
     order = list(calls)

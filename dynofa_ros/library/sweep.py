@@ -357,7 +357,7 @@ class Journal:
 
 @contextmanager
 def restoring(device: Callable[[], Device]) -> Iterator[None]:
-    """Gives the clocks back however the block ends, also when a signal raises in it."""
+    """Restores the clocks however the block ends, also when a signal raises in it."""
     try:
         yield
     finally:

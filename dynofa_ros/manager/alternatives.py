@@ -122,7 +122,7 @@ def _offers(
     levels = [p.level_of(clocks[p.name]) if p.name in clocks else None for p in problem.processors]
     load, most = _needs(problem, plan, grid, levels, list(zip(apps, hosts, places, strict=True)))
     for n, expected in enumerate(present.apps):
-        if expected.late:  # its deadline is given up already and keeps nobody from anything
+        if expected.late:  # its deadline is given up already and constrains no alternative
             most[n] = inf
     # Without each of the applications; what is not on a processor is no load there.
     own = np.where(np.isfinite(load[:count]), load[:count], 0.0)

@@ -87,7 +87,7 @@ class AppState:
     last_sequence: int = 0
     shared: float = 1.0  # factor by which the plan expects other applications to slow it
     thinned: bool = False  # the plan asks for fewer frames than the user: their rate says nothing
-    held: SubnetEntry | None = None  # what it keeps running while nothing is heard of it
+    held: SubnetEntry | None = None  # what it keeps running while it sends nothing
     new_frames: int = 0
     missed: bool = False  # its last frame missed its deadline
     misses: MissAlarm = field(default_factory=MissAlarm)
@@ -217,7 +217,7 @@ class AppState:
         return now_ns - self.last_frame_ns > 1e9 * (SILENCE_S + (3.0 / rate if rate > 0.0 else 0.0))
 
     def due_hz(self) -> float:
-        """Frames per second to reckon with: what was asked for, or what comes if that is less; of requests
+        """Frames per second to plan for: what was asked for, or what comes if that is less; of requests
         that wait in order what comes, as none is left out."""
         asked = self.targets.rate_hz if self.targets else 0.0
         if self.queued and asked:

@@ -119,7 +119,7 @@ class Powers(NamedTuple):
 class Levels:
     """Clock levels of a processor; ``clocks_hz`` and ``real_hz`` are levels x domains.
 
-    ``clocks_hz`` is what is set, NaN where it cannot be; ``real_hz`` what then runs, NaN where nobody knows.
+    ``clocks_hz`` is what is set, NaN where it cannot be; ``real_hz`` what then runs, NaN where it is unknown.
     """
 
     clocks_hz: Array
@@ -166,7 +166,7 @@ def _processor(state: State, name: str, grain_c: float) -> Processor:
 
 def entries_w(state: State, name: str) -> float:
     """Power of the module while a processor without a visible clock works: what the energies of the entries
-    there say; NaN = nobody knows, and work there seems to cost nothing."""
+    there say; NaN = unknown, and work there seems to cost nothing."""
     entries = [e for app in state.apps.values() for e in app.entries if place_of(e) == name]
     watts = sorted(
         1e3 * e.energy_j / e.latency_ms for e in entries if e.energy_j > 0.0 and e.latency_ms > 0.0

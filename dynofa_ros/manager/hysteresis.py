@@ -69,9 +69,9 @@ class Hysteresis:
     ) -> Plan:
         """The plan to be in force from now on.
 
-        ``by_user``: somebody wishes for something else. ``at_once``: something changed that no hysteresis
-        must delay. ``event``: something else that is worth
-        another look. ``alarm``: the load has changed, so that a plan that fails now was no mistake.
+        ``by_user``: the user changed a target. ``at_once``: a change after which no hysteresis may delay.
+        ``event``: another change after which the plan is solved again. ``alarm``: the load has changed, so
+        that a plan that fails now was no mistake.
         ``upgrades``: the monitors can be trusted enough to do more than hold on. ``release_limit_w``: power
         above which a plan in force is given up.
         """

@@ -64,9 +64,9 @@ def _pinned(domain: DomainCapability, level: int) -> FrequencyBand:
 def _after_move(
     now_ns: int, state: State, plan: Plan, name: str, domain: DomainCapability, before: Bands, capped: bool
 ) -> FrequencyBand | None:
-    """Frames may still be in work on a processor that nobody is to use any more: it keeps its clock.
+    """Frames may still be in work on a processor that no application uses any more: it keeps its clock.
 
-    If it was withdrawn somebody else is at work there, and they are finished at its top clock, unless a
+    If the processor was withdrawn others work there: the frames are finished at its top clock, unless a
     cap forbids that.
     """
     for choice in plan.choices:

@@ -26,7 +26,7 @@ def missing_sensor(state: State, parameters: Parameters, now_ns: int) -> LimitFa
     """The limit that was asked for and that no sensor watches, None = all are watched.
 
     A power cap or battery budget needs a total power, or a power model. A ``temperature_limit_c`` that no
-    user has set is nobody's wish: it is not refused without a thermometer.
+    user has set is a default: it is not refused without a thermometer.
     """
     if state.power_model is None and _missing(state, state.sensors.power_ns, now_ns):
         advice = "give the device a power sensor or a power model (its parameter power_file)"

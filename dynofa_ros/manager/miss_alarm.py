@@ -1,7 +1,7 @@
 """Alarm for frames that are late for seconds although the plan in force expects them in time.
 
 Then something is wrong with what the plan was made from, whatever it is: a clock misread, a library of
-another machine. The alarm scales the slowdown that plans reckon with by measured over promised latency, and
+another machine. The alarm scales the slowdown that plans assume by measured over promised latency, and
 takes the factor back when frames turn out quicker than promised.
 """
 

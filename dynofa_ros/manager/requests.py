@@ -66,7 +66,7 @@ class ArrivalRate:
         self._elapsed_s = kept * self._elapsed_s + dt_s
 
     def hz(self, asked_hz: float) -> float:
-        """Rate to reckon with. ``asked_hz``: of the targets, which counts until more is known."""
+        """Rate to plan for. ``asked_hz``: of the targets, which counts until more is known."""
         learned = (FIRST_ARRIVALS + self._requests) / (FIRST_ARRIVALS / asked_hz + self._elapsed_s)
         return BURST_RESERVE * learned
 

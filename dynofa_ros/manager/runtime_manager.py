@@ -205,7 +205,7 @@ class RuntimeManager:
         return {"library"}
 
     def _plannable(self, now_ns: int, *, by_user: bool) -> list[AppState]:
-        """Applications to plan for. Who answers no frames keeps what it runs, unless a user asks for more."""
+        """Applications to plan for. Without answers one keeps what it runs, unless a user asks for more."""
         planned = {choice.app: choice for choice in self._plan.choices} if self._plan else {}
         ready = [app for _, app in sorted(self.state.apps.items()) if app.ready]
         apps = [app for app in ready if app.name in planned or not self._waits(app, now_ns)]
@@ -317,9 +317,9 @@ class RuntimeManager:
 
 
 def _waiting(app: AppState, now_ns: int) -> bool:
-    """Who was managed before keeps what it runs until it has been measured, unless it fails.
+    """An application that was managed before keeps what it runs until it has been measured, unless it fails.
 
-    So a manager that was started again jolts nobody. Whom nobody has managed gets a plan at once.
+    So a restarted manager causes no jump. An application that was never managed gets a plan at once.
     """
     new = app.status is not None and app.status.decision_id == 0
     measured = app.estimator.frames >= FIRST_FRAMES or app.missed

@@ -27,7 +27,7 @@ class ThermalGuard:
     resistance_c_per_w: float = RESISTANCE_C_PER_W
     time_constant_s: float = TIME_CONSTANT_S
     temperature_c: float = nan
-    read_c: float = nan  # the same when a thermometer was last heard of
+    read_c: float = nan  # the same when a thermometer last gave a value
     _slow_c: float = nan
     _ambient_c: float = nan  # temperature without any power, when it was last read
 

@@ -152,7 +152,7 @@ class DeviceNode(ManagedNode):
     def _report_left(self, file: object) -> None:
         if not self.value("allow_writes"):
             self.get_logger().warning(
-                f"{file}: a process changes clocks or was killed; `dynofa device restore` gives them back"
+                f"{file}: a process changes clocks or was killed; `dynofa device restore` restores them"
             )
         elif changed_clocks(self.value("sysfs_root")):
             self.get_logger().warning(f"{file}: not all clocks of a killed process could be restored yet")

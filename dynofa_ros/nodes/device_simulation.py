@@ -63,7 +63,7 @@ class SimulatedInputs:
             self._node.unsubscribe(self._monitors.pop(app).subscription)
 
     def status(self) -> Status:
-        """Diagnostics: who is listened to, and what was refused."""
+        """Diagnostics: applications whose monitors are read, and messages that were refused."""
         values = {
             "applications": len(self._monitors),
             "refused": self._refused,

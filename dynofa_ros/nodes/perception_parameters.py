@@ -120,7 +120,7 @@ def application_parameters(request: str, *own: ParameterSpec) -> tuple[Parameter
 
 TEXT_WORDS = {
     "latency_target_ms": "target from the receipt of a text to its answer",
-    "rate_hz": "texts per second to reckon with; the manager learns how many come",
+    "rate_hz": "texts per second to expect; the manager learns how many come",
     "miss_tolerance": "share of texts that may miss the target",
     "paused": "answer no texts: they are refused",
 }

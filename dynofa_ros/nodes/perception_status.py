@@ -61,7 +61,7 @@ def images(
 
 
 def requests(application: Application) -> Status:
-    """Requests that came. None is no fault: texts come when somebody has something to say."""
+    """Requests that came. None is no fault: texts come irregularly."""
     counters, request = application.counters, application.task.request
     problem = counters.problems.get(True)
     facts: dict[str, object] = {

@@ -119,7 +119,7 @@ def _silent(records: Sequence[Any], now_ns: int) -> bool:
 
 def _missing(run: Run, rows: list[dict[str, Any]], now_ns: int) -> list[str]:
     """What is not there or silent, in words."""
-    missing = [] if rows else ["no application: nobody publishes perception/<app>/monitor"]
+    missing = [] if rows else ["no application: no publisher of perception/<app>/monitor"]
     for row in rows:
         if _silent([m for m in run.monitors if m.app == row["app"]], now_ns):
             why = f": {row['state']}" if row["state"] not in ("", "applied") else ""

@@ -1,7 +1,7 @@
 """Publishers and subscriptions without the events that an executor of rclpy would wait for.
 
 Every wake-up of its executors builds a wait set of everything that a node has, in Python: about 1 ms on a
-busy computer, several percent of a core for a node that hears 30 messages per second.
+busy computer, several percent of a core for a node that receives 30 messages per second.
 """
 
 from __future__ import annotations

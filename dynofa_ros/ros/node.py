@@ -93,7 +93,7 @@ class ManagedNode(LifecycleNode):
         """Subscribe, start timers and workers, publish latched states. Publishers work already."""
 
     def deactivate(self) -> None:
-        """Stop workers, give clocks back. Publishers still work. Must bear a half-done `activate`."""
+        """Stop workers, restore clocks. Publishers still work. Must bear a half-done `activate`."""
 
     def cleanup(self) -> None:
         """Release what `configure` acquired. Must bear a half-done `configure`."""

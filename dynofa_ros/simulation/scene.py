@@ -133,7 +133,7 @@ class Load:
 
 @dataclass(frozen=True)
 class NewMode:
-    """Somebody switches the nvpmodel mode; the device then offers the clocks that the mode leaves."""
+    """The nvpmodel mode is switched from outside; the device then offers the clocks that the mode leaves."""
 
     at_s: float
     mode: str
@@ -150,7 +150,7 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Reserved:
-    """A processor is reserved for somebody else until ``until_s``.
+    """A processor is reserved for another program until ``until_s``.
 
     The applications withdraw its sub-networks from their libraries; work that stays there is slowed down.
     """

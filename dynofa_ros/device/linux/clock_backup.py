@@ -1,8 +1,8 @@
 """The clock limits found before the first change, on disk until they are back.
 
-One file per kernel (root folder), next to a lock that only one process at a time can hold. Whoever changes
-clocks holds the lock, saves what it finds, and only then writes. A process that was killed leaves the file;
-`restore_saved` gives the clocks back, in the next start, in `dynofa device restore`, or at boot.
+One file per kernel (root folder), next to a lock that only one process at a time can hold. The process that
+changes clocks holds the lock, saves what it finds, and only then writes. A process that was killed leaves the
+file; `restore_saved` restores the clocks at the next start, in `dynofa device restore`, or at boot.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ def _restore_clock(
         return Returned(clock.domain, wanted.low * unit_hz, wanted.high * unit_hz, done, reason)
 
     if clock.boot_id != boot_id and _set_by_boot(files, clock, mode):
-        return result(True, "the computer was restarted, which gave it back")
+        return result(True, "the computer was restarted, which restored it")
     reason = ""
     try:
         _write_patiently(files, clock.files, wanted, sleep)

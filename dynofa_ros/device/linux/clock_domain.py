@@ -212,7 +212,7 @@ class ClockUnderControl:
         except OSError as error:
             self._failed(error, now_s)
             return
-        if limits is None:  # half written by somebody, or garbled
+        if limits is None:  # half written, or garbled
             reason = f"{self.domain.name}: {self.files.high_path}: shows no limits now"
             self._become(DomainStatus.PENDING, reason, now_s + LOOK_S)
         elif not self._same(limits, plan.limits):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dynofa_ros.device.board import FREQUENCY_TOLERANCE_HZ
 from dynofa_ros.device.linux.sysfs import REFUSED_VALUE, SysFiles, to_int
 
-# What may be written, and nothing else: a saved state that somebody has tampered with must not make a
+# What may be written, and nothing else: a saved state that was tampered with must not make a
 # privileged process write other files. `.` and `..` are no folder names here; below /sys/fs and /sys/kernel
 # are other file systems, in which others may make files.
 _FOLDER = r"/(?!\.\.?/)[!-.0-~]+"
@@ -71,7 +71,7 @@ def write_limits(files: SysFiles, paths: LimitFiles, wanted: Limits) -> None:
     """Set both limits; ``wanted`` must have low <= high where both are set.
 
     Kernels before 5.3 (cpufreq) and 5.5 (devfreq) refuse with EINVAL whatever makes min > max for a moment;
-    later ones take anything and the maximum wins. Where EINVAL comes all the same, somebody else wrote in
+    later ones take anything and the maximum wins. Where EINVAL comes all the same, another program wrote in
     between: the order is chosen anew, once. Raises OSError as the kernel gives it, naming the file.
     """
     if paths.kind == "lock":

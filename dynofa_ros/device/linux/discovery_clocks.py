@@ -47,7 +47,7 @@ MISSING = {"gpu": "no devfreq device of a GPU", "npu": "no devfreq device of an 
 
 
 def find_domains(files: SysFiles) -> tuple[tuple[ClockDomain, ...], tuple[str, ...]]:
-    """Clock domains (CPU by policy, then gpu, npu, emc) and what is missing, with a word why."""
+    """Clock domains (CPU by policy, then gpu, npu, emc) and what is missing, with the reason."""
     cpus = _cpu_domains(files)
     others, strangers = _devfreq_domains(files)
     if not any(domain.name == "emc" for domain in others):

@@ -43,7 +43,7 @@ COOLING = re.compile(r"cpu|gpu|devfreq|processor", re.IGNORECASE)
 
 
 def find_rails(files: SysFiles) -> tuple[tuple[Rail, ...], tuple[str, ...]]:
-    """Power sensors, and what is missing or left out, with a word why."""
+    """Power sensors, and what is missing or left out, with the reason."""
     found: list[Rail] = []
     missing: list[str] = []
     for folder in _folders(files, IIO_FOLDERS):
@@ -85,7 +85,7 @@ def no_total(rails: tuple[Rail, ...]) -> str:
 
 
 def find_zones(files: SysFiles) -> tuple[tuple[Zone, ...], tuple[str, ...]]:
-    """Temperature sensors by type, and what was left out, with a word why."""
+    """Temperature sensors by type, and what was left out, with the reason."""
     zones: list[Zone] = []
     missing: list[str] = []
     for folder in _folders(files, ZONE_FOLDERS):

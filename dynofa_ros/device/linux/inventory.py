@@ -134,7 +134,7 @@ class Inventory:
     ``total_rails``: the rails whose sum is the power of the module (empty = unknown). ``processors``:
     ``cpu``, ``gpu``, ``npu`` that the hardware has. ``clocks_pinned``: every clock has min == max, as
     jetson_clocks leaves it. ``unsettled``: a file answered with an error that passes, so that a later search
-    may find more. ``unsupported``: what is missing, each with a word why. ``notes``: facts for the
+    may find more. ``unsupported``: what is missing, each with the reason. ``notes``: facts for the
     reader (power mode, pinned clocks, CPUs this process may use, accelerators).
     """
 

@@ -59,7 +59,7 @@ class SysfsDevice:
         self._pinned = self.found_pinned and not override_pinned
         self._batteries = find_batteries(files)
         self._modes = modes = PowerModes(files, self._inventory.domains)
-        # The writer must not know this object: it gives the clocks back when nobody does any more.
+        # The writer must not know this object: it restores the clocks when this object is gone.
         self._writer = ClockWriter(
             files,
             self._inventory.domains,

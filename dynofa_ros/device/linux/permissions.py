@@ -133,7 +133,7 @@ def _import_path(first: Path) -> str:
 
 
 def _owner(package: Path) -> str:
-    """Who may change the code is who runs it at boot: nobody gains root by changing it."""
+    """The owner of the code, who runs it at boot: a change of the code gains nobody root."""
     number = package.stat().st_uid
     try:
         return pwd.getpwuid(number).pw_name

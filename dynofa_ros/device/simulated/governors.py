@@ -29,7 +29,7 @@ PODGOV_BLOCK_WINDOW_US = 50_000
 
 
 class GovernorState(NamedTuple):
-    """Memory of a governor; what the averages mean is its own business.
+    """State of a governor; the averages mean something else in each.
 
     boost: I/O-wait boost of schedutil (0..1024). rate_multiplier, samples_left: ondemand's sampling.
     speed_hz: what was set with the userspace governor, 0 = nothing yet.

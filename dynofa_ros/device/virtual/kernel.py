@@ -1,6 +1,6 @@
 """What a kernel does behind its clock and sensor files, with the simulated SoC as the hardware.
 
-`VirtualKernel` answers reads and writes of paths; who brings them, FUSE or plain files, is not its business.
+`VirtualKernel` answers reads and writes of paths, whether they come from FUSE or from plain files.
 Limits are kept as the kernel keeps them: the request of user space stays, what is in force is cut to the
 table. Kernels up to 5.2 refuse a minimum above the maximum (cpufreq_set_policy of 4.9); later ones take it
 and the maximum wins (PM QoS).

@@ -10,7 +10,7 @@
   (`profile.twin`).
 - B8 (sys-only): processors and clocks; the sub-network as in ``ours_mapping``.
 
-The restrictions change what the manager sees, never the manager. Processors that nobody sets have B4's
+The restrictions change what the manager sees, never the manager. Processors that no policy sets have B4's
 governors from the start in all of them.
 """
 

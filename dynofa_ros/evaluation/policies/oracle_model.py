@@ -55,7 +55,7 @@ class OracleModel:
     choices: Mapping[str, Mapping[str, Choice]]  # by application and processor
 
     def idle_w(self, name: str, outside: float) -> float:
-        """Power of a processor that hosts nobody: the CPU has its governor's clock, others the lowest."""
+        """Power of a processor that is not used: the CPU has its governor's clock, others the lowest."""
         levels = self.levels[name]
         hz = float(levels.speed_hz[0])
         if processor_of(name) == "cpu":

@@ -124,7 +124,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """An operating point; ``levels`` of the processors that host somebody."""
+    """An operating point; ``levels`` of the processors that host an application."""
 
     asked: Asked
     entries: tuple[SubnetEntry, ...]
@@ -279,7 +279,7 @@ def _split(tables: Sequence[Array]) -> tuple[list[int], float] | None:
 
 @lru_cache(maxsize=16)
 def _members(count: int) -> np.ndarray:
-    """Subsets x applications: who is in."""
+    """Subsets x applications: whether it is a member."""
     return (np.arange(1 << count)[:, None] >> np.arange(count) & 1).astype(bool)
 
 

@@ -17,7 +17,7 @@ Both solve `oracle_ladder.best` at each choice; what that gives up in accuracy, 
 up by both. The overlap of applications on one processor is that of `oracle_model.overlap_law`. Loads and
 power are by the mean noise; a power cap holds in the mean: while jobs run, power is above it for a tenth of
 a second now and then. Temperature: the power that reaches temperature_limit_c in 10 s (one RC, true ambient
-and resistance). `battery`: what is left of the true energy over the time left. Processors that host nobody:
+and resistance). `battery`: what is left of the true energy over the time left. Processors in no use:
 lowest clock, but the CPU keeps its governor.
 """
 

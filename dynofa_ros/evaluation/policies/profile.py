@@ -2,8 +2,8 @@
 
 Operating points as arrays: what a processor costs at each clock level, how long an entry takes there. They
 come from the same library and board file as the manager's own tables, and share no code with them. Processor
-and static sub-network of an application: policies without task mapping use ``App.mapping``; so do all rivals
-that their authors gave no mapping.
+and static sub-network of an application: policies without task mapping use ``App.mapping``; so do
+all baselines whose authors gave them no mapping.
 """
 
 from __future__ import annotations
