@@ -57,7 +57,11 @@ def run(
         (folder / "networks.yaml").write_text(yaml.safe_dump(msgspec.to_builtins(listed)))
         files = {
             key: usual_config(
-                f"{key}.onnx", onnx.load(folder / f"{key}.onnx"), {}, listed.classes, listed.task
+                f"{key}.onnx",
+                onnx.load_model_from_string(read_model(folder / f"{key}.onnx").data),
+                {},
+                listed.classes,
+                listed.task,
             )
             for key in configs
         }

@@ -8,6 +8,7 @@ of them; `none` the score of no class; `score` and `class` score and number of o
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -19,11 +20,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from dynofa_ros.errors import one_line
+from dynofa_ros.files import read_bounded
 from dynofa_ros.supernet.checkpoint import WeightsError
 from dynofa_ros.supernet.engines.onnx_graph import GraphBuilder
 
 PREFIX = "own/"  # of all names inside a file: those of the package stay free
 OLDEST_OPSET = 11
+LARGEST_FILE = 2**30
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 LEAST_PROBABILITY = 1e-9  # whose logarithm is taken
 Dims = tuple[int | None, ...]
@@ -50,12 +53,14 @@ class ModelFile:
 def read_model(path: Path) -> ModelFile:
     """An ONNX file, also one whose weights are in other files beside it. Raises WeightsError naming it."""
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, LARGEST_FILE)
         hasher = hashlib.sha256(data)
         model = onnx.load_model_from_string(data)
         outside = sorted({e.value for t in _outside(model) for e in t.external_data if e.key == "location"})
         for name in outside:
-            hasher.update((path.parent / name).read_bytes())
+            if name in ("", ".", "..") or "/" in name:
+                raise ValueError(f"weights in {one_line(name)}: a file beside the model is expected")
+            hasher.update(read_bounded(path.parent / name, LARGEST_FILE, os.O_NOFOLLOW))
         if outside:
             onnx.load_external_data_for_model(model, str(path.parent))
             data = model.SerializeToString()
