@@ -61,7 +61,7 @@ THIRD_PARTY = {
     "tokenizers": ("", "tokenizers"),
     "torch": ("", "torch"),
     "vision_msgs": ("vision_msgs", ""),
-    "lz4": ("python3-lz4", "lz4"),
+    "lz4": ("", "lz4"),
     "yaml": ("python3-yaml", "pyyaml"),
 }
 UNITS = ("_hz", "_ms", "_s", "_w", "_j", "_c", "_v", "_a", "_percent", "_per_c", "_per_ghz", "_per_w", "_v2")
