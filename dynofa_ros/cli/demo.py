@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynofa_ros.cli.arguments import add_json, number, whole
+from dynofa_ros.cli.arguments import add_json, names, number, whole
 from dynofa_ros.cli.common import FAILED, OK, write_json
 from dynofa_ros.errors import UsageError
 
@@ -33,10 +33,12 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument(
         "--task",
-        choices=TASKS,
+        type=names,
+        metavar="TASKS",
         help="classification: a camera that shows signs; detection: one that shows scenes of several signs; "
-        "translation: sentences for a translator and commands for a parser (default: two kinds together, but "
-        "classification with --apps, --images, --bag or --scenario)",
+        "translation: sentences for a translator and commands for a parser; or several with commas between "
+        "them, under one manager (default classification,translation, but classification with --apps, "
+        "--images, --bag or --scenario)",
     )
     parser.add_argument(
         "--seconds",
@@ -87,12 +89,21 @@ def _run(options: argparse.Namespace) -> int:
         for name in ("task", "apps", "rate_hz", "bag", "virtual_board"):
             if getattr(options, name) is not None:
                 raise UsageError(f"--{name.replace('_', '-')} and --scenario exclude each other")
-    for name in ("apps", "images", "bag") if options.task == "translation" else ():
-        if getattr(options, name) is not None:
-            raise UsageError(f"--{name} is about cameras: it does not go with --task translation")
+    if options.task is not None:
+        _check_tasks(options)
     from dynofa_ros.demo import demo, setup
 
     chosen = {k: v for k, v in vars(options).items() if k not in ("run", "command", "json")}
     summary = demo.run(setup.DemoOptions(**chosen))
     write_json(options.json, summary)
     return FAILED if summary["errors"] else OK
+
+
+def _check_tasks(options: argparse.Namespace) -> None:
+    tasks = ",".join(options.task)
+    if not tasks or not set(options.task) <= set(TASKS):
+        raise UsageError(f"--task must be of {', '.join(TASKS)}, with commas between them, got {tasks!r}")
+    cameras = [task for task in options.task if task != "translation"]
+    for name, possible in (("apps", tasks in cameras), ("bag", tasks in cameras), ("images", bool(cameras))):
+        if getattr(options, name) is not None and not possible:
+            raise UsageError(f"--{name} is about a camera: it does not go with --task {tasks}")

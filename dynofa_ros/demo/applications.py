@@ -70,19 +70,20 @@ DETECTOR = DemoApp("detector", "detection", SCENES, 5.0, 160.0, 110.0, options={
 TRANSLATOR = DemoApp("translator", "translation", SPEAKER, 1.5, 450.0, 140.0, 0.02, {"target": "de"})
 PARSER = DemoApp("parser", "translation", SPEAKER, 1.5, 200.0, 44.0, 0.02, {"target": "intent"})
 
-MIXED = "mixed"
 DEMOS: Mapping[str, tuple[DemoApp, ...]] = {
-    MIXED: (CLASSIFIER, TRANSLATOR),
     "classification": (CLASSIFIER,),
     "detection": (DETECTOR,),
     "translation": (TRANSLATOR, PARSER),
 }
+DEFAULT_TASKS = ("classification", "translation")
 
 
-def demo_apps(task: str, number: int | None, rate_hz: float | None) -> Sequence[DemoApp]:
-    """Applications of a demo. number: of cameras, None = as it has. rate_hz: of the first application and of
-    all others of its task."""
-    apps = DEMOS[task]
+def demo_apps(tasks: Sequence[str], number: int | None, rate_hz: float | None) -> Sequence[DemoApp]:
+    """Applications of a demo: all of one task, or the first one of each of several tasks.
+
+    number: of cameras, None = as it has. rate_hz: of the first application and of all others of its task.
+    """
+    apps = DEMOS[tasks[0]] if len(tasks) == 1 else tuple(DEMOS[task][0] for task in tasks)
     if number is not None:
         apps = tuple(replace(apps[0], name=name) for name in NAMES[:number])
     if rate_hz is None:

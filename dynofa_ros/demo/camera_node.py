@@ -159,7 +159,7 @@ class CameraNode(SourceNode):
         if picture is not None and picture.boxes is not None:
             truth: Any = to_ros(Detection2DArray(detections=detections(picture.boxes, CLASS_NAMES)))
         else:
-            label = picture.label if picture else None
+            label = picture.label if picture and not self.value("scenes") else None  # it has no boxes
             truth = Classification()
             truth.results = [] if label is None else [ClassHypothesis(class_id=label, score=1.0)]
         truth.header.stamp, truth.header.frame_id = stamp, frame_id

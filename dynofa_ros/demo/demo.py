@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.live import Live
 
 from dynofa_ros import files
-from dynofa_ros.demo.applications import CLASSIFIER, MIXED, demo_apps
+from dynofa_ros.demo.applications import CLASSIFIER, DEFAULT_TASKS, demo_apps
 from dynofa_ros.demo.phases import MANAGER, FivePhases, Phases
 from dynofa_ros.demo.processes import Processes
 from dynofa_ros.demo.setup import (
@@ -37,6 +37,7 @@ from dynofa_ros.recording import metrics
 from dynofa_ros.recording.bag import BagError
 from dynofa_ros.recording.page import write_page
 from dynofa_ros.recording.run import Run, read_run
+from dynofa_ros.recording.scoring import PRECISION
 from dynofa_ros.recording.status import status
 from dynofa_ros.recording.tables import (
     live_view,
@@ -85,8 +86,8 @@ class Demo:
         self._phases: Phases
         if options.scenario is None:
             single = options.apps or options.bag or options.images
-            task = options.task or (CLASSIFIER.task if single else MIXED)
-            self._apps = demo_apps(task, options.apps, options.rate_hz)
+            tasks = options.task or ((CLASSIFIER.task,) if single else DEFAULT_TASKS)
+            self._apps = demo_apps(tasks, options.apps, options.rate_hz)
             self._phases = FivePhases(self._apps, options.seconds or SECONDS)
         else:
             from dynofa_ros.demo.comparison import LiveScenario
@@ -369,6 +370,11 @@ class Demo:
 
             with writing(out / "timeline.png"):
                 plot_timeline(recorded, out / "timeline.png", beside)
+            if any(t.metric == PRECISION for t in recorded.truths):
+                from dynofa_ros.demo.scene_sheet import plot_scenes
+
+                with writing(out / "detections.png"):
+                    plot_scenes(recorded, self._options.seed, out / "detections.png")
             with writing(out / "report.html"):
                 write_page(recorded, out / "report.html", summary)
             print_summary(summary, self._console)

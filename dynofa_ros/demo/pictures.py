@@ -1,11 +1,14 @@
-"""Sign pictures the way a perception node sees them: shown by the demo's camera, cropped, resized."""
+"""Sign pictures and scenes the way a perception node sees them: shown by the demo's camera."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from dynofa_ros.demo.signs import render_sample
+from dynofa_ros.datasets.boxes import BoxData, Marked
+from dynofa_ros.demo.signs import CLASS_NAMES, SCENE_HEIGHT, SCENE_WIDTH, render_sample, render_scene
 from dynofa_ros.supernet.preprocess import preprocess
 
 CAMERA_PX = 720  # side of the scene in the demo camera's image
@@ -31,3 +34,13 @@ class Pictures:
 def _shown(scene: np.ndarray, side: int) -> np.ndarray:
     shown = cv2.resize(scene, (CAMERA_PX, CAMERA_PX), interpolation=cv2.INTER_LINEAR)
     return preprocess(shown, side)
+
+
+def drawn_scenes(seed: int, number: int, folder: Path) -> BoxData:
+    """``number`` scenes of one seed of the generator with their boxes, their images as files of a folder."""
+    images = []
+    for index in range(number):
+        scene, file = render_scene(seed, index), folder / f"{seed}_{index}.png"
+        cv2.imwrite(str(file), scene.image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 0])
+        images.append(Marked(file, scene.boxes, scene.labels, (SCENE_HEIGHT, SCENE_WIDTH)))
+    return BoxData("drawn", CLASS_NAMES, tuple(images))

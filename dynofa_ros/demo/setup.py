@@ -31,14 +31,14 @@ MARKER = Path("logs", ".dynofa_demo")  # tells an earlier demo's folders from th
 class DemoOptions:
     """What the user asked for. bag: play this one instead of a timeline. scenario: instead of the phases.
 
-    seconds: None = 60, or the scenario's own length. task: None = applications of two tasks, or a classifier
+    seconds: None = 60, or the scenario's own length. task: one or several; None = two, or a classifier alone
     where there is a scenario, a bag, a number of applications or a folder of images.
     """
 
     out: Path
     seconds: float | None = None
     headless: bool = False
-    task: str | None = None
+    task: Sequence[str] | None = None
     apps: int | None = None  # None = as the demo of the task, or the scenario has
     images: Path | None = None
     bag: Path | None = None
