@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
 
 from dynofa_ros.demo.camera_sources import SceneSource
 from dynofa_ros.plots import INK, MUTED, finish, new_figure
 from dynofa_ros.recording.metrics import phases
 from dynofa_ros.recording.run import Label, Monitor, Run
-from dynofa_ros.recording.scoring import PRECISION
+from dynofa_ros.recording.scoring import PRECISION, Box
 from dynofa_ros.recording.status import SHOWN_SCORE
 
 if TYPE_CHECKING:
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 ROWS, COLUMNS = 2, 3
 SIZE_IN = (12.0, 5.2)
 FOUND, TRUE = "#ffd33d", "#ffffff"
+SAME_PLACE = 0.6  # intersection over union
 
 
 def plot_scenes(run: Run, seed: int, path: Path) -> None:
@@ -49,14 +54,21 @@ def plot_scenes(run: Run, seed: int, path: Path) -> None:
 def _draw(axis: Axes, truth: Label, answer: Label) -> None:
     from matplotlib.patches import Rectangle
 
-    for boxes, colour, line in ((truth.value, TRUE, "--"), (answer.value, FOUND, "-")):
+    for boxes, colour, line in ((truth.value, TRUE, "--"), (_shown(answer.value), FOUND, "-")):
         for name, score, left, top, right, bottom in boxes:
-            if score >= SHOWN_SCORE:
-                corner, sides = (left, top), (right - left, bottom - top)
-                axis.add_patch(Rectangle(corner, *sides, fill=False, edgecolor=colour, ls=line, lw=1.3))
-                if colour == FOUND:
-                    box = {"facecolor": FOUND, "edgecolor": "none", "pad": 0.8}
-                    axis.text(left, top - 3, f"{name} {score:.2f}", fontsize=6.5, color=INK, bbox=box)
+            corner, sides = (left, top), (right - left, bottom - top)
+            axis.add_patch(Rectangle(corner, *sides, fill=False, edgecolor=colour, ls=line, lw=1.3))
+            if colour == FOUND:
+                label = {"facecolor": FOUND, "edgecolor": "none", "pad": 0.8}
+                axis.text(left, top - 3, f"{name} {score:.2f}", fontsize=6.5, color=INK, bbox=label)
+
+
+def _shown(boxes: Sequence[Box]) -> list[Box]:
+    """Those that are sure enough; of several classes in one place the surest."""
+    sides = [(left, top, right - left, bottom - top) for _, _, left, top, right, bottom in boxes]
+    scores = [score for _, score, *_ in boxes]
+    kept = cv2.dnn.NMSBoxes(sides, scores, SHOWN_SCORE, SAME_PLACE) if boxes else ()
+    return [boxes[index] for index in np.array(kept, int).reshape(-1)]
 
 
 def _caption(run: Run, monitor: Monitor) -> str:
