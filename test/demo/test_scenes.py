@@ -10,10 +10,17 @@ import numpy as np
 import pytest
 from factories import START, S, monitor
 
+from dynofa_ros.datasets.reader import read_image
 from dynofa_ros.demo.camera_sources import SceneSource
 from dynofa_ros.demo.pictures import drawn_scenes
 from dynofa_ros.demo.scene_sheet import _shown, plot_scenes
-from dynofa_ros.demo.signs import CLASS_NAMES, SCENE_HEIGHT, SCENE_WIDTH, SCENES_HELD_OUT_SEED
+from dynofa_ros.demo.signs import (
+    CLASS_NAMES,
+    SCENE_HEIGHT,
+    SCENE_WIDTH,
+    SCENES_HELD_OUT_SEED,
+    render_scene,
+)
 from dynofa_ros.recording.run import Label, Mark, Run
 from dynofa_ros.recording.scoring import PRECISION, Box
 
@@ -33,13 +40,13 @@ def test_a_scene_fills_the_image_and_its_boxes_follow() -> None:
     assert np.allclose(shown.boxes.boxes, scene.boxes.boxes * [2, 1, 2, 1])
 
 
-def test_drawn_scenes_are_data_with_boxes_in_memory() -> None:
-    data = drawn_scenes(SCENES_HELD_OUT_SEED, 2)
+def test_drawn_scenes_are_data_with_boxes(tmp_path: Path) -> None:
+    data = drawn_scenes(SCENES_HELD_OUT_SEED, 2, tmp_path)
     assert data.names == CLASS_NAMES and len(data.images) == 2
     assert data.aspect == pytest.approx(SCENE_HEIGHT / SCENE_WIDTH)
-    rgb = data.images[1].image()[..., ::-1]
-    assert rgb.shape == (SCENE_HEIGHT, SCENE_WIDTH, 3) and data.images[1].size == rgb.shape[:2]
-    assert not np.array_equal(data.images[0].image(), data.images[1].image())
+    scene = render_scene(SCENES_HELD_OUT_SEED, 1)
+    assert np.array_equal(read_image(data.images[1].path)[..., ::-1], scene.image)
+    assert np.array_equal(data.images[1].boxes, scene.boxes)
 
 
 def boxes_of(index: int, score: float) -> tuple[Box, ...]:
