@@ -66,6 +66,7 @@ def generate(
     source: Sequence[int],
     first: int,
     *,
+    end: int | None = None,
     max_length: int | None = None,
     min_length: int = 2,
     length_penalty: float = 1.0,
@@ -74,18 +75,18 @@ def generate(
 ) -> Iterator[Hypothesis]:
     """The best output so far after every step; the last one is finished.
 
-    network: with graphs ``encode`` and ``step``. source: token ids; the last is the end, which ends outputs
-    too. first: the token that an output begins with. max_length, min_length: tokens made, the end included;
-    max_length None: twice the source and 10, at most LONGEST_OUTPUT. early: a hypothesis that goes on is
-    judged as it is, not as it could be if all its other tokens were certain, which takes longer and hardly
-    ever changes the output. until_beam: nothing is judged; the search goes on until as many hypotheses have
-    ended as the beam has, as fairseq's does. Raises ValueError for a source without tokens.
+    network: with graphs ``encode`` and ``step``. source: token ids. first: the token that an output begins
+    with. end: the one that ends it; None = the last of the source. max_length, min_length: of the output, the
+    end included; max_length None: twice the source and 10, at most LONGEST_OUTPUT. early: a hypothesis that
+    goes on is judged as it is, not as it could be if all its other tokens were certain, which takes longer
+    and hardly ever changes the output. until_beam: nothing is judged; the search goes on until as many
+    hypotheses have ended as the beam has, as fairseq's does. Raises ValueError for a source without tokens.
     """
     if not len(source):
         raise ValueError("there is nothing to translate: the source has no token")
     if max_length is None:
         max_length = min(LONGEST_OUTPUT, 2 * len(source) + 10)
-    steps, end = Steps(network, source), source[-1]
+    steps, end = Steps(network, source), source[-1] if end is None else end
     running, ended = [_Running((), 0.0, 0)], list[Hypothesis]()
     for length in range(1, max_length + 1):
         last = [hypothesis.tokens[-1] if hypothesis.tokens else first for hypothesis in running]

@@ -23,8 +23,21 @@ def _reshape(x: Tensor, shape: Tensor) -> Tensor:
     return x.reshape([length or x.shape[i] for i, length in enumerate(shape.tolist())])
 
 
-def _gemm(x: Tensor, weight: Tensor, bias: Tensor, transB: int) -> Tensor:  # noqa: N803 - ONNX's name
+def _gemm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    transB: int,  # noqa: N803 - ONNX's name
+) -> Tensor:
     return functional.linear(x, weight if transB else weight.T, bias)
+
+
+def _slice(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor) -> Tensor:
+    whole = [slice(None)] * x.ndim
+    for start, end, axis in zip(starts.tolist(), ends.tolist(), axes.tolist(), strict=True):
+        whole[axis] = slice(start, end)
+    return x[tuple(whole)]
 
 
 def _gather(x: Tensor, indices: Tensor, axis: int = 0) -> Tensor:
@@ -33,19 +46,34 @@ def _gather(x: Tensor, indices: Tensor, axis: int = 0) -> Tensor:
     return x.select(axis, int(indices)) if indices.ndim == 0 else x.index_select(axis, indices)
 
 
+TYPES = {1: torch.float32, 7: torch.int64}  # by ONNX's number
+
 OPERATORS: dict[str, Callable[..., Any]] = {
     "Add": torch.add,
+    "Cast": lambda x, to: x.to(TYPES[to]),
     "Concat": lambda *parts, axis: torch.cat(parts, axis),
+    "Cos": torch.cos,
+    "Div": torch.div,
     "Gather": _gather,
     "Gemm": _gemm,
     "LayerNormalization": _layer_norm,
+    "Less": torch.lt,
     "LogSoftmax": lambda x, axis: x.log_softmax(axis),
     "MatMul": torch.matmul,
+    "Max": torch.maximum,
+    "Min": torch.minimum,
     "Mul": torch.mul,
+    "Neg": torch.neg,
+    "ReduceMean": lambda x, axes, keepdims: x.mean(axes, keepdim=bool(keepdims)),
     "Relu": torch.relu,
     "Reshape": _reshape,
+    "Sin": torch.sin,
+    "Slice": _slice,
     "Softmax": lambda x, axis: x.softmax(axis),
     "Split": lambda x, lengths, axis: x.split(lengths.tolist(), axis),
+    "Sqrt": torch.sqrt,
+    "Sub": torch.sub,
+    "Tanh": torch.tanh,
     "TopK": lambda x, k, axis: x.topk(int(k), axis),
     "Transpose": lambda x, perm: x.permute(perm),
 }

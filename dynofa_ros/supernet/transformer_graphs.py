@@ -25,6 +25,21 @@ from dynofa_ros.supernet.transformer_layers import LAYER_NORM_EPSILON
 KEY, OTHER = [0, 2, 3, 1], [0, 2, 1, 3]  # from (N, T, heads, e)
 PAD, END, UNKNOWN = range(3)  # token ids; first tokens of the targets follow
 LONGEST = 160  # positions that there are
+READ = Value("source", (1, "S"), integer=True), Value("positions", ("S",), integer=True)  # by ``encode``
+ASKED = Value("token", ("N",), integer=True), Value("position", (1,), integer=True)  # by ``step``
+
+
+def found(beam: int) -> tuple[Value, ...]:
+    """What ``step`` finds, beside keys and values."""
+    likely = Value("scores", ("N", 2 * beam)), Value("tokens", ("N", 2 * beam), integer=True)
+    return (*likely, Value("end", ("N", 1)))
+
+
+def likeliest(builder: NodeBuilder, log_probabilities: Any, beam: int, end: int) -> list[Any]:
+    """The values of ``found``."""
+    count, last = (builder.node("Constant", value_ints=[n]) for n in (2 * beam, end))
+    scores, tokens = builder.nodes("TopK", 2, log_probabilities, count, axis=-1)
+    return [scores, tokens, builder.node("Gather", log_probabilities, last, axis=1)]
 
 
 def sinusoids(width: int, first: int = 0) -> np.ndarray:
@@ -237,16 +252,8 @@ def graphs(size: Size, weights: Mapping[str, Array], beam: int) -> dict[str, Gra
         logits = writer.node("LogSoftmax", logits, axis=-1)
         if size.unchosen:
             logits = writer.node("Add", logits, writer.weight("unchosen"))
-        scores, tokens = builder.nodes("TopK", 2, logits, writer.integers(2 * beam), axis=-1)
-        return [scores, tokens, writer.node("Gather", logits, writer.integers(size.end), axis=1), *present]
+        return [*likeliest(builder, logits, beam, size.end), *present]
 
-    asked = (Value("token", ("N",), integer=True), Value("position", (1,), integer=True))
-    found = (
-        Value("scores", ("N", 2 * beam)),
-        Value("tokens", ("N", 2 * beam), integer=True),
-        Value("end", ("N", 1)),
-    )
-    text = (Value("source", (1, "S"), integer=True), Value("positions", ("S",), integer=True))
     crossing = ("cross.key", "cross.value", "cross.key.bias", "cross.value.bias")
     reading = {n: a for n, a in weights.items() if n.startswith("encoder.") or n.endswith(crossing)}
     writing = {n: a for n, a in weights.items() if n not in reading} | {"excluded": size.never(size.excluded)}
@@ -255,6 +262,6 @@ def graphs(size: Size, weights: Mapping[str, Array], beam: int) -> dict[str, Gra
     layers = range(size.decoder_depth)
     past, own = (pairs(n, "self", "N", [t for _ in layers]) for n, t in (("past", "T"), ("own", "T1")))
     return {
-        "encode": Written(text, memory, reading, encode),
-        "step": Written((*asked, *past, *memory), (*found, *own), writing, step),
+        "encode": Written(READ, memory, reading, encode),
+        "step": Written((*ASKED, *past, *memory), (*found(beam), *own), writing, step),
     }

@@ -1,4 +1,4 @@
-"""What families of translating networks have in common: they make text token by token, with a beam.
+"""What families of networks that make text have in common: they make it token by token, with a beam.
 
 The beam is part of a sub-network: it is one of the ways in which time is traded for quality.
 """
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TranslatorPlan(Plan):
+class TextPlan(Plan):
     """A sub-network whose output has a vocabulary of ``words``."""
 
     beam: int
     words: int
     usual_tokens: ClassVar[int]  # of a sentence, its end included
 
-    @property
-    @abstractmethod
-    def size(self) -> Size: ...
-
     @abstractmethod
     def cut(self, weights: Mapping[str, Array]) -> dict[str, Array]:
-        """Its part of the weights, NumPy or torch, as ``transformer_graphs`` wants it."""
+        """Its part of the weights, NumPy or torch, as its graphs want it."""
+
+    @abstractmethod
+    def written(self, weights: Mapping[str, np.ndarray]) -> dict[str, Graph]:
+        """``encode`` and ``step`` on what was cut."""
 
     @abstractmethod
     def products(self) -> Iterator[tuple[str, Shape, int | None]]:
@@ -64,7 +64,19 @@ class TranslatorPlan(Plan):
     def graphs(self, weights: Mapping[str, np.ndarray], statistics: Statistics) -> dict[str, Graph]:
         cut = self.cut(weights)
         held = {id(a): np.ascontiguousarray(a, np.float32) for a in cut.values()}  # tied ones stay one array
-        return graphs(self.size, {name: held[id(a)] for name, a in cut.items()}, self.beam)
+        return self.written({name: held[id(a)] for name, a in cut.items()})
+
+
+@dataclass(frozen=True)
+class TranslatorPlan(TextPlan):
+    """A sub-network of an encoder and a decoder; its weights are cut as ``transformer_graphs`` wants them."""
+
+    @property
+    @abstractmethod
+    def size(self) -> Size: ...
+
+    def written(self, weights: Mapping[str, np.ndarray]) -> dict[str, Graph]:
+        return graphs(self.size, weights, self.beam)
 
 
 class TranslatorSpace(SearchSpace):
@@ -82,6 +94,10 @@ class TranslatorSpace(SearchSpace):
     @property
     def sizes(self) -> tuple[int, int, int]:  # type: ignore[override]
         return self.usual_tokens // 2, self.usual_tokens, 2 * self.usual_tokens
+
+    def active(self, genes: np.ndarray) -> np.ndarray:
+        """None is skipped, unless a family says so."""
+        return np.zeros((len(genes), 0), bool)
 
     def layers(self, config: Any, classes: int) -> list[Layer]:
         return []

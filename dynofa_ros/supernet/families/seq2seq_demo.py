@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from dynofa_ros.supernet.builder import Array
 from dynofa_ros.supernet.layers import Shape
 from dynofa_ros.supernet.registry import Family, register_family
@@ -115,9 +113,6 @@ class Seq2SeqSpace(TranslatorSpace):
     }
     config_type, per_block = Seq2SeqConfig, ()
     head = "embedding.weight"
-
-    def active(self, genes: np.ndarray) -> np.ndarray:
-        return np.zeros((len(genes), 0), bool)
 
     def plan(self, config: Seq2SeqConfig, classes: int = CLASSES) -> Plan:
         depths = config.encoder_depth[0], config.decoder_depth[0]
