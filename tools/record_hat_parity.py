@@ -10,11 +10,13 @@ are kept. Parts of fairseq that need compiled modules are left out: data sets an
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
 import types
 from argparse import Namespace
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -149,20 +151,23 @@ def record(model: Any, generator: Any, name: str) -> None:
     space = reference.space(name)
     net, rows, arrays = official(model, space), [], {"forced": [], "incremental": []}
     started = time.perf_counter()
-    for config in reference.configurations(space):
+    for config, penalty in zip(reference.configurations(space), itertools.cycle(reference.PENALTIES)):
         params = net.get_sampled_params_numel(arguments(config))
         with torch.inference_mode():
             arrays["forced"].append(forced(net))
             arrays["incremental"].append(incremental(net))
-            outputs = found(generator, net, config.beam, reference.PENALTIES[name])
-        rows.append({"config": config.to_dict(), "params": params, "found": outputs})
+            outputs = found(generator, net, config.beam, penalty)
+        own = {"config": config.to_dict(), "penalty": penalty}
+        rows.append({**own, "params": params, "found": outputs})
     reference.FOLDER.mkdir(exist_ok=True)
     lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
     (reference.FOLDER / f"{name}.json").write_text(f"[\n{lines}\n]\n")
     np.savez_compressed(
         reference.FOLDER / f"{name}.npz", **{n: np.array(a, np.float32) for n, a in arrays.items()}
     )
+    lengths = Counter(len(output["tokens"]) for row in rows for output in row["found"])
     print(f"{name}: {len(rows)} sub-networks, {time.perf_counter() - started:.0f} s")
+    print(f"outputs by length: {sorted(lengths.items())}")
 
 
 if __name__ == "__main__":
