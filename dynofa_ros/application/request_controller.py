@@ -2,7 +2,8 @@
 
 The manager sets the clocks and grants a set of sub-networks with the time that it expects of each at the
 reference size. The application knows more of a single request: how large it seems to be, how much of its
-deadline is left, and who waits behind it. It takes the most accurate one that fits.
+deadline is left, and who waits behind it. It takes the most accurate one that is likely to fit. What requests
+leave of the tolerated misses is kept for larger ones: most have no use for it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from dynofa_ros.latency import size_factor
 REQUESTS = 128  # over which measured / expected time is looked at
 PRIOR = tuple(float(ratio) for ratio in np.exp(0.25 * np.linspace(-2.0, 2.0, 16)))  # until they are known
 SMOOTHING = 1 / 16  # of the size and of the time between two requests
-AIMED_SHARE = 0.75  # of the miss tolerance: what is only held on average is broken half of the time
+AIMED_SHARE = 0.4  # of the miss tolerance: queues behind a long request add as many misses again
+KEPT = 4  # requests whose tolerated misses are kept at most
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class RequestController:
     _size: float = nan  # usual guess
     _period_ms: float = inf  # usual time between two requests
     _arrived_ms: float = nan
+    _left_over: float = 0.0  # misses that are still tolerated
 
     def arrive(self, now_ms: float) -> None:
         """A request comes; now_ms: of any steady clock."""
@@ -66,20 +69,28 @@ class RequestController:
         target_ms: float,
         miss_tolerance: float,
     ) -> Granted:
-        """The most accurate one that should answer in time, else the quickest.
+        """The most accurate one whose risk of a miss is still tolerated, else the quickest.
 
         size: guessed. left_ms: of the deadline; next_left_ms: of that of the next request, inf if none
-        waits. One that comes while this one is answered must find time for the quickest sub-network, but for
-        a share ``miss_tolerance`` of the times: arrivals are random.
+        waits. The risk is that of this request and of the next one, which is answered by the quickest
+        sub-network and may come at any time.
         """
-        margin = self.margin(miss_tolerance)
+        margin, aimed = self.margin(miss_tolerance), AIMED_SHARE * miss_tolerance
         self._size = _smooth(self._size, size)
         quickest_ms = margin * min(g.time_ms(self._size) for g in granted)
-        spare_ms = min(next_left_ms, target_ms + miss_tolerance * self._period_ms) - quickest_ms
-        fitting = [g for g in granted if margin * g.time_ms(size) <= min(left_ms, spare_ms)]
-        if not fitting:
-            return min(granted, key=lambda g: g.time_ms(size))
-        return max(fitting, key=lambda g: (g.accuracy, -g.time_ms(size)))
+        self._left_over = min(self._left_over + aimed, KEPT * aimed)
+        ratios = np.array(self._ratios)
+        for network in sorted(granted, key=lambda g: (-g.accuracy, g.time_ms(size))):
+            took_ms = ratios * network.time_ms(size)
+            late_ms = took_ms + quickest_ms - min(next_left_ms, target_ms)  # of the next one, if it is there
+            disturbed = late_ms > 0.0
+            if next_left_ms == inf:
+                disturbed = -np.expm1(-np.maximum(late_ms, 0.0) / self._period_ms)
+            risk = float(np.mean(took_ms > left_ms) + np.mean(disturbed))
+            if risk <= self._left_over:
+                self._left_over -= risk
+                return network
+        return min(granted, key=lambda g: g.time_ms(size))
 
     def observe(self, expected_ms: float, measured_ms: float) -> None:
         """Takes a request that was answered; expected_ms: for the size that was guessed."""

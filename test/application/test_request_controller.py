@@ -51,6 +51,21 @@ def test_where_requests_come_often_one_may_come_soon() -> None:
     assert near == ["n3", "n2"]
 
 
+def test_what_small_requests_leave_of_the_tolerated_misses_is_for_larger_ones() -> None:
+    """One in 25 requests takes twice as long: too many, unless few requests take the risk."""
+    controller = RequestController()
+    for n in range(200):
+        controller.observe(10.0, 20.0 if n % 25 == 0 else 10.0)
+
+    def chosen(left_ms: float) -> str:
+        return controller.choose(GRANTED, 10.0, left_ms, inf, 200.0, 0.05).subnet_id
+
+    assert chosen(100.0) == "n1", "n2 and n3 may take 120 and 160 ms"
+    assert [chosen(200.0) for _ in range(8)] == ["n3"] * 8  # without a risk
+    later = [chosen(100.0) for _ in range(10)]
+    assert later[0] == "n3" and later.count("n1") >= 4, "what was kept is used up"
+
+
 def test_what_takes_longer_than_expected_is_learned() -> None:
     controller = exact()
     for ratio in np.random.default_rng(0).lognormal(0.3, 0.1, 300):
@@ -76,11 +91,10 @@ def test_what_is_not_known_is_not_learned() -> None:
 def test_more_time_never_gives_a_worse_network(
     size: float, left_ms: float, more_ms: float, ratios: list[float]
 ) -> None:
-    controller = RequestController()
-    for ratio in ratios:
-        controller.observe(10.0, 10.0 * ratio)
-
     def accuracy(left: float) -> float:
+        controller = RequestController()
+        for ratio in ratios:
+            controller.observe(10.0, 10.0 * ratio)
         return controller.choose(GRANTED, size, left, inf, 400.0, 0.05).accuracy
 
     assert accuracy(left_ms + more_ms) >= accuracy(left_ms)
