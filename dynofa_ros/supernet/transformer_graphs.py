@@ -81,12 +81,11 @@ class Size:
         return added
 
 
-class Writer:
-    """Parts of the network on a builder. ``one``: values are of one token, (N, width), else (N, T, width)."""
+class Parts:
+    """What parts of a network are written with: a builder, and weights by name."""
 
-    def __init__(self, builder: NodeBuilder, weights: Mapping[str, Array], size: Size, one: bool = False):
+    def __init__(self, builder: NodeBuilder, weights: Mapping[str, Array]) -> None:
         self.node, self._builder, self._weights = builder.node, builder, weights
-        self._size, self._one = size, one
         self._constants: dict[int, Any] = {}
 
     def weight(self, name: str) -> Any:
@@ -98,10 +97,28 @@ class Writer:
     def integers(self, *values: int) -> Any:
         return self.node("Constant", value_ints=list(values))
 
+    def reshaped(self, x: Any, *shape: int) -> Any:
+        return self.node("Reshape", x, self.integers(*shape))
+
+    def scaled(self, x: Any, factor: float) -> Any:
+        return self.node("Mul", x, self.node("Constant", value_float=float(factor)))
+
+    def product(self, x: Any, key: str) -> Any:
+        x, bias = self.node("MatMul", x, self.weight(key)), f"{key}.bias"
+        return self.node("Add", x, self.weight(bias)) if bias in self._weights else x
+
+
+class Writer(Parts):
+    """Parts of the network on a builder. ``one``: values are of one token, (N, width), else (N, T, width)."""
+
+    def __init__(self, builder: NodeBuilder, weights: Mapping[str, Array], size: Size, one: bool = False):
+        super().__init__(builder, weights)
+        self._size, self._one = size, one
+
     def embedded(self, side: str, tokens: Any, positions: Any) -> Any:
         embedding = f"{side}.embedding"
-        scale = self.node("Constant", value_float=self._weights[embedding].shape[1] ** 0.5)
-        x = self.node("Mul", self.node("Gather", self.weight(embedding), tokens), scale)
+        x = self.node("Gather", self.weight(embedding), tokens)
+        x = self.scaled(x, self._weights[embedding].shape[1] ** 0.5)
         return self.node("Add", x, self.node("Gather", self.weight(f"{side}.positions"), positions))
 
     def norm(self, x: Any, key: str) -> Any:
@@ -120,10 +137,6 @@ class Writer:
     def finished(self, x: Any, side: str) -> Any:
         """The result of the last layer of a side."""
         return self.before(x, f"{side}.norm")
-
-    def product(self, x: Any, key: str) -> Any:
-        x, bias = self.node("MatMul", x, self.weight(key)), f"{key}.bias"
-        return self.node("Add", x, self.weight(bias)) if bias in self._weights else x
 
     def by_head(self, x: Any, attention: str, perm: list[int]) -> Any:
         heads = self._size.heads[attention]

@@ -12,7 +12,7 @@ import numpy as np
 
 from dynofa_ros.supernet.families.gemma3n import Dimensions, Gemma3nConfig, Gemma3nSpace
 
-WORDS, SEED, CONFIGS = 40, 11, 20  # configurations beside the largest and the smallest
+WORDS, SEED, CONFIGS = 40, 17, 20  # configurations beside the largest and the smallest
 FILE = Path(__file__).resolve().parents[1] / "data" / "gemma3n.npz"
 PROMPT, TARGET = [2, 11, 7, 36, 9, 4, 30], [39, 8, 22, 5, 17, 6, 33, 12]  # the last words are not listed
 GREEDY = 12  # tokens that are made
@@ -48,7 +48,7 @@ def weights() -> dict[str, np.ndarray]:
     """Every array of the model, by its public name."""
     rng = np.random.default_rng(SEED)
     drawn: dict[str, np.ndarray] = {}
-    for name, shape in SPACE.parameter_shapes(WORDS).items():
+    for name, shape in sorted(SPACE.parameter_shapes(WORDS).items()):
         array = rng.standard_normal(shape, np.float32)
         scale = 0.5 if len(shape) == 1 or "embed_tokens" in name else shape[1] ** -0.5
         drawn[name] = array * np.float32(scale) + np.float32("norm" in name)

@@ -17,22 +17,23 @@ from typing import Any
 
 import numpy as np
 
-from dynofa_ros.supernet.builder import Array, NodeBuilder
+from dynofa_ros.supernet.builder import Array, Arrays, NodeBuilder
 from dynofa_ros.supernet.graphs import Graph, Value, Written
 from dynofa_ros.supernet.layers import Shape
 from dynofa_ros.supernet.registry import Family, register_family
 from dynofa_ros.supernet.space import CLASSES, Config, Plan, SearchSpace
-from dynofa_ros.supernet.transformer_graphs import ASKED, READ, found, likeliest
+from dynofa_ros.supernet.transformer_graphs import ASKED, READ, Parts, found, likeliest
 from dynofa_ros.supernet.translating import TextPlan, TranslatorSpace
 
 END, BEGIN = 1, 2  # token ids
 EPSILON, SMALLEST = 1e-6, 1e-5  # of norms, and of a mean square that is divided by
 LOCAL, WHOLE = 1e4, 1e6  # bases of rotary positions: of layers with a window, and of the others
 SOFT_LIMIT = 30.0  # of logits
-TO_END = 2**31 - 1  # of a slice
-FLOAT, INTEGER = 1, 7  # types of ONNX
+FLOAT, INTEGER, TO_END = 1, 7, 2**31 - 1  # types of ONNX, and the end of a slice
 BY_HEAD, MERGED, KEY = [0, 2, 3, 1, 4], [0, 3, 1, 2, 4], [0, 1, 2, 4, 3]
 PREFIX = "model."
+SCALES = tuple(f"{n}_layernorm" for n in ("input", "post_attention", "pre_feedforward", "post_feedforward"))
+SCALES += ("altup.router_norm", "laurel.post_laurel_norm", "post_per_layer_input_norm")
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,8 @@ class Dimensions:
     """What is not elastic; those of E4B.
 
     shared: how many of the last layers have no keys and values of their own. period: every how manieth layer
-    has no window. unlisted: how many of the last words have no embedding per layer. sparse: how many of the
-    first layers keep only the largest features of the gate, those above the quantile ``sparsity`` of a normal
-    distribution.
+    has no window. unlisted: last words without an embedding per layer. sparse: first layers that keep only
+    the largest features of the gate, those above the quantile ``sparsity`` of a normal distribution.
     """
 
     ffns: tuple[int, ...] = (8192, 16384)
@@ -87,41 +87,30 @@ class Gemma3nConfig(Config, frozen=True, forbid_unknown_fields=True):
     ffn: tuple[int, ...]
 
 
-class Writer:
-    """Parts of the network on a builder. Values are of one sequence of T tokens; the copies of its hidden
-    state are (T, copies, width)."""
+class Writer(Parts):
+    """Parts of the network on a builder, of one sequence of T tokens; copies are (T, copies, width). Keys and
+    values of the layers take turns in ``past``, of tokens made, ``read``, of the prompt, and ``present``."""
 
-    def __init__(self, builder: NodeBuilder, weights: Mapping[str, Array], own: Dimensions) -> None:
-        self.node, self._builder, self._weights, self._own = builder.node, builder, weights, own
-        self._constants: dict[str, Any] = {}
-        self._kept: dict[int, tuple[Any, Any]] = {}  # keys and values of layers, as they are looked at
-
-    def weight(self, name: str) -> Any:
-        if name not in self._constants:
-            self._constants[name] = self._builder.constant(self._weights[name])
-        return self._constants[name]
-
-    def integers(self, *values: int) -> Any:
-        return self.node("Constant", value_ints=list(values))
-
-    def scaled(self, x: Any, factor: float) -> Any:
-        return self.node("Mul", x, self.node("Constant", value_float=float(factor)))
+    def __init__(
+        self, builder: NodeBuilder, weights: Arrays, own: Dimensions, past: Any = (), read: Any = ()
+    ):
+        super().__init__(builder, weights)
+        self._own, self._past, self._read = own, past, read
+        self.present: list[Any] = []
+        self._seen: dict[int, list[Any]] = {}  # what layers look at
 
     def plus(self, x: Any, number: float) -> Any:
         return self.node("Add", x, self.node("Constant", value_float=float(number)))
 
-    def reshaped(self, x: Any, *shape: int) -> Any:
-        return self.node("Reshape", x, self.integers(*shape))
-
     def mean(self, x: Any) -> Any:
         return self.node("ReduceMean", x, axes=[-1], keepdims=1)
 
-    def product(self, x: Any, key: str) -> Any:
-        return self.node("MatMul", x, self.weight(key))
+    def power(self, x: Any) -> Any:
+        return self.mean(self.node("Mul", x, x))
 
     def norm(self, x: Any, key: str | None) -> Any:
         """Divided by the root of its mean square, and scaled where there is a key."""
-        x = self.node("Div", x, self.node("Sqrt", self.plus(self.mean(self.node("Mul", x, x)), EPSILON)))
+        x = self.node("Div", x, self.node("Sqrt", self.plus(self.power(x), EPSILON)))
         return x if key is None else self.node("Mul", x, self.weight(key))
 
     def gelu(self, x: Any) -> Any:
@@ -132,9 +121,6 @@ class Writer:
 
     def copy(self, states: Any, number: int) -> Any:
         return self.node("Gather", states, self.node("Constant", value_int=number), axis=1)
-
-    def power(self, x: Any) -> Any:
-        return self.mean(self.node("Mul", x, x))
 
     def alike(self, x: Any, key: str, first: Any) -> Any:
         """A product of x, as large as the first copy."""
@@ -175,27 +161,27 @@ class Writer:
         x = self.norm(self.node("Transpose", x, perm=BY_HEAD), norm)
         return self.rotated(x, angles) if angles else x
 
-    def keys(self, x: Any, layer: int, angles: Any, past: Sequence[Any], read: Sequence[Any]) -> list[Any]:
-        """Keys (..., head_width, T) and values of a layer that has own ones, behind those of the past."""
-        block = f"layers.{layer}.self_attn"
-        key = self.by_head(x, f"{block}.k_proj", self._own.key_heads, f"{block}.k_norm", angles)
-        value = self.by_head(x, f"{block}.v_proj", self._own.key_heads, None)
-        made, seen = [self.node("Transpose", key, perm=KEY), value], []
-        for i, axis in enumerate((4, 3)):
-            if past:
-                made[i] = self.node("Concat", past[i], made[i], axis=axis)
-            whole = self.node("Concat", read[i], made[i], axis=axis) if read else made[i]
-            if past and self._own.windowed(layer):
-                ends = self.integers(-self._own.window), self.integers(TO_END)
-                whole = self.node("Slice", whole, *ends, self.integers(axis))
-            seen.append(whole)
-        self._kept[layer] = seen[0], seen[1]
-        return made
+    def add_keys(self, x: Any, layer: int, angles: Any) -> None:
+        """Keys (..., head_width, T) and values of a layer that has own ones."""
+        block, own, seen = f"layers.{layer}.self_attn", self._own, []
+        key = self.by_head(x, f"{block}.k_proj", own.key_heads, f"{block}.k_norm", angles)
+        value = self.by_head(x, f"{block}.v_proj", own.key_heads, None)
+        for y, axis in ((self.node("Transpose", key, perm=KEY), 4), (value, 3)):
+            number = len(self.present)
+            if self._past:
+                y = self.node("Concat", self._past[number], y, axis=axis)
+            self.present.append(y)
+            if self._read:
+                y = self.node("Concat", self._read[number], y, axis=axis)
+                if own.windowed(layer):
+                    y = self.node("Slice", y, *map(self.integers, (-own.window, TO_END, axis)))
+            seen.append(y)
+        self._seen[layer] = seen
 
     def attention(self, x: Any, layer: int, angles: Any, mask: Any) -> Any:
         block, own = f"layers.{layer}.self_attn", self._own
         query = self.by_head(x, f"{block}.q_proj", own.heads, f"{block}.q_norm", angles)
-        keys, values = self._kept[own.keys_of(layer)]
+        keys, values = self._seen[own.keys_of(layer)]
         scores = self.node("MatMul", query, keys)
         if mask is not None:
             scores = self.node("Add", scores, mask)
@@ -208,8 +194,9 @@ class Writer:
         gate = self.product(x, f"{block}.gate_proj")
         if layer < self._own.sparse:
             centred = self.node("Sub", gate, self.mean(gate))
-            deviation = self.node("Sqrt", self.power(centred))
-            least = self.scaled(deviation, NormalDist().inv_cdf(self._own.sparsity))
+            least = self.scaled(
+                self.node("Sqrt", self.power(centred)), NormalDist().inv_cdf(self._own.sparsity)
+            )
             gate = self.node("Relu", self.node("Sub", centred, least))
         y = self.node("Mul", self.gelu(gate), self.product(x, f"{block}.up_proj"))
         return self.product(y, f"{block}.down_proj")
@@ -218,18 +205,18 @@ class Writer:
         y = self.scaled(self.norm(x, f"{block}.router_norm"), 1 / self._own.width)
         return self.node("Tanh", self.product(y, f"{block}.modality_router"))
 
-    def layer(self, states: Any, layer: int, added: Any, angles: Any, mask: Any, made: Any) -> Any:
-        """The copies after a layer. added: its own embedding of the tokens; made: makes keys and values."""
+    def layer(self, states: Any, layer: int, added: Any, angles: Any, mask: Any) -> Any:
+        """The copies after a layer. added: its own embedding of the tokens."""
         own, block, altup = self._own, f"layers.{layer}", f"layers.{layer}.altup"
-        first = self.copy(states, 0)
-        mix = self.product(self.routed(first, altup), f"{altup}.prediction_coefs")
+        mix = self.product(self.routed(self.copy(states, 0), altup), f"{altup}.prediction_coefs")
         mix = self.reshaped(mix, -1, own.copies, own.copies)
         states = self.node("Add", self.node("MatMul", mix, states), states)
         first = self.copy(states, 0)
         x = self.norm(first, f"{block}.input_layernorm")
         laurel = self.product(self.product(x, f"{block}.laurel.linear_left"), f"{block}.laurel.linear_right")
         laurel = self.node("Add", x, self.norm(laurel, f"{block}.laurel.post_laurel_norm"))
-        made(x, layer, angles)
+        if layer < own.own_layers:
+            self.add_keys(x, layer, angles)
         y = self.norm(self.attention(x, layer, angles, mask), f"{block}.post_attention_layernorm")
         x = self.scaled(self.node("Add", self.node("Add", first, y), laurel), 0.5**0.5)
         y = self.feed_forward(self.norm(x, f"{block}.pre_feedforward_layernorm"), layer)
@@ -240,8 +227,7 @@ class Writer:
         y = self.node("Mul", self.copy(states, 0), self.weight(f"{altup}.correct_output_scale"))
         y = self.node("Mul", self.gelu(self.product(y, f"{block}.per_layer_input_gate")), added)
         y = self.norm(self.product(y, f"{block}.per_layer_projection"), f"{block}.post_per_layer_input_norm")
-        others = np.arange(own.copies)[:, None] > 0  # the first copy stays as it is
-        others = self._builder.constant(others.astype(np.float32))
+        others = self._builder.constant(np.float32(np.arange(own.copies)[:, None] > 0))  # not the first
         return self.node("Add", states, self.node("Mul", self.reshaped(y, -1, 1, own.width), others))
 
     def embedded(self, tokens: Any) -> tuple[Any, Any]:
@@ -260,29 +246,18 @@ class Writer:
         added = self.scaled(self.node("Add", projected, added), 0.5**0.5)
         return self.node("Concat", *parts, axis=1), added
 
-    def run(
-        self, tokens: Any, positions: Any, layers: int, past: Sequence[Any] = (), read: Sequence[Any] = ()
-    ) -> tuple[Any, list[Any]]:
-        """The copies after so many layers, and the keys and values that the layers made, two after the
-        other. past: those of tokens before, of which none is masked; read: those of the prompt."""
+    def run(self, tokens: Any, positions: Any, layers: int) -> Any:
+        """The copies after so many layers. A single token sees all that are past."""
         states, added = self.embedded(tokens)
-        angles, present = self.angles(positions), list[Any]()
-        masks = {} if past else self.masks(positions)
-
-        def made(x: Any, layer: int, turned: Any) -> None:
-            if layer < self._own.own_layers:
-                pair = slice(2 * layer, 2 * layer + 2)
-                present.extend(self.keys(x, layer, turned, past[pair], read[pair]))
-
+        angles, masks = self.angles(positions), {} if self._past else self.masks(positions)
         for i in range(layers):
             windowed = self._own.windowed(i)
-            states = self.layer(states, i, self.copy(added, i), angles[windowed], masks.get(windowed), made)
-        return states, present
+            states = self.layer(states, i, self.copy(added, i), angles[windowed], masks.get(windowed))
+        return states
 
     def log_probabilities(self, states: Any) -> Any:
         """(T, words) from the copies after the last layer."""
-        first = self.copy(states, 0)
-        total = first
+        first = total = self.copy(states, 0)
         for i in range(1, self._own.copies):
             part = self.alike(self.copy(states, i), f"altup_unembed_projections.{i - 1}", first)
             total = self.node("Add", total, part)
@@ -301,8 +276,7 @@ class Gemma3nPlan(TextPlan):
     usual_tokens = 30
 
     def stored(self) -> dict[str, Shape]:
-        own, width = self.own, self.own.width
-        spread = own.layers * own.per_layer
+        own, width, spread = self.own, self.own.width, self.own.layers * self.own.per_layer
         shapes: dict[str, Shape] = {
             "embed_tokens": (self.words, width),
             "embed_tokens_per_layer": (self.words - own.unlisted, spread),
@@ -320,17 +294,14 @@ class Gemma3nPlan(TextPlan):
     def _layer(self, ffn: int, layer: int) -> dict[str, Shape]:
         own, width = self.own, self.own.width
         query, key = own.heads * own.head_width, own.key_heads * own.head_width
-        norms = ("input", "post_attention", "pre_feedforward", "post_feedforward")
-        shapes: dict[str, Shape] = {f"{norm}_layernorm": (width,) for norm in norms}
+        shapes: dict[str, Shape] = dict.fromkeys(SCALES, (width,))
         shapes |= {
             "altup.correct_output_scale": (width,),
             "altup.correction_coefs": (own.copies, own.copies),
             "altup.prediction_coefs": (own.copies**2, own.copies),
             "altup.modality_router": (own.copies, width),
-            "altup.router_norm": (width,),
             "laurel.linear_left": (own.rank, width),
             "laurel.linear_right": (width, own.rank),
-            "laurel.post_laurel_norm": (width,),
             "self_attn.q_proj": (query, width),
             "self_attn.q_norm": (own.head_width,),
             "self_attn.o_proj": (width, query),
@@ -339,14 +310,13 @@ class Gemma3nPlan(TextPlan):
             "mlp.down_proj": (width, ffn),
             "per_layer_input_gate": (own.per_layer, width),
             "per_layer_projection": (width, own.per_layer),
-            "post_per_layer_input_norm": (width,),
         }
         if layer < own.own_layers:
             shapes |= {"self_attn.k_proj": (key, width), "self_attn.v_proj": (key, width)}
             shapes["self_attn.k_norm"] = (own.head_width,)
         return shapes
 
-    def cut(self, weights: Mapping[str, Array]) -> dict[str, Array]:
+    def cut(self, weights: Arrays) -> dict[str, Array]:
         own: dict[str, Array] = {}
         for name, shape in self.stored().items():
             key = name.removeprefix(PREFIX).removesuffix(".weight")
@@ -357,8 +327,7 @@ class Gemma3nPlan(TextPlan):
     def products(self) -> Iterator[tuple[str, Shape, int | None]]:
         """What a token that is made takes; one that is read takes about as much."""
         for name, shape in self.stored().items():
-            looked_up = len(shape) == 1 or "embed_tokens_per_layer" in name
-            yield name, shape, None if looked_up else 0
+            yield name, shape, None if len(shape) == 1 or "tokens_per_layer" in name else 0
 
     def written(self, weights: Mapping[str, np.ndarray]) -> dict[str, Graph]:
         own, beam = self.own, self.beam
@@ -371,20 +340,19 @@ class Gemma3nPlan(TextPlan):
                 values.append(Value(f"{name}_value.{i}", (rows, h, 1, length, e)))
             return values
 
-        def encode(builder: NodeBuilder, held: Mapping[str, Array], inputs: Sequence[Any]) -> Sequence[Any]:
+        def encode(builder: NodeBuilder, held: Arrays, inputs: Sequence[Any]) -> Sequence[Any]:
             writer, (source, positions) = Writer(builder, held, own), inputs
             last = [writer.integers(n) for n in (-1, TO_END, 0)]
             offset = builder.node("Add", builder.node("Slice", positions, *last), writer.integers(1))
-            _, present = writer.run(writer.reshaped(source, -1), positions, own.own_layers)
-            return [offset, *present]
+            writer.run(writer.reshaped(source, -1), positions, own.own_layers)
+            return [offset, *writer.present]
 
-        def step(builder: NodeBuilder, held: Mapping[str, Array], inputs: Sequence[Any]) -> Sequence[Any]:
-            writer, count = Writer(builder, held, own), 2 * own.own_layers
+        def step(builder: NodeBuilder, held: Arrays, inputs: Sequence[Any]) -> Sequence[Any]:
+            count = 2 * own.own_layers
             token, position, offset = inputs[0], inputs[1], inputs[2 + count]
-            past, read = inputs[2 : 2 + count], inputs[3 + count :]
-            place = builder.node("Add", position, offset)
-            states, present = writer.run(token, place, own.layers, past, read)
-            return [*likeliest(builder, writer.log_probabilities(states), beam, END), *present]
+            writer = Writer(builder, held, own, inputs[2 : 2 + count], inputs[3 + count :])
+            states = writer.run(token, builder.node("Add", position, offset), own.layers)
+            return [*likeliest(builder, writer.log_probabilities(states), beam, END), *writer.present]
 
         memory = Value("offset", (1,), integer=True), *pairs("read", 1, "S")
         past, present = (pairs(name, "N", length) for name, length in (("past", "T"), ("own", "T1")))
