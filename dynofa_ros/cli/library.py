@@ -1,4 +1,4 @@
-"""`dynofa library`: make, measure, calibrate and show libraries of sub-networks."""
+"""`dynofa library`: make, measure, calibrate, show and export libraries of sub-networks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from dynofa_ros.cli import (
     library_build,
     library_calibrate,
+    library_export,
     library_from_onnx,
+    library_import,
     library_profile,
     library_show,
 )
@@ -16,10 +18,21 @@ if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
 
 
+MODULES = (
+    library_build,
+    library_import,
+    library_from_onnx,
+    library_profile,
+    library_calibrate,
+    library_show,
+    library_export,
+)
+
+
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
-        "library", help="make, measure, calibrate and show libraries of sub-networks"
+        "library", help="make, measure, calibrate, show and export libraries of sub-networks"
     )
     subcommands = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
-    for module in (library_build, library_from_onnx, library_profile, library_calibrate, library_show):
+    for module in MODULES:
         module.add_parser(subcommands)

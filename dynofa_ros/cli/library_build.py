@@ -32,6 +32,23 @@ def add_parser(commands: Commands) -> None:
         "this machine, or read from a table of another one.",
         epilog="example: dynofa library build --space ofa_mbv3_w1.2 --weights w1.2.pth --out cpu.yaml",
     )
+    add_measured(parser)
+    parser.add_argument("--points", type=whole(1, 1000), default=32, help="sub-networks (default 32)")
+    parser.add_argument(
+        "--evaluations",
+        type=whole(1, 10**8),
+        metavar="N",
+        help=f"default {EVALUATIONS}, with images or pairs {EVALUATIONS_MEASURED}",
+    )
+    parser.add_argument("--min-accuracy", type=number(0, 1), default=0.0, help="0 to 1 (default 0)")
+    parser.add_argument(
+        "--max-latency", type=number(1e-3, 1e6, "ms"), metavar="MS", help="slower ones are not searched"
+    )
+    parser.set_defaults(run=run, configs=())
+
+
+def add_measured(parser: argparse.ArgumentParser) -> None:
+    """Options of commands that measure sub-networks and write a library."""
     parser.add_argument("--space", required=True, metavar="NAME", help="e.g. ofa_mbv3_w1.2, ofa_resnet50")
     parser.add_argument(
         "--weights",
@@ -78,24 +95,13 @@ def add_parser(commands: Commands) -> None:
         default=20.0,
         help="idle time before each inference, as between camera frames (default 20)",
     )
-    parser.add_argument("--points", type=whole(1, 1000), default=32, help="sub-networks (default 32)")
-    parser.add_argument(
-        "--evaluations",
-        type=whole(1, 10**8),
-        metavar="N",
-        help=f"default {EVALUATIONS}, with images or pairs {EVALUATIONS_MEASURED}",
-    )
     parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="default 0")
-    parser.add_argument("--min-accuracy", type=number(0, 1), default=0.0, help="0 to 1 (default 0)")
-    parser.add_argument(
-        "--max-latency", type=number(1e-3, 1e6, "ms"), metavar="MS", help="slower ones are not searched"
-    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="library to write (YAML)")
     add_json(parser)
-    parser.set_defaults(run=_run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Build the library that the options ask for."""
     given = [name for name in ("images", "data", "pairs") if getattr(options, name) is not None]
     if options.weights is None and given:
         raise UsageError(f"--{given[0]} needs --weights: accuracy is measured with them")
@@ -114,7 +120,7 @@ def _run(options: argparse.Namespace) -> int:
         built = build(_request(options), step)
         library = save_with_statistics(options.out, built.library, built.statistics)
     seconds = time.perf_counter() - start
-    _print(library, options.out, seconds)
+    show(library, options.out, seconds)
     if options.json is not None:
         import msgspec
 
@@ -152,13 +158,15 @@ def _request(options: argparse.Namespace) -> Request:
             pause_s=options.pause_ms / 1e3,
         ),
         points=options.points,
+        configs=options.configs,
         seed=options.seed,
         min_accuracy=options.min_accuracy,
         max_latency_ms=float("inf") if options.max_latency is None else options.max_latency,
     )
 
 
-def _print(library: Library, out: Path, seconds: float) -> None:
+def show(library: Library, out: Path, seconds: float) -> None:
+    """Print a library that was built."""
     print(f"{library.space} on {library.board} ({library.processor}):")
     print(f"{'sub-network':12} {'accuracy':>8} {'median ms':>10} {'p95 ms':>10} {'MMACs':>8}")
     for e in library:

@@ -66,6 +66,7 @@ def _run(options: argparse.Namespace) -> int:
     if (options.images is None) == (options.data is None):
         raise UsageError("give --images DIR for classifiers, or --data DIR for detectors")
     with one_line_errors(), stages("reading networks") as step:
+        from dynofa_ros.datasets.reader import read_names
         from dynofa_ros.library.files import require_writable
         from dynofa_ros.library.own_networks import Description, OwnNetworks, measure, read_description
         from dynofa_ros.library.profiling import Runs
@@ -76,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
             out=options.out,
             images=options.images,
             data=options.data,
-            labels=_labels(options.labels),
+            labels=() if options.labels is None else read_names(options.labels),
             description=Description() if described is None else read_description(described),
             count=options.count,
             seed=options.seed,
@@ -103,10 +104,6 @@ def _run(options: argparse.Namespace) -> int:
         document = {"library": str(options.out), "networks": str(request.listed_at), "slower": found.slower}
         write_json(options.json, {**document, **msgspec.to_builtins(found.library)})
     return OK
-
-
-def _labels(path: Path | None) -> tuple[str, ...]:
-    return () if path is None else tuple(filter(None, path.read_text(encoding="utf-8").splitlines()))
 
 
 def _save(found: Measured, out: Path, listed_at: Path) -> None:

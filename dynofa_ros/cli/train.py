@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ DEMO = "ofa_mbv3_demo"
 SPACES = {"classification": DEMO, "detection": f"{DEMO}_detector"}
 SUFFIX = ".safetensors"
 SCORES = 5  # in a training
+EVALUATIONS, POINTS = 60, 16  # of the library
 
 
 def add_parser(commands: Commands) -> None:
@@ -30,14 +32,21 @@ def add_parser(commands: Commands) -> None:
         description="Trains every sub-network of a supernet on your images: sandwich rule, in-place "
         "distillation. A training that was killed goes on when the same command is given again. "
         "Classification takes one folder of images per class, detection boxes in the layout of COCO, YOLO "
-        "or Pascal VOC, which it finds out by itself. A share of the images is held out and scored.",
-        epilog="example: dynofa train --task detection --data signs --out signs.safetensors",
+        "or Pascal VOC, which it finds out by itself. A share of the images is held out and scored. With "
+        "--library a measured library is built as well: all that a perception node needs.",
+        epilog="example: dynofa train --task detection --data signs --out s.safetensors --library cpu.yaml",
     )
     parser.add_argument("--task", required=True, choices=tuple(SPACES))
     parser.add_argument("--images", type=Path, metavar="DIR", help="classification: a folder per class")
     parser.add_argument("--data", type=Path, metavar="DIR", help="detection: images with boxes")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help=f"weights to write ({SUFFIX})"
+    )
+    parser.add_argument(
+        "--library",
+        type=Path,
+        metavar="FILE",
+        help="then also build a library for this machine, its accuracy measured on the images held out",
     )
     parser.add_argument("--space", metavar="NAME", help="default: " + ", ".join(SPACES.values()))
     parser.add_argument(
@@ -56,6 +65,12 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--held-out", type=number(0.01, 0.9), default=0.2, help="share (default 0.2)")
     parser.add_argument("--threads", type=whole(1, 1024), help="default: the physical cores")
     parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="default 0")
+    parser.add_argument(
+        "--evaluations",
+        type=whole(1, 10**6),
+        default=EVALUATIONS,
+        help=f"sub-networks measured for --library (default {EVALUATIONS})",
+    )
     parser.add_argument("--skip-broken", action="store_true", help="leave broken images and boxes out")
     add_json(parser)
     parser.set_defaults(run=_run)
@@ -70,9 +85,13 @@ def _run(options: argparse.Namespace) -> int:
         )
     if options.out.suffix != SUFFIX:
         raise UsageError(f"--out {options.out}: the name must end in {SUFFIX}")
-    check_outputs(options.out, options.json)
+    check_outputs(options.out, options.library, options.json)
     work = options.folder or options.out.with_suffix(".training")
     with one_line_errors(), stages("checking images", "training") as step:
+        if options.library is not None:
+            from dynofa_ros.library.files import require_writable
+
+            require_writable(options.library)
         from dynofa_ros.supernet.registry import load_space
         from dynofa_ros.training.loop import Settings
         from dynofa_ros.training.own_data import first_weights, read_data, train, use_threads
@@ -107,7 +126,8 @@ def _run(options: argparse.Namespace) -> int:
     scores = {
         name: round(value, 4) for name, value in last.items() if name.startswith(("smallest", "largest"))
     }
-    print(f"{len(data.objective.labels)} classes, {data.trained} images trained on, {data.held_out} held out")
+    held_out = len(data.held_out)
+    print(f"{len(data.objective.labels)} classes, {data.trained} images trained on, {held_out} held out")
     print(", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items()))
     print(f"written: {options.out} and {options.out.with_suffix('.png')}; {work} is no longer needed")
     document: dict[str, Any] = {
@@ -115,14 +135,41 @@ def _run(options: argparse.Namespace) -> int:
         "space": space.name,
         "labels": list(data.objective.labels),
         "trained_images": data.trained,
-        "held_out_images": data.held_out,
+        "held_out_images": held_out,
         "steps": settings.steps,
         "seconds": round(last["elapsed_s"], 1),
         "scores": scores,
         "notes": list(data.notes),
     }
+    if options.library is not None:
+        document |= _library(options, space.name, data.held_out)
     write_json(options.json, document)
     return OK
+
+
+def _library(options: argparse.Namespace, space: str, held_out: frozenset[Path]) -> dict[str, Any]:
+    """Build the library of the new weights; what the results say of it."""
+    from dynofa_ros.cli.library_build import show
+    from dynofa_ros.library.build import Request, build
+    from dynofa_ros.library.files import save_with_statistics
+
+    began = time.monotonic()
+    with one_line_errors(), stages() as step:
+        request = Request(
+            space=space,
+            evaluations=options.evaluations,
+            weights=options.out,
+            images=options.images,
+            data=options.data,
+            held_out=held_out,
+            skip_broken=options.skip_broken,
+            points=POINTS,
+            seed=options.seed,
+        )
+        built = build(request, step)
+        library = save_with_statistics(options.library, built.library, built.statistics)
+    show(library, options.library, time.monotonic() - began)
+    return {"library": str(options.library), "points": len(library.entries)}
 
 
 def _init(asked: Path | None, space: SearchSpace) -> Path | None:

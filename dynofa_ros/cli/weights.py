@@ -1,4 +1,4 @@
-"""`dynofa weights fetch|check`: official checkpoints, downloaded once, pinned, checked against a space."""
+"""`dynofa weights fetch|check|label`: checkpoints, downloaded once, pinned, checked against a space."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def add_parser(commands: Commands) -> None:
     subcommands = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
     _add_fetch(subcommands)
     _add_check(subcommands)
+    _add_label(subcommands)
 
 
 def _add_fetch(subcommands: Commands) -> None:
@@ -64,6 +65,24 @@ def _add_check(subcommands: Commands) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"also write it here as {SUFFIX}")
     add_json(parser)
     parser.set_defaults(run=_check)
+
+
+def _add_label(subcommands: Commands) -> None:
+    parser = subcommands.add_parser(
+        "label",
+        help="write names of the classes into weights",
+        description="Writes weights with names of their classes, in the order of the class layer: what the "
+        "node publishes, and what the folders of --images are found by.",
+        epilog="example: dynofa weights label mine.pth --labels names.txt --out mine.safetensors",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="a torch checkpoint or .safetensors")
+    parser.add_argument("--labels", type=Path, required=True, metavar="FILE", help="one name per line")
+    parser.add_argument("--space", help="the space it must fit (default: the known one it agrees with most)")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help=f"weights to write ({SUFFIX})"
+    )
+    add_json(parser)
+    parser.set_defaults(run=_label)
 
 
 def _fetch(options: argparse.Namespace) -> int:
@@ -105,20 +124,42 @@ def _chosen(listed: dict[str, Listed], names: list[str], url: str | None) -> dic
         raise UsageError(f"--url: {error}") from None
 
 
-def _check(options: argparse.Namespace) -> int:
+def _checked(options: argparse.Namespace) -> Checked:
+    """The weights of FILE, of the space that is named or found. Raises ValueError in one line."""
     if options.out is not None and options.out.suffix != SUFFIX:
         raise UsageError(f"--out {options.out}: the name must end in {SUFFIX}")
     from dynofa_ros.supernet import zoo as checkpoints
     from dynofa_ros.supernet.registry import load_space
-    from dynofa_ros.supernet.weights import save_weights
 
     try:
         space = load_space(options.space) if options.space else None
     except ValueError as error:
         raise UsageError(f"--space: {error}") from None
+    known = checkpoints.known_spaces(checkpoints.load_list(share_file(*LIST)))
+    return checkpoints.check(options.file, space or known)
+
+
+def _label(options: argparse.Namespace) -> int:
+    from dynofa_ros.datasets.reader import read_names
+    from dynofa_ros.supernet.weights import save_weights
+
     with one_line_errors():
-        known = checkpoints.known_spaces(checkpoints.load_list(share_file(*LIST)))
-        checked = checkpoints.check(options.file, space or known)
+        checked, labels = _checked(options), read_names(options.labels)
+        classes = checked.weights.classes
+        if len(labels) != classes:
+            raise ValueError(f"{options.labels} has {len(labels)} names, {options.file} {classes} classes")
+        save_weights(options.out, checked.weights.with_labels(labels))
+    print(f"{options.file}: {checked.space.name}, {classes} classes: {', '.join(labels[:3])}, ...")
+    print(f"written: {options.out}")
+    write_json(options.json, {**_summary(checked), "labels": labels, "safetensors": str(options.out)})
+    return OK
+
+
+def _check(options: argparse.Namespace) -> int:
+    from dynofa_ros.supernet.weights import save_weights
+
+    with one_line_errors():
+        checked = _checked(options)
         if options.out is not None:
             save_weights(options.out, checked.weights)
     _print(str(options.file), checked)

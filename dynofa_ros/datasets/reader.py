@@ -41,6 +41,19 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(found, key=natural)
 
 
+def read_names(path: Path) -> tuple[str, ...]:
+    """Names of a file, one per line. Raises DataError naming it where it has none, or one twice."""
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise DataError(f"{path}: cannot be read: {reason}") from None
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not names:
+        raise DataError(f"{path}: {f'{twice[0]!r} is there twice' if twice else 'it has no name'}")
+    return names
+
+
 def read_image(path: Path) -> Image:
     """BGR, uint8 (H, W, 3), turned as its EXIF orientation says; of 16 bits the high 8, without alpha.
 

@@ -196,9 +196,9 @@ def split(number: int, count: int, seed: int, calibrated: bool = True) -> tuple[
     return np.sort(drawn[:first]), np.sort(drawn[first:])
 
 
-def rough(images: int) -> str:
+def rough(images: int, few: int = FEW) -> str:
     """A warning where BN statistics are of few images."""
-    return f" (few: {FEW} and more give steadier statistics)" if images < FEW else ""
+    return f" (few: {few} and more give steadier statistics)" if images < few else ""
 
 
 class MeasuredAccuracy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from dynofa_ros.datasets.boxes import read_boxes
 from dynofa_ros.datasets.reader import readable
 from dynofa_ros.library.accuracy import (
+    CALIBRATION_SHARE,
     FileImages,
     MeasuredAccuracy,
     Statistics,
@@ -21,7 +22,7 @@ from dynofa_ros.library.accuracy import (
     rough,
     split,
 )
-from dynofa_ros.library.genomes import Genomes, Objective
+from dynofa_ros.library.genomes import Batch, Genomes, Objective
 from dynofa_ros.library.latency_model import fit_model, spread_subnets
 from dynofa_ros.library.latency_table import LatencyTable, load_latency_table, summed_latency
 from dynofa_ros.library.library import Entry, Latency, Library, LibraryError, Processor, pareto_front
@@ -71,7 +72,10 @@ TABLE_LATENCY = (
 )
 LIVE_LATENCY = (
     "latency: measured on {board}, {engine}, {threads} thread(s), {rounds} rounds, {pause:g} ms between "
-    "inferences; the search used a model fitted to {fitted} sub-networks, its error on networks that it was "
+    "inferences"
+)
+FITTED = (
+    "; the search used a model fitted to {fitted} sub-networks, its error on networks that it was "
     "not fitted to: median {median:.1%}, 90 % within {most:.1%}"
 )
 SHARES = "alpha and beta: the share of beta (0.9) is a guess; one clock frequency cannot tell them apart"
@@ -83,10 +87,12 @@ class Request:
 
     images, data, pairs: what accuracy is measured on, by the task of the space; none = the predictor. images:
     an ImageFolder; data: images with boxes; pairs: sentences with their references, translated to ``target``
-    and scored by ``metric``. ``count`` of them are used; skip_broken: without those that cannot be decoded.
+    and scored by ``metric``. ``count`` of them are used; skip_broken: without those that cannot be decoded;
+    held_out: files that alone are scored, none = drawn.
     weights: a checkpoint; None = random ones, and a library that is bound to none. latency_table: None =
     measured here, as ``runs`` says. board, processor: None = those of the table, else this machine.
-    max_latency_ms holds for the table or the fitted model.
+    max_latency_ms holds for the table or the fitted model. configs: sub-networks to measure, as other
+    programs describe them (``SearchSpace.imported``); none = searched.
     """
 
     space: str
@@ -101,10 +107,12 @@ class Request:
     metric: str = "bleu"
     count: int = 2000
     skip_broken: bool = False
+    held_out: frozenset[Path] = frozenset()
     latency_table: Path | None = None
     runs: Runs = field(default_factory=Runs)
     points: int = 32
     seed: int = 0
+    configs: tuple[Mapping[str, Any], ...] = ()
     min_accuracy: float = 0.0
     max_latency_ms: float = float("inf")
 
@@ -158,17 +166,23 @@ def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Buil
     usable = [size for size in accuracy.input_sizes if table is None or size in table.input_sizes]
     if not usable:
         raise LibraryError(f"{request.latency_table} has none of the input sizes that can be searched")
-    latency = table or _profiled(request, supernet, usable, on_step)
-    front = search(
-        supernet.space,
-        accuracy.objective,
-        latency.objective,
-        evaluations=request.evaluations,
-        seed=request.seed,
-        input_sizes=usable,
-        max_latency_ms=request.max_latency_ms,
-        on_batch=lambda total: None if measured else on_step("searching", total),
-    )
+    if table is None and request.configs:
+        latency = _Source(lambda batch: np.zeros(len(batch.rows)), usable, _live_note(request))
+    else:
+        latency = table or _profiled(request, supernet, usable, on_step)
+    if request.configs:
+        front = _given(request, supernet.space, accuracy, latency)
+    else:
+        front = search(
+            supernet.space,
+            accuracy.objective,
+            latency.objective,
+            evaluations=request.evaluations,
+            seed=request.seed,
+            input_sizes=usable,
+            max_latency_ms=request.max_latency_ms,
+            on_batch=lambda total: None if measured else on_step("searching", total),
+        )
     front = [c for c in front if c.accuracy >= request.min_accuracy]
     if not front:
         raise LibraryError(
@@ -183,7 +197,7 @@ def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Buil
         board=board,
         processor=msgspec.convert(processor, Processor),
         reference_frequencies_hz={},
-        notes=(accuracy.note, latency.note, SHARES, _search_note(request)),
+        notes=(accuracy.note, latency.note, SHARES, *_search_note(request)),
         entries=tuple(entries),
         accuracy_metric=accuracy.metric,
     )
@@ -268,7 +282,7 @@ def _from_images(request: Request, supernet: Supernet, on_step: OnStep) -> _Sour
     assert request.images is not None
     space = supernet.space
     files, labels = labelled_files(request.images, supernet.weights)
-    parts = split(len(files), request.count, request.seed, space.batch_normalised)
+    parts = _parts(files, request, space)
     drawn = [files[i] for part in parts for i in part]
     sound = set(readable(drawn, request.skip_broken, lambda: on_step("checking images", len(drawn)))[0])
     calibration, scored = (
@@ -288,6 +302,16 @@ def _from_images(request: Request, supernet: Supernet, on_step: OnStep) -> _Sour
     return _Source(objective, space.input_sizes, note)
 
 
+def _parts(files: Sequence[Path], request: Request, space: SearchSpace) -> tuple[np.ndarray, np.ndarray]:
+    """As ``split``; where images were held out of a training, these are scored and no others."""
+    if not request.held_out:
+        return split(len(files), request.count, request.seed, space.batch_normalised)
+    out = np.array([file in request.held_out for file in files])
+    drawn = np.random.default_rng(request.seed).permutation(np.flatnonzero(~out))
+    number = round(request.count * CALIBRATION_SHARE) if space.batch_normalised else 0
+    return drawn[:number], np.flatnonzero(out)
+
+
 def _run_on(request: Request) -> tuple[str, str]:
     """Engine and processor that accuracy is measured on: those of the library, if it is of this machine."""
     return request.runs.engine, request.runs.processor if request.latency_table is None else "cpu"
@@ -297,7 +321,7 @@ def _from_boxes(
     request: Request, space: DetectorSpace, supernet: Supernet, on_step: OnStep
 ) -> tuple[Supernet, _Source]:
     """The supernet with inputs of the aspect of the images, and the accuracy of its sub-networks on them."""
-    from dynofa_ros.library.precision import MeasuredPrecision
+    from dynofa_ros.library.precision import CALIBRATION, MeasuredPrecision
 
     assert request.data is not None
     data = read_boxes(request.data, request.skip_broken, lambda total: on_step("checking images", total))
@@ -305,14 +329,13 @@ def _from_boxes(
     objective = MeasuredPrecision(
         shaped,
         data,
-        request.count,
-        request.seed,
+        _parts([image.path for image in data.images], request, space),
         *_run_on(request),
         on_subnet=lambda: on_step("measuring accuracy", request.evaluations),
     )
     calibration, scored = objective.numbers
     note = BOX_ACCURACY.format(
-        scored=scored, folder=request.data.name, calibration=f"{calibration}{rough(calibration)}"
+        scored=scored, folder=request.data.name, calibration=f"{calibration}{rough(calibration, CALIBRATION)}"
     )
     return shaped, _Source(objective, space.input_sizes, note, "mAP50:95")
 
@@ -327,17 +350,37 @@ def _profiled(request: Request, supernet: Supernet, input_sizes: Sequence[int], 
     configs = spread_subnets(Genomes(supernet.space, input_sizes), FITTED_SUBNETS, request.seed)
     times = _measured(supernet, configs, runs, request.seed, on_step, "measuring this machine")
     model = fit_model([supernet.plan(config) for config in configs], np.stack(times))
-    note = LIVE_LATENCY.format(
-        board=request.board or HERE,
-        engine=runs.engine,
-        threads=runs.threads,
-        rounds=request.runs.rounds,
-        pause=1e3 * request.runs.pause_s,
+    note = _live_note(request) + FITTED.format(
         fitted=len(configs),
         median=np.median(model.errors),
         most=np.quantile(model.errors, 0.9),
     )
     return _Source(model.objective(supernet.space, input_sizes), input_sizes, note)
+
+
+def _live_note(request: Request) -> str:
+    runs, board = request.runs, request.board or HERE
+    return live_note(runs, board)
+
+
+def live_note(runs: Runs, board: str) -> str:
+    """What a library says of latencies that were measured here."""
+    pause = 1e3 * runs.pause_s
+    return LIVE_LATENCY.format(
+        board=board, engine=runs.engine, threads=runs.threads, rounds=runs.rounds, pause=pause
+    )
+
+
+def _given(request: Request, space: SearchSpace, accuracy: _Source, latency: _Source) -> list[Candidate]:
+    """The sub-networks of the request that no other one of a table's latency beats, fastest first."""
+    configs, genomes = [space.imported(mapping) for mapping in request.configs], Genomes(space)
+    batch, objective = Batch(genomes, genomes.encode(configs)), accuracy.objective
+    if isinstance(objective, MeasuredAccuracy | MeasuredSentences):
+        values = [objective.score(config) for config in configs]
+    else:
+        values = objective(batch).tolist()
+    found = zip(configs, values, latency.objective(batch).tolist(), strict=True)
+    return sorted((Candidate(*one) for one in found), key=lambda candidate: candidate.latency_ms)
 
 
 def _entries(
@@ -379,10 +422,12 @@ def _measured(
     return [times[key] for key in jobs]
 
 
-def _search_note(request: Request) -> str:
+def _search_note(request: Request) -> tuple[str, ...]:
+    if request.configs:
+        return ()
     bounds = ""
     if request.min_accuracy > 0:
         bounds += f", accuracy of {request.min_accuracy:g} or more"
     if np.isfinite(request.max_latency_ms):
         bounds += f", at most {request.max_latency_ms:g} ms"
-    return f"search: dynofa library build, {request.evaluations} evaluations, seed {request.seed}{bounds}"
+    return (f"search: dynofa library build, {request.evaluations} evaluations, seed {request.seed}{bounds}",)

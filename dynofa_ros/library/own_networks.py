@@ -17,7 +17,7 @@ from dynofa_ros.datasets.reader import readable
 from dynofa_ros.errors import one_line
 from dynofa_ros.files import read_yaml
 from dynofa_ros.library.accuracy import FileImages, MeasuredAccuracy, labelled_files, split
-from dynofa_ros.library.build import HERE, SHARES, OnStep, make_entry, named_entries
+from dynofa_ros.library.build import HERE, SHARES, OnStep, live_note, make_entry, named_entries
 from dynofa_ros.library.library import Library, LibraryError, Processor, pareto_front
 from dynofa_ros.library.precision import MeasuredPrecision
 from dynofa_ros.library.profiling import Job, Runs, measure_subnets
@@ -40,10 +40,6 @@ ACCURACY = (
     "accuracy: measured on {scored} images of {folder}, prepared as the perception node prepares a frame"
 )
 COUNTED = "; no names of classes are known: its folders were counted, in natural order"
-LATENCY = (
-    "latency: measured on {board}, {engine}, {threads} thread(s), {rounds} rounds, {pause:g} ms between "
-    "inferences"
-)
 METRICS = {"classification": "top-1", "detection": "mAP50:95"}
 NO_LABELS = (
     "{}: names of the classes are needed, in the order of its outputs: give --labels FILE, one per line"
@@ -157,13 +153,6 @@ def measure(request: OwnNetworks, on_step: OnStep = lambda stage, total: None) -
     ]
     front = named_entries(space, pareto_front(measured))
     kept = {entry.config["file"] for entry in front}
-    latency = LATENCY.format(
-        board=request.board,
-        engine=request.runs.engine,
-        threads=request.runs.threads,
-        rounds=request.runs.rounds,
-        pause=1e3 * request.runs.pause_s,
-    )
     library = Library(
         schema_version=1,
         space=space.name,
@@ -171,7 +160,11 @@ def measure(request: OwnNetworks, on_step: OnStep = lambda stage, total: None) -
         board=request.board,
         processor=msgspec.convert(request.runs.processor, Processor),
         reference_frequencies_hz={},
-        notes=(ACCURACY.format(scored=scored, folder=folder) + COUNTED * (not labels), latency, SHARES),
+        notes=(
+            ACCURACY.format(scored=scored, folder=folder) + COUNTED * (not labels),
+            live_note(request.runs, request.board),
+            SHARES,
+        ),
         entries=tuple(front),
         accuracy_metric=METRICS[request.task],
     )
@@ -184,7 +177,8 @@ def _accuracy(request: OwnNetworks, supernet: Supernet, on_step: OnStep) -> tupl
     where = (runs.engine, runs.processor, lambda: on_step("measuring accuracy", len(request.files)))
     if request.data is not None:
         boxes = read_boxes(request.data, request.skip_broken, lambda total: on_step("checking images", total))
-        precision = MeasuredPrecision(supernet, boxes, request.count, request.seed, *where)
+        parts = split(len(boxes.images), request.count, request.seed, calibrated=False)
+        precision = MeasuredPrecision(supernet, boxes, parts, *where)
         return precision, precision.numbers[1], request.data.name
     assert request.images is not None
     files, labels = labelled_files(request.images, supernet.weights)

@@ -9,10 +9,12 @@ import numpy as np
 
 from dynofa_ros.datasets.boxes import BoxData
 from dynofa_ros.datasets.problems import DataError
-from dynofa_ros.library.accuracy import FileImages, MeasuredAccuracy, split
+from dynofa_ros.library.accuracy import FileImages, MeasuredAccuracy
 from dynofa_ros.supernet.boxes import MEASURED_OVERLAP, MEASURED_SCORE, average_precision, select
 from dynofa_ros.supernet.engines.engine import Runner
 from dynofa_ros.supernet.supernet import Supernet
+
+CALIBRATION = 128  # images for BN statistics at most: 8 batches of 16 were enough for detectors
 
 
 class MeasuredPrecision(MeasuredAccuracy):
@@ -22,14 +24,13 @@ class MeasuredPrecision(MeasuredAccuracy):
         self,
         supernet: Supernet,
         data: BoxData,
-        count: int,
-        seed: int,
+        parts: tuple[np.ndarray, np.ndarray],
         engine: str = "onnxruntime",
         processor: str = "cpu",
         on_subnet: Callable[[], object] = lambda: None,
     ) -> None:
-        """Of at most ``count`` images a quarter is for BN statistics. Raises DataError for too few, or for
-        a class that the weights do not know."""
+        """parts: positions of images for BN statistics, of which CALIBRATION are taken, and of those that are
+        scored. Raises DataError for a class that the weights do not know."""
         labels = supernet.weights.labels or tuple(map(str, range(supernet.weights.classes)))
         if unknown := [name for name in data.names if name not in labels]:
             known = ", ".join(labels[:3])
@@ -38,11 +39,11 @@ class MeasuredPrecision(MeasuredAccuracy):
                 f"it knows {len(labels)}, such as {known}"
             )
         self._index = np.array([labels.index(name) for name in data.names])
-        parts = split(len(data.images), count, seed, supernet.space.batch_normalised)
+        used = (parts[0][:: max(1, -(-len(parts[0]) // CALIBRATION))], parts[1])
         self._marked = [data.images[i] for i in parts[1]]
-        self.numbers = len(parts[0]), len(parts[1])  # of images for BN statistics, and of scored ones
+        self.numbers = len(used[0]), len(used[1])  # of images for BN statistics, and of scored ones
         calibration, scored = (
-            FileImages(supernet.space, [data.images[i].path for i in part]) for part in parts
+            FileImages(supernet.space, [data.images[i].path for i in part]) for part in used
         )
         super().__init__(supernet, calibration, scored, engine, processor, on_subnet)
 

@@ -9,11 +9,12 @@ import argparse
 import json
 import mmap
 import pickle
+import re
 import resource
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,15 @@ Array = np.ndarray
 SUFFIX = ".safetensors"
 LARGEST_HEADER = 1 << 23  # bytes of a safetensors header: 80,000 arrays
 SPARE_BYTES = 1 << 28  # that unpickling may take beside the values themselves
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "BF16": "<u2"}
+MOST_KINDS = 64  # of foreign objects in a torch file
+FOREIGN = re.compile(r"Unsupported global: GLOBAL ([\w.]+) was not an allowed global")
+# Where trainers put the arrays, best first; averaged weights only where there are no others.
+WRAPPERS = (
+    *("state_dict", "model", "model_state_dict", "model_state", "net", "network", "module", "weights"),
+    *("params", "ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema", "shadow"),
+)
+COUNTED = ("n_averaged",)  # beside the arrays of an averaged model
 
 
 class WeightsError(ValueError):
@@ -93,12 +102,21 @@ def _map_safetensors(path: Path) -> Checkpoint:
             raise WeightsError(f"{path}: {name} is of type {entry['dtype']}: expected {', '.join(DTYPES)}")
         offset = 8 + length + entry["data_offsets"][0]
         flat = np.frombuffer(mapping, DTYPES[entry["dtype"]], prod(entry["shape"]), offset)
+        if entry["dtype"] == "BF16":  # the upper half of a float32
+            flat = (flat.astype("<u4") << 16).view("<f4")
         arrays[name] = np.require(flat.reshape(entry["shape"]), requirements="A")
     return Checkpoint(arrays, metadata, str(path), mapping)
 
 
-class Meter:
-    """Stands for an object of training that a checkpoint holds beside its weights."""
+class Foreign:
+    """Stands for an object that a checkpoint holds beside its tensors; nothing of its package is run."""
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, dict):
+            vars(self).update(state)
 
 
 def _read_torch(path: Path) -> Checkpoint:
@@ -110,11 +128,17 @@ def _read_torch(path: Path) -> Checkpoint:
             f"use the file that 'dynofa weights check {path.name} --out {path.stem}{SUFFIX}' writes elsewhere"
         ) from None
     _check_archive(path)
-    # those of AutoFormer and fairseq hold the training arguments, fairseq's meters, too
-    meters = [(Meter, f"fairseq.meters.{kind}Meter") for kind in ("Average", "Time", "Stopwatch")]
-    with torch.serialization.safe_globals([argparse.Namespace, *meters]), _limited_memory(path):
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return Checkpoint(state_dict_arrays(state, str(path)), source=str(path))
+    known: list[Any] = [argparse.Namespace]
+    while True:
+        try:
+            with torch.serialization.safe_globals(known), _limited_memory(path):
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                return Checkpoint(state_dict_arrays(state, str(path)), source=str(path))
+        except pickle.UnpicklingError as error:
+            found = FOREIGN.search(str(error))
+            if found is None or len(known) > MOST_KINDS or found[1].startswith(("builtins.", "__builtin__.")):
+                raise
+            known.append((type("Foreign", (Foreign,), {}), found[1]))
 
 
 def _check_archive(path: Path) -> None:
@@ -148,14 +172,44 @@ def _limited_memory(path: Path) -> Iterator[None]:
 
 
 def state_dict_arrays(state: Any, source: str) -> dict[str, Array]:
-    """Arrays of a state_dict, also nested as {'state_dict': ...} or {'model': ...}; tensors or arrays."""
-    for name in ("model", *("state_dict",) * 3):
-        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
-            state = state[name]
+    """Arrays of a state_dict or of a saved model, tensors or arrays, also nested as trainers nest them."""
+    for _ in WRAPPERS:
+        state = _module_state(state)
+        inner = (state[name] for name in WRAPPERS if name in state) if isinstance(state, Mapping) else ()
+        nested = next((i for i in map(_module_state, inner) if isinstance(i, Mapping) and i), None)
+        if nested is None:
+            break
+        state = nested
     if not isinstance(state, Mapping) or not state:
         found = "an empty one" if isinstance(state, Mapping) else type(state).__name__
         raise WeightsError(f"{source}: expected a mapping of names to tensors, got {found}")
-    return {str(key): _as_array(value, f"{source}: {key}") for key, value in state.items()}
+    return {str(k): _as_array(v, f"{source}: {k}") for k, v in state.items() if k not in COUNTED}
+
+
+def _module_state(state: Any) -> Any:
+    """Parameters and buffers of a saved module by name; what else there is as it is."""
+    if not isinstance(state, Foreign) or "_modules" not in vars(state):
+        return state
+    found = {**vars(state).get("_parameters", {}), **vars(state).get("_buffers", {})}
+    for name, module in vars(state)["_modules"].items():
+        inner = _module_state(module)
+        found |= {f"{name}.{key}": v for key, v in inner.items()} if isinstance(inner, Mapping) else {}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def plain(checkpoint: Checkpoint) -> Checkpoint:
+    """Under the names of the network itself: without prefixes that wrappers give to all arrays (`module.`,
+    `_orig_mod.`, `model.`), and with a class layer of one linear layer under the official name."""
+    arrays = dict(checkpoint.arrays)
+    while len(arrays) > 1 and len({name.partition(".")[0] for name in arrays}) == 1:
+        if not all("." in name for name in arrays):
+            break
+        arrays = {name.partition(".")[2]: array for name, array in arrays.items()}
+    if not any(name.startswith("classifier.linear.") for name in arrays):
+        for leaf in ("weight", "bias"):
+            if f"classifier.{leaf}" in arrays:
+                arrays[f"classifier.linear.{leaf}"] = arrays.pop(f"classifier.{leaf}")
+    return replace(checkpoint, arrays=arrays)
 
 
 def _as_array(value: Any, place: str) -> Array:
@@ -176,14 +230,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise WeightsError(f"{path}: no such file: give the path of a {SUFFIX} or torch checkpoint")
     try:
-        return _map_safetensors(path) if path.suffix == SUFFIX else _read_torch(path)
+        return plain(_map_safetensors(path) if path.suffix == SUFFIX else _read_torch(path))
     except WeightsError:
         raise
     except MemoryError:
         raise WeightsError(f"{path}: names more values than it holds") from None
-    except (pickle.UnpicklingError, KeyError, IndexError, EOFError):  # not a pickle, or of other objects
+    except (pickle.UnpicklingError, KeyError, IndexError, EOFError):  # not a pickle, or of code
         raise WeightsError(
-            f"{path}: not a readable checkpoint: a torch file of tensors alone is expected"
+            f"{path}: not a readable checkpoint: a torch file of tensors is expected"
         ) from None
     except Exception as error:  # a foreign file makes torch raise zip, type and runtime errors alike
         raise WeightsError(f"{path}: not a readable checkpoint: {_first_line(error)}") from error

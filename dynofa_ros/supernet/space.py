@@ -197,6 +197,27 @@ class SearchSpace(ABC):
         """
         return self.checked(msgspec.convert(mapping, self.config_type))
 
+    def imported(self, mapping: Mapping[str, Any]) -> Any:
+        """The sub-network that another program describes: the ``net.config`` of a network that the official
+        code extracted, or what its search found: ks, e, d, w and r or image_size; or as ``from_mapping``.
+
+        Raises ValueError, of which ValidationError is a kind, saying what is not of this space.
+        """
+        if "blocks" in mapping:
+            sizes = {k: v for k, v in mapping.items() if k in (self.size_entry, "r", "image_size")}
+            mapping = self.of_layers(mapping) | sizes
+        names = {"ks": "kernel_sizes", "e": "expand_ratios", "d": "depths", "w": "widths"}
+        names |= {"r": self.size_entry, "image_size": self.size_entry}
+        entries = {names.get(k, k): v for k, v in mapping.items() if not (k in ("wid", *names) and v is None)}
+        size = entries.get(self.size_entry)
+        if isinstance(size, list) and len(size) == 1:
+            entries[self.size_entry] = size[0]
+        return self.config(**entries)
+
+    def of_layers(self, network: Mapping[str, Any]) -> dict[str, Any]:
+        """The entries of a network whose layers are described one by one, as in ``net.config``."""
+        raise ValueError(f"{self.name}: a net.config is not understood here: give ks, e and d")
+
     def checked(self, config: Any) -> Any:
         """``config``. Raises ValueError if it is one of another space."""
         return self.config(**msgspec.structs.asdict(config))

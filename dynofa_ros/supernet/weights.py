@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,7 @@ from dynofa_ros.supernet.checkpoint import (
     Checkpoint,
     WeightsError,
     labels_of,
+    plain,
     read_checkpoint,
     state_dict_arrays,
 )
@@ -149,6 +151,11 @@ def fit(space: SearchSpace, checkpoint: Checkpoint) -> Weights:
     """
     source, arrays, classes = checkpoint.source, checkpoint.arrays, checkpoint.classes(space)
     names = _by_canonical_name(space, checkpoint)
+    if _extracted(space, names):
+        raise WeightsError(
+            f"{source}: is one static sub-network that was cut out of a supernet: {space.name} needs the "
+            "supernet itself (a static network runs as ONNX: dynofa library from-onnx)"
+        )
     fitted: dict[str, Array] = {}
     for key, shape in space.parameter_shapes(classes).items():
         name = names.pop(space.canonical_name(key), None)
@@ -165,6 +172,17 @@ def fit(space: SearchSpace, checkpoint: Checkpoint) -> Weights:
     if checkpoint.labels and len(checkpoint.labels) != classes:
         raise WeightsError(f"{source}: {len(checkpoint.labels)} labels for {classes} classes")
     return Weights(fitted, classes, checkpoint.metadata, source, checkpoint.mapping, space.task)
+
+
+def _extracted(space: SearchSpace, names: Mapping[str, str]) -> bool:
+    """Whether names are those of a network that was cut out of a supernet: nothing in it is elastic."""
+    shapes = {space.canonical_name(key) for key in space.parameter_shapes(1)}
+
+    def kinds(keys: Iterable[str]) -> set[str]:
+        return {re.sub(r"\d+", "", key) for key in keys if not key.endswith(OPTIONAL)}
+
+    elastic = {kind for kind in kinds(shapes) if kind.endswith("_matrix")}
+    return bool(elastic) and kinds(names) == kinds(shapes) - elastic
 
 
 def agreement(space: SearchSpace, checkpoint: Checkpoint) -> int:
@@ -187,7 +205,7 @@ def load_weights(space: SearchSpace, source: str | Path | Mapping[str, Any]) -> 
         _check_shapes(space, source)
         return source
     if isinstance(source, Mapping):
-        return fit(space, Checkpoint(state_dict_arrays(source, "state_dict")))
+        return fit(space, plain(Checkpoint(state_dict_arrays(source, "state_dict"))))
     own: Weights | None = space.read(Path(source))
     return fit(space, read_checkpoint(source)) if own is None else own
 

@@ -23,7 +23,7 @@ class BoxFiles(Detection):
         self.space, self.labels = space, data.names
         out = held_out(len(data.images), share, seed)
         self._trained = [image for image, part in zip(data.images, out, strict=True) if not part]
-        self._tested = [image for image, part in zip(data.images, out, strict=True) if part]
+        self.tested = [image for image, part in zip(data.images, out, strict=True) if part]
         self.aspect = data.aspect
         self._cache = Cache(space.input_sizes[-1] // 2)
         self._chance = _chances(self._trained, len(data.names))
@@ -33,7 +33,7 @@ class BoxFiles(Detection):
         return moved(self._read(chosen), rng)
 
     def held_out(self) -> Sequence[Example]:
-        return [self._read(image) for image in self._tested]
+        return [self._read(image) for image in self.tested]
 
     def _read(self, marked: Marked) -> Example:
         image = self._cache.read(marked.path)

@@ -30,11 +30,11 @@ LEAST_FITTING = 0.5  # share of the arrays that an initial checkpoint must have
 
 @dataclass(frozen=True)
 class Data:
-    """What to learn. trained, held_out: numbers of images; notes: what was left out."""
+    """What to learn. trained: number of images; held_out: files that are not; notes: what was left out."""
 
     objective: Classification | BoxFiles
     trained: int
-    held_out: int
+    held_out: frozenset[Path]
     notes: tuple[str, ...]
 
 
@@ -55,12 +55,12 @@ def read_data(
     if isinstance(space, DetectorSpace):
         boxes = read_boxes(folder, skip_broken, on_file)
         detection = BoxFiles(space, boxes, share, seed)
-        out = len(detection.held_out())
-        return Data(detection, len(boxes.images) - out, out, boxes.notes)
+        out = frozenset(image.path for image in detection.tested)
+        return Data(detection, len(boxes.images) - len(out), out, boxes.notes)
     classes = read_classes(folder, skip_broken, on_file)
     objective = Classification(space, classes, share, seed)
-    out = len(objective.tested)
-    return Data(objective, len(classes.files) - out, out, classes.notes)
+    out = frozenset(classes.files[i] for i in objective.tested)
+    return Data(objective, len(classes.files) - len(out), out, classes.notes)
 
 
 def first_weights(

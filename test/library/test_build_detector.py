@@ -19,6 +19,7 @@ from dynofa_ros.datasets.boxes import BoxData, read_boxes  # noqa: E402
 from dynofa_ros.datasets.problems import DataError  # noqa: E402
 from dynofa_ros.demo.signs import CLASS_NAMES, render_scene  # noqa: E402
 from dynofa_ros.library import build as builder  # noqa: E402
+from dynofa_ros.library.accuracy import split  # noqa: E402
 from dynofa_ros.library.library import load_library  # noqa: E402
 from dynofa_ros.library.precision import MeasuredPrecision  # noqa: E402
 from dynofa_ros.messages import AppTargets, Header  # noqa: E402
@@ -122,7 +123,7 @@ def test_a_perfect_detector_has_a_precision_of_one(
 ):
     """Boxes in pixels of its input become those of the image, its classes those of the weights."""
     data = read_boxes(scenes)
-    measure = MeasuredPrecision(supernet, data, count=100, seed=0)
+    measure = MeasuredPrecision(supernet, data, split(6, 100, 0))
     assert measure.numbers == (2, 4)
     config = supernet.space.config(width=256, height=192)
     scored = iter(measure._marked)
@@ -148,6 +149,6 @@ def test_what_is_refused(
     assert "--data needs --weights" in capsys.readouterr().err
     data = read_boxes(scenes)
     with pytest.raises(DataError, match="1 images are too few"):
-        MeasuredPrecision(supernet, data, count=1, seed=0)
+        split(6, 1, 0)
     with pytest.raises(DataError, match="has no class 'cup': it knows 25, such as stop"):
-        MeasuredPrecision(supernet, BoxData("COCO", ("cup",), data.images), count=9, seed=0)
+        MeasuredPrecision(supernet, BoxData("COCO", ("cup",), data.images), split(6, 9, 0))

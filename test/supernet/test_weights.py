@@ -103,6 +103,64 @@ def test_parameters_are_counted_as_the_official_code_does():
     assert weights.parameters == 7_678_880
 
 
+WRAPPED = {
+    "a trainer's": lambda s: {"best_acc": np.float64(0.7), "args": Trainer(), "state_dict": s},
+    "compiled": lambda s: {"model": {f"_orig_mod.{k}": v for k, v in s.items()}},
+    "compiled and parallel": lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()},
+    "lightning": lambda s: {"epoch": 3, "state_dict": {f"model.{k}": v for k, v in s.items()}},
+    "nncf": lambda s: {f"nncf_module.{k}": v for k, v in s.items()},
+    "ignite": lambda s: {"model_state_dict": s, "optimizer_state_dict": {}},
+    "net": lambda s: {"net": s, "acc": 71.0},
+    "averaged": lambda s: {"ema": {"n_averaged": s[KEY] * 0, **{f"module.{k}": v for k, v in s.items()}}},
+    "the newest, not the average": lambda s: {
+        "model": s,
+        "model_ema": {k: 0 * v for k, v in s.items()},
+    },
+    "own head": lambda s: {k.replace("classifier.linear.", "classifier."): v for k, v in s.items()},
+}
+
+
+class Trainer:
+    """Of a package that is not there when the file is read."""
+
+    def __init__(self) -> None:
+        self.rate = 0.1
+
+
+@pytest.mark.parametrize("style", WRAPPED)
+def test_checkpoints_as_trainers_leave_them(tmp_path, state, style):
+    torch = pytest.importorskip("torch")
+    tensors = {k: torch.from_numpy(v) for k, v in state.items()}
+    torch.save(WRAPPED[style](tensors), tmp_path / "w.pt")
+    loaded = load_weights(SPACE, tmp_path / "w.pt")
+    assert loaded.digest == load_weights(SPACE, state).digest
+
+
+def test_a_whole_saved_model_is_read_without_its_code(tmp_path, state):
+    torch = pytest.importorskip("torch")
+    networks = pytest.importorskip("ofa.imagenet_classification.elastic_nn.networks")
+    name = "ofa_mbv3_w0.25"
+    net = networks.OFAMobileNetV3(
+        n_classes=7, width_mult=0.25, ks_list=[3, 5, 7], expand_ratio_list=[3, 4, 6], depth_list=[2, 3, 4]
+    )
+    torch.save({"model": net}, tmp_path / "w.pt")
+    loaded = load_weights(load_space(name), tmp_path / "w.pt")
+    assert loaded.digest == load_weights(load_space(name), net.state_dict()).digest
+    static = net.get_active_subnet().state_dict()
+    with pytest.raises(WeightsError, match="is one static sub-network that was cut out of a supernet"):
+        load_weights(load_space(name), static)
+
+
+def test_bfloat16_and_prefixes_of_safetensors(tmp_path, state):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file as save_torch
+
+    halves = {f"model.{k}": torch.from_numpy(v).to(torch.bfloat16) for k, v in state.items() if v.ndim}
+    save_torch(halves, tmp_path / "w.safetensors")
+    loaded = load_weights(SPACE, tmp_path / "w.safetensors")
+    assert np.array_equal(loaded[KEY], halves[f"model.{KEY}"].float().numpy())
+
+
 # --- what is refused ------------------------------------------------------------------------------------
 
 

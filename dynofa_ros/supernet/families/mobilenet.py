@@ -7,7 +7,7 @@ multiple of 8 as in MobileNet.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -126,6 +126,30 @@ class MobileNetSpace(SearchSpace):
         depths = genes[:, self.columns["depths"]] + self._shallowest
         return np.asarray(self._position < depths[:, self._stage])
 
+    def of_layers(self, network: Mapping[str, Any]) -> dict[str, Any]:
+        found: list[tuple[int, int, float]] = []  # of every elastic block: width, kernel, expansion
+        try:
+            for block in network["blocks"][1:]:
+                conv = block.get("mobile_inverted_conv") or block["conv"]
+                middle, inputs = conv["mid_channels"], conv["in_channels"]
+                expand = conv["expand_ratio"] if middle is None else middle / inputs
+                found.append((int(conv["out_channels"]), int(conv["kernel_size"]), float(expand)))
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError):
+            raise ValueError(f"{self.name}: this net.config has a block of another kind") from None
+        kernels, expansions, depths = [], [], []
+        widths = [width for width, _, _ in found]
+        for stage in self.net.stages:
+            own = [block for block in found if block[0] == stage.width]
+            spare = stage.depths[-1] - len(own)
+            kernels += [kernel for _, kernel, _ in own] + [KERNEL_SIZES[0]] * spare
+            expansions += [_nearest(expand) for _, _, expand in own] + [EXPAND_RATIOS[0]] * spare
+            depths.append(len(own))
+        if widths != [
+            s.width for s, depth in zip(self.net.stages, depths, strict=True) for _ in range(depth)
+        ]:
+            raise ValueError(f"{self.name}: this net.config has blocks of widths {widths}, of another space")
+        return {"kernel_sizes": kernels, "expand_ratios": expansions, "depths": depths}
+
     def _features(self, sizes: np.ndarray, genes: np.ndarray) -> np.ndarray:
         """One-hot groups: blocks x kernel | blocks x expansion | bins of 16 px from 112 px on; a skipped
         block is all zero. Every 16 px share a bin, so that 208 to 220 px are predicted alike."""
@@ -204,6 +228,11 @@ class MobileNetSpace(SearchSpace):
             f"Logits-input:1x1x{features}-output:{CLASSES}",
         ]
         return fixed, positions
+
+
+def _nearest(expand: float) -> int:
+    """The expansion that a width, rounded to a multiple of 8, comes from."""
+    return min(EXPAND_RATIOS, key=lambda known: abs(known - expand))
 
 
 def _inverted_bottleneck(

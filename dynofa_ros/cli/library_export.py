@@ -1,0 +1,65 @@
+"""`dynofa library export`: a sub-network of a library as an ONNX file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynofa_ros.cli.arguments import add_json
+from dynofa_ros.cli.common import OK, check_outputs, write_json
+from dynofa_ros.cli.work import one_line_errors
+
+if TYPE_CHECKING:
+    from dynofa_ros.cli.arguments import Commands
+
+
+def add_parser(commands: Commands) -> None:
+    """Add `export`."""
+    parser = commands.add_parser(
+        "export",
+        help="write a sub-network as an ONNX file",
+        description="Writes one sub-network of a library, with its own BN statistics folded in, as an ONNX "
+        "file that stands alone: input images, float32 (1, 3, H, W); output logits. A translator has one "
+        "file per graph: FILE with the name of the graph.",
+        epilog="example: dynofa library export cpu.yaml s03_r176 --weights w1.2.safetensors --onnx s03.onnx",
+    )
+    parser.add_argument("library", type=Path, metavar="LIBRARY", help="a library file (YAML)")
+    parser.add_argument("subnet", metavar="ID", help="of its entries")
+    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint of its space")
+    parser.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="file to write")
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from dynofa_ros.files import write_atomically
+    from dynofa_ros.library.files import open_library
+    from dynofa_ros.supernet.engines.onnx_graph import build_model
+
+    check_outputs(options.onnx, options.json)
+    with one_line_errors():
+        opened = open_library(options.library, options.weights)
+        entry = opened.library.find(options.subnet)
+        if entry is None:
+            known = ", ".join(dict.fromkeys(e.id for e in opened.library))
+            raise ValueError(f"{options.subnet!r} is not in {options.library}: it has {known}")
+        config = opened.library.config(entry)
+        subnet = opened.supernet.materialise(config, opened.statistics.get(entry.id))
+        written = []
+        for name, graph in subnet.graphs.items():
+            model, path = build_model(graph), options.onnx
+            if len(subnet.graphs) > 1:
+                path = path.with_name(f"{path.stem}_{name}{path.suffix}")
+            else:  # for one image: engines need fixed shapes to be at their best
+                for value in (*model.graph.input, *model.graph.output):
+                    value.type.tensor_type.shape.dim[0].dim_value = 1
+            labels = opened.supernet.weights.labels
+            if labels:
+                model.metadata_props.add(key="names", value=repr(dict(enumerate(labels))))
+            write_atomically(path, model.SerializeToString())
+            written.append(path)
+    for path in written:
+        print(f"written: {path}")
+    write_json(options.json, {"subnet": entry.id, "files": list(map(str, written))})
+    return OK
