@@ -15,7 +15,7 @@ from dynofa_ros.errors import UsageError
 
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
-    from dynofa_ros.library.build import Request
+    from dynofa_ros.library.accuracy_source import Request
     from dynofa_ros.library.library import Library
 
 EVALUATIONS, EVALUATIONS_MEASURED = 300_000, 200
@@ -130,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _request(options: argparse.Namespace) -> Request:
-    from dynofa_ros.library.build import Request
+    from dynofa_ros.library.accuracy_source import Request
     from dynofa_ros.library.profiling import Runs
 
     measured = options.images or options.data or options.pairs

@@ -150,7 +150,8 @@ def _run(options: argparse.Namespace) -> int:
 def _library(options: argparse.Namespace, space: str, held_out: frozenset[Path]) -> dict[str, Any]:
     """Build the library of the new weights; what the results say of it."""
     from dynofa_ros.cli.library_build import show
-    from dynofa_ros.library.build import Request, build
+    from dynofa_ros.library.accuracy_source import Request
+    from dynofa_ros.library.build import build
     from dynofa_ros.library.files import save_with_statistics
 
     began = time.monotonic()

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from dynofa_ros.datasets.boxes import read_boxes
-from dynofa_ros.datasets.reader import readable
-from dynofa_ros.library.accuracy import (
-    CALIBRATION_SHARE,
-    FileImages,
-    MeasuredAccuracy,
-    Statistics,
-    labelled_files,
-    load_predictor,
-    rough,
-    split,
+from dynofa_ros.library.accuracy import MeasuredAccuracy, Statistics, load_predictor
+from dynofa_ros.library.accuracy_source import (
+    OnStep,
+    Request,
+    Source,
+    from_boxes,
+    from_images,
+    from_pairs,
+    predicted,
 )
-from dynofa_ros.library.genomes import Batch, Genomes, Objective
+from dynofa_ros.library.genomes import Batch, Genomes
 from dynofa_ros.library.latency_model import fit_model, spread_subnets
 from dynofa_ros.library.latency_table import LatencyTable, load_latency_table, summed_latency
 from dynofa_ros.library.library import Entry, Latency, Library, LibraryError, Processor, pareto_front
 from dynofa_ros.library.profiling import Job, Runs, fixed_shares, measure_subnets
 from dynofa_ros.library.search import Candidate, search, thin
-from dynofa_ros.library.sentences import MeasuredSentences, read_pairs
+from dynofa_ros.library.sentences import MeasuredSentences
 from dynofa_ros.supernet.families.detector import DetectorSpace
 from dynofa_ros.supernet.registry import load_space
 from dynofa_ros.supernet.space import SearchSpace
@@ -39,32 +37,12 @@ HERE = "host"  # name of a board that nobody named
 FITTED_SUBNETS = 64  # measured for the latency model, which only ranks: few rounds, short pauses
 FIT_ROUNDS, FIT_PAUSE_S = 8, 0.005
 SPARE = 1.25  # candidates measured per point that is wanted: some leave the front when they are measured
-OnStep = Callable[[str, int], None]
 
-PREDICTED_ACCURACY = (
-    "accuracy: predicted; the predictor promises 4.5 to 6.9 points more than was measured on ImageNet, "
-    "so it ranks sub-networks and is no accuracy to expect"
-)
-IMAGE_ACCURACY = (
-    "accuracy: measured on {scored} images of {folder}, read and prepared as the perception node prepares a "
-    "frame{statistics}; the scored images also chose the sub-networks"
-)
-BOX_ACCURACY = (
-    "accuracy: mAP50:95 by pycocotools on {scored} images of {folder}, prepared as the perception node "
-    "prepares a frame, with BN statistics from {calibration} others; the scored images also chose the "
-    "sub-networks, and images that the weights were trained on would rate too high"
-)
-SENTENCE_ACCURACY = (
-    "accuracy: measured, {metric} on {count} sentences of {file}, target {target}; the scored sentences also "
-    "chose the sub-networks. Latency is that of a sentence of {size} tokens"
-)
-METRIC_NAMES = {"bleu": "BLEU / 100", "exact": "exact match"}
 MEASURED_ON = {  # by task: the option, and what it must be
     "classification": ("images", "--images DIR"),
     "detection": ("data", "--data DIR, images with boxes"),
     "translation": ("pairs", "--pairs FILE, sentences with what should come out"),
 }
-BN_ACCURACY = " with BN statistics from {} others"
 TABLE_LATENCY = (
     "latency: predicted, the sum of entries of {table}; such sums are off for whole networks (about half of "
     "what was measured on the GPU of a Jetson Xavier NX): `dynofa library profile` measures on the board; "
@@ -82,57 +60,11 @@ SHARES = "alpha and beta: the share of beta (0.9) is a guess; one clock frequenc
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to build.
-
-    images, data, pairs: what accuracy is measured on, by the task of the space; none = the predictor. images:
-    an ImageFolder; data: images with boxes; pairs: sentences with their references, translated to ``target``
-    and scored by ``metric``. ``count`` of them are used; skip_broken: without those that cannot be decoded;
-    held_out: files that alone are scored, none = drawn.
-    weights: a checkpoint; None = random ones, and a library that is bound to none. latency_table: None =
-    measured here, as ``runs`` says. board, processor: None = those of the table, else this machine.
-    max_latency_ms holds for the table or the fitted model. configs: sub-networks to measure, as other
-    programs describe them (``SearchSpace.imported``); none = searched.
-    """
-
-    space: str
-    evaluations: int
-    board: str | None = None
-    processor: Processor | None = None
-    weights: Path | None = None
-    images: Path | None = None
-    data: Path | None = None
-    pairs: Path | None = None
-    target: str = ""
-    metric: str = "bleu"
-    count: int = 2000
-    skip_broken: bool = False
-    held_out: frozenset[Path] = frozenset()
-    latency_table: Path | None = None
-    runs: Runs = field(default_factory=Runs)
-    points: int = 32
-    seed: int = 0
-    configs: tuple[Mapping[str, Any], ...] = ()
-    min_accuracy: float = 0.0
-    max_latency_ms: float = float("inf")
-
-
-@dataclass(frozen=True)
 class Built:
     """A library, and the BN statistics of its entries where images gave them."""
 
     library: Library
     statistics: dict[str, Statistics]
-
-
-@dataclass(frozen=True)
-class _Source:
-    """An objective, the input sizes for which it holds, and what the library says about it."""
-
-    objective: Objective
-    input_sizes: Sequence[int]
-    note: str
-    metric: str = "top-1"
 
 
 def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Built:
@@ -158,16 +90,16 @@ def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Buil
     processor = _agreed("processor", request.processor, of_table, request.runs.processor)
     supernet = load_supernet(space.name, request.weights)
     if isinstance(space, DetectorSpace):
-        supernet, accuracy = _from_boxes(request, space, supernet, on_step)
+        supernet, accuracy = from_boxes(request, space, supernet, on_step)
     elif request.pairs is not None:
-        accuracy = _from_pairs(request, supernet, on_step)
+        accuracy = from_pairs(request, supernet, on_step)
     else:
-        accuracy = _predicted(space) if measured is None else _from_images(request, supernet, on_step)
+        accuracy = predicted(space) if measured is None else from_images(request, supernet, on_step)
     usable = [size for size in accuracy.input_sizes if table is None or size in table.input_sizes]
     if not usable:
         raise LibraryError(f"{request.latency_table} has none of the input sizes that can be searched")
     if table is None and request.configs:
-        latency = _Source(lambda batch: np.zeros(len(batch.rows)), usable, _live_note(request))
+        latency = Source(lambda batch: np.zeros(len(batch.rows)), usable, _live_note(request))
     else:
         latency = table or _profiled(request, supernet, usable, on_step)
     if request.configs:
@@ -246,101 +178,14 @@ def make_entry(
     )
 
 
-def _table(table: LatencyTable, path: Path | None, space: SearchSpace) -> _Source:
+def _table(table: LatencyTable, path: Path | None, space: SearchSpace) -> Source:
     assert path is not None
     table.check_space(space.name)
     note = TABLE_LATENCY.format(table=path.name)
-    return _Source(summed_latency(table.block_costs()), table.input_sizes, note)
+    return Source(summed_latency(table.block_costs()), table.input_sizes, note)
 
 
-def _predicted(space: SearchSpace) -> _Source:
-    predictor = load_predictor(space.name)
-    return _Source(predictor.objective(), predictor.inputs.input_sizes, PREDICTED_ACCURACY)
-
-
-def _from_pairs(request: Request, supernet: Supernet, on_step: OnStep) -> _Source:
-    assert request.pairs is not None and supernet.space.sizes is not None
-    pairs = read_pairs(request.pairs, request.count, request.seed)
-    objective = MeasuredSentences(
-        supernet,
-        pairs,
-        request.target,
-        request.metric,
-        on_subnet=lambda: on_step("measuring accuracy", request.evaluations),
-    )
-    note = SENTENCE_ACCURACY.format(
-        metric=METRIC_NAMES[request.metric],
-        count=len(pairs),
-        file=request.pairs.name,
-        target=request.target,
-        size=supernet.space.sizes[1],
-    )
-    return _Source(objective, supernet.space.input_sizes, note, METRIC_NAMES[request.metric])
-
-
-def _from_images(request: Request, supernet: Supernet, on_step: OnStep) -> _Source:
-    assert request.images is not None
-    space = supernet.space
-    files, labels = labelled_files(request.images, supernet.weights)
-    parts = _parts(files, request, space)
-    drawn = [files[i] for part in parts for i in part]
-    sound = set(readable(drawn, request.skip_broken, lambda: on_step("checking images", len(drawn)))[0])
-    calibration, scored = (
-        FileImages(space, [files[i] for i in kept], labels[kept])
-        for kept in ([i for i in part if files[i] in sound] for part in parts)
-    )
-    objective = MeasuredAccuracy(
-        supernet,
-        calibration,
-        scored,
-        *_run_on(request),
-        on_subnet=lambda: on_step("measuring accuracy", request.evaluations),
-    )
-    number = len(calibration.files)
-    statistics = BN_ACCURACY.format(number) + rough(number) if space.batch_normalised else ""
-    note = IMAGE_ACCURACY.format(scored=len(scored.files), folder=request.images.name, statistics=statistics)
-    return _Source(objective, space.input_sizes, note)
-
-
-def _parts(files: Sequence[Path], request: Request, space: SearchSpace) -> tuple[np.ndarray, np.ndarray]:
-    """As ``split``; where images were held out of a training, these are scored and no others."""
-    if not request.held_out:
-        return split(len(files), request.count, request.seed, space.batch_normalised)
-    out = np.array([file in request.held_out for file in files])
-    drawn = np.random.default_rng(request.seed).permutation(np.flatnonzero(~out))
-    number = round(request.count * CALIBRATION_SHARE) if space.batch_normalised else 0
-    return drawn[:number], np.flatnonzero(out)
-
-
-def _run_on(request: Request) -> tuple[str, str]:
-    """Engine and processor that accuracy is measured on: those of the library, if it is of this machine."""
-    return request.runs.engine, request.runs.processor if request.latency_table is None else "cpu"
-
-
-def _from_boxes(
-    request: Request, space: DetectorSpace, supernet: Supernet, on_step: OnStep
-) -> tuple[Supernet, _Source]:
-    """The supernet with inputs of the aspect of the images, and the accuracy of its sub-networks on them."""
-    from dynofa_ros.library.precision import CALIBRATION, MeasuredPrecision
-
-    assert request.data is not None
-    data = read_boxes(request.data, request.skip_broken, lambda total: on_step("checking images", total))
-    shaped = Supernet(space.with_aspect(data.aspect), supernet.weights)
-    objective = MeasuredPrecision(
-        shaped,
-        data,
-        _parts([image.path for image in data.images], request, space),
-        *_run_on(request),
-        on_subnet=lambda: on_step("measuring accuracy", request.evaluations),
-    )
-    calibration, scored = objective.numbers
-    note = BOX_ACCURACY.format(
-        scored=scored, folder=request.data.name, calibration=f"{calibration}{rough(calibration, CALIBRATION)}"
-    )
-    return shaped, _Source(objective, space.input_sizes, note, "mAP50:95")
-
-
-def _profiled(request: Request, supernet: Supernet, input_sizes: Sequence[int], on_step: OnStep) -> _Source:
+def _profiled(request: Request, supernet: Supernet, input_sizes: Sequence[int], on_step: OnStep) -> Source:
     """A latency model of this machine."""
     runs = replace(
         request.runs,
@@ -355,7 +200,7 @@ def _profiled(request: Request, supernet: Supernet, input_sizes: Sequence[int], 
         median=np.median(model.errors),
         most=np.quantile(model.errors, 0.9),
     )
-    return _Source(model.objective(supernet.space, input_sizes), input_sizes, note)
+    return Source(model.objective(supernet.space, input_sizes), input_sizes, note)
 
 
 def _live_note(request: Request) -> str:
@@ -371,7 +216,7 @@ def live_note(runs: Runs, board: str) -> str:
     )
 
 
-def _given(request: Request, space: SearchSpace, accuracy: _Source, latency: _Source) -> list[Candidate]:
+def _given(request: Request, space: SearchSpace, accuracy: Source, latency: Source) -> list[Candidate]:
     """The sub-networks of the request that no other one of a table's latency beats, fastest first."""
     configs, genomes = [space.imported(mapping) for mapping in request.configs], Genomes(space)
     batch, objective = Batch(genomes, genomes.encode(configs)), accuracy.objective

@@ -150,10 +150,8 @@ class SearchSpace(ABC):
     bn_epsilon: float = 0.0  # of no use without batch normalisation
     config_type: type[Any] = SubnetConfig
     size_entry = "resolution"  # of the configuration: the input size
-    per_block: tuple[str, ...] = (
-        "kernel_sizes",
-        "expand_ratios",
-    )  # have no effect where depth skips the block
+    # have no effect where depth skips the block:
+    per_block: tuple[str, ...] = ("kernel_sizes", "expand_ratios")
     shown: tuple[str, ...] = ("depths",)  # beside the input size, in a table of sub-networks
     independent_blocks = True  # the cost of a block follows from its own entries of ``per_block``
     sizes: tuple[int, int, int] | None = None  # of a small, a usual and a large request, where these differ
@@ -203,20 +201,18 @@ class SearchSpace(ABC):
 
         Raises ValueError, of which ValidationError is a kind, saying what is not of this space.
         """
-        if "blocks" in mapping:
-            sizes = {k: v for k, v in mapping.items() if k in (self.size_entry, "r", "image_size")}
-            mapping = self.of_layers(mapping) | sizes
         names = {"ks": "kernel_sizes", "e": "expand_ratios", "d": "depths", "w": "widths"}
-        names |= {"r": self.size_entry, "image_size": self.size_entry}
-        entries = {names.get(k, k): v for k, v in mapping.items() if not (k in ("wid", *names) and v is None)}
+        names |= dict.fromkeys(("r", "image_size"), self.size_entry)
+        layers = self.of_layers(mapping) if "blocks" in mapping else {}
+        known = {*names, *names.values()} if layers else mapping.keys() - {"wid"}
+        entries = {names.get(k, k): v for k, v in mapping.items() if k in known and v is not None}
         size = entries.get(self.size_entry)
-        if isinstance(size, list) and len(size) == 1:
-            entries[self.size_entry] = size[0]
-        return self.config(**entries)
+        entries |= {self.size_entry: size[0]} if isinstance(size, list) and len(size) == 1 else {}
+        return self.config(**entries, **layers)
 
     def of_layers(self, network: Mapping[str, Any]) -> dict[str, Any]:
         """The entries of a network whose layers are described one by one, as in ``net.config``."""
-        raise ValueError(f"{self.name}: a net.config is not understood here: give ks, e and d")
+        raise ValueError(f"{self.name}: a net.config is not understood: give ks, e and d")
 
     def checked(self, config: Any) -> Any:
         """``config``. Raises ValueError if it is one of another space."""
