@@ -79,7 +79,8 @@ class ObjectDetection(Task):
     ) -> Answer:
         height, width = request.shape[:2]
         scale = network.scale(request.shape)
-        found = select(outputs[0], options["score_threshold"], options["overlap_threshold"], scale)
+        overlap = 1.0 if network.one_row_each else options["overlap_threshold"]
+        found = select(outputs[0], options["score_threshold"], overlap, scale)
         found.boxes[:, 0::2] = found.boxes[:, 0::2].clip(0, width)
         found.boxes[:, 1::2] = found.boxes[:, 1::2].clip(0, height)
         result = Detection2DArray(detections=detections(found, self._names))

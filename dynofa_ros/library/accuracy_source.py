@@ -24,7 +24,6 @@ from dynofa_ros.library.genomes import Objective
 from dynofa_ros.library.library import Processor
 from dynofa_ros.library.profiling import Runs
 from dynofa_ros.library.sentences import MeasuredSentences, read_pairs
-from dynofa_ros.supernet.families.detector import DetectorSpace
 from dynofa_ros.supernet.space import SearchSpace
 from dynofa_ros.supernet.supernet import Supernet
 
@@ -40,7 +39,7 @@ IMAGE_ACCURACY = (
 )
 BOX_ACCURACY = (
     "accuracy: mAP50:95 by pycocotools on {scored} images of {folder}, prepared as the perception node "
-    "prepares a frame, with BN statistics from {calibration} others; the scored images also chose the "
+    "prepares a frame{statistics}; the scored images also chose the "
     "sub-networks, and images that the weights were trained on would rate too high"
 )
 SENTENCE_ACCURACY = (
@@ -161,15 +160,14 @@ def _run_on(request: Request) -> tuple[str, str]:
     return request.runs.engine, request.runs.processor if request.latency_table is None else "cpu"
 
 
-def from_boxes(
-    request: Request, space: DetectorSpace, supernet: Supernet, on_step: OnStep
-) -> tuple[Supernet, Source]:
+def from_boxes(request: Request, supernet: Supernet, on_step: OnStep) -> tuple[Supernet, Source]:
     """The supernet with inputs of the aspect of the images, and the accuracy of its sub-networks on them."""
     from dynofa_ros.library.precision import CALIBRATION, MeasuredPrecision
 
     assert request.data is not None
     data = read_boxes(request.data, request.skip_broken, lambda total: on_step("checking images", total))
-    shaped = Supernet(space.with_aspect(data.aspect), supernet.weights)
+    space = supernet.space.with_aspect(data.aspect)
+    shaped = Supernet(space, supernet.weights)
     objective = MeasuredPrecision(
         shaped,
         data,
@@ -178,7 +176,7 @@ def from_boxes(
         on_subnet=lambda: on_step("measuring accuracy", request.evaluations),
     )
     calibration, scored = objective.numbers
-    note = BOX_ACCURACY.format(
-        scored=scored, folder=request.data.name, calibration=f"{calibration}{rough(calibration, CALIBRATION)}"
-    )
+    calibrated = BN_ACCURACY.format(calibration) + rough(calibration, CALIBRATION)
+    statistics = f",{calibrated}" if space.batch_normalised else ""
+    note = BOX_ACCURACY.format(scored=scored, folder=request.data.name, statistics=statistics)
     return shaped, Source(objective, space.input_sizes, note, "mAP50:95")

@@ -27,7 +27,6 @@ from dynofa_ros.library.library import Entry, Latency, Library, LibraryError, Pr
 from dynofa_ros.library.profiling import Job, Runs, fixed_shares, measure_subnets
 from dynofa_ros.library.search import Candidate, search, thin
 from dynofa_ros.library.sentences import MeasuredSentences
-from dynofa_ros.supernet.families.detector import DetectorSpace
 from dynofa_ros.supernet.registry import load_space
 from dynofa_ros.supernet.space import SearchSpace
 from dynofa_ros.supernet.supernet import Supernet, load_supernet
@@ -89,8 +88,8 @@ def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Buil
     of_table = table_file.processor if table_file else None
     processor = _agreed("processor", request.processor, of_table, request.runs.processor)
     supernet = load_supernet(space.name, request.weights)
-    if isinstance(space, DetectorSpace):
-        supernet, accuracy = from_boxes(request, space, supernet, on_step)
+    if request.data is not None:
+        supernet, accuracy = from_boxes(request, supernet, on_step)
     elif request.pairs is not None:
         accuracy = from_pairs(request, supernet, on_step)
     else:

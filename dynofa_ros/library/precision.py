@@ -51,8 +51,7 @@ class MeasuredPrecision(MeasuredAccuracy):
         # one by one, as in the node: some networks find another number of boxes in every image
         rows = (run(image[None])[0] for batch in self._scored.batches(config) for image in batch)
         scales = (self._supernet.space.scale(marked.size, config) for marked in self._marked)
-        found = [
-            select(row, MEASURED_SCORE, MEASURED_OVERLAP, s) for row, s in zip(rows, scales, strict=True)
-        ]
+        overlap = 1.0 if self._supernet.space.one_row_each else MEASURED_OVERLAP
+        found = [select(row, MEASURED_SCORE, overlap, s) for row, s in zip(rows, scales, strict=True)]
         truth = [(marked.boxes, self._index[marked.labels]) for marked in self._marked]
         return average_precision(truth, found).map50_95

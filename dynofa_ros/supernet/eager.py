@@ -46,16 +46,37 @@ def _gather(x: Tensor, indices: Tensor, axis: int = 0) -> Tensor:
     return x.select(axis, int(indices)) if indices.ndim == 0 else x.index_select(axis, indices)
 
 
+def _pad(x: Tensor, pads: Tensor) -> Tensor:
+    first, last = pads.view(2, -1).tolist()  # as ONNX has it: all beginnings, then all ends
+    return functional.pad(x, [n for pair in zip(reversed(first), reversed(last), strict=True) for n in pair])
+
+
+def _conv(x: Tensor, weight: Tensor, kernel_shape: list[int], strides: list[int], pads: list[int]) -> Tensor:
+    return functional.conv2d(x, weight, None, strides, pads[:2])
+
+
+def _gather_rows(x: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
+    """GatherND of rows of one batch dimension: (N, S, C) and (N, k, 1) -> (N, k, C)."""
+    return x.take_along_dim(indices, 1)
+
+
 TYPES = {1: torch.float32, 7: torch.int64}  # by ONNX's number
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     "Add": torch.add,
     "Cast": lambda x, to: x.to(TYPES[to]),
     "Concat": lambda *parts, axis: torch.cat(parts, axis),
+    "Conv": _conv,
     "Cos": torch.cos,
     "Div": torch.div,
+    "Erf": torch.erf,
+    "Exp": torch.exp,
     "Gather": _gather,
+    "GatherND": _gather_rows,
     "Gemm": _gemm,
+    "GridSample": lambda x, grid, mode, padding_mode, align_corners: functional.grid_sample(
+        x, grid, mode, padding_mode, bool(align_corners)
+    ),
     "LayerNormalization": _layer_norm,
     "Less": torch.lt,
     "LogSoftmax": lambda x, axis: x.log_softmax(axis),
@@ -64,9 +85,13 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Min": torch.minimum,
     "Mul": torch.mul,
     "Neg": torch.neg,
+    "Pad": _pad,
+    "ReduceMax": lambda x, axes, keepdims: x.amax(axes, bool(keepdims)),
     "ReduceMean": lambda x, axes, keepdims: x.mean(axes, keepdim=bool(keepdims)),
+    "ReduceSum": lambda x, axes, keepdims: x.sum(axes.tolist(), bool(keepdims)),
     "Relu": torch.relu,
     "Reshape": _reshape,
+    "Sigmoid": torch.sigmoid,
     "Sin": torch.sin,
     "Slice": _slice,
     "Softmax": lambda x, axis: x.softmax(axis),

@@ -158,6 +158,7 @@ class SearchSpace(ABC):
     predictor: PredictorInput | None = None
     latency_table: TableLayout | None = None
     official_network: tuple[str, dict[str, Any]] | None = None  # its class in the package ofa, and arguments
+    one_row_each = False  # of a detector: an object is in one row, so that no box suppresses another
     task = "classification"  # what its networks answer: the name of a task of an application
     head = "classifier.linear.weight"  # canonical name of the array whose first dimension is the classes
 
@@ -285,6 +286,10 @@ class SearchSpace(ABC):
     def scale(self, image: Shape, config: Any) -> tuple[float, float]:
         """Of a detector: px of its input per px of an image of shape (H, W, ...), across and down."""
         raise TypeError(f"{self.name} has no boxes")
+
+    def with_aspect(self, aspect: float) -> SearchSpace:
+        """The same space, for images of an aspect (height by width) where its inputs have one."""
+        return self
 
     def exercise(self, run: Runner, config: Any, size: int | None = None) -> None:
         """Run a prepared sub-network once, to warm it up or to time it. size: of the request, where ``sizes``

@@ -35,7 +35,8 @@ WARM_UP_RUNS = 2
 @dataclass(frozen=True)
 class Prepared(Generic[Key]):
     """A sub-network ready to run. input_shape: of one image; preprocess: from a BGR image to its input;
-    scale: of a detector, px of its input per px of an image of a shape, across and down."""
+    scale: of a detector, px of its input per px of an image of a shape, across and down; one_row_each: as
+    of its space."""
 
     key: Key
     run: Runner
@@ -43,6 +44,7 @@ class Prepared(Generic[Key]):
     nbytes: int
     preprocess: Callable[[Any], np.ndarray]
     scale: Callable[[Shape], tuple[float, float]] = lambda image: (1.0, 1.0)
+    one_row_each: bool = False
 
 
 def prepare_subnet(
@@ -69,7 +71,7 @@ def prepare_subnet(
     scale = functools.partial(supernet.space.scale, config=config)
     for _ in range(0 if known else WARM_UP_RUNS):
         supernet.space.exercise(run, config)
-    return Prepared(key, run, shape, subnet.nbytes, preprocess, scale)
+    return Prepared(key, run, shape, subnet.nbytes, preprocess, scale, supernet.space.one_row_each)
 
 
 def trim_memory() -> None:

@@ -38,8 +38,12 @@ from dynofa_ros.supernet.checkpoint import (
 from dynofa_ros.supernet.registry import load_space
 from dynofa_ros.supernet.space import SearchSpace
 
-# counted in training only; of fairseq: the format's version, and memory that nothing ever wrote to
-OPTIONAL = ("num_batches_tracked", "coder.version", "embed_positions._float_tensor")
+# counted in training only; of fairseq: the format's version, and memory that nothing ever wrote to; of
+# RF-DETR: what other tasks have
+OPTIONAL = (
+    *("num_batches_tracked", "coder.version", "embed_positions._float_tensor"),
+    "_kp_active_mask",
+)
 BUFFERS = (*OPTIONAL, "running_mean", "running_var")
 CHUNK = 1 << 18  # values looked at in one go: 1 MiB
 TIMEOUT_S = 600.0  # of a conversion: a large checkpoint on a slow memory card

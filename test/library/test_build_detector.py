@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import rfdetr_reference as reference
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("pycocotools")
@@ -20,9 +21,10 @@ from dynofa_ros.datasets.problems import DataError  # noqa: E402
 from dynofa_ros.demo.signs import CLASS_NAMES, render_scene  # noqa: E402
 from dynofa_ros.library import build as builder  # noqa: E402
 from dynofa_ros.library.accuracy import split  # noqa: E402
-from dynofa_ros.library.library import load_library  # noqa: E402
+from dynofa_ros.library.library import Library, load_library  # noqa: E402
 from dynofa_ros.library.precision import MeasuredPrecision  # noqa: E402
 from dynofa_ros.messages import AppTargets, Header  # noqa: E402
+from dynofa_ros.supernet.families import rfdetr  # noqa: E402
 from dynofa_ros.supernet.masked import initial_weights  # noqa: E402
 from dynofa_ros.supernet.preprocess import letterbox_scale  # noqa: E402
 from dynofa_ros.supernet.registry import load_space  # noqa: E402
@@ -57,18 +59,42 @@ def supernet() -> Supernet:
     return Supernet(space, weights)
 
 
-@pytest.mark.slow
-def test_a_library_of_a_detector(
-    tmp_path: Path, scenes: Path, supernet: Supernet, monkeypatch: pytest.MonkeyPatch
-):
+def built(tmp_path: Path, scenes: Path, supernet: Supernet, monkeypatch: pytest.MonkeyPatch) -> Library:
     monkeypatch.setattr(builder, "FITTED_SUBNETS", 6)
-    weights, out = tmp_path / "w.safetensors", tmp_path / "cpu.yaml"
+    weights, out, space = tmp_path / "w.safetensors", tmp_path / "cpu.yaml", supernet.space.name
     save_weights(weights, supernet.weights)
-    command = ["library", "build", "--space", SPACE, "--weights", weights, "--data", scenes, "--out", out]
+    command = ["library", "build", "--space", space, "--weights", weights, "--data", scenes, "--out", out]
     quick = ["--evaluations", "4", "--rounds", "5", "--points", "2", "--pause-ms", "0"]
     assert main([*map(str, command), *quick]) == 0
     library = load_library(out)
     assert library.accuracy_metric == "mAP50:95"
+    return library
+
+
+@pytest.mark.slow
+def test_a_library_of_rfdetr(tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nothing to normalise: all images are scored. Its boxes are in pixels of the image, too."""
+    monkeypatch.setitem(rfdetr.SPACES, "rfdetr_reduced", reference.REDUCED)
+    monkeypatch.setattr(rfdetr.RfDetrSpace, "input_sizes", range(192, 257, 64))
+    space = load_space("rfdetr_reduced")
+    drawn = load_weights(space, reference.weights(space, len(CLASS_NAMES))).with_labels(CLASS_NAMES)
+    library = built(tmp_path, scenes, Supernet(space, drawn), monkeypatch)
+    assert "on 6 images" in library.notes[0] and "BN" not in library.notes[0]
+    assert set(library.entries[0].config) == {"resolution", "decoder_layers", "queries", "windows"}
+    published = answers_of(tmp_path / "w.safetensors", tmp_path / "cpu.yaml")
+    (found,) = published[DETECTIONS]
+    boxes = [d.bbox for d in found.detections]
+    assert len(boxes) == 300 and found.header == SENT  # the likeliest classes of the queries, none suppressed
+    assert all(0 <= b.center.position.x - b.size_x / 2 + 0.01 for b in boxes)
+    assert max(b.center.position.x + b.size_x / 2 for b in boxes) <= 160.01
+
+
+@pytest.mark.slow
+def test_a_library_of_a_detector(
+    tmp_path: Path, scenes: Path, supernet: Supernet, monkeypatch: pytest.MonkeyPatch
+):
+    weights, out = tmp_path / "w.safetensors", tmp_path / "cpu.yaml"
+    library = built(tmp_path, scenes, supernet, monkeypatch)
     assert "mAP50:95 by pycocotools on 4 images" in library.notes[0]
     entry = library.entries[0]
     assert entry.config["height"] / entry.config["width"] == pytest.approx(3 / 4, abs=0.1)
