@@ -202,6 +202,7 @@ class Networks(Libraries):
             threads=key.threads,
             processor=key.processor,
             known=_SHARED.get(made_of) if shared else None,
+            compiled=True,
         )
         if shared:
             _SHARED[made_of] = prepared.run

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dynofa_ros.cli import (
     library_build,
     library_calibrate,
+    library_compile,
     library_export,
     library_from_onnx,
     library_import,
@@ -24,6 +25,7 @@ MODULES = (
     library_from_onnx,
     library_profile,
     library_calibrate,
+    library_compile,
     library_show,
     library_export,
 )

@@ -19,6 +19,7 @@ from dynofa_ros.errors import one_line
 from dynofa_ros.supernet.engines.engine import Engine
 from dynofa_ros.supernet.graphs import Runner
 from dynofa_ros.supernet.layers import Shape
+from dynofa_ros.supernet.registry import EngineError
 from dynofa_ros.supernet.space import Statistics
 from dynofa_ros.supernet.supernet import Supernet
 
@@ -57,15 +58,18 @@ def prepare_subnet(
     threads: int = 1,
     processor: str | None = None,
     known: Runner | None = None,
+    compiled: bool = False,
 ) -> Prepared[Key]:
     """Cut a sub-network out of the weights, hand it to the engine, run it until its first frame will be as
     fast as its hundredth.
 
-    known: the same sub-network, prepared before. Raises ValueError (statistics of another width) or
-    EngineError.
+    known: the same sub-network, prepared before. compiled: refuse one that would have to be compiled for
+    minutes. Raises ValueError (statistics of another width) or EngineError.
     """
     subnet, shape = supernet.materialise(config, statistics), supernet.plan(config).input_shape
     supernet.weights.release()
+    if compiled and not known and not engine.is_compiled(subnet, processor):
+        raise EngineError(f"{key} is not compiled for this {processor}: `dynofa library compile` does that")
     run = known or engine.prepare(subnet, threads, processor)
     preprocess = functools.partial(supernet.space.preprocess, config=config)
     scale = functools.partial(supernet.space.scale, config=config)

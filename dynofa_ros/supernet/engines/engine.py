@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dynofa_ros.supernet.graphs import Graph, GraphRunner, Runner
+from dynofa_ros.supernet.graphs import Arrays, Graph, GraphRunner, Runner
 from dynofa_ros.supernet.layers import Shape
 from dynofa_ros.supernet.materialise import Subnet
 
@@ -19,6 +19,7 @@ class Engine(ABC):
     """One runtime."""
 
     concurrent = False  # whether several threads may run a prepared sub-network at the same time
+    keeps_files = False  # whether what it makes of a sub-network stays on disk for the next time
 
     @abstractmethod
     def processors(self) -> tuple[str, ...]:
@@ -34,9 +35,29 @@ class Engine(ABC):
         prepared = {name: self.prepare_graph(graph, threads, processor) for name, graph in graphs}
         return Runner(prepared, {name: graph.inputs for name, graph in graphs})
 
+    def is_compiled(self, subnet: Subnet, processor: str | None) -> bool:
+        """Whether preparing takes a moment; False = minutes, unless it is done ahead of time."""
+        return True
+
     @abstractmethod
     def prepare_graph(self, graph: Graph, threads: int, processor: str | None) -> GraphRunner:
         """One graph ready to run. Arguments and errors as those of ``prepare``."""
+
+
+def takes_batches(graph: Graph) -> bool:
+    """Whether its one input is a batch of any size."""
+    return len(graph.inputs) == 1 and graph.inputs[0].shape[:1] == ("N",)
+
+
+def one_by_one(run: GraphRunner, graph: Graph) -> GraphRunner:
+    """A batch through a function that was compiled for one row."""
+
+    def rows(inputs: Arrays) -> Arrays:
+        ((name, batch),) = inputs.items()
+        found = [run({name: row[None]}) for row in batch]
+        return {value.name: np.concatenate([f[value.name] for f in found]) for value in graph.outputs}
+
+    return rows
 
 
 def as_images(images: Any, shape: Shape) -> np.ndarray:

@@ -119,10 +119,22 @@ def build_graph(graph: Graph) -> Model:
     return Model(model, builder.weights)
 
 
-def build_model(graph: Graph) -> onnx.ModelProto:
-    """The graph with its weights inside: a model that stands alone, for a file or another engine."""
-    built = build_graph(graph)
+def for_one_row(model: Model) -> Model:
+    """The same for batches of one: with all sizes known more can be compiled, and a DLA takes no other."""
+    body = model.model.graph
+    for value in (*body.input, *body.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    return model
+
+
+def with_weights(built: Model) -> onnx.ModelProto:
+    """The model with its weights inside: it stands alone, for a file or another engine."""
     for tensor in built.model.graph.initializer:
         if tensor.name in built.weights:
             tensor.CopyFrom(numpy_helper.from_array(built.weights[tensor.name], tensor.name))
     return built.model
+
+
+def build_model(graph: Graph) -> onnx.ModelProto:
+    """The graph as a model with its weights inside."""
+    return with_weights(build_graph(graph))

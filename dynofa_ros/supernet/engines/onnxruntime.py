@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 import functools
 import hashlib
 import logging
@@ -16,9 +18,10 @@ import onnxruntime
 
 from dynofa_ros.errors import one_line
 from dynofa_ros.paths import cache_folder
-from dynofa_ros.supernet.engines.engine import Engine
-from dynofa_ros.supernet.engines.onnx_graph import Model, build_graph
-from dynofa_ros.supernet.graphs import Graph, GraphRunner
+from dynofa_ros.supernet.engines.engine import Engine, one_by_one, takes_batches
+from dynofa_ros.supernet.engines.onnx_graph import Model, build_graph, for_one_row, with_weights
+from dynofa_ros.supernet.graphs import Arrays, Graph, GraphRunner
+from dynofa_ros.supernet.materialise import Subnet
 from dynofa_ros.supernet.registry import EngineError, register_engine
 
 Provider = tuple[str, dict[str, Any]]
@@ -27,17 +30,22 @@ ON_CPU: Provider = ("CPUExecutionProvider", {})
 # Before 1.31 it has no option to map a file, and holds the interpreter while it makes a session.
 MAPS_FILES = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= (1, 31)
 MAPPED = (
+    "session.use_env_allocators",
     "session.use_memory_mapped_ort_model",
     "session.use_ort_model_bytes_for_initializers",
     "session.disable_prepacking",
 )
 KEPT_BYTES = 2 * 2**30  # of optimised networks on disk
-
+# TensorRT writes a file that holds what it compiled and needs no weights
+COMPILED = {"trt_dump_ep_context_model": "1", "trt_ep_context_embed_mode": "1"}
 
 PROVIDERS: dict[str, list[Provider]] = {  # that reach each processor, best first
     "cpu": [("XnnpackExecutionProvider", {}), ON_CPU],
     # TF32 rounds products to 10 bits: another network than on the CPU
-    "gpu": [(TENSORRT, {}), ("CUDAExecutionProvider", {"use_tf32": "0"})],
+    "gpu": [
+        (TENSORRT, {}),
+        ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
+    ],
     "npu": [(TENSORRT, {"trt_dla_enable": True, "trt_fp16_enable": True}), ("QNNExecutionProvider", {})],
 }
 
@@ -46,29 +54,6 @@ def choose_providers(processor: str | None, available: list[str]) -> list[Provid
     """Those of ``available`` that reach the processor (None = the fastest there is), then the CPU's."""
     wanted = [] if processor == "cpu" else PROVIDERS["npu" if processor == "npu" else "gpu"]
     return [p for p in wanted + PROVIDERS["cpu"] if p[0] in available]
-
-
-def with_engine_cache(provider: Provider, model: Model) -> Provider:
-    """TensorRT keeps what it built: that takes minutes on a Jetson.
-
-    A folder per sub-network, because its own file names do not tell two sub-networks apart. Where no folder
-    can be made it builds anew every time.
-    """
-    name, options = provider
-    if name != TENSORRT:
-        return provider
-    try:
-        folder = cache_folder("tensorrt", model.digest)
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        logging.getLogger(__name__).warning("TensorRT engines are not kept: %s", error)
-        return provider
-    kept = {
-        "trt_engine_cache_enable": True,
-        "trt_timing_cache_enable": True,
-        "trt_engine_cache_path": str(folder),
-    }
-    return name, kept | options
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
@@ -86,25 +71,40 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
 class OnnxRuntime(Engine):
     """Sessions of ONNX Runtime."""
 
-    concurrent = True
+    concurrent = keeps_files = True
 
     def processors(self) -> tuple[str, ...]:
         # TensorRT is asked for a DLA only when it is used
         available = onnxruntime.get_available_providers()
         return tuple(p for p, wanted in PROVIDERS.items() if any(name in available for name, _ in wanted))
 
+    def is_compiled(self, subnet: Subnet, processor: str | None) -> bool:
+        chosen = choose_providers(processor, onnxruntime.get_available_providers())
+        if chosen[0][0] != TENSORRT:
+            return True
+        built = (build_graph(graph) for graph in subnet.graphs.values())
+        return all(compiled_file(for_one_row(model), chosen[0]).is_file() for model in built)
+
     def prepare_graph(self, graph: Graph, threads: int, processor: str | None) -> GraphRunner:
         built = build_graph(graph)
         chosen = choose_providers(processor, onnxruntime.get_available_providers())
+        single = chosen[0] not in PROVIDERS["cpu"] and takes_batches(graph)
+        built = for_one_row(built) if single else built
         try:
             session = mapped_session(built, threads) if chosen[0] == ON_CPU and MAPS_FILES else None
-            session = session or make_session(built, [with_engine_cache(p, built) for p in chosen], threads)
+            if chosen[0][0] == TENSORRT:
+                session = compiled_session(built, chosen, threads)
+            session = session or make_session(built, chosen, threads)
         except Exception as error:  # the runtime raises its own unrelated exception types
             raise EngineError(f"onnxruntime refused the sub-network: {error}") from error
         if processor is not None:
             require_provider(session, chosen, processor)
         outputs = [value.name for value in graph.outputs]
-        return lambda inputs: dict(zip(outputs, session.run(outputs, inputs), strict=True))
+
+        def run(inputs: Arrays) -> Arrays:
+            return dict(zip(outputs, session.run(outputs, inputs), strict=True))
+
+        return one_by_one(run, graph) if single else run
 
 
 def require_provider(session: onnxruntime.InferenceSession, chosen: list[Provider], processor: str) -> None:
@@ -137,6 +137,61 @@ def make_session(
     return onnxruntime.InferenceSession(model.model.SerializeToString(), options, providers=providers)
 
 
+def compiled_file(model: Model, provider: Provider) -> Path:
+    """Where TensorRT's form of a network is kept: other versions, chips and options make another one."""
+    options = hashlib.sha256(repr(sorted(provider[1].items())).encode()).hexdigest()[:8]
+    folder = cache_folder("tensorrt", onnxruntime.__version__, _accelerator())
+    return folder / f"{model.digest}-{options}.onnx"
+
+
+def compiled_session(model: Model, providers: list[Provider], threads: int) -> onnxruntime.InferenceSession:
+    """A session on what TensorRT compiled; where there is no file it compiles, minutes on a Jetson.
+
+    All networks share one timing cache: what was tried for one layer is known for the next network.
+    """
+    (name, options), *others = providers
+    file = compiled_file(model, providers[0])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    timing = {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(file.parent)}
+    if file.is_file():
+        try:
+            return onnxruntime.InferenceSession(
+                str(file), session_options(threads), providers=[(name, options), *others]
+            )
+        except Exception as error:  # noqa: BLE001 - of another TensorRT than its name says, or damaged
+            logging.getLogger(__name__).warning("%s is not used and was removed: %s", file, one_line(error))
+            file.unlink(missing_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part.onnx")
+    compiling = (name, {**options, **timing, **COMPILED, "trt_ep_context_file_path": str(part)})
+    # weights in memory of others are not read by TensorRT
+    data = with_weights(model).SerializeToString()
+    session = onnxruntime.InferenceSession(data, session_options(threads), providers=[compiling, *others])
+    if part.is_file():
+        part.replace(file)
+    return session
+
+
+def _accelerator() -> str:
+    """What tells computers apart for which TensorRT compiles differently: its version, driver and chip."""
+    found = []
+    with suppress(OSError, AttributeError):
+        found.append(str(ctypes.CDLL(ctypes.util.find_library("nvinfer")).getInferLibVersion()))
+    places = ("/proc/driver/nvidia/version", "/proc/device-tree/compatible", "/etc/nv_tegra_release")
+    for path in (*map(Path, places), *sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))):
+        with suppress(OSError):
+            lines = path.read_text(errors="replace").splitlines()
+            found += [line for line in lines if not line.startswith(("IRQ", "GPU UUID", "Bus Location"))]
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
+
+
+@functools.cache
+def _share_arena() -> None:
+    """One arena for the working memory of all mapped networks: of several only one runs at a time."""
+    device, arena = onnxruntime.OrtMemType.DEFAULT, onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    info = onnxruntime.OrtMemoryInfo("Cpu", arena, 0, device)
+    onnxruntime.create_and_register_allocator(info, None)
+
+
 def mapped_session(model: Model, threads: int) -> onnxruntime.InferenceSession | None:
     """A session on the optimised model in a file, written for the first one; None where no file can be had.
 
@@ -157,6 +212,7 @@ def mapped_session(model: Model, threads: int) -> onnxruntime.InferenceSession |
     except Exception as error:  # noqa: BLE001 - of files, and of a runtime that cannot write this model
         logging.getLogger(__name__).warning("optimised networks are not kept: %s", one_line(error))
         return None
+    _share_arena()
     options = session_options(threads)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     for entry in MAPPED:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 
-import numpy as np
 import openvino
 
 from dynofa_ros.errors import one_line
-from dynofa_ros.supernet.engines.engine import Engine
+from dynofa_ros.supernet.engines.engine import Engine, one_by_one, takes_batches
 from dynofa_ros.supernet.engines.onnx_graph import build_model
 from dynofa_ros.supernet.graphs import Arrays, Graph, GraphRunner
 from dynofa_ros.supernet.registry import EngineError, register_engine
@@ -37,8 +36,7 @@ class OpenVino(Engine):
             options["ENABLE_CPU_PINNING"] = "NO"  # where inference runs is the manager's to say
         try:
             model = _core().read_model(build_model(graph).SerializeToString())
-            batched = graph.inputs[0].shape[0] == "N" and len(graph.inputs) == 1
-            if batched:  # compiled for one image
+            if takes_batches(graph):  # compiled for one image
                 model.reshape([1, *graph.inputs[0].shape[1:]])
             request = _core().compile_model(model, name, options).create_infer_request()
         except Exception as error:  # OpenVINO raises plain RuntimeErrors of many lines
@@ -49,9 +47,4 @@ class OpenVino(Engine):
             found = request.infer(inputs, share_inputs=True)
             return {value.name: found[i].copy() for i, value in enumerate(graph.outputs)}
 
-        def one_by_one(inputs: Arrays) -> Arrays:
-            ((name, rows),) = inputs.items()
-            found = [run({name: row[None]}) for row in rows]
-            return {value.name: np.concatenate([f[value.name] for f in found]) for value in graph.outputs}
-
-        return one_by_one if batched else run
+        return one_by_one(run, graph) if takes_batches(graph) else run
