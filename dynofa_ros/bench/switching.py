@@ -113,13 +113,13 @@ def frame_figures(stream: Stream) -> dict[str, float]:
 
 
 def preparation(
-    supernet: Supernet, configs: Mapping[str, Any], engine: str, threads: int
+    supernet: Supernet, configs: Mapping[str, Any], engine: str, threads: int, processor: str = "cpu"
 ) -> Callable[[str], Prepared[str]]:
     """What a perception node does to prepare a sub-network."""
     loaded = load_engine(engine)
 
     def run(key: str) -> Prepared[str]:
-        return prepare_subnet(key, supernet, configs[key], loaded, threads=threads, processor="cpu")
+        return prepare_subnet(key, supernet, configs[key], loaded, threads=threads, processor=processor)
 
     return run
 

@@ -58,6 +58,12 @@ def add_parser(commands: Commands) -> None:
         help="of engines and comparison, at most (default 50)",
     )
     parser.add_argument("--quick", action="store_true", help="a few rounds: whether it works, not how fast")
+    parser.add_argument(
+        "--on-board",
+        action="store_true",
+        help="instead: every processor of ONNX Runtime here, compiled, timed, switched and compared with the "
+        "CPU (docs/hardware.md)",
+    )
     parser.add_argument("--compile", action="store_true", help="also torch.compile one network (slow)")
     add_json(parser)
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw comparison and engines here")
@@ -83,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
     seconds: dict[str, float] = {}
     errors: list[str] = []
     surroundings = environment()
-    for section in (s for s in RUN_ORDER if s in options.only):
+    for section in ("on_board",) if options.on_board else (s for s in RUN_ORDER if s in options.only):
         start = time.monotonic()
         try:
             with _bar(section) as progress:
@@ -93,7 +99,8 @@ def _run(options: argparse.Namespace) -> int:
             errors.append(f"{section}: {reason}")
         seconds[section] = round(time.monotonic() - start, 1)
     found = goals(results)
-    _print(found, errors, surroundings)
+    _print(() if options.on_board else found, errors, surroundings)
+    _print_boards(results.get("on_board") or ())
     lines = [asdict(goal) | {"status": goal.status} for goal in found]
     _write(
         options,
@@ -203,6 +210,15 @@ def _comparison(options: argparse.Namespace, progress: Progress) -> dict[str, An
     return {"comparison": found["comparison"], "comparison_summary": found["summary"]}
 
 
+def _on_board(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from dynofa_ros.bench import on_board
+
+    supernet, configs = _sampled(3)
+    rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    segments = QUICK_SEGMENTS if options.quick else on_board.SEGMENTS
+    return {"on_board": on_board.run(progress, supernet, configs, rounds=rounds, segments=segments)}
+
+
 MEASURE: dict[str, Callable[[argparse.Namespace, Progress], dict[str, Any]]] = {
     "engines": _engines,
     "switch": _switch,
@@ -211,6 +227,7 @@ MEASURE: dict[str, Callable[[argparse.Namespace, Progress], dict[str, Any]]] = {
     "search": _search,
     "decision": _decision,
     "comparison": _comparison,
+    "on_board": _on_board,
 }
 
 
@@ -222,6 +239,24 @@ def _print(found: Sequence[Goal], errors: Sequence[str], surroundings: dict[str,
     console.print(plain_table(("section", "what", "goal", "measured", ""), rows))
     for text in errors:
         print(f"dynofa bench: {text}", file=sys.stderr)
+
+
+def _print_boards(rows: Sequence[dict[str, Any]]) -> None:
+    lines = []
+    for row in rows:
+        if "error" in row:
+            lines.append((row["processor"], "–", row["error"], "", "", ""))
+        for n in row.get("networks", ()):
+            seconds = f"{n['first_s']:.2f} then {n['again_s']:.2f}"
+            figures = f"{n['median_ms']:.2f}", f"{n['p95_ms']:.2f}", f"{n['difference']:.1e}"
+            lines.append((row["processor"], n["subnet"], seconds, *figures))
+        if "switch" in row:
+            s = row["switch"]
+            text = f"switch {s['cold_p50_ms']:.1f} ms, worst frame {s['worst_frame_ratio']:.1f} medians"
+            lines.append((row["processor"], "all", text, "", "", ""))
+    if lines:
+        head = ("processor", "sub-network", "prepared, s", "median ms", "p95 ms", "off the CPU's")
+        wide_console().print(plain_table(head, lines))
 
 
 def _texts(options: argparse.Namespace) -> list[Path]:
@@ -236,6 +271,8 @@ def _check_outputs(options: argparse.Namespace) -> None:
     """Before minutes of work: can the results be written?"""
     if options.plot is not None and options.plot.suffix != ".png":
         raise UsageError(f"--plot {options.plot} must end in .png")
+    if options.on_board and (options.plot or options.only != SECTIONS):
+        raise UsageError("--on-board is a measurement of its own: leave --only and --plot out")
     if options.plot is not None and not {"engines", "comparison"} & set(options.only):
         raise UsageError("--plot draws engines and comparison: --only must name one of them")
     check_outputs(*_texts(options), *_pictures(options))

@@ -23,7 +23,7 @@ from dynofa_ros.supernet.weights import Weights
 from dynofa_ros.topics import DETECTIONS, LABEL_INFO
 
 FRAME = np.zeros((720, 1280, 3), np.uint8)  # fitted into 144 x 256: 0.2 px per px
-NETWORK = SimpleNamespace(scale=lambda shape: (0.2, 0.2), preprocess=lambda image: image)
+NETWORK = SimpleNamespace(scale=lambda shape: (0.2, 0.2), one_row_each=False)
 OPTIONS = {"score_threshold": 0.5, "overlap_threshold": 0.5}
 
 

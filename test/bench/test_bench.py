@@ -388,6 +388,7 @@ def test_a_section_that_fails_costs_only_itself(
         (["--spaces", "ofa_vgg"], 2, "space 'ofa_vgg' is unknown"),
         (["--plot", "a.gif"], 2, "must end in .png"),
         (["--only", "decision", "--plot", "a.png"], 2, "--plot draws engines and comparison"),
+        (["--on-board", "--only", "switch"], 2, "--on-board is a measurement of its own"),
         (["--json", "FILE/b.json"], 1, "cannot write"),
     ],
 )
@@ -402,6 +403,29 @@ def test_bad_usage_is_one_line(
         result = int(exit_.code or 0)
     assert result == code
     assert reason in capsys.readouterr().err
+
+
+def test_every_processor_of_a_board_is_measured_or_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A build with CUDA on a computer without it: the row of the GPU says so, that of the CPU has figures."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    runtime = pytest.importorskip("dynofa_ros.supernet.engines.onnxruntime").onnxruntime
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(runtime, "get_available_providers", lambda: names)
+    demo = load_supernet("ofa_mbv3_demo")
+    configs = {"largest": demo.space.largest, "smallest": demo.space.smallest}
+    monkeypatch.setattr(bench, "_sampled", lambda number: (demo, configs))
+    monkeypatch.setattr(bench, "QUICK_SEGMENTS", 2)
+    out = tmp_path / "board.json"
+    assert main(["bench", "--on-board", "--quick", "--json", str(out)]) == 0
+    rows = {row["processor"]: row for row in json.loads(out.read_text())["on_board"]}
+    assert set(rows) == {"cpu", "gpu"} and "runs on CPU" in rows["gpu"]["error"]
+    largest, smallest = rows["cpu"]["networks"]
+    assert largest["median_ms"] > smallest["median_ms"] > 0 and largest["difference"] < 1e-4
+    assert largest["first_s"] > 0 and rows["cpu"]["switch"]["cold_p50_ms"] > 0
+    shown = capsys.readouterr().out
+    assert "largest" in shown and "CUDAExecutionProvider" in shown and "not measured" not in shown
 
 
 def test_environment_names_versions_but_no_place() -> None:

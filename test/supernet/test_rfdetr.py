@@ -82,7 +82,7 @@ def test_every_engine_answers_alike(engine: str, answers: dict[str, np.ndarray],
     [
         (detr_graph, "spans_windows", lambda block: block % 3 == 1),
         (detr_graph, "FINE", 1e-5),
-        (detr_graph, "COARSE", 1e-6),
+        (detr_graph.Writer.norm, "__defaults__", (1e-6,)),
         (rfdetr, "FIRST_EXTENT", 0.1),
         (rfdetr, "interpolated", lambda table, side: table[:side, :side]),
     ],
@@ -107,7 +107,7 @@ def test_positions_are_resized_as_torch_does_it(side: int) -> None:
     expected = torch.nn.functional.interpolate(
         planes, size=(side, side), mode="bicubic", align_corners=False, antialias=True
     )
-    np.testing.assert_allclose(interpolated(table, side), expected[0].permute(1, 2, 0), atol=2e-6)
+    np.testing.assert_allclose(interpolated(table, side), expected[0].permute(1, 2, 0), atol=2e-5)
 
 
 @pytest.mark.parametrize(
