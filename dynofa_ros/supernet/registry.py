@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dynofa_ros.supernet.engines.engine import Engine
 
 DEMO_SPACE = "ofa_mbv3_demo"  # the space of the supernet that is part of the package
-SHARED = ("engine", "onnx_graph")  # files of engines/ that engines have in common
+SHARED = ("engine", "onnx_graph", "onnxruntime_c")  # files of engines/ that engines have in common
 
 
 class EngineError(RuntimeError):

@@ -172,6 +172,17 @@ def test_optimised_networks_are_mapped_from_files(monkeypatch, tmp_path, caplog)
     plain = net.prepare(config, "onnxruntime", processor="cpu")(images)
     np.testing.assert_allclose(first, plain, atol=1e-4)
     monkeypatch.setattr(engine, "MAPS_FILES", True)
+    if engine.onnxruntime_c.library() is not None:  # as versions before 1.31 do it
+        monkeypatch.setattr(engine, "BY_PYTHON", False)
+        run = net.prepare(config, "onnxruntime", processor="cpu")
+        np.testing.assert_allclose(run(images), first, atol=1e-5)
+        np.testing.assert_allclose(run(images[:1]), first[:1], atol=1e-5)
+        with pytest.raises(RuntimeError, match="Run: .*invalid dimensions"):
+            run(images[..., 1:])
+        with pytest.raises(RuntimeError, match="Run: .*input"):
+            run.graphs["network"]({"pictures": images})
+        monkeypatch.undo()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     file.write_bytes(b"damaged" * 100)
     np.testing.assert_array_equal(net.prepare(config, "onnxruntime", processor="cpu")(images), plain)
     assert not file.exists(), "written anew the next time"

@@ -18,20 +18,23 @@ import onnxruntime
 
 from dynofa_ros.errors import one_line
 from dynofa_ros.paths import cache_folder
+from dynofa_ros.supernet.engines import onnxruntime_c
 from dynofa_ros.supernet.engines.engine import Engine, one_by_one, takes_batches
 from dynofa_ros.supernet.engines.onnx_graph import Model, build_graph, for_one_row, with_weights
 from dynofa_ros.supernet.graphs import Arrays, Graph, GraphRunner
 from dynofa_ros.supernet.materialise import Subnet
 from dynofa_ros.supernet.registry import EngineError, register_engine
 
+Session = Any  # of onnxruntime, which has no types, or of onnxruntime_c
 Provider = tuple[str, dict[str, Any]]
 TENSORRT = "TensorrtExecutionProvider"
 ON_CPU: Provider = ("CPUExecutionProvider", {})
-# Before 1.31 it has no option to map a file, and holds the interpreter while it makes a session.
-MAPS_FILES = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= (1, 31)
+# Before 1.31 its Python maps no file, and holds the interpreter while it makes a session; its C API does not.
+BY_PYTHON = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= (1, 31)
+MAPS_FILES = BY_PYTHON or onnxruntime_c.library() is not None
 MAPPED = (
-    "session.use_env_allocators",
     "session.use_memory_mapped_ort_model",
+    "session.use_env_allocators",
     "session.use_ort_model_bytes_for_initializers",
     "session.disable_prepacking",
 )
@@ -91,7 +94,9 @@ class OnnxRuntime(Engine):
         single = chosen[0] not in PROVIDERS["cpu"] and takes_batches(graph)
         built = for_one_row(built) if single else built
         try:
-            session = mapped_session(built, threads) if chosen[0] == ON_CPU and MAPS_FILES else None
+            session: Session | None = (
+                mapped_session(built, threads) if chosen[0] == ON_CPU and MAPS_FILES else None
+            )
             if chosen[0][0] == TENSORRT:
                 session = compiled_session(built, chosen, threads)
             session = session or make_session(built, chosen, threads)
@@ -107,7 +112,7 @@ class OnnxRuntime(Engine):
         return one_by_one(run, graph) if single else run
 
 
-def require_provider(session: onnxruntime.InferenceSession, chosen: list[Provider], processor: str) -> None:
+def require_provider(session: Session, chosen: list[Provider], processor: str) -> None:
     """Raises EngineError where the session runs on the CPU although another provider was asked for.
 
     The list of what is available says what was compiled in; where its driver is missing the runtime goes on
@@ -192,7 +197,7 @@ def _share_arena() -> None:
     onnxruntime.create_and_register_allocator(info, None)
 
 
-def mapped_session(model: Model, threads: int) -> onnxruntime.InferenceSession | None:
+def mapped_session(model: Model, threads: int) -> Session | None:
     """A session on the optimised model in a file, written for the first one; None where no file can be had.
 
     To optimise takes ten times as long as to map the file, and what is mapped costs no memory of its own: the
@@ -212,17 +217,21 @@ def mapped_session(model: Model, threads: int) -> onnxruntime.InferenceSession |
     except Exception as error:  # noqa: BLE001 - of files, and of a runtime that cannot write this model
         logging.getLogger(__name__).warning("optimised networks are not kept: %s", one_line(error))
         return None
+    try:
+        return _mapped(file, threads) if BY_PYTHON else onnxruntime_c.MappedSession(file, threads, MAPPED[1:])
+    except Exception as error:  # noqa: BLE001 - a damaged file is written anew the next time
+        logging.getLogger(__name__).warning("%s is not used and was removed: %s", file, one_line(error))
+        file.unlink(missing_ok=True)
+        return None
+
+
+def _mapped(file: Path, threads: int) -> onnxruntime.InferenceSession:
     _share_arena()
     options = session_options(threads)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     for entry in MAPPED:
         options.add_session_config_entry(entry, "1")
-    try:
-        return onnxruntime.InferenceSession(str(file), options, providers=[ON_CPU])
-    except Exception as error:  # noqa: BLE001 - a damaged file is written anew the next time
-        logging.getLogger(__name__).warning("%s is not used and was removed: %s", file, one_line(error))
-        file.unlink(missing_ok=True)
-        return None
+    return onnxruntime.InferenceSession(str(file), options, providers=[ON_CPU])
 
 
 def _drop_oldest(folder: Path) -> None:
