@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from dynofa_ros.cli.arguments import add_json
 from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.work import bars, one_line_errors
-from dynofa_ros.errors import UsageError, one_line
+from dynofa_ros.errors import UsageError
 from dynofa_ros.paths import cache_folder, share_file
 
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
-    from dynofa_ros.supernet.weights import Weights
     from dynofa_ros.supernet.zoo import Checked, Listed, Progress
 
 LIST = ("config", "checkpoints.yaml")
@@ -64,9 +63,6 @@ def _add_check(subcommands: Commands) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="a torch checkpoint or .safetensors")
     parser.add_argument("--space", help="the space it must fit (default: the known one it agrees with most)")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"also write it here as {SUFFIX}")
-    parser.add_argument(
-        "--labels", type=Path, metavar="FILE", help="names of the classes for --out, one in every line"
-    )
     add_json(parser)
     parser.set_defaults(run=_check)
 
@@ -132,8 +128,6 @@ def _checked(options: argparse.Namespace) -> Checked:
     """The weights of FILE, of the space that is named or found. Raises ValueError in one line."""
     if options.out is not None and options.out.suffix != SUFFIX:
         raise UsageError(f"--out {options.out}: the name must end in {SUFFIX}")
-    if options.labels is not None and options.out is None:
-        raise UsageError("--labels needs --out, the file that gets the names")
     from dynofa_ros.supernet import zoo as checkpoints
     from dynofa_ros.supernet.registry import load_space
 
@@ -167,28 +161,13 @@ def _check(options: argparse.Namespace) -> int:
     with one_line_errors():
         checked = _checked(options)
         if options.out is not None:
-            save_weights(options.out, _named(checked.weights, options.labels))
+            save_weights(options.out, checked.weights)
     _print(str(options.file), checked)
     if options.out is not None:
         print(f"  written: {options.out}")
     if options.json:
         write_json(options.json, _summary(checked))
     return OK
-
-
-def _named(weights: Weights, file: Path | None) -> Weights:
-    """Weights with the names in a file. Raises WeightsError if it has not one for every class."""
-    from dynofa_ros.supernet.checkpoint import WeightsError
-
-    if file is None:
-        return weights
-    try:
-        names = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise WeightsError(f"{file}: names cannot be read: {one_line(error)}") from None
-    if len(names) != weights.classes:
-        raise WeightsError(f"{file}: {len(names)} names, one in every line, for {weights.classes} classes")
-    return weights.with_labels(names)
 
 
 def _summary(checked: Checked) -> dict[str, Any]:

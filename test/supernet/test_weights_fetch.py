@@ -318,7 +318,6 @@ def test_without_torch_nothing_is_downloaded_in_vain(tmp_path, server, monkeypat
         (["fetch", NAME, "--url", "file:///etc/passwd"], "http://"),
         (["check", "x", "--space", "mobilenet"], "--space: space 'mobilenet' is unknown"),
         (["check", "x", "--out", "y.pth"], "must end in .safetensors"),
-        (["check", "x", "--labels", "names.txt"], "--labels needs --out"),
     ],
 )
 def test_bad_usage_is_one_line(arguments, words):
@@ -340,18 +339,6 @@ def test_check_recognises_the_space_and_converts(tmp_path, listed):
         run("check", out, "--space", "ofa_mbv3_w1.2")
     with pytest.raises(CliError, match="no such file"):
         run("check", tmp_path / "none.pth")
-
-
-def test_check_gives_names_to_the_classes(tmp_path, listed):
-    out, names = tmp_path / "named.safetensors", tmp_path / "names.txt"
-    names.write_text("a, b\nüc\nd\ne\nf\ng\nh\n", encoding="utf-8")
-    assert run("check", tmp_path / "source.pth", "--out", out, "--labels", names) == 0
-    assert load_weights(SPACE, out).labels == ("a, b", "üc", "d", "e", "f", "g", "h")
-    names.write_text("one\n")
-    with pytest.raises(CliError, match="names.txt: 1 names, one in every line, for 7 classes"):
-        run("check", tmp_path / "source.pth", "--out", out, "--labels", names)
-    with pytest.raises(CliError, match="names.txt: names cannot be read: "):
-        run("check", tmp_path / "source.pth", "--out", out, "--labels", tmp_path / "no" / "names.txt")
 
 
 @pytest.mark.parametrize("name", [*official_spaces(), DEMO_SPACE])
