@@ -150,8 +150,7 @@ class SearchSpace(ABC):
     bn_epsilon: float = 0.0  # of no use without batch normalisation
     config_type: type[Any] = SubnetConfig
     size_entry = "resolution"  # of the configuration: the input size
-    # have no effect where depth skips the block:
-    per_block: tuple[str, ...] = ("kernel_sizes", "expand_ratios")
+    per_block: tuple[str, ...] = ("kernel_sizes", "expand_ratios")  # no effect where depth skips a block
     shown: tuple[str, ...] = ("depths",)  # beside the input size, in a table of sub-networks
     independent_blocks = True  # the cost of a block follows from its own entries of ``per_block``
     sizes: tuple[int, int, int] | None = None  # of a small, a usual and a large request, where these differ
@@ -247,9 +246,7 @@ class SearchSpace(ABC):
 
     def random(self, rng: np.random.Generator) -> Any:
         """Every entry and the input size drawn uniformly."""
-        drawn: dict[str, Any] = {
-            name: [rng.choice(a).item() for a in allowed] for name, allowed in self.choices.items()
-        }
+        drawn: dict[str, Any] = {n: [rng.choice(a).item() for a in own] for n, own in self.choices.items()}
         return self.config(**drawn, **{self.size_entry: int(rng.choice(self.input_sizes))})
 
     def input_size(self, config: Any) -> int:
@@ -307,9 +304,8 @@ class SearchSpace(ABC):
     def columns(self) -> dict[str, slice]:
         """The genes of every dimension."""
         lengths = [len(entries) for entries in self.choices.values()]
-        return {
-            n: slice(e - k, e) for n, k, e in zip(self.choices, lengths, accumulate(lengths), strict=True)
-        }
+        ends = zip(self.choices, lengths, accumulate(lengths), strict=True)
+        return {name: slice(end - length, end) for name, length, end in ends}
 
     def encode(self, configs: Sequence[Any]) -> np.ndarray:
         """The genes of checked configurations, (N, G)."""
