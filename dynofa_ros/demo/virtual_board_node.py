@@ -55,7 +55,7 @@ class VirtualBoardNode(ManagedNode):
                 self._close = Mount(self._kernel, folder, self._lock).close
                 return
             except (ImportError, OSError) as error:  # OSError: libfuse is missing, or may not be used here
-                self._problem = f"plain files, without the kernel's errors: {one_line(error)}"
+                self._problem = f"plain files without the kernel's errors, as FUSE fails: {one_line(error)}"
                 self.get_logger().warning(self._problem)
         self._plain = PlainFiles(self._kernel, folder)
 
