@@ -63,6 +63,9 @@ def network(names: list[str]) -> Iterator[None]:
         yield
     finally:
         for name in made:
+            subprocess.run(
+                ("ip", "link", "del", name), check=False
+            )  # at once, while its namespace goes later
             run("ip", "netns", "del", name)
         run("ip", "link", "del", BRIDGE)
 
