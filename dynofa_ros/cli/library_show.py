@@ -135,7 +135,7 @@ def plot_library(library: Library, path: Path) -> None:
             axis.plot(*zip(*points, strict=True), label=f"accuracy {source}", **look)
     axis.set_title(f"{library.space}, {library.board} {library.processor}", loc="left")
     axis.set_xlabel("latency, median (ms)")
-    axis.set_ylabel("top-1 accuracy (%)")
+    axis.set_ylabel(f"accuracy, {library.accuracy_metric} (%)")
     style(axis)
     axis.legend(frameon=False)
     finish(figure, path)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +28,6 @@ from dynofa_ros.latency import latency
 from dynofa_ros.library.files import OpenLibrary
 from dynofa_ros.library.library import Library
 from dynofa_ros.library.profiling import running_on
-from dynofa_ros.supernet.graphs import Runner
 from dynofa_ros.supernet.registry import require_processor
 
 # Guesses, as on a quiet computer: scatter of single inferences, and how often one is disturbed how much.
@@ -147,7 +147,7 @@ class SimulatedRig:
 class RealRig:
     """Real inference on a real device.
 
-    ``prepare`` makes (runner, image side) for a processor's entry and a number of threads (0 = its own);
+    ``prepare`` makes what runs a processor's entry once, with a number of threads (0 = its own);
     ``bound`` binds the calling thread to the CPUs of a cluster, and with it the threads that an engine then
     starts ("" = leaves it).
     """
@@ -155,7 +155,7 @@ class RealRig:
     def __init__(
         self,
         device: Device,
-        prepare: Callable[[str, str, int], tuple[Runner, int]],
+        prepare: Callable[[str, str, int], Callable[[], object]],
         bound: Callable[[str], AbstractContextManager[None]] = lambda cluster: nullcontext(),
     ) -> None:
         self._device = device
@@ -187,10 +187,9 @@ class RealRig:
     ) -> list[float]:
         with self._bound(cluster):
             if self._ready != (processor, subnet_id, cluster, threads):
-                self._runner, side = self._prepare(processor, subnet_id, threads)
+                self._once = self._prepare(processor, subnet_id, threads)
                 self._ready = (processor, subnet_id, cluster, threads)
-                self._images = np.zeros((1, 3, side, side), np.float32)
-                self._runner(self._images)
+                self._once()
             return self._timed(share, seconds)
 
     def _timed(self, share: float, seconds: float) -> list[float]:
@@ -198,7 +197,7 @@ class RealRig:
         times_ms: list[float] = []
         while not times_ms or self.now_s() < end_s:
             start_ns = time.perf_counter_ns()
-            self._runner(self._images)
+            self._once()
             times_ms.append((time.perf_counter_ns() - start_ns) / 1e6)
             if share < 1.0:
                 time.sleep(times_ms[-1] / 1e3 * (1 / share - 1))
@@ -246,7 +245,7 @@ def rig_of(device: SysfsDevice, libraries: Mapping[str, OpenLibrary], inference:
         reasons = "; ".join(f"{d.domain}: {d.reason}" for d in capabilities.domains) or "no clock was found"
         raise SweepError(f"no clock of {capabilities.board or 'this computer'} can be set: {reasons}")
 
-    def prepare(processor: str, subnet_id: str, threads: int) -> tuple[Runner, int]:
+    def prepare(processor: str, subnet_id: str, threads: int) -> Callable[[], object]:
         opened = libraries[processor]
         entry = opened.library.find(subnet_id)
         assert entry is not None
@@ -258,7 +257,7 @@ def rig_of(device: SysfsDevice, libraries: Mapping[str, OpenLibrary], inference:
             threads=threads or 1,
             processor=processor,
         )
-        return runner, supernet.space.input_size(config)
+        return partial(supernet.space.exercise, runner, config)
 
     cpus = cluster_cpus(device)
 
