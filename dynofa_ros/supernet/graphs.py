@@ -26,10 +26,17 @@ GraphRunner = Callable[[Arrays], Arrays]  # inputs by name in, outputs by name o
 
 @dataclass(frozen=True)
 class Runner:
-    """A prepared sub-network: a function for each of its graphs, and the inputs that it takes."""
+    """A prepared sub-network: a function for each of its graphs, and the inputs that it takes.
+
+    mapped: whether its weights are in files, and take memory of their own only while there is plenty.
+    """
 
     graphs: Mapping[str, GraphRunner]
     inputs: Mapping[str, Sequence[Value]]
+
+    @property
+    def mapped(self) -> bool:
+        return all(getattr(run, "mapped", False) for run in self.graphs.values())
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """The one graph of an image network: float32 (N, *input shape) in, (N, *output shape) out."""

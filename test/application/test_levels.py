@@ -71,9 +71,9 @@ def test_levels_are_a_library_per_processor_without_those_that_another_beats() -
 
 def test_a_level_without_a_latency_is_measured_on_the_sample() -> None:
     program = Waiter()
-    levels = [Level("a", 0.5, settings={"seconds": 0.004}), QUICK, Level("b", 0.9, settings={"seconds": 0.0})]
+    levels = [Level("a", 0.5, settings={"seconds": 0.02}), QUICK, Level("b", 0.9, settings={"seconds": 0.0})]
     first, second, third = measured(levels, program, lambda: "sample")
-    assert first.latency_ms == pytest.approx(4.0, abs=2.0) and third.latency_ms < 1.0
+    assert first.latency_ms >= 20.0 and 0.0 < third.latency_ms < first.latency_ms  # on a busy machine, too
     assert second == QUICK and program.prepared == ["a", "b"] and not program.published
     assert measured([QUICK, SLOW], program, lambda: 1 / 0) == [QUICK, SLOW]  # no sample is asked for
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from dynofa_ros.paths import share_file
+from dynofa_ros.supernet import switching
+from dynofa_ros.supernet.registry import load_engine
 from dynofa_ros.supernet.supernet import load_supernet
-from dynofa_ros.supernet.switching import Prepared, Switched, Switcher
+from dynofa_ros.supernet.switching import Prepared, Switched, Switcher, prepare_subnet
 
 pytestmark = pytest.mark.live
 
@@ -167,9 +169,14 @@ def test_optimised_networks_are_mapped_from_files(monkeypatch, tmp_path, caplog)
     images = np.random.default_rng(0).normal(size=(2, *net.plan(config).input_shape)).astype(np.float32)
     first, again = (net.prepare(config, "onnxruntime", processor="cpu")(images) for _ in range(2))
     (file,) = tmp_path.rglob("*.ort")
+    monkeypatch.setattr(switching, "MAPPED_BYTES", 1000)
+    runtime = load_engine("onnxruntime")
+    assert prepare_subnet("a", net, config, runtime, processor="cpu").nbytes == 1000
     np.testing.assert_array_equal(first, again)
     monkeypatch.setattr(engine, "MAPS_FILES", False)
     plain = net.prepare(config, "onnxruntime", processor="cpu")(images)
+    in_memory = prepare_subnet("a", net, config, runtime, processor="cpu").nbytes
+    assert in_memory == net.materialise(config).nbytes > 1000
     np.testing.assert_allclose(first, plain, atol=1e-4)
     monkeypatch.setattr(engine, "MAPS_FILES", True)
     if engine.onnxruntime_c.library() is not None:  # as versions before 1.31 do it

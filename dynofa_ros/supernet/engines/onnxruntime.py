@@ -94,12 +94,9 @@ class OnnxRuntime(Engine):
         single = chosen[0] not in PROVIDERS["cpu"] and takes_batches(graph)
         built = for_one_row(built) if single else built
         try:
-            session: Session | None = (
-                mapped_session(built, threads) if chosen[0] == ON_CPU and MAPS_FILES else None
-            )
-            if chosen[0][0] == TENSORRT:
-                session = compiled_session(built, chosen, threads)
-            session = session or make_session(built, chosen, threads)
+            mapped = mapped_session(built, threads) if chosen[0] == ON_CPU and MAPS_FILES else None
+            make = compiled_session if chosen[0][0] == TENSORRT else make_session
+            session: Session = mapped or make(built, chosen, threads)
         except Exception as error:  # the runtime raises its own unrelated exception types
             raise EngineError(f"onnxruntime refused the sub-network: {error}") from error
         if processor is not None:
@@ -109,6 +106,7 @@ class OnnxRuntime(Engine):
         def run(inputs: Arrays) -> Arrays:
             return dict(zip(outputs, session.run(outputs, inputs), strict=True))
 
+        run.mapped = mapped is not None  # type: ignore[attr-defined]
         return one_by_one(run, graph) if single else run
 
 
