@@ -43,7 +43,7 @@ from dynofa_ros.library.library import (
     save_library,
     save_statistics,
 )
-from dynofa_ros.library.precision import MeasuredPrecision
+from dynofa_ros.library.precision import CALIBRATION, MeasuredPrecision
 from dynofa_ros.library.profiling import Job, Runs, measure_subnets
 from dynofa_ros.library.search import Candidate, search, thin
 from dynofa_ros.supernet.registry import DEMO_SPACE
@@ -88,10 +88,10 @@ def accuracy_on_signs(
 def precision_on_scenes(
     supernet: Supernet, seed: int, number: int, folder: Path, on_subnet: Callable[[], object]
 ) -> MeasuredAccuracy:
-    """On ``number`` scenes, with BN statistics from a third as many others; folder: for their images."""
-    images = number + max(2, round(number / 3))
-    data = drawn_scenes(seed, images, folder)
-    return MeasuredPrecision(supernet, data, images, 0, on_subnet=on_subnet)
+    """On ``number`` scenes, with BN statistics from others; folder: for their images."""
+    data = drawn_scenes(seed, number + CALIBRATION, folder)
+    parts = np.split(np.arange(len(data.images)), [CALIBRATION])
+    return MeasuredPrecision(supernet, data, (parts[0], parts[1]), on_subnet=on_subnet)
 
 
 @dataclass(frozen=True)

@@ -269,17 +269,31 @@ def test_a_second_demo_in_the_same_domain_is_refused(tmp_path: Path) -> None:
     assert "has a dynofa manager or device already" in summary["errors"][0]
 
 
-def test_a_translator_and_a_parser_share_a_process(tmp_path: Path) -> None:
-    code, text, summary = Running(tmp_path / "out", "--seconds", 8, "--task", "translation").finish(80.0)
+def quick_demo(out: Path, task: str) -> dict[str, Any]:
+    """Summary of a demo of 8 s, whose decisions can be replayed."""
+    code, text, summary = Running(out, "--seconds", 8, "--task", task).finish(START_TIMEOUT_S)
     assert code == 0, text
-    assert [summary["apps"][app]["accuracy_metric"] for app in ("translator", "parser")] == [
-        "BLEU / 100",
-        "exact match",
-    ]
+    assert dynofa_process("replay", out).returncode == 0
+    return summary
+
+
+def test_a_translator_and_a_parser_share_a_process(tmp_path: Path) -> None:
+    summary = quick_demo(tmp_path / "out", "translation")
+    metrics = {app: values["accuracy_metric"] for app, values in summary["apps"].items()}
+    assert metrics == {"translator": "BLEU / 100", "parser": "exact match"}
     for app in summary["apps"].values():
         assert app["results"] == app["frames_published"] >= 5
     assert summary["apps"]["parser"]["accuracy"]["measured"] > 0.8
-    assert dynofa_process("replay", tmp_path / "out").returncode == 0
+
+
+def test_a_detector_finds_signs_in_scenes(tmp_path: Path) -> None:
+    summary = quick_demo(tmp_path / "out", "detection")
+    accuracy = summary["accuracy"]
+    assert accuracy["frames_scored"] == summary["results"] > 20
+    assert accuracy["measured"] > 0.5 * accuracy["expected"] > 0.1  # of a few scenes
+    assert summary["deadline_miss_percent_settled"] < 25.0
+    sheet = cv2.imread(str(tmp_path / "out" / "detections.png"))
+    assert sheet is not None and sheet.std() > 10
 
 
 ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8")

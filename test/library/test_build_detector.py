@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from dynofa_ros.supernet.supernet import Supernet  # noqa: E402
 from dynofa_ros.supernet.weights import load_weights, save_weights  # noqa: E402
 from dynofa_ros.topics import DETECTIONS, LABEL_INFO, MONITOR, Topic  # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[2]
 SPACE = "ofa_mbv3_demo_detector"
 torch.set_num_threads(1)
 
@@ -178,3 +181,19 @@ def test_what_is_refused(
         split(6, 1, 0)
     with pytest.raises(DataError, match="has no class 'cup': it knows 25, such as stop"):
         MeasuredPrecision(supernet, BoxData("COCO", ("cup",), data.images), split(6, 9, 0))
+
+
+def test_the_library_of_the_demo_is_measured_on_drawn_scenes(
+    tmp_path: Path, supernet: Supernet, monkeypatch: pytest.MonkeyPatch
+):
+    """As tools/build_demo_library.py does it: BN statistics and scores from different scenes."""
+    spec = importlib.util.spec_from_file_location("build_demo_library", ROOT / "tools/build_demo_library.py")
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, tool)  # its dataclasses look for it there
+    spec.loader.exec_module(tool)
+    monkeypatch.setattr(tool, "CALIBRATION", 3)
+    measured = tool.KINDS[SPACE].measure(supernet, 5, 2, tmp_path, lambda: None)
+    assert measured.numbers == (3, 2) and len(list(tmp_path.iterdir())) == 5
+    assert 0 <= measured.score(supernet.space.config(width=256, height=160)) < 0.1, "random weights"
+    assert len(measured.statistics) == 1
