@@ -26,9 +26,9 @@ def add_parser(commands: Commands) -> None:
         help="run applications, manager and simulated device through a timeline of five phases",
         description="Runs applications, one manager and a simulated device as real processes over DDS, "
         "through five phases: steady, background load, power cap, tighter target, release. Without --task a "
-        "camera's classifier and a translator run together. Writes summary.json, timeline.png, report.html, "
-        "bag/ and logs/ to --out. Power and clocks are simulated. With --scenario a scenario of the "
-        "evaluation is played instead.",
+        "camera's detector and a translator run together. Writes summary.json, timeline.png, report.html, "
+        "bag/ and logs/ to --out, and detections.png where there is a detector. Power and clocks are "
+        "simulated. With --scenario a scenario of the evaluation is played instead.",
         epilog="example: dynofa demo --seconds 30 --headless --out /tmp/demo",
     )
     parser.add_argument(
@@ -37,7 +37,7 @@ def add_parser(commands: Commands) -> None:
         metavar="TASKS",
         help="classification: a camera that shows signs; detection: one that shows scenes of several signs; "
         "translation: sentences for a translator and commands for a parser; or several with commas between "
-        "them, under one manager (default classification,translation, but classification with --apps, "
+        "them, under one manager (default detection,translation, but classification with --apps, "
         "--images, --bag or --scenario)",
     )
     parser.add_argument(
@@ -59,7 +59,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--rate-hz",
         type=number(0.5, 120, "Hz"),
-        help="requests per second to each application of the task, without --task images (default 15)",
+        help="requests per second to each application of the first task (default: classification 15, "
+        "detection 5, translation 2)",
     )
     parser.add_argument(
         "--seed", type=whole(0, 10**6), default=0, help="another seed, other pictures (default 0)"

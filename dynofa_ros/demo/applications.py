@@ -75,7 +75,7 @@ DEMOS: Mapping[str, tuple[DemoApp, ...]] = {
     "detection": (DETECTOR,),
     "translation": (TRANSLATOR, PARSER),
 }
-DEFAULT_TASKS = ("classification", "translation")
+DEFAULT_TASKS = ("detection", "translation")
 
 
 def demo_apps(tasks: Sequence[str], number: int | None, rate_hz: float | None) -> Sequence[DemoApp]:

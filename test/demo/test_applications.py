@@ -18,7 +18,6 @@ from dynofa_ros.demo.setup import DemoOptions, Measured, node_specs, source_spec
 from dynofa_ros.library.library import load_library
 from dynofa_ros.paths import share_file
 
-WEIGHTS = share_file("config", "weights")
 APPS = {(app.name, app.task): app for apps in DEMOS.values() for app in apps}
 
 
@@ -45,8 +44,6 @@ def test_every_task_has_a_demo() -> None:
 def test_the_deadline_of_an_application_fits_its_library(app: DemoApp) -> None:
     """The largest sub-network fits in the steady phase, a smaller one with the tighter target."""
     space, name = app.files
-    if app.task == "detection" and not any(WEIGHTS.glob(f"{space}*")):
-        pytest.skip("the demo has no weights of a detector yet")
     library = load_library(share_file(*demo_library(name)))
     assert library.space == space and share_file(*demo_weights(space)).is_file()
     slowest = app.largest_ms

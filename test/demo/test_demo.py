@@ -114,7 +114,8 @@ def wait_for(
 @pytest.fixture(scope="module")
 def timeline(tmp_path_factory: pytest.TempPathFactory) -> Timeline:
     """A whole short demo: its folder, exit code, output and summary."""
-    demo = Running(tmp_path_factory.mktemp("demo") / "out", "--seconds", SECONDS)
+    tasks = ("--task", "classification,translation")
+    demo = Running(tmp_path_factory.mktemp("demo") / "out", "--seconds", SECONDS, *tasks)
     demo.wait_until_recording()
     code, text, summary = demo.finish(SECONDS + START_TIMEOUT_S)
     demo.check_nothing_is_left()
@@ -269,16 +270,16 @@ def test_a_second_demo_in_the_same_domain_is_refused(tmp_path: Path) -> None:
     assert "has a dynofa manager or device already" in summary["errors"][0]
 
 
-def quick_demo(out: Path, task: str) -> dict[str, Any]:
+def quick_demo(out: Path, *arguments: str) -> dict[str, Any]:
     """Summary of a demo of 8 s, whose decisions can be replayed."""
-    code, text, summary = Running(out, "--seconds", 8, "--task", task).finish(START_TIMEOUT_S)
+    code, text, summary = Running(out, "--seconds", 8, *arguments).finish(START_TIMEOUT_S)
     assert code == 0, text
     assert dynofa_process("replay", out).returncode == 0
     return summary
 
 
 def test_a_translator_and_a_parser_share_a_process(tmp_path: Path) -> None:
-    summary = quick_demo(tmp_path / "out", "translation")
+    summary = quick_demo(tmp_path / "out", "--task", "translation")
     metrics = {app: values["accuracy_metric"] for app, values in summary["apps"].items()}
     assert metrics == {"translator": "BLEU / 100", "parser": "exact match"}
     for app in summary["apps"].values():
@@ -286,12 +287,15 @@ def test_a_translator_and_a_parser_share_a_process(tmp_path: Path) -> None:
     assert summary["apps"]["parser"]["accuracy"]["measured"] > 0.8
 
 
-def test_a_detector_finds_signs_in_scenes(tmp_path: Path) -> None:
-    summary = quick_demo(tmp_path / "out", "detection")
-    accuracy = summary["accuracy"]
-    assert accuracy["frames_scored"] == summary["results"] > 20
-    assert accuracy["measured"] > 0.5 * accuracy["expected"] > 0.1  # of a few scenes
-    assert summary["deadline_miss_percent_settled"] < 25.0
+def test_a_detector_and_a_translator_are_the_default(tmp_path: Path) -> None:
+    summary = quick_demo(tmp_path / "out")
+    detector, translator = (summary["apps"][app] for app in ("detector", "translator"))
+    accuracy = detector["accuracy"]
+    assert detector["accuracy_metric"] == "mAP50:95"
+    assert accuracy["frames_scored"] == detector["results"] > 20
+    assert accuracy["measured"] > 0.5 * accuracy["expected"] > 0.09  # of a few scenes
+    assert detector["deadline_miss_percent_settled"] < 25.0
+    assert translator["results"] == translator["frames_published"] >= 5
     sheet = cv2.imread(str(tmp_path / "out" / "detections.png"))
     assert sheet is not None and sheet.std() > 10
 
