@@ -244,6 +244,11 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "d.onnx has the input x (?, 3, 64, 64), a dynamic batch: export it with the fixed shape" in (
         refused(capsys, good, dynamic, *colours)
     )
+    gray = helper.make_node("Flatten", ["x"], ["y"])
+    gray = save(tmp_path / "gray.onnx", [gray], {}, (1, 1, 28, 28), {"y": (1, 784)})
+    assert "gray.onnx has the input x (1, 1, 28, 28): export it with the fixed shape (1, 3" in refused(
+        capsys, good, gray, *colours
+    )
     flat = detector(tmp_path / "flat.onnx", a=np.zeros((1, 4)), b=np.zeros((1, 9)))
     assert "flat.onnx has outputs of an unknown kind for 3 classes: a (1, 4), b (1, 9)" in refused(
         capsys, flat, *colours
