@@ -7,6 +7,10 @@ or a random one half on the labels, half on the largest's prediction. What is wr
 The schedule ends by the clock (--minutes) or by the number of pairs (--pairs), whichever is first; a killed
 run that is started again with the same arguments goes on from its newest checkpoint.
 
+With --finish MINUTES the trained networks then learn from translations of the largest one (--distil sentences
+of train.tsv, beam 4; Kim and Rush, EMNLP 2016), the smallest one at most steps: it fits them better than
+those of people. This phase writes only the weights, at its end; killed, it begins anew.
+
     python tools/train_seq2seq_demo.py --data tatoeba_en_de --work build/seq2seq --minutes 75
 
 The folder --data holds train.tsv: a sentence and its translation, one tab between, a pair a line. Pairs come
@@ -25,8 +29,10 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -36,16 +42,20 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor
 
 from dynofa_ros.demo.commands import commands
+from dynofa_ros.supernet.decoding import generate
 from dynofa_ros.supernet.eager import EagerBuilder
 from dynofa_ros.supernet.families.seq2seq_demo import FIRST_TOKENS, Seq2SeqConfig
 from dynofa_ros.supernet.registry import load_space
+from dynofa_ros.supernet.supernet import load_supernet
 from dynofa_ros.supernet.text import TOKENIZER
+from dynofa_ros.supernet.text import load_tokenizer as load_text
 from dynofa_ros.supernet.transformer_graphs import END, PAD, UNKNOWN, hidden
 
 SPACE = load_space("seq2seq_demo")
 VOCABULARY = 4000
 GERMAN, INTENT = FIRST_TOKENS
 SPECIAL = ("<pad>", "<end>", "<unknown>", "<de>", "<intent>")  # in the order of their ids
+FINISH_RATE, FINISH_AVERAGING = 5e-4, 0.99  # of the last phase
 SMOOTHING, AVERAGING, COMMAND_SHARE, LARGEST_ONLY, POOL = 0.1, 0.999, 0.2, 0.15, 20_000
 COUNTS = ("step", "pairs", "spent_s", "pool")
 Weights = dict[str, Tensor]
@@ -59,6 +69,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder of train.tsv")
     parser.add_argument("--work", type=Path, default=Path("build/seq2seq"), help="folder of checkpoints")
     parser.add_argument("--minutes", type=float, default=75.0, help="of training, over all starts")
+    parser.add_argument("--finish", type=float, default=0.0, metavar="MINUTES", help="of the last phase")
+    parser.add_argument("--distil", type=int, default=60_000, help="sentences of the last phase, at most")
     parser.add_argument("--pairs", type=int, default=4_000_000, help="at most so many")
     parser.add_argument("--tokens", type=int, default=4500, help="target tokens of a batch")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
@@ -249,7 +261,11 @@ class State:
         arrays = {"weights": weights, "average": self.average, "optimiser": self.optimiser.state_dict()}
         with replaced(folder / "checkpoint.pt") as temporary:
             torch.save({**counts, **arrays}, temporary)
-        with replaced(folder / f"{SPACE.name}.safetensors") as temporary:
+        self.save_weights(folder / f"{SPACE.name}.safetensors", tokenizer)
+
+    def save_weights(self, file: Path, tokenizer: str) -> None:
+        """The average alone."""
+        with replaced(file) as temporary:
             half = {name: value.half().contiguous() for name, value in self.average.items()}
             save_file(half, temporary, {"space": SPACE.name, TOKENIZER: tokenizer, "pairs": str(self.pairs)})
 
@@ -285,7 +301,12 @@ def new_state(seed: int, learning_rate: float) -> State:
 
 
 def train_step(
-    state: State, configs: list[Seq2SeqConfig], source: Tensor, target: Tensor, lr: float
+    state: State,
+    configs: list[Seq2SeqConfig],
+    source: Tensor,
+    target: Tensor,
+    lr: float,
+    averaging: float = AVERAGING,
 ) -> np.ndarray:
     """One update; returns the losses of the networks."""
     for group in state.optimiser.param_groups:
@@ -300,10 +321,56 @@ def train_step(
     torch.nn.utils.clip_grad_norm_(state.weights.values(), 1.0)
     state.optimiser.step()
     state.step, state.pairs = state.step + 1, state.pairs + len(source)
-    decay = min(AVERAGING, state.step / (state.step + 10))
+    decay = min(averaging, state.step / (state.step + 10))
     values = [value.detach() for value in state.weights.values()]
     torch._foreach_lerp_(list(state.average.values()), values, 1 - decay)
     return losses.detach().numpy()
+
+
+# --- the last phase -----------------------------------------------------------------------------------------
+
+
+def translated(weights: Path, sentences: list[str]) -> list[tuple[str, str]]:
+    """Sentences with their translations by the largest network, beam 4."""
+    net = load_supernet(SPACE.name, weights)
+    text, run = load_text(net.weights), net.prepare(SPACE.largest, threads=1, processor="cpu")
+    found = []
+    for sentence in sentences:
+        *_, last = generate(run, text.encode(sentence), GERMAN)
+        found.append((sentence, text.decode(last.tokens)))
+    return found
+
+
+def distilled(work: Path, sentences: list[tuple[str, str]], count: int, seed: int) -> list[tuple[str, str]]:
+    """So many translations by the largest network, made once, in two processes."""
+    file = work / "distilled.tsv"
+    if not file.exists():
+        order = np.random.default_rng([seed, 13]).permutation(len(sentences))[:count]
+        halves = [[sentences[i][0] for i in order[n::2]] for n in range(2)]
+        weights = [work / f"{SPACE.name}.safetensors"] * 2
+        with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+            rows = [row for half in pool.map(translated, weights, halves) for row in half if row[1]]
+        with replaced(file) as temporary:
+            lines = ("\t".join(row) for row in rows)
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return read_pairs(file)
+
+
+def finish(args: argparse.Namespace, state: State, tokenizer: Tokenizer, own: list[tuple[str, str]]) -> None:
+    """Train on own translations and on commands, at a falling rate."""
+    drawn = batches(tokenizer, encoded(tokenizer, own, GERMAN), args.seed + 1, args.tokens, 0)
+    start = reported = time.monotonic()
+    for step, (_, source, target) in enumerate(drawn):
+        progress = (time.monotonic() - start) / (60 * args.finish)
+        if progress >= 1:
+            return
+        rng = np.random.default_rng([args.seed, 17, step])
+        student = SPACE.smallest if step % 4 else SPACE.random(rng)
+        lr = FINISH_RATE * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+        losses = train_step(state, [SPACE.largest, student], source, target, lr, FINISH_AVERAGING)
+        if time.monotonic() - reported > 20:
+            print(f"finish {progress:.1%}, {step} steps: losses {losses.round(3)}", flush=True)
+            reported = time.monotonic()
 
 
 def main() -> None:
@@ -343,7 +410,12 @@ def main() -> None:
             state.save(args.work, compact)
             saved = now
     state.save(args.work, compact)
-    print(f"wrote {args.work / SPACE.name}.safetensors")
+    written = args.work / f"{SPACE.name}.safetensors"
+    if args.finish:
+        finish(args, state, tokenizer, distilled(args.work, sentences, args.distil, args.seed))
+        written = written.with_stem(f"{SPACE.name}_finished")
+        state.save_weights(written, compact)
+    print(f"wrote {written}")
 
 
 if __name__ == "__main__":
