@@ -9,10 +9,8 @@ images and configurations are drawn as test/helpers/autoformer_reference.py says
 
 from __future__ import annotations
 
-import collections.abc
 import json
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -21,45 +19,19 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "test" / "helpers"))
 import autoformer_reference as reference
 
+from dynofa_ros.bench.static_networks import official_class
 from dynofa_ros.supernet.families.autoformer import SIZES
 from dynofa_ros.supernet.registry import load_space
 
 
 def official(folder: Path, space: Any) -> Any:
     """The official supernet of a space, with the arguments of the published ones."""
-    old = types.ModuleType("torch._six")  # newer torch has it no more
-    old.container_abcs = collections.abc  # type: ignore[attr-defined]
-    sys.modules["torch._six"] = old
     sys.path.insert(0, str(folder))
-    from model.supernet_transformer import Vision_TransformerSuper
-
-    size = space.size
-    net = Vision_TransformerSuper(
-        num_classes=reference.CLASSES,
-        embed_dim=size.stored_embed,
-        depth=size.depths[-1],
-        num_heads=size.heads[-1],
-        mlp_ratio=4.0,
-        qkv_bias=True,
-        gp=True,
-        relative_position=True,
-        change_qkv=True,
-        max_relative_position=14,
-    )
+    name, arguments = space.official_network
+    net = official_class(name)(num_classes=reference.CLASSES, **arguments)
     drawn = {name: torch.from_numpy(array) for name, array in reference.weights(space).items()}
     net.load_state_dict(drawn, strict=True)
     return net.eval()
-
-
-def arguments(config: Any) -> dict[str, Any]:
-    """A configuration as the official code takes it."""
-    (embed,), (depth,) = config.embed, config.depth
-    return {
-        "layer_num": depth,
-        "embed_dim": [embed] * depth,
-        "num_heads": list(config.heads[:depth]),
-        "mlp_ratio": list(config.mlp_ratios[:depth]),
-    }
 
 
 def record(folder: Path, name: str) -> None:
@@ -68,10 +40,10 @@ def record(folder: Path, name: str) -> None:
     net, images = official(folder, space), torch.from_numpy(reference.images())
     rows = []
     for config in reference.configurations(space):
-        net.set_sample_config(arguments(config))
+        net.set_sample_config(**space.official_entries(config))
         with torch.inference_mode():
             logits = [[float(f"{v:.9g}") for v in row] for row in net(images).tolist()]
-        params = net.get_sampled_params_numel(arguments(config))
+        params = net.get_sampled_params_numel(space.official_entries(config)["config"])
         rows.append({"config": config.to_dict(), "params": params, "logits": logits})
     lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
     target = reference.FOLDER / f"{name}.json"

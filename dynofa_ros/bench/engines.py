@@ -53,7 +53,7 @@ def run(
 
     ``median_ms`` is ours, the ratios are medians of ratios within a round. ``rounds`` is the most that is
     done; ``limit_s`` ends each interleaved run (one space, engine and number of threads) sooner.
-    ``ratio_to_official`` is None where the package ofa is absent, or where the official code was disturbed.
+    ``ratio_to_official`` is None where the official code is not installed, or was disturbed.
     ``compile_one``: also torch.compile the mid sub-network of the first space, which takes half a minute.
     Raises EngineError, or RuntimeError if networks that are compared do not compute the same.
     """
@@ -112,11 +112,10 @@ class Rival:
         self.configs = subnets(self.supernet.space)
         self._static: dict[tuple[bool, str], Any] = {}
         self._checked: set[tuple[str, str]] = set()
-        self.source = (
-            "official get_active_subnet, BN fused"
-            if self.official
-            else "same layers as torch modules, BN folded; the package ofa is absent"
-        )
+        self.extracted = self.official if self.official and self.official.extracts else None
+        self.source = "official get_active_subnet, BN fused" if self.extracted else "same layers in torch"
+        if self.official is None:
+            self.source += "; the official code is not installed"
 
     def subnet(self, name: str) -> Subnet:
         """The sub-network, cut out of the supernet."""
@@ -128,9 +127,9 @@ class Rival:
 
     def static_module(self, name: str) -> Any:
         """The same network as a torch module of its own."""
-        if self.official is None:
+        if self.extracted is None:
             return self.networks.plain(self.subnet(name))
-        return self.networks.deployed(self.official.static(self.configs[name]))
+        return self.networks.deployed(self.extracted.static(self.configs[name]))
 
     def static_runner(self, engine: str, name: str, threads: int) -> ImageFunction:
         """The same network deployed alone; what it is made from is made once."""

@@ -7,9 +7,12 @@ normalisation fused, torch's own activations, channels last; for other engines e
 
 from __future__ import annotations
 
+import collections.abc
 import copy
 import importlib
 import io
+import sys
+import types
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +52,11 @@ class Official:
     net: Any
     space: SearchSpace
 
+    @property
+    def extracts(self) -> bool:
+        """Whether the official code makes a network of its own of a sub-network."""
+        return hasattr(self.net, "get_active_subnet")
+
     def static(self, config: Any) -> nn.Module:
         """The extracted sub-network."""
         self._activate(self.net, config)
@@ -62,21 +70,32 @@ class Official:
         return torch_runner(net, torch.contiguous_format)
 
     def _activate(self, net: Any, config: Any) -> None:
-        net.set_active_subnet(**self.space.official_entries(config))
+        activate = net.set_active_subnet if self.extracts else net.set_sample_config  # of ofa, of AutoFormer
+        activate(**self.space.official_entries(config))
+
+
+def official_class(name: str) -> Any:
+    """A class of the package ofa, or of another module on the path ("module:class"). Raises ImportError."""
+    module, _, kind = name.rpartition(":")
+    # removed from torch; AutoFormer's code asks it for container types
+    sys.modules.setdefault("torch._six", types.SimpleNamespace(container_abcs=collections.abc))  # type: ignore[arg-type]
+    return getattr(importlib.import_module(module or OFFICIAL), kind)
 
 
 def official(space: str, seed: int = 0) -> Official | None:
-    """The official supernet of a space; None if the package ofa is absent or has no such space."""
+    """The official supernet of a space; None if its code is not installed, or there is none."""
     declared = load_space(space)
     if declared.official_network is None:
         return None
+    name, arguments = declared.official_network
     try:
-        networks = importlib.import_module(OFFICIAL)
+        kind = official_class(name)
     except ImportError:
         return None
     torch.manual_seed(seed)
-    name, arguments = declared.official_network
-    net = getattr(networks, name)(**arguments)
+    net = kind(**arguments).requires_grad_(False)
+    if not declared.batch_normalised:
+        return Official(net.eval(), declared)
     net.set_max_net()
     normalisations = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [m.momentum for m in normalisations]

@@ -49,7 +49,11 @@ def add_parser(commands: Commands) -> None:
         "--only", type=_sections, default=SECTIONS, metavar="NAMES", help=f"of {', '.join(SECTIONS)}"
     )
     parser.add_argument(
-        "--spaces", type=names, metavar="NAMES", help="of the engines section (default: the four official)"
+        "--spaces",
+        type=names,
+        metavar="NAMES",
+        help="of the engines section (default: the four official); the "
+        "first is that of switch, memory and static_models, too",
     )
     parser.add_argument(
         "--rounds",
@@ -144,13 +148,13 @@ def _engines(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     return {"engines": found}
 
 
-def _sampled(number: int) -> tuple[Supernet, dict[str, Any]]:
+def _sampled(number: int, options: argparse.Namespace) -> tuple[Supernet, dict[str, Any]]:
     """A supernet with random weights, and the largest, the smallest and random sub-networks of it."""
     import numpy as np
 
     from dynofa_ros.supernet.supernet import load_supernet
 
-    supernet, rng = load_supernet(SPACE), np.random.default_rng(0)
+    supernet, rng = load_supernet(options.spaces[0] if options.spaces else SPACE), np.random.default_rng(0)
     space = supernet.space
     configs = {"largest": space.largest, "smallest": space.smallest}
     return supernet, configs | {f"random{n}": space.random(rng) for n in range(number - len(configs))}
@@ -159,7 +163,7 @@ def _sampled(number: int) -> tuple[Supernet, dict[str, Any]]:
 def _switch(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from dynofa_ros.bench import switching
 
-    supernet, configs = _sampled(SWITCHED)
+    supernet, configs = _sampled(SWITCHED, options)
     segments = QUICK_SEGMENTS if options.quick else SEGMENTS
     done = itertools.count(1)
 
@@ -172,14 +176,14 @@ def _switch(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 def _memory(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from dynofa_ros.bench import memory
 
-    supernet, configs = _sampled(QUICK_CYCLED if options.quick else CYCLED)
+    supernet, configs = _sampled(QUICK_CYCLED if options.quick else CYCLED, options)
     return {"memory": memory.run(supernet, configs)}
 
 
 def _static_models(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from dynofa_ros.bench import static_models
 
-    supernet, configs = _sampled(QUICK_CYCLED if options.quick else SWITCHED)
+    supernet, configs = _sampled(QUICK_CYCLED if options.quick else SWITCHED, options)
     segments = QUICK_SEGMENTS if options.quick else SEGMENTS
     done = itertools.count(1)
 

@@ -40,7 +40,7 @@ def add_parser(commands: Commands) -> None:
         "evaluate",
         help="compare the manager with baselines and an oracle in the simulator",
         description="Simulates scenarios S1 to S14 on the simulated board with the committed libraries: the "
-        "manager (ours), baselines B1 to B10 and the oracle O1q, all on the same images, noise and events. "
+        "manager (ours), baselines B1 to B10 and the oracle O1q, all on the same requests, noise and events. "
         "Then scenes drawn at random, whose true libraries nobody knows, in which every policy is swept over "
         "one knob and compared at equal misses and equal accuracy. Prints the goals; --out writes a report "
         "with timelines, energy against misses, the paper's figures beside ours, a decomposition and a sweep "

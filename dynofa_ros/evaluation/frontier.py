@@ -58,7 +58,7 @@ def point_of(run: Run, knob: float, wary: float = 1.0) -> Point:
 
 
 def sweep(scene: Scene, seeds: Sequence[int], policies: Iterable[str]) -> list[Point]:
-    """All policies over the values of their knobs on the same images, noise and true libraries."""
+    """All policies over the values of their knobs on the same requests, noise and true libraries."""
     memories: dict[int, dict[Any, Any]] = {seed: {} for seed in seeds}
     points = []
     for policy in policies:

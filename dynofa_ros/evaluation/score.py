@@ -31,7 +31,7 @@ Accuracies = Mapping[tuple[str, int], float]
 
 
 def score(run: Run, reference: Accuracies | None = None) -> dict[str, Any]:
-    """All figures of a run. ``reference``: accuracy per (application, image) of O1q, for settling."""
+    """All figures of a run. ``reference``: accuracy per (application, request) of O1q, for settling."""
     frames, minutes = run.frames, run.scene.duration_s / 60.0
     answered = [f for f in frames if isfinite(f.latency_ms)]
     latencies = [f.latency_ms for f in answered]
@@ -76,7 +76,7 @@ def score(run: Run, reference: Accuracies | None = None) -> dict[str, Any]:
 
 
 def accuracies(run: Run) -> dict[tuple[str, int], float]:
-    """Accuracy per application and image; what was not answered is left out."""
+    """Accuracy per application and request; what was not answered is left out."""
     return {(f.app, f.index): f.accuracy for f in run.frames if isfinite(f.latency_ms)}
 
 

@@ -43,7 +43,7 @@ class _Usable:
 
 @dataclass
 class FrameRate:
-    """Rate at which an application's images really come."""
+    """Rate at which an application's requests really come."""
 
     hz: float = nan
     _frames: int = 0

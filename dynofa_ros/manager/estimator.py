@@ -43,7 +43,7 @@ MIN_RESIDUALS = 8
 NOISE_EVERY = 4  # frames
 OVERHEAD_DEFAULT_MS = 3.0
 OVERHEAD_SAMPLES = 64
-BUSY_SHARE = 0.9  # of the frame period: beyond it the next image finds the worker busy
+BUSY_SHARE = 0.9  # of the frame period: beyond it the next request finds the worker busy
 MAX_SKIPPED = 2
 
 
@@ -181,7 +181,7 @@ class Overhead:
     _values_ms: Window = field(default_factory=lambda: Window(OVERHEAD_SAMPLES))
 
     def update(self, value_ms: float) -> None:
-        """Takes one frame whose worker was idle when the image came."""
+        """Takes one frame whose worker was idle when the request came."""
         self._values_ms.append(value_ms)
 
     def typical_ms(self) -> float:

@@ -264,7 +264,7 @@ def _reduced_margin(problem: Problem, outcome: Outcome) -> Outcome:
     for ceiling in (SATURATION, problem.load_ceiling):
         narrow = replace(problem, apps=apps, load_ceiling=ceiling)
         reduced = allocate_any(narrow, HEADROOM, outcome.trace, outcome.point.mapping, turns=1)
-        # Spare load is what those that share a processor need. Images are prepared between two inferences,
+        # Spare load is what those that share a processor need. Requests are prepared between two inferences,
         # which the load of the processor does not show.
         shared = len(set(reduced.point.mapping)) < len(problem.apps)
         if not (shared or forecast(problem, make_plan(problem, reduced)).backlog):

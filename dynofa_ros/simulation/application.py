@@ -57,10 +57,10 @@ class SimulatedApplication:
         self._queue: deque[int] = deque()
         self._controller = RequestController()
         self._expected_ms = nan  # of the request in work, where it was chosen for
-        self.serving: int | None = None  # image that is being answered
+        self.serving: int | None = None  # request that is being answered
         self.serving_target_ms = nan
         self.started_s = nan
-        self.next_image = 0
+        self.next_request = 0
         self._sequence = self._dropped = 0
         self._gate: RateGate | None = None
         self._held: OrderedDict[tuple[str, str, int], float] = OrderedDict()  # ready at
@@ -84,8 +84,8 @@ class SimulatedApplication:
 
     def arrive(self, now_s: float) -> FrameRecord | None:
         """The next request comes; returns the record of one that is dropped or refused now."""
-        index = self.next_image
-        self.next_image += 1
+        index = self.next_request
+        self.next_request += 1
         self._controller.arrive(1e3 * now_s)
         if self._gate is not None and not self._gate.accepts(round(now_s * 1e9)):
             return self._drop(index, thinned=True)

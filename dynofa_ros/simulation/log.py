@@ -27,7 +27,7 @@ class Knob:
 class FrameRecord:
     """One due frame: answered, or dropped (``answered_s`` and the times are then NaN).
 
-    ``index``: number of the image, the same for all policies. ``thinned``: dropped because a knob asked for
+    ``index``: number of the request, the same for all policies. ``thinned``: dropped because a knob asked for
     a lower rate. ``accuracy``: that of the sub-network that answered. ``monitor``: the message, None if
     the frame was dropped (a node tells of dropped frames with its next answer).
     """

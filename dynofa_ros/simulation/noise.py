@@ -1,6 +1,6 @@
 """Random numbers of a scene (noise, lengths, arrivals), drawn from the seed: the same for all policies.
 
-Every number belongs to one application and one image (or one processor, or one library entry), never to the
+Every number belongs to one application and one request (or one processor, or one library entry), never to the
 order in which a policy made things happen.
 """
 
@@ -109,7 +109,7 @@ def _factors(noise: Noise, number: int, rng: np.random.Generator) -> Floats:
 
 
 def _states(noise: Noise, number: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """The state at each image; every state is followed by any other one."""
+    """The state at each request; every state is followed by any other one."""
     if not noise.regimes:
         return np.zeros(0, np.int64)
     states: list[int] = []

@@ -109,7 +109,7 @@ class Policy(ABC):
 
     ``clairvoyant``: gets the ground truth, and its knobs act at once and cost nothing; with a finite
     ``lead_s`` its clocks take as long as real ones, and ``on_announced`` is called so long before every
-    image. By default a policy acts at the start only.
+    request. By default a policy acts at the start only.
     """
 
     name: str
@@ -129,7 +129,7 @@ class Policy(ABC):
         return None
 
     def on_announced(self, app: str) -> Command | None:
-        """``lead_s`` before an image comes."""
+        """``lead_s`` before a request comes."""
         return None
 
     def step(self, now_s: float, observation: Observation) -> Command | None:

@@ -129,15 +129,15 @@ class Simulation:
         if not app.present:
             return
         dropped = app.arrive(self.now_s)
-        self._await_image(app)
+        self._await_request(app)
         if dropped is not None:
             self.log.frames.append(dropped)
             self._tell(dropped)
         self._take(app)
 
-    def _await_image(self, app: SimulatedApplication) -> None:
-        if app.next_image < len(app.trace.arrivals_s):
-            arrives_s = app.trace.arrivals_s[app.next_image]
+    def _await_request(self, app: SimulatedApplication) -> None:
+        if app.next_request < len(app.trace.arrivals_s):
+            arrives_s = app.trace.arrivals_s[app.next_request]
             if isfinite(self._policy.lead_s):
                 self._at(max(self.now_s, arrives_s - self._policy.lead_s), partial(self._announce, app))
             self._at(arrives_s, partial(self._arrive, app))
@@ -320,7 +320,7 @@ class Simulation:
         self.publish(f"perception/{app.name}/targets", app.targets)
         self._publish_library(app)
         self.publish(f"perception/{app.name}/subnet_state", app.status(SubnetCondition.APPLIED))
-        self._await_image(app)
+        self._await_request(app)
 
     def _leave(self, app: SimulatedApplication) -> None:
         self.log.frames += app.late(self.now_s)

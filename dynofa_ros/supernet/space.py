@@ -156,7 +156,8 @@ class SearchSpace(ABC):
     sizes: tuple[int, int, int] | None = None  # of a small, a usual and a large request, where these differ
     predictor: PredictorInput | None = None
     latency_table: TableLayout | None = None
-    official_network: tuple[str, dict[str, Any]] | None = None  # its class in the package ofa, and arguments
+    # its class, of the package ofa or "module:class", and arguments
+    official_network: tuple[str, dict[str, Any]] | None = None
     one_row_each = False  # of a detector: an object is in one row, so that no box suppresses another
     task = "classification"  # what its networks answer: the name of a task of an application
     head = "classifier.linear.weight"  # canonical name of the array whose first dimension is the classes
@@ -375,8 +376,8 @@ class SearchSpace(ABC):
         name = key.removeprefix("module.").replace(".mobile_inverted_conv.", ".conv.")
         return ".".join(part for part, _ in groupby(name.split(".")))
 
-    def official_entries(self, config: Any) -> dict[str, list[Any]]:
-        """The arguments of ``set_active_subnet`` of the official network."""
+    def official_entries(self, config: Any) -> dict[str, Any]:
+        """The arguments that make a sub-network the active one of the official network."""
         values = zip(("ks", "e", "d", "w"), (getattr(config, name) for name in self.choices), strict=True)
         return {name: list(entries) for name, entries in values if entries}
 

@@ -34,7 +34,7 @@ RESULT = Translate.Result
 LONG = "Where did you put the keys of the old red car that we saw in the garage?"
 
 
-def start(folder: Path) -> subprocess.Popen:
+def start(folder: Path, namespace: str = NAMESPACE) -> subprocess.Popen:
     weights = write_backbone(folder)
     sections = "".join(
         f"/**/{app}:\n  ros__parameters:\n    weights: {weights}\n    target: {target}\n"
@@ -48,7 +48,7 @@ def start(folder: Path) -> subprocess.Popen:
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
     command = [sys.executable, "-m", "dynofa_ros.nodes.language_node", *APPS, "--ros-args"]
-    command += ["-r", f"__ns:={NAMESPACE}", "--params-file", str(folder / "parameters.yaml")]
+    command += ["-r", f"__ns:={namespace}", "--params-file", str(folder / "parameters.yaml")]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -57,8 +57,8 @@ class Client(RosClient):
 
     timeout_s = 30.0
 
-    def __init__(self, app: str) -> None:
-        super().__init__(f"client_of_{app}", DOMAIN_ID, NAMESPACE, f"{NAMESPACE}/{app}")
+    def __init__(self, app: str, namespace: str = NAMESPACE) -> None:
+        super().__init__(f"client_of_{app}", DOMAIN_ID, namespace, f"{namespace}/{app}")
         self.translations: list[Translation] = []
         self.monitors: list[InferenceMonitor] = []
         self.targets: list[AppTargets] = []
@@ -72,7 +72,7 @@ class Client(RosClient):
             self.subscribe(topic, kept.append, app)
         self.text = self.publisher(topics.TEXT, app)
         self.command = self.publisher(topics.SUBNET_COMMAND, app)
-        self.action = ActionClient(self.node, Translate, f"{NAMESPACE}/{app}/translate")
+        self.action = ActionClient(self.node, Translate, f"{namespace}/{app}/translate")
 
     def wait_for_node(self) -> None:
         self.wait(lambda: self.libraries and self.targets, "the node's latched topics", 60)
@@ -225,3 +225,35 @@ def test_a_reader_that_goes_away_stops_nobody(client: Client) -> None:
         other.ask(LONG, stream=True)
     other.close()
     assert client.result(client.ask("It goes on.")).outcome == RESULT.COMPLETE
+
+
+def test_a_node_that_is_killed_is_seen_and_answers_again_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    """A kill leaves no time for a result. The client sees the server go, so that it knows what is open."""
+    namespace, app = "/robot3/language", next(iter(APPS))
+    first = start(tmp_path, namespace)
+    client = Client(app, namespace)
+    try:
+        client.wait_for_node()
+        streamed: list[Any] = []
+        handles = [client.ask(LONG, streamed, stream=True) for _ in range(6)]
+        open_results = [handle.get_result_async() for handle in handles]
+        client.wait(lambda: streamed, "the first token")
+        first.kill()
+        client.wait(lambda: not client.action.server_is_ready(), "the end of the action server", 60)
+        answered = [future.result().result.outcome for future in open_results if future.done()]
+        assert len(answered) < len(handles) and set(answered) <= {RESULT.COMPLETE}
+        client.libraries.clear()
+        client.targets.clear()
+        second = start(tmp_path, namespace)
+        try:
+            client.wait_for_node()
+            assert client.result(client.ask("It goes on.")).outcome == RESULT.COMPLETE
+        finally:
+            second.send_signal(signal.SIGTERM)
+            assert second.wait(20) == 0
+    finally:
+        client.close()
+        first.kill()
+        first.wait(10)

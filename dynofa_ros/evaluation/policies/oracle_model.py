@@ -166,7 +166,7 @@ class Chance:
 def chance(trace: Trace, target_ms: float, regime: int | None) -> Chance:
     """Of all frames of an application, or of those that follow one in a state of the noise.
 
-    One application alone, whose queue holds one image: a late frame makes the next one wait.
+    One application alone, whose queue holds one request: a late frame makes the next one wait.
     """
     number = len(trace.noise)
     chosen = np.ones(number, bool)
@@ -197,7 +197,7 @@ def chance(trace: Trace, target_ms: float, regime: int | None) -> Chance:
 
 @dataclass
 class Cameras:
-    """Time of image 0 of every application whose images come at its rate; others are not periodic."""
+    """Time of request 0 of every application whose requests come at its rate; others are not periodic."""
 
     first_s: dict[str, float] = field(default_factory=dict)
     _last: dict[str, tuple[int, float]] = field(default_factory=dict)
@@ -205,7 +205,7 @@ class Cameras:
     _period_s: dict[str, float] = field(default_factory=dict)
 
     def observe(self, app: str, index: int, arrived_s: float) -> None:
-        """Takes the number and the time of an image."""
+        """Takes the number and the time of a request."""
         before = self._last.get(app)
         self._last[app] = (index, arrived_s)
         if before is None or index == before[0] or app in self._irregular:
@@ -234,7 +234,7 @@ class Cameras:
 
 @lru_cache(maxsize=1024)
 def offsets_ms(offset_ms: float, rates_hz: tuple[float, float]) -> Array:
-    """All offsets in [0, period of the other) at which its images come after one of the first's."""
+    """All offsets in [0, period of the other) at which its requests come after one of the first's."""
     own, other = (1000 / Fraction(hz).limit_denominator(1000) for hz in rates_hz)
     step = Fraction(gcd(own.numerator * other.denominator, other.numerator * own.denominator),
                     own.denominator * other.denominator)  # fmt: skip

@@ -83,7 +83,7 @@ class Oracle(Policy):
     _knobs: dict[str, Knob] = field(default_factory=dict)
     _bands: dict[str, FrequencyBand] = field(default_factory=dict)
     _regimes: dict[str, int] = field(default_factory=dict)  # of the last frame answered
-    _announced: dict[str, int] = field(default_factory=dict)  # number of the image that is to be answered
+    _announced: dict[str, int] = field(default_factory=dict)  # number of the request that is to be answered
 
     def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
         """The static sub-network until the applications are there. Raises ValueError without the truth."""
@@ -107,7 +107,7 @@ class Oracle(Policy):
 
     def on_announced(self, app: str) -> Command | None:
         """A frame comes: its processor is to be awake."""
-        self._announced[app] = self._truth.apps[app].next_image
+        self._announced[app] = self._truth.apps[app].next_request
         return self._choose(self._now_s)
 
     def on_frame(self, frame: FrameRecord) -> Command | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,10 @@ SIDE = IMAGE_PX // PATCH_PX
 HEAD_WIDTH, REACH = 64, 14
 # of one official file or the other: the supernets', the searched sub-networks' and those of NNI
 MLP_RATIOS = (3.0, 3.5, 4.0)
+# the class of the official supernets, and their arguments
+OFFICIAL = "model.supernet_transformer:Vision_TransformerSuper"
+PUBLISHED = {"mlp_ratio": MLP_RATIOS[-1], "qkv_bias": True, "gp": True, "relative_position": True}
+PUBLISHED |= {"change_qkv": True, "max_relative_position": REACH}
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class AutoFormerSpace(SearchSpace):
             "heads": (size.heads,) * blocks,
             "mlp_ratios": (MLP_RATIOS,) * blocks,
         }
+        arguments = {"embed_dim": size.stored_embed, "depth": blocks, "num_heads": size.heads[-1]}
+        self.official_network = OFFICIAL, {**arguments, **PUBLISHED}
 
     def active(self, genes: np.ndarray) -> np.ndarray:
         depth = np.array(self.size.depths)[genes[:, self.columns["depth"]]]
@@ -80,6 +87,12 @@ class AutoFormerSpace(SearchSpace):
 
     def label(self, config: AutoFormerConfig) -> str:
         return f"e{config.embed[0]}d{config.depth[0]}"
+
+    def official_entries(self, config: AutoFormerConfig) -> dict[str, Any]:
+        depth = config.depth[0]
+        entries = {"layer_num": depth, "embed_dim": [config.embed[0]] * depth}
+        entries |= {"num_heads": list(config.heads[:depth]), "mlp_ratio": list(config.mlp_ratios[:depth])}
+        return {"config": entries}
 
     def layers(self, config: AutoFormerConfig, classes: int) -> Sequence[Layer]:
         (embed,), (depth,) = config.embed, config.depth
