@@ -21,7 +21,7 @@ from typing import Any
 
 from dynofa_ros.convert import from_ros, message_type, stamp_ns, to_ros
 from dynofa_ros.evaluation.policies.manager import ManagerPolicy
-from dynofa_ros.evaluation.scenarios import scenes
+from dynofa_ros.evaluation.scenarios import scenario_of, scenes
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import GONE, Departure, Input, Monitors, Parameters, make_input
 from dynofa_ros.manager.runtime_manager import Decision
@@ -39,7 +39,12 @@ LIVE = {  # arguments of `dynofa demo`
     "demo": ("--seconds", "15", "--apps", "2"),
     "demo_overload": ("--seconds", "5", "--apps", "3", "--rate-hz", "30"),
 }
-SIMULATED = {"S3": 2.0, "S7": 6.0, "S10": 5.0}  # scenario, and how many times faster it is played
+SIMULATED = {
+    "S3": 2.0,
+    "S7": 6.0,
+    "S10": 5.0,
+    "S12 4 Hz": 10.0,
+}  # scene, and how many times faster it is played
 SEED = 0
 
 
@@ -80,7 +85,7 @@ def main() -> int:
         save(path, f"dynofa demo {' '.join(arguments)}", recomputed(messages))
     for name, haste in SIMULATED.items():
         note = f"scenario {name} under policy ours, seed {SEED}, its times divided by {haste:g}, simulated"
-        save(FOLDER / f"{name}.jsonl", note, simulated(name, haste))
+        save(FOLDER / f"{name.replace(' ', '_')}.jsonl", note, simulated(name, haste))
     return 0
 
 
@@ -109,8 +114,8 @@ def live(arguments: Iterable[str]) -> list[Message]:
 
 
 def simulated(name: str, haste: float) -> list[Message]:
-    """What a replay needs of the first scene of a scenario."""
-    scene = scenes([name])[0]
+    """What a replay needs of a scene."""
+    scene = next(scene for scene in scenes([scenario_of(name)]) if scene.name == name)
     policy = RecordedPolicy()
     Simulation(hastened(scene, haste), policy, SEED).run()
     return policy.messages
