@@ -217,7 +217,7 @@ def _comparison(options: argparse.Namespace, progress: Progress) -> dict[str, An
 def _on_board(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from dynofa_ros.bench import on_board
 
-    supernet, configs = _sampled(3)
+    supernet, configs = _sampled(3, options)
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     segments = QUICK_SEGMENTS if options.quick else on_board.SEGMENTS
     return {"on_board": on_board.run(progress, supernet, configs, rounds=rounds, segments=segments)}

@@ -156,8 +156,7 @@ class SearchSpace(ABC):
     sizes: tuple[int, int, int] | None = None  # of a small, a usual and a large request, where these differ
     predictor: PredictorInput | None = None
     latency_table: TableLayout | None = None
-    # its class, of the package ofa or "module:class", and arguments
-    official_network: tuple[str, dict[str, Any]] | None = None
+    official_network: tuple[str, dict[str, Any]] | None = None  # its class ("module:class"), and arguments
     one_row_each = False  # of a detector: an object is in one row, so that no box suppresses another
     task = "classification"  # what its networks answer: the name of a task of an application
     head = "classifier.linear.weight"  # canonical name of the array whose first dimension is the classes
