@@ -27,6 +27,13 @@ BOUND_PX, BOUND_SCORE = 1e-3, 5e-5
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.fixture(autouse=True)
+def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No optimised networks on disk: those of the nano have 110 MB each."""
+    engine = pytest.importorskip("dynofa_ros.supernet.engines.onnxruntime")
+    monkeypatch.setattr(engine, "MAPS_FILES", False)
+
+
 @pytest.fixture(scope="module")
 def answers() -> dict[str, np.ndarray]:
     return dict(np.load(reference.FILE))
