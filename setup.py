@@ -17,7 +17,7 @@ from setuptools.command.build_py import build_py
 PACKAGE = "dynofa_ros"
 ROOT = Path(__file__).resolve().parent
 
-# No bounds: a robot keeps what its distribution has. torch is an extra (pyproject.toml).
+# A robot keeps what its distribution has: no bounds, but where that of Ubuntu 22.04 is too old. torch is an extra (pyproject.toml).
 # onnxruntime and onnxruntime-gpu overwrite each other, so on Arm boards the user chooses.
 RUNTIME = [
     "backports.zstd; python_version < '3.14'",
@@ -29,7 +29,7 @@ RUNTIME = [
     "onnxruntime; platform_machine == 'x86_64'",
     "psutil",
     "PyYAML",
-    "rich",
+    "rich>=12.3",
     "rosbags",
     "safetensors",
     "scipy",

@@ -33,8 +33,9 @@ def new_figure(
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({"font.size": 9, "axes.edgecolor": GRID, "axes.labelcolor": INK, "text.color": INK})
+    heights = {"height_ratios": ratios}  # an argument of its own only from Matplotlib 3.6
     return plt.subplots(
-        rows, columns, figsize=size, layout="constrained", squeeze=False, sharex=sharex, height_ratios=ratios
+        rows, columns, figsize=size, layout="constrained", squeeze=False, sharex=sharex, gridspec_kw=heights
     )
 
 

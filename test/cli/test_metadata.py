@@ -51,7 +51,7 @@ THIRD_PARTY = {
     "pycocotools": ("", "pycocotools"),
     "rcl_interfaces": ("rcl_interfaces", "ros-rcl-interfaces"),
     "rclpy": ("rclpy", "ros-rclpy"),
-    "rich": ("python3-rich", "rich"),
+    "rich": ("", "rich"),
     "rosbags": ("", "rosbags"),
     "sacrebleu": ("", "sacrebleu"),
     "safetensors": ("", "safetensors"),
