@@ -17,7 +17,7 @@ from setuptools.command.build_py import build_py
 PACKAGE = "dynofa_ros"
 ROOT = Path(__file__).resolve().parent
 
-# A robot keeps what its distribution has: no bounds, but where that of Ubuntu 22.04 is too old. torch is an extra (pyproject.toml).
+# A robot keeps what its distribution has: bounds only where that of Ubuntu 22.04 is too old. torch: an extra.
 # onnxruntime and onnxruntime-gpu overwrite each other, so on Arm boards the user chooses.
 RUNTIME = [
     "backports.zstd; python_version < '3.14'",
