@@ -9,7 +9,7 @@ run that is started again with the same arguments goes on from its newest checkp
 
 With --finish MINUTES the trained networks then learn from translations of the largest one (--distil sentences
 of train.tsv, beam 4; Kim and Rush, EMNLP 2016), the smallest one at most steps: it fits them better than
-those of people. This phase writes only the weights, at its end; killed, it begins anew.
+those of people. What is written is between the weights before and after. Killed, this phase begins anew.
 
     python tools/train_seq2seq_demo.py --data tatoeba_en_de --work build/seq2seq --minutes 75
 
@@ -56,6 +56,7 @@ VOCABULARY = 4000
 GERMAN, INTENT = FIRST_TOKENS
 SPECIAL = ("<pad>", "<end>", "<unknown>", "<de>", "<intent>")  # in the order of their ids
 FINISH_RATE, FINISH_AVERAGING = 5e-4, 0.99  # of the last phase
+FINISH_SHARE = 0.6  # of its weights in what is written; the others are those before it
 SMOOTHING, AVERAGING, COMMAND_SHARE, LARGEST_ONLY, POOL = 0.1, 0.999, 0.2, 0.15, 20_000
 COUNTS = ("step", "pairs", "spent_s", "pool")
 Weights = dict[str, Tensor]
@@ -412,7 +413,9 @@ def main() -> None:
     state.save(args.work, compact)
     written = args.work / f"{SPACE.name}.safetensors"
     if args.finish:
+        before = {name: value.clone() for name, value in state.average.items()}
         finish(args, state, tokenizer, distilled(args.work, sentences, args.distil, args.seed))
+        state.average = {name: before[name].lerp(state.average[name], FINISH_SHARE) for name in before}
         written = written.with_stem(f"{SPACE.name}_finished")
         state.save_weights(written, compact)
     print(f"wrote {written}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -86,3 +87,17 @@ def test_pools_hold_every_pair_once_an_epoch(script: ModuleType) -> None:
     assert sorted(drawn[:1000]) == sorted(drawn[1000:2000]) == list(range(1000))
     assert drawn[:1000] != drawn[1000:2000]
     assert list(script._epochs(1000, 0, 700, 900)) == drawn[700:1600]
+
+
+def test_the_last_phase_learns_own_translations(script: ModuleType, tmp_path: Path) -> None:
+    """Of weights that were never trained; in the folder they are those of a run."""
+    pairs = list(itertools.islice(commands(0), 2000))
+    tokenizer = script.load_tokenizer(tmp_path, pairs, 0)
+    state = script.new_state(0, 1e-3)
+    args = Namespace(seed=0, tokens=300, finish=0.03)
+    before = {name: value.clone() for name, value in state.average.items()}
+    script.finish(args, state, tokenizer, [("go", "geh"), ("stop now", "halt jetzt")] * 20)
+    assert state.step > 0
+    assert not torch.equal(before["embedding.weight"], state.average["embedding.weight"])
+    (tmp_path / "distilled.tsv").write_text("go\tgeh\n", encoding="utf-8")
+    assert script.distilled(tmp_path, pairs, 5, 0) == [("go", "geh")]  # made once
