@@ -52,12 +52,11 @@ def public(config: Gemma3nConfig, weights: dict[str, np.ndarray]) -> Any:
             attn_implementation="eager",
         )
     ).eval()
-    shapes = {n: t.shape for n, t in net.state_dict().items() if n != "lm_head.weight"}  # tied
+    shapes = {n: t.shape for n, t in net.model.state_dict().items()}
     if own.ffns[-1] == min(config.ffn):
         assert shapes == {n: a.shape for n, a in weights.items()}
     cut = {n: torch.tensor(weights[n][tuple(map(slice, shape))]) for n, shape in shapes.items()}
-    missing, unknown = net.load_state_dict(cut, strict=False)
-    assert missing == ["lm_head.weight"] and not unknown
+    net.model.load_state_dict(cut, strict=True)
     return net
 
 

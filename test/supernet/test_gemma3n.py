@@ -102,13 +102,18 @@ def test_wrong_networks_are_caught(
 def test_the_published_model_has_the_arrays_and_the_size_that_it_should() -> None:
     space = load_space("gemma3n_e4b")
     shapes = space.parameter_shapes(262_400)
-    assert shapes["model.embed_tokens_per_layer.weight"] == (262_144, 35 * 256)
-    assert "model.layers.19.self_attn.k_proj.weight" in shapes
-    assert "model.layers.20.self_attn.k_proj.weight" not in shapes
+    assert shapes["embed_tokens_per_layer.weight"] == (262_144, 35 * 256)
+    assert "layers.19.self_attn.k_proj.weight" in shapes
+    assert "layers.20.self_attn.k_proj.weight" not in shapes
     unused = 15 * (2 * 512 * 2048 + 256)  # keys and values of the last layers, which older files hold
     params = [space.plan(config, 262_400).params for config in (space.largest, space.smallest)]
     assert (params[0] + unused) / 1e9 == pytest.approx(6.87, abs=0.005)
     assert params[0] - params[1] == 35 * 3 * 8192 * 2048
-    assert space.canonical_name("model.language_model.norm.weight") == "model.norm.weight"
     named = {space.label(space.config(ffn=8192)), space.describe(space.smallest)["ffn"][:9]}
     assert named == {"f8192", "8192,8192"}
+
+
+@pytest.mark.parametrize("prefix", ["model.", "model.language_model."])
+def test_names_may_have_the_prefix_of_the_whole_model(supernet: Supernet, prefix: str) -> None:
+    named = {prefix + name: array for name, array in reference.weights().items()}
+    assert load_weights(reference.SPACE, named).digest == supernet.weights.digest

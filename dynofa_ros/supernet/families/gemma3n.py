@@ -31,7 +31,6 @@ LOCAL, WHOLE = 1e4, 1e6  # bases of rotary positions: of layers with a window, a
 SOFT_LIMIT = 30.0  # of logits
 FLOAT, INTEGER, TO_END = 1, 7, 2**31 - 1  # types of ONNX, and the end of a slice
 BY_HEAD, MERGED, KEY = [0, 2, 3, 1, 4], [0, 3, 1, 2, 4], [0, 1, 2, 4, 3]
-PREFIX = "model."
 SCALES = tuple(f"{n}_layernorm" for n in ("input", "post_attention", "pre_feedforward", "post_feedforward"))
 SCALES += ("altup.router_norm", "laurel.post_laurel_norm", "post_per_layer_input_norm")
 
@@ -288,8 +287,7 @@ class Gemma3nPlan(TextPlan):
             shapes |= {f"{name}.{i}": (width, width) for i in range(own.copies - 1)}
         for i, ffn in enumerate(self.config.ffn):
             shapes |= {f"layers.{i}.{name}": shape for name, shape in self._layer(ffn, i).items()}
-        named = ((n if n.endswith("scale") else f"{n}.weight", s) for n, s in shapes.items())
-        return {PREFIX + name: shape for name, shape in named}
+        return {n if n.endswith("scale") else f"{n}.weight": shape for n, shape in shapes.items()}
 
     def _layer(self, ffn: int, layer: int) -> dict[str, Shape]:
         own, width = self.own, self.own.width
@@ -319,7 +317,7 @@ class Gemma3nPlan(TextPlan):
     def cut(self, weights: Arrays) -> dict[str, Array]:
         own: dict[str, Array] = {}
         for name, shape in self.stored().items():
-            key = name.removeprefix(PREFIX).removesuffix(".weight")
+            key = name.removesuffix(".weight")
             array = weights[name][tuple(map(slice, shape))]
             own[key] = array if array.ndim == 1 or key.startswith("embed_") else array.T
         return own
@@ -369,7 +367,7 @@ class Gemma3nSpace(TranslatorSpace):
 
     config_type, input_sizes, per_block = Gemma3nConfig, (1,), ()
     usual_tokens, first, end = 30, BEGIN, END
-    head = f"{PREFIX}embed_tokens.weight"
+    head = "embed_tokens.weight"
 
     def __init__(self, name: str, own: Dimensions) -> None:
         self.name, self.own = name, own
@@ -377,10 +375,6 @@ class Gemma3nSpace(TranslatorSpace):
 
     def plan(self, config: Gemma3nConfig, classes: int = CLASSES) -> Plan:
         return Gemma3nPlan((), (), 0.0, config.beam, classes, config, self.own)
-
-    def canonical_name(self, key: str) -> str:
-        """Of the text model alone, and of the one that sees and hears too."""
-        return key.replace("language_model.", "")
 
     def label(self, config: Gemma3nConfig) -> str:
         return f"f{round(sum(config.ffn) / len(config.ffn))}"
