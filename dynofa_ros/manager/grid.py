@@ -88,6 +88,12 @@ class Grid:
         return self.parts[-1] if self.parts else self
 
     @cached_property
+    def home(self) -> NDArray[np.bool_]:
+        """Applications x rows: those of the processor that an application may not leave."""
+        _, row_processor = _rows(tuple(place.stop - place.start for place in self.slices))
+        return np.array(self.pins)[:, None] == row_processor
+
+    @cached_property
     def deadline(self) -> Array:
         """Shape of ``pace``: load, with every due frame answered, at which a lone application is late."""
         return self.pace * self.budget_ms[:, None]
@@ -157,9 +163,22 @@ class Needs:
     modes: Indices | None = None  # applications x rows
 
 
-@lru_cache(maxsize=2)  # a problem is compared by identity: the grid of one step serves all of that step
+@lru_cache(maxsize=4)
 def make_grid(problem: Problem, headroom: float, pins: tuple[int, ...] = ()) -> Grid:
     """Arrays of a problem. ``headroom`` scales the latency targets."""
+    whole, scale, row_processor = _whole(problem)
+    targets = [headroom * a.latency_target_ms - a.overhead_ms for a in problem.apps]
+    load = whole.load
+    if pins:
+        pin = np.array(pins)[:, None]
+        load = np.where(((pin >= 0) & (pin != row_processor))[:, None], inf, load)
+    grid = replace(whole, load=load, budget_ms=np.array(targets), pins=pins)
+    return replace(grid, parts=_parts(problem, grid, scale)) if problem.launcher else grid
+
+
+@lru_cache(maxsize=2)  # a problem is compared by identity: one step has one, seldom two
+def _whole(problem: Problem) -> tuple[Grid, Array, Indices]:
+    """What all grids of a problem share; factor from unit times to load; processor of each row."""
     processors = problem.processors
     levels = tuple(p.levels for p in processors)
     slices, row_processor = _rows(levels)
@@ -167,19 +186,16 @@ def make_grid(problem: Problem, headroom: float, pins: tuple[int, ...] = ()) -> 
     per_ms = np.array([1e-3 * a.rate_hz for a in problem.apps])[:, None]
     scale = (slowdown * per_ms).take(row_processor, axis=1)[:, None]
     pace = (per_ms / margin).take(row_processor, axis=1)
-    share = _share(_menus(problem), levels)
+    menus = _menus(problem)
+    share = _share(menus, levels)
     if share is not None:
         scale, pace = scale * share[..., None, :], pace * share
-    load = _stack(_menus(problem), levels) * scale
-    for app, processor in enumerate(pins):
-        if processor >= 0:
-            load[..., app, :, :][..., row_processor != processor] = inf
     grid = Grid(
         names=tuple(p.name for p in processors),
         slices=slices,
-        load=load,
+        load=_stack(menus, levels) * scale,
         pace=pace,
-        budget_ms=np.array([headroom * a.latency_target_ms - a.overhead_ms for a in problem.apps]),
+        budget_ms=per_ms,  # see `make_grid`
         contention=np.array([max(p.contention, TINY) for p in processors])[row_processor],
         base_w=np.concatenate([p.base_w for p in processors]),
         slope_w=np.maximum(np.concatenate([p.slope_w for p in processors]), TINY),
@@ -189,11 +205,11 @@ def make_grid(problem: Problem, headroom: float, pins: tuple[int, ...] = ()) -> 
         constant_w=problem.constant_w,
         limit_w=problem.power_limit_w,
         ceiling=problem.load_ceiling,
-        pins=pins,
+        pins=(),
         first=(0,) * len(processors),
         share=share,
     )
-    return replace(grid, parts=_parts(problem, grid, scale)) if problem.launcher else grid
+    return grid, scale, row_processor
 
 
 def _parts(problem: Problem, grid: Grid, scale: Array) -> tuple[Grid, ...]:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from dynofa_ros.manager.ladder import Outcome, Trace, allocate
+from dynofa_ros.manager.ladder import COLD, Outcome, Trace, allocate
 from dynofa_ros.manager.many import allocate_any, fits_any
 from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import REDUCED_SHARE, Forecast, Plan, forecast, make_plan, quality
-from dynofa_ros.manager.problem import SATURATION, App, Menu, Problem
+from dynofa_ros.manager.problem import SATURATION, Problem
 from dynofa_ros.manager.reversal_budget import ReversalBudget
 from dynofa_ros.manager.solver import MAX_FREE_APPS
 
@@ -103,7 +103,7 @@ class Hysteresis:
         if not self._dwelt(now_ns, min_dwell_s, only_power=not current.ladder_step):
             return current
         if not self.budget.left:
-            patient = concede(problem, current, PATIENT, stay=False)
+            patient = concede(problem, current, PATIENT, self.trace, stay=False)
             if not is_better(problem, forecast(problem, patient), present):
                 return current
         if self.budget.reverses(current, patient):
@@ -119,7 +119,7 @@ class Hysteresis:
         The same with less asked of it, if that costs nothing, or in overload, where something is given up
         anyway: the next solution that can be afforded puts right who gives up how much. Else the best plan.
         """
-        less = concede(problem, current)
+        less = concede(problem, current, guess=self.trace)
         conceded = forecast(problem, less, release_limit_w, HOLD)
         waits = not (present.excess_w > 0.0 or self.budget.left)
         if waits and self.budget.reverses(current, less, unpaid=True):
@@ -130,7 +130,7 @@ class Hysteresis:
         if exceeded or self.budget.left:
             best = self._solve(now_ns, problem, current)
         else:
-            best = concede(problem, current, stay=False)
+            best = concede(problem, current, guess=self.trace, stay=False)
         expected = forecast(problem, best, release_limit_w, HOLD)
         allowed = exceeded or not self.budget.reverses(current, best)
         if allowed and repairs(expected, present) and not repairs(conceded, expected):
@@ -223,26 +223,25 @@ def _staying(problem: Problem, current: Plan, plan: Plan, outcome: Outcome, head
     return plan if worse or not stay.feasible else kept
 
 
-def concede(problem: Problem, current: Plan, headroom: float = HEADROOM, *, stay: bool = True) -> Plan:
+def concede(
+    problem: Problem, current: Plan, headroom: float = HEADROOM, guess: Trace = COLD, *, stay: bool = True
+) -> Plan:
     """The plan in force with less asked of it: no sub-network grows, and clocks only rise; with ``stay``
     nobody moves.
 
-    Clocks fall where the power limit asks for it.
+    Clocks fall where the power limit asks for it. ``guess``: how the last search ended.
     """
-    apps, homes = [], [place_of(choice.entry) for choice in current.choices]
-    for app, choice in zip(problem.apps, current.choices, strict=True):
-        last = len(app.accuracies) - 1
-        first = next((n for n, a in enumerate(app.accuracies) if a <= choice.entry.accuracy), last)
-        apps.append(_from_level(app, first))
-    asked_less = replace(problem, apps=tuple(apps))
+    homes = [place_of(choice.entry) for choice in current.choices]
+    least = tuple(
+        next((n for n, a in enumerate(app.accuracies) if a <= choice.entry.accuracy), len(app.accuracies) - 1)
+        for app, choice in zip(problem.apps, current.choices, strict=True)
+    )
     if stay:
         names = [p.name for p in problem.processors]
-        outcome = allocate(asked_less, headroom, pins=tuple(map(names.index, homes)))
+        outcome = allocate(problem, headroom, guess, tuple(map(names.index, homes)), least)
     else:
-        outcome = allocate_any(asked_less, headroom, mapping=homes)
-    asked = zip(outcome.demands, apps, problem.apps, strict=True)
-    demands = [replace(d, level=d.level + len(app.accuracies) - len(own.accuracies)) for d, own, app in asked]
-    less = make_plan(problem, replace(outcome, demands=tuple(demands)))
+        outcome = allocate_any(problem, headroom, guess, homes, least=least)
+    less = make_plan(problem, outcome)
     before = dict(current.clocks)
     clocks = tuple((name, max(hz, before.get(name, hz))) for name, hz in less.clocks)
     risen = replace(less, clocks=clocks)
@@ -261,7 +260,8 @@ def _reduced_margin(problem: Problem, outcome: Outcome) -> Outcome:
         )
         for app in problem.apps
     )
-    for ceiling in (SATURATION, problem.load_ceiling):
+    alone = len(problem.apps) <= len(problem.processors)  # can each be
+    for ceiling in (SATURATION, problem.load_ceiling) if alone else (problem.load_ceiling,):
         narrow = replace(problem, apps=apps, load_ceiling=ceiling)
         reduced = allocate_any(narrow, HEADROOM, outcome.trace, outcome.point.mapping, turns=1)
         # Spare load is what those that share a processor need. Requests are prepared between two inferences,
@@ -285,12 +285,7 @@ def _least_late(problem: Problem, outcome: Outcome) -> Outcome:
 
     def stretched(number: int) -> Problem:
         apps = tuple(
-            replace(
-                _from_level(app, len(app.accuracies) - 1),
-                latency_target_ms=STRETCHES[number] * app.latency_target_ms,
-            )
-            if relaxed
-            else app
+            replace(app, latency_target_ms=STRETCHES[number] * app.latency_target_ms) if relaxed else app
             for app, relaxed in zip(problem.apps, late, strict=True)
         )
         return replace(problem, apps=apps)
@@ -304,23 +299,15 @@ def _least_late(problem: Problem, outcome: Outcome) -> Outcome:
             low = middle + 1
     if low == len(STRETCHES):
         return outcome
-    found = allocate_any(stretched(low), HEADROOM, outcome.trace, outcome.point.mapping)
+    least = tuple(
+        len(app.accuracies) - 1 if relaxed else 0 for app, relaxed in zip(problem.apps, late, strict=True)
+    )
+    found = allocate_any(stretched(low), HEADROOM, outcome.trace, outcome.point.mapping, least=least)
     demands = tuple(
-        replace(demand, level=len(app.accuracies) - 1, relaxed=True) if relaxed else demand
-        for app, demand, relaxed in zip(problem.apps, found.demands, late, strict=True)
+        replace(demand, relaxed=True) if relaxed else demand
+        for demand, relaxed in zip(found.demands, late, strict=True)
     )
     return replace(found, demands=demands)
-
-
-def _from_level(app: App, level: int) -> App:
-    """An application of which no more than a demand level is asked."""
-    options = {
-        name: replace(
-            option, menu=Menu(option.table, option.menu.first[level:], option.menu.unit_ms[..., level:, :])
-        )
-        for name, option in app.options.items()
-    }
-    return replace(app, accuracies=app.accuracies[level:], options=options)
 
 
 def repairs(new: Forecast, present: Forecast) -> bool:

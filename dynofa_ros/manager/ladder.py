@@ -34,12 +34,12 @@ RUNG_SHARE = 0.01  # of the power limit: what a rung saves, for the first stride
 
 @dataclass(frozen=True, eq=False)
 class Ladder:
-    """All rungs in the order in which they are given up: ``apps[n]``, of ``count``, gives up ``kinds[n]``.
+    """All rungs in the order in which they are given up: ``apps[n]`` gives up ``kinds[n]``.
 
-    ``places``: ascending, comparable from ladder to ladder.
+    ``places``: ascending, comparable from ladder to ladder. ``first``: levels asked for at its start.
     """
 
-    count: int
+    first: NDArray[np.int64]
     apps: NDArray[np.int64]
     kinds: NDArray[np.int64]
     places: NDArray[np.float64]
@@ -49,9 +49,10 @@ class Ladder:
 
     def asked(self, rungs: int) -> Asked:
         """What is asked after so many rungs."""
-        owners = self.kinds[:rungs] * self.count + self.apps[:rungs]
-        given = np.bincount(owners, minlength=3 * self.count).reshape(3, self.count)
-        return Asked(given[ACCURACY], np.array(DIVIDERS)[given[RATE]], given[DEADLINE] > 0)
+        count = len(self.first)
+        owners = self.kinds[:rungs] * count + self.apps[:rungs]
+        given = np.bincount(owners, minlength=3 * count).reshape(3, count)
+        return Asked(self.first + given[ACCURACY], np.array(DIVIDERS)[given[RATE]], given[DEADLINE] > 0)
 
 
 @dataclass(frozen=True)
@@ -89,25 +90,30 @@ class Outcome:
         return self.within_limits and not any(d.relaxed or d.divider > 1 for d in self.demands)
 
 
-def ladder(problem: Problem) -> Ladder:
-    """The ladder of a problem."""
+def ladder(problem: Problem, least: tuple[int, ...] = ()) -> Ladder:
+    """The ladder of a problem; ``least``: see `allocate`."""
     costs = tuple(app.frame_cost_ms for app in problem.apps) if problem.most_frames else None
     apps = tuple((a.priority, a.accuracies, 0 if a.keeps_rate else len(DIVIDERS) - 1) for a in problem.apps)
-    return _ladder(apps, costs)
+    return _ladder(apps, costs, least or (0,) * len(apps))
 
 
 def allocate(
-    problem: Problem, headroom: float = 1.0, guess: Trace = COLD, pins: tuple[int, ...] = ()
+    problem: Problem,
+    headroom: float = 1.0,
+    guess: Trace = COLD,
+    pins: tuple[int, ...] = (),
+    least: tuple[int, ...] = (),
 ) -> Outcome:
     """Best operating point of a problem by the objective; always returns one.
 
     ``guess``: how the last search ended. ``pins``: processors of applications that may not move, -1 = may.
+    ``least``: demand levels of which no application gets a better one; empty = all begin at their target.
     Raises ValueError if there are applications but no processor for them.
     """
     if not problem.apps:
         return Outcome((), Point((), {}, problem.constant_w + sum(p.idle_w for p in problem.processors)))
     grid = make_grid(problem, headroom, pins)
-    order = ladder(problem)
+    order = ladder(problem, least)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return _within_limits(problem, grid, order, guess) or _least_bad(problem, grid, order)
 
@@ -129,7 +135,7 @@ def _within_limits(problem: Problem, grid: Grid, order: Ladder, guess: Trace) ->
         return None
     wanted = order.asked(found.rungs)
     if found.rungs:
-        wanted, point = reclaim(problem, grid, wanted), None
+        wanted, point = reclaim(problem, grid, wanted, order.first), None
     return _outcome(problem, grid, wanted, found, point)
 
 
@@ -248,18 +254,21 @@ def _least_bad(problem: Problem, grid: Grid, order: Ladder) -> Outcome:
 
 @lru_cache(maxsize=16)
 def _ladder(
-    apps: tuple[tuple[int, tuple[float, ...], int], ...], frame_costs_ms: tuple[float, ...] | None
+    apps: tuple[tuple[int, tuple[float, ...], int], ...],
+    frame_costs_ms: tuple[float, ...] | None,
+    least: tuple[int, ...],
 ) -> Ladder:
     """Sorts all rungs at once: kind, class or cost of a frame, loss, application.
 
     ``apps``: priority, accuracies, and number of steps by which the rate may be lowered.
     """
-    steps = [len(accuracies) - 1 for _, accuracies, _ in apps]
+    asked = [accuracies[first:] for (_, accuracies, _), first in zip(apps, least, strict=True)]
+    steps = [len(accuracies) - 1 for accuracies in asked]
     everyone, rates = np.arange(len(apps)), [rates for *_, rates in apps]
     owners = np.concatenate([np.repeat(everyone, steps), np.repeat(everyone, rates), everyone])
     kinds = np.repeat([ACCURACY, RATE, DEADLINE], [sum(steps), sum(rates), len(apps)])
-    accuracies = np.concatenate([levels[1:] for _, levels, _ in apps])
-    first = np.repeat([levels[0] for _, levels, _ in apps], steps)
+    accuracies = np.concatenate([levels[1:] for levels in asked])
+    first = np.repeat([levels[0] for levels in asked], steps)
     dividers = np.concatenate([DIVIDERS[1 : 1 + count] for count in rates])
     loss = np.concatenate([first - accuracies, dividers, np.zeros(len(apps))])
     classes = (255 - np.array([priority for priority, *_ in apps]))[owners]
@@ -270,4 +279,4 @@ def _ladder(
     places = 1e4 * kinds + 10.0 * classes + loss
     order = np.lexsort((owners, places))
     owners, kinds = owners[order], kinds[order]
-    return Ladder(len(apps), owners, kinds, places[order])
+    return Ladder(np.array(least), owners, kinds, places[order])

@@ -71,10 +71,11 @@ class LibraryErrors:
         """Looks at all entries together; by how much the log of the slowdown has to rise for it."""
         self._frames += 1
         shift = self._regress() if self._frames % FIT_EVERY == 0 else 0.0
-        learned = {key: known.log_error / GRAIN for key, known in self._entries.items()}
-        learned[OFFSET] = self.offset_ms / OFFSET_GRAIN_MS
-        grains = dict(self.rounded)
-        moved = {k: round(v) for k, v in learned.items() if abs(v - grains.get(k, 0)) > DEAD_BAND}
+        grains, moved = dict(self.rounded), {}
+        learned = [(key, known.log_error / GRAIN) for key, known in self._entries.items()]
+        for key, value in (*learned, (OFFSET, self.offset_ms / OFFSET_GRAIN_MS)):
+            if not -DEAD_BAND <= value - grains.get(key, 0) <= DEAD_BAND:
+                moved[key] = round(value)
         if moved:
             self.rounded = tuple(sorted(pair for pair in (grains | moved).items() if pair[1]))
         return shift

@@ -23,18 +23,20 @@ def allocate_any(
     *,
     most: int = MAX_FREE_APPS,
     turns: int | None = None,
+    least: tuple[int, ...] = (),
 ) -> Outcome:
     """Operating point of a problem by its objective.
 
     ``mapping``: processor of each application now, if all are known. ``most``: applications that may choose
-    at a time. ``turns``: how many times, from the most important on; None = until each has chosen.
+    at a time. ``turns``: how many times, from the most important on; None = until each has chosen. ``least``:
+    see `ladder.allocate`.
     Raises ValueError if there are applications but no processor for them.
     """
     if len(problem.apps) <= most:
-        return allocate(problem, headroom, guess)
+        return allocate(problem, headroom, guess, (), least)
     places, best = _places(problem, mapping), None
     for free in _turns(problem, most)[:turns]:
-        outcome = allocate(problem, headroom, guess, _pins(problem, places, free))
+        outcome = allocate(problem, headroom, guess, _pins(problem, places, free), least)
         if best is None or _worth(problem, outcome) < _worth(problem, best):
             best, places, guess = outcome, outcome.point.mapping, outcome.trace
     assert best is not None  # there are applications

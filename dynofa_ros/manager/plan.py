@@ -46,7 +46,7 @@ class Plan:
         return other is not None and self.choices == other.choices and self.clocks == other.clocks
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: some dozens are made in every step
 class AppForecast:
     """What is expected of one application; ``latency_ms`` is without the margin."""
 

@@ -6,13 +6,13 @@ then rates, then accuracies, one application after the other, each as far as the
 
 from __future__ import annotations
 
-from dynofa_ros.manager.grid import Asked, Grid
+from dynofa_ros.manager.grid import Asked, Grid, Indices
 from dynofa_ros.manager.problem import DIVIDERS, Problem
 from dynofa_ros.manager.solver import best_for
 
 
-def reclaim(problem: Problem, grid: Grid, start: Asked) -> Asked:
-    """Demands without the losses that are not needed.
+def reclaim(problem: Problem, grid: Grid, start: Asked, first: Indices) -> Asked:
+    """Demands without the losses that are not needed; ``first``: levels of which nobody gets a better one.
 
     An application that keeps missing its deadline stays at its floor: a larger network would be later.
     """
@@ -27,9 +27,10 @@ def reclaim(problem: Problem, grid: Grid, start: Asked) -> Asked:
             found = best_for(grid, wanted, app, _up_to(int(wanted.divider[app])))
             wanted.divider[app] = found[0] if found else wanted.divider[app]
     for app in due:
-        if wanted.level[app]:
+        if wanted.level[app] > first[app]:
             found = best_for(grid, wanted, app, (int(wanted.divider[app]),))
-            wanted.level[app] = min(found[1], int(wanted.level[app])) if found else wanted.level[app]
+            level = max(found[1], first[app]) if found else wanted.level[app]
+            wanted.level[app] = min(level, wanted.level[app])
     return wanted
 
 

@@ -163,20 +163,21 @@ class Tables:
         """Makes them the tables of what is needed."""
         self.needs, self._grid, self._free, self._background = needs, grid, free, False
         self._pinned = tuple((app, pin) for app, pin in enumerate(grid.pins) if pin >= 0)
-        load, power, least, limit = self._load, self._power, self._least, needs.limit
+        least, limit = self._least, needs.limit
         steps = np.stack((needs.own, needs.own * grid.slope_w[needs.rows]))[:, :, None]
-        load[0], power[0], least[0] = 0.0, grid.base_w[needs.rows], needs.ceiling
-        for app, pin in self._pinned:
-            place = needs.slices[pin]
-            self._both[:, 0, place] += steps[:, app, 0, place]
+        self._load[0], self._power[0], least[0] = 0.0, grid.base_w[needs.rows], needs.ceiling
+        if self._pinned:
+            home = grid.home[:, needs.rows]
+            own = np.where(home, steps[:, :, 0], 0.0)
+            self._both[:, 0] = np.add.reduce(np.concatenate((self._both[:, :1], own), axis=1), axis=1)
         for bit, app in enumerate(free):
             half = 1 << bit
             np.add(self._both[:, :half], steps[:, app], out=self._both[:, half : 2 * half])
             np.minimum(least[:half], limit[app], out=least[half : 2 * half])
-        np.copyto(self._most, least)
-        for app, pin in self._pinned:
-            most = self._most[:, needs.slices[pin]]
-            np.minimum(most, limit[app, needs.slices[pin]], out=most)
+        if self._pinned:
+            np.minimum(least, np.minimum.reduce(np.where(home, limit, inf), axis=0), out=self._most)
+        else:
+            np.copyto(self._most, least)
         self._price()
 
     def _price(self) -> None:
