@@ -14,6 +14,10 @@ LOAD_SMOOTHING_S = 0.5
 BACKGROUND_SMOOTHING_S = 1.0
 BACKGROUND_DEADBAND = 0.05
 SATURATED = 0.98
+LONG_MS = 500.0  # of a frame: what is smoothed over less time than it takes says nothing
+LONG_SHARE = 0.7  # of the longest frame: one of such length has just ended
+LONG_FADING = 0.95  # per frame
+MOST_WAITED = 3.0  # times the longest frame
 
 
 @dataclass
@@ -22,6 +26,9 @@ class Loads:
 
     ``background_hz``: work that others do on a domain, as of the last step; absent where nothing is known. It
     is believed slowly and forgotten fast: the rest of a frame just answered must not count as theirs.
+
+    A frame is known when it ends. On a processor with frames of seconds loads are compared over the time from
+    the end of one to that of another: in between, the work on a frame looks like that of others.
     """
 
     background_hz: dict[str, float] = field(default_factory=dict)
@@ -30,9 +37,21 @@ class Loads:
     _others_hz: dict[str, float] = field(default_factory=dict)  # per domain: what is not ours, smoothed again
     _busy_ms: dict[str, float] = field(default_factory=dict)  # per processor or cluster, since the last step
 
-    def count(self, place: str, busy_ms: float) -> None:
-        """Takes the time for which a frame kept a processor or cluster busy."""
+    # Of processors with long frames, since loads were last compared: seconds, cycles per domain and place.
+    _span_s: dict[str, float] = field(default_factory=dict)
+    _seen: dict[str, float] = field(default_factory=dict)
+    _own: dict[str, float] = field(default_factory=dict)
+    _longest_ms: dict[str, float] = field(default_factory=dict)  # per processor
+    _ended: set[str] = field(default_factory=set)  # processors on which a long frame has ended in this step
+
+    def count(self, place: str, busy_ms: float, frame_ms: float) -> None:
+        """Takes the time for which a frame kept a processor or cluster busy, and that of the frame."""
         self._busy_ms[place] = self._busy_ms.get(place, 0.0) + busy_ms
+        processor = processor_of(place) or place
+        longest_ms = LONG_FADING * self._longest_ms.get(processor, 0.0)
+        if frame_ms >= LONG_SHARE * longest_ms:
+            self._ended.add(processor)
+        self._longest_ms[processor] = max(longest_ms, frame_ms)
 
     def observe(self, readings: Iterable[DomainTelemetry], dt_s: float) -> None:
         """Takes readings of clock domains, ``dt_s`` after the last ones."""
@@ -43,6 +62,7 @@ class Loads:
                 before = self._busy_hz.get(reading.domain, 0.0)
                 busy_hz = min(max(utilization, 0.0), 1.0) * hz
                 self._busy_hz[reading.domain] = _smooth(before, busy_hz, weight)
+                self._seen[reading.domain] = self._seen.get(reading.domain, 0.0) + busy_hz * dt_s
 
     def close_step(self, dt_s: float, clocks: Clocks) -> None:
         """Averages what was counted since the last step, ``dt_s`` ago."""
@@ -52,18 +72,37 @@ class Loads:
             load = self._busy_ms.get(place, 0.0) * 1e-3 / dt_s if dt_s > 0.0 else 0.0
             if isfinite(hz):
                 self._own_hz[place] = _smooth(self._own_hz.get(place, 0.0), load * hz, weight)
+                self._own[place] = self._own.get(place, 0.0) + load * hz * dt_s
         self._busy_ms.clear()
-        weight = 1.0 - exp(-dt_s / BACKGROUND_SMOOTHING_S)
+        long = {name: ms for name, ms in self._longest_ms.items() if ms >= LONG_MS}
+        for processor in long:
+            self._span_s[processor] = self._span_s.get(processor, 0.0) + dt_s
+        waits = {
+            n for n, ms in long.items() if n not in self._ended and self._span_s[n] < MOST_WAITED * 1e-3 * ms
+        }
         for domain, busy_hz in self._busy_hz.items():
-            rest_hz = self._rest_hz(domain, busy_hz, clocks.hz(domain))
+            processor, span_s, own_hz = processor_of(domain) or domain, dt_s, self._own_hz
+            if processor in waits:
+                continue
+            if processor in long and self._span_s[processor] > 0.0:
+                span_s = self._span_s[processor]
+                busy_hz = self._seen.get(domain, 0.0) / span_s
+                own_hz = {place: cycles / span_s for place, cycles in self._own.items()}
+            weight = 1.0 - exp(-span_s / BACKGROUND_SMOOTHING_S)
+            rest_hz = self._rest_hz(domain, busy_hz, clocks.hz(domain), own_hz)
             others_hz = _smooth(self._others_hz.get(domain, 0.0), rest_hz, weight)
             self._others_hz[domain], self.background_hz[domain] = others_hz, min(others_hz, rest_hz)
+        for kept in (self._seen, self._own, self._span_s):
+            for name in [name for name in kept if (processor_of(name) or name) not in waits]:
+                del kept[name]
+        self._ended.clear()
 
-    def _rest_hz(self, domain: str, busy_hz: float, hz: float) -> float:
+    @staticmethod
+    def _rest_hz(domain: str, busy_hz: float, hz: float, own_hz: dict[str, float]) -> float:
         """What the managed applications do not cause."""
         processor = processor_of(domain) or ""
-        own = self._own_hz.get(processor, 0.0)
-        own += self._own_hz.get(domain, 0.0) if domain != processor else 0.0
+        own = own_hz.get(processor, 0.0)
+        own += own_hz.get(domain, 0.0) if domain != processor else 0.0
         # Where nothing is left idle nobody knows how much more others would take.
         deadband = BACKGROUND_DEADBAND * hz if isfinite(hz) and busy_hz < SATURATED * hz else 0.0
         return max(0.0, busy_hz - own - deadband)

@@ -263,7 +263,7 @@ class State:
         self.refusals.accept("monitor", frame.app)
         place = place_of(entry)
         share = core_share(entry.threads, self.clocks_of(place).cores) if entry.threads else 1.0
-        self.loads.count(place, share * frame.inference_ms)
+        self.loads.count(place, share * frame.inference_ms, frame.inference_ms)
         factor, usual = app.size_factors(frame.request_size, entry)
         alarm = app.estimator.observe(
             running=("" if app.sized else frame.subnet_id, place),  # sized: another one for each request
