@@ -190,7 +190,7 @@ def _usable(problem: Problem, grid: Grid, levels: Sequence[int | None]) -> NDArr
 
 def _now_w(grid: Grid, levels: Sequence[int | None], total: Array) -> list[float]:
     """Power of each processor as planned."""
-    watts = (grid.base_w + grid.slope_w * total).tolist()
+    watts = (grid.base_w + grid.slope_w * np.minimum(total, 1.0)).tolist()
     parts = zip(grid.slices, levels, grid.idle_w, strict=True)
     return [idle_w if level is None else watts[place.start + level] for place, level, idle_w in parts]
 
@@ -204,7 +204,7 @@ def _relief_w(
     holds: NDArray[np.bool_],
 ) -> list[float]:
     """Change of the power of its processor if an application leaves it, for each."""
-    watts = grid.base_w + grid.slope_w * rest
+    watts = grid.base_w + grid.slope_w * np.minimum(rest, 1.0)
     allowed = np.where(holds, watts, inf)
     relief = []
     for n, k in enumerate(homes):

@@ -228,7 +228,7 @@ def _raise_clocks(grid: Grid, wanted: Asked, point: Point) -> Point:
         place, name = grid.slices[k], grid.names[k]
         hosted = [app for app, home in enumerate(homes) if home == k]
         total = np.add.reduce(own[hosted, place], axis=0)
-        cost_w = grid.base_w[place] + grid.slope_w[place] * total
+        cost_w = grid.base_w[place] + grid.slope_w[place] * np.minimum(total, 1.0)
         row = levels[name] - grid.first[k]
         rest_w = power_w - float(cost_w[row])
         holds = (total <= np.minimum.reduce(limit[hosted, place], axis=0)) & (rest_w + cost_w <= grid.limit_w)

@@ -189,7 +189,7 @@ def _app_forecast(
 def _power_w(processor: Processor, level: int | None, load: float) -> float:
     if level is None:
         return processor.idle_w
-    return float(processor.base_w[level] + processor.slope_w[level] * load)
+    return float(processor.base_w[level] + processor.slope_w[level] * min(load, 1.0))
 
 
 def _starves(processor: Processor, level: int | None, load: float) -> bool:

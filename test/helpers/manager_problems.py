@@ -184,7 +184,7 @@ def _power(problem, demands, level, chosen, headroom, load_holds, background) ->
         short = load + processor.background[f] > LOAD_CEILING
         if used and background and short and f < processor.levels - 1:
             return inf
-        power += processor.base_w[f] + processor.slope_w[f] * load if used else processor.idle_w
+        power += processor.base_w[f] + processor.slope_w[f] * min(load, 1.0) if used else processor.idle_w
     return float(power)
 
 

@@ -253,6 +253,24 @@ def test_hopeless_deadline_gets_the_smallest_network_and_the_top_clock() -> None
     )
 
 
+def test_where_nothing_is_in_time_the_clock_is_the_highest_within_the_power_limit() -> None:
+    """A processor with more work than time draws no more than a busy one: its lowest clock is no way out."""
+    rng = np.random.default_rng(1)
+    cpu = make_processor(rng, "cpu", 5)
+    app = replace(make_app(rng, "front", (cpu,), 3, 0.5), latency_target_ms=1.0, keeps_rate=True)
+    busy = replace(app, rate_hz=3e3 / app.options["cpu"].time_ms(0, 4))  # more than the top clock can do
+    full_w = 1.0 + cpu.base_w + cpu.slope_w
+    assert (np.diff(full_w) > 0.0).all()
+    for level in range(5):
+        capped = Problem((busy,), (cpu,), 1.0, power_limit_w=float(full_w[level]) + 1e-6)
+        outcome = allocate(capped)
+        assert outcome.within_limits
+        assert outcome.point.levels == {"cpu": level}
+        assert forecast(capped, make_plan(capped, outcome)).power_w == pytest.approx(full_w[level])
+    below = allocate(Problem((busy,), (cpu,), 1.0, power_limit_w=float(full_w[0]) - 1e-3))
+    assert not below.within_limits and below.point.levels == {"cpu": 0}
+
+
 def test_others_are_spared_where_it_costs_no_accuracy() -> None:
     rng = np.random.default_rng(2)
     cpu = make_processor(rng, "cpu", 5)
