@@ -9,7 +9,6 @@ import shutil
 import threading
 import time
 from collections.abc import Collection, Iterator
-from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -20,11 +19,13 @@ from dynofa_ros.application.networks import DEMO_LIBRARY, Networks, SubnetKey
 from dynofa_ros.application.threads import INFERENCE, POOL, Kernel, TaskMapping, ThreadState, cpu_list
 from dynofa_ros.library.library import load_library, save_library
 from dynofa_ros.paths import share_file
+from dynofa_ros.supernet.engines.engine import Engine
 from dynofa_ros.supernet.switching import Switcher
 
 ALLOWED = frozenset(os.sched_getaffinity(0))
 two_cpus = pytest.mark.skipif(len(ALLOWED) < 2, reason="needs two CPUs")
 WAIT_S = 10.0
+ONE = np.zeros((1, 1))  # what the fake engine runs on
 
 
 class FakeKernel(Kernel):
@@ -244,6 +245,16 @@ def test_the_openmp_pool_of_torch_is_the_inference_threads(inference):
 # --- placement --------------------------------------------------------------------------------------
 
 
+class NamingEngine(Engine):
+    """Answers with the name of the processor that it was prepared for."""
+
+    def processors(self) -> tuple[str, ...]:
+        return "cpu", "gpu"
+
+    def prepare_graph(self, graph, threads, processor):
+        return lambda inputs: {"logits": processor}
+
+
 @pytest.fixture
 def networks(monkeypatch, tmp_path) -> Networks:
     """The demo's, with a second library for a GPU that a fake engine reaches."""
@@ -253,8 +264,7 @@ def networks(monkeypatch, tmp_path) -> Networks:
     save_library(gpu, msgspec.structs.replace(library, processor="gpu"))
     if library.bn_statistics is not None:
         shutil.copy(cpu.parent / library.bn_statistics.file, tmp_path)
-    engine = SimpleNamespace(prepare=lambda subnet, threads, processor: lambda x: processor)
-    monkeypatch.setattr(networks_module, "load_engine", lambda name: engine)
+    monkeypatch.setattr(networks_module, "load_engine", lambda name: NamingEngine())
     return Networks.load("", f"{cpu},{gpu}", "onnxruntime")
 
 
@@ -280,15 +290,15 @@ def test_both_copies_stay_or_the_network_moves_by_budget(networks, copies_that_f
     size = networks.prepare(on_cpu).nbytes
     switcher: Switcher[SubnetKey] = Switcher(networks.prepare, int(copies_that_fit * size))
     try:
-        assert switcher.activate(on_cpu).run(None) == "cpu"
+        assert switcher.activate(on_cpu).run(ONE) == "cpu"
         assert not switcher.request(on_gpu, reports)
         reports.wait()
-        assert switcher.current.run(None) == "gpu" and reports.errors == [None]
+        assert switcher.current.run(ONE) == "gpu" and reports.errors == [None]
         resident = {p.key: p.nbytes for p in switcher.held}
         assert resident == {on_cpu: size, on_gpu: size} if stays else {on_gpu: size}
         assert switcher.request(on_cpu, reports) == stays  # swapped in at once, or prepared again
         reports.wait()
-        assert switcher.current.run(None) == "cpu"
+        assert switcher.current.run(ONE) == "cpu"
     finally:
         switcher.close()
 

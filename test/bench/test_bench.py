@@ -415,7 +415,7 @@ def test_every_processor_of_a_board_is_measured_or_named(
     monkeypatch.setattr(runtime, "get_available_providers", lambda: names)
     demo = load_supernet("ofa_mbv3_demo")
     configs = {"largest": demo.space.largest, "smallest": demo.space.smallest}
-    monkeypatch.setattr(bench, "_sampled", lambda number: (demo, configs))
+    monkeypatch.setattr(bench, "_sampled", lambda *_: (demo, configs))
     monkeypatch.setattr(bench, "QUICK_SEGMENTS", 2)
     out = tmp_path / "board.json"
     assert main(["bench", "--on-board", "--quick", "--json", str(out)]) == 0
