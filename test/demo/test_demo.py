@@ -137,7 +137,8 @@ def test_phases_are_equally_long(timeline: Timeline) -> None:
     phases = timeline[3]["phases"]
     assert [phase["name"] for phase in phases] == [phase.name for phase in PHASES]
     for phase in phases:
-        assert phase["end_s"] - phase["start_s"] == pytest.approx(SECONDS / len(PHASES), abs=0.7)
+        # a phase ends when all nodes have taken the next one's parameters: slower on a busy machine
+        assert phase["end_s"] - phase["start_s"] == pytest.approx(SECONDS / len(PHASES), abs=1.5)
         assert phase["results"] > 0
 
 

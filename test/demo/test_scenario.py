@@ -168,10 +168,10 @@ def test_knobs_are_turned_phase_by_phase() -> None:
 def test_nodes_start_with_the_first_targets_and_mode() -> None:
     setup = ScenarioPhases(mapped("S4")).setup
     assert setup.device == {"simulated_mode": "MODE_15W_6CORE"}
-    assert (setup.rate_hz, setup.processor) == (10.0, "gpu")
-    assert [own["rate_hz"] for own in setup.perception.values()] == [10.0, 4.0]
-    assert [own["priority"] for own in setup.perception.values()] == [0, 1]
-    assert set(setup.perception["front"]) == set(TARGETS)
+    assert setup.processor == "gpu"
+    assert [own["rate_hz"] for own in setup.applications.values()] == [10.0, 4.0]
+    assert [own["priority"] for own in setup.applications.values()] == [0, 1]
+    assert set(setup.applications["front"]) == set(TARGETS)
 
 
 @pytest.mark.parametrize("argument", ["--apps", "--rate-hz"])
