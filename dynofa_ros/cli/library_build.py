@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dynofa_ros.cli.arguments import add_json, number, whole
 from dynofa_ros.cli.common import OK, check_outputs, write_json
-from dynofa_ros.cli.library_profile import HERE, add_engine
+from dynofa_ros.cli.library_profile import HERE, add_engine, add_rounds, runs_of
 from dynofa_ros.cli.work import one_line_errors, stages
 from dynofa_ros.errors import UsageError
 
@@ -88,13 +88,7 @@ def add_measured(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--board", metavar="NAME", help=f"of the library (default: that of the latency table, else {HERE})"
     )
-    parser.add_argument("--rounds", type=whole(5, 10_000), default=20, help="inferences of each (default 20)")
-    parser.add_argument(
-        "--pause-ms",
-        type=number(0, 10_000, "ms"),
-        default=20.0,
-        help="idle time before each inference, as between camera frames (default 20)",
-    )
+    add_rounds(parser, 20)
     parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="default 0")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="library to write (YAML)")
     add_json(parser)
@@ -131,7 +125,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _request(options: argparse.Namespace) -> Request:
     from dynofa_ros.library.accuracy_source import Request
-    from dynofa_ros.library.profiling import Runs
 
     measured = options.images or options.data or options.pairs
     evaluations = EVALUATIONS_MEASURED if measured else EVALUATIONS
@@ -149,14 +142,7 @@ def _request(options: argparse.Namespace) -> Request:
         count=options.count or (IMAGES if options.pairs is None else PAIRS),
         skip_broken=options.skip_broken,
         latency_table=options.latency_table,
-        runs=Runs(
-            engine=options.engine,
-            threads=options.threads,
-            processor=options.processor or "cpu",
-            affinity=options.affinity,
-            rounds=options.rounds,
-            pause_s=options.pause_ms / 1e3,
-        ),
+        runs=runs_of(options),
         points=options.points,
         configs=options.configs,
         seed=options.seed,

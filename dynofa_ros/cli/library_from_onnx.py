@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynofa_ros.cli.arguments import add_json, number, whole
+from dynofa_ros.cli.arguments import add_json, whole
 from dynofa_ros.cli.common import OK, check_outputs, write_json
-from dynofa_ros.cli.library_profile import HERE, add_engine
+from dynofa_ros.cli.library_profile import HERE, add_engine, add_rounds, runs_of
 from dynofa_ros.cli.work import one_line_errors, stages
 from dynofa_ros.errors import UsageError
 
@@ -49,13 +49,7 @@ def add_parser(commands: Commands) -> None:
     add_engine(parser)
     parser.add_argument("--processor", choices=("cpu", "gpu", "npu"), default="cpu", help="default cpu")
     parser.add_argument("--board", metavar="NAME", default=HERE, help=f"of the library (default {HERE})")
-    parser.add_argument("--rounds", type=whole(5, 10_000), default=20, help="inferences of each (default 20)")
-    parser.add_argument(
-        "--pause-ms",
-        type=number(0, 10_000, "ms"),
-        default=20.0,
-        help="idle time before each inference, as between camera frames (default 20)",
-    )
+    add_rounds(parser, 20)
     parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="which images (default 0)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="library to write (YAML)")
     add_json(parser)
@@ -69,7 +63,6 @@ def _run(options: argparse.Namespace) -> int:
         from dynofa_ros.datasets.reader import read_names
         from dynofa_ros.library.files import require_writable
         from dynofa_ros.library.own_networks import Description, OwnNetworks, measure, read_description
-        from dynofa_ros.library.profiling import Runs
 
         described = options.output_description
         request = OwnNetworks(
@@ -83,14 +76,7 @@ def _run(options: argparse.Namespace) -> int:
             seed=options.seed,
             skip_broken=options.skip_broken,
             board=options.board,
-            runs=Runs(
-                engine=options.engine,
-                threads=options.threads,
-                processor=options.processor,
-                affinity=options.affinity,
-                rounds=options.rounds,
-                pause_s=options.pause_ms / 1e3,
-            ),
+            runs=runs_of(options),
         )
         for path in (options.out, request.listed_at):
             require_writable(path)

@@ -13,6 +13,7 @@ from dynofa_ros.cli.work import one_line_errors, progress
 if TYPE_CHECKING:
     from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.library.library import Library
+    from dynofa_ros.library.profiling import Runs
 
 HERE = "host"  # name of a board that nobody named
 MOST_THREADS = 255
@@ -39,13 +40,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_engine(parser, several=True)
     parser.add_argument("--processor", choices=("cpu", "gpu", "npu"), help="default: the library's")
-    parser.add_argument("--rounds", type=whole(5, 10_000), default=60, help="inferences of each (default 60)")
-    parser.add_argument(
-        "--pause-ms",
-        type=number(0, 10_000, "ms"),
-        default=20.0,
-        help="idle time before each inference, as between camera frames (default 20)",
-    )
+    add_rounds(parser, 60)
     parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="order of the rounds (default 0)")
     add_json(parser)
     parser.set_defaults(run=_run)
@@ -63,6 +58,36 @@ def add_engine(parser: argparse.ArgumentParser, *, several: bool = False) -> Non
     )
     parser.add_argument(
         "--affinity", type=cpu_list, default=(), metavar="CPUS", help="e.g. 0,1: CPUs of the inference thread"
+    )
+
+
+def add_rounds(parser: argparse.ArgumentParser, rounds: int) -> None:
+    """Options that say how often, and after which pauses, sub-networks are measured."""
+    parser.add_argument(
+        "--rounds",
+        type=whole(5, 10_000),
+        default=rounds,
+        help=f"inferences of each (default {rounds})",
+    )
+    parser.add_argument(
+        "--pause-ms",
+        type=number(0, 10_000, "ms"),
+        default=20.0,
+        help="idle time before each inference, as between camera frames (default 20)",
+    )
+
+
+def runs_of(options: argparse.Namespace) -> Runs:
+    """How inferences are run, of the options of `add_engine` and `add_rounds`."""
+    from dynofa_ros.library.profiling import Runs
+
+    return Runs(
+        engine=options.engine,
+        threads=options.threads,
+        processor=options.processor or "cpu",
+        affinity=options.affinity,
+        rounds=options.rounds,
+        pause_s=options.pause_ms / 1e3,
     )
 
 

@@ -56,6 +56,8 @@ class DemoOptions:
 
 def check_options(options: DemoOptions) -> CameraTopic | None:
     """The camera topic of --bag, None without one. Raises UsageError where options cannot work."""
+    if "," in str(options.out.resolve()):
+        raise UsageError(f"--out {options.out} has a comma in its path, which separates libraries of a node")
     written = {options.out.resolve() / name for name in OWN_OUTPUTS}
     for path in (options.bag, options.images):
         if path is not None and written & {path.resolve(), *path.resolve().parents}:

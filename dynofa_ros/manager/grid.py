@@ -127,7 +127,7 @@ class Grid:
         if self.share is not None:  # one frame after the other, however many cores are left
             limit = np.where(own > ceiling * self.share, -inf, limit)
         if own.ndim == 2:
-            return Needs(self.slices, slice(None), own, limit, ceiling)
+            return Needs(self.slices, slice(None), own, limit, ceiling, ceiling > 1.0)
         by_load = own.argsort(axis=0, kind="stable")
         own = np.take_along_axis(own, by_load, 0)
         limit = np.take_along_axis(np.where(limit < own, -inf, limit), by_load, 0)
@@ -148,7 +148,7 @@ class Grid:
         own, limit, mode = (np.take_along_axis(a[..., rows], mode, 0)[0] for a in (own, limit, by_load))
         ends = np.searchsorted(rows, [place.stop for place in self.slices[:-1]]).tolist()
         slices = tuple(slice(*pair) for pair in zip([0, *ends], [*ends, len(rows)], strict=True))
-        return Needs(slices, rows, own, limit, caps, mode)
+        return Needs(slices, rows, own, limit, caps, ceiling > 1.0, mode)
 
 
 @dataclass(eq=False)
@@ -160,6 +160,7 @@ class Needs:
     own: Array  # applications x rows: load
     limit: Array  # the same: total load up to which the deadline holds, -inf = not at all
     ceiling: Array | float  # rows: total load up to which these modes are taken
+    overload: bool  # whether there may be more load than time
     modes: Indices | None = None  # applications x rows
 
 

@@ -187,7 +187,7 @@ class Tables:
         if self._background:
             broken |= (self._load + grid.background[rows] > LOAD_CEILING) & grid.below_top[rows]
         np.multiply(broken, NEVER_W, out=never)
-        if np.max(self.needs.ceiling) > 1.0:  # nothing is busier than all the time
+        if self.needs.overload:  # nothing is busier than all the time
             np.minimum(self._power, (grid.base_w + grid.slope_w)[rows], out=self._power)
         never += self._power
         np.copyto(self.priced, never.T)  # the least of adjacent lines is found several times faster

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from math import nan
 from typing import Any
 
+from dynofa_ros.library.library import LibraryError
+
 TOP1, EXACT, BLEU, PRECISION = "top-1", "exact match", "BLEU / 100", "mAP50:95"
 Box = tuple[str, float, float, float, float, float]  # class, score, px: left, top, right, bottom
 
@@ -19,7 +21,7 @@ def score(metric: str, answers: Sequence[Any], truths: Sequence[Any]) -> float:
         return nan
     try:
         return _SCORES[metric](answers, truths)
-    except (ImportError, ValueError):  # sacrebleu or pycocotools is not installed
+    except (ImportError, LibraryError):  # sacrebleu or pycocotools is not installed
         return nan
 
 

@@ -201,6 +201,11 @@ def test_inputs_inside_the_output_folder_are_refused(tmp_path: Path) -> None:
         )
 
 
+def test_an_output_folder_with_a_comma_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has a comma"):
+        demo_setup.check_options(demo_setup.DemoOptions(out=tmp_path / "first,second"))
+
+
 def test_camera_environment_respects_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
         monkeypatch.delenv(name, raising=False)

@@ -22,6 +22,11 @@ def test_classes_and_intents_are_right_or_wrong() -> None:
         assert score(metric, ["a", "b", "c", "d"], ["a", "b", "c", "x"]) == 0.75
 
 
+def test_answers_without_their_truth_are_an_error_and_no_missing_package() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        score(TOP1, ["a", "b"], ["a"])
+
+
 def test_texts_are_scored_by_bleu() -> None:
     pytest.importorskip("sacrebleu")
     assert score(BLEU, [MEANT, SAID], [MEANT, SAID]) == pytest.approx(1.0)

@@ -43,7 +43,10 @@ FUNCTIONS: dict[str, tuple[int, tuple[Any, ...]]] = {
 RELEASE = {"Status": 93, "Session": 95, "Value": 96, "TensorTypeAndShapeInfo": 99, "SessionOptions": 100}
 MESSAGE = 2  # GetErrorMessage
 API_VERSION, ERRORS_ONLY, ARENA, NO_OPTIMISATION = 17, 3, 1, 0
-TYPES: dict[int, np.dtype[Any]] = {1: np.dtype(np.float32), 7: np.dtype(np.int64)}
+TYPES: dict[int, np.dtype[Any]] = {  # ONNXTensorElementDataType
+    number: np.dtype(name)
+    for number, name in {1: "f4", 2: "u1", 3: "i1", 6: "i4", 7: "i8", 9: "?", 11: "f8"}.items()
+}
 NUMBERS = {dtype: number for number, dtype in TYPES.items()}
 
 
@@ -130,7 +133,7 @@ class MappedSession:
         return ["CPUExecutionProvider"]
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Arrays of float32 or int64 in, arrays out. Raises RuntimeError with the runtime's reason."""
+        """Arrays of one of TYPES in, arrays out. Raises RuntimeError with the runtime's reason."""
         arrays = [np.ascontiguousarray(array) for array in inputs.values()]
         values = (c_void_p * len(arrays))(*(self._value(array) for array in arrays))
         found = (c_void_p * len(outputs))()
