@@ -73,7 +73,7 @@ FAULTS = (
     Fault("truncated images", "/perception/front", "input", "malformed"),
     Fault("depth images", "/perception/front", "input", "malformed"),
     Fault("device killed", "/dynofa/manager", "telemetry", "nothing from the device", "dynofa/device"),
-    Fault("application killed", "", "", "", "perception/rear"),
+    Fault("application killed", "/dynofa/manager", "applications", "answers no commands", "perception/rear"),
 )
 
 

@@ -126,7 +126,7 @@ def parameters_of(decision: ManagerDecision) -> Parameters:
     known = vars(Parameters())
     values = {"temperature_asked": known["temperature_asked"], **values}  # not in older recordings
     if set(values) != set(known) or len({p.name for p in decision.parameters}) != len(decision.parameters):
-        odd = ", ".join(sorted(set(values) ^ set(known))) or "one is there twice"
+        odd = ", ".join(sorted(set(values) ^ set(known))) or "one appears twice"
         raise ValueError(f"its parameters are not those of this version: {odd}")
     wrong = [name for name, value in values.items() if type(value) is not type(known[name])]
     if wrong:

@@ -61,7 +61,7 @@ def broken_limit(state: State, parameters: Parameters, constraint: str) -> Limit
             asked = f"battery_energy_j = {parameters.battery_energy_j:g} J ({cap_w:.1f} W from now on)"
     else:
         return None
-    return LimitFault(constraint, f"{asked} is not held at the least bad choice: {measured}")
+    return LimitFault(constraint, f"{asked} is not held even by the least bad choice: {measured}")
 
 
 def temperature_asked(parameters: Parameters) -> bool:

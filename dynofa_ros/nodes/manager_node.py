@@ -7,7 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rclpy.lifecycle import LifecyclePublisher
@@ -112,6 +112,7 @@ class _App:
 
     subscriptions: list[Subscription]
     commands: LifecyclePublisher
+    answered_s: float = field(default_factory=time.monotonic)  # when it last answered a command
 
 
 class ManagerNode(ManagedNode):
@@ -128,9 +129,7 @@ class ManagerNode(ManagedNode):
         self.diagnostics.add(
             "decision", lambda: status.decision(self._manager, self._decision, self._compute_ms)
         )
-        self.diagnostics.add(
-            "applications", lambda: status.applications(self._manager.state.apps, self._decision)
-        )
+        self.diagnostics.add("applications", self._applications_status)
         self.diagnostics.add("monitors", self._monitors_status)
 
     # --- lifecycle ---------------------------------------------------------------------------
@@ -232,6 +231,8 @@ class ManagerNode(ManagedNode):
         def collect(message: bytes) -> None:
             item = read(message)
             if item is not None:
+                if topic is topics.SUBNET_STATE:
+                    self._apps[app].answered_s = time.monotonic()
                 self._take(item, event=event)
 
         return collect
@@ -334,6 +335,14 @@ class ManagerNode(ManagedNode):
         return int(self.get_clock().now().nanoseconds)
 
     # --- diagnostics -------------------------------------------------------------------------
+
+    def _applications_status(self) -> Status:
+        # Up to the last step but one: the last one's commands may still be on their way.
+        silent_s = {
+            name: self._stepped_s - self._in_force.control_period_s - app.answered_s
+            for name, app in self._apps.items()
+        }
+        return status.applications(self._manager.state.apps, self._decision, silent_s)
 
     def _monitors_status(self) -> Status:
         state = self._manager.state

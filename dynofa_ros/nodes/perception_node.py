@@ -97,7 +97,8 @@ class PerceptionNode(NetworkNode):
         topic, kind = self._images.topic_name, f"sensor_msgs/msg/{self._images.msg_type.__name__}"
         found = {publisher.topic_type for publisher in self.get_publishers_info_by_topic(topic)}
         if kind in found and self._reliable and self.value("reliability") == "reliable":
-            return f"{topic} is published, but nothing arrives; reliability = reliable needs a camera that is"
+            advice = "with reliability = reliable the camera must publish reliably"
+            return f"{topic} is published, but nothing arrives; {advice}"
         if kind in found:
             return f"{topic} is published, but nothing arrives; check the camera and the network"
         if found:

@@ -10,10 +10,15 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("dynofa_ros.msg", reason="the messages of the package are not built")
 
+from dynofa_ros.msg import SubnetState
+from rclpy.serialization import serialize_message
+
+from dynofa_ros import topics
+from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.inputs import Input, Parameters, make_input
 from dynofa_ros.manager.refusals import Refusals
 from dynofa_ros.messages import AppTargets, Header
-from dynofa_ros.nodes.manager_node import MAX_INPUTS, ManagerNode
+from dynofa_ros.nodes.manager_node import MAX_INPUTS, ManagerNode, _App
 from dynofa_ros.ros.diagnostics import Level
 
 
@@ -52,3 +57,17 @@ def test_lost_inputs_are_a_warning_that_ends(node: ManagerNode) -> None:
     assert found.level == Level.WARN and "3 inputs were lost" in found.message
     found = node._monitors_status()
     assert found.level == Level.OK and found.values["lost_inputs"] == 3
+
+
+def test_an_application_that_answers_no_commands_is_an_error_until_it_does(node: ManagerNode) -> None:
+    app = SimpleNamespace(app="front")
+    node._manager.state.apps, node._decision = {"front": AppState("front")}, SimpleNamespace(apps=[app])  # type: ignore
+    node._in_force, node._stepped_s = Parameters(), time.monotonic()
+    node._apps = {"front": _App([], None, answered_s=node._stepped_s - 6.0)}  # type: ignore[arg-type]
+    found = node._applications_status()
+    assert found.level == Level.ERROR and found.message.startswith("front answers no commands")
+    node._collector(topics.SUBNET_STATE, "front")(
+        serialize_message(SubnetState(subnet_id="s0", processor="cpu"))
+    )
+    found = node._applications_status()
+    assert found.level == Level.OK and found.message == "1 managed of 1 seen"

@@ -54,7 +54,7 @@ def discover(files: SysFiles) -> Inventory:
         notes.append(f"nvpmodel mode {mode.number} {mode.name}; {_caps_text(mode)}")
         unsupported += mode.lost
     elif files.exists(NVPMODEL_CONF):
-        unsupported.append(f"nvpmodel: {NVPMODEL_CONF} does not tell the mode in force")
+        unsupported.append(f"nvpmodel: {NVPMODEL_CONF} does not say which mode is in force")
     notes += [
         f"{domain.name}: {domain.frequencies_hz[-1]} Hz stands for turbo, the clock may be faster"
         for domain in domains

@@ -113,7 +113,7 @@ def _clocks(files: SysFiles, inventory: Inventory, samples: list[DeviceSample]) 
 def _power(inventory: Inventory, samples: list[DeviceSample]) -> Iterator[Check]:
     totals = [sample.total_power_w for sample in samples if not math.isnan(sample.total_power_w)]
     if not totals:
-        why = next((rail.reason for rail in samples[-1].rails if rail.reason), "no sensor tells it")
+        why = next((rail.reason for rail in samples[-1].rails if rail.reason), "no sensor measures it")
         yield Check("power of the module", Outcome.FAIL if inventory.rails else Outcome.SKIP, why)
         return
     text = f"{min(totals):.2f} to {max(totals):.2f} W, from {' + '.join(inventory.total_rails)}"
