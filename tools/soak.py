@@ -54,6 +54,7 @@ LOSSY = {
     "dynofa/device": [topics.DVFS_COMMAND.of()],
     **{f"perception/{app}": [topics.SUBNET_COMMAND.of(app)] for app in APPS},
 }
+ONCE = ("dynofa/device", "dynofa/manager")  # killed at most once: what runs long shows whether it grows
 KINDS = {t.of(a): t for t in topics.TOPICS for a in APPS}
 
 
@@ -73,6 +74,7 @@ FAULTS = (
     Fault("truncated images", "/perception/front", "input", "malformed"),
     Fault("depth images", "/perception/front", "input", "malformed"),
     Fault("device killed", "/dynofa/manager", "telemetry", "nothing from the device", "dynofa/device"),
+    Fault("manager killed", "/dynofa/device", "commands", "was not renewed", "dynofa/manager"),
     Fault("application killed", "/dynofa/manager", "applications", "answers no commands", "perception/rear"),
 )
 
@@ -165,13 +167,13 @@ class Soak:
         end_s = time.monotonic() + self.options.seconds
         self.spin_until(self.is_whole, START_S)
         self.spin(SETTLE_S)
-        killed: dict[str, bool] = {}
+        killed: set[str] = set()
         for fault in self.faults():
             if time.monotonic() + FAULT_S + PAUSE_S > end_s:
                 break
-            if fault.victim == "dynofa/device" and killed.get(fault.victim):
-                continue  # once: what runs long shows whether it grows
-            killed[fault.victim] = True
+            if fault.victim in ONCE and fault.victim in killed:
+                continue
+            killed.add(fault.victim)
             self.play(fault)
         self.spin(max(0.0, end_s - time.monotonic()))
 
@@ -194,7 +196,7 @@ class Soak:
 
         def look() -> bool:
             nonlocal before
-            now = bool(fault.node) and self.is_named(fault)
+            now = self.is_named(fault)
             if now and not before:
                 found.episodes += 1
                 if found.episodes == 1:
@@ -203,7 +205,7 @@ class Soak:
             return now
 
         self.spin(FAULT_S, look)
-        if fault.node and not found.episodes:
+        if not found.episodes:
             self.spin_until(look, PATIENCE_S - FAULT_S)
         self.broken = ""
         mended_s = time.monotonic()
@@ -212,12 +214,11 @@ class Soak:
         self.spin_until(lambda: not look(), PATIENCE_S + 30.0 * bool(fault.victim))
         found.ended_after_s = time.monotonic() - mended_s
         self.spin(PAUSE_S, look)
-        if fault.node:
-            if before:
-                self.problems.append(f"{fault.name}: still named {PATIENCE_S:g} s after its end")
-            if found.episodes != 1:
-                self.problems.append(f"{fault.name}: named {found.episodes} times")
-            self.named.append(found)
+        if before:
+            self.problems.append(f"{fault.name}: still named {PATIENCE_S:g} s after its end")
+        if found.episodes != 1:
+            self.problems.append(f"{fault.name}: named {found.episodes} times")
+        self.named.append(found)
 
     def spin_until(self, condition: Callable[[], bool], timeout_s: float) -> None:
         end_s = time.monotonic() + timeout_s
