@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from dynofa_ros.application.task import further_topics
 from dynofa_ros.cli.main import make_parser
 from dynofa_ros.nodes import device_parameters, language_node, manager_node, perception_parameters
 from dynofa_ros.ros.parameters import ParameterSpec, allowed
@@ -53,6 +54,10 @@ def topic_lines() -> Iterator[str]:
     yield "Types without a package are those below. The number is the depth of the queue.\n"
     yield "| topic | type | QoS | from → to |\n|---|---|---|---|"
     yield from map(_topic, sorted(TOPICS, key=lambda topic: topic.name.startswith(DEMO)))
+    yield "\nAlso, where the packages of these types are installed; the last two are made only while somebody"
+    yield "subscribes to them.\n"
+    yield "| topic | type | QoS | from → to |\n|---|---|---|---|"
+    yield from map(_topic, further_topics())
 
 
 def parameter_lines(node: str, specs: tuple[ParameterSpec, ...]) -> Iterator[str]:

@@ -13,7 +13,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
-from dynofa_ros.topics import CORE, DIAGNOSTICS, LANGUAGE, PERCEPTION, TOPICS, TRANSLATE, Topic
+from dynofa_ros.application.task import further_topics
+from dynofa_ros.topics import (
+    COMPRESSED_IMAGE,
+    CORE,
+    DIAGNOSTICS,
+    IMAGE,
+    LANGUAGE,
+    PERCEPTION,
+    TOPICS,
+    TRANSLATE,
+    Topic,
+)
 
 POLICY = Path(__file__).resolve().parents[1] / "config" / "security" / "dynofa.policy.xml"
 VERSION = "0.2.0"  # of the layout, sros2/policy/schemas/policy.xsd
@@ -33,9 +44,10 @@ LIFECYCLE_SERVICES = (
     "get_transition_graph",
 )
 SERVICES = (*LIFECYCLE_SERVICES, *PARAMETER_SERVICES, "get_type_description")
-ROBOT = tuple(topic for topic in TOPICS if topic.sender != "demo")
+ROBOT = (*(topic for topic in TOPICS if topic.sender != "demo"), *further_topics())
 SPOKEN = tuple(topic for topic in ROBOT if topic.name.startswith(LANGUAGE))
-TEXT_TOPICS = tuple(topic for topic in ROBOT if topic.sender != "camera")  # what has no image
+IMAGES = (IMAGE.kind, COMPRESSED_IMAGE.kind)
+TEXT_TOPICS = tuple(topic for topic in ROBOT if topic.kind not in IMAGES)
 Rule = tuple[str, str, Iterable[str]]  # kind of thing, what is allowed, names
 
 

@@ -14,7 +14,7 @@ from dynofa_ros.application.commands import CommandInForce, Order, placement
 from dynofa_ros.application.emulation import run_stretched
 from dynofa_ros.application.networks import Libraries, Networks, SubnetKey
 from dynofa_ros.application.request_controller import RequestController
-from dynofa_ros.application.task import Task
+from dynofa_ros.application.task import Task, Views
 from dynofa_ros.application.threads import TaskMapping
 from dynofa_ros.application.worker import (
     Canceled,
@@ -78,7 +78,8 @@ class Application:
 
     networks: what its task runs. decode: header and request of a received message; raises MalformedRequest.
     publish: called with a topic of the application and a message of `messages`; stream: the same for results
-    that are not finished, None = as publish. unanswered: called with every message that gets no answer, what
+    that are not finished, None = as publish; show: with the topic of a view and what makes its message, to be
+    called only while somebody subscribes. unanswered: called with every message that gets no answer, what
     became of it and the reason in one line, in any thread; not with images that give way to newer ones.
     options: of the task, by name. clock_ns: of the stamps. command_clock_ns: by which commands lapse. warn:
     one line for the log.
@@ -101,11 +102,12 @@ class Application:
         warn: Callable[[str], None],
         command_clock_ns: Callable[[], int] = time.perf_counter_ns,
         stream: Callable[[Topic, Any], None] | None = None,
+        show: Callable[[Topic, Callable[[], Any]], None] = lambda topic, make: None,
         unanswered: Callable[[Any, Outcome, str], None] = lambda message, outcome, reason: None,
     ) -> None:
         self.name, self.settings, self.targets = name, settings, targets
         self._decode, self._publish, self._clock_ns = decode, publish, clock_ns
-        self._stream, self._unanswered = stream or publish, unanswered
+        self._stream, self._show, self._unanswered = stream or publish, show, unanswered
         self._controller = RequestController()
         self.task, self.networks = task, networks
         if not settings.emulate_dvfs:  # emulation has only this machine, whatever it stands for
@@ -243,7 +245,7 @@ class Application:
     def _answer_or_count(self, counters: Counters, request: Request) -> None:
         """counters: of the start that the worker belongs to; a worker that outlived it publishes nothing."""
         try:
-            monitor = self._answer(counters, request)
+            monitor, views = self._answer(counters, request)
         except Canceled:
             counters.cancel()
             self._unanswered(request.message, Outcome.CANCELED, "canceled")
@@ -260,15 +262,17 @@ class Application:
             return
         try:
             self._publish(topics.MONITOR, monitor)
+            for topic, make in views.items():
+                self._show(topic, partial(make, monitor.header))
         except Exception as error:  # noqa: BLE001 - as above; the request is counted already
-            reason = f"its monitor was not published: {_reason(error)}"
+            reason = f"its monitor or a view was not published: {_reason(error)}"
             counters.note(Problem(reason, time.perf_counter_ns(), malformed=False))
 
     def _fail(self, counters: Counters, request: Request, reason: str, *, malformed: bool) -> None:
         counters.fail(Problem(reason, time.perf_counter_ns(), malformed=malformed))
         self._unanswered(request.message, Outcome.FAILED, reason)
 
-    def _answer(self, counters: Counters, received: Request) -> InferenceMonitor:
+    def _answer(self, counters: Counters, received: Request) -> tuple[InferenceMonitor, Views]:
         started_ns = time.perf_counter_ns()
         order, target_ms = self.command.order, self._target_ms(received)
         header, request = self._decode(received.message)
@@ -296,7 +300,7 @@ class Application:
         missed = stages["latency_ms"] > target_ms
         number, dropped, malformed = counters.answer(missed)
         cluster, threads = placement(order, network.key, self.networks)
-        return InferenceMonitor(
+        monitor = InferenceMonitor(
             header=header,
             app=self.name,
             frame_sequence=number,
@@ -315,6 +319,7 @@ class Application:
             **self._size_fields(network.key, answer.size, stages["inference_ms"]),
             **_stream_ms(received.received_ns, outputs_ns),
         )
+        return monitor, answer.views
 
     def _choose(self, request: Any, order: Order, received: Request) -> tuple[Prepared[SubnetKey], float]:
         """What answers a request, and its expected time: NaN where there is no choice.

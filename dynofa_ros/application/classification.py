@@ -13,7 +13,9 @@ from dynofa_ros.supernet.switching import Prepared
 from dynofa_ros.supernet.weights import Weights
 from dynofa_ros.topics import CLASSIFICATION, Topic
 
-VISION_RESULT = Topic("perception/{app}/vision_classification", "vision_msgs/msg/Classification")
+VISION_RESULT = Topic(
+    "perception/{app}/vision_classification", "vision_msgs/msg/Classification", "perception", ("user",)
+)
 VISION_TYPES = {
     "dynofa_ros/msg/Classification": "vision_msgs/msg/Classification",
     "dynofa_ros/msg/ClassHypothesis": "vision_msgs/msg/ObjectHypothesis",

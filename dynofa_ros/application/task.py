@@ -9,8 +9,8 @@ supplies
 - `queue`, what requests wait in: by default the newest one wins;
 - `size`, where the time depends on it: what the size of a request seems to be before it is answered;
 - `metric`, the name of its accuracy: a fraction 0..1 that rises, as in the libraries of its weights;
-- `outputs`, the topics of its results and their messages; `announcements`, what is latched on them from the
-  start, such as the names of the classes;
+- `outputs`, the topics of its results and their messages, and of views of them that are made only while
+  somebody subscribes; `announcements`, what is latched on them from the start, such as the names of classes;
 - `options`, parameters of its own, and `configure`, which follows them;
 - `preprocess` (request -> tensors), `infer` (tensors -> outputs of the network, which may be
   several) and `postprocess` (outputs -> `Answer`: the results, and score and size for the monitor).
@@ -30,11 +30,12 @@ from importlib import import_module
 from typing import Any, ClassVar, TypeVar
 
 from dynofa_ros.application.worker import LatestSlot, Queue
+from dynofa_ros.messages import Header
 from dynofa_ros.supernet.engines.engine import Runner
 from dynofa_ros.supernet.registry import DEMO_SPACE
 from dynofa_ros.supernet.switching import Prepared
 from dynofa_ros.supernet.weights import Weights
-from dynofa_ros.topics import Topic
+from dynofa_ros.topics import TOPICS, Topic
 
 IMAGE, TEXT = "image", "text"
 _FILES = ("classification", "detection", "translation")
@@ -44,12 +45,13 @@ _FILES = ("classification", "detection", "translation")
 class Output:
     """A topic of results, each a dataclass of `messages`.
 
-    sent_as: message types of other packages that take the place of ours, field by field; the topic is left
-    out where they are not installed.
+    sent_as: message types of other packages that take the place of ours, field by field. view: made only
+    while somebody subscribes, see `Answer`. Both are left out where the type of the topic is not installed.
     """
 
     topic: Topic
     sent_as: Mapping[str, str] = field(default_factory=dict)
+    view: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,16 +76,21 @@ class Text:
     cancelled: Callable[[], bool] = lambda: False
 
 
+Views = Mapping[Topic, Callable[[Header], Any]]
+
+
 @dataclass(frozen=True)
 class Answer:
     """Results by topic, without their headers. score: how sure the network is, 0..1, NaN = not known.
 
-    size: of the request, in the unit of the library's law, NaN = has none.
+    size: of the request, in the unit of the library's law, NaN = has none. views: by topic, what makes the
+    ROS message of a view from the header of the request; called after the monitor, if somebody subscribes.
     """
 
     results: Mapping[Topic, Any]
     score: float
     size: float = math.nan
+    views: Views = field(default_factory=dict)
 
 
 Emit = Callable[[Mapping[Topic, Any]], None]
@@ -153,3 +160,9 @@ def tasks(request: str) -> dict[str, type[Task]]:
     for name in _FILES:
         import_module(f"{__package__}.{name}")
     return {name: task for name, task in _TASKS.items() if task.request == request}
+
+
+def further_topics() -> tuple[Topic, ...]:
+    """Topics of tasks that the table `topics` does not have: of types of other packages."""
+    known = (*tasks(IMAGE).values(), *tasks(TEXT).values())
+    return tuple(o.topic for task in known for o in task.outputs if o.topic not in TOPICS)

@@ -11,6 +11,8 @@ from dataclasses import fields
 from functools import partial
 from typing import Any, ClassVar
 
+from rclpy.lifecycle import LifecyclePublisher
+
 from dynofa_ros import topics
 from dynofa_ros.application.application import Application, Settings, loaded
 from dynofa_ros.application.levels import AtLevel, Level, Levels, measured
@@ -59,6 +61,7 @@ class ManagedApplication(ManagedNode):
         super().__init__(name, with_defaults(specs, defaults or {}), topics.LIBRARY, **arguments)
         self.app = self.get_name()
         self._publish: dict[Topic, Callable[[Any], None]] = {}
+        self._views: dict[Topic, LifecyclePublisher] = {}
         self.diagnostics.add("input", self._of(self.input_status))
         self.diagnostics.add("answers", self._of(status.answers))
         self.diagnostics.add("deadline", self._of(status.deadlines))
@@ -145,6 +148,7 @@ class ManagedApplication(ManagedNode):
             warn=self.warn,
             command_clock_ns=self.command_clock_ns,
             stream=self.stream,
+            show=self._show,
             unanswered=self.unanswered,
         )
 
@@ -173,6 +177,7 @@ class ManagedApplication(ManagedNode):
             self._application.close()
         self._application = None
         self._publish.clear()
+        self._views.clear()
 
     # --- parameters --------------------------------------------------------------------------
 
@@ -218,7 +223,7 @@ class ManagedApplication(ManagedNode):
     # --- messages ----------------------------------------------------------------------------
 
     def _add_output(self, output: Output) -> None:
-        """Advertise a topic of results, unless its messages are of a package that is not installed."""
+        """Advertise a topic of results, unless its messages are of another package that is not installed."""
 
         def types(name: str) -> Callable[..., Any]:
             return ros_types(output.sent_as.get(name, name))
@@ -226,10 +231,19 @@ class ManagedApplication(ManagedNode):
         try:
             ros_types(output.topic.kind)
         except ImportError:
-            if not output.sent_as:
+            if not (output.sent_as or output.view):
                 raise
             return
-        self._advertise(output.topic, partial(to_ros, types=types))
+        if output.view:
+            self._views[output.topic] = self.advertise(output.topic, self.app)
+        else:
+            self._advertise(output.topic, partial(to_ros, types=types))
+
+    def _show(self, topic: Topic, make: Callable[[], Any]) -> None:
+        """Publish a view if somebody subscribes; called in the inference thread."""
+        publisher = self._views.get(topic)
+        if publisher is not None and publisher.get_subscription_count():
+            publisher.publish(make())
 
     def _advertise(self, topic: Topic, convert: Callable[[Any], Any]) -> None:
         publish = self.advertise(topic, self.app).publish

@@ -169,6 +169,29 @@ def test_another_task_needs_nothing_but_its_class(running) -> None:
     )
 
 
+def test_a_view_is_made_for_whoever_looks_and_its_failure_is_no_failure_of_the_request(running) -> None:
+    made: list[Header] = []
+
+    class Seen(Words):
+        def postprocess(self, *given: Any) -> Answer:
+            view = {LENGTH_TOPIC: lambda header: made.append(header) or 1 / (2 - len(made))}
+            return replace(super().postprocess(*given), views=view)
+
+    front = running(Seen)
+    front.answer("nobody looks")
+    assert not made
+    shown: list[Any] = []
+    front.application._show = lambda topic, make: shown.append((topic, front.of("monitor")[-1], make()))
+    monitor = front.answer("now somebody does")
+    front.until(lambda: shown)
+    assert shown == [(LENGTH_TOPIC, monitor, 1.0)] and made == [SENT], "after the monitor"
+    front.answer("and it fails")
+    counters = front.application.counters
+    problem = front.until(lambda: counters.problems.get(False))
+    assert problem.reason == "its monitor or a view was not published: ZeroDivisionError: division by zero"
+    assert (counters.answered, counters.failed) == (3, 0)
+
+
 def test_nothing_but_a_task_knows_what_is_answered() -> None:
     package = Path(room.__file__).parents[1]
     tasks_files = ("task.py", "classification.py", "detection.py")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
 from functools import partial
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dynofa_ros.application.classification import ImageClassification
 from dynofa_ros.application.detection import (
+    ANNOTATED_IMAGE,
+    ANNOTATIONS,
     VISION_DETECTIONS,
     VISION_LABELS,
     VISION_TYPES,
@@ -18,7 +22,7 @@ from dynofa_ros.application.detection import (
 )
 from dynofa_ros.application.task import IMAGE, tasks
 from dynofa_ros.convert import ros_types, to_ros
-from dynofa_ros.messages import VisionClass
+from dynofa_ros.messages import Header, VisionClass
 from dynofa_ros.supernet.weights import Weights
 from dynofa_ros.topics import DETECTIONS, LABEL_INFO
 
@@ -110,6 +114,46 @@ def test_vision_msgs_get_the_same_fields():
     assert message.detections[0].results[0].hypothesis.class_id == "cup"
     assert message.detections[0].bbox.size_x == pytest.approx(100)
     assert set(made) == {f"vision_msgs/msg/{n}" for n in VISION_NAMES}
+
+
+def test_the_annotated_image_has_the_boxes_and_the_header_and_leaves_the_image_as_it_was():
+    view = found((20, 20, 60, 60, 0.9, 0.1)).views[ANNOTATED_IMAGE]
+    message = view(Header(1_500_000_000, "lens"))
+    assert type(message) is ros_types(ANNOTATED_IMAGE.kind)
+    assert (message.header.stamp.sec, message.header.frame_id) == (1, "lens")
+    assert (message.height, message.width, message.step) == (720, 1280, 3840)
+    pixels = np.array(message.data).reshape(720, 1280, 3)
+    assert pixels[200, 100].any() and pixels[100, 200].any(), "sides of the box, 5 times as far"
+    assert not pixels[200, 200].any() and not pixels[500:].any() and not FRAME.any()
+
+
+def test_a_box_of_foxglove_is_a_closed_line_with_its_class(monkeypatch: pytest.MonkeyPatch):
+    """foxglove_msgs is stood in for by records of what its constructors get; their fields are those of
+    foxglove-sdk/schemas/ros2."""
+    fields = {
+        "ImageAnnotations": {"circles", "points", "texts"},
+        "PointsAnnotation": {"timestamp", "type", "points", "outline_color", "fill_color", "thickness"},
+        "TextAnnotation": {"timestamp", "position", "text", "font_size", "text_color", "background_color"},
+        "Point2": {"x", "y"},
+        "Color": {"r", "g", "b", "a"},
+    }
+
+    def record(name: str, **values: Any) -> SimpleNamespace:
+        assert set(values) <= fields[name]
+        return SimpleNamespace(**values)
+
+    module = ModuleType("foxglove_msgs.msg")
+    vars(module).update({name: partial(record, name) for name in fields})
+    monkeypatch.setitem(sys.modules, "foxglove_msgs", ModuleType("foxglove_msgs"))
+    monkeypatch.setitem(sys.modules, "foxglove_msgs.msg", module)
+    view = found((10, 20, 30, 60, 0.6, 0.1), (100, 100, 140, 120, 0.2, 0.9)).views[ANNOTATIONS]
+    message = view(Header(1_500_000_000, "lens"))
+    line, _ = message.points
+    assert line.type == 2 and line.timestamp.nanosec == 500_000_000
+    assert [(p.x, p.y) for p in line.points] == [(500, 500), (700, 500), (700, 600), (500, 600)]
+    assert [t.text for t in message.texts] == ["stop 0.90", "cup 0.60"]
+    colours = [vars(t.text_color) for t in message.texts]
+    assert colours[0] != colours[1] and all(0 <= v <= 1 for c in colours for v in c.values())
 
 
 VISION_NAMES = ("Detection2DArray", "Detection2D", "ObjectHypothesisWithPose", "ObjectHypothesis") + (

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import pytest
 
 from dynofa_ros import topics
+from dynofa_ros.application.task import further_topics
 from dynofa_ros.topics import TOPICS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,7 +71,10 @@ def test_layout_of_sros2(tool: ModuleType, namespace: str) -> None:
     assert all(name.startswith(("/", "~/")) for name in names) and not any("*" in name for name in names)
 
 
-@pytest.mark.parametrize("topic", [t for t in TOPICS if t.sender != "demo"], ids=lambda t: t.name)
+ROBOT = [*(t for t in TOPICS if t.sender != "demo"), *further_topics()]
+
+
+@pytest.mark.parametrize("topic", ROBOT, ids=lambda t: t.name)
 def test_each_topic_has_the_senders_of_the_table_alone(tool: ModuleType, topic: topics.Topic) -> None:
     apps, texts = ("front", "rear"), ("translator",)
     spoken = topic.name.startswith(topics.LANGUAGE)
