@@ -17,7 +17,7 @@ import numpy as np
 from dynofa_ros.application.networks import Libraries, SubnetKey
 from dynofa_ros.application.task import Answer, Task
 from dynofa_ros.application.worker import LatestSlot, OrderedQueue
-from dynofa_ros.library.library import Entry, Latency, Library, pareto_front
+from dynofa_ros.library.library import Entry, FigureSource, Latency, Library, pareto_front
 from dynofa_ros.library.profiling import measure
 from dynofa_ros.supernet.graphs import Runner
 from dynofa_ros.supernet.switching import Prepared
@@ -32,6 +32,7 @@ class Level:
 
     accuracy: a share 0..1, by any measure that rises with quality. latency_ms: usual time of ``answer`` here
     at the top clock, NaN = measured at the start. fixed_ms: the part of it that no clock shortens.
+    latency_source: "declared", or "measured" at the start.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Level:
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     processor: str = "cpu"
     fixed_ms: float = 0.0
+    latency_source: FigureSource = field(default="declared", compare=False)
 
 
 class Program(Protocol):
@@ -86,13 +88,13 @@ def _library(processor: str, levels: Sequence[Level]) -> Library:
             id=level.id,
             config=dict(level.settings),
             accuracy=level.accuracy,
-            accuracy_source="measured",
-            latency_ms=Latency(level.latency_ms, level.latency_ms),
-            latency_source="measured",
+            accuracy_source="declared",
+            latency_ms=Latency(level.latency_ms, nan),
+            latency_source=level.latency_source,
             alpha_ms=level.fixed_ms,
             beta_ms=level.latency_ms - level.fixed_ms,
-            macs=0,
-            params=0,
+            macs=None,
+            params=None,
         )
         for level in levels
     ]
@@ -127,4 +129,7 @@ def measured(levels: Sequence[Level], program: Program, sample: Callable[[], Any
     calls = {f"{level.processor}/{level.id}": partial(program.answer, request, level) for level in unknown}
     times = measure(calls, ROUNDS, pause_s=PAUSE_S)
     found = dict(zip(unknown, times.values(), strict=True))
-    return [replace(v, latency_ms=float(np.median(found[v]))) if v in found else v for v in levels]
+    return [
+        replace(v, latency_ms=float(np.median(found[v])), latency_source="measured") if v in found else v
+        for v in levels
+    ]

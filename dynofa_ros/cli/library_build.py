@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -157,7 +158,7 @@ def show(library: Library, out: Path, seconds: float) -> None:
     print(f"{'sub-network':12} {'accuracy':>8} {'median ms':>10} {'p95 ms':>10} {'MMACs':>8}")
     for e in library:
         latency = f"{e.latency_ms.median:10.3f} {e.latency_ms.p95:10.3f}"
-        print(f"{e.id:12} {e.accuracy:8.4f} {latency} {e.macs / 1e6:8.1f}")
+        print(f"{e.id:12} {e.accuracy:8.4f} {latency} {(e.macs or math.nan) / 1e6:8.1f}")
     for note in library.notes:
         print(note)
     print(f"{len(library.entries)} sub-networks in {seconds:.1f} s, written: {out}")

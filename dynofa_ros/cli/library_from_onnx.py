@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,7 +111,7 @@ def _print(found: Measured, out: Path, listed_at: Path) -> None:
     print(f"{'network':24} {library.accuracy_metric:>8} {'median ms':>10} {'p95 ms':>10} {'MMACs':>8}")
     for e in library:
         latency = f"{e.latency_ms.median:10.3f} {e.latency_ms.p95:10.3f}"
-        print(f"{e.id:24} {e.accuracy:8.4f} {latency} {e.macs / 1e6:8.1f}")
+        print(f"{e.id:24} {e.accuracy:8.4f} {latency} {(e.macs or math.nan) / 1e6:8.1f}")
     for name in found.slower:
         print(f"left out: {name}: another one is not slower and as accurate")
     print(f"written: {out}, and {listed_at} for the parameter weights")

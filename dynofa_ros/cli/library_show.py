@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ MARKERS: dict[str, tuple[str, Any]] = {
     "measured": ("o", "full"),
     "published": ("s", "full"),
     "predicted": ("o", "none"),
+    "declared": ("s", "none"),
 }
 TABLE_WIDTH = 110  # a narrow terminal wraps the rows rather than losing figures
 COLOUR = "#0969da"
@@ -113,8 +115,8 @@ def _table(library: Library) -> Table:
             number(e.alpha_ms, 2),
             number(e.beta_ms, 2),
             number(e.energy_j, 3),
-            number(e.macs / 1e6),
-            number(e.params / 1e6, 2),
+            number((e.macs or math.nan) / 1e6),
+            number((e.params or math.nan) / 1e6, 2),
         )
     return table
 

@@ -32,6 +32,9 @@ MOST_THREADS = 255  # that messages hold
 LARGEST_STATISTICS = 1 << 28  # bytes; a sub-network has 100 kB
 
 
+FigureSource = Literal["measured", "published", "predicted", "declared"]
+
+
 class LibraryError(ValueError):
     """A library that does not fit the schema, its space or its weights."""
 
@@ -51,18 +54,19 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     of the CPUs it was measured on ("cpu0"), None = no particular one.
     Where the time depends on the size of a request, the latency is that of a request of reference_size units,
     of which fixed_share does not depend on the size (`latency.size_factor`); None = the size does not matter.
+    Sources: "declared" = by whoever wrote the program. macs, params: None = unknown, or it has none.
     """
 
     id: str
     config: dict[str, Any]
     accuracy: float
-    accuracy_source: Literal["measured", "published", "predicted"]
+    accuracy_source: FigureSource
     latency_ms: Latency
-    latency_source: Literal["measured", "published", "predicted"]
+    latency_source: FigureSource
     alpha_ms: float
     beta_ms: float
-    macs: int
-    params: int
+    macs: int | None
+    params: int | None
     energy_j: float | None = None
     threads: int | None = None
     cluster: str | None = None
@@ -187,8 +191,9 @@ def _check_entry(library: Library, index: int, entry: Entry) -> None:
     _finite(f"{place}.latency_ms.p95", entry.latency_ms.p95, entry.latency_ms.median)
     _finite(f"{place}.alpha_ms", entry.alpha_ms, 0)
     _finite(f"{place}.beta_ms", entry.beta_ms, 0)
-    _finite(f"{place}.macs", entry.macs, 1, LARGEST)
-    _finite(f"{place}.params", entry.params, 1, LARGEST)
+    for name in ("macs", "params"):
+        if (count := getattr(entry, name)) is not None:
+            _finite(f"{place}.{name}", count, 1, LARGEST)
     if entry.energy_j is not None:
         _finite(f"{place}.energy_j", entry.energy_j, 0)
     if entry.threads is not None:

@@ -67,6 +67,12 @@ def test_levels_are_a_library_per_processor_without_those_that_another_beats() -
     assert levels.left_out == [beaten]
     entry = levels.libraries["cpu"].subnet_entries()[1]
     assert (entry.latency_ms, entry.alpha_ms, entry.beta_ms) == (8.0, 3.0, 5.0)
+    assert math.isnan(entry.energy_j)
+    kept = levels.libraries["cpu"].entries[1]
+    assert (kept.accuracy_source, kept.latency_source, kept.macs, kept.params) == ("declared",) * 2 + (
+        None,
+    ) * 2
+    assert math.isnan(kept.latency_ms.p95)
 
 
 def test_a_level_without_a_latency_is_measured_on_the_sample() -> None:
@@ -74,6 +80,7 @@ def test_a_level_without_a_latency_is_measured_on_the_sample() -> None:
     levels = [Level("a", 0.5, settings={"seconds": 0.02}), QUICK, Level("b", 0.9, settings={"seconds": 0.0})]
     first, second, third = measured(levels, program, lambda: "sample")
     assert first.latency_ms >= 20.0 and 0.0 < third.latency_ms < first.latency_ms  # on a busy machine, too
+    assert [v.latency_source for v in (first, second, third)] == ["measured", "declared", "measured"]
     assert second == QUICK and program.prepared == ["a", "b"] and not program.published
     assert measured([QUICK, SLOW], program, lambda: 1 / 0) == [QUICK, SLOW]  # no sample is asked for
 
