@@ -314,6 +314,7 @@ class SubnetLibrary:
     app: str
     entries: tuple[SubnetEntry, ...]
     queued: bool = False
+    accuracy_metric: str = ""
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,8 @@ class Application:
             for library in self.networks.libraries.values()
             for entry in library.subnet_entries(self.settings.slowdown or 1.0)
         )
-        self._send(topics.LIBRARY, SubnetLibrary(self.name, entries, self.task.queued))
+        metric = self.networks.accuracy_metric
+        self._send(topics.LIBRARY, SubnetLibrary(self.name, entries, self.task.queued, metric))
         for topic, message in self.task.announcements().items():
             self._send(topic, message)
         self.command.follow(self.command.order)

@@ -28,7 +28,6 @@ class ImageClassification(Task):
 
     name = "classification"
     request = IMAGE
-    metric = "top-1"
     outputs = (Output(CLASSIFICATION), Output(VISION_RESULT, sent_as=VISION_TYPES))
     options = (Option("top_k", 5, "classes per result", minimum=1, maximum=100),)
 

@@ -68,7 +68,6 @@ class ObjectDetection(Task):
 
     name = "detection"
     request = IMAGE
-    metric = "mAP50:95"
     outputs = (
         Output(DETECTIONS),
         Output(LABEL_INFO),

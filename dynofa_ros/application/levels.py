@@ -98,13 +98,14 @@ def _library(processor: str, levels: Sequence[Level]) -> Library:
         )
         for level in levels
     ]
-    return Library(1, "levels", None, "", processor, {}, (), pareto_front(entries))  # type: ignore[arg-type]
+    front = pareto_front(entries)
+    return Library(1, "levels", None, "", processor, {}, (), front, None, "accuracy")  # type: ignore[arg-type]
 
 
 class AtLevel(Task):
     """Runs a program at the level in force. queued: requests wait in order, else the newest one wins."""
 
-    name, request, metric = "level", "request", "accuracy"
+    name, request = "level", "request"
 
     def __init__(self, program: Program, queued: bool) -> None:
         self._program, self.queued = program, queued

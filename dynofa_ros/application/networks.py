@@ -63,6 +63,11 @@ class Libraries(ABC):
         self.libraries = dict(libraries)
         self.unreached: dict[str, str] = {}  # processors that have a library only, and why
 
+    @property
+    def accuracy_metric(self) -> str:
+        """What the accuracies of the libraries are by."""
+        return ", ".join(dict.fromkeys(library.accuracy_metric for library in self.libraries.values()))
+
     @abstractmethod
     def prepare(self, key: SubnetKey) -> Prepared[SubnetKey]:
         """An entry ready to run. Raises KeyError (unknown entry), EngineError or ValueError."""

@@ -8,7 +8,6 @@ supplies
 - `request`, the kind of its requests: IMAGE (BGR, uint8, H x W x 3, of any size) or TEXT (`Text`);
 - `queue`, what requests wait in: by default the newest one wins;
 - `size`, where the time depends on it: what the size of a request seems to be before it is answered;
-- `metric`, the name of its accuracy: a fraction 0..1 that rises, as in the libraries of its weights;
 - `outputs`, the topics of its results and their messages, and of views of them that are made only while
   somebody subscribes; `announcements`, what is latched on them from the start, such as the names of classes;
 - `options`, parameters of its own, and `configure`, which follows them;
@@ -101,7 +100,6 @@ class Task(ABC):
 
     name: ClassVar[str]
     request: ClassVar[str]
-    metric: str
     outputs: ClassVar[tuple[Output, ...]] = ()
     options: ClassVar[tuple[Option, ...]] = ()
     queue: Callable[[], Queue] = LatestSlot

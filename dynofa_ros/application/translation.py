@@ -22,7 +22,6 @@ from dynofa_ros.supernet.weights import Weights
 from dynofa_ros.topics import TRANSLATION
 
 DEMO = "seq2seq_demo"
-INTENTS = "intent"  # target whose answers are right or wrong as a whole
 MOST_UNKNOWN = 0.2  # share of a text's tokens that may be of characters the network never saw
 LAYOUT = "\t\n\r"  # control characters that a text may have
 
@@ -33,7 +32,6 @@ class TextTranslation(Task):
 
     name = "translation"
     request = TEXT
-    metric = "BLEU / 100"
     outputs = (Output(TRANSLATION),)
     options = (
         Option(
@@ -57,7 +55,6 @@ class TextTranslation(Task):
         if target not in known:
             raise ValueError(f"target must be one of {', '.join(known)}, got {target!r}")
         self._first = known[target]
-        self.metric = "exact match" if target == INTENTS else "BLEU / 100"
 
     def size(self, request: Text) -> float:
         """Tokens of the text; those of its answer are about proportional."""

@@ -116,7 +116,7 @@ def subnet(application: Application) -> Status:
         "sub-network": key.subnet_id,
         "processor": key.processor,
         "decision": command.order.decision_id,
-        f"expected {application.task.metric}": entry.accuracy if entry else math.nan,
+        f"expected {application.networks.accuracy_metric}": entry.accuracy if entry else math.nan,
         **_placement(application),
         "threads asked for": key.threads,
         "CPUs asked for": cpu_list(mapping.asked) or "any",

@@ -51,7 +51,7 @@ def summary(run: Run) -> dict[str, Any]:
     found = phases(run)
     apps = sorted({m.app for m in run.monitors})
     origin = found[0].start_ns if found else 0
-    result = figures(run, found, 0, FOREVER_NS)
+    result = figures(run, found, 0, FOREVER_NS) | {"accuracy_metric": accuracy_metric(run)}
     result["phases"] = [_phase_figures(run, found, phase, origin) for phase in found]
     if len(apps) > 1:
         owned = {app: of_app(run, app, apps) for app in apps}
@@ -201,8 +201,14 @@ def _app_figures(run: Run, found: Sequence[Phase], start_ns: int, end_ns: int) -
 
 
 def accuracy_metric(run: Run) -> str:
-    """What the answers of an application were scored by, empty if there was no truth."""
-    return next((t.metric for t in run.truths if t.value is not None), "")
+    """What the accuracies of a run are by: as its answers were scored, else as its libraries say."""
+    scored = {t.metric for t in run.truths if t.value is not None}
+    return ", ".join(sorted(scored or set(filter(None, run.metrics.values()))))
+
+
+def of_percent(metric: str) -> str:
+    """Name of a metric where accuracies are in percent: BLEU, not BLEU / 100."""
+    return metric.partition(" / ")[0]
 
 
 def of_app(run: Run, app: str, apps: Sequence[str]) -> Run:
@@ -212,6 +218,7 @@ def of_app(run: Run, app: str, apps: Sequence[str]) -> Run:
         monitors=[m for m in run.monitors if m.app == app],
         results=[r for r in run.results if r.app == app],
         truths=_truths_of(run.truths, app, apps),
+        metrics={app: run.metrics.get(app, "")},
     )
 
 

@@ -120,6 +120,7 @@ def _app(run: Run, app: str, monitors: Sequence[Monitor], origin: int) -> dict[s
 
     return {
         "name": app,
+        "accuracy_metric": run.metrics.get(app, ""),
         "t": times,
         "latency_ms": [round(m.latency_ms, 2) for m in monitors],
         "target_ms": steps(zip(times, (round(m.latency_target_ms, 3) for m in monitors), strict=True)),

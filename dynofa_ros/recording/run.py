@@ -166,6 +166,7 @@ class Run:
     subnets: dict[str, SubnetState] = field(default_factory=dict)
     health: dict[str, Fault] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)  # that an application was asked about
+    metrics: dict[str, str] = field(default_factory=dict)  # that its accuracies are by
     board: str = ""
 
     def report(self, fault: Fault) -> None:
@@ -218,12 +219,8 @@ def collector(root: str, topic: str, message_type: str) -> Collector | None:
     for known, add in _COLLECTORS.items():
         app = known.match(relative)
         if app is not None and message_type == known.kind:
-            return partial(_added, add, app)
+            return lambda run, time_ns, message: add(run, time_ns, app, message)  # noqa: B023 - returned
     return None
-
-
-def _added(add: Adder, app: str, run: Run, time_ns: int, message: Any) -> None:
-    add(run, time_ns, app, message)
 
 
 def robot_roots(names: Iterable[str]) -> list[str]:
@@ -349,6 +346,11 @@ def _clocks(run: Run, time_ns: int, app: str, message: Any) -> None:
         run.report(Fault(time_ns, f"device: clock {domain.domain}", CLOCK_LEVELS.get(status, 0), text))
 
 
+def _library(run: Run, time_ns: int, app: str, message: Any) -> None:
+    run.metrics[app] = getattr(message, "accuracy_metric", "")  # older recordings lack it
+    run.accuracy.update({(app, e.id, e.processor): float(e.accuracy) for e in message.entries})
+
+
 def _subnet(run: Run, time_ns: int, app: str, message: Any) -> None:
     state: SubnetState = from_ros(message)
     run.subnets[app] = state
@@ -377,9 +379,7 @@ _COLLECTORS: dict[Topic, Adder] = {
     topics.DETECTIONS: lambda run, t, app, m: run.results.append(_boxes(t, app, m)),
     topics.TRANSLATION: _translation,
     topics.TEXT: lambda run, t, app, m: run.texts.update({app: m.data}),
-    topics.LIBRARY: lambda run, t, app, m: run.accuracy.update(
-        {(app, e.id, e.processor): float(e.accuracy) for e in m.entries}
-    ),
+    topics.LIBRARY: _library,
     topics.TARGETS: lambda run, t, app, m: run.targets.update({app: from_ros(m)}),
     topics.SUBNET_STATE: _subnet,
     topics.GROUND_TRUTH: lambda run, t, app, m: run.truths.append(_label(t, app, m)),

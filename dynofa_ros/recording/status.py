@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from dynofa_ros.messages import SubnetCondition
-from dynofa_ros.recording.metrics import FOREVER_NS, figures, of_app, percentile, within
+from dynofa_ros.recording.metrics import FOREVER_NS, accuracy_metric, figures, of_app, percentile, within
 from dynofa_ros.recording.run import Label, Run
 
 RECENT = 75  # frames per app that the latency columns look at: 5 s at 15 Hz
@@ -55,6 +55,7 @@ def _application(own: Run, app: str, start_ns: int) -> dict[str, Any]:
         "answers_per_s": _per_second([m.frame[0] for m in within(own.monitors, start_ns, FOREVER_NS)]),
         "deadline_miss_percent": values["deadline_miss_percent"],
         "accuracy": {"expected": expected, "measured": values["accuracy"]["measured"]},
+        "accuracy_metric": accuracy_metric(own),
         "request": _text(own.texts.get(app, ""), answer),
         "answer": _words(answer),
     }

@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dynofa_ros.recording.metrics import Phase, figures, of_app, within
+from dynofa_ros.recording.metrics import Phase, accuracy_metric, figures, of_app, of_percent, within
 from dynofa_ros.recording.run import Run
 
 COLUMNS = ("results", "miss %", "settled", "p50 ms", "p95 ms", "accuracy", "library", "W")
@@ -43,7 +43,8 @@ def _phase_line(run: Run, phase: Phase, name: str) -> str:
         f"{phase.name:<16}{name} {values['results']:>5} results  "
         f"missed {number(values['deadline_miss_percent'], 1)} %  "
         f"p50 {number(latency['p50'])} ms  p95 {number(latency['p95'])} ms  "
-        f"accuracy {percent(accuracy['measured'])} (expected {percent(accuracy['expected'])})  "
+        f"{of_percent(accuracy_metric(run)) or 'accuracy'} {percent(accuracy['measured'])} "
+        f"(expected {percent(accuracy['expected'])})  "
         f"{number(values['mean_power_w'], 2)} W  {', '.join(subnets)}"
     )
 
@@ -77,6 +78,7 @@ def _applications(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
         table.add_column(column, no_wrap=True)
     for column in ("per s", "p50 ms", "p95 ms", "target ms", "missed %", "accuracy %", "measured %"):
         table.add_column(column, justify="right")
+    table.add_column("by")
     for row in rows:
         p95, target = row["latency_ms"]["p95"], row["latency_target_ms"]
         table.add_row(
@@ -90,6 +92,7 @@ def _applications(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
             number(row["deadline_miss_percent"], 1),
             number(100 * row["accuracy"]["expected"], 1),
             number(100 * row["accuracy"]["measured"], 1),
+            plain(of_percent(row["accuracy_metric"])),
         )
     return table
 
@@ -123,12 +126,12 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 
     Applications with different kinds of accuracy have rows of their own for each phase.
     """
-    table = _table(COLUMNS)
     phases, apps = summary["phases"], summary.get("apps", {})
     apart = len({values["accuracy_metric"] for values in apps.values()}) > 1
+    common = "" if apart else of_percent(summary["accuracy_metric"])
+    table = _table([common or name if name == "accuracy" else name for name in COLUMNS])
     for app, values in apps.items() if apart else ():
-        kind = values["accuracy_metric"].partition(" / ")[0]  # in percent here
-        table.add_row(plain(f"{app}, {kind}"), *_cells(values), style="bold")
+        table.add_row(plain(f"{app}, {of_percent(values['accuracy_metric'])}"), *_cells(values), style="bold")
         for phase in phases:
             own = phase["apps"][app] | {"mean_power_w": phase["mean_power_w"]}
             table.add_row(plain(f"  {phase['name'].replace('_', ' ')}"), *_cells(own))

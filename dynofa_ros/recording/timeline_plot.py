@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.plots import APP_COLOURS, GRID, MISS, MUTED, finish, new_figure, style
-from dynofa_ros.recording.metrics import Phase, accuracy_metric, of_app, percentile, phases
+from dynofa_ros.recording.metrics import Phase, accuracy_metric, of_app, of_percent, percentile, phases
 from dynofa_ros.recording.page import clock_series, first_time, last_time, of_apps, seconds
 from dynofa_ros.recording.run import Monitor, Run
 
@@ -110,7 +110,7 @@ def _accuracy_panel(axis: Axes, run: Run, apps: Apps, metric: str, origin: int) 
     for app, (monitors, colour) in apps.items():
         times, accuracy = seconds(monitors, origin), _accuracy(run, monitors)
         axis.step(times, accuracy, where="post", color=colour, lw=1.6, label=f"{app}, library")
-    axis.set_ylabel(f"sub-network\n{metric.partition(' / ')[0] or 'accuracy'} (%)")
+    axis.set_ylabel(f"sub-network\n{of_percent(metric) or 'accuracy'} (%)")
     axis.margins(y=0.2)
 
 

@@ -38,7 +38,7 @@ IMAGE_PX = np.full((90, 160, 3), 127, np.uint8)
 class Words(Task):
     """A task as unlike images as can be: text in, one message per word, then all of them, in two topics."""
 
-    name, request, metric = "words", TEXT, "exact match"
+    name, request = "words", TEXT
     outputs = (Output(TEXT_TOPIC), Output(LENGTH_TOPIC))
     options = (Option("separator", " ", "between two words"),)
 
@@ -135,7 +135,7 @@ def test_every_task_is_known_by_its_name_and_has_parameters_of_its_own() -> None
     assert len(options) == len(set(options))
     for task in known.values():
         topics = [output.topic for output in task.outputs]
-        assert len(topics) == len(set(topics)) and task.metric
+        assert len(topics) == len(set(topics))
 
 
 def test_a_registered_task_is_found_by_the_kind_of_its_requests(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -577,6 +577,7 @@ def test_images_that_are_lost_on_the_way_are_a_warning_with_their_share(
         assert "config/fastdds_camera.xml" in found.message and "shared memory" in found.message
 
 
-def test_the_status_names_the_accuracy_by_the_metric_of_the_task(faulty) -> None:
+def test_the_library_and_the_status_say_what_accuracy_is_by(faulty) -> None:
+    assert faulty.of("library")[-1].accuracy_metric == "top-1"
     found = status.subnet(faulty.application)
-    assert found.level == Level.OK and found.values["expected exact match"] == pytest.approx(0.937)
+    assert found.level == Level.OK and found.values["expected top-1"] == pytest.approx(0.937)

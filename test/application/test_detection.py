@@ -20,6 +20,7 @@ from dynofa_ros.application.detection import (
     VISION_TYPES,
     ObjectDetection,
 )
+from dynofa_ros.application.networks import Networks
 from dynofa_ros.application.task import IMAGE, tasks
 from dynofa_ros.convert import ros_types, to_ros
 from dynofa_ros.messages import Header, VisionClass
@@ -83,9 +84,10 @@ def test_weights_of_the_other_task_are_refused():
         ImageClassification(Weights({}, 2, task="detection"))
 
 
-def test_it_is_a_task_of_images():
+def test_it_is_a_task_of_images_whose_library_has_its_metric():
     assert tasks(IMAGE)["detection"] is ObjectDetection
-    assert ObjectDetection.metric == "mAP50:95"
+    networks = Networks.load("", "", "onnxruntime", ObjectDetection.demo({}))
+    assert networks.accuracy_metric == "mAP50:95"
 
 
 @pytest.mark.parametrize("topic", [DETECTIONS, LABEL_INFO], ids=lambda t: t.kind.rpartition("/")[2])

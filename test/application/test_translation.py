@@ -19,7 +19,7 @@ from dynofa_ros.application.task import TEXT, Text, tasks
 from dynofa_ros.application.worker import OrderedQueue, Outcome
 from dynofa_ros.messages import AppTargets, Header, InferenceMonitor, SubnetCommand, Translation
 from dynofa_ros.supernet.weights import WeightsError
-from dynofa_ros.topics import MONITOR, TRANSLATION, Topic
+from dynofa_ros.topics import LIBRARY, MONITOR, TRANSLATION, Topic
 
 WAIT_S = 30.0
 TRANSLATE = tasks(TEXT)["translation"]
@@ -106,7 +106,7 @@ def test_a_text_is_answered_and_measured(translator: Translator) -> None:
     factor = 0.5 + 0.5 * monitor.request_size / 10.0
     assert monitor.normalized_ms == pytest.approx(monitor.inference_ms / factor)
     assert 0.0 < monitor.first_output_ms < monitor.latency_ms and monitor.unit_ms > 0.0
-    assert translator.application.task.metric == "BLEU / 100"
+    assert translator.of(LIBRARY)[-1].accuracy_metric == "BLEU / 100"
 
 
 def test_a_stream_ends_with_what_is_published(translator: Translator) -> None:
@@ -186,7 +186,7 @@ def test_an_unknown_target_is_refused(folder: Path) -> None:
 def test_two_targets_share_what_they_prepare(folder: Path, translator: Translator) -> None:
     parser = Translator(folder / "backbone.safetensors", folder / "intent.yaml", "intent")
     try:
-        assert parser.application.task.metric == "exact match"
+        assert parser.of(LIBRARY)[-1].accuracy_metric == "exact match"
         own, other = parser.application.current, translator.application.current
         assert own is not None and other is not None
         assert own.key.subnet_id == "intent2" and other.key.subnet_id == "de2"

@@ -106,14 +106,14 @@ def test_figures_of_a_phase() -> None:
 
 def test_keys_are_those_of_the_design() -> None:
     summary = metrics.summary(two_phases())
-    assert set(summary) == {*KEYS, "phases", "errors"}
+    assert set(summary) == {*KEYS, "accuracy_metric", "phases", "errors"}
     for phase in summary["phases"]:
         assert set(phase) == {*KEYS, "name", "start_s", "end_s", "subnets_used", "clocks_used"}
 
 
 def test_an_empty_recording_has_unknown_figures_and_no_misses() -> None:
     summary = json.loads(json.dumps(to_json(metrics.summary(Run())), allow_nan=False))
-    assert set(summary) == {*KEYS, "phases", "errors"}
+    assert set(summary) == {*KEYS, "accuracy_metric", "phases", "errors"}
     assert summary["results"] == summary["frames_due"] == 0
     unknown = ("frames_published", "deadline_miss_percent", "energy_j", "mean_power_w", "manager_cpu_percent")
     assert [summary[key] for key in unknown] == [None] * 5

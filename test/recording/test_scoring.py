@@ -85,7 +85,14 @@ def test_every_application_has_its_own_metric() -> None:
     assert translator["accuracy"] == {"measured": 0.5, "expected": 0.4, "frames_scored": 2}
     assert (front["frames_published"], translator["frames_published"]) == (4, 2)
     assert summary["accuracy"]["measured"] == pytest.approx((4 * 0.75 + 2 * 0.5) / 6)
-    assert summary["frames_published"] == 6
+    assert summary["frames_published"] == 6 and summary["accuracy_metric"] == "exact match, top-1"
+
+
+def test_without_a_truth_the_metric_is_that_of_the_library() -> None:
+    run = mixed()
+    run.truths, run.metrics = [], {"front": TOP1, "translator": BLEU}
+    apps = metrics.summary(run)["apps"]
+    assert [apps[app]["accuracy_metric"] for app in ("front", "translator")] == [TOP1, BLEU]
 
 
 def test_the_live_table_shows_what_was_asked_and_answered() -> None:

@@ -21,7 +21,7 @@ def robot() -> Run:
     for t in range(10):
         made = monitor(5.0 + t / 2, 40.0 + 10.0 * (t > 7), missed=t > 7)
         run.monitors.append(replace(made, subnet_id="large", processor="gpu", latency_target_ms=50.0))
-    run.targets = {"front": AppTargets("front", 50.0)}
+    run.targets, run.metrics = {"front": AppTargets("front", 50.0)}, {"front": "mAP50:95"}
     state = SubnetState(0, "large", "gpu", status=SubnetCondition.APPLIED, expected_accuracy=0.8)
     run.subnets = {"front": state}
     run.telemetry = [Telemetry(NOW - S, 6.0, 1.0, 41.0, {"gpu": 1e9}, "sysfs")]
@@ -41,6 +41,7 @@ def test_a_robot_that_works() -> None:
     assert front["answers_per_s"] == 2.0 and front["deadline_miss_percent"] == 20.0
     assert front["latency_ms"]["p50"] == 40.0 and front["latency_target_ms"] == 50.0
     assert front["accuracy"]["expected"] == 0.8 and math.isnan(front["accuracy"]["measured"])
+    assert front["accuracy_metric"] == "mAP50:95"
     assert found["device"]["power_w"] == 6.0 and found["device"]["power_cap_w"] == 7.0
     assert found["device"]["board"] == "a board"
     assert found["decision"]["trigger"] == "latency" and found["decision"]["age_s"] == 1.0
