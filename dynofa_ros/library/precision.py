@@ -10,7 +10,7 @@ import numpy as np
 from dynofa_ros.datasets.boxes import BoxData
 from dynofa_ros.datasets.problems import DataError
 from dynofa_ros.library.accuracy import FileImages, MeasuredAccuracy
-from dynofa_ros.supernet.boxes import MEASURED_OVERLAP, MEASURED_SCORE, average_precision, select
+from dynofa_ros.supernet.boxes import MEASURED_OVERLAP, MEASURED_SCORE, Found, average_precision, select
 from dynofa_ros.supernet.engines.engine import Runner
 from dynofa_ros.supernet.supernet import Supernet
 
@@ -38,9 +38,10 @@ class MeasuredPrecision(MeasuredAccuracy):
                 f"{supernet.weights.source} has no class {unknown[0]!r}: "
                 f"it knows {len(labels)}, such as {known}"
             )
-        self._index = np.array([labels.index(name) for name in data.names])
+        index = np.array([labels.index(name) for name in data.names])
         used = (parts[0][:: max(1, -(-len(parts[0]) // CALIBRATION))], parts[1])
         self._marked = [data.images[i] for i in parts[1]]
+        self.truth = [(marked.boxes, index[marked.labels]) for marked in self._marked]
         self.numbers = len(used[0]), len(used[1])  # of images for BN statistics, and of scored ones
         calibration, scored = (
             FileImages(supernet.space, [data.images[i].path for i in part]) for part in used
@@ -48,10 +49,12 @@ class MeasuredPrecision(MeasuredAccuracy):
         super().__init__(supernet, calibration, scored, engine, processor, on_subnet)
 
     def _rate(self, run: Runner, config: Any) -> float:
+        return average_precision(self.truth, self.found(run, config)).map50_95
+
+    def found(self, run: Runner, config: Any) -> list[Found]:
+        """What a sub-network finds in each scored image, in px of the image."""
         # one by one, as in the node: some networks find another number of boxes in every image
         rows = (run(image[None])[0] for batch in self._scored.batches(config) for image in batch)
         scales = (self._supernet.space.scale(marked.size, config) for marked in self._marked)
         overlap = 1.0 if self._supernet.space.one_row_each else MEASURED_OVERLAP
-        found = [select(row, MEASURED_SCORE, overlap, s) for row, s in zip(rows, scales, strict=True)]
-        truth = [(marked.boxes, self._index[marked.labels]) for marked in self._marked]
-        return average_precision(truth, found).map50_95
+        return [select(row, MEASURED_SCORE, overlap, s) for row, s in zip(rows, scales, strict=True)]

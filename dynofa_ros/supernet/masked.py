@@ -61,6 +61,22 @@ def batch_statistics(
     return normalise
 
 
+def fixed_statistics(
+    weights: Mapping[str, Tensor], statistics: Mapping[str, np.ndarray], epsilon: float
+) -> Normalise:
+    """Normalisation by a sub-network's own statistics, as `calibrate` returns them."""
+
+    def normalise(x: Tensor, key: str) -> Tensor:
+        mean, var = (
+            torch.from_numpy(statistics[f"{key}.{leaf}"]).to(x.dtype)
+            for leaf in ("running_mean", "running_var")
+        )
+        scale, shift = (weights[f"{key}.{leaf}"][: x.shape[1]] for leaf in ("weight", "bias"))
+        return functional.batch_norm(x, mean, var, scale, shift, eps=epsilon)
+
+    return normalise
+
+
 def masked_forward(plan: Plan, weights: Mapping[str, Tensor], images: Tensor, normalise: Normalise) -> Tensor:
     """Logits, float32 (N, classes), of one sub-network on images, float32 (N, 3, R, R)."""
     logits: Tensor = chain([cut(layer, weights) for layer in plan.layers], normalise)(images)

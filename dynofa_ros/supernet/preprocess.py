@@ -39,9 +39,13 @@ def resized(bgr: Image, rows: int, columns: int) -> Image:
     return bgr
 
 
-def letterbox_scale(image: tuple[int, ...], height: int, width: int) -> float:
-    """Pixels of a network's input per pixel of an image of shape (H, W, ...) that is fitted into it."""
-    return min(height / image[0], width / image[1])
+def letterbox_scale(image: tuple[int, ...], height: int, width: int) -> tuple[float, float]:
+    """Pixels of a network's input per pixel of an image of shape (H, W, ...) fitted into it, across and down.
+
+    The two differ by what rounding to whole rows and columns makes of them.
+    """
+    rows, columns = letterbox_size(image, height, width)
+    return columns / image[1], rows / image[0]
 
 
 def letterbox(bgr: Image, height: int, width: int) -> NDArray[np.float32]:
@@ -57,7 +61,7 @@ def letterbox(bgr: Image, height: int, width: int) -> NDArray[np.float32]:
 
 def letterbox_size(image: tuple[int, ...], height: int, width: int) -> tuple[int, int]:
     """Rows and columns that an image of shape (H, W, ...) has when it is fitted into an input."""
-    scale = letterbox_scale(image, height, width)
+    scale = min(height / image[0], width / image[1])
     return max(1, round(scale * image[0])), max(1, round(scale * image[1]))
 
 

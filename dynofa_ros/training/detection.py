@@ -183,7 +183,8 @@ def collated(examples: Sequence[Example], height: int, width: int) -> BoxBatch:
     images, parts = [], []
     for index, example in enumerate(examples):
         images.append(letterbox(example.image, height, width))
-        boxes = example.boxes * np.float32(letterbox_scale(example.image.shape, height, width))
+        scale = letterbox_scale(example.image.shape, height, width)
+        boxes = example.boxes * np.array(scale * 2, np.float32)
         cell, owner = assigned(boxes, cells)
         parts.append((np.full(len(cell), index), cell, boxes[owner], example.labels[owner]))
     columns = (torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True))

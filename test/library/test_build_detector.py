@@ -160,7 +160,7 @@ def test_a_perfect_detector_has_a_precision_of_one(
     def run(images: np.ndarray) -> np.ndarray:
         marked = next(scored)
         rows = np.zeros((1, len(marked.boxes), 4 + len(CLASS_NAMES)), np.float32)
-        rows[0, :, :4] = marked.boxes * letterbox_scale(marked.size, config.height, config.width)
+        rows[0, :, :4] = marked.boxes * (2 * letterbox_scale(marked.size, config.height, config.width))
         for row, label in zip(rows[0], marked.labels, strict=True):
             row[4 + CLASS_NAMES.index(data.names[label])] = 0.9
         return rows

@@ -275,7 +275,7 @@ class DetectorSpace(MobileNetSpace):
     def scale(self, image: Shape, config: Any) -> tuple[float, float]:
         from dynofa_ros.supernet.preprocess import letterbox_scale
 
-        return (letterbox_scale(image, config.height, config.width),) * 2
+        return letterbox_scale(image, config.height, config.width)
 
     def plan(self, config: Any, classes: int = CLASSES) -> Plan:
         shape = (3, config.height, config.width)

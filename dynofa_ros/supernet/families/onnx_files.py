@@ -259,7 +259,7 @@ class OnnxSpace(SearchSpace):
         from dynofa_ros.supernet.preprocess import letterbox_scale
 
         if config.fit == "letterbox":
-            return (letterbox_scale(image, config.height, config.width),) * 2
+            return letterbox_scale(image, config.height, config.width)
         return config.width / image[1], config.height / image[0]
 
 
