@@ -451,7 +451,7 @@ def test_a_frame_whose_monitor_is_not_published_counts_once(running, monkeypatch
     front.send("go")
     problem = front.until(lambda: application.counters.problems.get(False))
     counters = application.counters
-    assert problem.reason == "its monitor was not published: RuntimeError: no publisher"
+    assert problem.reason == "its monitor or a view was not published: RuntimeError: no publisher"
     assert (counters.answered, counters.failed, len(counters.recent_misses)) == (1, 0, 1)
     monkeypatch.setattr(application, "_publish", publish)
     assert front.answer("again").dropped_frames == 0
