@@ -6,6 +6,7 @@ import errno
 import math
 from pathlib import Path
 
+import psutil
 import pytest
 import sysfs_tree
 from hypothesis import given, settings
@@ -235,6 +236,17 @@ def test_memory_load_needs_the_memory_clock(tmp_path: Path) -> None:
     now_s[0] = 1.0
     domain = sensors.read().domains[0]
     assert math.isnan(domain.frequency_hz) and math.isnan(domain.utilization)
+
+
+def test_close_closes_every_file(bench: Bench) -> None:
+    def opened() -> list[str]:
+        return [file.path for file in psutil.Process().open_files() if file.path.startswith(str(bench.root))]
+
+    bench.put("/proc/stat", "cpu  1 0 0 1 0 0 0 0 0 0\ncpu0 1 0 0 1 0 0 0 0 0 0")
+    bench.after(1.0)
+    assert f"{bench.root}/proc/stat" in opened()
+    bench.sensors.close()
+    assert opened() == []
 
 
 FAULTS = st.lists(

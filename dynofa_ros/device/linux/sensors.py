@@ -56,7 +56,8 @@ class Sensors:
         self.inventory = discover(files) if inventory is None else inventory
         self._files = files
         self._clock_s = clock_s
-        times = CpuTimes(files.keep("/proc/stat"), clock_s)
+        self._cpu_times = files.keep("/proc/stat")
+        times = CpuTimes(self._cpu_times, clock_s)
         self._rails = _Group[Rail](lambda rail: _Rail(files, rail, clock_s))
         self._domains = _Group[ClockDomain](lambda domain: _Domain(files, domain, times))
         self._zones = _Group[Zone](lambda zone: _Zone(files, zone))
@@ -83,6 +84,7 @@ class Sensors:
 
     def close(self) -> None:
         """Close all files; a later reading opens them again."""
+        self._cpu_times.close()
         for channel in self._channels():
             channel.close()
 
