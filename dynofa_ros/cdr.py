@@ -16,7 +16,7 @@ from struct import Struct, unpack_from
 from struct import error as StructError
 from typing import Any, get_args, get_origin, get_type_hints
 
-from dynofa_ros.convert import NANOSECONDS, check_count, members, message_class
+from dynofa_ros.convert import NANOSECONDS, check_count, filler, members, message_class
 from dynofa_ros.errors import printable
 from dynofa_ros.messages import Header, Parameter
 
@@ -171,7 +171,7 @@ def _aligned(letters: list[str], start: int) -> Struct:
 
 def _filler(cls: type) -> Callable[[dict[str, Any]], Any]:
     """A frozen dataclass from a dict of all its fields; see `convert`."""
-    fill = vars(cls)["__dict__"].__set__
+    fill = filler(cls)
 
     def make(values: dict[str, Any]) -> Any:
         made: Any = object.__new__(cls)

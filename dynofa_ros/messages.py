@@ -4,8 +4,6 @@ One class per file of `msg/`, with the same fields in the same order; the meanin
 are said there. std_msgs/Header and rcl_interfaces/Parameter are the two of other packages. A time is an int
 in nanoseconds, an array is a tuple, an unknown number is NaN. `convert` makes ROS messages of them and reads
 them back; a field with a default may be absent there.
-
-The header says when and where and is no part of what is equal.
 """
 
 from __future__ import annotations
@@ -288,14 +286,20 @@ class VisionClass:
     class_name: str
 
 
+@dataclass(frozen=True)
+class Stamped:
+    """A message that begins with a header, which is no part of what is equal."""
+
+    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
+
+
 # --- application ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class AppTargets:
+class AppTargets(Stamped):
     """What a user wants of one application."""
 
-    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     app: str
     latency_target_ms: float
     accuracy_target: float = 1.0
@@ -307,10 +311,9 @@ class AppTargets:
 
 
 @dataclass(frozen=True)
-class SubnetLibrary:
+class SubnetLibrary(Stamped):
     """All that an application can run, one entry per sub-network and processor."""
 
-    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     app: str
     entries: tuple[SubnetEntry, ...]
     queued: bool = False
@@ -318,10 +321,9 @@ class SubnetLibrary:
 
 
 @dataclass(frozen=True)
-class SubnetCommand:
+class SubnetCommand(Stamped):
     """Knob of one application: which sub-network to run, where, and how often."""
 
-    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     decision_id: int
     subnet_id: str
     processor: str = ""
@@ -336,10 +338,9 @@ class SubnetCommand:
 
 
 @dataclass(frozen=True)
-class SubnetState:
+class SubnetState(Stamped):
     """What an application really runs."""
 
-    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     decision_id: int
     subnet_id: str
     processor: str
@@ -352,10 +353,9 @@ class SubnetState:
 
 
 @dataclass(frozen=True)
-class InferenceMonitor:
+class InferenceMonitor(Stamped):
     """Measurement of one answered frame."""
 
-    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     app: str
     frame_sequence: int
     decision_id: int
@@ -381,18 +381,16 @@ class InferenceMonitor:
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(Stamped):
     """Result of one camera frame, most probable class first."""
 
-    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     results: tuple[ClassHypothesis, ...]
 
 
 @dataclass(frozen=True)
-class Translation:
+class Translation(Stamped):
     """Result of one text, or the reason why there is none."""
 
-    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     source: str
     text: str
     reason: str = ""
@@ -401,18 +399,16 @@ class Translation:
 
 
 @dataclass(frozen=True)
-class Detection2DArray:
+class Detection2DArray(Stamped):
     """What was found in one camera frame, the surest first."""
 
-    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     detections: tuple[Detection2D, ...]
 
 
 @dataclass(frozen=True)
-class LabelInfo:
+class LabelInfo(Stamped):
     """The classes that a network knows."""
 
-    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     class_map: tuple[VisionClass, ...]
     threshold: float = nan
 
@@ -421,10 +417,9 @@ class LabelInfo:
 
 
 @dataclass(frozen=True)
-class DeviceCapabilities:
+class DeviceCapabilities(Stamped):
     """What this device is."""
 
-    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     board: str
     description: str = field(default="", kw_only=True)
     domains: tuple[DomainCapability, ...]
@@ -433,10 +428,9 @@ class DeviceCapabilities:
 
 
 @dataclass(frozen=True)
-class DeviceTelemetry:
+class DeviceTelemetry(Stamped):
     """Monitors of the device at one time."""
 
-    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     total_power_w: float
     rails: tuple[PowerRail, ...] = ()
     domains: tuple[DomainTelemetry, ...] = ()
@@ -447,20 +441,18 @@ class DeviceTelemetry:
 
 
 @dataclass(frozen=True)
-class DvfsCommand:
+class DvfsCommand(Stamped):
     """Knob of the device: frequency band per clock domain."""
 
-    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     decision_id: int
     bands: tuple[FrequencyBand, ...]
     valid_for_s: float
 
 
 @dataclass(frozen=True)
-class DvfsState:
+class DvfsState(Stamped):
     """What the device really applied."""
 
-    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     decision_id: int
     domains: tuple[DomainState, ...]
     message: str = ""
@@ -468,10 +460,9 @@ class DvfsState:
 
 
 @dataclass(frozen=True)
-class PowerModel:
+class PowerModel(Stamped):
     """Power and heat of the whole module as a function of clocks, utilisation and temperature."""
 
-    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     board: str
     origin: str
     base_w: float
@@ -485,10 +476,9 @@ class PowerModel:
 
 
 @dataclass(frozen=True)
-class SimulatedLoad:
+class SimulatedLoad(Stamped):
     """Load from outside the managed applications on one clock domain of the simulated device."""
 
-    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     domain: str
     utilization_percent: float
     slowdown: float = 0.0
@@ -498,10 +488,9 @@ class SimulatedLoad:
 
 
 @dataclass(frozen=True)
-class ManagerDecision:
+class ManagerDecision(Stamped):
     """One step of the runtime manager, and why."""
 
-    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     decision_id: int
     step_time: Time
     step_number: int
@@ -520,10 +509,9 @@ class ManagerDecision:
 
 
 @dataclass(frozen=True)
-class ManagerState:
+class ManagerState(Stamped):
     """All that the runtime manager knows after one step: see `manager.snapshot`."""
 
-    header: Header = field(default=NO_HEADER, compare=False, kw_only=True)
     step_number: int
     format_version: int
     state: str
@@ -537,5 +525,5 @@ CONSTANTS: dict[type, type[IntEnum] | type[IntFlag]] = {
 MESSAGES: dict[str, type] = {
     name: cls
     for name, cls in list(vars().items())
-    if isinstance(cls, type) and is_dataclass(cls) and cls not in (Header, Parameter)
+    if isinstance(cls, type) and is_dataclass(cls) and cls not in (Header, Parameter, Stamped)
 }

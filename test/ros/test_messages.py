@@ -16,8 +16,8 @@ from rclpy.parameter import Parameter as RosParameter
 from rclpy.serialization import deserialize_message, serialize_message
 
 from dynofa_ros import cdr, messages
-from dynofa_ros.convert import from_ros, kind_of, ros_types, to_ros
-from dynofa_ros.messages import CONSTANTS, MESSAGES, Header, InferenceMonitor, Parameter, SubnetState
+from dynofa_ros.convert import from_ros, ros_types, to_ros
+from dynofa_ros.messages import CONSTANTS, MESSAGES, Header, InferenceMonitor, Parameter, Stamped, SubnetState
 from dynofa_ros.recording.bag import typestore
 from dynofa_ros.recording.text_log import message_types
 
@@ -60,7 +60,9 @@ def test_there_is_a_dataclass_for_every_file_and_none_beyond() -> None:
     assert sorted(MESSAGES) == [path.stem for path in FILES]
     own = {c for c in vars(messages).values() if isinstance(c, type) and c.__module__ == messages.__name__}
     enums = {c for c in own if issubclass(c, Enum)}
-    assert own == {*MESSAGES.values(), *enums, Header, Parameter} and enums == set(CONSTANTS.values())
+    assert own == {*MESSAGES.values(), *enums, Header, Parameter, Stamped} and enums == set(
+        CONSTANTS.values()
+    )
 
 
 # --- conversion --------------------------------------------------------------------------------------
@@ -212,7 +214,7 @@ def test_what_a_layer_adds_to_a_message_stays_there() -> None:
         reason: str = ""
 
     message = to_ros(Reading("CPU", 40.0, "why"))
-    assert kind_of(message) == "TemperatureReading"
+    assert type(message).__name__ == "TemperatureReading"
     assert from_ros(message) == messages.TemperatureReading("CPU", 40.0)
 
 
