@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import add_json, number, whole
+from dynofa_ros.cli.arguments import Commands, add_json, number, whole
 from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.library_profile import HERE, add_engine
 from dynofa_ros.cli.work import one_line_errors, progress
 from dynofa_ros.errors import CliError, UsageError
 
 if TYPE_CHECKING:
-    from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.device.board import Board
     from dynofa_ros.library.characterised import Characterised
     from dynofa_ros.library.fit import Coefficient
     from dynofa_ros.library.library import Library
-    from dynofa_ros.library.sweep import Journal, Observation, Settings
+    from dynofa_ros.library.sweep import Observation
+    from dynofa_ros.library.testbench import Rig
     from dynofa_ros.messages import DeviceCapabilities
 
 DEVICES = ("simulated", "auto")
@@ -130,63 +130,50 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError(f"--out {options.out} must end in .yaml")
     if options.device == "auto" and options.weights is None:
         raise UsageError("--device auto runs the networks: it needs --weights")
+    from dynofa_ros.library.files import require_writable
+
     with one_line_errors():
-        return _simulated(options) if options.device == "simulated" else _own(options)
+        require_writable(options.out)
+        check_outputs(options.json)
+        sources = _libraries(options.library, options.processors)
+        return _simulated(options, sources) if options.device == "simulated" else _own(options, sources)
 
 
-def _simulated(options: argparse.Namespace) -> int:
+def _simulated(options: argparse.Namespace, sources: Mapping[str, tuple[Path, Library]]) -> int:
     from dynofa_ros.device.board import load_board
     from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
-    from dynofa_ros.library.files import require_writable
-    from dynofa_ros.library.sweep import Settings, plan_digest, plan_points
     from dynofa_ros.library.testbench import SimulatedRig, references_hz
 
-    require_writable(options.out)
-    check_outputs(options.json)
     board = load_board(options.board or BOARD)
-    sources = _libraries(options.library, options.processors)
     libraries = {p: library for p, (_, library) in sources.items()}
     capabilities = SimulatedDevice(board).capabilities()
-    settings = Settings(options.frequencies, options.repeats, options.window_s, LONGEST_S, options.seed)
-    points = plan_points(capabilities, libraries, settings, *_placements(options, capabilities, libraries))
     tables = {d.domain: d.frequencies_hz for d in capabilities.domains}
     references = {p: references_hz(library, tables) for p, library in libraries.items()}
     rig = SimulatedRig(board, libraries, {p: min(own.values()) for p, own in references.items()})
-    facts = {"device": "simulated", "board": board, "libraries": list(libraries.values())}
-    digest = plan_digest(points, settings, facts)
-    observations = _swept(options, rig, points, settings, digest)
+    facts = {"device": "simulated", "board": board}
+    observations = _swept(options, rig, capabilities, libraries, LONGEST_S, facts)
     measured = Measured(board.name, board.power.total_rail, True, board)
     return _finish(options, measured, sources, references, observations)
 
 
-def _own(options: argparse.Namespace) -> int:
+def _own(options: argparse.Namespace, sources: Mapping[str, tuple[Path, Library]]) -> int:
     from dynofa_ros.device.board import load_board
-    from dynofa_ros.library.files import open_library, require_writable
-    from dynofa_ros.library.sweep import Settings, plan_digest, plan_points
+    from dynofa_ros.library.files import open_library
     from dynofa_ros.library.testbench import Inference, open_own, references_hz, rig_of, total_rail
 
-    require_writable(options.out)
-    check_outputs(options.json)
-    sources = _libraries(options.library, options.processors)
     opened = {p: open_library(path, options.weights) for p, (path, _) in sources.items()}
     libraries = {p: o.library for p, o in opened.items()}
     inference = Inference(options.engine, options.affinity)
     device = open_own(options.sysfs_root, options.override_jetson_clocks)
     try:
         rig, capabilities = rig_of(device, opened, inference), device.capabilities()
-        settings = Settings(
-            options.frequencies, options.repeats, options.window_s, LONGEST_OWN_S, options.seed
-        )
-        places = _placements(options, capabilities, libraries)
-        points = plan_points(capabilities, libraries, settings, *places)
         tables = {d.domain: d.frequencies_hz for d in capabilities.domains if d.frequencies_hz}
         references = {p: references_hz(library, tables) for p, library in libraries.items()}
-        facts = {"device": "sysfs", "board": capabilities.board, "libraries": list(libraries.values())}
         board = load_board(options.board) if options.board else device.description
         measured = Measured(capabilities.board or HERE, total_rail(device), False, board)
+        facts = {"device": "sysfs", "board": capabilities.board}
         with inference.bound():
-            digest = plan_digest(points, settings, facts)
-            observations = _swept(options, rig, points, settings, digest)
+            observations = _swept(options, rig, capabilities, libraries, LONGEST_OWN_S, facts)
     finally:
         device.close()
     return _finish(options, measured, sources, references, observations)
@@ -229,23 +216,28 @@ def _placements(
 
 
 def _swept(
-    options: argparse.Namespace, rig: Any, points: Sequence[Any], settings: Settings, digest: str
+    options: argparse.Namespace,
+    rig: Rig,
+    capabilities: DeviceCapabilities,
+    libraries: Mapping[str, Library],
+    longest_s: float,
+    facts: Mapping[str, object],
 ) -> list[Observation]:
-    from dynofa_ros.library.sweep import Journal, sweep
+    """``facts``: what the sweep is of, besides its libraries."""
+    from dynofa_ros.library.sweep import Journal, Settings, plan_digest, plan_points, sweep
 
+    settings = Settings(options.frequencies, options.repeats, options.window_s, longest_s, options.seed)
+    points = plan_points(capabilities, libraries, settings, *_placements(options, capabilities, libraries))
+    digest = plan_digest(points, settings, {**facts, "libraries": list(libraries.values())})
     journal = Journal(_journal_path(options.out), digest, options.resume)
     try:
         with progress("characterising") as step:
             return sweep(rig, points, settings, journal, digest, lambda: step(len(points)))
     except KeyboardInterrupt:
-        done = _done(journal, len(points))
+        done = f"{len(journal.observations)} of {len(points)} points"
         raise CliError(f"stopped after {done}: clocks are restored; continue with --resume") from None
     finally:
         journal.close()
-
-
-def _done(journal: Journal, total: int) -> str:
-    return f"{len(journal.observations)} of {total} points"
 
 
 def _journal_path(out: Path) -> Path:
@@ -274,11 +266,10 @@ def _finish(
         for p, (_, library) in sources.items()
     }
     coefficients: Sequence[Coefficient] = []
+    document: dict[str, object] = {}
     if board is not None:
         seen = power_observations(observations)
         coefficients = fit_power(power_model(board), board.power.total_rail, seen)
-    document: dict[str, object] = {}
-    if board is not None:
         document = power_document(board, coefficients, simulated=simulated, points=len(observations))
     files = {p: _out(options.out, p, len(results)) for p in results}
     for p, result in results.items():
@@ -295,8 +286,7 @@ def _finish(
         print("no power file: no board description matches this computer, and --board names none")
     else:
         print(f"the device node takes its power model from it with power_file:={written[-1]}")
-    if options.json is not None:
-        write_json(options.json, _json(results, files, document, observations, skipped, simulated))
+    write_json(options.json, _json(results, files, document, observations, skipped, simulated))
     _journal_path(options.out).unlink()
     return OK
 

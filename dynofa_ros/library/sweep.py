@@ -21,7 +21,7 @@ import numpy as np
 from dynofa_ros.device.device import AppliedDomain, Device, DeviceSample
 from dynofa_ros.latency import processor_of
 from dynofa_ros.library.library import Library
-from dynofa_ros.library.testbench import Rig, SweepError, references_hz, temperature_c
+from dynofa_ros.library.testbench import Point, Rig, SweepError, references_hz, temperature_c
 from dynofa_ros.messages import DeviceCapabilities, DomainStatus, FrequencyBand
 
 SAMPLE_S = 0.05  # between two readings of the power sensors
@@ -46,28 +46,6 @@ class Settings(msgspec.Struct, frozen=True):
     window_s: float = 3.0
     longest_s: float = 20.0
     seed: int = 0
-
-
-class Point(msgspec.Struct, frozen=True):
-    """Pinned clocks, and the sub-network that runs; ``share`` of the time busy, 0 = nothing runs.
-
-    ``repeats``: inferences wanted, in multiples of the settings' number. ``cluster``: clock domain of the
-    CPUs that compute, "" = no particular one; ``threads``: 0 = whatever the rig takes.
-    """
-
-    clocks: tuple[tuple[str, int], ...]
-    processor: str = ""
-    subnet_id: str = ""
-    share: float = 0.0
-    repeats: int = 1
-    cluster: str = ""
-    threads: int = 0
-
-    @property
-    def key(self) -> str:
-        clocks = ",".join(f"{name}={hz}" for name, hz in self.clocks)
-        place = f"/{self.cluster or 'anywhere'} x{self.threads}" if self.cluster or self.threads else ""
-        return f"{self.processor or 'idle'}/{self.subnet_id}/{self.share:g}/{clocks}{place}"
 
 
 def choose_clocks(table: Sequence[int], number: int | None, reference_hz: float) -> tuple[int, ...]:
@@ -256,8 +234,7 @@ def _set(domain: AppliedDomain, wanted_hz: int) -> bool:
 
 def _spend(rig: Rig, point: Point, seconds: float) -> list[float]:
     if point.share > 0.0:
-        place = point.cluster, point.threads
-        return rig.run(point.processor, point.subnet_id, point.share, seconds, *place)
+        return rig.run(point, seconds)
     rig.wait(seconds)
     return []
 

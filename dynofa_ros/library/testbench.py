@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from dynofa_ros.device.board import Board, processor_domains
@@ -49,6 +50,28 @@ class SweepError(RuntimeError):
     """A sweep that cannot begin, or a journal that is not its own."""
 
 
+class Point(msgspec.Struct, frozen=True):
+    """Pinned clocks, and the sub-network that runs; ``share`` of the time busy, 0 = nothing runs.
+
+    ``repeats``: inferences wanted, in multiples of the settings' number. ``cluster``: clock domain of the
+    CPUs that compute, "" = no particular one; ``threads``: 0 = whatever the rig takes.
+    """
+
+    clocks: tuple[tuple[str, int], ...]
+    processor: str = ""
+    subnet_id: str = ""
+    share: float = 0.0
+    repeats: int = 1
+    cluster: str = ""
+    threads: int = 0
+
+    @property
+    def key(self) -> str:
+        clocks = ",".join(f"{name}={hz}" for name, hz in self.clocks)
+        place = f"/{self.cluster or 'anywhere'} x{self.threads}" if self.cluster or self.threads else ""
+        return f"{self.processor or 'idle'}/{self.subnet_id}/{self.share:g}/{clocks}{place}"
+
+
 class Rig(Protocol):
     """``device`` may change with ``begin``."""
 
@@ -67,17 +90,8 @@ class Rig(Protocol):
         """Let time pass without work."""
         ...
 
-    def run(
-        self,
-        processor: str,
-        subnet_id: str,
-        share: float,
-        seconds: float,
-        cluster: str = "",
-        threads: int = 0,
-    ) -> list[float]:
-        """Milliseconds of each inference run within about ``seconds``, at least one; the processor is busy
-        for ``share`` (0..1) of the time. cluster, threads: see ``sweep.Point``."""
+    def run(self, point: Point, seconds: float) -> list[float]:
+        """Milliseconds of each inference of a point run within about ``seconds``, at least one."""
         ...
 
 
@@ -108,31 +122,24 @@ class SimulatedRig:
     def wait(self, seconds: float) -> None:
         self._device.advance(seconds)
 
-    def run(
-        self,
-        processor: str,
-        subnet_id: str,
-        share: float,
-        seconds: float,
-        cluster: str = "",
-        threads: int = 0,
-    ) -> list[float]:
+    def run(self, point: Point, seconds: float) -> list[float]:
+        processor, cluster, threads = point.processor, point.cluster, point.threads
         domains = (cluster,) if cluster else processor_domains(self._board, processor)
         actual_hz = min(d.actual_hz for d in self._device.applied() if d.domain in domains)
         library, cores = self._libraries[processor], self._cores(domains)
-        entry = library.find(subnet_id, cluster, threads) or library.find(subnet_id)
+        entry = library.find(point.subnet_id, cluster, threads) or library.find(point.subnet_id)
         if entry is None:
-            raise KeyError(f"{subnet_id} is not in the library of {processor}")
+            raise KeyError(f"{point.subnet_id} is not in the library of {processor}")
         reference_hz = library.reference_frequencies_hz.get(cluster, self._references_hz[processor])
         expected_ms = latency(entry.alpha_ms, entry.beta_ms, reference_hz / actual_hz)
         if entry.placement != (cluster, threads):
             whole = self._cores(processor_domains(self._board, processor))
             before, now = entry.threads or whole, threads or cores
             expected_ms *= thread_share(min(now, cores)) / thread_share(before)
-        number = max(1, round(1e3 * seconds * share / expected_ms))
+        number = max(1, round(1e3 * seconds * point.share / expected_ms))
         times_ms = expected_ms * self._noise(number)
-        busy = share * (min(1.0, threads / cores) if threads else 1.0)
-        self._device.advance(float(times_ms.sum()) / 1e3 / share, busy=dict.fromkeys(domains, busy))
+        busy = point.share * (min(1.0, threads / cores) if threads else 1.0)
+        self._device.advance(float(times_ms.sum()) / 1e3 / point.share, busy=dict.fromkeys(domains, busy))
         return [float(t) for t in times_ms]
 
     def _cores(self, domains: Sequence[str]) -> int:
@@ -161,7 +168,7 @@ class RealRig:
         self._device = device
         self._prepare = prepare
         self._bound = bound
-        self._ready: tuple[str, str, str, int] | None = None
+        self._ready: tuple[str, str, str, int] | None = None  # what is prepared, and where
 
     @property
     def device(self) -> Device:
@@ -176,21 +183,14 @@ class RealRig:
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)
 
-    def run(
-        self,
-        processor: str,
-        subnet_id: str,
-        share: float,
-        seconds: float,
-        cluster: str = "",
-        threads: int = 0,
-    ) -> list[float]:
-        with self._bound(cluster):
-            if self._ready != (processor, subnet_id, cluster, threads):
-                self._once = self._prepare(processor, subnet_id, threads)
-                self._ready = (processor, subnet_id, cluster, threads)
+    def run(self, point: Point, seconds: float) -> list[float]:
+        with self._bound(point.cluster):
+            wanted = (point.processor, point.subnet_id, point.cluster, point.threads)
+            if self._ready != wanted:
+                self._once = self._prepare(point.processor, point.subnet_id, point.threads)
+                self._ready = wanted
                 self._once()
-            return self._timed(share, seconds)
+            return self._timed(point.share, seconds)
 
     def _timed(self, share: float, seconds: float) -> list[float]:
         end_s = self.now_s() + seconds

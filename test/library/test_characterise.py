@@ -32,14 +32,13 @@ from dynofa_ros.library.library import Library, check_library, load_library
 from dynofa_ros.library.sweep import (
     Journal,
     Observation,
-    Point,
     Settings,
     choose_clocks,
     observe,
     plan_points,
     sweep,
 )
-from dynofa_ros.library.testbench import RealRig, SimulatedRig, SweepError, references_hz, thread_share
+from dynofa_ros.library.testbench import Point, RealRig, SimulatedRig, SweepError, references_hz, thread_share
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import Input, Monitors
 from dynofa_ros.messages import (
@@ -225,9 +224,9 @@ def real_rig(device, events: list[str] | None = None) -> RealRig:
         def wait(self, seconds: float) -> None:
             device.advance(seconds)
 
-        def run(self, *arguments):
+        def run(self, point: Point, seconds: float) -> list[float]:
             device.advance(0.05)
-            return super().run(*arguments[:3], 0.0)
+            return super().run(point, 0.0)
 
     def prepare(processor: str, subnet_id: str, threads: int):
         if events is not None:
