@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import add_json, names, whole
+from dynofa_ros.cli.arguments import Commands, add_json, names, whole
 from dynofa_ros.cli.common import FAILED, OK, check_outputs, write_json
 from dynofa_ros.cli.tables import plain_table, wide_console
 from dynofa_ros.cli.work import bars
@@ -21,7 +21,6 @@ from dynofa_ros.errors import UsageError, missing_extra, one_line, writing
 if TYPE_CHECKING:
     from dynofa_ros.bench.report import Goal
     from dynofa_ros.bench.timing import Progress
-    from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.supernet.supernet import Supernet
 
 SECTIONS = ("engines", "switch", "memory", "static_models", "search", "decision", "comparison")

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dynofa_ros.cli.arguments import add_json, names, number, whole
+from dynofa_ros.cli.arguments import Commands, add_json, names, number, whole
 from dynofa_ros.cli.common import FAILED, OK, write_json
 from dynofa_ros.errors import UsageError
-
-if TYPE_CHECKING:
-    from dynofa_ros.cli.arguments import Commands
 
 DEFAULT_OUT = Path("out")
 MAX_APPS = 6

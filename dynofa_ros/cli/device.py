@@ -6,13 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynofa_ros.cli.arguments import add_json
+from dynofa_ros.cli.arguments import Commands, add_json
 from dynofa_ros.cli.common import FAILED, OK, write_json
 from dynofa_ros.cli.work import one_line_errors
 from dynofa_ros.errors import UsageError
 
 if TYPE_CHECKING:
-    from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.device.linux.clock_backup import Returned
 
 
@@ -84,8 +83,7 @@ def _restore(options: argparse.Namespace) -> int:
             finally:
                 backup.release()
     _print_returned(returned, backup.path)
-    if options.json is not None:
-        write_json(options.json, _returned_json(returned, root, backup.path))
+    write_json(options.json, _returned_json(returned, root, backup.path))
     return OK if all(clock.done for clock in returned) else FAILED
 
 
@@ -134,7 +132,6 @@ def _permissions(options: argparse.Namespace) -> int:
             for file in files:
                 print(f"### {file.path}\n{file.text}")
             print(f"### install them with: {permissions.root_command()}")
-    if options.json is not None:
-        shown = [{"path": file.path, "text": file.text} for file in files]
-        write_json(options.json, {"files": shown, "installed": list(written)})
+    shown = [{"path": file.path, "text": file.text} for file in files]
+    write_json(options.json, {"files": shown, "installed": list(written)})
     return OK

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynofa_ros.cli.arguments import add_json, names, whole
+from dynofa_ros.cli.arguments import Commands, add_json, names, whole
 from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.tables import plain_table, wide_console
 from dynofa_ros.errors import CliError, UsageError, writing
 
 if TYPE_CHECKING:
-    from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.device.board import Board
     from dynofa_ros.evaluation.goals import Goal
     from dynofa_ros.evaluation.study import Job, Study
@@ -170,7 +169,7 @@ def _print(found: Sequence[Goal], study: Study, board: Board, seeds: int) -> Non
     ]
     if rows:
         heads = ("scene", "policy", *(head for head, *_ in FIGURES))
-        console.print(plain_table(heads, rows, numbers_from=2))
+        console.print(plain_table(heads, rows, range(2, len(heads))))
     if study.drawn:
         console.print(f"Energy of ours at equal misses and accuracy in {len(study.drawn)} drawn scenes:")
         compared = [
@@ -181,7 +180,7 @@ def _print(found: Sequence[Goal], study: Study, board: Board, seeds: int) -> Non
             for s in summaries(fair_scenes(study))
         ]  # fmt: skip
         heads = ("against", "misses %", "median %", "p10 %", "p90 %", "both can", "only ours", "only it")
-        console.print(plain_table(heads, compared, numbers_from=1))
+        console.print(plain_table(heads, compared, range(1, len(heads))))
     swept = sweep_table(study)
     others = (f"energy against {other}" for other in SWEEP_OTHERS)
     console.print(plain_table(("scene", "power model (ours)", *others), swept) if swept else "")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dynofa_ros.cli import (
     library_build,
     library_calibrate,
@@ -14,10 +12,7 @@ from dynofa_ros.cli import (
     library_profile,
     library_show,
 )
-
-if TYPE_CHECKING:
-    from dynofa_ros.cli.arguments import Commands
-
+from dynofa_ros.cli.arguments import Commands
 
 MODULES = (
     library_build,

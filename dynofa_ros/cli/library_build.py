@@ -8,14 +8,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynofa_ros.cli.arguments import add_json, number, whole
+from dynofa_ros.cli.arguments import Commands, add_json, number, whole
 from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.library_profile import HERE, add_engine, add_rounds, runs_of
 from dynofa_ros.cli.work import one_line_errors, stages
 from dynofa_ros.errors import UsageError
 
 if TYPE_CHECKING:
-    from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.library.accuracy_source import Request
     from dynofa_ros.library.library import Library
 
@@ -116,11 +115,10 @@ def run(options: argparse.Namespace) -> int:
         library = save_with_statistics(options.out, built.library, built.statistics)
     seconds = time.perf_counter() - start
     show(library, options.out, seconds)
-    if options.json is not None:
-        import msgspec
+    import msgspec
 
-        document = {"library": str(options.out), "seconds": round(seconds, 2), "points": len(library.entries)}
-        write_json(options.json, {**document, **msgspec.to_builtins(library)})
+    document = {"library": str(options.out), "seconds": round(seconds, 2), "points": len(library.entries)}
+    write_json(options.json, {**document, **msgspec.to_builtins(library)})
     return OK
 
 

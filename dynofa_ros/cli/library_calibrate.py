@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dynofa_ros.cli.arguments import add_json, whole
+from dynofa_ros.cli.arguments import Commands, add_json, whole
 from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.work import one_line_errors, progress
-
-if TYPE_CHECKING:
-    from dynofa_ros.cli.arguments import Commands
 
 
 def add_parser(commands: Commands) -> None:
@@ -84,15 +80,14 @@ def _run(options: argparse.Namespace) -> int:
         print("\n".join(left_out), end="\n" * bool(left_out))
         print(f"{len(written.entries)} sub-networks calibrated on {len(files)} images{rough(len(files))}")
         print(f"written: {out} and {out.with_name(own.file)}")
-    if options.json is not None:
-        write_json(
-            options.json,
-            {
-                "library": str(out),
-                "statistics": str(out.with_name(own.file)) if own else None,
-                "sha256": own.sha256 if own else None,
-                "images": len(files),
-                "entries": [e.id for e in written],
-            },
-        )
+    write_json(
+        options.json,
+        {
+            "library": str(out),
+            "statistics": str(out.with_name(own.file)) if own else None,
+            "sha256": own.sha256 if own else None,
+            "images": len(files),
+            "entries": [e.id for e in written],
+        },
+    )
     return OK

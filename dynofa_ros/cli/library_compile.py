@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dynofa_ros.cli.arguments import add_json
+from dynofa_ros.cli.arguments import Commands, add_json
 from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.library_profile import add_engine
 from dynofa_ros.cli.work import one_line_errors, progress
-
-if TYPE_CHECKING:
-    from dynofa_ros.cli.arguments import Commands
 
 
 def add_parser(commands: Commands) -> None:
@@ -61,6 +58,5 @@ def _run(options: argparse.Namespace) -> int:
     print(
         f"{opened.path}: {len(entries)} sub-networks ready for {processor} ({options.engine}), {total:.1f} s"
     )
-    if options.json is not None:
-        write_json(options.json, results)
+    write_json(options.json, results)
     return OK

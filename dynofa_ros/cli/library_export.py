@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dynofa_ros.cli.arguments import add_json
+from dynofa_ros.cli.arguments import Commands, add_json
 from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.work import one_line_errors
-
-if TYPE_CHECKING:
-    from dynofa_ros.cli.arguments import Commands
 
 
 def add_parser(commands: Commands) -> None:

@@ -7,14 +7,13 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynofa_ros.cli.arguments import add_json, whole
+from dynofa_ros.cli.arguments import Commands, add_json, whole
 from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.library_profile import HERE, add_engine, add_rounds, runs_of
 from dynofa_ros.cli.work import one_line_errors, stages
 from dynofa_ros.errors import UsageError
 
 if TYPE_CHECKING:
-    from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.library.own_networks import Measured
 
 
@@ -85,11 +84,10 @@ def _run(options: argparse.Namespace) -> int:
         found = measure(request, step)
         _save(found, options.out, request.listed_at)
     _print(found, options.out, request.listed_at)
-    if options.json is not None:
-        import msgspec
+    import msgspec
 
-        document = {"library": str(options.out), "networks": str(request.listed_at), "slower": found.slower}
-        write_json(options.json, {**document, **msgspec.to_builtins(found.library)})
+    document = {"library": str(options.out), "networks": str(request.listed_at), "slower": found.slower}
+    write_json(options.json, {**document, **msgspec.to_builtins(found.library)})
     return OK
 
 

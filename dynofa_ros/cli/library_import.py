@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dynofa_ros.cli.arguments import Commands
 from dynofa_ros.cli.library_build import add_measured, run
 from dynofa_ros.cli.work import one_line_errors
-
-if TYPE_CHECKING:
-    from dynofa_ros.cli.arguments import Commands
 
 
 def add_parser(commands: Commands) -> None:

@@ -6,12 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import add_json, number, whole
+from dynofa_ros.cli.arguments import Commands, add_json, number, whole
 from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.work import one_line_errors, progress
 
 if TYPE_CHECKING:
-    from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.library.library import Library
     from dynofa_ros.library.profiling import Runs
 
@@ -138,8 +137,7 @@ def _run(options: argparse.Namespace) -> int:
         )
     results = _results(opened.library, written, options)
     _print(opened.path, results)
-    if options.json is not None:
-        write_json(options.json, results)
+    write_json(options.json, results)
     return OK
 
 

@@ -7,15 +7,14 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import add_json
+from dynofa_ros.cli.arguments import Commands, add_json
 from dynofa_ros.cli.common import OK, write_json
-from dynofa_ros.errors import CliError
+from dynofa_ros.cli.tables import plain_table, say, terminal
+from dynofa_ros.errors import CliError, writing
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
-    from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.library.library import Library
 
 COLUMNS = (  # after what tells the sub-networks of the space apart
@@ -56,24 +55,19 @@ def add_parser(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from dynofa_ros.library.library import LibraryError, load_library
 
     try:
         library = load_library(options.library)
     except LibraryError as error:
         raise CliError(str(error)) from None
-    _print(library, Console(width=max(Console().width, TABLE_WIDTH), markup=False, emoji=False))
-    if options.json is not None:
-        import msgspec
+    _print(library, terminal(TABLE_WIDTH))
+    import msgspec
 
-        write_json(options.json, {"file": str(options.library), **msgspec.to_builtins(library)})
+    write_json(options.json, {"file": str(options.library), **msgspec.to_builtins(library)})
     if options.plot is not None:
-        try:
+        with writing(options.plot):
             plot_library(library, options.plot)
-        except OSError as error:
-            raise CliError(f"cannot write {options.plot}: {error.strerror}") from None
     return OK
 
 
@@ -87,26 +81,21 @@ def _print(library: Library, console: Console) -> None:
         *(f"note: {note}" for note in library.notes),
     ]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(_table(library))
+        say(console, line)
+    _print_entries(library, console)
 
 
-def _table(library: Library) -> Table:
-    from rich.table import Table
-
+def _print_entries(library: Library, console: Console) -> None:
     from dynofa_ros.recording.tables import number
     from dynofa_ros.supernet.registry import load_space
 
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("id", no_wrap=True)
     space = load_space(library.space)
     described = [space.describe(library.config(e)) for e in library.entries]
-    for column in (*described[0], *COLUMNS):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for e, columns in zip(library.entries, described, strict=True):
-        table.add_row(
+    columns = ("id", *described[0], *COLUMNS)
+    rows = [
+        (
             e.label,
-            *columns.values(),
+            *choices.values(),
             number(e.accuracy, 4),
             e.accuracy_source,
             number(e.latency_ms.median, 2),
@@ -118,7 +107,10 @@ def _table(library: Library) -> Table:
             number((e.macs or math.nan) / 1e6),
             number((e.params or math.nan) / 1e6, 2),
         )
-    return table
+        for e, choices in zip(library.entries, described, strict=True)
+    ]
+    numbers = [n for n, column in enumerate(columns) if n and column]
+    console.print(plain_table(columns, rows, numbers, wrap=False, gap=1))
 
 
 def plot_library(library: Library, path: Path) -> None:

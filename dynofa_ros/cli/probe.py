@@ -5,26 +5,37 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import add_json
+from dynofa_ros.cli.arguments import Commands, add_json
 from dynofa_ros.cli.common import FAILED, OK, write_json
+from dynofa_ros.cli.tables import plain_table, say, terminal
 from dynofa_ros.errors import CliError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
-    from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.device.device import DeviceSample, DomainSample
     from dynofa_ros.device.linux.inventory import ClockDomain, Inventory
-    from dynofa_ros.device.linux.selftest import Check
     from dynofa_ros.device.linux.sysfs import SysFiles
 
 BETWEEN_READINGS_S = 0.25  # energy counters and CPU times give a figure only over an interval
 WIDTH = 110
 YES, NO = "yes", "no"
+DOMAIN_COLUMNS = (
+    "clock",
+    "CPUs",
+    "steps",
+    "lowest",
+    "highest",
+    "min now",
+    "max now",
+    "MHz now",
+    "read",
+    "write",
+)
 
 
 def add_parser(commands: Commands) -> None:
@@ -62,8 +73,6 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError("--allow-writes needs --selftest")
     if not (options.sysfs_root / "sys").is_dir():
         raise CliError(f"--sysfs-root {options.sysfs_root}: must be a folder that holds sys/")
-    from rich.console import Console
-
     from dynofa_ros.device.linux.discovery import discover
     from dynofa_ros.device.linux.sensors import Sensors
     from dynofa_ros.device.linux.sysfs import SysFiles
@@ -75,7 +84,7 @@ def _run(options: argparse.Namespace) -> int:
     time.sleep(BETWEEN_READINGS_S)
     sample = sensors.read()
     result = report(files, inventory, sample)
-    console = Console(width=max(Console().width, WIDTH), markup=False, emoji=False)
+    console = terminal(WIDTH)
     _print(inventory, result, console)
     passed = True
     if options.selftest:
@@ -83,11 +92,11 @@ def _run(options: argparse.Namespace) -> int:
 
         checks = selftest.run(files, inventory, sensors, options.allow_writes)
         result["selftest"] = [check.to_json() for check in checks]
-        _print_checks(checks, console)
+        rows = [(check.outcome.value, check.name, check.text) for check in checks]
+        console.print(plain_table(("selftest", "", ""), rows))
         passed = all(check.outcome is not selftest.Outcome.FAIL for check in checks)
     sensors.close()
-    if options.json is not None:
-        write_json(options.json, result)
+    write_json(options.json, result)
     return OK if passed else FAILED
 
 
@@ -143,86 +152,42 @@ def _domain(files: SysFiles, domain: ClockDomain, sample: DomainSample) -> dict[
 
 
 def _print(inventory: Inventory, result: dict[str, Any], console: Console) -> None:
-    def line(text: str, style: str = "") -> None:
-        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
+    line = partial(say, console)
     line(result["board"] or "board unknown", "bold")
     line(f"  board description: {result['description'] or 'none matches'}")
     for note in inventory.notes:
         line(f"  {note}")
     if result["domains"]:
-        console.print(_domain_table(inventory, result["domains"]))
+        rows = list(map(_domain_row, inventory.domains, result["domains"]))
+        console.print(plain_table(DOMAIN_COLUMNS, rows, range(2, 8), wrap=False))
     else:
         line("no clock of this computer can be read or set: the kernel shows no cpufreq and no devfreq")
     for domain in result["domains"]:
         if domain["reason"]:
             line(f"  {domain['name']}: {domain['reason']}")
     if result["rails"]:
-        console.print(_value_table("power rail", "W", [(r["name"], r["power_w"]) for r in result["rails"]]))
+        rows = [(r["name"], _number(r["power_w"], 3)) for r in result["rails"]]
+        console.print(plain_table(("power rail", "W"), rows, (1,)))
         line(f"  power of the whole module: {_number(result['total_power_w'], 3)} W")
     if result["temperatures"]:
-        values = [(zone["name"], zone["celsius"]) for zone in result["temperatures"]]
-        console.print(_value_table("temperature", "C", values))
+        rows = [(zone["name"], _number(zone["celsius"], 1)) for zone in result["temperatures"]]
+        console.print(plain_table(("temperature", "C"), rows, (1,)))
     if result["unsupported"]:
         line("unsupported or left out", "bold")
     for text in result["unsupported"]:
         line(f"  {text}")
 
 
-def _domain_table(inventory: Inventory, domains: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("clock", "CPUs"):
-        table.add_column(name, no_wrap=True)
-    for name in ("steps", "lowest", "highest", "min now", "max now", "MHz now"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in ("read", "write"):
-        table.add_column(name, no_wrap=True)
-    for found, domain in zip(inventory.domains, domains, strict=True):
-        table.add_row(
-            found.name,
-            ",".join(map(str, found.cpus)),
-            str(len(found.frequencies_hz)) if found.frequencies_hz else "no table",
-            *map(
-                _mhz,
-                (
-                    found.hardware_min_hz,
-                    found.hardware_max_hz,
-                    domain["min_hz"],
-                    domain["max_hz"],
-                    domain["current_hz"],
-                ),
-            ),
-            YES if found.readable else NO,
-            YES if found.writable else NO,
-        )
-    return table
-
-
-def _print_checks(checks: list[Check], console: Console) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("selftest", ""):
-        table.add_column(name, no_wrap=True)
-    table.add_column("", overflow="fold")
-    for check in checks:
-        style = {"fail": "red", "pass": "green"}.get(check.outcome.value, "dim")
-        table.add_row(Text(check.outcome.value, style), Text(check.name), Text(check.text))
-    console.print(table)
-
-
-def _value_table(title: str, unit: str, values: list[tuple[str, float]]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column(title, no_wrap=True)
-    table.add_column(unit, justify="right", no_wrap=True)
-    for name, value in values:
-        table.add_row(name, _number(value, 3 if unit == "W" else 1))
-    return table
+def _domain_row(found: ClockDomain, domain: dict[str, Any]) -> tuple[str, ...]:
+    limits = found.hardware_min_hz, found.hardware_max_hz, domain["min_hz"], domain["max_hz"]
+    return (
+        found.name,
+        ",".join(map(str, found.cpus)),
+        str(len(found.frequencies_hz)) if found.frequencies_hz else "no table",
+        *map(_mhz, (*limits, domain["current_hz"])),
+        YES if found.readable else NO,
+        YES if found.writable else NO,
+    )
 
 
 def _mhz(hz: int | None) -> str:

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import add_json, add_recording
+from dynofa_ros.cli.arguments import Commands, add_json, add_recording
 from dynofa_ros.cli.common import FAILED, OK, check_outputs, write_json
+from dynofa_ros.cli.tables import plain_table, say, terminal
 from dynofa_ros.errors import CliError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.recording.replay import Replay
 
 SHOWN = 10  # differences
@@ -80,37 +80,27 @@ def _document(path: Path, found: Replay | None, *errors: str) -> dict[str, Any]:
 
 
 def _print(found: Replay) -> int:
-    from rich.console import Console
-
-    console = Console(markup=False, emoji=False)
+    console = terminal()
     different, not_replayed = len(found.different), found.decisions - len(found.comparisons)
     parts = [f"{found.decisions} decisions", f"{found.reproduced} reproduced bit for bit"]
     parts += [f"{different} different"] if different else []
     parts += [f"{not_replayed} not replayed"] if not_replayed else []
-    _say(console, ", ".join(parts))
+    say(console, ", ".join(parts))
     if found.different:
         _print_differences(found, console)
     for remark in found.remarks:
-        _say(console, remark)
+        say(console, remark)
     for error in found.errors:
-        _say(console, f"error: {error}", "red")
+        say(console, f"error: {error}", "red")
     return OK if found.complete else FAILED
 
 
 def _print_differences(found: Replay, console: Console) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("decision", "step", "first difference", "recorded", "replayed"):
-        table.add_column(column, overflow="fold")
+    rows = []
     for comparison in found.different[:SHOWN]:
         first = comparison.differences[0]
         values = comparison.decision_id, comparison.step_number, first.field, first.recorded, first.replayed
-        table.add_row(*map(str, values))
-    console.print(table, markup=False, highlight=False)
+        rows.append(tuple(map(str, values)))
+    console.print(plain_table(("decision", "step", "first difference", "recorded", "replayed"), rows))
     if len(found.different) > SHOWN:
-        _say(console, f"... and {len(found.different) - SHOWN} more", "dim")
-
-
-def _say(console: Console, text: str, style: str = "") -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        say(console, f"... and {len(found.different) - SHOWN} more", "dim")

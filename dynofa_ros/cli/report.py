@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dynofa_ros.cli.arguments import add_json, add_recording
+from dynofa_ros.cli.arguments import Commands, add_json, add_recording
 from dynofa_ros.cli.common import OK, write_json
+from dynofa_ros.cli.tables import terminal
 from dynofa_ros.errors import CliError, writing
-
-if TYPE_CHECKING:
-    from dynofa_ros.cli.arguments import Commands
 
 
 def add_parser(commands: Commands) -> None:
@@ -37,8 +34,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from dynofa_ros.recording import metrics
     from dynofa_ros.recording.bag import BagError
     from dynofa_ros.recording.page import write_page
@@ -49,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
         recorded = read_run(options.path, options.namespace)
     except BagError as error:
         raise CliError(str(error)) from error
-    summary, console = metrics.summary(recorded), Console(markup=False, emoji=False)
+    summary, console = metrics.summary(recorded), terminal()
     print_summary(summary, console)
     print_errors(summary, console)
     write_json(options.json, summary)

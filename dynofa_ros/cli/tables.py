@@ -1,8 +1,8 @@
-"""Tables for the terminal, among them goals with wanted and measured value."""
+"""Tables and lines for the terminal, among them goals with wanted and measured value."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,25 +10,45 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 COLOURS = {"met": "green", "not met": "red", "not measured": "dim"}  # of the status of a goal
+COLOURS |= {"pass": "green", "fail": "red", "skip": "dim", "note": "dim"}  # of a check
 WIDTH = 200
+
+
+def terminal(least: int = 0) -> Console:
+    """The terminal, at least so wide: a narrow one wraps the rows rather than losing figures."""
+    from rich.console import Console
+
+    width = max(Console().width, least)
+    return Console(width=width, markup=False, emoji=False)  # names are shown as they are
 
 
 def wide_console() -> Console:
     """The terminal; a log has no edge to fold at."""
-    from rich.console import Console
-
-    console = Console(markup=False, emoji=False)  # names are shown as they are
-    return console if console.is_terminal else Console(width=WIDTH, markup=False, emoji=False)
+    console = terminal()
+    return console if console.is_terminal else terminal(WIDTH)
 
 
-def plain_table(columns: Iterable[str], rows: Iterable[Sequence[str]], numbers_from: int = 99) -> Table:
-    """A table without lines; columns from ``numbers_from`` on are set to the right, statuses in colour."""
+def say(console: Console, text: str, style: str = "") -> None:
+    """A line of text, which the terminal folds by itself."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def plain_table(
+    columns: Iterable[str],
+    rows: Iterable[Sequence[str]],
+    numbers: Container[int] = (),
+    *,
+    wrap: bool = True,
+    gap: int = 2,
+) -> Table:
+    """A table without lines; the columns ``numbers`` are set to the right, statuses in colour."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, gap, 0, 0))
     for number, column in enumerate(columns):
-        table.add_column(column, overflow="fold", justify="right" if number >= numbers_from else "left")
+        justify = "right" if number in numbers else "left"
+        table.add_column(column, overflow="fold", justify=justify, no_wrap=not wrap)  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in row))
     return table

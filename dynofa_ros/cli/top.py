@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import add_json, number
+from dynofa_ros.cli.arguments import Commands, add_json, number
 from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.errors import CliError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.ros.watcher import Watcher
 
 PERIOD_S = 1.0

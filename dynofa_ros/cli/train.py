@@ -7,14 +7,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import add_json, number, whole
+from dynofa_ros.cli.arguments import Commands, add_json, number, whole
 from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.work import one_line_errors, stages
 from dynofa_ros.errors import UsageError
 from dynofa_ros.paths import share_file
 
 if TYPE_CHECKING:
-    from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.supernet.space import SearchSpace
 
 DEMO = "ofa_mbv3_demo"

@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import add_json
+from dynofa_ros.cli.arguments import Commands, add_json
 from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.work import bars, one_line_errors
 from dynofa_ros.errors import UsageError
 from dynofa_ros.paths import cache_folder, share_file
 
 if TYPE_CHECKING:
-    from dynofa_ros.cli.arguments import Commands
     from dynofa_ros.supernet.zoo import Checked, Listed, Progress
 
 LIST = ("config", "checkpoints.yaml")
@@ -100,8 +99,7 @@ def _fetch(options: argparse.Namespace) -> int:
             _print(name, checked)
             print(f"  written: {mapped}")
             results.append({"name": name, **_summary(checked), "safetensors": str(mapped)})
-    if options.json:
-        write_json(options.json, results)
+    write_json(options.json, results)
     return OK
 
 
@@ -165,8 +163,7 @@ def _check(options: argparse.Namespace) -> int:
     _print(str(options.file), checked)
     if options.out is not None:
         print(f"  written: {options.out}")
-    if options.json:
-        write_json(options.json, _summary(checked))
+    write_json(options.json, _summary(checked))
     return OK
 
 
