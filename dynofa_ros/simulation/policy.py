@@ -17,7 +17,6 @@ from dynofa_ros.manager.inputs import Input, Parameters
 from dynofa_ros.messages import AppTargets, DeviceCapabilities, DeviceTelemetry, FrequencyBand, SubnetEntry
 from dynofa_ros.simulation.application import SimulatedApplication
 from dynofa_ros.simulation.log import FrameRecord, Knob
-from dynofa_ros.simulation.noise import Trace
 from dynofa_ros.simulation.plant import Plant
 from dynofa_ros.simulation.scene import Scene
 
@@ -82,26 +81,6 @@ class GroundTruth:
         load."""
         bias = self.apps[app].trace.bias
         return bias[processor_of(processor) or processor] * self.plant.processors[processor].slowdown
-
-    def trace(self, app: str) -> Trace:
-        """What chance has drawn for an application, the future included."""
-        return self.apps[app].trace
-
-    def overhead_ms(self, app: str) -> float:
-        """Mean overhead of a frame."""
-        return self.apps[app].spec.overhead_ms
-
-    def outside(self, processor: str) -> float:
-        """Utilisation from outside of the domains of a processor."""
-        return self.plant.outside(processor)
-
-    def temperature_c(self) -> float:
-        """True temperature."""
-        return self.plant.device.temperature_c
-
-    def energy_j(self) -> float:
-        """True energy of the module since the start."""
-        return self.plant.device.energy_j
 
 
 class Policy(ABC):

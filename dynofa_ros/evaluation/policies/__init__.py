@@ -6,24 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from dynofa_ros.evaluation.policies import governors as kernel
+from dynofa_ros.evaluation.policies import manager
 from dynofa_ros.evaluation.policies.alert import AlertPolicy
 from dynofa_ros.evaluation.policies.dynamic_ofa import DynamicOfaPolicy
-from dynofa_ros.evaluation.policies.governors import (
-    JETSON,
-    MODE_10W,
-    MODE_15W,
-    ONDEMAND,
-    PERFORMANCE,
-    POWERSAVE,
-    StaticPolicy,
-)
-from dynofa_ros.evaluation.policies.manager import (
-    DVFS_ONLY,
-    MAPPING_ONLY,
-    SUBNET_ONLY,
-    SYSTEM_ONLY,
-    ManagerPolicy,
-)
+from dynofa_ros.evaluation.policies.governors import StaticPolicy
+from dynofa_ros.evaluation.policies.manager import ManagerPolicy
 from dynofa_ros.evaluation.policies.oracles import Oracle
 from dynofa_ros.evaluation.policies.poet import PoetPolicy
 from dynofa_ros.simulation.policy import Policy
@@ -31,39 +19,45 @@ from dynofa_ros.simulation.policy import Policy
 POLICIES: dict[str, tuple[Callable[..., Policy], str]] = {  # how each is made, what it is
     "ours": (ManagerPolicy, "the runtime manager of this package"),
     "ours_subnet": (
-        partial(ManagerPolicy, freedom=SUBNET_ONLY),
+        partial(ManagerPolicy, freedom=manager.SUBNET_ONLY),
         "ours, sub-networks alone; processor fixed, clocks by B4's governors",
     ),
     "ours_dvfs": (
-        partial(ManagerPolicy, freedom=DVFS_ONLY),
+        partial(ManagerPolicy, freedom=manager.DVFS_ONLY),
         "ours, clocks alone; static sub-network, processor fixed",
     ),
     "ours_mapping": (
-        partial(ManagerPolicy, freedom=MAPPING_ONLY),
+        partial(ManagerPolicy, freedom=manager.MAPPING_ONLY),
         "ours, processors alone; static sub-network, clocks by B4's governors",
     ),
-    "B1": (partial(StaticPolicy, governors=PERFORMANCE), "governor performance, static sub-network"),
-    "B2": (partial(StaticPolicy, governors=POWERSAVE), "governor powersave, static sub-network"),
+    "B1": (partial(StaticPolicy, governors=kernel.PERFORMANCE), "governor performance, static sub-network"),
+    "B2": (partial(StaticPolicy, governors=kernel.POWERSAVE), "governor powersave, static sub-network"),
     "B3": (
-        partial(StaticPolicy, governors=ONDEMAND),
+        partial(StaticPolicy, governors=kernel.ONDEMAND),
         "governors ondemand (CPU) and simple_ondemand (GPU), static sub-network",
     ),
     "B4": (
-        partial(StaticPolicy, governors=JETSON),
+        partial(StaticPolicy, governors=kernel.JETSON),
         "governors schedutil (CPU) and nvhost_podgov (GPU), static sub-network",
     ),
-    "B5": (partial(StaticPolicy, governors=JETSON, mode=MODE_15W), "B4 in the 15 W mode of nvpmodel"),
-    "B5_10w": (partial(StaticPolicy, governors=JETSON, mode=MODE_10W), "B4 in the 10 W mode of nvpmodel"),
+    "B5": (
+        partial(StaticPolicy, governors=kernel.JETSON, mode=kernel.MODE_15W),
+        "B4 in the 15 W mode of nvpmodel",
+    ),
+    "B5_10w": (
+        partial(StaticPolicy, governors=kernel.JETSON, mode=kernel.MODE_10W),
+        "B4 in the 10 W mode of nvpmodel",
+    ),
     "B6": (DynamicOfaPolicy, "the step manager of Dynamic-OFA, B4's governors"),
     "B6_hold": (
         partial(DynamicOfaPolicy, hold=True),
         "B6 that does not climb again to a level it fell back from",
     ),
     "B7": (
-        partial(ManagerPolicy, freedom=SUBNET_ONLY),
+        partial(ManagerPolicy, freedom=manager.SUBNET_ONLY),
         "app-only: ours with B4's governors and processors fixed",
     ),
-    "B8": (partial(ManagerPolicy, freedom=SYSTEM_ONLY), "sys-only: ours with static sub-networks"),
+    "B8": (partial(ManagerPolicy, freedom=manager.SYSTEM_ONLY), "sys-only: ours with static sub-networks"),
     "B9": (AlertPolicy, "ALERT per application, constants as remembered (unconfirmed)"),
     "B9_tuned": (partial(AlertPolicy, tuned=True), "ALERT per application, constants re-tuned"),
     "B10": (PoetPolicy, "POET per application"),

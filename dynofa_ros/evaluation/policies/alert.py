@@ -26,9 +26,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from math import erf, sqrt
+from math import sqrt
 
 import numpy as np
+from scipy.special import ndtr
 
 from dynofa_ros.evaluation.policies.constants import (
     FORGETTING,
@@ -114,7 +115,7 @@ def choose(profile: Profile, slowdown: SlowdownFilter, idle: float, goals: Goals
     """Entry and level by ALERT's rule."""
     spread = sqrt(slowdown.variance)
     distance = (goals.deadline_ms / profile.times_ms - slowdown.mean) / spread
-    in_time = _normal_cdf(distance)
+    in_time = ndtr(distance)
     expected = profile.accuracies[:, None] * in_time
     busy_ms = slowdown.mean * profile.times_ms
     energy = profile.busy_w * (busy_ms + idle * np.maximum(goals.period_ms - busy_ms, 0.0))
@@ -137,11 +138,6 @@ def _place(score: Array, allowed: np.ndarray, second: Array | None = None) -> tu
         masked = np.where(masked == masked.max(), second, -np.inf)
     entry, level = np.unravel_index(int(masked.argmax()), masked.shape)
     return int(entry), int(level)
-
-
-def _normal_cdf(z: Array) -> Array:
-    flat = [0.5 * (1.0 + erf(value)) for value in (z / sqrt(2.0)).ravel().tolist()]
-    return np.array(flat).reshape(z.shape)
 
 
 @dataclass

@@ -117,7 +117,7 @@ class Oracle(Policy):
         self._cameras.observe(frame.app, frame.index, frame.arrived_s)
         if frame.monitor is None:
             return None  # another one is in work
-        trace = self._truth.trace(frame.app)
+        trace = self._truth.apps[frame.app].trace
         if trace.regimes:
             self._regimes[frame.app] = trace.regimes[frame.index]
         if self._announced.get(frame.app, -1) <= frame.index:
@@ -226,7 +226,7 @@ class Oracle(Policy):
         names = sorted(self._views)
         processors = self._scene.places
         slow = tuple(round(self._truth.slowdown(n, p), 6) for n in names for p in processors)
-        outside = tuple(self._truth.outside(p) for p in processors)
+        outside = tuple(self._truth.plant.outside(p) for p in processors)
         targets = tuple((self._views[n].targets, len(self._views[n].library)) for n in names)
         known = self._cameras.known(names)
         regimes = tuple(self._regime(n) for n in names)
@@ -251,7 +251,7 @@ class Oracle(Policy):
     def _chance(self, name: str) -> Chance:
         target_ms, regime = self._views[name].targets.latency_target_ms, self._regime(name)
         key = ("chance", name, target_ms, regime)
-        known: Chance = self._kept(key, lambda: chance(self._truth.trace(name), target_ms, regime))
+        known: Chance = self._kept(key, lambda: chance(self._truth.apps[name].trace, target_ms, regime))
         return known
 
     def _question(self, limit_w: float, late: tuple[float, ...]) -> Question:
@@ -262,13 +262,13 @@ class Oracle(Policy):
         targets = [self._views[n].targets for n in names]
         contention = {p: self.wary * share for p, share in self._scene.contention.items()}
         law = overlap_law(targets, contention, self._cameras)
-        return model.question(clients, known.outside, limit_w, law, self.lead_s)
+        return model.question(clients, known.plant.outside, limit_w, law, self.lead_s)
 
     def _client(self, name: str, model: OracleModel, late: float) -> Client:
         view, known = self._views[name], self._truth
         targets, frames = view.targets, self._chance(name)
         wanted = accuracy_wanted(targets, self._parameters)
-        budget_ms = targets.latency_target_ms - known.overhead_ms(name)
+        budget_ms = targets.latency_target_ms - known.apps[name].spec.overhead_ms
         guard = budget_ms / frames.expected_ms(late)
         choices = {}
         for processor, own in model.choices[name].items():
@@ -290,7 +290,7 @@ class Oracle(Policy):
         key = (self._offer, tuple((n, len(keys)) for n, keys in offered), self._leakage_c())
 
         def make() -> OracleModel:
-            libraries = {n: [self._truth.trace(n).entries[k] for k in keys] for n, keys in offered}
+            libraries = {n: [self._truth.apps[n].trace.entries[k] for k in keys] for n, keys in offered}
             return make_model(self._scene.truth, self._tables, libraries, self._leakage_c())
 
         model: OracleModel = self._kept(key, make)
@@ -299,16 +299,16 @@ class Oracle(Policy):
     # --- limits -------------------------------------------------------------------------------
 
     def _leakage_c(self) -> float:
-        return round(self._truth.temperature_c() / LEAKAGE_GRAIN_C) * LEAKAGE_GRAIN_C
+        return round(self._truth.plant.device.temperature_c / LEAKAGE_GRAIN_C) * LEAKAGE_GRAIN_C
 
     def _limit_w(self, now_s: float) -> float:
-        used_j = self._truth.energy_j()
+        used_j = self._truth.plant.device.energy_j
         cap_w = min(self._parameters.power_cap_w, self._battery.limit_w(self._parameters, now_s, used_j))
         thermal_w = thermal_limit_w(
             self._scene.truth.thermal,
             self._scene.timeline,
             now_s,
-            self._truth.temperature_c(),
+            self._truth.plant.device.temperature_c,
             self._parameters.temperature_limit_c,
         )
         limit_w = min(cap_w, thermal_w)
