@@ -136,8 +136,6 @@ def _cpu_domain(files: SysFiles, directory: str, name: str) -> ClockDomain:
         governor_path=_if_there(files, f"{directory}/scaling_governor"),
         hardware_min_hz=low,
         hardware_max_hz=high,
-        readable=False,
-        writable=False,
     )
     driver = files.text(f"{directory}/scaling_driver")
     return _judged(files, domain, f"no frequency table{f' with driver {driver}' if driver else ''}")
@@ -171,16 +169,12 @@ def _devfreq_domain(files: SysFiles, directory: str, name: str, kind: str) -> Cl
         kind="devfreq",
         directory=directory,
         frequencies_hz=table,
-        unit_hz=1,
-        cpus=(),
         min_path=f"{directory}/min_freq",
         max_path=f"{directory}/max_freq",
         current_path=f"{directory}/cur_freq",
         governor_path=_if_there(files, f"{directory}/governor"),
         hardware_min_hz=table[0] if table else None,
         hardware_max_hz=table[-1] if table else None,
-        readable=False,
-        writable=False,
         load_path=next(filter(files.exists, loads), None),
     )
     return _judged(files, domain, "no frequency table (available_frequencies)")
@@ -200,17 +194,11 @@ def _tegra_emc(files: SysFiles) -> list[ClockDomain]:
         name="emc",
         kind="emc",
         directory=directory,
-        frequencies_hz=(),
-        unit_hz=1,
-        cpus=(),
         min_path=ends[0],
         max_path=ends[1],
         current_path=current,
-        governor_path=None,
         hardware_min_hz=_hz(files, ends[0], 1),
         hardware_max_hz=_hz(files, ends[1], 1),
-        readable=False,
-        writable=False,
         lock_path=lock,
         rate_path=rate,
         load_path=next(filter(files.exists, EMC_LOADS), None),

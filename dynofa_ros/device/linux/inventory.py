@@ -26,17 +26,17 @@ class ClockDomain:
     name: str
     kind: str
     directory: str
-    frequencies_hz: tuple[int, ...]
-    unit_hz: int
-    cpus: tuple[int, ...]
     min_path: str
     max_path: str
     current_path: str
-    governor_path: str | None
-    hardware_min_hz: int | None
-    hardware_max_hz: int | None
-    readable: bool
-    writable: bool
+    frequencies_hz: tuple[int, ...] = ()
+    unit_hz: int = 1
+    cpus: tuple[int, ...] = ()
+    governor_path: str | None = None
+    hardware_min_hz: int | None = None
+    hardware_max_hz: int | None = None
+    readable: bool = False
+    writable: bool = False
     reason: str = ""
     lock_path: str | None = None
     rate_path: str | None = None
