@@ -22,7 +22,7 @@ from fake_kernel import limits_on_disk, make_board
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.linux.sysfs import SysFiles
 
-KILLS = 160  # at random moments; the kills before each system call come on top
+KILLS = 160  # at random moments; the kills before each system call that changes a file come on top
 LONGEST_WAIT_S = 0.02
 CHILD = Path(__file__).parents[1] / "helpers" / "clock_child.py"
 
@@ -116,7 +116,7 @@ def test_killed_at_random_moments(bench: Bench) -> None:
 def crash_points(
     bench: Bench, step: int = 1, left_at: int = 0, late: bool = False
 ) -> Iterator[tuple[int, bool, bool]]:
-    """A kill before each system call on files of a short life in turn, then restore.
+    """A kill before each system call that changes a file of a short life in turn, then restore.
 
     Yields the number of the call, whether clocks were changed then, and whether all were as found at the
     end. ``left_at``: another process was killed there before, so that the life begins with giving back.
@@ -136,7 +136,7 @@ def crash_points(
 
 
 @pytest.mark.slow
-def test_killed_before_every_system_call(bench: Bench) -> None:
+def test_killed_before_every_system_call_that_changes_a_file(bench: Bench) -> None:
     results = list(crash_points(bench))
     assert [point for point, _, as_found in results if not as_found] == []
     while_changed = [point for point, changed, _ in results if changed]

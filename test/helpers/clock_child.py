@@ -24,18 +24,10 @@ from dynofa_ros.device.linux.sysfs import SysFiles
 from dynofa_ros.entry_point import interruptible
 from dynofa_ros.messages import FrequencyBand
 
-SYSTEM_CALLS = (
-    "open",
-    "write",
-    "pwrite",
-    "fsync",
-    "ftruncate",
-    "replace",
-    "rename",
-    "unlink",
-    "close",
-    "fchmod",
-)
+# Those that change a file. What it reads in between leaves everything as it is on disk: a kill there leaves
+# what a kill before the next one of these does.
+SYSTEM_CALLS = ("open", "write", "pwrite", "fsync", "ftruncate", "replace", "rename", "unlink", "fchmod")
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 def random_bands(device: SysfsDevice, choice: random.Random) -> list[FrequencyBand]:
@@ -94,14 +86,15 @@ WAYS: dict[str, Callable[..., None]] = {
 
 
 def die_before_call(number: int) -> None:
-    """Kill this process with SIGKILL right before its n-th system call on files."""
+    """Kill this process with SIGKILL right before its n-th system call that changes a file."""
     count = itertools.count(1)
 
     def counted(name: str) -> Callable[..., Any]:
         real = getattr(os, name)
 
         def call(*arguments: Any, **options: Any) -> Any:
-            if next(count) == number:
+            reads = name == "open" and not arguments[1] & WRITING
+            if not reads and next(count) == number:
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*arguments, **options)
 

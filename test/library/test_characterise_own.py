@@ -13,6 +13,7 @@ from fake_kernel import FakeKernel, limits_on_disk, make_board, put
 
 from dynofa_ros.application.networks import DEMO_LIBRARY, DEMO_WEIGHTS
 from dynofa_ros.cli.main import main
+from dynofa_ros.device.linux import sensors
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.library import sweep as characterise
@@ -52,7 +53,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return SysfsDevice(kernel, allow_writes=True, backup=ClockBackup(kernel, tmp_path / "state"))
 
     monkeypatch.setattr(testbench, "open_own", opened)
-    monkeypatch.setattr(characterise, "POWER_SETTLE_S", 0.25)  # a clock is read every 0.2 s
+    monkeypatch.setattr(sensors, "CPU_CLOCK_EVERY_S", 0.02)
+    monkeypatch.setattr(characterise, "POWER_SETTLE_S", 0.05)
     return folder
 
 
@@ -68,16 +70,8 @@ def run(tmp_path: Path, *more: str) -> int:
     library = small_library(tmp_path / "cpu.yaml")
     weights = str(share_file(*DEMO_WEIGHTS))
     arguments = ["--library", str(library), "--weights", weights, "--out", str(tmp_path / "own.yaml")]
-    quick = [
-        "--frequencies",
-        "2",
-        "--repeats",
-        "5",
-        "--window-s",
-        "0.2",
-        "--json",
-        str(tmp_path / "own.json"),
-    ]
+    quick = ["--frequencies", "2", "--repeats", "5", "--window-s", "0.2"]
+    quick += ["--json", str(tmp_path / "own.json")]
     return main(["characterise", "--device", "auto", *arguments, *quick, *more])
 
 
