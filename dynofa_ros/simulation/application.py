@@ -10,8 +10,15 @@ from dynofa_ros.application.request_controller import Granted, RequestController
 from dynofa_ros.application.worker import RateGate
 from dynofa_ros.latency import size_factor
 from dynofa_ros.manager.placement import Placed, entry_key, subnet_key
-from dynofa_ros.messages import AppTargets, InferenceMonitor, SubnetCondition, SubnetEntry, SubnetState
-from dynofa_ros.simulation.log import FrameRecord, Knob
+from dynofa_ros.messages import (
+    AppTargets,
+    InferenceMonitor,
+    SubnetCommand,
+    SubnetCondition,
+    SubnetEntry,
+    SubnetState,
+)
+from dynofa_ros.simulation.log import FrameRecord
 from dynofa_ros.simulation.noise import Trace
 from dynofa_ros.simulation.scene import App
 
@@ -36,6 +43,11 @@ def default_entry(app: App) -> SubnetEntry:
     return named[0] if named else best
 
 
+def knob_of(entry: SubnetEntry) -> SubnetCommand:
+    """The knob that runs an entry on every due frame."""
+    return SubnetCommand(0, entry.id, entry.processor, entry.cluster, entry.threads)
+
+
 def _prepared(subnet_id: str, placed: Placed) -> tuple[str, str, int]:
     """What a prepared sub-network is good for: any cluster, but only this number of threads."""
     return subnet_id, placed.processor, placed.threads
@@ -51,8 +63,8 @@ class SimulatedApplication:
         self.library: tuple[SubnetEntry, ...] = app.usable
         self.present = False
         first = default_entry(app)
-        self.current = Knob(first.id, first.processor, cluster=first.cluster, threads=first.threads)
-        self.wanted: tuple[Knob, int, float] | None = None  # on its way: knob, decision, ready at
+        self.current = knob_of(first)
+        self.wanted: tuple[SubnetCommand, int, float] | None = None  # on its way: knob, decision, ready at
         self.decision_id = 0
         self._queue: deque[int] = deque()
         self._controller = RequestController()
@@ -107,10 +119,9 @@ class SimulatedApplication:
         """What answers the request in work: the current sub-network, or one that it may choose."""
         assert self.serving is not None
         self._expected_ms = nan
-        where = replace(self.current, granted=())
-        granted = {}
-        for subnet_id, expected_ms in self.current.granted:
-            knob = replace(where, subnet_id=subnet_id)
+        now, granted = self.current, {}
+        for subnet_id, expected_ms in zip(now.granted_subnet_ids, now.granted_ms, strict=True):
+            knob = replace(now, subnet_id=subnet_id)
             entry = self._entries.get(subnet_key(knob))
             if entry is not None and self._held.get(_prepared(subnet_id, knob), now_s + 1.0) <= now_s:
                 law = (entry.fixed_share, entry.reference_size)
@@ -183,7 +194,7 @@ class SimulatedApplication:
         due_ms = self.targets.latency_target_ms
         return [self._drop(i) for i in left if 1e3 * (now_s - self.trace.arrivals_s[i]) > due_ms]
 
-    def command(self, knob: Knob, decision_id: int, now_s: float, free: bool) -> SubnetState:
+    def command(self, knob: SubnetCommand, decision_id: int, now_s: float, free: bool) -> SubnetState:
         """A new knob; returns the state that the node publishes at once. ``free``: it acts at once."""
         if subnet_key(knob) not in self._entries:
             return self.status(SubnetCondition.REJECTED, decision_id)
@@ -193,7 +204,7 @@ class SimulatedApplication:
         if ready_s <= now_s:
             self.switch(now_s)
             return self.status(SubnetCondition.APPLIED)
-        for subnet_id in knob.prefetch:
+        for subnet_id in knob.prefetch_subnet_ids:
             self._prepare(_prepared(subnet_id, knob), ready_s)
         return self.status(SubnetCondition.PENDING, decision_id)
 
@@ -203,7 +214,7 @@ class SimulatedApplication:
             return False
         self.current, self.decision_id, _ = self.wanted
         self.wanted = None
-        for subnet_id in self.current.prefetch:
+        for subnet_id in self.current.prefetch_subnet_ids:
             self._prepare(_prepared(subnet_id, self.current), now_s)
         return True
 

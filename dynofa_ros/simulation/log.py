@@ -3,24 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import nan
 
-from dynofa_ros.messages import InferenceMonitor
+from dynofa_ros.messages import InferenceMonitor, SubnetCommand
 from dynofa_ros.simulation.scene import Scene
-
-
-@dataclass(frozen=True)
-class Knob:
-    """What one application is to run. ``rate_hz`` NaN = every due frame. ``cluster``, ``threads``: of its
-    library entry. ``granted``: what it may choose from for each request, with the expected time (ms)."""
-
-    subnet_id: str
-    processor: str
-    rate_hz: float = nan
-    prefetch: tuple[str, ...] = ()
-    cluster: str = ""
-    threads: int = 0
-    granted: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +53,7 @@ class Run:
     seed: int
     frames: list[FrameRecord] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)  # every 0.1 s
-    knobs: list[tuple[float, str, Knob]] = field(default_factory=list)  # in force from then on
+    knobs: list[tuple[float, str, SubnetCommand]] = field(default_factory=list)  # in force from then on
     clocks: list[tuple[float, str, int]] = field(default_factory=list)  # in effect from then on
     bands: list[tuple[float, str, int, int]] = field(default_factory=list)  # commanded
     # Processor time on this computer: of each step, of each frame that made the policy turn a knob; of all

@@ -14,9 +14,16 @@ from typing import Literal
 
 from dynofa_ros.device.board import processor_of
 from dynofa_ros.manager.inputs import Input, Parameters
-from dynofa_ros.messages import AppTargets, DeviceCapabilities, DeviceTelemetry, FrequencyBand, SubnetEntry
+from dynofa_ros.messages import (
+    AppTargets,
+    DeviceCapabilities,
+    DeviceTelemetry,
+    FrequencyBand,
+    SubnetCommand,
+    SubnetEntry,
+)
 from dynofa_ros.simulation.application import SimulatedApplication
-from dynofa_ros.simulation.log import FrameRecord, Knob
+from dynofa_ros.simulation.log import FrameRecord
 from dynofa_ros.simulation.plant import Plant
 from dynofa_ros.simulation.scene import Scene
 
@@ -30,7 +37,7 @@ class Command:
     states.
     """
 
-    knobs: Mapping[str, Knob] = field(default_factory=dict)
+    knobs: Mapping[str, SubnetCommand] = field(default_factory=dict)
     bands: tuple[FrequencyBand, ...] = ()
     governors: Mapping[str, str] = field(default_factory=dict)
     mode: str | None = None
@@ -43,7 +50,7 @@ class AppView:
 
     targets: AppTargets
     library: tuple[SubnetEntry, ...]
-    running: Knob
+    running: SubnetCommand
 
 
 @dataclass(frozen=True)

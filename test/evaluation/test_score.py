@@ -24,7 +24,8 @@ from dynofa_ros.evaluation.score import (
     switches,
 )
 from dynofa_ros.evaluation.study import change_percent, interval
-from dynofa_ros.simulation.log import FrameRecord, Knob, Run, Sample
+from dynofa_ros.messages import SubnetCommand
+from dynofa_ros.simulation.log import FrameRecord, Run, Sample
 from dynofa_ros.simulation.plant import idle_power
 from dynofa_ros.simulation.scene import NewTargets, Scene
 
@@ -153,10 +154,14 @@ def test_accuracies_are_those_of_answered_frames() -> None:
 
 def test_a_knob_that_comes_back_within_two_seconds_is_a_reversal() -> None:
     run = run_of([80.0])
-    one, two = Knob("a", "gpu"), Knob("b", "gpu")
+    one, two = SubnetCommand(0, "a", "gpu"), SubnetCommand(0, "b", "gpu")
     run.knobs += [(0.0, "camera", one), (5.0, "camera", two), (6.9, "camera", one)]
     run.knobs += [(9.0, "camera", two), (11.1, "camera", one)]  # too slow
-    run.knobs += [(20.0, "camera", one), (20.5, "camera", Knob("a", "npu")), (21.0, "camera", one)]
+    run.knobs += [
+        (20.0, "camera", one),
+        (20.5, "camera", SubnetCommand(0, "a", "npu")),
+        (21.0, "camera", one),
+    ]
     run.bands += [(1.0, "gpu", 5, 5), (1.5, "gpu", 7, 7), (1.6, "gpu", 7, 7), (2.0, "gpu", 5, 5)]
     assert reversals(run) == {"subnet": 1, "clock": 1, "mapping": 1}
     assert switches(run) == 6

@@ -18,12 +18,13 @@ from dynofa_ros.messages import (
     DomainFrequency,
     FrequencyBand,
     InferenceMonitor,
+    SubnetCommand,
     SubnetCondition,
     SubnetEntry,
     SubnetLibrary,
     SubnetState,
 )
-from dynofa_ros.simulation.log import FrameRecord, Knob, Run
+from dynofa_ros.simulation.log import FrameRecord, Run
 from dynofa_ros.simulation.noise import draw
 from dynofa_ros.simulation.plant import SharedProcessor
 from dynofa_ros.simulation.policy import Command, GroundTruth, Observation, Policy
@@ -203,7 +204,11 @@ def test_a_queue_of_one_keeps_the_newest_frame() -> None:
 
 
 def test_a_lower_rate_thins_frames_out_and_they_count_as_missed() -> None:
-    run = simulate(scene_of(app(rate=10.0)), Script({0.0: Command({"app": Knob("net", "gpu", 5.0)})}), 0)
+    run = simulate(
+        scene_of(app(rate=10.0)),
+        Script({0.0: Command({"app": SubnetCommand(0, "net", "gpu", rate_hz=5.0)})}),
+        0,
+    )
     thinned = [f for f in run.frames if f.thinned]
     assert len(thinned) == pytest.approx(20, abs=1)
     assert all(f.missed for f in thinned)
@@ -211,8 +216,8 @@ def test_a_lower_rate_thins_frames_out_and_they_count_as_missed() -> None:
 
 def test_a_prepared_network_is_taken_at_once_and_another_one_waits() -> None:
     orders = {
-        1.0: Command({"app": Knob("small", "gpu")}, decision_id=7),
-        2.0: Command({"app": Knob("net", "gpu")}, decision_id=8),
+        1.0: Command({"app": SubnetCommand(0, "small", "gpu")}, decision_id=7),
+        2.0: Command({"app": SubnetCommand(0, "net", "gpu")}, decision_id=8),
     }
     policy = Script(orders)
     run = simulate(scene_of(app()), policy, 0)
@@ -232,14 +237,14 @@ def test_a_prepared_network_is_taken_at_once_and_another_one_waits() -> None:
 
 
 def test_an_unknown_network_is_refused() -> None:
-    policy = Script({1.0: Command({"app": Knob("nothing", "gpu")}, decision_id=3)})
+    policy = Script({1.0: Command({"app": SubnetCommand(0, "nothing", "gpu")}, decision_id=3)})
     run = simulate(scene_of(app()), policy, 0)
     assert any(m.status == SubnetCondition.REJECTED for m in policy.messages(SubnetState))  # type: ignore[attr-defined]
     assert {f.subnet_id for f in run.frames} == {"net"}
 
 
 def test_a_knob_of_a_clairvoyant_acts_at_once() -> None:
-    policy = Script({1.0: Command({"app": Knob("small", "gpu")})}, clairvoyant=True)
+    policy = Script({1.0: Command({"app": SubnetCommand(0, "small", "gpu")})}, clairvoyant=True)
     run = simulate(scene_of(app()), policy, 0)
     assert policy.truth is not None and policy.truth.slowdown("app", "gpu") == 1.0
     assert [at_s for at_s, _, knob in run.knobs if knob.subnet_id == "small"] == pytest.approx([1.0])
@@ -271,7 +276,7 @@ def test_decisions_are_steps_and_answers_that_turn_a_knob() -> None:
     run = simulate(scene_of(app()), policy, 0)
     assert len(run.decisions_s) == len(policy.seen) and run.manager_s >= sum(run.decisions_s) > 0.0
     policy = Script(period_s=1.0)
-    policy.on_frame = lambda frame: Command({"app": Knob("net", "gpu")})  # type: ignore[method-assign]
+    policy.on_frame = lambda frame: Command({"app": SubnetCommand(0, "net", "gpu")})  # type: ignore[method-assign]
     run = simulate(scene_of(app()), policy, 0)
     assert len(run.decisions_s) == len(policy.seen) + len(run.frames)
 

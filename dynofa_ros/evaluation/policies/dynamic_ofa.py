@@ -35,8 +35,9 @@ from dynofa_ros.evaluation.policies.constants import (
     WINDOW,
 )
 from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
-from dynofa_ros.evaluation.policies.profile import knob_of, on_processor
+from dynofa_ros.evaluation.policies.profile import on_processor
 from dynofa_ros.messages import SubnetEntry
+from dynofa_ros.simulation.application import knob_of
 from dynofa_ros.simulation.log import FrameRecord
 from dynofa_ros.simulation.policy import Command, GroundTruth, Observation, Policy
 from dynofa_ros.simulation.scene import App, Scene

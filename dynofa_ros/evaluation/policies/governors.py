@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dynofa_ros.evaluation.policies.profile import differing, knob_of, mapped_levels, static_entry
-from dynofa_ros.messages import FrequencyBand
-from dynofa_ros.simulation.log import Knob
+from dynofa_ros.evaluation.policies.profile import differing, mapped_levels, static_entry
+from dynofa_ros.messages import FrequencyBand, SubnetCommand
+from dynofa_ros.simulation.application import knob_of
 from dynofa_ros.simulation.policy import Command, GroundTruth, Observation, Policy
 from dynofa_ros.simulation.scene import Scene
 
@@ -44,7 +44,7 @@ class StaticPolicy(Policy):
     governors: Mapping[str, str]
     mode: str | None = None
     floor: float = 0.0
-    _wanted: dict[str, Knob] = field(default_factory=dict)
+    _wanted: dict[str, SubnetCommand] = field(default_factory=dict)
 
     def start(self, scene: Scene, truth: GroundTruth | None) -> Command:
         """Sub-network and governors. Raises ValueError for a mode that the board lacks."""

@@ -19,14 +19,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
-from dynofa_ros.evaluation.policies.profile import knob_of, on_processor, static_entry, twin
+from dynofa_ros.evaluation.policies.profile import on_processor, static_entry, twin
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import Input, Message, Monitors
 from dynofa_ros.manager.placement import Key, entry_key, place_of
 from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.messages import AppTargets, DeviceCapabilities, SubnetLibrary
-from dynofa_ros.simulation.application import default_entry
-from dynofa_ros.simulation.log import Knob
+from dynofa_ros.simulation.application import default_entry, knob_of
 from dynofa_ros.simulation.policy import Command, GroundTruth, Observation, Policy
 from dynofa_ros.simulation.scene import App, Scene
 
@@ -101,26 +100,11 @@ class ManagerPolicy(Policy):
 
 def command_of(decision: Decision) -> Command | None:
     """The knobs of a decision that must be turned now; None if there are none."""
-    knobs = {
-        c.app: Knob(
-            c.subnet_id,
-            c.processor,
-            c.rate_hz,
-            c.prefetch_subnet_ids,
-            c.cluster,
-            c.threads,
-            tuple(zip(c.granted_subnet_ids, c.granted_ms, strict=True)),
-        )
-        for c in decision.commands
-    }
     bands = decision.dvfs.bands if decision.dvfs else ()
-    if not knobs and not bands:
+    if not decision.commands and not bands:
         return None
-    return Command(
-        knobs=knobs,
-        bands=bands,
-        decision_id=decision.decision_id,
-    )
+    knobs = {command.app: command for command in decision.commands}
+    return Command(knobs=knobs, bands=bands, decision_id=decision.decision_id)
 
 
 def _allowed(scene: Scene, app: App, freedom: Freedom) -> frozenset[Key]:

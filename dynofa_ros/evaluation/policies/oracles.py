@@ -43,11 +43,12 @@ from dynofa_ros.evaluation.policies.oracle_model import (
 )
 from dynofa_ros.evaluation.policies.oracle_solver import Answer, Asked, Client, Question, put, solve, times_of
 from dynofa_ros.evaluation.policies.per_app import accuracy_wanted
-from dynofa_ros.evaluation.policies.profile import knob_of, offered_now, static_entry
+from dynofa_ros.evaluation.policies.profile import offered_now, static_entry
 from dynofa_ros.latency import processor_of
 from dynofa_ros.manager.placement import Key, entry_key, place_of
-from dynofa_ros.messages import FrequencyBand
-from dynofa_ros.simulation.log import FrameRecord, Knob
+from dynofa_ros.messages import FrequencyBand, SubnetCommand
+from dynofa_ros.simulation.application import knob_of
+from dynofa_ros.simulation.log import FrameRecord
 from dynofa_ros.simulation.policy import AppView, Command, GroundTruth, Observation, Policy
 from dynofa_ros.simulation.scene import Scene
 
@@ -80,7 +81,7 @@ class Oracle(Policy):
     memory: dict[Any, Any] = field(default_factory=dict)
     clairvoyant = True
     _views: Mapping[str, AppView] = field(default_factory=dict)
-    _knobs: dict[str, Knob] = field(default_factory=dict)
+    _knobs: dict[str, SubnetCommand] = field(default_factory=dict)
     _bands: dict[str, FrequencyBand] = field(default_factory=dict)
     _regimes: dict[str, int] = field(default_factory=dict)  # of the last frame answered
     _announced: dict[str, int] = field(default_factory=dict)  # number of the request that is to be answered

@@ -22,7 +22,6 @@ from dynofa_ros.evaluation.policies.profile import (
     Array,
     Levels,
     Tables,
-    knob_of,
     make_levels,
     offered,
     offered_now,
@@ -32,8 +31,9 @@ from dynofa_ros.evaluation.policies.profile import (
 )
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.manager.placement import entry_key, subnet_key
-from dynofa_ros.messages import AppTargets, FrequencyBand, InferenceMonitor, SubnetEntry
-from dynofa_ros.simulation.log import FrameRecord, Knob
+from dynofa_ros.messages import AppTargets, FrequencyBand, InferenceMonitor, SubnetCommand, SubnetEntry
+from dynofa_ros.simulation.application import knob_of
+from dynofa_ros.simulation.log import FrameRecord
 from dynofa_ros.simulation.policy import Command, GroundTruth, Observation, Policy
 from dynofa_ros.simulation.scene import Scene
 
@@ -132,7 +132,7 @@ class PerAppPolicy(Policy):
     name: str
     _members: dict[str, _Member] = field(default_factory=dict)
     _levels: dict[str, int] = field(default_factory=dict)  # commanded, by processor
-    _knobs: dict[str, Knob] = field(default_factory=dict)
+    _knobs: dict[str, SubnetCommand] = field(default_factory=dict)
     _pinned: dict[str, Levels] = field(default_factory=dict)
 
     @abstractmethod

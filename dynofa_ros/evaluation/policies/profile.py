@@ -19,8 +19,7 @@ from dynofa_ros.device.power_model import constant_power_w, domain_power
 from dynofa_ros.device.simulated.power_modes import mode_limits
 from dynofa_ros.latency import latency, reference_hz
 from dynofa_ros.manager.placement import subnet_key
-from dynofa_ros.messages import DeviceCapabilities, FrequencyBand, SubnetEntry
-from dynofa_ros.simulation.log import Knob
+from dynofa_ros.messages import DeviceCapabilities, FrequencyBand, SubnetCommand, SubnetEntry
 from dynofa_ros.simulation.policy import AppView, Command
 from dynofa_ros.simulation.scene import App, Scene
 
@@ -167,12 +166,7 @@ def twin(entry: SubnetEntry, entries: Sequence[SubnetEntry]) -> SubnetEntry | No
     return next(iter([*same, *[e for e in ordered if e.accuracy >= entry.accuracy], *ordered[-1:]]), None)
 
 
-def knob_of(entry: SubnetEntry) -> Knob:
-    """The knob that runs an entry on every due frame."""
-    return Knob(entry.id, entry.processor, cluster=entry.cluster, threads=entry.threads)
-
-
-def differing(wanted: Mapping[str, Knob], apps: Mapping[str, AppView]) -> Command | None:
+def differing(wanted: Mapping[str, SubnetCommand], apps: Mapping[str, AppView]) -> Command | None:
     """Command for the applications that do not run what is wanted; None if all do."""
     knobs = {
         name: knob
