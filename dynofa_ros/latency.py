@@ -33,6 +33,11 @@ def size_factor(fixed_share: float, reference_size: float, size: float) -> float
     return fixed_share + (1.0 - fixed_share) * size / reference_size
 
 
+def core_share(threads: int, cores: int) -> float:
+    """Share of the cores of a processor or cluster that threads keep busy; 1 where either is 0, unknown."""
+    return min(1.0, threads / cores) if threads > 0 and cores > 0 else 1.0
+
+
 def clock_ratio(reference_hz: float, hz: float) -> float:
     """f_reference / f; 1 where either is unknown: it then counts as running at its reference."""
     ratio = reference_hz / hz if hz else 1.0

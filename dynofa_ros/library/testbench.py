@@ -25,7 +25,7 @@ from dynofa_ros.device.device import Device
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.open import open_device
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
-from dynofa_ros.latency import latency
+from dynofa_ros.latency import core_share, latency
 from dynofa_ros.library.files import OpenLibrary
 from dynofa_ros.library.library import Library
 from dynofa_ros.library.profiling import running_on
@@ -138,7 +138,7 @@ class SimulatedRig:
             expected_ms *= thread_share(min(now, cores)) / thread_share(before)
         number = max(1, round(1e3 * seconds * point.share / expected_ms))
         times_ms = expected_ms * self._noise(number)
-        busy = point.share * (min(1.0, threads / cores) if threads else 1.0)
+        busy = point.share * core_share(threads, cores)
         self._device.advance(float(times_ms.sum()) / 1e3 / point.share, busy=dict.fromkeys(domains, busy))
         return [float(t) for t in times_ms]
 

@@ -58,8 +58,3 @@ def entry_key(entry: PlacedEntry) -> Key:
 def subnet_key(message: PlacedSubnet) -> Key:
     """Key of the entry that a message names."""
     return message.subnet_id, message.processor, message.cluster, message.threads
-
-
-def core_share(threads: int, cores: int) -> float:
-    """Share of the cores of a place that ``threads`` keep busy: all, where either is not known (0)."""
-    return min(1.0, threads / cores) if threads > 0 and cores > 0 else 1.0

@@ -34,9 +34,8 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from dynofa_ros.latency import clock_ratio, latency, reference_hz
+from dynofa_ros.latency import clock_ratio, core_share, latency, reference_hz
 from dynofa_ros.manager.library_error import Rounded, factors
-from dynofa_ros.manager.placement import core_share
 from dynofa_ros.manager.requests import size_laws
 from dynofa_ros.messages import SubnetEntry
 

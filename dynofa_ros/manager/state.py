@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import exp, inf, nan
 from typing import Any
 
-from dynofa_ros.latency import clock_ratio, latency, processor_of, reference_hz
+from dynofa_ros.latency import clock_ratio, core_share, latency, processor_of, reference_hz
 from dynofa_ros.manager.actuator_guard import ActuatorGuard
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.budgets import Battery
@@ -18,7 +18,7 @@ from dynofa_ros.manager.feedback import Feedback
 from dynofa_ros.manager.inputs import Departure, Input, Parameters
 from dynofa_ros.manager.loads import Loads
 from dynofa_ros.manager.margin import median_of
-from dynofa_ros.manager.placement import CLUSTERED, core_share, place_of
+from dynofa_ros.manager.placement import CLUSTERED, place_of
 from dynofa_ros.manager.power import PowerTables, check_power_model, power_tables
 from dynofa_ros.manager.power_guard import MOST_W, PowerGuard
 from dynofa_ros.manager.problem import LAUNCHER

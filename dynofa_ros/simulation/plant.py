@@ -19,7 +19,7 @@ from dynofa_ros.device.board import Board, processor_domains, processor_of
 from dynofa_ros.device.simulated.power_modes import mode_limits
 from dynofa_ros.device.simulated.simulated_device import ExternalLoad, SimulatedDevice
 from dynofa_ros.device.simulated.thermal import with_resistance
-from dynofa_ros.latency import latency, reference_hz
+from dynofa_ros.latency import core_share, latency, reference_hz
 from dynofa_ros.messages import (
     DeviceCapabilities,
     DeviceTelemetry,
@@ -83,7 +83,8 @@ class SharedProcessor:
         scale = 1e-3 * factor
         reference = reference_hz(entry.reference_frequencies, self._cores, self._top_hz)
         alpha_s, beta_s = scale * entry.alpha_ms, scale * entry.beta_ms
-        self.jobs.append(Job(app, entry, alpha_s, beta_s, reference, now_s, extra_s, self.share(entry)))
+        share = core_share(entry.threads, self._total)
+        self.jobs.append(Job(app, entry, alpha_s, beta_s, reference, now_s, extra_s, share))
         self.retime()
 
     def finish(self, job: Job, now_s: float) -> None:
@@ -105,10 +106,6 @@ class SharedProcessor:
         for job in self.jobs:
             job.ready_s = self._now_s + job.left * self._duration_s(job)
             self.ready_s = min(self.ready_s, job.ready_s)
-
-    def share(self, entry: SubnetEntry) -> float:
-        """Share of the cores that the threads of an entry take: all, where it names none."""
-        return min(1.0, entry.threads / self._total) if entry.threads else 1.0
 
     @property
     def asked(self) -> float:

@@ -11,6 +11,7 @@ from manager_plant import published
 from manager_problems import brute_force, calm, mapped, random_demands, solved
 
 from dynofa_ros.device.board import load_board
+from dynofa_ros.latency import core_share
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.alternatives import alternatives
 from dynofa_ros.manager.app_state import AppState
@@ -20,7 +21,7 @@ from dynofa_ros.manager.hysteresis import HEADROOM
 from dynofa_ros.manager.inputs import Departure, Input, Monitors, Parameters
 from dynofa_ros.manager.ladder import allocate
 from dynofa_ros.manager.many import allocate_any
-from dynofa_ros.manager.placement import core_share, place_of
+from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import forecast, make_plan
 from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem
 from dynofa_ros.manager.refusals import SHOWN_S

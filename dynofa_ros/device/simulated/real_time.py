@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dynofa_ros.device.board import processor_domains
 from dynofa_ros.device.device import AppliedDomain, DeviceSample
 from dynofa_ros.device.simulated.simulated_device import ExternalLoad, SimulatedDevice
+from dynofa_ros.latency import core_share
 from dynofa_ros.messages import DeviceCapabilities, FrequencyBand
 
 # A process that was stopped for longer (debugger, suspend) does not simulate what it missed.
@@ -95,8 +96,8 @@ class RealTimeSimulation:
             known = ", ".join(board.processors)
             raise ValueError(f"board {board.name} has no processor '{place}' (it has {known})")
         cores = sum(board.domains[d].cores for d in domains)
-        share = min(1.0, threads / cores) if threads and cores else 1.0
-        self._busy.add(app, place, share * inference_s, self._clock_s() - age_s)
+        busy_s = core_share(threads, cores) * inference_s
+        self._busy.add(app, place, busy_s, self._clock_s() - age_s)
 
     def set_load(self, domain: str, load: ExternalLoad) -> None:
         """Load from outside on a domain, until the next call for it.

@@ -62,14 +62,11 @@ def load_tree(name: str) -> tuple[Tree, Board]:
 def nvpmodel_conf(tree: Tree, board: Board) -> str:
     """The modes of the board description in the format of /etc/nvpmodel.conf."""
     lines = []
-    folders = cpu_folders(tree, board)
-    for domain in board.domains:
-        if domain in folders:
-            lines.append(f"< PARAM TYPE=FILE NAME={domain.upper()} >")
-            lines += [f"{end}_FREQ {folders[domain]}/scaling_{end.lower()}_freq" for end in ("MIN", "MAX")]
-        elif domain in tree.devfreq:
-            lines.append(f"< PARAM TYPE=FILE NAME={domain.upper()} >")
-            lines += [f"{end}_FREQ {tree.devfreq[domain]}/{end.lower()}_freq" for end in ("MIN", "MAX")]
+    begins = {domain: f"{folder}/scaling_" for domain, folder in cpu_folders(tree, board).items()}
+    begins = {domain: f"{folder}/" for domain, folder in tree.devfreq.items()} | begins
+    for domain in (name for name in board.domains if name in begins):
+        lines.append(f"< PARAM TYPE=FILE NAME={domain.upper()} >")
+        lines += [f"{end}_FREQ {begins[domain]}{end.lower()}_freq" for end in ("MIN", "MAX")]
     for name, mode in board.modes.items():
         lines.append(f"< POWER_MODEL ID={mode.id} NAME={name} >")
         for domain, unit, cap_hz in mode_caps(tree, board, name):

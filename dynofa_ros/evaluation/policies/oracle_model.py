@@ -19,7 +19,7 @@ from dynofa_ros.device.board_sections import Thermal
 from dynofa_ros.device.power_model import constant_power_w, domain_power
 from dynofa_ros.evaluation.policies.oracle_solver import Choice, Client, Overlap, Place, Question
 from dynofa_ros.evaluation.policies.profile import Array, Levels, Tables, make_levels, on_processor, times_ms
-from dynofa_ros.latency import processor_of
+from dynofa_ros.latency import core_share, processor_of
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.messages import AppTargets, FrequencyBand, SubnetEntry
 from dynofa_ros.simulation.noise import Trace
@@ -128,7 +128,7 @@ def make_model(
         total = sum(cores.values())
         left = sum(n for d, n in cores.items() if d in tables)  # a mode may take some away
         times = times_ms(own, levels[name], float((left / total) ** CORES_EXPONENT))
-        shares = tuple(min(1.0, e.threads / total) if e.threads else 1.0 for e in own)
+        shares = tuple(core_share(e.threads, total) for e in own)
         return Choice(own, times, slowdown=1.0, guard=1.0, shares=shares)
 
     own = {app: {name: on_processor(library, name) for name in levels} for app, library in libraries.items()}
