@@ -21,10 +21,11 @@ install: ## the same with everything: torch and what tests and checks need
 demo: install-demo ## install what the demo uses, then `dynofa demo` (ARGS=...)
 	@.venv/bin/dynofa demo $(ARGS)
 
-test: install ## install everything, then pytest (ARGS=...): on two cores what has no processes and no clock, then the rest
-	@run() { .venv/bin/python -m pytest "$$@" $(ARGS) || test $$? -eq 5; }; \
-	run -n 2 --dist loadfile -m "not live$(if $(QUICK), and not slow)"; others=$$?; \
-	$(if $(QUICK),,run -m live &&) exit $$others # 5, ARGS leave no test, is no failure
+test: install ## install everything, then pytest (ARGS=...): two at a time, those that need the machine for themselves last
+	@run() { .venv/bin/python -m pytest "$$@" $(ARGS) || test $$? -eq 5 || failed=1; }; failed=0; \
+	run -n 2 --dist worksteal -m "not live$(if $(QUICK), and not slow)"; \
+	$(if $(QUICK),,run -n 2 --dist loadfile -m "live and not alone"; run -m alone;) \
+	exit $$failed # 5, ARGS leave no test, is no failure
 
 lint: install ## install everything, then ruff and mypy
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

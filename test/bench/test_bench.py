@@ -451,6 +451,7 @@ def test_several_static_models_answer_as_their_supernet(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.live
+@pytest.mark.alone
 def test_several_static_models_are_compared_with_the_supernet() -> None:
     supernet = load_supernet(SMALL)
     configs = {"small": supernet.space.smallest, "large": supernet.space.largest}

@@ -19,6 +19,7 @@ pytest.importorskip("pycocotools")
 pytest.importorskip("dynofa_ros.msg", reason="needs the built messages")
 
 from ros_client import RosClient
+from ros_domain import own_domain
 from sensor_msgs.msg import Image
 
 from dynofa_ros import topics
@@ -29,7 +30,7 @@ from dynofa_ros.library import build as builder
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "own_data.md"
-DOMAIN_ID = 1 + os.getpid() % 40
+DOMAIN_ID = own_domain(os.getpid() % 40)
 QUICK = {
     "train": "--passes 0.01 --batch 2 --threads 1 --held-out 0.5 --evaluations 2",
     "profile": "--rounds 5 --pause-ms 0",

@@ -31,6 +31,13 @@ START_TIMEOUT_S = 90.0
 END_S = 10.0  # how long an interrupted demo may take to end
 SECONDS = 15.0
 SHARED_MEMORY = Path("/dev/shm")
+# A demo that is not judged by its figures needs no time in which the manager learns the margins.
+SHORT_WARM_UP = """
+from dynofa_ros.cli.main import main
+from dynofa_ros.demo import demo
+demo.WARM_UP_S = 0.5
+raise SystemExit(main())
+"""
 
 Timeline = tuple[Path, int, str, dict[str, Any]]  # folder, exit code, terminal output, summary
 
@@ -38,9 +45,10 @@ Timeline = tuple[Path, int, str, dict[str, Any]]  # folder, exit code, terminal 
 class Running:
     """A demo in a process of its own, and everything that it started."""
 
-    def __init__(self, out: Path, *arguments: object) -> None:
+    def __init__(self, out: Path, *arguments: object, judged: bool = True) -> None:
         self.out = out
-        command = [sys.executable, "-m", "dynofa_ros.cli.main", "demo", "--headless", "--out", str(out)]
+        started = ("-m", "dynofa_ros.cli.main") if judged else ("-c", SHORT_WARM_UP)
+        command = [sys.executable, *started, "demo", "--headless", "--out", str(out)]
         # A group of its own: tests end a demo, never each other.
         self.process = subprocess.Popen(
             [*command, *map(str, arguments)],
@@ -122,6 +130,7 @@ def timeline(tmp_path_factory: pytest.TempPathFactory) -> Timeline:
     return demo.out, code, text, summary
 
 
+@pytest.mark.alone
 def test_the_demo_succeeds(timeline: Timeline) -> None:
     out, code, text, summary = timeline
     assert code == 0, text
@@ -133,6 +142,7 @@ def test_the_demo_succeeds(timeline: Timeline) -> None:
     assert f"open {out / 'report.html'} in a browser" in text
 
 
+@pytest.mark.alone
 def test_phases_are_equally_long(timeline: Timeline) -> None:
     phases = timeline[3]["phases"]
     assert [phase["name"] for phase in phases] == [phase.name for phase in PHASES]
@@ -142,6 +152,7 @@ def test_phases_are_equally_long(timeline: Timeline) -> None:
         assert phase["results"] > 0
 
 
+@pytest.mark.alone
 def test_the_manager_moves_sub_networks_and_clocks(timeline: Timeline) -> None:
     summary = timeline[3]
     subnets = {subnet for phase in summary["phases"] for subnet in phase["subnets_used"]}
@@ -157,6 +168,7 @@ def test_the_manager_moves_sub_networks_and_clocks(timeline: Timeline) -> None:
     assert summary["decisions"] > SECONDS and summary["dvfs_commands"] >= 1
 
 
+@pytest.mark.alone
 def test_frames_are_answered_in_time_and_correctly(timeline: Timeline) -> None:
     summary = timeline[3]
     front = summary["apps"]["front"]
@@ -172,6 +184,7 @@ def test_frames_are_answered_in_time_and_correctly(timeline: Timeline) -> None:
     assert summary["energy_j"] == pytest.approx(summary["mean_power_w"] * SECONDS, rel=0.3)
 
 
+@pytest.mark.alone
 def test_sentences_are_answered_under_the_same_manager(timeline: Timeline) -> None:
     translator = timeline[3]["apps"]["translator"]
     assert translator["results"] == translator["frames_published"] > 0.7 * SECONDS
@@ -182,6 +195,7 @@ def test_sentences_are_answered_under_the_same_manager(timeline: Timeline) -> No
     assert accuracy["measured"] > accuracy["expected"], "the sentences are simpler than those of the library"
 
 
+@pytest.mark.alone
 def test_every_result_carries_a_header_of_the_camera(timeline: Timeline) -> None:
     run = read_run(timeline[0] / "bag")
     results = [result.frame for result in run.results if result.app == "front"]
@@ -189,6 +203,7 @@ def test_every_result_carries_a_header_of_the_camera(timeline: Timeline) -> None
     assert [m.frame for m in run.monitors if m.app == "front"] == results
 
 
+@pytest.mark.alone
 def test_figures_are_recomputed_from_the_bag(timeline: Timeline) -> None:
     out, _, _, summary = timeline
     again = out.parent / "again.json"
@@ -196,12 +211,14 @@ def test_figures_are_recomputed_from_the_bag(timeline: Timeline) -> None:
     assert json.loads(again.read_text()) == summary
 
 
+@pytest.mark.alone
 def test_every_decision_is_reproduced_from_the_bag(timeline: Timeline) -> None:
     result = dynofa_process("replay", timeline[0])
     assert result.returncode == 0, result.stdout
     assert int(result.stdout.split()[0]) > 5 * SECONDS - 10, "control_period_s is 0.2 s"
 
 
+@pytest.mark.alone
 def test_the_bag_has_all_topics_but_images(timeline: Timeline) -> None:
     with open_bag(timeline[0] / "bag") as reader:
         topics = {c.topic for c in reader.connections}
@@ -216,6 +233,7 @@ def test_the_bag_has_all_topics_but_images(timeline: Timeline) -> None:
     assert {"/diagnostics", "/parameter_events"} <= topics
 
 
+@pytest.mark.alone
 def test_the_picture_is_drawn(timeline: Timeline) -> None:
     picture = cv2.imread(str(timeline[0] / "timeline.png"))
     assert picture is not None and picture.shape[1] >= 1000
@@ -224,8 +242,13 @@ def test_the_picture_is_drawn(timeline: Timeline) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_ends_soon_and_keeps_its_results(number: signal.Signals, tmp_path: Path) -> None:
-    demo = Running(tmp_path / "out", "--seconds", 60, "--task", "classification")
+    """And while it runs, a second one in the same domain is refused."""
+    quick = ("--seconds", 60, "--task", "classification")
+    demo = Running(tmp_path / "out", *quick, judged=False)
     demo.wait_until_recording()
+    if number == signal.SIGINT:
+        code, _, summary = Running(tmp_path / "second", *quick).finish(60.0)
+        assert code == 1 and "has a dynofa manager or device already" in summary["errors"][0]
     begin = time.monotonic()
     os.kill(demo.process.pid, number)
     code, text, summary = demo.finish(60.0)
@@ -237,7 +260,7 @@ def test_an_interrupted_demo_ends_soon_and_keeps_its_results(number: signal.Sign
 
 
 def test_a_killed_demo_leaves_no_orphan(tmp_path: Path) -> None:
-    demo = Running(tmp_path / "out", "--seconds", 60, "--task", "classification")
+    demo = Running(tmp_path / "out", "--seconds", 60, "--task", "classification", judged=False)
     demo.wait_until_recording()
     demo.process.kill()
     demo.process.communicate()
@@ -246,7 +269,7 @@ def test_a_killed_demo_leaves_no_orphan(tmp_path: Path) -> None:
 
 
 def test_a_node_that_dies_is_an_error(tmp_path: Path) -> None:
-    demo = Running(tmp_path / "out", "--seconds", 60, "--apps", 2)
+    demo = Running(tmp_path / "out", "--seconds", 60, "--apps", 2, judged=False)
     demo.wait_until_recording()
     demo.node("rear").kill()
     code, text, summary = demo.finish(30.0)
@@ -260,17 +283,6 @@ def test_a_node_that_dies_is_an_error(tmp_path: Path) -> None:
     assert summary["results"] == sum(app["results"] for app in summary["apps"].values())
 
 
-def test_a_second_demo_in_the_same_domain_is_refused(tmp_path: Path) -> None:
-    quick = ("--seconds", 60, "--task", "classification")
-    first = Running(tmp_path / "first", *quick)
-    first.wait_until_recording()
-    code, _, summary = Running(tmp_path / "second", *quick).finish(60.0)
-    os.kill(first.process.pid, signal.SIGINT)
-    first.finish(30.0)
-    assert code == 1
-    assert "has a dynofa manager or device already" in summary["errors"][0]
-
-
 def quick_demo(out: Path, *arguments: str) -> dict[str, Any]:
     """Summary of a demo of 8 s, whose decisions can be replayed."""
     code, text, summary = Running(out, "--seconds", 8, *arguments).finish(START_TIMEOUT_S)
@@ -279,6 +291,7 @@ def quick_demo(out: Path, *arguments: str) -> dict[str, Any]:
     return summary
 
 
+@pytest.mark.alone
 def test_a_translator_and_a_parser_share_a_process(tmp_path: Path) -> None:
     summary = quick_demo(tmp_path / "out", "--task", "translation")
     metrics = {app: values["accuracy_metric"] for app, values in summary["apps"].items()}
@@ -288,6 +301,7 @@ def test_a_translator_and_a_parser_share_a_process(tmp_path: Path) -> None:
     assert summary["apps"]["parser"]["accuracy"]["measured"] > 0.8
 
 
+@pytest.mark.alone
 def test_a_detector_and_a_translator_are_the_default(tmp_path: Path) -> None:
     summary = quick_demo(tmp_path / "out")
     detector, translator = (summary["apps"][app] for app in ("detector", "translator"))

@@ -36,8 +36,6 @@ from dynofa_ros.recording import metrics
 from dynofa_ros.recording.run import Clocks, Mark, Monitor, Run
 from dynofa_ros.simulation.scene import ISOLATED, Noise, Reserved
 
-pytestmark = pytest.mark.live
-
 TARGETS = (
     "latency_target_ms",
     "accuracy_target",
@@ -270,6 +268,8 @@ def test_a_run_beside_itself_is_the_same() -> None:
 
 
 @pytest.mark.timeout(150)
+@pytest.mark.live
+@pytest.mark.alone
 def test_s3_live(tmp_path: Path) -> None:
     pytest.importorskip("rclpy", reason="needs rclpy")
     command = [sys.executable, "-m", "dynofa_ros.cli.main", "demo", "--scenario", "S3", "--seconds", "15"]

@@ -10,8 +10,6 @@ from dynofa_ros.device.board import load_board
 from dynofa_ros.device.simulated.real_time import RealTimeSimulation
 from dynofa_ros.device.simulated.simulated_device import ExternalLoad, SimulatedDevice
 
-pytestmark = pytest.mark.live
-
 
 def device() -> SimulatedDevice:
     return SimulatedDevice(load_board("xavier_nx"))

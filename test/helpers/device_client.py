@@ -19,12 +19,13 @@ from dynofa_ros.msg import (
     PowerModel,
 )
 from ros_client import RosClient
+from ros_domain import own_domain
 from sensor_msgs.msg import BatteryState, Temperature
 
 from dynofa_ros import topics
 
 ROOT = Path(__file__).resolve().parents[2]
-DOMAIN_ID = 50 + os.getpid() % 50
+DOMAIN_ID = own_domain(50 + os.getpid() % 50)
 NAMESPACE = "/robot1/dynofa"  # everything must work below a namespace of the user
 TIMEOUT_S = 10.0
 Band = tuple[str, int, int]

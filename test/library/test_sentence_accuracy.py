@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from dynofa_ros.demo.commands import commands
 from dynofa_ros.errors import CliError
+from dynofa_ros.library import build as builder
 from dynofa_ros.library.library import LibraryError, load_library
 from dynofa_ros.library.profiling import Job, Runs, fixed_shares
 from dynofa_ros.library.sentences import METRICS, MeasuredSentences, read_pairs
@@ -51,7 +52,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pairs(tmp_path: Path) -> Path:
     file = tmp_path / "pairs.tsv"
     short = (pair for pair in commands(0) if len(pair[0]) < 30)
-    file.write_text("".join(f"{a}\t{b}\n" for a, b in itertools.islice(short, 6)))
+    file.write_text("".join(f"{a}\t{b}\n" for a, b in itertools.islice(short, 3)))
     return file
 
 
@@ -62,7 +63,10 @@ def build(weights: Path, pairs: Path, out: Path, *more: object) -> int:
 
 
 @pytest.mark.slow
-def test_build_and_profile_measure_sentences(weights: Path, pairs: Path, tmp_path: Path) -> None:
+def test_build_and_profile_measure_sentences(
+    weights: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "FITTED_SUBNETS", 6)
     out, again = tmp_path / "library.yaml", tmp_path / "profiled.yaml"
     assert build(weights, pairs, out, "--target", "intent", "--metric", "bleu") == 0
     library = load_library(out, load_supernet(SPACE.name, weights).weights)

@@ -20,6 +20,7 @@ from dynofa_ros.msg import AppTargets, InferenceMonitor, SubnetCommand, SubnetLi
 from lifecycle_msgs.msg import Transition
 from rclpy.action import ActionClient
 from ros_client import RosClient
+from ros_domain import own_domain
 from std_msgs.msg import Header, String
 from text_backbone import write_backbone, write_library
 
@@ -28,7 +29,7 @@ from dynofa_ros.application.worker import OrderedQueue
 
 pytestmark = pytest.mark.live
 
-DOMAIN_ID = 41 + os.getpid() % 40
+DOMAIN_ID = own_domain(41 + os.getpid() % 40)
 NAMESPACE, APPS = "/robot2/language", {"translator": "de", "parser": "intent"}
 RESULT = Translate.Result
 LONG = "Where did you put the keys of the old red car that we saw in the garage?"

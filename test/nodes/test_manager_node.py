@@ -32,6 +32,7 @@ from lifecycle_msgs.msg import Transition
 from manager_plant import BOARD, CPU, MODEL, capabilities, make_library
 from rclpy.serialization import deserialize_message, serialize_message
 from ros_client import RosClient
+from ros_domain import own_domain
 
 from dynofa_ros import topics
 from dynofa_ros.convert import from_ros, to_ros
@@ -44,7 +45,7 @@ from dynofa_ros.topics import Topic
 pytestmark = pytest.mark.live
 
 ROOT = Path(__file__).resolve().parents[2]
-DOMAIN_ID = 100 + os.getpid() % 50
+DOMAIN_ID = own_domain(100 + os.getpid() % 50)
 NAMESPACE = "/robot1/dynofa"
 TIMEOUT_S = 10.0
 RATE_HZ = 15.0

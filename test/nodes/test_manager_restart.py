@@ -34,7 +34,7 @@ from dynofa_ros.demo.processes import NodeProcess, NodeSpec, Processes
 from dynofa_ros.library.library import Latency, load_library, save_library
 from dynofa_ros.paths import share_file
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.timeout(120)]
 
 DOMAIN_ID = int(os.environ.get("ROS_DOMAIN_ID", "0")) + 100  # of its own: 2 to 200 are free of ports in use
 APP = "front"

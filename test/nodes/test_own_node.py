@@ -19,6 +19,7 @@ pytest.importorskip("dynofa_ros.msg", reason="the messages of the package are no
 
 from geometry_msgs.msg import PolygonStamped
 from ros_client import RosClient
+from ros_domain import own_domain
 from sensor_msgs.msg import Image
 
 from dynofa_ros import topics
@@ -26,7 +27,7 @@ from dynofa_ros.topics import Topic
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
 
-DOMAIN_ID = 1 + os.getpid() % 40
+DOMAIN_ID = own_domain(os.getpid() % 40)
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "corners_node.py"
 APP, CAMERA = "corners", Topic("image", "sensor_msgs/msg/Image", depth=1)
 FOUND = Topic("corners/found", "geometry_msgs/msg/PolygonStamped")

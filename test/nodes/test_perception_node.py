@@ -197,14 +197,15 @@ def test_the_onnxruntime_process_has_no_torch(node, process):
     assert "onnxruntime" in maps and "libtorch" not in maps
 
 
+@pytest.mark.alone
 def test_compressed_images_and_emulated_clocks():
     """A second node: JPEG in; at half the clock and 50 % load from outside the inference takes longer."""
     process = start(
         *("-p", "image_transport:=compressed", "-p", "emulate_dvfs:=true", "-p", "emulated_slowdown:=8"),
         *("-p", "latency_target_ms:=1000.0", "-p", f"subnet_id:={LARGEST.id}"),
-        domain_id=DOMAIN_ID + 1,  # the other node has the same name
+        domain_id=DOMAIN_ID + 2,  # the other node has the same name
     )
-    client = Client(DOMAIN_ID + 1)
+    client = Client(DOMAIN_ID + 2)
     try:
         client.wait(lambda: client.received["library"] and client.received["subnet_state"], "the node", 40)
         client.wait(
@@ -277,8 +278,8 @@ def test_vision_msgs_carry_the_same_result_where_they_are_installed(tmp_path, mo
     text = "from dynofa_ros.msg import ClassHypothesis as ObjectHypothesis, Classification\n"
     (package / "__init__.py").write_text(text)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
-    process = start("-p", "latency_target_ms:=1000.0", domain_id=DOMAIN_ID + 2)
-    client = Client(DOMAIN_ID + 2)
+    process = start("-p", "latency_target_ms:=1000.0", domain_id=DOMAIN_ID + 4)
+    client = Client(DOMAIN_ID + 4)
     vision: list[Classification] = []
     try:
         topic = replace(topics.CLASSIFICATION, name="perception/{app}/vision_classification")
@@ -295,8 +296,8 @@ def test_vision_msgs_carry_the_same_result_where_they_are_installed(tmp_path, mo
 
 
 def test_the_subscription_is_as_reliable_as_the_camera_or_as_it_is_told():
-    process = start("-p", "latency_target_ms:=1000.0", domain_id=DOMAIN_ID + 4)
-    client = Client(DOMAIN_ID + 4)
+    process = start("-p", "latency_target_ms:=1000.0", domain_id=DOMAIN_ID + 8)
+    client = Client(DOMAIN_ID + 8)
 
     def subscribed(reliability: ReliabilityPolicy) -> None:
         def is_so() -> bool:
@@ -325,8 +326,8 @@ def test_the_subscription_is_as_reliable_as_the_camera_or_as_it_is_told():
 def test_without_images_the_diagnostic_says_where_there_are_some():
     own, elsewhere = topics.absolute(NAMESPACE, topics.IMAGE.of(APP)), "/elsewhere/image"
     image_type, compressed_type = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-    process = start("-r", f"{own}:={elsewhere}", domain_id=DOMAIN_ID + 3)
-    client = Client(DOMAIN_ID + 3)
+    process = start("-r", f"{own}:={elsewhere}", domain_id=DOMAIN_ID + 6)
+    client = Client(DOMAIN_ID + 6)
 
     def advises(text: str) -> None:
         def matches() -> bool:

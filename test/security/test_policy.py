@@ -14,13 +14,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from ros_domain import own_domain
 
 from dynofa_ros import topics
 from dynofa_ros.application.task import further_topics
 from dynofa_ros.topics import TOPICS
 
 ROOT = Path(__file__).resolve().parents[2]
-DOMAIN_ID = 150 + os.getpid() % 50
+DOMAIN_ID = own_domain(150 + os.getpid() % 48)
 CHILDREN = {"policy": {"enclaves"}, "enclaves": {"enclave"}, "enclave": {"profiles"}, "profiles": {"profile"}}
 CHILDREN |= {"profile": {"topics", "services", "actions"}}
 CHILDREN |= {f"{kind}s": {kind} for kind in ("topic", "service", "action")}
