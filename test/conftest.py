@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from fake_kernel import make_board
 from hypothesis import HealthCheck, settings
@@ -19,6 +20,12 @@ os.environ["ROS_DOMAIN_ID"] = str(own_domain(domain) if "PYTEST_XDIST_WORKER" in
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")  # as Humble always does
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
+
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    # Workers share the cores: threads of torch that wait for each other spin, and take twice the time of one.
+    cores, share = psutil.cpu_count, max(1, len(os.sched_getaffinity(0)) // workers)
+    os.environ["OMP_NUM_THREADS"] = str(share)
+    psutil.cpu_count = lambda logical=True: min(share, cores(logical) or 1)
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests send it, and under nohup processes would ignore it
 
