@@ -28,7 +28,7 @@ from dynofa_ros.evaluation.policies.manager import ManagerPolicy
 from dynofa_ros.evaluation.scenarios import scaled
 from dynofa_ros.latency import latency
 from dynofa_ros.library.library import load_library, save_library
-from dynofa_ros.messages import SubnetEntry
+from dynofa_ros.messages import Header, SubnetEntry
 from dynofa_ros.recording import metrics
 from dynofa_ros.recording.run import Clocks, Mark, Monitor, Run, Telemetry
 from dynofa_ros.simulation import scene as scenes
@@ -134,21 +134,8 @@ def as_records(run: SimulatedRun, phases: Sequence[ScenePhase], warm_up_s: float
     for frame in sorted(run.frames, key=lambda f: f.answered_s if f.monitor else math.inf):
         if frame.monitor is None or frame.answered_s < warm_up_s:
             continue
-        records.monitors.append(
-            Monitor(
-                time_ns=ns(frame.answered_s),
-                app=frame.app,
-                frame=(ns(frame.arrived_s), frame.app),
-                subnet_id=frame.subnet_id,
-                processor=frame.processor,
-                inference_ms=frame.inference_ms,
-                latency_ms=frame.latency_ms,
-                latency_target_ms=frame.latency_target_ms,
-                missed=frame.missed,
-                dropped=frame.monitor.dropped_frames,
-                malformed=0,
-            )
-        )
+        received = {"header": Header(ns(frame.arrived_s), frame.app), "time_ns": ns(frame.answered_s)}
+        records.monitors.append(Monitor(**vars(frame.monitor) | received))
     clocks_hz: dict[str, float] = {}
     for at_s, domain, hz in run.clocks:
         clocks_hz = {**clocks_hz, domain: float(hz)}

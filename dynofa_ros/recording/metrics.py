@@ -78,9 +78,9 @@ def mean(values: Iterable[float]) -> float:
 
 def miss_percent(monitors: Sequence[Monitor]) -> float:
     """Share of the due frames that missed, 0..100; NaN if none was due."""
-    unanswered = sum(m.dropped + m.malformed for m in monitors)
+    unanswered = sum(m.unanswered for m in monitors)
     due = len(monitors) + unanswered
-    return 100.0 * (sum(m.missed for m in monitors) + unanswered) / due if due else math.nan
+    return 100.0 * (sum(m.deadline_missed for m in monitors) + unanswered) / due if due else math.nan
 
 
 def settled(monitors: Sequence[Monitor], found: Sequence[Phase]) -> list[Monitor]:
@@ -133,8 +133,8 @@ def figures(run: Run, found: Sequence[Phase], start_ns: int, end_ns: int) -> dic
     """The figures of [start_ns, end_ns): the keys of summary.json without phases, apps and errors."""
     monitors = within(run.monitors, start_ns, end_ns)
     telemetry = within(run.telemetry, start_ns, end_ns)
-    dropped = sum(m.dropped for m in monitors)
-    malformed = sum(m.malformed for m in monitors)
+    dropped = sum(m.dropped_frames for m in monitors)
+    malformed = sum(m.malformed_frames for m in monitors)
     latencies = [m.latency_ms for m in monitors]
     overheads = [m.latency_ms - m.inference_ms for m in monitors]
     return {

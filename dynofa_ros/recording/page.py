@@ -124,12 +124,8 @@ def _app(run: Run, app: str, monitors: Sequence[Monitor], origin: int) -> dict[s
         "t": times,
         "latency_ms": [round(m.latency_ms, 2) for m in monitors],
         "target_ms": steps(zip(times, (round(m.latency_target_ms, 3) for m in monitors), strict=True)),
-        "missed": [index for index, m in enumerate(monitors) if m.missed],
-        "unanswered": [
-            [t, m.dropped + m.malformed]
-            for t, m in zip(times, monitors, strict=True)
-            if m.dropped + m.malformed
-        ],
+        "missed": [index for index, m in enumerate(monitors) if m.deadline_missed],
+        "unanswered": [[t, m.unanswered] for t, m in zip(times, monitors, strict=True) if m.unanswered],
         "subnets": steps(zip(times, map(ran, monitors), strict=True)),
     }
 

@@ -15,9 +15,11 @@ from typing import Any
 
 from dynofa_ros import topics
 from dynofa_ros.convert import from_ros, stamp_ns
+from dynofa_ros.errors import printable
 from dynofa_ros.messages import (
     AppTargets,
     DomainStatus,
+    InferenceMonitor,
     ManagerDecision,
     SubnetCondition,
     SubnetState,
@@ -36,20 +38,20 @@ FrameKey = tuple[int, str]  # header.stamp in nanoseconds, header.frame_id
 
 
 @dataclass(frozen=True)
-class Monitor:
-    """One answered frame (dynofa_ros/InferenceMonitor)."""
+class Monitor(InferenceMonitor):
+    """One answered frame, with the time of its receipt."""
 
-    time_ns: int
-    app: str
-    frame: FrameKey
-    subnet_id: str
-    processor: str
-    inference_ms: float
-    latency_ms: float
-    latency_target_ms: float
-    missed: bool
-    dropped: int
-    malformed: int
+    time_ns: int = 0
+
+    @property
+    def frame(self) -> FrameKey:
+        """The image that it is of."""
+        return self.header.stamp_ns, self.header.frame_id
+
+    @property
+    def unanswered(self) -> int:
+        """Frames before it that got no answer."""
+        return self.dropped_frames + self.malformed_frames
 
 
 @dataclass(frozen=True)
@@ -278,25 +280,11 @@ def _names(roots: list[str]) -> str:
 
 
 def _frame(header: Any) -> FrameKey:
-    return stamp_ns(header.stamp), header.frame_id
+    return stamp_ns(header.stamp), printable(header.frame_id)
 
 
 def _monitor(run: Run, time_ns: int, app: str, message: Any) -> None:
-    run.monitors.append(
-        Monitor(
-            time_ns=time_ns,
-            app=app,
-            frame=_frame(message.header),
-            subnet_id=message.subnet_id,
-            processor=message.processor,
-            inference_ms=float(message.inference_ms),
-            latency_ms=float(message.latency_ms),
-            latency_target_ms=float(message.latency_target_ms),
-            missed=bool(message.deadline_missed),
-            dropped=int(message.dropped_frames),
-            malformed=int(message.malformed_frames),
-        )
-    )
+    run.monitors.append(Monitor(**vars(from_ros(message)) | {"app": app, "time_ns": time_ns}))
 
 
 def _label(time_ns: int, app: str, message: Any) -> Label:

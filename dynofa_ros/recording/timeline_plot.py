@@ -85,9 +85,11 @@ def _latency_panel(axis: Axes, apps: Apps, origin: int) -> None:
         axis.plot(times, latencies, ".", ms=3, color=colour, label=f"{app}, per request")
         targets = [m.latency_target_ms for m in monitors]
         axis.step(times, targets, where="post", color=LIMIT, lw=1.3, ls="--", label=f"{only_once}target")
-        missed = [(t, value) for t, value, m in zip(times, latencies, monitors, strict=True) if m.missed]
+        missed = [
+            (t, value) for t, value, m in zip(times, latencies, monitors, strict=True) if m.deadline_missed
+        ]
         axis.plot(*_columns(missed), "x", ms=5, color=MISS, label=f"{only_once}missed")
-        lost = [(t, 0.03 * top) for t, m in zip(times, monitors, strict=True) if m.dropped + m.malformed]
+        lost = [(t, 0.03 * top) for t, m in zip(times, monitors, strict=True) if m.unanswered]
         if lost:
             axis.plot(*_columns(lost), "v", ms=5, color=MISS, label=f"{app}, not answered")
     axis.set_ylabel("latency (ms)")

@@ -24,7 +24,7 @@ from dynofa_ros.demo.phases import PHASES
 from dynofa_ros.demo.processes import NodeSpec, Processes
 from dynofa_ros.demo.setup import camera_environment, prepare_output
 from dynofa_ros.errors import UsageError
-from dynofa_ros.messages import Parameter
+from dynofa_ros.messages import Header, Parameter
 from dynofa_ros.recording.bag import typestore
 from dynofa_ros.recording.metrics import Phase
 from dynofa_ros.recording.run import Decision, Fault, Label, Monitor, Run, Telemetry
@@ -262,7 +262,10 @@ def small_run() -> Run:
     """One late frame, one sample of the device, one decision."""
     run = Run(accuracy={("front", "s3", "cpu"): 0.812})
     key = (1, "front_camera")
-    run.monitors = [Monitor(2 * 10**9, "front", key, "s3", "cpu", 61.0, 66.6, 60.0, True, 0, 0)]
+    times_ms = (1.0, 3.0, 61.0, 1.6, 66.6, 60.0)
+    run.monitors = [
+        Monitor("front", 0, 0, "s3", "cpu", *times_ms, True, header=Header(*key), time_ns=2 * 10**9)
+    ]
     run.results = [Label(2 * 10**9, "front", key, "stop")]
     run.truths = [Label(10**9, "", key, "stop")]
     run.telemetry = [Telemetry(10**9, 5.25, 1.0, 41.5, {"cpu0": 1.19e9}, "simulated")]

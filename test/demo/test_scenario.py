@@ -195,19 +195,8 @@ def live_frames(live: Mapped, factors: list[float]) -> Run:
 
 def frame(live: Mapped, time_ns: int, inference_ms: float) -> Monitor:
     app = live.scene.apps[0]
-    return Monitor(
-        time_ns,
-        app.name,
-        (0, ""),
-        app.library[-1].id,
-        "gpu",
-        inference_ms,
-        inference_ms + 4.0,
-        60.0,
-        False,
-        0,
-        0,
-    )
+    times_ms = (0.0, 2.0, inference_ms, 2.0, inference_ms + 4.0, 60.0)
+    return Monitor(app.name, 0, 0, app.library[-1].id, "gpu", *times_ms, False, time_ns=time_ns)
 
 
 def test_noise_is_measured_against_library_clock_and_load() -> None:

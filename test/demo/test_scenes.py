@@ -21,6 +21,7 @@ from dynofa_ros.demo.signs import (
     SCENES_HELD_OUT_SEED,
     render_scene,
 )
+from dynofa_ros.messages import Header
 from dynofa_ros.recording.run import Label, Mark, Run
 from dynofa_ros.recording.scoring import PRECISION, Box
 
@@ -62,7 +63,7 @@ def run_of(score: float) -> Run:
     run = Run(marks=[Mark(START, "steady"), Mark(START + 5 * S, "end")])
     run.truths = [Label(START, "", frame, boxes_of(n, 1.0), PRECISION) for n, frame in enumerate(frames)]
     run.results = [Label(START + 2 * S, "detector", frames[1], boxes_of(1, score))]
-    run.monitors = [replace(monitor(2.0), app="detector", frame=frames[1])]
+    run.monitors = [replace(monitor(2.0), app="detector", header=Header(*frames[1]))]
     return run
 
 

@@ -9,7 +9,14 @@ import numpy as np
 
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.evaluation.scenarios import OVERHEAD_MS, vision_library
-from dynofa_ros.messages import MISS_TOLERANCE, AppDecision, AppTargets, FrequencyBand, ManagerDecision
+from dynofa_ros.messages import (
+    MISS_TOLERANCE,
+    AppDecision,
+    AppTargets,
+    FrequencyBand,
+    Header,
+    ManagerDecision,
+)
 from dynofa_ros.recording.run import Monitor
 from dynofa_ros.simulation.scene import App
 from dynofa_ros.supernet.space import SearchSpace
@@ -59,17 +66,20 @@ def decision(**changes: Any) -> ManagerDecision:
 def monitor(time_s: float, latency_ms: float = 40.0, **changes: object) -> Monitor:
     """A frame of app `front`, received `time_s` after the start, with 5 ms outside the network."""
     made = Monitor(
-        time_ns=START + round(time_s * S),
+        header=Header(START + round(time_s * S), "front_camera"),
         app="front",
-        frame=(START + round(time_s * S), "front_camera"),
+        frame_sequence=0,
+        decision_id=0,
         subnet_id="a",
         processor="cpu",
+        queue_wait_ms=1.0,
+        preprocess_ms=3.0,
         inference_ms=latency_ms - 5.0,
+        postprocess_ms=1.0,
         latency_ms=latency_ms,
         latency_target_ms=60.0,
-        missed=latency_ms > 60.0,
-        dropped=0,
-        malformed=0,
+        deadline_missed=latency_ms > 60.0,
+        time_ns=START + round(time_s * S),
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynofa_ros.files import to_json
+from dynofa_ros.messages import Header
 from dynofa_ros.recording import metrics
 from dynofa_ros.recording.run import (
     Clocks,
@@ -45,8 +46,10 @@ def two_phases() -> Run:
     run.marks = [mark(0, "steady"), mark(10, "load"), mark(20, "end")]
     for second in range(20):
         run.monitors.append(monitor(second + 0.5, 40.0 + second, subnet_id="a" if second < 12 else "b"))
-    run.monitors[10] = replace(run.monitors[10], latency_ms=70.0, inference_ms=60.0, missed=True, dropped=2)
-    run.monitors[15] = replace(run.monitors[15], missed=True, malformed=1)
+    run.monitors[10] = replace(
+        run.monitors[10], latency_ms=70.0, inference_ms=60.0, deadline_missed=True, dropped_frames=2
+    )
+    run.monitors[15] = replace(run.monitors[15], deadline_missed=True, malformed_frames=1)
     run.truths = [Label(m.time_ns - 1, "", m.frame, "stop") for m in run.monitors]
     run.results = [Label(m.time_ns, "front", m.frame, "stop") for m in run.monitors]
     run.results[3] = replace(run.results[3], value="yield")
@@ -150,7 +153,8 @@ def test_frames_without_a_known_label_are_not_scored() -> None:
 def test_several_applications_are_told_apart() -> None:
     run = two_phases()
     rear = [
-        replace(m, app="rear", subnet_id="c", frame=(m.frame[0], "rear_camera")) for m in run.monitors[:5]
+        replace(m, app="rear", subnet_id="c", header=Header(m.frame[0], "rear_camera"))
+        for m in run.monitors[:5]
     ]
     run.monitors = sorted([*run.monitors, *rear], key=lambda m: m.time_ns)
     run.truths += [Label(m.time_ns, "", m.frame, "stop") for m in rear]
@@ -193,7 +197,7 @@ def test_phases_add_up_to_the_run(
 ) -> None:
     run = Run(marks=[mark(0, "one"), mark(7, "two"), mark(20, "end")])
     run.monitors = [
-        monitor(t, latency, subnet_id=subnet, dropped=dropped, malformed=malformed)
+        monitor(t, latency, subnet_id=subnet, dropped_frames=dropped, malformed_frames=malformed)
         for t, latency, subnet, dropped, malformed in sorted(found)
     ]
     energy_j = 0.0
@@ -219,7 +223,7 @@ def test_what_comes_before_the_first_mark_is_warm_up() -> None:
     run = two_phases()
     run.telemetry.insert(0, telemetry(-0.2, 0.0))  # what was told last still holds
     expected = metrics.summary(run)
-    run.monitors.insert(0, monitor(-3.0, 99.0, missed=True, dropped=5))
+    run.monitors.insert(0, monitor(-3.0, 99.0, deadline_missed=True, dropped_frames=5))
     run.truths.insert(0, Label(START - 3 * S, "", (1, "front_camera"), "stop"))
     run.telemetry.insert(0, telemetry(-3.0, -15.0, power_w=50.0))
     run.command_times_ns.insert(0, START - 2 * S)

@@ -41,8 +41,8 @@ def small_run() -> Run:
     run.marks = [Mark(START, "steady"), Mark(START + 2 * S, "power_cap"), Mark(START + 4 * S, "end")]
     run.monitors = [
         frame(0.5),
-        frame(1.5, latency_ms=60.0, missed=True),
-        frame(2.5, subnet_id="small", dropped=2),
+        frame(1.5, latency_ms=60.0, deadline_missed=True),
+        frame(2.5, subnet_id="small", dropped_frames=2),
         frame(3.5, subnet_id="small", latency_target_ms=45.0),
     ]
     for t in range(4):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from factories import START, S, monitor
 
+from dynofa_ros.messages import Header
 from dynofa_ros.recording import metrics, scoring, status
 from dynofa_ros.recording.run import Label, Run
 from dynofa_ros.recording.scoring import BLEU, EXACT, PRECISION, TOP1, boxes_of, score
@@ -70,7 +71,7 @@ def mixed() -> Run:
         run.results.append(Label(made.time_ns, "front", made.frame, "stop" if n else "yield"))
     for n, (text, answer) in enumerate(((MEANT, MEANT), (SAID, "Nein."))):
         at_ns, frame = START + n * S, (0, f"text {n}")
-        run.monitors.append(monitor(n, app="translator", subnet_id="a", frame=(at_ns, "")))
+        run.monitors.append(monitor(n, app="translator", subnet_id="a", header=Header(at_ns)))
         run.truths.append(Label(at_ns, "translator", frame, text, EXACT))
         run.results.append(Label(at_ns + 1, "translator", frame, answer))
     run.texts = {"translator": "text 1"}

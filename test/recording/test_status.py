@@ -19,7 +19,7 @@ def robot() -> Run:
     """Ten frames of one application in the last 5 s, two of them late; device and manager are there."""
     run = Run(board="a board", accuracy={("front", "large", "gpu"): 0.8})
     for t in range(10):
-        made = monitor(5.0 + t / 2, 40.0 + 10.0 * (t > 7), missed=t > 7)
+        made = monitor(5.0 + t / 2, 40.0 + 10.0 * (t > 7), deadline_missed=t > 7)
         run.monitors.append(replace(made, subnet_id="large", processor="gpu", latency_target_ms=50.0))
     run.targets, run.metrics = {"front": AppTargets("front", 50.0)}, {"front": "mAP50:95"}
     state = SubnetState(0, "large", "gpu", status=SubnetCondition.APPLIED, expected_accuracy=0.8)
