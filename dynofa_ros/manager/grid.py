@@ -18,7 +18,28 @@ from dynofa_ros.manager.problem import Array, Demand, Menu, Problem
 ROW_GRAIN = 16  # rows are as many as a multiple of this, where their number varies
 TINY = 1e-200  # instead of 0, by which nothing can be divided
 
+ROUNDING = 1e-9  # what is promised to one application must survive another order of summation
+NEVER_W = 1e300  # what cannot be done; a sum of some is still a number
+NO_LIMIT_W = 1e250
+
 Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Point:
+    """An operating point: processor of each application, level of each processor in use, total power.
+
+    ``modes``: of each application, see `problem.EntryTable`; empty = there is only one.
+    """
+
+    mapping: tuple[str, ...]
+    levels: dict[str, int]
+    power_w: float
+    modes: tuple[int, ...] = ()
+
+    def of_modes(self, values: Array) -> Array:
+        """Of values by mode, application and row those of the modes."""
+        return values[np.array(self.modes), np.arange(len(self.modes))] if self.modes else values
 
 
 @dataclass(eq=False)
@@ -58,9 +79,10 @@ class Grid:
 
     names: tuple[str, ...]
     slices: tuple[slice, ...]
-    # Applications x demand levels x rows, with every due frame answered; inf = cannot run there. With several
-    # modes (numbers of threads) this, ``pace`` and ``share`` have a first axis for them.
-    load: Array
+    # Applications x demand levels x rows: least time at slowdown 1; inf = cannot run there. With several
+    # modes (numbers of threads) this, ``scale``, ``pace`` and ``share`` have a first axis for them.
+    unit_ms: Array
+    scale: Array  # applications x rows: load, with every due frame answered, per millisecond of that
     pace: Array  # applications x rows: load per guarded millisecond
     budget_ms: Array  # applications: latency target without the overhead
     contention: Array  # rows
@@ -87,33 +109,49 @@ class Grid:
                 return part
         return self.parts[-1] if self.parts else self
 
+    @property
+    def plain(self) -> bool:
+        """Whether it has neither modes nor parts."""
+        return not self.parts and self.unit_ms.ndim == 3
+
+    @cached_property
+    def row_processor(self) -> Indices:
+        """Processor of each row."""
+        return _rows(tuple(place.stop - place.start for place in self.slices))[1]
+
+    @cached_property
+    def starts(self) -> Indices:
+        """First row of each processor."""
+        return np.array([place.start for place in self.slices])
+
     @cached_property
     def home(self) -> NDArray[np.bool_]:
         """Applications x rows: those of the processor that an application may not leave."""
-        _, row_processor = _rows(tuple(place.stop - place.start for place in self.slices))
-        return np.array(self.pins)[:, None] == row_processor
+        pins = np.array(self.pins or (-1,) * len(self.budget_ms))
+        return pins[:, None] == self.row_processor
 
     @cached_property
     def deadline(self) -> Array:
         """Shape of ``pace``: load, with every due frame answered, at which a lone application is late."""
         return self.pace * self.budget_ms[:, None]
 
-    @cached_property
-    def others(self) -> Array:
-        """Shape of ``load``: load of others up to which the deadline holds; negative = not even alone."""
-        return (self.deadline[..., None, :] / self.load - 1.0) / self.contention
+    def full_load(self, app: int) -> Array:
+        """Demand levels x rows: load of an application with every due frame answered."""
+        return self.unit_ms[..., app, :, :] * self.scale[..., app, None, :]
 
     def loads(self, wanted: Asked) -> tuple[Array, Array]:
         """Own load of every application at every row, and the total load up to which its deadline holds.
 
-        Where it cannot run at all: inf and -inf.
+        Where it cannot run at all, or may not: inf and -inf.
         """
-        number = np.arange(len(wanted.level))
-        own = self.load[..., number, wanted.level, :] / wanted.divider[:, None]
-        others = self.others[..., number, wanted.level, :]
+        load = self.unit_ms[..., np.arange(wanted.level.shape[-1]), wanted.level, :] * self.scale
+        if self.pins:
+            load = np.where(self.home | (np.array(self.pins) < 0)[:, None], load, inf)
+        own = load / wanted.divider[..., None]
+        others = (self.deadline / load - 1.0) / self.contention  # up to which it holds
         limit = np.where(others >= 0.0, own + others, -inf)
         if wanted.relaxed.any():
-            limit = np.where(wanted.relaxed[:, None], np.where(np.isfinite(own), inf, -inf), limit)
+            limit = np.where(wanted.relaxed[..., None], np.where(np.isfinite(own), inf, -inf), limit)
         return own, limit
 
     def needs(self, wanted: Asked, ceiling: float) -> Needs:
@@ -167,34 +205,30 @@ class Needs:
 @lru_cache(maxsize=4)
 def make_grid(problem: Problem, headroom: float, pins: tuple[int, ...] = ()) -> Grid:
     """Arrays of a problem. ``headroom`` scales the latency targets."""
-    whole, scale, row_processor = _whole(problem)
     targets = [headroom * a.latency_target_ms - a.overhead_ms for a in problem.apps]
-    load = whole.load
-    if pins:
-        pin = np.array(pins)[:, None]
-        load = np.where(((pin >= 0) & (pin != row_processor))[:, None], inf, load)
-    grid = replace(whole, load=load, budget_ms=np.array(targets), pins=pins)
-    return replace(grid, parts=_parts(problem, grid, scale)) if problem.launcher else grid
+    grid = replace(_whole(problem), budget_ms=np.array(targets), pins=pins)
+    return replace(grid, parts=_parts(problem, grid)) if problem.launcher else grid
 
 
 @lru_cache(maxsize=2)  # a problem is compared by identity: one step has one, seldom two
-def _whole(problem: Problem) -> tuple[Grid, Array, Indices]:
-    """What all grids of a problem share; factor from unit times to load; processor of each row."""
+def _whole(problem: Problem) -> Grid:
+    """What all grids of a problem share."""
     processors = problem.processors
     levels = tuple(p.levels for p in processors)
     slices, row_processor = _rows(levels)
     slowdown, margin = _estimates(problem)
     per_ms = np.array([1e-3 * a.rate_hz for a in problem.apps])[:, None]
-    scale = (slowdown * per_ms).take(row_processor, axis=1)[:, None]
+    scale = (slowdown * per_ms).take(row_processor, axis=1)
     pace = (per_ms / margin).take(row_processor, axis=1)
     menus = _menus(problem)
     share = _share(menus, levels)
     if share is not None:
-        scale, pace = scale * share[..., None, :], pace * share
-    grid = Grid(
+        scale, pace = scale * share, pace * share
+    return Grid(
         names=tuple(p.name for p in processors),
         slices=slices,
-        load=_stack(menus, levels) * scale,
+        unit_ms=_stack(menus, levels),
+        scale=scale,
         pace=pace,
         budget_ms=per_ms,  # see `make_grid`
         contention=np.array([max(p.contention, TINY) for p in processors])[row_processor],
@@ -210,10 +244,9 @@ def _whole(problem: Problem) -> tuple[Grid, Array, Indices]:
         first=(0,) * len(processors),
         share=share,
     )
-    return grid, scale, row_processor
 
 
-def _parts(problem: Problem, grid: Grid, scale: Array) -> tuple[Grid, ...]:
+def _parts(problem: Problem, grid: Grid) -> tuple[Grid, ...]:
     """The grid at each clock of the CPU that launches work elsewhere, and without that work."""
     cpu = problem.launcher
     assert cpu is not None
@@ -222,13 +255,12 @@ def _parts(problem: Problem, grid: Grid, scale: Array) -> tuple[Grid, ...]:
     _, row_processor = _rows(levels)
     elsewhere = [k for k, p in enumerate(problem.processors) if p.launch_share > 0.0]
     launched = np.isin(row_processor, elsewhere)
-    changes = launched & np.isfinite(grid.load)
     parts = []
     for level in range(cpu.levels):
-        slower = _stack(_menus(problem), levels, cpu.slowness(level)) * scale
-        at_level = _held(replace(grid, load=np.where(changes, slower, grid.load)), home, level)
+        slower = _stack(_menus(problem), levels, cpu.slowness(level))
+        at_level = _held(replace(grid, unit_ms=np.where(launched, slower, grid.unit_ms)), home, level)
         parts += [_in_use(at_level, processor) for processor in elsewhere]
-    return (*parts, replace(grid, load=np.where(launched, inf, grid.load)))
+    return (*parts, replace(grid, unit_ms=np.where(launched, inf, grid.unit_ms)))
 
 
 def _held(grid: Grid, held: int, level: int) -> Grid:
@@ -239,7 +271,8 @@ def _held(grid: Grid, held: int, level: int) -> Grid:
     return replace(
         grid,
         slices=_rows(tuple(sizes))[0],
-        load=grid.load[..., kept],
+        unit_ms=grid.unit_ms[..., kept],
+        scale=grid.scale[..., kept],
         pace=grid.pace[..., kept],
         share=None if grid.share is None else grid.share[..., kept],
         contention=grid.contention[kept],

@@ -14,17 +14,19 @@ application the result is the lexicographic best: rate before accuracy, accuracy
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import inf, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dynofa_ros.manager.grid import Asked, Grid, asked, make_grid
+from dynofa_ros.manager.few import Few, known_rungs
+from dynofa_ros.manager.grid import Asked, Grid, Indices, Point, asked, make_grid
 from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem
 from dynofa_ros.manager.reclaim import reclaim
-from dynofa_ros.manager.solver import Point, solve
+from dynofa_ros.manager.solver import solve
 
 ACCURACY, RATE, DEADLINE = 0, 1, 2
 PERCENT = 100
@@ -47,12 +49,18 @@ class Ladder:
     def __len__(self) -> int:
         return len(self.apps)
 
-    def asked(self, rungs: int) -> Asked:
-        """What is asked after so many rungs."""
-        count = len(self.first)
-        owners = self.kinds[:rungs] * count + self.apps[:rungs]
-        given = np.bincount(owners, minlength=3 * count).reshape(3, count)
-        return Asked(self.first + given[ACCURACY], np.array(DIVIDERS)[given[RATE]], given[DEADLINE] > 0)
+    @cached_property
+    def _given(self) -> Indices:
+        """Rungs x kinds x applications: how many of each are given up after so many rungs."""
+        given = np.zeros((len(self) + 1, 3, len(self.first)), dtype=np.int64)
+        given[np.arange(1, len(self) + 1), self.kinds, self.apps] = 1
+        return np.add.accumulate(given, axis=0)
+
+    def asked(self, rungs: int | Indices) -> Asked:
+        """What is asked after so many rungs; of several numbers of rungs with a first axis for them."""
+        given = self._given[rungs]
+        accuracy, rate, deadline = given[..., ACCURACY, :], given[..., RATE, :], given[..., DEADLINE, :]
+        return Asked(self.first + accuracy, np.array(DIVIDERS)[rate], deadline > 0)
 
 
 @dataclass(frozen=True)
@@ -103,19 +111,24 @@ def allocate(
     guess: Trace = COLD,
     pins: tuple[int, ...] = (),
     least: tuple[int, ...] = (),
+    mapping: Sequence[str] = (),
 ) -> Outcome:
     """Best operating point of a problem by the objective; always returns one.
 
     ``guess``: how the last search ended. ``pins``: processors of applications that may not move, -1 = may.
     ``least``: demand levels of which no application gets a better one; empty = all begin at their target.
+    ``mapping``: processors that may do, from where the search begins.
     Raises ValueError if there are applications but no processor for them.
     """
     if not problem.apps:
         return Outcome((), Point((), {}, problem.constant_w + sum(p.idle_w for p in problem.processors)))
     grid = make_grid(problem, headroom, pins)
     order = ladder(problem, least)
+    homes = [grid.names.index(name) for name in mapping if name in grid.names]
+    if pins and min(pins) >= 0:
+        homes = list(pins)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return _within_limits(problem, grid, order, guess) or _least_bad(problem, grid, order)
+        return _within_limits(problem, grid, order, guess, homes) or _least_bad(problem, grid, order)
 
 
 def fits(problem: Problem, headroom: float = 1.0, pins: tuple[int, ...] = ()) -> bool:
@@ -128,34 +141,43 @@ def fits(problem: Problem, headroom: float = 1.0, pins: tuple[int, ...] = ()) ->
         return solve(make_grid(problem, headroom, pins), asked(floors)) is not None
 
 
-def _within_limits(problem: Problem, grid: Grid, order: Ladder, guess: Trace) -> Outcome | None:
+def _within_limits(
+    problem: Problem, grid: Grid, order: Ladder, guess: Trace, homes: Sequence[int]
+) -> Outcome | None:
     """The outcome within the power limit, None if even the last rung breaks it."""
-    found, point = _search(grid, order, guess.place)
+    found = _search(grid, order, guess.place, homes)
     if found is None:
         return None
-    wanted = order.asked(found.rungs)
+    wanted, few = order.asked(found.rungs), None
     if found.rungs:
-        wanted, point = reclaim(problem, grid, wanted, order.first), None
-    return _outcome(problem, grid, wanted, found, point)
+        wanted, few = reclaim(problem, grid, wanted, order.first)
+    return _outcome(problem, grid, wanted, found, few)
 
 
-def _search(grid: Grid, order: Ladder, place: float) -> tuple[Trace | None, Point | None]:
-    """Least number of rungs that keeps deadlines, loads and the power limit, and its point; None if all do
-    not.
+def _search(grid: Grid, order: Ladder, place: float, homes: Sequence[int]) -> Trace | None:
+    """Least number of rungs that keeps deadlines, loads and the power limit; None if all do not.
 
     From the place of the last search in growing strides, as far as the missing power says; between two
-    known powers the limit is crossed about where the straight line between them crosses it.
+    known powers the limit is crossed about where the straight line between them crosses it. Where the
+    mapping ``homes`` needs so many rungs, no more are needed.
     """
     low, high = -1, len(order) + 1  # infeasible at low, feasible at high
-    low_w, high_w, best = inf, -inf, None
-    guess = int(np.searchsorted(order.places, place, side="right"))
-    probe, stride = guess, 1
+    low_w, high_w = inf, -inf
+    probe = guess = int(np.searchsorted(order.places, place, side="right"))
+    if guess > 0 and grid.plain and len(homes) == len(order.first):
+        few = Few(grid, np.array([homes]))
+        high, low_w = known_rungs(few, order.asked, len(order), guess)
+        if grid.pins and min(grid.pins) >= 0:
+            low = high - 1
+        elif high <= len(order):
+            probe = guess = high - 1
+    stride = 1
     while high - low > 1:
         wanted = order.asked(probe)
         point = solve(grid, wanted, power=False)
         power_w = point.power_w if point is not None else inf
         if point is not None and power_w <= grid.limit_w:
-            high, high_w, best = probe, power_w, point
+            high, high_w = probe, power_w
         else:
             low, low_w = probe, power_w
         missing = abs(power_w - grid.limit_w) / (RUNG_SHARE * power_w) if isfinite(power_w) else inf
@@ -167,7 +189,7 @@ def _search(grid: Grid, order: Ladder, place: float) -> tuple[Trace | None, Poin
         else:
             probe = _between(low, high, low_w, high_w, grid.limit_w)
     # With one rung less there is a point, but above the limit: it is the power that binds.
-    return (_trace(order, high, power=isfinite(low_w)), best) if high <= len(order) else (None, None)
+    return _trace(order, high, power=isfinite(low_w)) if high <= len(order) else None
 
 
 def _trace(order: Ladder, rungs: int, *, power: bool) -> Trace:
@@ -181,16 +203,18 @@ def _between(low: int, high: int, low_w: float, high_w: float, limit_w: float) -
 
 
 def _outcome(
-    problem: Problem, grid: Grid, wanted: Asked, trace: Trace, known: Point | None = None
+    problem: Problem, grid: Grid, wanted: Asked, trace: Trace, few: Few | None = None
 ) -> Outcome | None:
     """Least power at these demands; others' load is spared, late applications get the clocks there are.
 
-    ``known``: the point of least power, if it has been found already and others' load does not count.
+    ``few``: the mappings that can give them, if these are known.
     """
     if problem.least_latency:
-        grid, known = _least_share(problem, grid, wanted), None
-    point = solve(grid, wanted, background=True) if grid.background.any() else None
-    point = point or known or solve(grid, wanted)
+        grid, few = _least_share(problem, grid, wanted), None
+    point = None
+    if grid.background.any():
+        point = few.point(wanted, background=True) if few else solve(grid, wanted, background=True)
+    point = point or (few.point(wanted) if few else solve(grid, wanted))
     if point is None:
         return None
     if wanted.relaxed.any():

@@ -33,10 +33,10 @@ def allocate_any(
     Raises ValueError if there are applications but no processor for them.
     """
     if len(problem.apps) <= most:
-        return allocate(problem, headroom, guess, (), least)
+        return allocate(problem, headroom, guess, (), least, mapping)
     places, best = _places(problem, mapping), None
     for free in _turns(problem, most)[:turns]:
-        outcome = allocate(problem, headroom, guess, _pins(problem, places, free), least)
+        outcome = allocate(problem, headroom, guess, _pins(problem, places, free), least, places)
         if best is None or _worth(problem, outcome) < _worth(problem, best):
             best, places, guess = outcome, outcome.point.mapping, outcome.trace
     assert best is not None  # there are applications

@@ -9,37 +9,18 @@ are, the most that one application can be given.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
 from typing import Any
 
 import numpy as np
 
-from dynofa_ros.manager.grid import Asked, Grid, Indices, Needs
+from dynofa_ros.manager.few import Few, limit_to_keep_w
+from dynofa_ros.manager.grid import NEVER_W, NO_LIMIT_W, ROUNDING, Asked, Grid, Indices, Needs, Point
 from dynofa_ros.manager.problem import LOAD_CEILING, Array
 
 MAX_FREE_APPS = 8  # applications with a choice of processor; 3^8 = 6561 splits
-ROUNDING = 1e-9  # what `best_for` promises must survive the other order of summation in `solve`
-NEVER_W = 1e300  # what cannot be done; a sum of some is still a number
-NO_LIMIT_W = 1e250
-
-
-@dataclass(frozen=True)
-class Point:
-    """An operating point: processor of each application, level of each processor in use, total power.
-
-    ``modes``: of each application, see `problem.EntryTable`; empty = there is only one.
-    """
-
-    mapping: tuple[str, ...]
-    levels: dict[str, int]
-    power_w: float
-    modes: tuple[int, ...] = ()
-
-    def of_modes(self, values: Array) -> Array:
-        """Of values by mode, application and row those of the modes."""
-        return values[np.array(self.modes), np.arange(len(self.modes))] if self.modes else values
+MOST_KNOWN = 8  # mappings that are looked at one by one; tables are as quick as more
 
 
 def solve(
@@ -94,7 +75,7 @@ def best_for(
     place = tables.needs.slices[grid.pins[app]] if grid.pins and grid.pins[app] >= 0 else slice(None)
     room, gain = tables.room(app, place)
     rows = tables.needs.rows
-    load, deadline = grid.load[..., app, :, :][..., rows], grid.deadline[..., app, :][..., rows]
+    load, deadline = grid.full_load(app)[..., rows], grid.deadline[..., app, :][..., rows]
     for divider in dividers:
         allowed = room * divider
         if not relaxed:
@@ -109,33 +90,17 @@ def best_for(
     return None
 
 
+def known_mappings(grid: Grid, wanted: Asked) -> Few | None:
+    """The mappings that can give these demands within all limits, None if they are more than a few."""
+    free = _free(grid, wanted)
+    tables = _tables(grid, wanted, free, grid.ceiling) if grid.plain else None
+    homes = tables.homes(limit_to_keep_w(grid) - grid.constant_w) if tables else None
+    return None if homes is None else Few(grid, homes)
+
+
 def _free(grid: Grid, wanted: Asked) -> tuple[int, ...]:
     """Applications that may move."""
     return tuple(app for app in range(len(wanted.level)) if not grid.pins or grid.pins[app] < 0)
-
-
-def _best_by_trying(
-    grid: Grid, wanted: Asked, app: int, dividers: Sequence[int], relaxed: bool
-) -> tuple[int, int] | None:
-    """`best_for` where more of one application can change the threads of the others: less is always possible
-    where more is."""
-    trial = wanted.copy()
-    trial.relaxed[app] = relaxed
-    own = np.isfinite(grid.load[..., app, :, :]).any(axis=-1)
-    last = int(np.flatnonzero(own.reshape(-1, own.shape[-1]).any(axis=0)).max(initial=-1))
-
-    def possible(divider: int, level: int) -> bool:
-        trial.divider[app], trial.level[app] = divider, level
-        return solve(grid, trial) is not None
-
-    for divider in dividers if last >= 0 else ():
-        if possible(divider, last):
-            low, high = 0, last
-            while low < high:
-                middle = (low + high) // 2
-                low, high = (low, middle) if possible(divider, middle) else (middle + 1, high)
-            return divider, high
-    return None
 
 
 class Tables:
@@ -226,6 +191,26 @@ class Tables:
             rest ^= subsets[k]
         subsets[0] = rest
         return subsets, total
+
+    def homes(self, limit_w: float) -> Indices | None:
+        """Mappings of at most this power, mappings x applications; None = more than a few."""
+        if self._background:
+            self._background = False
+            self._price()
+        everyone = np.arange(len(self._load))
+        rest, power_w, places = everyone[-1:], np.zeros(1), [everyone[-1:]]
+        for k in range(len(self.needs.slices) - 1, 0, -1):
+            before_w, own_w = self.joint_w(tuple(range(k))), self._joint[k,]
+            total_w = power_w[:, None] + (before_w[rest[:, None] & ~everyone] + own_w)
+            known, part = np.nonzero((total_w <= limit_w) & ((everyone & ~rest[:, None]) == 0))
+            if not 0 < len(part) <= MOST_KNOWN:
+                return None
+            rest, power_w = rest[known] & ~part, power_w[known] + own_w[part]
+            places = [rest, part, *(place[known] for place in places[1:])]
+        homes = np.tile(np.array(self._grid.pins or (-1,) * len(self.needs.own)), (len(rest), 1))
+        member = np.array(places)[:, :, None] >> np.arange(len(self._free)) & 1
+        homes[:, list(self._free)] = member.argmax(axis=0)
+        return homes
 
     def room(self, app: int, place: slice) -> tuple[Array, Array]:
         """Load that an application may bring to each subset without it, all others being elsewhere.

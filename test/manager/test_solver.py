@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 
 import numpy as np
 import pytest
-from manager_problems import brute_force, make_problem, random_demands, solved
+from manager_problems import brute_force, crowd, make_problem, random_demands, solved
 
 from dynofa_ros.manager.grid import asked, make_grid
-from dynofa_ros.manager.ladder import allocate
+from dynofa_ros.manager.ladder import Trace, allocate
 from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem, demand_accuracies, make_table
-from dynofa_ros.manager.solver import best_for
+from dynofa_ros.manager.solver import best_for, known_mappings, solve
 
 INSTANCES = 600
 
@@ -63,6 +65,42 @@ def test_the_most_for_one_application_equals_brute_force() -> None:
         assert found == brute_best(problem, demands, app, relaxed), seed
         some += found is not None
     assert 30 < some < 115
+
+
+def test_the_most_for_one_application_among_known_mappings_is_that_of_all_mappings() -> None:
+    known = 0
+    for seed in range(40):
+        problem = replace(crowd(seed, 6), power_limit_w=4.0)
+        names = [p.name for p in problem.processors]
+        pins = (-1,) * 6
+        if seed % 2:
+            pins = (*pins[:3], *map(names.index, allocate(problem).point.mapping[3:]))
+        grid = make_grid(problem, 1.0, pins)
+        wanted = asked([Demand(len(a.accuracies) - 1, 1 + seed % 3) for a in problem.apps])
+        with np.errstate(all="ignore"):
+            few = known_mappings(grid, wanted) if solve(grid, wanted) else None
+            if few is None:
+                continue
+            assert few.point(wanted) == solve(grid, wanted), seed
+            assert few.point(wanted, background=True) == solve(grid, wanted, background=True), seed
+            dividers = DIVIDERS[: 1 + seed % 3]
+            for app in range(6):
+                expected = best_for(grid, wanted, app, dividers)
+                assert few.best(wanted, app, dividers) == expected, (seed, app)
+                known += 1
+    assert known > 30
+
+
+@pytest.mark.parametrize("free", [(), (0, 1, 2), range(6)])
+def test_the_start_of_a_search_changes_no_result(free: Sequence[int]) -> None:
+    for seed in range(40):
+        problem = replace(crowd(seed, 6), power_limit_w=float(5.0 if seed % 2 else inf))
+        mapping = allocate(problem).point.mapping
+        pins = tuple(-1 if n in free else "cpu gpu npu".split().index(p) for n, p in enumerate(mapping))
+        cold = allocate(problem, pins=pins)
+        for guess in (Trace(1, 0.01), Trace(9, 1e4), Trace(30, 2.5e4)):
+            warm = allocate(problem, guess=guess, pins=pins, mapping=mapping)
+            assert (warm.demands, warm.point, warm.trace) == (cold.demands, cold.point, cold.trace), seed
 
 
 def test_pins_hold() -> None:

@@ -1,0 +1,133 @@
+"""Demands priced in a few known mappings, many demands at once.
+
+Who is given more can only be where it could be with less. So once it is known which mappings can give some
+demands, larger ones are looked up among them; that is as exact as the tables of `solver`, and quicker. Only
+for grids without modes and without parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+
+from dynofa_ros.manager.grid import NEVER_W, NO_LIMIT_W, ROUNDING, Asked, Grid, Indices, Point
+from dynofa_ros.manager.problem import LOAD_CEILING, Array
+
+PROBES = 9  # numbers of rungs that are tried at once
+
+
+@dataclass(eq=False)
+class Priced:
+    """What demands take in some mappings: demands x mappings x rows, without ``limit`` those that it says."""
+
+    own: Array  # demands x applications x rows: load of each
+    limit: Array  # the same: total load up to which its deadline holds
+    load: Array
+    power_w: Array
+    priced_w: Array  # `NEVER_W` where something is broken
+    least_w: Array  # demands x mappings x processors
+    total_w: Array  # demands x mappings; `NO_LIMIT_W` or more = cannot be
+
+
+class Few:
+    """Mappings, the rows of ``homes``: mappings x applications, the processor of each."""
+
+    def __init__(self, grid: Grid, homes: Indices) -> None:
+        self.grid, self.homes = grid, homes
+        # Applications that may not move come first: the sums are those of the tables bit for bit.
+        self._order = np.argsort([pin < 0 for pin in grid.pins], kind="stable") if grid.pins else slice(None)
+        self._hosted = homes[:, self._order, None] == grid.row_processor
+        self._asked = b""
+        self._priced: Priced
+        self._empty = ~(homes[:, :, None] == np.arange(len(grid.slices))).any(axis=1)
+
+    def price(self, wanted: Asked, *, background: bool = False) -> Priced:
+        """Prices demands; several have a first axis for them."""
+        grid = self.grid
+        own, limit = grid.loads(wanted)
+        if own.ndim == 2:
+            own, limit = own[None], limit[None]
+        parts = np.where(self._hosted, own[:, None, self._order], 0.0)
+        load = np.add.reduce(parts, axis=2)
+        watts = np.empty((*parts.shape[:2], 1 + parts.shape[2], parts.shape[3]))
+        watts[:, :, 0] = grid.base_w
+        np.multiply(parts, grid.slope_w, out=watts[:, :, 1:])
+        power_w = np.add.reduce(watts, axis=2)
+        most = np.minimum.reduce(np.where(self._hosted, limit[:, None, self._order], inf), axis=2)
+        broken = load > np.minimum(most, grid.ceiling)
+        if background:
+            broken |= (load + grid.background > LOAD_CEILING) & grid.below_top
+        priced_w = np.where(broken, NEVER_W, power_w)
+        least_w = np.minimum.reduceat(priced_w, grid.starts, axis=2)
+        least_w = np.where(self._empty, grid.idle_w, least_w)
+        total_w = np.add.reduce(least_w, axis=2) + grid.constant_w
+        return Priced(own, limit, load, power_w, priced_w, least_w, total_w)
+
+    def point(self, wanted: Asked, *, background: bool = False) -> Point | None:
+        """Operating point of least power, None if there is none."""
+        grid, priced = self.grid, self.price(wanted, background=background)
+        best = int(priced.total_w[0].argmin())
+        power_w = float(priced.total_w[0, best])
+        if not power_w < NO_LIMIT_W or power_w > grid.limit_w:
+            return None
+        levels = {
+            name: grid.first[k] + int(priced.priced_w[0, best, place].argmin())
+            for k, (name, place) in enumerate(zip(grid.names, grid.slices, strict=True))
+            if not self._empty[best, k]
+        }
+        return Point(tuple(grid.names[k] for k in self.homes[best].tolist()), levels, power_w)
+
+    def best(
+        self, wanted: Asked, app: int, dividers: Sequence[int], *, relaxed: bool = False
+    ) -> tuple[int, int] | None:
+        """See `solver.best_for`; larger demands than those that it gives now are looked for."""
+        grid, asked = self.grid, wanted.key()
+        if self._asked != asked:
+            self._asked, self._priced = asked, self.price(wanted)
+        priced = self._priced
+        own = np.where(np.isfinite(priced.own[0, app]), priced.own[0, app], 0.0)
+        at_home = self.homes[:, app, None] == grid.row_processor
+        others = self._hosted & (np.arange(len(priced.own[0]))[self._order] != app)[:, None]
+        most = np.minimum.reduce(np.where(others, priced.limit[0, self._order], inf), axis=1)
+        load = priced.load[0] - own
+        elsewhere_w = priced.total_w[0, :, None] - priced.least_w[0]
+        spare_w = (min(grid.limit_w, NO_LIMIT_W) - elsewhere_w)[:, grid.row_processor]
+        room = (spare_w - (priced.power_w[0] - own * grid.slope_w)) / grid.slope_w
+        room = np.minimum(room, np.minimum(most, grid.ceiling) - load)
+        in_time = grid.deadline[app] / (1.0 + load * grid.contention)
+        full = grid.full_load(app) * (1.0 + ROUNDING)
+        for divider in dividers:
+            allowed = room * divider if relaxed else np.minimum(room * divider, in_time)
+            fits = (full <= np.where(at_home, allowed, -inf).max(axis=0)).any(axis=1)
+            if fits.any():
+                return divider, int(fits.argmax())
+        return None
+
+
+def limit_to_keep_w(grid: Grid) -> float:
+    """Power up to which a mapping may still be one of those within the limit."""
+    limit_w = min(grid.limit_w, NO_LIMIT_W)
+    return limit_w + ROUNDING * abs(limit_w)
+
+
+def known_rungs(few: Few, asked: Callable[[Indices], Asked], rungs: int, guess: int) -> tuple[int, float]:
+    """Least number of rungs, of 0 to ``rungs``, with which one of the mappings keeps all limits, one more
+    than ``rungs`` without any; and the least power with one rung less, inf if that cannot be.
+
+    ``asked``: demands after so many rungs. ``guess``: where to begin.
+    """
+    low, high, low_w = -1, rungs + 1, inf
+    probes = np.unique(np.clip(guess + np.array([-16, -4, -1, 0, 1, 4, 16, rungs]), 0, rungs))
+    while high - low > 1:
+        least_w = few.price(asked(probes)).total_w.min(axis=1)
+        fits = least_w <= min(few.grid.limit_w, NO_LIMIT_W)
+        first = int(fits.argmax()) if fits.any() else len(probes)
+        if first > 0:
+            low, low_w = int(probes[first - 1]), float(least_w[first - 1])
+        high = int(probes[first]) if first < len(probes) else high
+        probes = np.unique(np.linspace(low, high, PROBES + 1).astype(np.int64)[1:-1])
+        probes = probes[(probes > low) & (probes < high)]
+    return high, low_w if low_w < NO_LIMIT_W else inf
