@@ -88,12 +88,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Source:
-    """An objective, the input sizes for which it holds, and what the library says about it."""
+    """An objective, the input sizes for which it holds, what the library says about it; scored: images."""
 
     objective: Objective
     input_sizes: Sequence[int]
     note: str
     metric: str = "top-1"
+    scored: int = 0
 
 
 def predicted(space: SearchSpace) -> Source:
@@ -142,7 +143,7 @@ def from_images(request: Request, supernet: Supernet, on_step: OnStep) -> Source
     number = len(calibration.files)
     statistics = BN_ACCURACY.format(number) + rough(number) if space.batch_normalised else ""
     note = IMAGE_ACCURACY.format(scored=len(scored.files), folder=request.images.name, statistics=statistics)
-    return Source(objective, space.input_sizes, note)
+    return Source(objective, space.input_sizes, note, scored=len(scored.files))
 
 
 def _parts(files: Sequence[Path], request: Request, space: SearchSpace) -> tuple[np.ndarray, np.ndarray]:
@@ -179,4 +180,4 @@ def from_boxes(request: Request, supernet: Supernet, on_step: OnStep) -> tuple[S
     calibrated = BN_ACCURACY.format(calibration) + rough(calibration, CALIBRATION)
     statistics = f",{calibrated}" if space.batch_normalised else ""
     note = BOX_ACCURACY.format(scored=scored, folder=request.data.name, statistics=statistics)
-    return shaped, Source(objective, space.input_sizes, note, "mAP50:95")
+    return shaped, Source(objective, space.input_sizes, note, "mAP50:95", scored)

@@ -12,14 +12,12 @@ from typing import Any, Literal
 import msgspec
 import onnx
 
-from dynofa_ros.datasets.boxes import read_boxes
-from dynofa_ros.datasets.reader import readable
 from dynofa_ros.errors import one_line
 from dynofa_ros.files import read_yaml
-from dynofa_ros.library.accuracy import FileImages, MeasuredAccuracy, labelled_files, split
+from dynofa_ros.library.accuracy import MeasuredAccuracy
+from dynofa_ros.library.accuracy_source import Request, Source, from_boxes, from_images
 from dynofa_ros.library.build import HERE, SHARES, OnStep, live_note, make_entry, named_entries
 from dynofa_ros.library.library import Library, LibraryError, Processor, pareto_front
-from dynofa_ros.library.precision import MeasuredPrecision
 from dynofa_ros.library.profiling import Job, Runs, measure_subnets
 from dynofa_ros.library.search import Candidate
 from dynofa_ros.supernet.families.onnx_files import SPACES, Colour, NetworksFile, OnnxConfig, own_weights
@@ -40,7 +38,6 @@ ACCURACY = (
     "accuracy: measured on {scored} images of {folder}, prepared as the perception node prepares a frame"
 )
 COUNTED = "; no names of classes are known: its folders were counted, in natural order"
-METRICS = {"classification": "top-1", "detection": "mAP50:95"}
 NO_LABELS = (
     "{}: names of the classes are needed, in the order of its outputs: give --labels FILE, one per line"
 )
@@ -140,15 +137,15 @@ def measure(request: OwnNetworks, on_step: OnStep = lambda stage, total: None) -
     for config in configs.values():  # what does not fit is named before minutes of work
         supernet.prepare(config, request.runs.engine, processor=request.runs.processor)
         on_step("reading networks", len(configs))
-    accuracy, scored, folder = _accuracy(request, supernet, on_step)
+    accuracy, folder = _accuracy(request, supernet, on_step), request.data or request.images
+    assert isinstance(accuracy.objective, MeasuredAccuracy) and folder is not None
+    score = accuracy.objective.score
     jobs = {names[file]: Job(config, request.runs.threads) for file, config in configs.items()}
     times = measure_subnets(
         supernet, jobs, request.runs, request.seed, on_round=lambda total: on_step("measuring latency", total)
     )
     measured = [
-        make_entry(
-            supernet, Candidate(job.config, accuracy.score(job.config), 0.0), "measured", times[name], name
-        )
+        make_entry(supernet, Candidate(job.config, score(job.config), 0.0), "measured", times[name], name)
         for name, job in jobs.items()
     ]
     front = named_entries(space, pareto_front(measured))
@@ -161,33 +158,30 @@ def measure(request: OwnNetworks, on_step: OnStep = lambda stage, total: None) -
         processor=msgspec.convert(request.runs.processor, Processor),
         reference_frequencies_hz={},
         notes=(
-            ACCURACY.format(scored=scored, folder=folder) + COUNTED * (not labels),
+            ACCURACY.format(scored=accuracy.scored, folder=folder.name) + COUNTED * (not labels),
             live_note(request.runs, request.board),
             SHARES,
         ),
         entries=tuple(front),
-        accuracy_metric=METRICS[request.task],
+        accuracy_metric=accuracy.metric,
     )
     return Measured(library, networks, tuple(name for name in names.values() if name not in kept))
 
 
-def _accuracy(request: OwnNetworks, supernet: Supernet, on_step: OnStep) -> tuple[MeasuredAccuracy, int, str]:
-    """What measures it, on how many images, of which folder."""
-    runs = request.runs
-    where = (runs.engine, runs.processor, lambda: on_step("measuring accuracy", len(request.files)))
-    if request.data is not None:
-        boxes = read_boxes(request.data, request.skip_broken, lambda total: on_step("checking images", total))
-        parts = split(len(boxes.images), request.count, request.seed, calibrated=False)
-        precision = MeasuredPrecision(supernet, boxes, parts, *where)
-        return precision, precision.numbers[1], request.data.name
-    assert request.images is not None
-    files, labels = labelled_files(request.images, supernet.weights)
-    _, chosen = split(len(files), request.count, request.seed, calibrated=False)
-    drawn = [files[i] for i in chosen]
-    sound = set(readable(drawn, request.skip_broken, lambda: on_step("checking images", len(drawn)))[0])
-    kept = [i for i in chosen if files[i] in sound]
-    scored = FileImages(supernet.space, [files[i] for i in kept], labels[kept])
-    return MeasuredAccuracy(supernet, scored, scored, *where), len(kept), request.images.name
+def _accuracy(request: OwnNetworks, supernet: Supernet, on_step: OnStep) -> Source:
+    asked = Request(
+        supernet.space.name,
+        evaluations=len(request.files),
+        images=request.images,
+        data=request.data,
+        count=request.count,
+        skip_broken=request.skip_broken,
+        runs=request.runs,
+        seed=request.seed,
+    )
+    if request.data is None:
+        return from_images(asked, supernet, on_step)
+    return from_boxes(asked, supernet, on_step)[1]
 
 
 def _relative(file: Path, folder: Path) -> str:
