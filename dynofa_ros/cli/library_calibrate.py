@@ -53,10 +53,10 @@ def _run(options: argparse.Namespace) -> int:
         from dynofa_ros.library.calibration import (  # torch takes a second
             choose_images,
             library_statistics,
-            use_physical_cores,
+            use_threads,
         )
 
-        use_physical_cores()
+        use_threads()
         library, statistics = opened.library, opened.statistics
         files: list[Path] = []
         if opened.supernet.space.batch_normalised:

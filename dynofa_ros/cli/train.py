@@ -91,9 +91,10 @@ def _run(options: argparse.Namespace) -> int:
             from dynofa_ros.library.files import require_writable
 
             require_writable(options.library)
+        from dynofa_ros.library.calibration import use_threads
         from dynofa_ros.supernet.registry import load_space
         from dynofa_ros.training.loop import Settings
-        from dynofa_ros.training.own_data import first_weights, read_data, train, use_threads
+        from dynofa_ros.training.own_data import first_weights, read_data, train
 
         use_threads(options.threads)
         space = load_space(options.space or SPACES[options.task])

@@ -246,9 +246,9 @@ class MeasuredAccuracy:
     def _weights(self) -> dict[str, Any]:
         import torch
 
-        from dynofa_ros.library.calibration import use_physical_cores
+        from dynofa_ros.library.calibration import use_threads
 
-        use_physical_cores()
+        use_threads()
         return {key: torch.tensor(np.asarray(array)) for key, array in self._supernet.weights.items()}
 
     def _own_statistics(self, config: Any) -> Statistics:

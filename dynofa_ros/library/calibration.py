@@ -87,9 +87,9 @@ def library_statistics(
     return statistics
 
 
-def use_physical_cores() -> None:
-    """One torch thread per physical core: with hyper-threads, on a busy machine, they spin on each other."""
-    torch.set_num_threads(psutil.cpu_count(logical=False) or torch.get_num_threads())
+def use_threads(number: int | None = None) -> None:
+    """Threads of torch; None = one per physical core: with hyper-threads they spin on each other."""
+    torch.set_num_threads(number or psutil.cpu_count(logical=False) or torch.get_num_threads())
 
 
 class WeightedMean:

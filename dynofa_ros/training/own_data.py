@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
@@ -36,11 +35,6 @@ class Data:
     trained: int
     held_out: frozenset[Path]
     notes: tuple[str, ...]
-
-
-def use_threads(number: int | None) -> None:
-    """None = one per physical core: with hyper-threads they wait on each other."""
-    torch.set_num_threads(number or psutil.cpu_count(logical=False) or 1)
 
 
 def read_data(
