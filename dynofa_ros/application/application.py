@@ -138,6 +138,7 @@ class Application:
         except BaseException:
             self._switcher.close()
             raise
+        self._switcher.hold(networks.worth_holding(settings.processor))
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -246,7 +247,8 @@ class Application:
     def _answer_or_count(self, counters: Counters, request: Request) -> None:
         """counters: of the start that the worker belongs to; a worker that outlived it publishes nothing."""
         try:
-            monitor, views = self._answer(counters, request)
+            with self.networks.pauses:
+                monitor, views = self._answer(counters, request)
         except Canceled:
             counters.cancel()
             self._unanswered(request.message, Outcome.CANCELED, "canceled")

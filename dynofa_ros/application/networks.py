@@ -26,7 +26,7 @@ from dynofa_ros.paths import share_file
 from dynofa_ros.supernet.engines.engine import Runner
 from dynofa_ros.supernet.registry import DEMO_SPACE, EngineError, load_engine, load_space, require_processor
 from dynofa_ros.supernet.supernet import Supernet
-from dynofa_ros.supernet.switching import Prepared, prepare_subnet
+from dynofa_ros.supernet.switching import Pauses, Prepared, prepare_subnet
 from dynofa_ros.supernet.weights import WeightsError, memory_mapped
 
 
@@ -62,6 +62,7 @@ class Libraries(ABC):
     def __init__(self, libraries: Mapping[str, Library]) -> None:
         self.libraries = dict(libraries)
         self.unreached: dict[str, str] = {}  # processors that have a library only, and why
+        self.pauses = Pauses()  # of the requests that they answer
 
     @property
     def accuracy_metric(self) -> str:
@@ -71,6 +72,10 @@ class Libraries(ABC):
     @abstractmethod
     def prepare(self, key: SubnetKey) -> Prepared[SubnetKey]:
         """An entry ready to run. Raises KeyError (unknown entry), EngineError or ValueError."""
+
+    def worth_holding(self, processor: str) -> Iterable[SubnetKey]:
+        """What is to be prepared before anybody asks for it, of a processor first; nothing by default."""
+        return ()
 
     def keep_reached(self) -> None:  # noqa: B027 - most are reached everywhere
         """Set the libraries aside of processors that are not reached on this machine."""
@@ -181,6 +186,11 @@ class Networks(Libraries):
             engine,
         )
 
+    def worth_holding(self, processor: str) -> Iterable[SubnetKey]:
+        """Every entry, so that a switch need not prepare any."""
+        for name in sorted(self.libraries, key=processor.__ne__):
+            yield from (SubnetKey(name, e.id, e.threads or 1) for e in self.libraries[name])
+
     def keep_reached(self) -> None:
         for processor in list(self.libraries):
             try:
@@ -208,6 +218,7 @@ class Networks(Libraries):
             processor=key.processor,
             known=_SHARED.get(made_of) if shared else None,
             compiled=True,
+            wait=self.pauses.wait,
         )
         if shared:
             _SHARED[made_of] = prepared.run

@@ -13,7 +13,7 @@ from dynofa_ros.bench.timing import Progress, call, images, interleaved
 from dynofa_ros.errors import one_line
 from dynofa_ros.supernet.registry import EngineError, load_engine
 from dynofa_ros.supernet.supernet import Supernet
-from dynofa_ros.supernet.switching import Prepared
+from dynofa_ros.supernet.switching import Pauses, Prepared
 
 SEGMENTS = 12  # of the stream, a second each, every other one with a switch
 
@@ -62,7 +62,8 @@ def _measured(
     segments: int,
 ) -> dict[str, Any]:
     """Seconds to prepare at first and again; ms; the largest difference as a share of the largest output."""
-    prepare = preparation(supernet, configs, engine, 1, processor)
+    pauses = Pauses()
+    prepare = preparation(supernet, configs, engine, 1, processor, pauses.wait)
     held: dict[str, Prepared[str]] = {}
     networks: dict[str, dict[str, Any]] = {}
     for name in configs:
@@ -79,6 +80,6 @@ def _measured(
     for name, own in times.items():
         networks[name] |= {"median_ms": float(np.median(own)), "p95_ms": float(np.percentile(own, 95))}
     order = [entry for _ in range(segments) for name in configs for entry in (name, None)][:segments]
-    stream = stream_with_switches(prepare, order, 0)
+    stream = stream_with_switches(prepare, order, 0, pauses=pauses)
     figures = {"cold_p50_ms": float(np.median(stream.switches_ms)), **frame_figures(stream)}
     return {"networks": list(networks.values()), "switch": figures, "errors": stream.errors}

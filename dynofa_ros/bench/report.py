@@ -97,10 +97,14 @@ def _official(known: Sequence[Mapping[str, Any]]) -> Iterator[Goal]:
 def _switch(found: Mapping[str, Any]) -> Iterator[Goal]:
     yield _at_most("switch", "warm switch p99", 1.0, found.get("warm_p99_ms"), unit=" ms")
     yield _at_most("switch", "cold switch p99", 150.0, found.get("cold_p99_ms"), unit=" ms")
-    share = found.get("delayed_share_extra")
-    points = None if share is None else 100 * share
-    yield _at_most("switch", "delayed frames beyond those without switching", 1.0, points, unit=" points")
-    yield _at_most("switch", "worst frame / median", 1.5, found.get("worst_frame_ratio"))
+    for frames, where in ((found, ""), (found.get("held") or {}, ", library held")):
+        share = frames.get("delayed_share_extra")
+        points = None if share is None else 100 * share
+        name = f"delayed frames beyond those without switching{where}"
+        yield _at_most("switch", name, 1.0, points, unit=" points")
+        worst, quiet = (frames.get(f"worst_frame_ratio{kind}") for kind in ("", "_quiet"))
+        text = "" if quiet is None else f"; {quiet:.2f} without switching"
+        yield _at_most("switch", f"worst frame / median{where}", 1.5, worst, text)
 
 
 def _memory(found: Mapping[str, Any]) -> Iterator[Goal]:

@@ -22,7 +22,6 @@ from dynofa_ros.supernet.weights import save_weights
 
 SPACE = "onnx_classification"
 SHOWN = ("warm_p99_ms", "cold_p50_ms", "cold_p99_ms", "delayed_share_extra")
-HELD = 2**40  # bytes of the cache: all stay prepared
 
 
 def as_files(supernet: Supernet, configs: Mapping[str, Any], folder: Path) -> tuple[NetworksFile, Supernet]:
@@ -78,7 +77,7 @@ def run(
             sizes = [source] if kind == "supernet" else list(folder.glob("*.onnx"))
             found[kind] = {
                 **{figure: switched[figure] for figure in SHOWN},
-                "pss_mb": cycling_pss_mb(net.space.name, source, own, HELD),
+                "pss_mb": cycling_pss_mb(net.space.name, source, own, switching.HELD),
                 "disk_mb": sum(path.stat().st_size for path in sizes) / 1e6,
             }
     return found

@@ -16,10 +16,18 @@ from dynofa_ros.application.worker import LatestSlot, Worker
 from dynofa_ros.supernet.layers import Shape
 from dynofa_ros.supernet.registry import load_engine
 from dynofa_ros.supernet.supernet import Supernet
-from dynofa_ros.supernet.switching import SWITCH_INTERVAL_S, Prepared, Switched, Switcher, prepare_subnet
+from dynofa_ros.supernet.switching import (
+    SWITCH_INTERVAL_S,
+    Pauses,
+    Prepared,
+    Switched,
+    Switcher,
+    prepare_subnet,
+)
 
 RATE_HZ = 30.0
 SEGMENT_FRAMES = 30  # a second: then the next segment begins, every other one with a switch
+HELD = 2**40  # bytes of a cache that holds a whole library, as a node does where its own is large enough
 SLOW = 1.1  # a frame slower than this many medians of its sub-network is delayed
 
 
@@ -42,8 +50,13 @@ def stream_with_switches(
     capacity_bytes: int,
     segment_frames: int = SEGMENT_FRAMES,
     on_segment: Callable[[], None] = lambda: None,
+    pauses: Pauses | None = None,
 ) -> Stream:
-    """Answer frames at 30 Hz, a segment for each entry of ``order``: a switch, or None for a quiet one."""
+    """Answer frames at 30 Hz, a segment for each entry of ``order``: a switch, or None for a quiet one.
+
+    pauses: those that ``prepare`` waits for.
+    """
+    pauses = pauses or Pauses()
     result, slot = Stream(), LatestSlot[tuple[bool, int]]()
     switcher: Switcher[str] = Switcher(prepare, capacity_bytes)
     for key in dict.fromkeys(filter(None, order)):  # fills the cache as far as it reaches
@@ -55,7 +68,8 @@ def stream_with_switches(
         network = switcher.current
         assert network is not None
         shape = network.input_shape
-        network.run(images.setdefault(shape, np.zeros((1, *shape), np.float32)))
+        with pauses:
+            network.run(images.setdefault(shape, np.zeros((1, *shape), np.float32)))
         result.frames.append((switching, network.key, (time.perf_counter_ns() - received_ns) / 1e6))
 
     def report(switched: Switched[str]) -> None:
@@ -113,13 +127,18 @@ def frame_figures(stream: Stream) -> dict[str, float]:
 
 
 def preparation(
-    supernet: Supernet, configs: Mapping[str, Any], engine: str, threads: int, processor: str = "cpu"
+    supernet: Supernet,
+    configs: Mapping[str, Any],
+    engine: str,
+    threads: int,
+    processor: str = "cpu",
+    wait: Callable[[], None] = lambda: None,
 ) -> Callable[[str], Prepared[str]]:
     """What a perception node does to prepare a sub-network."""
-    loaded = load_engine(engine)
+    options: Any = {"threads": threads, "processor": processor, "wait": wait}
 
     def run(key: str) -> Prepared[str]:
-        return prepare_subnet(key, supernet, configs[key], loaded, threads=threads, processor=processor)
+        return prepare_subnet(key, supernet, configs[key], load_engine(engine), **options)
 
     return run
 
@@ -140,10 +159,12 @@ def run(
     while len(order) < segments:
         round_ = rng.permutation(keys).tolist()
         order += round_[1:] if order and round_[0] == order[-1] else round_  # each request is a switch
-    prepare = preparation(supernet, configs, engine, threads)
+    pauses = Pauses()
+    prepare = preparation(supernet, configs, engine, threads, wait=pauses.wait)
     alternating = [entry for key in order[: segments // 2] for entry in (key, None)]
-    cold = stream_with_switches(prepare, alternating, 0, on_segment=on_segment)
-    warm = stream_with_switches(prepare, order * 2, 2**40, segment_frames=2)
+    cold = stream_with_switches(prepare, alternating, 0, on_segment=on_segment, pauses=pauses)
+    held = stream_with_switches(prepare, alternating, HELD, on_segment=on_segment, pauses=pauses)
+    warm = stream_with_switches(prepare, order * 2, HELD, segment_frames=2)
     return {
         "engine": engine,
         "threads": threads,
@@ -153,6 +174,7 @@ def run(
         "cold_p50_ms": float(np.percentile(cold.switches_ms, 50)),
         "cold_p99_ms": float(np.percentile(cold.switches_ms, 99)),
         **frame_figures(cold),
+        "held": frame_figures(held),
         "cold_switches": len(cold.switches_ms),
-        "errors": cold.errors + warm.errors,
+        "errors": cold.errors + held.errors + warm.errors,
     }

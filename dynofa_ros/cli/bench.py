@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -148,12 +149,18 @@ def _engines(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
 
 def _sampled(number: int, options: argparse.Namespace) -> tuple[Supernet, dict[str, Any]]:
-    """A supernet with random weights, and the largest, the smallest and random sub-networks of it."""
+    """A supernet with random weights, mapped as a node maps them; its largest, smallest and random
+    sub-networks."""
     import numpy as np
 
     from dynofa_ros.supernet.supernet import load_supernet
+    from dynofa_ros.supernet.weights import save_weights
 
-    supernet, rng = load_supernet(options.spaces[0] if options.spaces else SPACE), np.random.default_rng(0)
+    space, rng = options.spaces[0] if options.spaces else SPACE, np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "weights.safetensors")
+        save_weights(file, load_supernet(space).weights)
+        supernet = load_supernet(space, file)
     space = supernet.space
     configs = {"largest": space.largest, "smallest": space.smallest}
     return supernet, configs | {f"random{n}": space.random(rng) for n in range(number - len(configs))}
@@ -167,7 +174,7 @@ def _switch(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     done = itertools.count(1)
 
     def step() -> None:
-        progress(min(1.0, next(done) / segments))
+        progress(min(1.0, next(done) / (2 * segments)))
 
     return {"switch": switching.run(supernet, configs, segments=segments, on_segment=step)}
 
@@ -187,7 +194,7 @@ def _static_models(options: argparse.Namespace, progress: Progress) -> dict[str,
     done = itertools.count(1)
 
     def step() -> None:
-        progress(min(1.0, next(done) / (2 * segments)))
+        progress(min(1.0, next(done) / (4 * segments)))
 
     return {"static_models": static_models.run(supernet, configs, segments=segments, on_segment=step)}
 

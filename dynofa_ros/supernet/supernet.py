@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynofa_ros.supernet.engines.engine import as_images
-from dynofa_ros.supernet.graphs import Runner
-from dynofa_ros.supernet.materialise import Subnet, materialise
+from dynofa_ros.supernet.graphs import Graph, Runner
+from dynofa_ros.supernet.materialise import Subnet, subnet_digest
 from dynofa_ros.supernet.registry import load_engine, load_space
 from dynofa_ros.supernet.space import Plan, SearchSpace, Statistics
 from dynofa_ros.supernet.weights import Weights, load_weights
@@ -31,12 +31,21 @@ class Supernet:
         return self.space.plan(config, self.weights.classes)
 
     def materialise(self, config: Any, statistics: Statistics | None = None) -> Subnet:
-        """Cut one sub-network out of the weights.
+        """One sub-network, cut out of the weights where its graphs are asked for.
 
         ``statistics``: its own BN means and variances; the shared ones where None.
-        Raises ValueError for a configuration of another space, or statistics of another width.
+        Raises ValueError for a configuration of another space.
         """
-        return materialise(self.plan(self.space.checked(config)), self.weights, statistics)
+        plan, weights = self.plan(self.space.checked(config)), self.weights
+
+        def cut() -> Mapping[str, Graph]:
+            graphs = plan.graphs(weights, statistics or {})
+            weights.release()
+            return graphs
+
+        if weights.mapping is None:  # they may change: nothing is kept of them
+            return Subnet(cut)
+        return Subnet(cut, subnet_digest(weights.digest, (self.space.name, config, plan), statistics))
 
     def prepare(
         self,
@@ -50,7 +59,7 @@ class Supernet:
         """One sub-network ready in an engine: float32 arrays (N, 3, R, R) in, logits (N, classes) out.
 
         ``processor``: None = the fastest that the engine finds.
-        Raises ValueError as ``materialise`` does, EngineError for the engine.
+        Raises ValueError as ``materialise`` and its graphs do, EngineError for the engine.
         """
         prepare = load_engine(engine).prepare
         return prepare(self.materialise(config, statistics), threads, processor)

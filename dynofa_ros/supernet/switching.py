@@ -33,6 +33,44 @@ CACHE_BYTES = 32 * 2**20
 MAPPED_BYTES = 4 * 2**20
 # ONNX Runtime learns in its first run how much memory the network needs, and asks for it in the second.
 WARM_UP_RUNS = 2
+STEP_S = 0.008  # of a preparation from files, for most networks
+LONGEST_WAIT_S = 0.1  # for a pause
+
+
+class Pauses:
+    """The time between two requests of a stream: what would delay a request waits for it.
+
+    Entered while a request is answered. A step of a preparation takes memory, caches and the interpreter away
+    from an answer for milliseconds.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._answering = 0
+        self._since_s = time.perf_counter()  # of the last answer
+        self._last_s = 0.0  # length of the last pause
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._answering += 1
+            self._last_s = time.perf_counter() - self._since_s
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._answering -= 1
+            self._since_s = time.perf_counter()
+            self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Return at the beginning of a pause, if the last one was long enough for a step of a preparation."""
+        with self._changed:
+            if self._last_s >= STEP_S:
+                self._changed.wait_for(self._is_time_left, LONGEST_WAIT_S)
+
+    def _is_time_left(self) -> bool:
+        spent_s = time.perf_counter() - self._since_s
+        has_ended = spent_s > 2 * self._last_s  # the stream
+        return not self._answering and (has_ended or spent_s + STEP_S <= self._last_s)
 
 
 @dataclass(frozen=True)
@@ -61,24 +99,28 @@ def prepare_subnet(
     processor: str | None = None,
     known: Runner | None = None,
     compiled: bool = False,
+    wait: Callable[[], None] = lambda: None,
 ) -> Prepared[Key]:
     """Cut a sub-network out of the weights, hand it to the engine, run it until its first frame will be as
     fast as its hundredth.
 
     known: the same sub-network, prepared before. compiled: refuse one that would have to be compiled for
-    minutes. Raises ValueError (statistics of another width) or EngineError.
+    minutes. wait: called before each step. Raises ValueError (statistics of another width) or EngineError.
     """
-    subnet, shape = supernet.materialise(config, statistics), supernet.plan(config).input_shape
-    supernet.weights.release()
+    wait()
+    subnet, plan = supernet.materialise(config, statistics), supernet.plan(config)
     if compiled and not known and not engine.is_compiled(subnet, processor):
         raise EngineError(f"{key} is not compiled for this {processor}: `dynofa library compile` does that")
     run = known or engine.prepare(subnet, threads, processor)
     preprocess = functools.partial(supernet.space.preprocess, config=config)
     scale = functools.partial(supernet.space.scale, config=config)
     for _ in range(0 if known else WARM_UP_RUNS):
+        wait()
         supernet.space.exercise(run, config)
-    nbytes = min(subnet.nbytes, MAPPED_BYTES) if run.mapped else subnet.nbytes
-    return Prepared(key, run, shape, nbytes, preprocess, scale, supernet.space.one_row_each)
+    if subnet.is_cut:
+        trim_memory()
+    nbytes = min(4 * plan.params, MAPPED_BYTES) if run.mapped else subnet.nbytes
+    return Prepared(key, run, plan.input_shape, nbytes, preprocess, scale, supernet.space.one_row_each)
 
 
 def trim_memory() -> None:
@@ -110,8 +152,8 @@ class Switcher(Generic[Key]):
 
     ``current`` may be read from any thread at any time; it changes only to a sub-network that is ready.
     A cached sub-network is swapped in at once, any other is prepared by a background thread. A second one
-    follows the hints, so that no request waits for a guess. Of several requests only the newest counts. Least
-    recently used ones leave the cache first, never the current one.
+    follows the hints, then fills the room that is left, so that no request waits for a guess. Of several
+    requests only the newest counts. Least recently used ones leave the cache first, never the current one.
     """
 
     def __init__(self, prepare: Callable[[Key], Prepared[Key]], capacity_bytes: int) -> None:
@@ -122,6 +164,7 @@ class Switcher(Generic[Key]):
         self._wanted: tuple[Key, int, Report[Key]] | None = None
         self._hints: list[Key] = []
         self._guessed: frozenset[Key] = frozenset()  # all hints of the newest list
+        self._others: list[Key] = []  # to be held where there is room
         self._sizes: dict[Key, int] = {}  # of what was prepared once: a hint that cannot fit costs nothing
         self._closed = False
         self.current: Prepared[Key] | None = None
@@ -157,7 +200,6 @@ class Switcher(Generic[Key]):
         prepared = self._prepare(key)
         with self._lock:
             self._adopt(prepared)
-        trim_memory()
         return prepared
 
     def request(self, key: Key, report: Report[Key]) -> bool:
@@ -179,6 +221,12 @@ class Switcher(Generic[Key]):
             self._adopt(prepared)
         report(Switched(key, (time.perf_counter_ns() - start) / 1e6))
         return True
+
+    def hold(self, keys: Iterable[Key]) -> None:
+        """Prepare as many of these as there is room for behind all that is held, after the hints."""
+        with self._lock:
+            self._others = list(keys)
+            self._lock.notify_all()
 
     def prefetch(self, keys: Iterable[Key]) -> None:
         """Replace the list of sub-networks worth preparing while nothing else is asked for."""
@@ -217,14 +265,19 @@ class Switcher(Generic[Key]):
     def _next_hint(self) -> Key | None:
         while self._hints:
             key = self._hints.pop(0)
-            if key not in self._cache and self._room_for(self._sizes.get(key, 0)):
+            if key not in self._cache and self._room_for(key):
+                return key
+        while self._others:
+            key = self._others.pop(0)
+            if key not in self._cache and self._room_for(key):
                 return key
         return None
 
-    def _room_for(self, nbytes: int) -> bool:
-        """Would a guess fit beside the current one and the guesses that are held already?"""
-        kept = [p for p in self._cache.values() if self._is_current(p) or p.key in self._guessed]
-        return sum(p.nbytes for p in kept) + nbytes <= self._capacity_bytes
+    def _room_for(self, key: Key) -> bool:
+        """Would a guess fit beside the current one and the other guesses, or what is none beside all?"""
+        replaces, held = key in self._guessed, self._cache.values()
+        kept = [p for p in held if not replaces or self._is_current(p) or p.key in self._guessed]
+        return sum(p.nbytes for p in kept) + self._sizes.get(key, 0) <= self._capacity_bytes
 
     def _is_current(self, prepared: Prepared[Key]) -> bool:
         return self.current is not None and prepared.key == self.current.key
@@ -237,7 +290,6 @@ class Switcher(Generic[Key]):
                     return
                 wanted = self._wanted
             self._switch(*wanted)
-            trim_memory()  # only now: it takes as long as a frame
 
     def _follow_hints(self) -> None:
         while True:
@@ -251,7 +303,6 @@ class Switcher(Generic[Key]):
                     return
                 self._preparing.add(hint)
             self._prefetch(hint)
-            trim_memory()
 
     def _prefetch(self, key: Key) -> None:
         prepared = None
@@ -262,8 +313,10 @@ class Switcher(Generic[Key]):
             if prepared is not None:
                 self._sizes[key] = prepared.nbytes
                 asked = self._wanted is not None and self._wanted[0] == key
-                if asked or self._room_for(prepared.nbytes):
+                if asked or self._room_for(key):
                     self._store(prepared)
+                elif key not in self._guessed:
+                    self._others = []  # the rest is of about the same size
             self._lock.notify_all()
 
     def _is_overtaken(self, start: int) -> bool:

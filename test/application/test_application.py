@@ -70,7 +70,7 @@ class Running:
         self.published: list[tuple[Topic, Any]] = []
         self.warnings: list[str] = []
         self.unanswered: list[tuple[Any, Outcome, str]] = []
-        settings = Settings("", "", "cpu", "onnxruntime", 32.0, False, 1.0)
+        settings = Settings("", "", "cpu", "onnxruntime", options.pop("cache_mb", 32.0), False, 1.0)
         options = {o.name: o.default for o in task.options} | options
         self.application = Application(
             "front",
@@ -125,6 +125,18 @@ def running() -> Iterator[Callable[..., Running]]:
     for one in made:
         one.application.stop("the test is over")
         one.application.close()
+
+
+def test_the_whole_library_is_held_where_there_is_room(running: Callable[..., Running]) -> None:
+    one, small = running(Words), running(Words, cache_mb=0.0)
+    every = {entry.id for entry in one.application.networks.libraries["cpu"]}
+    one.until(lambda: {p.key.subnet_id for p in one.application.resident} == every)
+    assert one.application.current is not None
+    assert [p.key for p in small.application.resident] == [small.application.command.order.key]
+    wanted = one.application.networks.libraries["cpu"].entries[-1].id
+    one.application.command.take(SubnetCommand(7, wanted, "cpu"))
+    assert one.application.current.key.subnet_id == wanted, "at once"
+    assert SubnetCondition.PENDING not in [state.status for state in one.of("subnet_state")]
 
 
 def test_every_task_is_known_by_its_name_and_has_parameters_of_its_own() -> None:
@@ -408,7 +420,8 @@ def test_of_a_grant_each_request_gets_what_fits(sentences: Running) -> None:
         granted_ms=(10.0, 20.0, 5000.0, 1.0),
     )
     sentences.application.command.take(command)
-    sentences.until(lambda: len(sentences.application.resident) >= 3)
+    ids = {entry.id for entry in entries}
+    sentences.until(lambda: {p.key.subnet_id for p in sentences.application.resident} >= ids)
     monitor = sentences.answer("one")
     assert (monitor.subnet_id, monitor.decision_id) == (entries[1].id, 7)
     sentences.application.accept("one", target_ms=15.0)

@@ -203,7 +203,7 @@ def test_a_grant_is_followed_text_by_text(translator: Translator) -> None:
         1, "de0", "cpu", prefetch_subnet_ids=ids, granted_subnet_ids=ids, granted_ms=(20.0, 40.0, 80.0)
     )
     translator.application.command.take(command)
-    translator.until(lambda: len(translator.application.resident) == 3)
+    translator.until(lambda: {p.key.subnet_id for p in translator.application.resident} >= set(ids))
     used = []
     for text in ("No.", "Where did you put the keys of the car that we saw?"):
         assert translator.application.accept(Text(text), target_ms=200.0)

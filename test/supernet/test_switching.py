@@ -5,15 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet import switching
+from dynofa_ros.supernet import materialise, switching
 from dynofa_ros.supernet.registry import load_engine
-from dynofa_ros.supernet.supernet import load_supernet
-from dynofa_ros.supernet.switching import Prepared, Switched, Switcher, prepare_subnet
+from dynofa_ros.supernet.supernet import Supernet, load_supernet
+from dynofa_ros.supernet.switching import Pauses, Prepared, Switched, Switcher, prepare_subnet
 
 pytestmark = pytest.mark.live
 
@@ -55,6 +57,15 @@ class Bench:
     def current(self) -> str:
         assert self.switcher.current is not None
         return self.switcher.current.key
+
+
+def wait_for(condition):
+    pause = threading.Event()
+    for _ in range(int(WAIT_S / 0.02)):
+        if condition():
+            return
+        pause.wait(0.02)
+    raise AssertionError("it did not happen")
 
 
 @pytest.fixture
@@ -134,13 +145,20 @@ def test_the_cache_is_bounded_and_drops_the_least_recently_used(bench):
 
 def test_hints_are_prepared_within_the_bound_and_never_shown(bench):
     bench.switcher.prefetch(["b", "c", "d"])
-    deadline = threading.Event()
-    for _ in range(200):
-        if bench.prepared == ["a", "b", "c", "d"]:
-            break
-        deadline.wait(0.02)
+    wait_for(lambda: bench.prepared == ["a", "b", "c", "d"])
     assert bench.current == "a" and bench.request("b") and bench.request("c")
     assert sum(p.nbytes for p in bench.switcher.held) <= 35
+
+
+def test_a_library_is_held_as_far_as_there_is_room(bench):
+    bench.switcher.hold(["b", "c", "d", "e"])
+    wait_for(lambda: bench.prepared == ["a", "b", "c", "d"])  # what does not fit ends it
+    bench.switcher.prefetch(["e"])
+    wait_for(lambda: bench.switcher.holds("e"))
+    assert [key for key in "abcde" if bench.switcher.holds(key)] == ["a", "c", "e"], "a guess takes its place"
+    bench.request("b")
+    bench.wait_for_reports(1)
+    assert bench.current == "b" and bench.switcher.holds("e")
 
 
 def test_a_request_does_not_wait_for_a_guess(bench):
@@ -191,8 +209,8 @@ def test_optimised_networks_are_mapped_from_files(monkeypatch, tmp_path, caplog)
         monkeypatch.undo()
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     file.write_bytes(b"damaged" * 100)
-    np.testing.assert_array_equal(net.prepare(config, "onnxruntime", processor="cpu")(images), plain)
-    assert not file.exists(), "written anew the next time"
+    np.testing.assert_array_equal(net.prepare(config, "onnxruntime", processor="cpu")(images), first)
+    assert file.stat().st_size > 10_000, "written anew"
     monkeypatch.setattr(engine, "KEPT_BYTES", 0)
     for other in (net.space.largest, config):
         net.prepare(other, "onnxruntime", processor="cpu")
@@ -200,6 +218,75 @@ def test_optimised_networks_are_mapped_from_files(monkeypatch, tmp_path, caplog)
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
     np.testing.assert_array_equal(net.prepare(config, "onnxruntime", processor="cpu")(images), plain)
     assert "optimised networks are not kept" in caplog.text
+
+
+def test_a_subnet_that_was_prepared_before_is_not_cut_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    engine = pytest.importorskip("dynofa_ros.supernet.engines.onnxruntime")
+    if not engine.MAPS_FILES:
+        pytest.skip(f"onnxruntime {engine.onnxruntime.__version__} maps no files")
+    net = load_supernet("ofa_mbv3_demo", share_file("config", "weights", "ofa_mbv3_demo.safetensors"))
+    config, runtime = net.space.smallest, load_engine("onnxruntime")
+    images = np.random.default_rng(0).normal(size=(2, *net.plan(config).input_shape)).astype(np.float32)
+    stored = net.plan(config).stored().items()
+    means = {key: net.weights[key][: shape[0]] for key, shape in stored if key.endswith("running_mean")}
+
+    def prepared(statistics=None, supernet=net):
+        subnet = supernet.materialise(config, statistics)
+        answer = runtime.prepare(subnet, 1, "cpu")(images)
+        return answer, subnet.is_cut
+
+    (first, cut), (again, cut_again) = prepared(), prepared()
+    assert cut and not cut_again
+    np.testing.assert_array_equal(first, again)
+    other, cut = prepared({key: mean + 1 for key, mean in means.items()})
+    assert cut and np.abs(other - first).max() > 0.1, "statistics of its own: another network"
+    _, cut = prepared(supernet=Supernet(net.space, replace(net.weights, mapping=None)))
+    assert cut, "weights in memory may have changed"
+    monkeypatch.setattr(materialise, "_code_digest", lambda: "another version of this package")
+    assert prepared()[1]
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for index in tmp_path.rglob("*.json"):
+        index.write_text("damaged")
+    again, cut = prepared()
+    assert cut
+    np.testing.assert_array_equal(first, again)
+
+
+def test_a_step_waits_for_a_pause_that_is_long_enough(monkeypatch):
+    monkeypatch.setattr(switching, "LONGEST_WAIT_S", WAIT_S)
+    pauses, pause, waited = Pauses(), threading.Event(), threading.Event()
+
+    def step():
+        pauses.wait()
+        waited.set()
+
+    pauses.wait()  # of a stream that has not begun
+    pause.wait(0.3)
+    with pauses:
+        threading.Thread(target=step).start()
+        assert not waited.wait(0.1), "while a request is answered"
+    assert waited.wait(WAIT_S / 2), "in the pause behind it"
+    with pauses:
+        pauses.wait()  # at once: the last pause was too short for any
+    monkeypatch.setattr(switching, "LONGEST_WAIT_S", 0.05)
+    pause.wait(0.05)
+    with pauses:
+        start = time.perf_counter()
+        pauses.wait()
+        assert time.perf_counter() - start >= 0.05, "a request that takes long is not waited for"
+    pause.wait(0.2)
+    start = time.perf_counter()
+    pauses.wait()  # the stream has ended
+    assert time.perf_counter() - start < 0.05
+
+
+def test_each_step_of_a_preparation_may_wait():
+    net = load_supernet("ofa_mbv3_demo", share_file("config", "weights", "ofa_mbv3_demo.safetensors"))
+    waits = []
+    prepare_subnet("a", net, net.space.smallest, load_engine("onnxruntime"), wait=lambda: waits.append(1))
+    assert len(waits) == 1 + switching.WARM_UP_RUNS
 
 
 # --- the memory of a perception process -----------------------------------------------------------
@@ -233,12 +320,9 @@ def test_a_hint_that_does_not_fit_is_prepared_once_only(bench):
 
 def test_new_hints_replace_what_is_no_longer_hinted(bench):
     bench.switcher.prefetch(["b", "c"])
-    pause = threading.Event()
-    while not bench.switcher.holds("c"):
-        pause.wait(0.01)
+    wait_for(lambda: bench.switcher.holds("c"))
     bench.switcher.prefetch(["d"])
-    while not bench.switcher.holds("d"):
-        pause.wait(0.01)
+    wait_for(lambda: bench.switcher.holds("d"))
     assert bench.switcher.holds("a") and sum(p.nbytes for p in bench.switcher.held) <= 35
 
 
@@ -247,10 +331,8 @@ def test_a_report_that_raises_does_not_end_switching(bench, caplog):
         raise RuntimeError("the listener is gone")
 
     bench.switcher.request("b", broken)
-    pause = threading.Event()
-    while bench.current != "b":
-        pause.wait(0.01)
-    pause.wait(0.05)
+    wait_for(lambda: bench.current == "b")
+    threading.Event().wait(0.05)
     bench.request("c")
     bench.wait_for_reports(1)
     assert bench.current == "c" and "the listener is gone" in caplog.text

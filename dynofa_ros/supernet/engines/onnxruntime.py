@@ -10,18 +10,23 @@ import logging
 import os
 import platform
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import onnxruntime
 
 from dynofa_ros.errors import one_line
+from dynofa_ros.files import write_atomically
 from dynofa_ros.paths import cache_folder
 from dynofa_ros.supernet.engines import onnxruntime_c
 from dynofa_ros.supernet.engines.engine import Engine, one_by_one, takes_batches
 from dynofa_ros.supernet.engines.onnx_graph import Model, build_graph, for_one_row, with_weights
-from dynofa_ros.supernet.graphs import Arrays, Graph, GraphRunner
+from dynofa_ros.supernet.graphs import Arrays, Graph, GraphRunner, Runner, Value
 from dynofa_ros.supernet.materialise import Subnet
 from dynofa_ros.supernet.registry import EngineError, register_engine
 
@@ -88,26 +93,52 @@ class OnnxRuntime(Engine):
         built = (build_graph(graph) for graph in subnet.graphs.values())
         return all(compiled_file(for_one_row(model), chosen[0]).is_file() for model in built)
 
+    def prepare(self, subnet: Subnet, threads: int = 0, processor: str | None = None) -> Runner:
+        chosen = choose_providers(processor, onnxruntime.get_available_providers())
+        if chosen[0] != ON_CPU or not MAPS_FILES or subnet.digest is None:
+            return super().prepare(subnet, threads, processor)
+        known = recalled(subnet.digest, threads)
+        if known is None:
+            known = super().prepare(subnet, threads, processor)
+            remember(subnet.digest, known)
+        return known
+
     def prepare_graph(self, graph: Graph, threads: int, processor: str | None) -> GraphRunner:
         built = build_graph(graph)
         chosen = choose_providers(processor, onnxruntime.get_available_providers())
         single = chosen[0] not in PROVIDERS["cpu"] and takes_batches(graph)
         built = for_one_row(built) if single else built
+        outputs = [value.name for value in graph.outputs]
         try:
-            mapped = mapped_session(built, threads) if chosen[0] == ON_CPU and MAPS_FILES else None
+            if chosen[0] == ON_CPU and MAPS_FILES:
+                file = optimised_file(built, threads)
+                mapped = None if file is None else mapped_runner(file, threads, outputs)
+                if mapped is not None:
+                    return mapped
             make = compiled_session if chosen[0][0] == TENSORRT else make_session
-            session: Session = mapped or make(built, chosen, threads)
+            session = make(built, chosen, threads)
         except Exception as error:  # the runtime raises its own unrelated exception types
             raise EngineError(f"onnxruntime refused the sub-network: {error}") from error
         if processor is not None:
             require_provider(session, chosen, processor)
-        outputs = [value.name for value in graph.outputs]
-
-        def run(inputs: Arrays) -> Arrays:
-            return dict(zip(outputs, session.run(outputs, inputs), strict=True))
-
-        run.mapped = mapped is not None  # type: ignore[attr-defined]
+        run = SessionRunner(session, outputs)
         return one_by_one(run, graph) if single else run
+
+
+@dataclass(frozen=True)
+class SessionRunner:
+    """A session as a function of arrays by name. file: where its weights are read, None = in memory."""
+
+    session: Session
+    outputs: Sequence[str]
+    file: Path | None = None
+
+    @property
+    def mapped(self) -> bool:
+        return self.file is not None
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        return dict(zip(self.outputs, self.session.run(self.outputs, inputs), strict=True))
 
 
 def require_provider(session: Session, chosen: list[Provider], processor: str) -> None:
@@ -195,14 +226,18 @@ def _share_arena() -> None:
     onnxruntime.create_and_register_allocator(info, None)
 
 
-def mapped_session(model: Model, threads: int) -> Session | None:
-    """A session on the optimised model in a file, written for the first one; None where no file can be had.
+def _optimised_folder() -> Path:
+    return cache_folder("onnxruntime", onnxruntime.__version__, _computer())
+
+
+def optimised_file(model: Model, threads: int) -> Path | None:
+    """The optimised model in a file, written for the first one; None where no file can be had.
 
     To optimise takes ten times as long as to map the file, and what is mapped costs no memory of its own: the
     weights are read where they are in the file.
     """
     try:
-        folder = cache_folder("onnxruntime", onnxruntime.__version__, _computer())
+        folder = _optimised_folder()
         file = folder / f"{model.digest}.ort"
         if not file.is_file():
             folder.mkdir(parents=True, exist_ok=True)
@@ -210,17 +245,61 @@ def mapped_session(model: Model, threads: int) -> Session | None:
             make_session(model, [ON_CPU], threads, save_to=part)
             part.replace(file)
             _drop_oldest(folder)
-        else:
-            file.touch()
     except Exception as error:  # noqa: BLE001 - of files, and of a runtime that cannot write this model
         logging.getLogger(__name__).warning("optimised networks are not kept: %s", one_line(error))
         return None
+    return file
+
+
+def mapped_runner(file: Path, threads: int, outputs: Sequence[str]) -> SessionRunner | None:
+    """An optimised model in its file; None where that is damaged, and then it is removed."""
     try:
-        return _mapped(file, threads) if BY_PYTHON else onnxruntime_c.MappedSession(file, threads, MAPPED[1:])
-    except Exception as error:  # noqa: BLE001 - a damaged file is written anew the next time
+        file.touch()  # those that were not used for long go first
+        make = _mapped if BY_PYTHON else partial(onnxruntime_c.MappedSession, entries=MAPPED[1:])
+        return SessionRunner(make(file, threads), outputs, file)
+    except Exception as error:  # noqa: BLE001 - it is written anew the next time
         logging.getLogger(__name__).warning("%s is not used and was removed: %s", file, one_line(error))
-        file.unlink(missing_ok=True)
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
         return None
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """A graph of a sub-network that is in a file: its name there, and what goes in and comes out."""
+
+    file: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[str, ...]
+
+
+def remember(digest: str, runner: Runner) -> None:
+    """Write down in which files a sub-network is: it need not be cut out of the weights again."""
+    graphs = {
+        name: Remembered(run.file.name, tuple(runner.inputs[name]), tuple(run.outputs))
+        for name, run in runner.graphs.items()
+        if isinstance(run, SessionRunner) and run.file is not None
+    }
+    if len(graphs) == len(runner.graphs):
+        with suppress(OSError):  # then it is cut again
+            write_atomically(_optimised_folder() / f"{digest}.json", msgspec.json.encode(graphs))
+
+
+def recalled(digest: str, threads: int) -> Runner | None:
+    """A sub-network that was remembered; None where it was not, or where a file of it is gone."""
+    try:
+        folder = _optimised_folder()
+        index = folder / f"{digest}.json"
+        graphs = msgspec.json.decode(index.read_bytes(), type=dict[str, Remembered])
+        index.touch()
+        files = {name: folder / graph.file for name, graph in graphs.items()}
+        if not all(file.is_file() for file in files.values()):
+            return None
+    except (OSError, msgspec.DecodeError):
+        return None
+    runs = {name: mapped_runner(files[name], threads, graph.outputs) for name, graph in graphs.items()}
+    found = {name: run for name, run in runs.items() if run is not None}
+    inputs = {name: graph.inputs for name, graph in graphs.items()}
+    return Runner(found, inputs) if len(found) == len(graphs) else None
 
 
 def _mapped(file: Path, threads: int) -> onnxruntime.InferenceSession:
@@ -234,8 +313,8 @@ def _mapped(file: Path, threads: int) -> onnxruntime.InferenceSession:
 
 def _drop_oldest(folder: Path) -> None:
     """Keep the networks that were used last, up to KEPT_BYTES. A file in use stays until nobody maps it."""
-    kept = 0
-    for file in sorted(folder.glob("*.ort"), key=lambda file: file.stat().st_mtime, reverse=True):
+    kept, files = 0, [*folder.glob("*.ort"), *folder.glob("*.json")]
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
         if kept > KEPT_BYTES:
             file.unlink(missing_ok=True)
         else:
