@@ -119,7 +119,8 @@ def prepare_subnet(
         supernet.space.exercise(run, config)
     if subnet.is_cut:
         trim_memory()
-    nbytes = min(4 * plan.params, MAPPED_BYTES) if run.mapped else subnet.nbytes
+    nbytes = subnet.nbytes if subnet.is_cut else 4 * plan.params
+    nbytes = min(nbytes, MAPPED_BYTES) if run.mapped else nbytes
     return Prepared(key, run, plan.input_shape, nbytes, preprocess, scale, supernet.space.one_row_each)
 
 

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,8 @@ MAPPED = (
     "session.use_memory_mapped_ort_model",
     "session.use_env_allocators",
     "session.use_ort_model_bytes_for_initializers",
-    "session.disable_prepacking",
 )
+UNPACKED = "session.disable_prepacking"
 KEPT_BYTES = 2 * 2**30  # of optimised networks on disk
 # TensorRT writes a file that holds what it compiled and needs no weights
 COMPILED = {"trt_dump_ep_context_model": "1", "trt_ep_context_embed_mode": "1"}
@@ -112,7 +111,7 @@ class OnnxRuntime(Engine):
         try:
             if chosen[0] == ON_CPU and MAPS_FILES:
                 file = optimised_file(built, threads)
-                mapped = None if file is None else mapped_runner(file, threads, outputs)
+                mapped = None if file is None else mapped_runner(file, threads, outputs, is_packed(built))
                 if mapped is not None:
                     return mapped
             make = compiled_session if chosen[0][0] == TENSORRT else make_session
@@ -127,15 +126,19 @@ class OnnxRuntime(Engine):
 
 @dataclass(frozen=True)
 class SessionRunner:
-    """A session as a function of arrays by name. file: where its weights are read, None = in memory."""
+    """A session as a function of arrays by name.
+
+    file: where its weights are read, None = in memory. packed: see `is_packed`.
+    """
 
     session: Session
     outputs: Sequence[str]
     file: Path | None = None
+    packed: bool = False
 
     @property
     def mapped(self) -> bool:
-        return self.file is not None
+        return self.file is not None and not self.packed
 
     def __call__(self, inputs: Arrays) -> Arrays:
         return dict(zip(self.outputs, self.session.run(self.outputs, inputs), strict=True))
@@ -251,12 +254,22 @@ def optimised_file(model: Model, threads: int) -> Path | None:
     return file
 
 
-def mapped_runner(file: Path, threads: int, outputs: Sequence[str]) -> SessionRunner | None:
+def is_packed(model: Model) -> bool:
+    """Whether the runtime shall keep weights in memory as matrix products read them, beside the file.
+
+    Else each product arranges them anew: convolutions and one classifier lose nothing by that, a vision
+    Transformer a tenth of its time, a translator of four beams more than a third (2 cores of an EPYC).
+    """
+    return any(node.op_type == "MatMul" for node in model.model.graph.node)
+
+
+def mapped_runner(file: Path, threads: int, outputs: Sequence[str], packed: bool) -> SessionRunner | None:
     """An optimised model in its file; None where that is damaged, and then it is removed."""
+    entries = MAPPED if packed else (*MAPPED, UNPACKED)
     try:
         file.touch()  # those that were not used for long go first
-        make = _mapped if BY_PYTHON else partial(onnxruntime_c.MappedSession, entries=MAPPED[1:])
-        return SessionRunner(make(file, threads), outputs, file)
+        make = _mapped if BY_PYTHON else onnxruntime_c.MappedSession
+        return SessionRunner(make(file, threads, entries), outputs, file, packed)
     except Exception as error:  # noqa: BLE001 - it is written anew the next time
         logging.getLogger(__name__).warning("%s is not used and was removed: %s", file, one_line(error))
         with suppress(OSError):
@@ -268,6 +281,7 @@ class Remembered(msgspec.Struct, frozen=True):
     """A graph of a sub-network that is in a file: its name there, and what goes in and comes out."""
 
     file: str
+    packed: bool
     inputs: tuple[Value, ...]
     outputs: tuple[str, ...]
 
@@ -275,7 +289,7 @@ class Remembered(msgspec.Struct, frozen=True):
 def remember(digest: str, runner: Runner) -> None:
     """Write down in which files a sub-network is: it need not be cut out of the weights again."""
     graphs = {
-        name: Remembered(run.file.name, tuple(runner.inputs[name]), tuple(run.outputs))
+        name: Remembered(run.file.name, run.packed, tuple(runner.inputs[name]), tuple(run.outputs))
         for name, run in runner.graphs.items()
         if isinstance(run, SessionRunner) and run.file is not None
     }
@@ -296,17 +310,20 @@ def recalled(digest: str, threads: int) -> Runner | None:
             return None
     except (OSError, msgspec.DecodeError):
         return None
-    runs = {name: mapped_runner(files[name], threads, graph.outputs) for name, graph in graphs.items()}
-    found = {name: run for name, run in runs.items() if run is not None}
-    inputs = {name: graph.inputs for name, graph in graphs.items()}
-    return Runner(found, inputs) if len(found) == len(graphs) else None
+    found: dict[str, SessionRunner] = {}
+    for name, graph in graphs.items():
+        run = mapped_runner(files[name], threads, graph.outputs, graph.packed)
+        if run is None:
+            return None
+        found[name] = run
+    return Runner(found, {name: graph.inputs for name, graph in graphs.items()})
 
 
-def _mapped(file: Path, threads: int) -> onnxruntime.InferenceSession:
+def _mapped(file: Path, threads: int, entries: Sequence[str]) -> onnxruntime.InferenceSession:
     _share_arena()
     options = session_options(threads)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    for entry in MAPPED:
+    for entry in entries:
         options.add_session_config_entry(entry, "1")
     return onnxruntime.InferenceSession(str(file), options, providers=[ON_CPU])
 

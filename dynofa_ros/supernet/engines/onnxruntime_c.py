@@ -116,7 +116,7 @@ class MappedSession:
             self._api("SetIntraOpNumThreads", options, max(1, threads))
             self._api("SetInterOpNumThreads", options, 1)
             self._api("AddSessionConfigEntry", options, b"session.intra_op.allow_spinning", b"0")
-            for entry in (*entries, "session.use_ort_model_bytes_directly"):
+            for entry in (*entries, "session.use_ort_model_bytes_directly"):  # those that it knows count
                 self._api("AddSessionConfigEntry", options, entry.encode(), b"1")
             self._session = self._api.made(
                 "CreateSessionFromArray", self._api.environment, self._bytes, len(self._bytes), options
