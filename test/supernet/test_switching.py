@@ -254,6 +254,26 @@ def test_a_subnet_that_was_prepared_before_is_not_cut_again(monkeypatch, tmp_pat
     np.testing.assert_array_equal(first, again)
 
 
+@pytest.mark.parametrize(("space", "packed"), [("ofa_mbv3_demo", False), ("seq2seq_demo", True)])
+def test_weights_of_matrix_products_are_packed_in_memory(space, packed, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(switching, "MAPPED_BYTES", 1000)
+    engine = pytest.importorskip("dynofa_ros.supernet.engines.onnxruntime")
+    if not engine.MAPS_FILES:
+        pytest.skip(f"onnxruntime {engine.onnxruntime.__version__} maps no files")
+    net, runtime = (
+        load_supernet(space, share_file("config", "weights", f"{space}.safetensors")),
+        load_engine("onnxruntime"),
+    )
+    for cut in (True, False):
+        subnet = net.materialise(net.space.smallest)
+        run = runtime.prepare(subnet, 1, "cpu")
+        assert subnet.is_cut is cut and run.mapped is not packed
+        assert {(graph.packed, graph.file is None) for graph in run.graphs.values()} == {(packed, False)}
+    size = prepare_subnet("a", net, net.space.smallest, runtime, processor="cpu").nbytes
+    assert size == (4 * net.plan(net.space.smallest).params if packed else 1000)
+
+
 def test_a_step_waits_for_a_pause_that_is_long_enough(monkeypatch):
     monkeypatch.setattr(switching, "LONGEST_WAIT_S", WAIT_S)
     pauses, pause, waited = Pauses(), threading.Event(), threading.Event()
