@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import logging
 import threading
@@ -19,6 +18,7 @@ from dynofa_ros.errors import one_line
 from dynofa_ros.supernet.engines.engine import Engine
 from dynofa_ros.supernet.graphs import Runner
 from dynofa_ros.supernet.layers import Shape
+from dynofa_ros.supernet.memory import trim_memory
 from dynofa_ros.supernet.registry import EngineError
 from dynofa_ros.supernet.space import Statistics
 from dynofa_ros.supernet.supernet import Supernet
@@ -122,18 +122,6 @@ def prepare_subnet(
     nbytes = subnet.nbytes if subnet.is_cut else 4 * plan.params
     nbytes = min(nbytes, MAPPED_BYTES) if run.mapped else nbytes
     return Prepared(key, run, plan.input_shape, nbytes, preprocess, scale, supernet.space.one_row_each)
-
-
-def trim_memory() -> None:
-    """Give memory that was freed back to the system; glibc would keep what an engine needed to start."""
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
-
-
-@functools.cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from dynofa_ros.supernet.engines.engine import Engine, one_by_one, takes_batches
 from dynofa_ros.supernet.engines.onnx_graph import Model, build_graph, for_one_row, with_weights
 from dynofa_ros.supernet.graphs import Arrays, Graph, GraphRunner, Runner, Value
 from dynofa_ros.supernet.materialise import Subnet
+from dynofa_ros.supernet.memory import large_blocks_returned
 from dynofa_ros.supernet.registry import EngineError, register_engine
 
 Session = Any  # of onnxruntime, which has no types, or of onnxruntime_c
@@ -98,7 +99,8 @@ class OnnxRuntime(Engine):
             return super().prepare(subnet, threads, processor)
         known = recalled(subnet.digest, threads)
         if known is None:
-            known = super().prepare(subnet, threads, processor)
+            with large_blocks_returned():
+                known = super().prepare(subnet, threads, processor)
             remember(subnet.digest, known)
         return known
 
