@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -45,6 +48,7 @@ DEMO_WEIGHTS, DEMO_LIBRARY = demo_weights(), demo_library()
 
 # What applications of one process run, by all that it is made of: they share one copy of each.
 _SHARED: WeakValueDictionary[tuple[Any, ...], Runner] = WeakValueDictionary()
+_PREPARING: defaultdict[tuple[Any, ...], Lock] = defaultdict(Lock)  # or each would make one at the same time
 
 
 @dataclass(frozen=True)
@@ -208,18 +212,19 @@ class Networks(Libraries):
         made_of = (self.weights.digest, self._engine_name, key.processor, key.threads, str(entry.config))
         # Further threads of an engine are bound to CPUs with those of their application.
         shared = own is None and self._engine.concurrent and key.threads == 1
-        prepared = prepare_subnet(
-            key,
-            self.supernet,
-            self.libraries[key.processor].config(entry),
-            self._engine,
-            statistics=own,
-            threads=key.threads,
-            processor=key.processor,
-            known=_SHARED.get(made_of) if shared else None,
-            compiled=True,
-            wait=self.pauses.wait,
-        )
-        if shared:
-            _SHARED[made_of] = prepared.run
+        with _PREPARING[made_of] if shared else nullcontext():
+            prepared = prepare_subnet(
+                key,
+                self.supernet,
+                self.libraries[key.processor].config(entry),
+                self._engine,
+                statistics=own,
+                threads=key.threads,
+                processor=key.processor,
+                known=_SHARED.get(made_of) if shared else None,
+                compiled=True,
+                wait=self.pauses.wait,
+            )
+            if shared:
+                _SHARED[made_of] = prepared.run
         return prepared

@@ -191,6 +191,11 @@ def test_two_targets_share_what_they_prepare(folder: Path, translator: Translato
         assert own is not None and other is not None
         assert own.key.subnet_id == "intent2" and other.key.subnet_id == "de2"
         assert own.run is other.run
+        every = range(len(parser.application.networks.libraries["cpu"].entries))
+        for one in (parser, translator):
+            one.until(lambda one=one: len(one.application.resident) == len(every))
+        runs = [{p.key.subnet_id: p.run for p in one.application.resident} for one in (parser, translator)]
+        assert all(runs[0][f"intent{n}"] is runs[1][f"de{n}"] for n in every), "though both hold all at once"
         text = Text("Go to the kitchen.")
         assert parser.answer(text)[0].score != translator.answer(text)[0].score
     finally:

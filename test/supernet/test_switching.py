@@ -323,6 +323,29 @@ assert "torch" not in sys.modules
 """
 
 
+GAPS = """
+import contextlib
+import numpy as np, psutil
+from dynofa_ros.supernet.memory import large_blocks_returned
+own = psutil.Process()
+np.ones(2**21)  # once this is freed, glibc takes blocks of its size from the heap
+with large_blocks_returned() if RETURNED else contextlib.nullcontext():
+    pairs = [(np.ones(2**20), np.ones(10_000)) for _ in range(10)]
+before, small = own.memory_info().rss, [pair[1] for pair in pairs]
+del pairs
+print((before - own.memory_info().rss) / 2**20)
+"""
+
+
+@pytest.mark.parametrize("returned", [True, False])
+def test_large_blocks_leave_no_gaps_in_the_heap(returned):
+    code = GAPS.replace("RETURNED", str(returned))
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (float(found.stdout) > 70) is returned, "80 MiB are freed, between small blocks that stay"
+
+
 def test_a_perception_process_with_onnxruntime_never_imports_torch():
     done = subprocess.run([sys.executable, "-c", ANSWER], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
