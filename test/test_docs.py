@@ -1,12 +1,15 @@
-"""What the documentation names exists: files, links and the headings they lead to, targets of make."""
+"""What the documentation names exists: files, links with their headings, targets of make, commands."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+from argparse import _SubParsersAction
 from pathlib import Path
 
 import pytest
+
+from dynofa_ros.cli.main import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -85,3 +88,48 @@ def test_make_has_the_targets_that_are_named() -> None:
     }
     assert {"demo", "test"} <= named
     assert named <= known
+
+
+def code(text: str) -> list[str]:
+    """Lines of its blocks of code without comments, continued ones joined, and what stands in backticks."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    blocks += re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [re.sub(r"(^|\s)#.*", "", line) for line in lines] + re.findall(r"`([^`\n]+)`", text)
+
+
+def unknown_parts(arguments: str) -> list[str]:
+    """The subcommands and options of `dynofa` that there are not."""
+    parser, unknown = make_parser(), []
+    for word in arguments.split():
+        known = next((a.choices for a in parser._actions if isinstance(a, _SubParsersAction)), None)
+        if known is not None and not word.startswith("-"):
+            if word not in known:
+                return [word]
+            parser = known[word]
+        elif word.startswith("--") and word.partition("=")[0] not in parser._option_string_actions:
+            unknown.append(word)
+    return unknown
+
+
+def test_commands_in_the_text_exist() -> None:
+    found = {
+        (document.name, *match.groups())
+        for document in DOCUMENTS
+        if document.name != "interfaces.md"  # generated from the parser
+        for line in code(document.read_text())
+        for match in re.finditer(r"(?:^|[/ ])dynofa ([a-z-][^|&;)]*)", line)
+    }
+    found |= {
+        (document.name, f"demo {arguments}")
+        for document in DOCUMENTS
+        for arguments in re.findall(r'make demo ARGS="([^"]+)"', document.read_text())
+    }
+    unknown = {f"{name}: dynofa {text}": unknown_parts(text) for name, text in found}
+    assert len(found) > 60
+    assert {command: parts for command, parts in unknown.items() if parts} == {}
+
+
+def test_unknown_commands_are_found() -> None:
+    assert unknown_parts("library profile x.yaml --out y --wieghts z") == ["--wieghts"]
+    assert unknown_parts("librarian profile") == ["librarian"]
