@@ -36,9 +36,11 @@ from sensor_msgs.msg import Image
 from dynofa_ros import topics
 from dynofa_ros.convert import ros_types
 from dynofa_ros.demo.processes import NodeSpec, Processes
+from dynofa_ros.paths import share_file
 from dynofa_ros.ros.qos import qos_of
 
 APPS = ("front", "rear")
+PROFILES = "FASTDDS_DEFAULT_PROFILES_FILE"
 RATE_HZ = 10.0
 WIDTH, HEIGHT = 160, 120
 START_S, SETTLE_S = 120.0, 10.0  # in which all must run, and before the first fault
@@ -314,7 +316,10 @@ def main() -> int:
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     logs = options.logs or Path(tempfile.mkdtemp(prefix="dynofa_soak_"))
     logs.mkdir(parents=True, exist_ok=True)
+    # The camera's segment of shared memory is larger than the buffers that a killed subscriber keeps.
+    os.environ[PROFILES] = str(share_file("config", "fastdds_camera.xml"))
     rclpy.init()
+    del os.environ[PROFILES]
     with Processes(logs) as processes:
         soak = Soak(options, processes, specs())
         soak.run()
