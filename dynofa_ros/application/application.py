@@ -384,8 +384,8 @@ def _stream_ms(received_ns: int, outputs_ns: list[int]) -> dict[str, float]:
     """When the first output came, and the time of each further one; nothing where it came in one piece."""
     if len(outputs_ns) < 2:
         return {}
-    first_ns, last_ns, further = outputs_ns[0], outputs_ns[-1], len(outputs_ns) - 1
-    return {"first_output_ms": (first_ns - received_ns) / 1e6, "unit_ms": (last_ns - first_ns) / further / 1e6}
+    first_ns, last_ns, more = outputs_ns[0], outputs_ns[-1], len(outputs_ns) - 1
+    return {"first_output_ms": (first_ns - received_ns) / 1e6, "unit_ms": (last_ns - first_ns) / more / 1e6}
 
 
 def _reason(error: Exception) -> str:
