@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DEMO = "ofa_mbv3_demo"
 SPACES = {"classification": DEMO, "detection": f"{DEMO}_detector"}
 SUFFIX = ".safetensors"
+PASSES = {"classification": 10.0, "detection": 8.0}
 SCORES = 5  # in a training
 EVALUATIONS, POINTS = 60, 16  # of the library
 
@@ -58,7 +59,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--folder", type=Path, metavar="DIR", help="checkpoint and log (default: FILE.training)"
     )
-    parser.add_argument("--passes", type=number(0.01, 1e4), default=10.0, help="over the images (default 10)")
+    parser.add_argument(
+        "--passes", type=number(0.01, 1e4), help="over the images (default: detection 8, classification 10)"
+    )
     parser.add_argument("--batch", type=whole(2, 1024), default=16, help="images per step (default 16)")
     parser.add_argument("--learning-rate", type=number(1e-7, 1), default=1.5e-3, help="default 0.0015")
     parser.add_argument("--held-out", type=number(0.01, 0.9), default=0.2, help="share (default 0.2)")
@@ -108,7 +111,8 @@ def _run(options: argparse.Namespace) -> int:
             options.skip_broken,
             lambda total: step("checking images", total),
         )
-        images = max(options.batch, round(options.passes * data.trained))
+        passes = options.passes or PASSES[options.task]
+        images = max(options.batch, round(passes * data.trained))
         settings = Settings(
             images=images,
             batch=options.batch,

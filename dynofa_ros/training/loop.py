@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynofa_ros.supernet.space import Plan
 from dynofa_ros.supernet.weights import BUFFERS
 from dynofa_ros.training.objective import Objective
 
@@ -27,6 +29,14 @@ WARM_UP_STEPS = 50  # at most; at most a tenth of all
 SAVE_EVERY_S = 60.0
 LOG_EVERY = 10  # steps
 SMOOTHING = 0.98  # of the loss that is shown
+LARGEST_PIXELS = 16 * 512 * 288  # of a batch that goes through the network at once: about 3 GB
+FEWEST_IMAGES = 4  # of such a part, for its batch normalisation
+
+
+def parts(images: int, pixels: int) -> list[int]:
+    """Numbers of images of so many pixels of which the parts of a batch consist that share an update."""
+    number = min(-(-images * pixels // LARGEST_PIXELS), max(1, images // FEWEST_IMAGES))
+    return [len(part) for part in np.array_split(np.arange(images), number)]
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -150,21 +160,29 @@ class Training:
         for group in self._optimiser.param_groups:
             group["lr"] = rate * min(1.0, (self.state.step + 1) / self._warm_up)
         rng = np.random.default_rng([settings.seed, self.state.step])
-        size = objective.size(rng)
-        batch = objective.batch(size, settings.batch, rng).to(self.device)
-        images = batch.images.contiguous(memory_format=torch.channels_last)
+        size, loss = objective.size(rng), 0.0
+        plan, students = objective.plan(objective.space.config(**size)), None
         self._optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            plan = objective.plan(objective.space.config(**size))
-            loss, soft = objective.taught(objective.raw(plan, self.weights, images), batch, plan)
-            loss.backward()
-            for config in self._students(size, rng) if share >= settings.largest_only else ():
-                plan = objective.plan(config)
-                raw = objective.raw(plan, self.weights, images)
-                objective.distilled(raw, soft, batch, plan).backward()
+        for number in parts(settings.batch, prod(plan.input_shape[1:])):
+            batch = objective.batch(size, number, rng).to(self.device)
+            if students is None:
+                students = self._students(size, rng) if share >= settings.largest_only else []
+            loss += self._backward(batch, plan, students, number / settings.batch)
         torch.nn.utils.clip_grad_norm_(self._trained, settings.clip)
         self._optimiser.step()
-        return float(loss.detach())
+        return loss
+
+    def _backward(self, batch: Any, plan: Plan, students: Sequence[Any], weight: float) -> float:
+        """Add the gradients of a part of a step; returns its part of the loss of the largest sub-network."""
+        objective = self.objective
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            loss, soft = objective.taught(objective.raw(plan, self.weights, images), batch, plan)
+            (weight * loss).backward()
+            for student in map(objective.plan, students):
+                raw = objective.raw(student, self.weights, images)
+                (weight * objective.distilled(raw, soft, batch, student)).backward()
+        return weight * float(loss.detach())
 
     def _students(self, size: Any, rng: np.random.Generator) -> list[Any]:
         space = self.objective.space

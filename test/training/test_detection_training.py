@@ -16,6 +16,7 @@ from dynofa_ros.demo.signs import CLASS_NAMES, render_scene  # noqa: E402
 from dynofa_ros.supernet.families.detector import Boxes  # noqa: E402
 from dynofa_ros.supernet.masked import initial_weights  # noqa: E402
 from dynofa_ros.supernet.registry import load_space  # noqa: E402
+from dynofa_ros.training import loop  # noqa: E402
 from dynofa_ros.training.detection import (  # noqa: E402
     Detection,
     Example,
@@ -106,7 +107,8 @@ def test_the_loss_falls_for_all_sub_networks(tmp_path: Path):
     batch = scenes.batch(scenes.size(None), 4, np.random.default_rng(0))
 
     def losses(training: Training) -> list[float]:
-        plans = [scenes.plan(c) for c in (scenes.space.config(width=256), scenes.space.smallest)]
+        smallest = scenes.space.resized(scenes.space.smallest, width=256, height=160)
+        plans = [scenes.plan(c) for c in (scenes.space.config(width=256), smallest)]
         values = {k: v.detach().clone() for k, v in training.weights.items()}
         return [float(scenes.taught(scenes.raw(p, values, batch.images), batch, p)[0]) for p in plans]
 
@@ -119,6 +121,28 @@ def test_the_loss_falls_for_all_sub_networks(tmp_path: Path):
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [10, 20]
     assert all(0 <= log[-1][f"{name}_map50"] <= 1 for name in ("largest", "smallest"))
+
+
+def test_a_batch_of_large_images_goes_through_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """They share one update, and its size is that of the whole batch."""
+    monkeypatch.setattr(loop, "LARGEST_PIXELS", 5 * 256 * 160)
+    assert loop.parts(16, 256 * 160) == [4, 4, 4, 4] and loop.parts(11, 256 * 160) == [6, 5]
+    assert loop.parts(5, 256 * 160) == loop.parts(5, 2560 * 1600) == [5]
+    drawn, scenes = [], FewScenes()
+    scenes.batch = lambda size, count, rng: (
+        drawn.append(count)
+        or collated(  # the same image over and over
+            [scenes._examples[0]] * count, size["height"], size["width"]
+        )
+    )
+    moved = []
+    for batch in (8, 4):
+        training = Training(
+            scenes, weights(), Settings(images=8, batch=batch, largest_only=1.0), tmp_path / f"{batch}"
+        )
+        training._step()
+        moved.append(training.weights["head.boxes.weight"].grad)
+    assert drawn == [4, 4, 4] and torch.allclose(*moved, rtol=1e-3, atol=1e-6)
 
 
 def train(folder: Path, steps: int) -> None:
