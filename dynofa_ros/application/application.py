@@ -78,11 +78,10 @@ class Application:
 
     networks: what its task runs. decode: header and request of a received message; raises MalformedRequest.
     publish: called with a topic of the application and a message of `messages`; stream: the same for results
-    that are not finished, None = as publish; show: with the topic of a view and what makes its message, to be
-    called only while somebody subscribes. unanswered: called with every message that gets no answer, what
-    became of it and the reason in one line, in any thread; not with images that give way to newer ones.
-    options: of the task, by name. clock_ns: of the stamps. command_clock_ns: by which commands lapse. warn:
-    one line for the log.
+    that are not finished, None = as publish; show: with the topic of a view and what makes its message, which
+    is for subscribers alone. unanswered: called with every message that gets no answer, what became of it and
+    the reason in one line, in any thread; not with images that give way to newer ones. options: of the task,
+    by name. clock_ns: of the stamps. command_clock_ns: by which commands lapse. warn: a line for the log.
     Raises LibraryError, WeightsError, EngineError or ValueError, in one line.
     """
 
