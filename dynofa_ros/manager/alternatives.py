@@ -136,7 +136,8 @@ def _offers(
     watts = grid.base_w + grid.slope_w * with_it
     after_w = np.where(holds, watts, inf).min(axis=1, initial=inf)
     now_w = _now_w(grid, levels, total)
-    relief_w = _relief_w(grid, homes, levels, now_w, rest, usable & (rest <= rest_most[:count]))
+    rest_holds = usable & (rest <= np.minimum(rest_most[:count], LOAD_CEILING))
+    relief_w = _relief_w(grid, homes, levels, now_w, rest, rest_holds)
     changes = after_w - np.array(now_w)[hosts[count:]]
     reasons = np.any(room, axis=1).tolist()
     offers = []

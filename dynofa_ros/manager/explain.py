@@ -12,7 +12,7 @@ from dynofa_ros.manager.ladder import Trace
 from dynofa_ros.manager.many import pins_of
 from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import Forecast, Plan, forecast
-from dynofa_ros.manager.problem import Demand, Problem
+from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem
 from dynofa_ros.manager.solver import solve
 
 
@@ -63,7 +63,7 @@ def _one_step_up(problem: Problem, plan: Plan, present: Forecast) -> list[Demand
         if demand.relaxed:
             demands[index] = replace(demand, relaxed=False)
         elif demand.divider > 1:
-            demands[index] = replace(demand, divider=demand.divider - 1)
+            demands[index] = replace(demand, divider=max(d for d in DIVIDERS if d < demand.divider))
         elif demand.level > 0:
             demands[index] = replace(demand, level=demand.level - 1)
         else:

@@ -81,8 +81,8 @@ class Few:
         return Point(tuple(grid.names[k] for k in self.homes[best].tolist()), levels, power_w)
 
     def best(
-        self, wanted: Asked, app: int, dividers: Sequence[int], *, relaxed: bool = False
-    ) -> tuple[int, int] | None:
+        self, wanted: Asked, app: int, dividers: Sequence[float], *, relaxed: bool = False
+    ) -> tuple[float, int] | None:
         """See `solver.best_for`; larger demands than those that it gives now are looked for."""
         grid, asked = self.grid, wanted.key()
         if self._asked != asked:

@@ -47,7 +47,7 @@ class Asked:
     """Demands as arrays, applications on the last axis."""
 
     level: Indices
-    divider: Indices
+    divider: Array
     relaxed: NDArray[np.bool_]
 
     def copy(self) -> Asked:
@@ -68,7 +68,7 @@ def asked(demands: Sequence[Demand]) -> Asked:
     """Demands as arrays."""
     return Asked(
         np.array([d.level for d in demands], dtype=np.int64),
-        np.array([d.divider for d in demands], dtype=np.int64),
+        np.array([d.divider for d in demands], dtype=np.float64),
         np.array([d.relaxed for d in demands], dtype=bool),
     )
 

@@ -9,6 +9,7 @@ this is a Schmitt trigger: noise inside the gap moves no knob.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from dynofa_ros.manager.ladder import COLD, Outcome, Trace, allocate
@@ -124,7 +125,8 @@ class Hysteresis:
         waits = not (present.excess_w > 0.0 or self.budget.left)
         if waits and self.budget.reverses(current, less, unpaid=True):
             return current
-        if conceded.sound and (current.ladder_step or not less.ladder_step):
+        cheap = (current.ladder_step or not less.ladder_step) and conceded.left_out <= present.left_out
+        if conceded.sound and cheap:
             return self._change(now_ns, current, less)
         exceeded = conceded.excess_w > 0.0
         if exceeded or self.budget.left:
@@ -150,7 +152,10 @@ class Hysteresis:
         outcome = allocate_any(problem, headroom, self.trace, places)
         self.trace = outcome.trace
         if outcome.within_limits and not outcome.feasible:
-            outcome = _reduced_margin(problem, outcome)
+            mapping = outcome.point.mapping
+            outcome = _reduced_margin(
+                problem, outcome, lambda p, guess: allocate_any(p, HEADROOM, guess, mapping, turns=1)
+            )
             if any(d.relaxed for d in outcome.demands):
                 outcome = _least_late(problem, outcome)
         self.solved, self.solved_ns, self.seen = True, now_ns, None
@@ -236,11 +241,16 @@ def concede(
         next((n for n, a in enumerate(app.accuracies) if a <= choice.entry.accuracy), len(app.accuracies) - 1)
         for app, choice in zip(problem.apps, current.choices, strict=True)
     )
-    if stay:
-        names = [p.name for p in problem.processors]
-        outcome = allocate(problem, headroom, guess, tuple(map(names.index, homes)), least)
-    else:
-        outcome = allocate_any(problem, headroom, guess, homes, least=least)
+    pins = tuple([p.name for p in problem.processors].index(home) for home in homes)
+
+    def search(problem: Problem, guess: Trace) -> Outcome:
+        if stay:
+            return allocate(problem, headroom, guess, pins, least)
+        return allocate_any(problem, headroom, guess, homes, least=least)
+
+    outcome = search(problem, guess)
+    if outcome.within_limits and not outcome.feasible:
+        outcome = _reduced_margin(problem, outcome, search)
     less = make_plan(problem, outcome)
     before = dict(current.clocks)
     clocks = tuple((name, max(hz, before.get(name, hz))) for name, hz in less.clocks)
@@ -248,8 +258,13 @@ def concede(
     return less if forecast(problem, risen).excess_w else risen
 
 
-def _reduced_margin(problem: Problem, outcome: Outcome) -> Outcome:
-    """Where frames or deadlines had to be given up: narrower margins and less spare load save some."""
+def _reduced_margin(
+    problem: Problem, outcome: Outcome, search: Callable[[Problem, Trace], Outcome]
+) -> Outcome:
+    """Where frames or deadlines had to be given up: narrower margins and less spare load save some.
+
+    ``search``: how the outcome was found.
+    """
     apps = tuple(
         replace(
             app,
@@ -263,7 +278,7 @@ def _reduced_margin(problem: Problem, outcome: Outcome) -> Outcome:
     alone = len(problem.apps) <= len(problem.processors)  # can each be
     for ceiling in (SATURATION, problem.load_ceiling) if alone else (problem.load_ceiling,):
         narrow = replace(problem, apps=apps, load_ceiling=ceiling)
-        reduced = allocate_any(narrow, HEADROOM, outcome.trace, outcome.point.mapping, turns=1)
+        reduced = search(narrow, outcome.trace)
         # Spare load is what those that share a processor need. Requests are prepared between two inferences,
         # which the load of the processor does not show.
         shared = len(set(reduced.point.mapping)) < len(problem.apps)
@@ -272,8 +287,8 @@ def _reduced_margin(problem: Problem, outcome: Outcome) -> Outcome:
     return reduced if _given_up(reduced) < _given_up(outcome) else outcome
 
 
-def _given_up(outcome: Outcome) -> tuple[int, int]:
-    return sum(d.relaxed for d in outcome.demands), sum(d.divider - 1 for d in outcome.demands)
+def _given_up(outcome: Outcome) -> tuple[int, float]:
+    return sum(int(d.relaxed) for d in outcome.demands), sum(d.divider - 1 for d in outcome.demands)
 
 
 def _least_late(problem: Problem, outcome: Outcome) -> Outcome:

@@ -1,9 +1,9 @@
 """Degradation ladder: what is given up first when not everything fits.
 
 The ladder is one total order of small losses (rungs): accuracies from target to floor, class by class,
-the least important first, within a class always the application that would lose least; then rates to 1/2,
-1/3, 1/4 and at last deadlines, the least important application first. Objective `throughput` gives up first
-the frames that take longest, weighted by priority. Power cap and temperature are on no rung.
+the least important first, within a class always the application that would lose least; then rates, to 15/16
+at first and at last to 1/4, and then deadlines, the least important application first. Objective `throughput`
+gives up first the frames that take longest, weighted by priority. Power cap and temperature are on no rung.
 
 Each rung only takes load away, so feasibility is monotone in the number of rungs. The least number is found
 by search, from a guess that changes the time it takes and not the result. Rungs that turn out not to be
@@ -90,7 +90,7 @@ class Outcome:
     @property
     def rungs(self) -> int:
         """Rungs in force."""
-        return sum(d.level + d.divider - 1 + d.relaxed for d in self.demands)
+        return sum(d.level + DIVIDERS.index(d.divider) + d.relaxed for d in self.demands)
 
     @property
     def feasible(self) -> bool:

@@ -8,14 +8,14 @@ from math import inf
 
 from dynofa_ros.manager.ladder import Outcome
 from dynofa_ros.manager.placement import place_of
-from dynofa_ros.manager.problem import LOAD_CEILING, App, Option, Problem, Processor
+from dynofa_ros.manager.problem import LOAD_CEILING, SATURATION, App, Option, Problem, Processor
 from dynofa_ros.messages import SubnetEntry
 
 OVERLOAD = 0.98  # total utilisation, others included, at which a plan in force is given up
 # Frames that meet others on their processor are slowed by all of it, not by the mean over all frames: for
 # deadlines the load of others counts that many times.
 MEETING = 2.0
-REDUCED_SHARE = 0.25  # of the (log) margin may go before any frame is left out
+REDUCED_SHARE = 0.6
 SHORTFALL_GRAIN = 1e-6  # accuracies closer than this are the same: they come as float32
 
 
@@ -25,7 +25,7 @@ class Choice:
 
     app: str
     entry: SubnetEntry
-    divider: int = 1
+    divider: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class AppForecast:
     shared: float  # factor by which others on the processor slow it
     margin: float
     load: float
-    divider: int
+    divider: float
     late: bool
     shortfall: float
     share: float  # of the latency target that it fills, margin included
@@ -79,15 +79,19 @@ class Forecast:
         return max((app.share for app in self.apps), default=0.0)
 
     @property
+    def left_out(self) -> float:
+        """Measure of the frames that are left out on purpose."""
+        return float(sum(app.divider - 1 for app in self.apps))
+
+    @property
     def violations(self) -> tuple[float, ...]:
         """Broken promises, the gravest first; all zero = the plan holds what it must."""
         late = [app for app in self.apps if app.late]
         failing = sum(max(0.0, app.share / app.margin**REDUCED_SHARE - 1.0) for app in late)
         # Each frame waits longer than the last one, however far away the deadline is.
         failing += self.backlog
-        thinned = sum(app.divider - 1 for app in self.apps)
         tight = sum(app.share - 1.0 for app in late)
-        return (self.excess_w, failing, float(thinned), tight, self.overload, float(self.starving))
+        return (self.excess_w, failing, self.left_out, tight, self.overload, float(self.starving))
 
     @property
     def sound(self) -> bool:
@@ -151,7 +155,7 @@ def forecast(
         power_w=power_w,
         excess_w=excess_w,
         overload=load - LOAD_CEILING if overloaded else 0.0,
-        backlog=max(0.0, occupied - 1.0) if overloaded else 0.0,
+        backlog=max(0.0, occupied - SATURATION) if overloaded else 0.0,
         starving=starving,
         thinned=any(choice.divider > 1 for choice in plan.choices),
     )

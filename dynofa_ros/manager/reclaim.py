@@ -24,9 +24,9 @@ def reclaim(problem: Problem, grid: Grid, start: Asked, first: Indices) -> tuple
     if grid.plain and grid.pins and min(grid.pins) >= 0:
         few = Few(grid, np.array([grid.pins]))
 
-    def best(app: int, *, relaxed: bool = False, rate: bool = True) -> tuple[int, int] | None:
+    def best(app: int, *, relaxed: bool = False, rate: bool = True) -> tuple[float, int] | None:
         nonlocal few
-        divider = int(wanted.divider[app])
+        divider = float(wanted.divider[app])
         dividers = [d for d in DIVIDERS if d <= divider] if rate else [divider]
         few = few or known_mappings(grid, wanted)
         if few is None:

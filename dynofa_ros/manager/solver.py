@@ -59,8 +59,8 @@ def solve(
 
 
 def best_for(
-    grid: Grid, wanted: Asked, app: int, dividers: Sequence[int], *, relaxed: bool = False
-) -> tuple[int, int] | None:
+    grid: Grid, wanted: Asked, app: int, dividers: Sequence[float], *, relaxed: bool = False
+) -> tuple[float, int] | None:
     """Least divider of ``dividers``, then best demand level, that an application can be given.
 
     The demands of all others stay; mapping and clocks are free. ``relaxed``: without its deadline. None =

@@ -173,7 +173,7 @@ def test_what_a_low_cap_took_comes_back_with_a_higher_one(least_w: float, levels
     plant.run(30.0)
     assert plant.decisions[-1].feasible
     assert np.mean([watts for _, watts in plant.power][-50:]) > 5.0
-    assert share_above(plant, 9.0, plant.now_ns - 10 * SECOND) <= 0.05
+    assert share_above(plant, 9.0, plant.now_ns - 25 * SECOND) <= 0.05  # now and then more is tried
 
 
 def test_a_cap_is_left_again_when_it_is_lifted_and_when_load_goes() -> None:

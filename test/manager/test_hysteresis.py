@@ -85,10 +85,12 @@ def plan_of(problem: Problem, *subnets: int, hz: float = TOP_HZ, step: int = 0) 
 # --- a deadline that cannot be held -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rate_hz", "divider"), [(21.0, 1), (24.0, 1), (26.0, 2)])
-def test_a_frame_must_be_answered_before_the_next_one_comes(rate_hz: float, divider: int) -> None:
-    """The deadline of 200 ms is far away; 40 ms at the top clock fill 84, 96 and 104 % of the period, and
-    50 ms at the clock in force more than all of it."""
+@pytest.mark.parametrize(
+    ("rate_hz", "divider"), [(21.0, 1.0), (24.0, 1.0), (26.0, 16 / 15), (30.0, 1.25), (46.0, 2.0)]
+)
+def test_a_frame_must_be_answered_before_the_next_one_comes(rate_hz: float, divider: float) -> None:
+    """The deadline of 200 ms is far away; 40 ms at the top clock fill 84 to 184 % of the period, and 50 ms at
+    the clock in force more than all of it. No more frames are left out than must be."""
     gpu = processor(LOW_HZ, TOP_HZ)
     problem = problem_of(app("a", gpu, 1.1, target_ms=200.0, rate_hz=rate_hz), on=gpu)
     current = plan_of(problem, 2, hz=LOW_HZ)
@@ -96,14 +98,14 @@ def test_a_frame_must_be_answered_before_the_next_one_comes(rate_hz: float, divi
     assert not present.apps[0].late and present.overload > 0.0 and present.backlog > 0.0
     plan = choose(problem, current)
     assert [c.divider for c in plan.choices] == [divider] and forecast(problem, plan).backlog == 0.0
-    assert divider == 2 or plan.clocks == (("gpu", (TOP_HZ,)),)
+    assert divider > 1.0 or plan.clocks == (("gpu", (TOP_HZ,)),)
 
 
 def test_preparing_an_image_counts_where_frames_come_quickly() -> None:
     """Inference alone fills 96 % of the period, with 3 ms around it 103 %."""
     gpu = processor(LOW_HZ, TOP_HZ)
     one = replace(app("a", gpu, 1.1, target_ms=200.0, rate_hz=24.0), overhead_ms=3.0)
-    assert [c.divider for c in choose(problem_of(one, on=gpu), None).choices] == [2]
+    assert [c.divider for c in choose(problem_of(one, on=gpu), None).choices] == [16 / 15]
 
 
 def test_narrower_margins_come_before_frames_are_left_out() -> None:
@@ -113,6 +115,14 @@ def test_narrower_margins_come_before_frames_are_left_out() -> None:
     plan = choose(problem, None)
     assert [(c.entry.id, c.divider) for c in plan.choices] == [("s2", 1)]
     assert plan.clocks == (("gpu", (LOW_HZ,)),)
+
+
+def test_narrower_margins_come_before_frames_are_left_out_where_nobody_may_move() -> None:
+    """The same, with less asked of the plan in force."""
+    gpu = processor(LOW_HZ, TOP_HZ)
+    problem = problem_of(app("a", gpu, 1.3, target_ms=55.0), on=gpu, limit_w=4.0)
+    less = concede(problem, plan_of(problem, 2, hz=LOW_HZ))
+    assert [(c.entry.id, c.divider) for c in less.choices] == [("s2", 1.0)]
 
 
 def test_what_cannot_be_held_at_all_is_held_as_nearly_as_possible() -> None:

@@ -179,7 +179,7 @@ def test_no_single_sacrifice_can_be_taken_back() -> None:
             continue
         for n, demand in enumerate(demands):
             more = [replace(demand, level=demand.level - 1)] if demand.level and not demand.relaxed else []
-            more += [replace(demand, divider=demand.divider - 1)] if demand.divider > 1 else []
+            more += [replace(demand, divider=d) for d in DIVIDERS if d < demand.divider]
             more += [replace(demand, relaxed=False)] if demand.relaxed else []
             for wish in more:
                 tried = tuple(wish if k == n else d for k, d in enumerate(demands))
