@@ -18,6 +18,9 @@ RATE_FRAMES = 8  # frames after which the rate that comes in is judged
 RATE_WINDOW_S = 3.0
 RATE_RESERVE = 1.15
 SILENCE_S = 1.0
+SOON_FRAMES = 2  # in which a wait that is over does not ask for higher clocks
+# Nobody knows yet how its library fits this machine. It matters where a miss is much of what a minute allows.
+FIRST_FRAMES, FIRST_S, FEW_PER_MIN = 3, 10.0, 4.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,9 @@ class AppState:
     thinned: bool = False  # the plan asks for fewer frames than the user: their rate says nothing
     held: SubnetEntry | None = None  # what it keeps running while it sends nothing
     new_frames: int = 0
+    fresh: bool = True  # it answers its first frames, and they count: see `begins`
     missed: bool = False  # its last frame missed its deadline
+    backlog_ms: float = 0.0  # for which the next frame waits: see `backlog_after`
     misses: MissAlarm = field(default_factory=MissAlarm)
     planned: SubnetEntry | None = None  # what it is to run
     menus: Menus | None = None  # these three are kept by build_problem.py from step to step
@@ -210,6 +215,26 @@ class AppState:
             self.sizes.observe(size, entry.reference_size)
         own = size_factor(entry.fixed_share, entry.reference_size, size)
         return own, usual_factor(((entry.fixed_share, entry.reference_size),), self.sizes.usual)
+
+    def begins(self, now_ns: int) -> bool:
+        """Whether it answers its first frames, and so few are due that one of them counts."""
+        targets = self.targets
+        few = targets is not None and 60.0 * targets.rate_hz * targets.miss_tolerance < FEW_PER_MIN
+        return few and self.estimator.frames < FIRST_FRAMES and now_ns - self.since_ns < FIRST_S * 1e9
+
+    def backlog_after(self, frame: InferenceMonitor) -> float:
+        """For how many ms the next frame has waited when one is answered: it came a period later.
+
+        0 where the next frames make up for it soon: one of them is at work already when this is known.
+        """
+        rate = self.due_hz()
+        if self.queued or rate <= 0.0:
+            return 0.0
+        period_ms = 1e3 / rate
+        busy_ms = frame.queue_wait_ms + frame.preprocess_ms + frame.inference_ms + frame.postprocess_ms
+        waits_ms = min(max(busy_ms - period_ms, 0.0), period_ms)
+        made_up_ms = SOON_FRAMES * (period_ms - self.misses.promised_ms)
+        return waits_ms if waits_ms > made_up_ms else 0.0
 
     def silent(self, now_ns: int) -> bool:
         """Whether no frame has come for much longer than its rate explains."""

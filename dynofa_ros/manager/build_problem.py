@@ -34,6 +34,7 @@ from dynofa_ros.manager.state import State
 from dynofa_ros.messages import AppTargets
 
 CONTENTION = {"cpu": 0.3, "gpu": 0.45, "npu": 0.45}  # guess; what it gets wrong ends up in the slowdown
+FIRST_MARGIN, TOP_SHARE = 1.7, 0.95  # of an application's first frames; of what the top clock can hold
 RELATIVE_TOP = 16.0  # relative power of a processor at its top clock and full load, without a power model
 RELATIVE_RELEASE = 1.1  # of a budget of relative power: loads fluctuate
 BACKGROUND_FLOOR = 0.02  # less utilisation than this does not keep a processor awake
@@ -323,6 +324,10 @@ def _app(
     for name, menu in menus.by_processor.items():
         slowdown = state.slowdown(known, name) * usual_factor(menu.table.laws, known.sizes.usual)
         margin = known.estimator.margin(name, targets.miss_tolerance)
+        if known.fresh:  # as far as clocks alone can give it
+            least_ms = slowdown * float(menu.unit_ms[..., 0, -1].min())
+            most = TOP_SHARE * (targets.latency_target_ms - overhead_ms) / least_ms
+            margin = max(margin, min(FIRST_MARGIN, most))
         if known.queued:
             budget_ms = targets.latency_target_ms - overhead_ms
             margin = queue_margin(margin, rate_hz, budget_ms, targets.miss_tolerance)
@@ -331,7 +336,7 @@ def _app(
         name=known.name,
         priority=targets.priority,
         rate_hz=rate_hz,
-        latency_target_ms=targets.latency_target_ms,
+        latency_target_ms=targets.latency_target_ms - known.backlog_ms,
         overhead_ms=overhead_ms,
         accuracies=menus.accuracies,
         below_floor=menus.below_floor,

@@ -27,13 +27,13 @@ class MissAlarm:
     correction: float = 1.0
     spans: int = 0
     missed_share: float = 0.0  # of the last span
-    _promised_ms: float = nan
+    promised_ms: float = nan  # latency to expect under the plan in force
     _in_time: bool = False
     _frames: deque[tuple[int, bool, float]] = field(default_factory=deque)
 
     def promise(self, latency_ms: float, *, in_time: bool) -> None:
         """Takes the latency to expect under the plan in force, and whether it holds the deadline."""
-        self._promised_ms, self._in_time = latency_ms, in_time
+        self.promised_ms, self._in_time = latency_ms, in_time
 
     def restart(self) -> None:
         """Judges anew: other knobs, or the clock was set back."""
@@ -41,9 +41,9 @@ class MissAlarm:
 
     def observe(self, now_ns: int, latency_ms: float, missed: bool) -> bool:
         """Takes a frame of the planned sub-network; True = the alarm is raised: plan again."""
-        if not isfinite(self._promised_ms):
+        if not isfinite(self.promised_ms):
             return False
-        self._frames.append((now_ns, missed, latency_ms / self._promised_ms))
+        self._frames.append((now_ns, missed, latency_ms / self.promised_ms))
         if len(self._frames) < LEAST_FRAMES or now_ns - self._frames[0][0] < SPAN_NS:
             return False
         ratio = median(ratio for _, _, ratio in self._frames)

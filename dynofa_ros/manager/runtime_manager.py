@@ -35,6 +35,7 @@ from dynofa_ros.messages import (
     DvfsCommand,
     FrequencyBand,
     Header,
+    InferenceMonitor,
     ManagerDecision,
     SubnetCondition,
     SubnetState,
@@ -53,8 +54,9 @@ TRIGGERS = (
     "stale",
 )
 FROM_USER = frozenset({"departure", "library", "targets", "parameter"})
-# No hysteresis delays these: a user's wish, a clock that begins or ceases to obey, a lower budget.
-AT_ONCE = FROM_USER | {"actuator", "budget"}
+# No hysteresis delays these: a wish of the user, a clock that begins or ceases to obey, a lower budget, the
+# end of the first frames.
+AT_ONCE = FROM_USER | {"actuator", "budget", "measured"}
 FIRST_FRAMES = 4  # answered before a manager that was started again plans; the first one is not learned from
 FIRST_WAIT_NS = 1_000_000_000  # unless they do not come
 
@@ -152,6 +154,11 @@ class RuntimeManager:
             return False
         return new.alpha_ms + new.beta_ms <= old.alpha_ms + old.beta_ms
 
+    def urgent(self, frame: InferenceMonitor) -> bool:
+        """Whether a frame asks for a step at once: its deadline was missed, or the next ones wait."""
+        app = self.state.apps.get(frame.app)
+        return frame.deadline_missed or (app is not None and app.backlog_after(frame) > 0.0)
+
     @property
     def plan(self) -> Plan | None:
         """The plan in force, None before the first."""
@@ -186,7 +193,10 @@ class RuntimeManager:
             events |= self.state.consume(item, now_ns, monitors.parameters, settled)
             if isinstance(item.message, SubnetState):
                 events |= self._refusal(item.app, item.message)
+        fresh = [app for app in self.state.apps.values() if app.fresh]
         self.state.close_step(now_ns, dt_s, monitors.parameters)
+        if not all(app.fresh for app in fresh):
+            events.add("measured")
         stale = self.state.telemetry_age_s(now_ns) > STALE_S
         if stale and not self._stale:
             events.add("stale")

@@ -115,6 +115,7 @@ class State:
         # After a pause, or a jump of the clock, frames per second mean nothing.
         paused = dt_s > max(PAUSE_S, PAUSE_PERIODS * parameters.control_period_s)
         for app in self.apps.values():
+            app.fresh = app.begins(now_ns)
             if app.queued and not paused:
                 app.arrivals.observe(app.new_frames, dt_s)
             elif app.thinned or paused:
@@ -253,6 +254,7 @@ class State:
             return self.refusals.refuse("monitor", frame.app, reason)
         app.last_sequence, app.last_frame_ns = frame.frame_sequence, now_ns
         app.missed = frame.deadline_missed
+        app.backlog_ms = app.backlog_after(frame)
         app.new_frames += 1 + frame.dropped_frames
         entry = app.ran(frame)
         if entry is None:

@@ -260,15 +260,16 @@ class ManagerNode(ManagedNode):
         self._answer(event=self._take_silent())
 
     def _take_silent(self) -> bool:
-        """Keep what has come without waking the node; whether a deadline was missed, which is an event."""
-        missed = False
+        """Keep what has come without waking the node; whether a frame among it is an event."""
+        urgent = False
         for inbox, read in self._silent.values():
             for message, _ in inbox.take():
                 item = read(message)
                 if item is not None:
                     self._keep(item)
-                    missed |= isinstance(item.message, InferenceMonitor) and item.message.deadline_missed
-        return missed
+                    frame = item.message
+                    urgent |= isinstance(frame, InferenceMonitor) and self._manager.urgent(frame)
+        return urgent
 
     def _take(self, item: Input, *, event: bool = False) -> None:
         self._keep(item)

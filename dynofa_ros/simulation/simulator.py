@@ -171,7 +171,7 @@ class Simulation:
         assert record.monitor is not None
         self.publish(f"perception/{record.app}/monitor", record.monitor)
         self._tell(record)
-        if record.missed:
+        if record.missed or (app.waiting is not None and not app.spec.queued):
             self._ask_for_step()
         self._take(app)
 

@@ -47,6 +47,18 @@ class Robot:
         return self.slowdown * self.errors.corrected_ms((name, 1), LIBRARY_MS[name])
 
 
+def test_a_load_that_ends_just_after_a_change_is_no_error_of_the_new_entry() -> None:
+    robot = Robot({"a": 40.0, "b": 20.0})
+    robot.run("a", 60)
+    robot.load = 1.45
+    robot.run("a", 8)
+    robot.run("b", 4)
+    robot.load = 1.0
+    robot.run("b", 12)
+    assert robot.slowdown == pytest.approx(1.0, rel=0.05)
+    assert robot.expected_ms("a") == pytest.approx(40.0, rel=0.07)
+
+
 def test_an_entry_twice_as_slow_as_its_file_says_is_known_after_a_few_frames_and_stays_known() -> None:
     robot = Robot({"a": 44.0, "b": 44.0})
     robot.run("a", 60)

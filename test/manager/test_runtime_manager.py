@@ -16,6 +16,7 @@ from manager_bench import START, Bench, one_app
 from manager_plant import MS, SECOND, Plant, PlantApp, capabilities, make_library, miss_share
 
 from dynofa_ros.manager import RuntimeManager
+from dynofa_ros.manager.app_state import FIRST_S
 from dynofa_ros.manager.estimator import SlowdownFilter
 from dynofa_ros.manager.inputs import Departure, Input, Monitors, Parameters, parameters_of
 from dynofa_ros.manager.runtime_manager import TRIGGERS, Decision
@@ -137,6 +138,8 @@ def test_a_newcomer_without_a_camera_is_planned_from_its_library() -> None:
     bench = Frames(capabilities(), TARGETS, make_library("front"))
     for _ in range(6):
         decision = bench.step()
+    assert [a.subnet_id for a in decision.apps] == ["s9"]  # the first frames would get room from clocks alone
+    decision = bench.step(after_s=FIRST_S)
     assert [a.subnet_id for a in decision.apps] == ["s9"]
     assert decision.apps[0].margin == SlowdownFilter().margin(TARGETS.miss_tolerance)
 
@@ -330,6 +333,23 @@ def test_a_plan_in_force_that_has_become_too_much_leaves_frames_out() -> None:
     assert decision.apps[0].rate_hz < 60.0
 
 
+def test_a_frame_that_waits_for_the_one_before_it_asks_for_higher_clocks() -> None:
+    """At 15 Hz a frame of 127 ms means that the next one has waited for 60 ms when it is answered."""
+    bench = ready_bench(AppTargets("front", 110.0, rate_hz=15.0))
+    assert not bench.manager.urgent(frame(10, 30.0))
+    clocks = bench.frames(1, inference_ms=30.0, latency_ms=32.0).bands
+    waited = {"queue_wait_ms": 85.5, "inference_ms": 40.0, "latency_ms": 127.0}
+    assert bench.manager.urgent(frame(11, **waited))
+    raised = bench.frames(1, **waited).bands
+    assert bench.manager.state.apps["front"].backlog_ms == pytest.approx(127.0 - 1e3 / 15.0)
+    over = {"queue_wait_ms": 27.5, "inference_ms": 40.0, "latency_ms": 69.0}  # the next one makes up for it
+    bench.frames(1, **over)
+    assert bench.manager.state.apps["front"].backlog_ms == 0.0 and not bench.manager.urgent(frame(14, **over))
+    bench.frames(1, inference_ms=30.0, latency_ms=32.0)
+    assert bench.manager.state.apps["front"].backlog_ms == 0.0
+    assert sum(b.max_hz for b in raised) > sum(b.max_hz for b in clocks)
+
+
 @pytest.mark.parametrize("thinned", [False, True])
 def test_frames_that_the_plan_leaves_out_are_no_misses(thinned: bool) -> None:
     bench = ready_bench()
@@ -472,9 +492,10 @@ def test_a_device_that_may_not_be_written_gets_no_bands() -> None:
 def test_an_unknown_board_is_managed_without_a_power_model() -> None:
     plant = Plant(RuntimeManager(), [PlantApp(TARGETS, make_library("front"))], model=None)
     plant.run(5.0)
-    decision = plant.decisions[-1]
-    assert decision.apps[0].subnet_id == "s9" and isnan(decision.predicted_power_w)
-    assert decision.bands[0].max_hz < 1_907_200_000  # the lowest that holds the deadline
+    planned = [decision.apps[0].subnet_id for decision in plant.decisions]
+    assert planned.count("s9") > 0.9 * len(planned)  # not just after a miss
+    assert isnan(plant.decisions[-1].predicted_power_w)
+    assert plant.decisions[-1].bands[0].max_hz < 1_907_200_000  # the lowest that holds the deadline
     plant.set_parameters(Parameters(power_cap_w=6.0))
     plant.run(30.0)
     recent = [watts for time, watts in plant.power if time > plant.now_ns - 8 * SECOND]

@@ -1,7 +1,8 @@
 """The runtime manager of this package, fed as `nodes/manager_node.py` feeds it, whole and restricted.
 
 - ``ours``: RuntimeManager as it is: every message in the order of arrival, a step each control_period_s and
-  at once on events (targets, library, parameters, capabilities, departure, a missed deadline).
+  at once on events (targets, library, parameters, capabilities, departure, a missed deadline, a frame that
+  waits for the one before it).
 - ``ours_subnet`` = B7 (app-only): sub-networks alone. Clocks belong to B4's governors (the capabilities say
   that no clock can be written; they are still read back), the processor is fixed (the library is cut down
   to it).
