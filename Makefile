@@ -21,10 +21,10 @@ install: ## the same with everything: torch and what tests and checks need
 demo: install-demo ## install what the demo uses, then `dynofa demo` (ARGS=...)
 	@.venv/bin/dynofa demo $(ARGS)
 
-test: install ## install everything, then pytest (ARGS=...): two at a time, those that need the machine for themselves last
+test: install ## install everything, then pytest (ARGS=...), on two cores three at a time, as many wait; last those about speed
 	@run() { .venv/bin/python -m pytest "$$@" $(ARGS) || test $$? -eq 5 || failed=1; }; failed=0; \
-	run -n 2 --dist worksteal -m "not live$(if $(QUICK), and not slow)"; \
-	$(if $(QUICK),,run -n 2 --dist loadfile -m "live and not alone"; run -m alone;) \
+	run -n 3 --dist worksteal -m "not live$(if $(QUICK), and not slow)"; \
+	$(if $(QUICK),,run -n 3 --dist loadfile -m "live and not alone"; run -m alone;) \
 	exit $$failed # 5, ARGS leave no test, is no failure
 
 lint: install ## install everything, then ruff and mypy

@@ -15,7 +15,7 @@ from ros_domain import own_domain
 
 ROOT = str(Path(__file__).resolve().parent.parent)
 
-domain = int(os.environ.get("ROS_DOMAIN_ID", os.getpid() % 98 + 1))
+domain = int(os.environ.get("ROS_DOMAIN_ID", os.getpid() % 92 + 1))
 os.environ["ROS_DOMAIN_ID"] = str(own_domain(domain) if "PYTEST_XDIST_WORKER" in os.environ else domain)
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")  # as Humble always does

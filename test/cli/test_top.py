@@ -19,7 +19,7 @@ import rclpy
 from command import dynofa_process
 from perception_client import SMALLEST
 from rclpy.context import Context
-from ros_domain import own_domain
+from ros_domain import WORKERS, own_domain
 
 from dynofa_ros.ros.watcher import Watcher
 
@@ -160,7 +160,7 @@ def test_once_for_scripts(robots: dict[str, subprocess.Popen[bytes]], tmp_path: 
 
 
 def test_nobody_is_a_failure_in_one_line() -> None:
-    result = dynofa_process("top", "--once", "1", ROS_DOMAIN_ID=str(DOMAIN_ID + 2))
+    result = dynofa_process("top", "--once", "1", ROS_DOMAIN_ID=str(DOMAIN_ID + WORKERS))
     assert result.returncode == 1 and result.stdout == ""
     assert result.stderr.startswith("dynofa top: no robot was found in ROS domain ")
     result = dynofa_process("top", ROS_DOMAIN_ID=str(DOMAIN_ID))

@@ -36,6 +36,7 @@ from perception_client import (
     start,
 )
 from rclpy.qos import ReliabilityPolicy
+from ros_domain import WORKERS
 from sensor_msgs.msg import CompressedImage, Image
 
 from dynofa_ros import topics
@@ -203,9 +204,9 @@ def test_compressed_images_and_emulated_clocks():
     process = start(
         *("-p", "image_transport:=compressed", "-p", "emulate_dvfs:=true", "-p", "emulated_slowdown:=8"),
         *("-p", "latency_target_ms:=1000.0", "-p", f"subnet_id:={LARGEST.id}"),
-        domain_id=DOMAIN_ID + 2,  # the other node has the same name
+        domain_id=DOMAIN_ID + WORKERS,  # the other node has the same name
     )
-    client = Client(DOMAIN_ID + 2)
+    client = Client(DOMAIN_ID + WORKERS)
     try:
         client.wait(lambda: client.received["library"] and client.received["subnet_state"], "the node", 40)
         client.wait(
@@ -278,8 +279,8 @@ def test_vision_msgs_carry_the_same_result_where_they_are_installed(tmp_path, mo
     text = "from dynofa_ros.msg import ClassHypothesis as ObjectHypothesis, Classification\n"
     (package / "__init__.py").write_text(text)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
-    process = start("-p", "latency_target_ms:=1000.0", domain_id=DOMAIN_ID + 4)
-    client = Client(DOMAIN_ID + 4)
+    process = start("-p", "latency_target_ms:=1000.0", domain_id=DOMAIN_ID + 2 * WORKERS)
+    client = Client(DOMAIN_ID + 2 * WORKERS)
     vision: list[Classification] = []
     try:
         topic = replace(topics.CLASSIFICATION, name="perception/{app}/vision_classification")
@@ -296,8 +297,8 @@ def test_vision_msgs_carry_the_same_result_where_they_are_installed(tmp_path, mo
 
 
 def test_the_subscription_is_as_reliable_as_the_camera_or_as_it_is_told():
-    process = start("-p", "latency_target_ms:=1000.0", domain_id=DOMAIN_ID + 8)
-    client = Client(DOMAIN_ID + 8)
+    process = start("-p", "latency_target_ms:=1000.0", domain_id=DOMAIN_ID + 4 * WORKERS)
+    client = Client(DOMAIN_ID + 4 * WORKERS)
 
     def subscribed(reliability: ReliabilityPolicy) -> None:
         def is_so() -> bool:
@@ -326,8 +327,8 @@ def test_the_subscription_is_as_reliable_as_the_camera_or_as_it_is_told():
 def test_without_images_the_diagnostic_says_where_there_are_some():
     own, elsewhere = topics.absolute(NAMESPACE, topics.IMAGE.of(APP)), "/elsewhere/image"
     image_type, compressed_type = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-    process = start("-r", f"{own}:={elsewhere}", domain_id=DOMAIN_ID + 6)
-    client = Client(DOMAIN_ID + 6)
+    process = start("-r", f"{own}:={elsewhere}", domain_id=DOMAIN_ID + 3 * WORKERS)
+    client = Client(DOMAIN_ID + 3 * WORKERS)
 
     def advises(text: str) -> None:
         def matches() -> bool:
