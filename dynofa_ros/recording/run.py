@@ -284,7 +284,8 @@ def _frame(header: Any) -> FrameKey:
 
 
 def _monitor(run: Run, time_ns: int, app: str, message: Any) -> None:
-    run.monitors.append(Monitor(**vars(from_ros(message)) | {"app": app, "time_ns": time_ns}))
+    raw = {"subnet_id": message.subnet_id, "processor": message.processor}  # as the library has them
+    run.monitors.append(Monitor(**vars(from_ros(message)) | raw | {"app": app, "time_ns": time_ns}))
 
 
 def _label(time_ns: int, app: str, message: Any) -> Label:

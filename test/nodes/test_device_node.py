@@ -208,6 +208,7 @@ def test_telemetry_rate_acts_at_once(client):
     assert client.set_parameter("telemetry_rate_hz", 10.0) == ""
 
 
+@pytest.mark.alone
 def test_frames_of_an_app_become_utilization(client):
     client.wait(lambda: client.monitor.get_subscription_count(), "the app being discovered")
     for _ in range(20):
