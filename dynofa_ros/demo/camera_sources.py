@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dynofa_ros.datasets.problems import DataError
+from dynofa_ros.datasets.reader import SUFFIXES, image_files, read_image
 from dynofa_ros.demo.signs import (
     CAMERA_SEED,
     CLASS_NAMES,
@@ -22,7 +24,6 @@ from dynofa_ros.supernet.boxes import Found
 
 Image = NDArray[Any]  # uint8; OpenCV's type stubs promise no more than an array
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"})
 SIDE_BRIGHTNESS = 0.4
 SIDE_PX = (16, 9)  # what is left of the picture in the blurred sides
 
@@ -90,9 +91,9 @@ class FolderSource:
     def __init__(self, folder: Path, seed: int, warn: Callable[[str], object]) -> None:
         if not folder.is_dir():
             raise SourceError(f"{folder} is not a folder")
-        files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
+        files = image_files(folder)
         if not files:
-            raise SourceError(f"{folder} holds no image ({' '.join(sorted(IMAGE_SUFFIXES))})")
+            raise SourceError(f"{folder} holds no image ({' '.join(sorted(SUFFIXES))})")
         order = np.random.default_rng(seed).permutation(len(files))
         self._files = [files[i] for i in order]
         self._folder = folder
@@ -101,12 +102,14 @@ class FolderSource:
     def picture(self, index: int) -> Picture:
         while self._files:
             path = self._files[index % len(self._files)]
-            bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if bgr is not None:
-                parts = path.relative_to(self._folder).parts
-                return Picture(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), parts[0] if len(parts) > 1 else None)
-            self._warn(f"{path} is left out: not an image that OpenCV can decode")
-            self._files.remove(path)
+            try:
+                rgb = cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB)
+            except DataError as error:
+                self._warn(f"left out: {error}")
+                self._files.remove(path)
+                continue
+            parts = path.relative_to(self._folder).parts
+            return Picture(rgb, parts[0] if len(parts) > 1 else None)
         raise SourceError(f"{self._folder} holds no image that OpenCV can decode")
 
 
