@@ -106,8 +106,8 @@ def application_parameters(request: str, *own: ParameterSpec) -> tuple[Parameter
         ParameterSpec(
             "cache_mb",
             CACHE_BYTES / 2**20,
-            "weights of prepared sub-networks kept for switching back; an engine holds up to three times "
-            "that",
+            "weights of the sub-networks that are held ready, the library as far as it fits; an engine "
+            "holds up to three times that",
             unit="MiB",
             minimum=0.0,
             maximum=65536.0,
