@@ -119,7 +119,7 @@ class Application:
         self.clocks: tuple[DomainState, ...] = ()  # of the emulated device
         self.counters = Counters()
         self.mapping = TaskMapping()
-        self._switcher = Switcher(self._prepare, int(settings.cache_mb * 2**20))
+        self._switcher = Switcher(self._prepare, int(settings.cache_mb * 2**20), networks.pauses.wait)
         self.command = CommandInForce(
             networks,
             self._switcher,

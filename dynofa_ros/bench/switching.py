@@ -22,6 +22,8 @@ from dynofa_ros.supernet.switching import (
     Prepared,
     Switched,
     Switcher,
+    Wait,
+    at_once,
     prepare_subnet,
 )
 
@@ -58,7 +60,7 @@ def stream_with_switches(
     """
     pauses = pauses or Pauses()
     result, slot = Stream(), LatestSlot[tuple[bool, int]]()
-    switcher: Switcher[str] = Switcher(prepare, capacity_bytes)
+    switcher: Switcher[str] = Switcher(prepare, capacity_bytes, pauses.wait)
     for key in dict.fromkeys(filter(None, order)):  # fills the cache as far as it reaches
         switcher.activate(key)
     images: dict[Shape, np.ndarray] = {}
@@ -132,7 +134,7 @@ def preparation(
     engine: str,
     threads: int,
     processor: str = "cpu",
-    wait: Callable[[], None] = lambda: None,
+    wait: Wait = at_once,
 ) -> Callable[[str], Prepared[str]]:
     """What a perception node does to prepare a sub-network."""
     options: Any = {"threads": threads, "processor": processor, "wait": wait}

@@ -24,6 +24,7 @@ from dynofa_ros.supernet.space import Statistics
 from dynofa_ros.supernet.supernet import Supernet
 
 Key = TypeVar("Key", bound=Hashable)
+Wait = Callable[[float], None]  # as Pauses.wait
 
 # A frame must not wait for Python's usual 5 ms before the preparing thread lets go of the interpreter.
 SWITCH_INTERVAL_S = 2e-4
@@ -33,7 +34,7 @@ CACHE_BYTES = 32 * 2**20
 MAPPED_BYTES = 4 * 2**20
 # ONNX Runtime learns in its first run how much memory the network needs, and asks for it in the second.
 WARM_UP_RUNS = 2
-STEP_S = 0.008  # of a preparation from files, for most networks
+STEP_S = 0.008  # of a preparation from files, at least
 LONGEST_WAIT_S = 0.1  # for a pause
 
 
@@ -61,16 +62,22 @@ class Pauses:
             self._since_s = time.perf_counter()
             self._changed.notify_all()
 
-    def wait(self) -> None:
-        """Return at the beginning of a pause, if the last one was long enough for a step of a preparation."""
-        with self._changed:
-            if self._last_s >= STEP_S:
-                self._changed.wait_for(self._is_time_left, LONGEST_WAIT_S)
+    def wait(self, step_s: float = 0.0) -> None:
+        """Return in a pause with time for a step that takes so long, if the last one had it."""
+        step_s = max(step_s, STEP_S)
 
-    def _is_time_left(self) -> bool:
-        spent_s = time.perf_counter() - self._since_s
-        has_ended = spent_s > 2 * self._last_s  # the stream
-        return not self._answering and (has_ended or spent_s + STEP_S <= self._last_s)
+        def is_time_left() -> bool:
+            spent_s = time.perf_counter() - self._since_s
+            has_ended = spent_s > 2 * self._last_s  # the stream
+            return not self._answering and (has_ended or spent_s + step_s <= self._last_s)
+
+        with self._changed:
+            if self._last_s >= step_s:
+                self._changed.wait_for(is_time_left, LONGEST_WAIT_S)
+
+
+def at_once(step_s: float = 0.0) -> None:
+    """Waits for no pause."""
 
 
 @dataclass(frozen=True)
@@ -99,24 +106,28 @@ def prepare_subnet(
     processor: str | None = None,
     known: Runner | None = None,
     compiled: bool = False,
-    wait: Callable[[], None] = lambda: None,
+    wait: Wait = at_once,
 ) -> Prepared[Key]:
     """Cut a sub-network out of the weights, hand it to the engine, run it until its first frame will be as
     fast as its hundredth.
 
     known: the same sub-network, prepared before. compiled: refuse one that would have to be compiled for
-    minutes. wait: called before each step. Raises ValueError (statistics of another width) or EngineError.
+    minutes. wait: called before each step with the time that the one before took. Raises ValueError
+    (statistics of another width) or EngineError.
     """
-    wait()
+    wait(0.0)
     subnet, plan = supernet.materialise(config, statistics), supernet.plan(config)
     if compiled and not known and not engine.is_compiled(subnet, processor):
         raise EngineError(f"{key} is not compiled for this {processor}: `dynofa library compile` does that")
     run = known or engine.prepare(subnet, threads, processor)
     preprocess = functools.partial(supernet.space.preprocess, config=config)
     scale = functools.partial(supernet.space.scale, config=config)
+    took_s = 0.0
     for _ in range(0 if known else WARM_UP_RUNS):
-        wait()
+        wait(took_s)
+        start = time.perf_counter()
         supernet.space.exercise(run, config)
+        took_s = time.perf_counter() - start
     if subnet.is_cut:
         trim_memory()
     nbytes = subnet.nbytes if subnet.is_cut else 4 * plan.params
@@ -143,10 +154,13 @@ class Switcher(Generic[Key]):
     A cached sub-network is swapped in at once, any other is prepared by a background thread. A second one
     follows the hints, then fills the room that is left, so that no request waits for a guess. Of several
     requests only the newest counts. Least recently used ones leave the cache first, never the current one.
+    wait: called before they are dropped, which may keep the interpreter for milliseconds.
     """
 
-    def __init__(self, prepare: Callable[[Key], Prepared[Key]], capacity_bytes: int) -> None:
-        self._prepare = prepare
+    def __init__(
+        self, prepare: Callable[[Key], Prepared[Key]], capacity_bytes: int, wait: Wait = at_once
+    ) -> None:
+        self._prepare, self._wait = prepare, wait
         self._capacity_bytes = capacity_bytes
         self._cache: OrderedDict[Key, Prepared[Key]] = OrderedDict()
         self._lock = threading.Condition()
@@ -155,6 +169,7 @@ class Switcher(Generic[Key]):
         self._guessed: frozenset[Key] = frozenset()  # all hints of the newest list
         self._others: list[Key] = []  # to be held where there is room
         self._sizes: dict[Key, int] = {}  # of what was prepared once: a hint that cannot fit costs nothing
+        self._left: list[Prepared[Key]] = []  # the cache, and are to be dropped
         self._closed = False
         self.current: Prepared[Key] | None = None
         self._preparing: set[Key] = set()  # in one of the two threads
@@ -189,6 +204,7 @@ class Switcher(Generic[Key]):
         prepared = self._prepare(key)
         with self._lock:
             self._adopt(prepared)
+            self._left = []
         return prepared
 
     def request(self, key: Key, report: Report[Key]) -> bool:
@@ -249,7 +265,13 @@ class Switcher(Generic[Key]):
             if size <= self._capacity_bytes:
                 break
             if not self._is_current(self._cache[key]):
-                size -= self._cache.pop(key).nbytes
+                self._left.append(self._cache.pop(key))
+                size -= self._left[-1].nbytes
+
+    def _drop_left(self) -> None:
+        if self._left:
+            self._wait(0.0)
+        self._left = []
 
     def _next_hint(self) -> Key | None:
         while self._hints:
@@ -279,6 +301,7 @@ class Switcher(Generic[Key]):
                     return
                 wanted = self._wanted
             self._switch(*wanted)
+            self._drop_left()
 
     def _follow_hints(self) -> None:
         while True:
@@ -292,6 +315,7 @@ class Switcher(Generic[Key]):
                     return
                 self._preparing.add(hint)
             self._prefetch(hint)
+            self._drop_left()
 
     def _prefetch(self, key: Key) -> None:
         prepared = None

@@ -296,6 +296,9 @@ def test_a_step_waits_for_a_pause_that_is_long_enough(monkeypatch):
         start = time.perf_counter()
         pauses.wait()
         assert time.perf_counter() - start >= 0.05, "a request that takes long is not waited for"
+    pause.wait(0.05)
+    with pauses:
+        pauses.wait(10.0)  # at once: no pause is that long
     pause.wait(0.2)
     start = time.perf_counter()
     pauses.wait()  # the stream has ended
@@ -305,8 +308,8 @@ def test_a_step_waits_for_a_pause_that_is_long_enough(monkeypatch):
 def test_each_step_of_a_preparation_may_wait():
     net = load_supernet("ofa_mbv3_demo", share_file("config", "weights", "ofa_mbv3_demo.safetensors"))
     waits = []
-    prepare_subnet("a", net, net.space.smallest, load_engine("onnxruntime"), wait=lambda: waits.append(1))
-    assert len(waits) == 1 + switching.WARM_UP_RUNS
+    prepare_subnet("a", net, net.space.smallest, load_engine("onnxruntime"), wait=waits.append)
+    assert len(waits) == 1 + switching.WARM_UP_RUNS and waits[:2] == [0.0, 0.0] and waits[2] > 0
 
 
 # --- the memory of a perception process -----------------------------------------------------------
