@@ -240,7 +240,7 @@ class Application:
         return self._switcher.held
 
     def _prepare(self, key: SubnetKey) -> Prepared[SubnetKey]:
-        with self.mapping.preparing(self.settings.engine):
+        with self.mapping.preparing(self.settings.engine, key.threads):
             return self.networks.prepare(key)
 
     def _answer_or_count(self, counters: Counters, request: Request) -> None:

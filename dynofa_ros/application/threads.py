@@ -21,6 +21,7 @@ from pathlib import Path
 INFERENCE = "inference"
 POOL = "inference-pool"  # the kernel keeps 15 characters
 POOL_OF_CALLER = ("torch",)  # OpenMP: what a preparation creates serves only preparations
+CALLER_ALONE = ("onnxruntime",)  # has no pool for one thread
 NO_THREAD = (FileNotFoundError, ProcessLookupError)  # it ended meanwhile
 
 _TASKS = Path("/proc/self/task")
@@ -104,9 +105,9 @@ class TaskMapping:
             self._place()
 
     @contextlib.contextmanager
-    def preparing(self, engine: str) -> Iterator[None]:
+    def preparing(self, engine: str, threads: int) -> Iterator[None]:
         """Threads that the calling thread creates meanwhile compute; bound before they answer a frame."""
-        if engine in POOL_OF_CALLER:
+        if engine in POOL_OF_CALLER or (threads == 1 and engine in CALLER_ALONE):
             yield
             return
         tid = threading.get_native_id()

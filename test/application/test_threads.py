@@ -183,7 +183,7 @@ def test_every_pool_of_onnxruntime_moves_with_the_inference_thread_and_still_ans
 
     def prepare(subnet_id: str, threads: int) -> None:
         def work() -> None:
-            with mapping.preparing("onnxruntime"):
+            with mapping.preparing("onnxruntime", threads):
                 prepared.append(networks.prepare(SubnetKey("cpu", subnet_id, threads)))
 
         before = os.sched_getaffinity(0)
