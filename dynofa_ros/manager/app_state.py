@@ -92,7 +92,7 @@ class AppState:
     thinned: bool = False  # the plan asks for fewer frames than the user: their rate says nothing
     held: SubnetEntry | None = None  # what it keeps running while it sends nothing
     new_frames: int = 0
-    fresh: bool = True  # it answers its first frames, and they count: see `begins`
+    fresh: bool = False  # it answers its first frames, and they count: see `begins`
     missed: bool = False  # its last frame missed its deadline
     backlog_ms: float = 0.0  # for which the next frame waits: see `backlog_after`
     misses: MissAlarm = field(default_factory=MissAlarm)
@@ -228,7 +228,7 @@ class AppState:
         0 where the next frames make up for it soon: one of them is at work already when this is known.
         """
         rate = self.due_hz()
-        if self.queued or rate <= 0.0:
+        if self.queued or self.thinned or rate <= 0.0:  # thinned: the next one comes later
             return 0.0
         period_ms = 1e3 / rate
         busy_ms = frame.queue_wait_ms + frame.preprocess_ms + frame.inference_ms + frame.postprocess_ms

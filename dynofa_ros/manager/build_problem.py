@@ -66,7 +66,8 @@ def build_problem(
     known = [_processor(state, name, grain_c) for name in names]
     processors = tuple(p for p in known if p.name in named)
     unused = tuple(p for p in known if p.name not in named)
-    models = [_app(state, parameters, app, processors) for app in apps]
+    roomy = len(apps) <= len(processors)  # each can have one for itself
+    models = [_app(state, parameters, app, processors, roomy=roomy) for app in apps]
     return Problem(
         apps=tuple(model for model in models if model is not None),
         processors=processors,
@@ -305,7 +306,7 @@ def _constant_w(state: State, grain_c: float) -> float:
 
 
 def _app(
-    state: State, parameters: Parameters, known: AppState, processors: Sequence[Processor]
+    state: State, parameters: Parameters, known: AppState, processors: Sequence[Processor], *, roomy: bool
 ) -> App | None:
     targets = known.targets
     if targets is None:
@@ -324,7 +325,7 @@ def _app(
     for name, menu in menus.by_processor.items():
         slowdown = state.slowdown(known, name) * usual_factor(menu.table.laws, known.sizes.usual)
         margin = known.estimator.margin(name, targets.miss_tolerance)
-        if known.fresh:  # as far as clocks alone can give it
+        if known.fresh and roomy:  # as far as clocks alone can give it
             least_ms = slowdown * float(menu.unit_ms[..., 0, -1].min())
             most = TOP_SHARE * (targets.latency_target_ms - overhead_ms) / least_ms
             margin = max(margin, min(FIRST_MARGIN, most))
@@ -336,7 +337,7 @@ def _app(
         name=known.name,
         priority=targets.priority,
         rate_hz=rate_hz,
-        latency_target_ms=targets.latency_target_ms - known.backlog_ms,
+        latency_target_ms=targets.latency_target_ms - min(known.backlog_ms, 0.5 * targets.latency_target_ms),
         overhead_ms=overhead_ms,
         accuracies=menus.accuracies,
         below_floor=menus.below_floor,

@@ -42,7 +42,7 @@ from dynofa_ros.messages import SubnetEntry
 LOAD_CEILING = 0.92  # busy share of a processor that still leaves room for jitter
 SATURATION = 0.98  # busy share above which frames wait longer and longer
 LAUNCHER = "cpu"  # processor that launches the work of others
-DIVIDERS = (1.0, 16 / 15, 5 / 4, 3 / 2, 2.0, 3.0, 4.0)  # due frames over those that are answered
+DIVIDERS = (1.0, 16 / 15, 5 / 4, 2.0, 3.0, 4.0)  # due frames over those that are answered
 
 Array = NDArray[np.float64]
 

@@ -54,9 +54,8 @@ TRIGGERS = (
     "stale",
 )
 FROM_USER = frozenset({"departure", "library", "targets", "parameter"})
-# No hysteresis delays these: a wish of the user, a clock that begins or ceases to obey, a lower budget, the
-# end of the first frames.
-AT_ONCE = FROM_USER | {"actuator", "budget", "measured"}
+# No hysteresis delays these: a user's wish, a clock that begins or ceases to obey, a lower budget.
+AT_ONCE = FROM_USER | {"actuator", "budget"}
 FIRST_FRAMES = 4  # answered before a manager that was started again plans; the first one is not learned from
 FIRST_WAIT_NS = 1_000_000_000  # unless they do not come
 

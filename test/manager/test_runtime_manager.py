@@ -350,6 +350,13 @@ def test_a_frame_that_waits_for_the_one_before_it_asks_for_higher_clocks() -> No
     assert sum(b.max_hz for b in raised) > sum(b.max_hz for b in clocks)
 
 
+def test_a_wait_of_the_whole_deadline_still_leaves_a_plan() -> None:
+    bench = ready_bench(AppTargets("front", 1e3 / 15.0, rate_hz=15.0))
+    decision = bench.frames(1, queue_wait_ms=200.0, inference_ms=40.0, latency_ms=242.0)
+    assert bench.manager.state.apps["front"].backlog_ms == 1e3 / 15.0
+    assert decision.apps and decision.trigger == "periodic"
+
+
 @pytest.mark.parametrize("thinned", [False, True])
 def test_frames_that_the_plan_leaves_out_are_no_misses(thinned: bool) -> None:
     bench = ready_bench()
