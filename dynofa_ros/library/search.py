@@ -71,11 +71,11 @@ def search(
     """
     genomes, rng = Genomes(space, input_sizes), np.random.default_rng(seed)
     size = int(np.clip(evaluations // BATCHES, 1, LARGEST_BATCH))
-    targets, total = int(np.clip(evaluations // EVALUATIONS_PER_TARGET, 1, TARGETS)), -(-evaluations // size)
+    targets = int(np.clip(evaluations // EVALUATIONS_PER_TARGET, 1, TARGETS))
     seen: set[bytes] = set()
     archive = _Scored(np.zeros((0, len(genomes.sizes)), int), np.zeros(0), np.zeros(0))
-    children = genomes.random(rng, max(size, 2))
-    children[0], children[1] = 0, genomes.sizes - 1  # the smallest and the largest
+    children = np.concatenate([_extremes(genomes, evaluations // 3), genomes.random(rng, size)])
+    total = 1 + -(-max(0, evaluations - len(children)) // size)
     used = idle = 0
     while used < evaluations and idle < PATIENCE:
         rows = _unseen(genomes.canonical(children), seen)
@@ -95,6 +95,16 @@ def search(
         Candidate(c, float(a), float(t))
         for c, a, t in zip(configs, front.accuracy, front.latency, strict=True)
     ]
+
+
+def _extremes(genomes: Genomes, number: int) -> np.ndarray:
+    """Rows of the smallest and of the largest sub-network at input sizes spread over all, at least of one
+    each: a small budget hardly finds the largest at a small input, which often is on the front."""
+    sizes = len(genomes.input_sizes)
+    places = np.linspace(0, sizes - 1, min(sizes, max(1, number // 2))).round().astype(int)
+    rows = np.repeat([0 * genomes.sizes, genomes.sizes - 1], len(places), 0)
+    rows[:, -1] = np.concatenate([places, sizes - 1 - places])
+    return rows[np.arange(len(rows)).reshape(2, -1).T.ravel()]  # in turns
 
 
 def thin(latencies: Sequence[float], number: int, accuracies: Sequence[float] | None = None) -> list[int]:
