@@ -92,7 +92,7 @@ def round_trip_px(frame: tuple[int, int], fitted: tuple[int, int]) -> float:
 def precisions(
     supernet: Supernet, scenes: int, folder: Path, entries: dict[str, tuple[Any, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """Of every entry with its own statistics, and of the first and the last with those that all share."""
+    """Of every entry with its own statistics, and with those that all share, on held-out scenes."""
     data = drawn_scenes(SCENES_HELD_OUT_SEED, scenes + CALIBRATION, folder)
     parts = np.split(np.arange(len(data.images)), [CALIBRATION])
     measured = MeasuredPrecision(supernet, data, (parts[0], parts[1]))
@@ -116,12 +116,9 @@ def precisions(
             "map50_95": of_classes.map50_95,
             "map50": of_classes.map50,
             "any_class_ap50": average_precision(alike, measured.found(of_any_class, config)).map50,
-            "shared_bn_map50_95": float("nan"),
         }
-        if name in (next(iter(entries)), next(reversed(entries))):
-            found = measured.found(supernet.prepare(config, threads=1), config)
-            row["shared_bn_map50_95"] = average_precision(measured.truth, found).map50_95
-        yield row
+        found = measured.found(supernet.prepare(config, threads=1), config)
+        yield row | {"shared_bn_map50_95": average_precision(measured.truth, found).map50_95}
 
 
 def main() -> None:
@@ -129,14 +126,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scenes", type=int, default=500, help="held-out ones (default 500)")
+    parser.add_argument("--library", type=Path, default=share_file(*demo_library(DEMO)))
+    parser.add_argument("--only", nargs="*", help="entries of the library (default: all)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    path = share_file(*demo_library(DEMO))
     supernet = load_supernet(DEMO, share_file(*demo_weights(DEMO)))
-    library = load_library(path, supernet.weights)
-    statistics = load_statistics(path, library)
-    entries = {e.id: (library.config(e), statistics[e.id]) for e in library}
+    library = load_library(args.library, supernet.weights)
+    statistics = load_statistics(args.library, library)
+    chosen = [e for e in library if args.only is None or e.id in args.only]
+    entries = {e.id: (library.config(e), statistics[e.id]) for e in chosen}
 
     scene = np.random.default_rng(0).integers(0, 256, (360, 640, 3), np.uint8)
     rows: list[dict[str, Any]] = []
