@@ -7,6 +7,9 @@ and resized, a scene of the detector letterboxed.
 
     python tools/build_demo_library.py --weights data/demo.safetensors
     python tools/build_demo_library.py --space ofa_mbv3_demo_detector --weights DETECTOR.safetensors
+
+With --library nothing is searched: its sub-networks keep their accuracies, and the smallest and the largest
+sub-network of the space at the input sizes --sizes are measured beside them.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,6 +50,7 @@ from dynofa_ros.library.precision import CALIBRATION, MeasuredPrecision
 from dynofa_ros.library.profiling import Job, Runs, measure_subnets
 from dynofa_ros.library.search import Candidate, search, thin
 from dynofa_ros.supernet.registry import DEMO_SPACE
+from dynofa_ros.supernet.space import SearchSpace
 from dynofa_ros.supernet.supernet import Supernet, load_supernet
 
 VALIDATION_SEED, SCENES_VALIDATION_SEED = 4, 104
@@ -147,13 +151,26 @@ def measured(supernet: Supernet, configs: Sequence[Any], runs: Runs) -> np.ndarr
 
 
 def measured_entries(
-    supernet: Supernet, chosen: Sequence[Candidate], runs: Runs, held_out: MeasuredAccuracy
+    supernet: Supernet,
+    chosen: Sequence[Any],
+    runs: Runs,
+    held_out: MeasuredAccuracy,
+    known: Mapping[Any, float],
 ) -> list[Entry]:
-    """Accuracy on held-out images, latency of this machine; what is still on the front."""
-    times = measured(supernet, [c.config for c in chosen], runs)
-    scored = [replace(c, accuracy=held_out.score(c.config)) for c in track(chosen, "held-out accuracy")]
+    """Accuracy on held-out images where it is not known, latency of this machine; what is on the front."""
+    times = measured(supernet, chosen, runs)
+    scored = [
+        Candidate(c, known[c] if c in known else held_out.score(c), 0.0)
+        for c in track(chosen, "held-out accuracy")
+    ]
     front = pareto_front([make_entry(supernet, c, "measured", t) for c, t in zip(scored, times, strict=True)])
     return named_entries(supernet.space, front)
+
+
+def extremes(space: SearchSpace, sizes: Sequence[int]) -> list[Any]:
+    """The smallest and the largest sub-network at input sizes."""
+    genes = np.zeros(len(space.gene_sizes), int), np.array(space.gene_sizes) - 1
+    return [space.decode(g, size) for size in sizes for g in genes]
 
 
 def main() -> None:
@@ -164,6 +181,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=Path("data/demo.safetensors"))
     parser.add_argument("--out", type=Path, default=Path("config"), help="gets weights/ and libraries/demo/")
     parser.add_argument("--evaluations", type=int)
+    parser.add_argument("--library", type=Path, help="take its sub-networks instead of a search")
+    parser.add_argument("--sizes", type=int, nargs="*", default=(), help="with --library: of the extremes")
     parser.add_argument("--entries", type=int, default=18, help="that are measured")
     parser.add_argument("--validation", type=int, help="images of the search")
     parser.add_argument("--held-out", type=int, help="images of the accuracies in the file")
@@ -174,19 +193,28 @@ def main() -> None:
 
     torch.set_num_threads(psutil.cpu_count(logical=False) or 1)
     supernet, runs = load_supernet(space, args.weights), Runs(rounds=args.rounds, pause_s=0.0)
-    progress = iter(track(range(evaluations), "searching"))
     images = TemporaryDirectory()
-    validated = kind.measure(
-        supernet,
-        kind.seeds[0],
-        args.validation or kind.validation,
-        Path(images.name),
-        lambda: next(progress, None),
-    )
-    front = search(supernet.space, validated, latency_of(supernet, runs), evaluations=evaluations, seed=0)
-    chosen = [front[i] for i in thin([c.latency_ms for c in front], args.entries)]
+    known: dict[Any, float] = {}
+    if args.library:
+        before = load_library(args.library, supernet.weights)
+        known = {before.config(e): e.accuracy for e in before}
+        chosen = list(dict.fromkeys([*known, *extremes(supernet.space, args.sizes)]))
+    else:
+        progress = iter(track(range(evaluations), "searching"))
+        validated = kind.measure(
+            supernet,
+            kind.seeds[0],
+            args.validation or kind.validation,
+            Path(images.name),
+            lambda: next(progress, None),
+        )
+        front = search(supernet.space, validated, latency_of(supernet, runs), evaluations=evaluations, seed=0)
+        chosen = [front[i].config for i in thin([c.latency_ms for c in front], args.entries)]
     measure = kind.measure(supernet, kind.seeds[1], held_out, Path(images.name), lambda: None)
-    entries = measured_entries(supernet, chosen, runs, measure)
+    if args.library:
+        kept = load_statistics(args.library, before)
+        measure.statistics.update({before.config(e): kept[e.id] for e in before})
+    entries = measured_entries(supernet, chosen, runs, measure, known)
 
     library = Library(
         schema_version=1,

@@ -37,6 +37,7 @@ CENTRE_STRIDES = 1.5  # radius of the cells around the centre of a box
 SIDES_PX = ((0, 56), (36, 128), (96, np.inf))  # longer side of the boxes that a level finds
 BOX_WEIGHT = 2.0
 STATISTICS_SEED = 5
+LEAST_WIDTH = 256  # px, of training inputs: in smaller ones too few boxes can be seen to learn from
 PRIOR = 0.01  # score of every class at the start
 
 
@@ -111,7 +112,7 @@ class Detection(Objective):
         """Those that accuracy is measured on, always the same."""
 
     def size(self, rng: np.random.Generator) -> Mapping[str, int]:
-        widths = np.array(self.space.input_sizes)
+        widths = np.array([w for w in self.space.input_sizes if w >= LEAST_WIDTH])
         width = int(rng.choice(widths, p=widths**-2.0 / (widths**-2.0).sum()))  # as much time for every size
         return {"width": width, "height": fitting_height(width, self.aspect)}
 

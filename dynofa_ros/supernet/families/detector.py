@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 STRIDES = (8, 16, 32)  # px between the cells of a level
 TAPS = (2, 4, 5)  # stages whose results the neck takes
 STEP_PX = STRIDES[-1]  # sides of an input are multiples
-DEMO_INPUT_WIDTHS, INPUT_WIDTHS, HEIGHTS = range(256, 513, 32), range(256, 961, 32), range(32, 961, 32)
+DEMO_INPUT_WIDTHS, INPUT_WIDTHS, HEIGHTS = range(160, 513, 32), range(256, 961, 32), range(32, 961, 32)
 ASPECT = 9 / 16  # height by width of a camera, where no height is given
 SUFFIX = "_detector"
 Value = TypeVar("Value")
