@@ -15,7 +15,13 @@ from typing import Any
 SECTIONS = ("engines", "switch", "memory", "static_models", "search", "decision", "comparison")
 PACKAGES = ("dynofa_ros", "numpy", "onnxruntime", "openvino", "torch", "onnx", "ofa")
 NOT_MEASURED, REPORTED, MET, NOT_MET = "not measured", "reported", "met", "not met"
-STATIC_RATIO, OFFICIAL_RATIO, DECISION_MS, DECISION_APPS = 1.03, 0.45, 1.0, 8
+STATIC_RATIO, OFFICIAL_RATIO = 1.03, 0.45
+# Number of applications, the steps that count, their figure, and the goal in ms.
+DECISIONS = (
+    (8, "held", "p99", ", nothing given up", 1.0),
+    (8, "overloaded", "p99", ", overload", 3.0),
+    (16, "", "max", "", 10.0),
+)
 Results = Mapping[str, Any]
 
 
@@ -138,12 +144,15 @@ def _search(found: Mapping[str, Any]) -> Iterator[Goal]:
 
 
 def _decision(rows: Sequence[Mapping[str, Any]]) -> Iterator[Goal]:
-    name = f"decision p99, {DECISION_APPS} apps x 30 sub-networks x 3 processors"
-    value, text = None, ""
-    for row in (r for r in rows if r["apps"] == DECISION_APPS):
-        value = row["p99_ms"]
-        text = f", p50 {row['p50_ms']:.2f} ms; p99 of the CPU time {row['cpu_p99_ms']:.2f} ms"
-    yield _at_most("decision", name, DECISION_MS, value, text, unit=" ms")
+    for apps, steps, figure, what, limit_ms in DECISIONS:
+        value, text = None, ""
+        for row in (r for r in rows if r["apps"] == apps):
+            found = row[steps] if steps else row
+            value = found[f"{figure}_ms"]
+            if value is not None:
+                text = f", p50 {found['p50_ms']:.2f} ms; of the CPU time {found[f'cpu_{figure}_ms']:.2f} ms"
+        name = f"decision {figure}, {apps} apps x 30 sub-networks x 3 processors{what}"
+        yield _at_most("decision", name, limit_ms, value, text, unit=" ms")
 
 
 def _comparison(summary: Mapping[str, Any]) -> Iterator[Goal]:

@@ -276,6 +276,7 @@ def test_decision_rows() -> None:
     for found in rows:
         assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["max_ms"]
         assert found["steps"] == 30 and found["steps_with_commands"] > 3
+        assert 0 < found["held"]["p50_ms"] <= found["held"]["p99_ms"] and 20 < found["held_steps"] <= 30
 
 
 def test_the_applications_of_the_decision_benchmark_do_what_is_decided() -> None:
@@ -316,6 +317,9 @@ SUMMARY = {
 }
 
 
+TIMES = {"p50_ms": 0.4, "p99_ms": 1.5, "cpu_p99_ms": 1.2}
+
+
 def statuses(results: dict[str, Any]) -> dict[str, str]:
     return {goal.name: goal.status for goal in report.goals(results)}
 
@@ -332,7 +336,7 @@ def test_goals_are_judged() -> None:
             "engines": [ENGINE_ROW],
             "switch": {"warm_p99_ms": 0.1, "cold_p99_ms": 200.0, "delayed_share_extra": 0.02},
             "search": {"seconds": 12.0, "points": 31, "dominated_by_official": 0},
-            "decision": [{"apps": 8, "p50_ms": 0.4, "p99_ms": 1.5, "cpu_p99_ms": 1.2}],
+            "decision": [{"apps": 8, "held": TIMES, "overloaded": TIMES}],
             "comparison_summary": SUMMARY,
         }
     )
@@ -343,7 +347,10 @@ def test_goals_are_judged() -> None:
     assert found["delayed frames beyond those without switching"] == "not met"
     assert found["worst frame / median"] == "not measured"
     assert found["points on the front"] == found["points that the official search dominates"] == "met"
-    assert found["decision p99, 8 apps x 30 sub-networks x 3 processors"] == "not met"
+    eight, sixteen = (f"{n} apps x 30 sub-networks x 3 processors" for n in (8, 16))
+    assert found[f"decision p99, {eight}, nothing given up"] == "not met"
+    assert found[f"decision p99, {eight}, overload"] == "met"
+    assert found[f"decision max, {sixteen}"] == "not measured"
     assert found["baselines not slower than library 6's smallest, dominated"] == "met"
     assert found["baselines not slower than library 7's smallest, dominated"] == "not met"
     assert found["library 7: speed-up at similar top-1"] == "reported"
