@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, nan
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,7 @@ def alternatives(
         if not broken and present.power_w + change_w > problem.power_limit_w:
             broken = limit_name
         app = problem.apps[wish.app]
-        entry = app.options[wish.processor].entries[wish.place]
+        entry = app.tables[wish.processor].entries[wish.place]
         found.append(
             Alternative(
                 app=app.name,
@@ -81,8 +82,7 @@ def alternatives(
     return tuple(found)
 
 
-@dataclass(frozen=True)
-class _Wish:
+class _Wish(NamedTuple):
     """Application number ``app`` with the sub-network at a place of its table on a processor."""
 
     app: int
@@ -93,14 +93,14 @@ class _Wish:
 
 def _nearest(app: App, choice: Choice) -> Iterator[tuple[str, str, int]]:
     """Kind, processor and place in the table there."""
-    for name, option in app.options.items():
-        accuracies = option.table.accuracies
+    for name, table in app.tables.items():
+        accuracies = table.accuracies
         if name != place_of(choice.entry):
             place = bisect_left(accuracies, choice.entry.accuracy)
             if place < len(accuracies):
                 yield ELSEWHERE, name, place
             continue
-        below, above = option.table.neighbours[option.table.index(choice.entry) or 0]
+        below, above = table.neighbours[table.index(choice.entry) or 0]
         if above is not None:
             yield BETTER, name, above
         if below is not None:
@@ -115,7 +115,7 @@ def _offers(
     homes = [grid.names.index(place_of(choice.entry)) for choice in plan.choices]
     hosts = homes + [grid.names.index(wish.processor) for wish in wishes]
     apps = [*range(count), *(wish.app for wish in wishes)]
-    tables = [problem.apps[n].options[grid.names[k]].table for n, k in zip(apps, hosts, strict=True)]
+    tables = [problem.apps[n].tables[grid.names[k]] for n, k in zip(apps, hosts, strict=True)]
     running = [table.index(choice.entry) or 0 for table, choice in zip(tables, plan.choices, strict=False)]
     places = running + [wish.place for wish in wishes]
     clocks = dict(plan.clocks)
@@ -160,16 +160,12 @@ def _needs(
     ratios = [problem.launch_ratio(name, used) for name in grid.names]
     times, per_ms = np.full((len(runs), len(grid.base_w)), inf), []
     for line, (n, k, place) in enumerate(runs):
-        option = problem.apps[n].options[grid.names[k]]
-        times[line, grid.slices[k]] = option.table.at(ratios[k])[0][place]
-        rate_hz = problem.apps[n].rate_hz / plan.choices[n].divider
-        per_ms.append(
-            (
-                option.slowdown * 1e-3 * rate_hz,
-                grid.budget_ms[n] / (option.margin * option.slowdown),
-                option.table.share(place),
-            )
-        )
+        app, name = problem.apps[n], grid.names[k]
+        table, slowdown = app.tables[name], app.slowdown[name]
+        times[line, grid.slices[k]] = table.at(ratios[k])[0][place]
+        rate_hz = app.rate_hz / plan.choices[n].divider
+        budget_ms = grid.budget_ms[n] / (app.margin[name] * slowdown)
+        per_ms.append((slowdown * 1e-3 * rate_hz, budget_ms, table.share(place)))
     scale, budget_ms, share = np.array(per_ms).reshape(-1, 3).T[:, :, None]
     load = share * (scale * times)
     spare = budget_ms / times - 1.0

@@ -24,15 +24,6 @@ FIRST_FRAMES, FIRST_S, FEW_PER_MIN = 3, 10.0, 4.0
 
 
 @dataclass(frozen=True)
-class Menus:
-    """What can be asked of an application: see `problem.App`; by processor what then runs."""
-
-    accuracies: tuple[float, ...]
-    below_floor: bool
-    by_processor: dict[str, Menu]
-
-
-@dataclass(frozen=True)
 class _Usable:
     """Entries that may be run, and what they were selected from."""
 
@@ -97,8 +88,8 @@ class AppState:
     backlog_ms: float = 0.0  # for which the next frame waits: see `backlog_after`
     misses: MissAlarm = field(default_factory=MissAlarm)
     planned: SubnetEntry | None = None  # what it is to run
-    menus: Menus | None = None  # these three are kept by build_problem.py from step to step
-    menus_key: tuple[Any, ...] = ()
+    menu: Menu | None = None  # these three are kept by build_problem.py from step to step
+    menu_key: tuple[Any, ...] = ()
     tables: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     _index: dict[Key, SubnetEntry] = field(default_factory=dict)
     _index_of: tuple[SubnetEntry, ...] | None = None

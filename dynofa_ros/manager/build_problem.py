@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dynofa_ros.latency import processor_of
-from dynofa_ros.manager.app_state import AppState, Menus
+from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.manager.margin import median_of
 from dynofa_ros.manager.placement import CLUSTERED, place_of
@@ -21,11 +21,9 @@ from dynofa_ros.manager.problem import (
     App,
     Array,
     EntryTable,
-    Option,
     Problem,
     Processor,
     corrected,
-    demand_accuracies,
     make_menu,
     make_table,
 )
@@ -311,37 +309,36 @@ def _app(
     targets = known.targets
     if targets is None:
         return None
-    target = _accuracy_target(targets, parameters.objective)
+    target, floor = _accuracy_target(targets, parameters.objective), targets.accuracy_floor
     errors = tuple(known.estimator.rounded_errors(p.name) for p in processors)
-    key = (known.usable, target, targets.accuracy_floor, errors, *(id(p.speed_hz) for p in processors))
-    if known.menus_key != key:
+    key = (known.usable, target, floor, errors, *(id(p.speed_hz) for p in processors))
+    if known.menu_key != key:
         # The arrays themselves are kept with the tables: an id that is still in use is never given twice.
-        known.menus_key, known.menus = key, _menus(known, target, targets.accuracy_floor, processors)
-    menus = known.menus
-    if menus is None:
+        tables = {p.name: table for p in processors if (table := _table(known, p)) is not None}
+        known.menu_key, known.menu = key, make_menu(tables, target, floor) if tables else None
+    menu = known.menu
+    if menu is None:
         return None
-    overhead_ms, rate_hz = known.estimator.overhead.typical_ms(), known.due_hz()
-    options = {}
-    for name, menu in menus.by_processor.items():
-        slowdown = state.slowdown(known, name) * usual_factor(menu.table.laws, known.sizes.usual)
+    overhead_ms, rate_hz, usual = known.estimator.overhead.typical_ms(), known.due_hz(), known.sizes.usual
+    budget_ms, slowdowns, margins = targets.latency_target_ms - overhead_ms, {}, {}
+    for name, table in menu.tables.items():
+        slowdown = state.slowdown(known, name) * usual_factor(table.laws, usual)
         margin = known.estimator.margin(name, targets.miss_tolerance)
         if known.fresh and roomy:  # as far as clocks alone can give it
-            least_ms = slowdown * float(menu.unit_ms[..., 0, -1].min())
-            most = TOP_SHARE * (targets.latency_target_ms - overhead_ms) / least_ms
-            margin = max(margin, min(FIRST_MARGIN, most))
+            least_ms = slowdown * float(menu.unit_ms(name)[..., 0, -1].min())
+            margin = max(margin, min(FIRST_MARGIN, TOP_SHARE * budget_ms / least_ms))
         if known.queued:
-            budget_ms = targets.latency_target_ms - overhead_ms
             margin = queue_margin(margin, rate_hz, budget_ms, targets.miss_tolerance)
-        options[name] = Option(menu, slowdown, margin)
+        slowdowns[name], margins[name] = slowdown, margin
     return App(
         name=known.name,
         priority=targets.priority,
         rate_hz=rate_hz,
         latency_target_ms=targets.latency_target_ms - min(known.backlog_ms, 0.5 * targets.latency_target_ms),
         overhead_ms=overhead_ms,
-        accuracies=menus.accuracies,
-        below_floor=menus.below_floor,
-        options=options,
+        menu=menu,
+        slowdown=slowdowns,
+        margin=margins,
         keeps_rate=known.queued,
     )
 
@@ -350,17 +347,6 @@ def _accuracy_target(targets: AppTargets, objective: str) -> float:
     if objective in ("energy", "latency"):
         return targets.accuracy_floor
     return 1.0 if objective == "accuracy_under_power" else targets.accuracy_target
-
-
-def _menus(known: AppState, target: float, floor: float, processors: Sequence[Processor]) -> Menus | None:
-    """Menus of one application, from tables that its library, the errors in it and the clocks decide."""
-    tables = {p.name: table for p in processors if (table := _table(known, p)) is not None}
-    if not tables:
-        return None
-    available = [accuracy for table in tables.values() for accuracy in table.accuracies]
-    accuracies, below = demand_accuracies(available, target, floor)
-    menus = {name: make_menu(table, accuracies) for name, table in tables.items()}
-    return Menus(accuracies, below, menus)
 
 
 def _table(known: AppState, processor: Processor) -> EntryTable | None:

@@ -64,7 +64,7 @@ def in_force(state: State, problem: Problem) -> Plan | None:
         known = state.apps[app.name]
         status = known.status
         entry = known.entry(subnet_key(status)) if status else None
-        if entry is None or not _commanded(known) or place_of(entry) not in app.options:
+        if entry is None or not _commanded(known) or place_of(entry) not in app.tables:
             return None
         choices.append(Choice(app.name, entry))
     used = sorted({place_of(choice.entry) for choice in choices})

@@ -25,7 +25,7 @@ def binding_constraint(
     """
     if plan is None or not problem.apps or not plan.choices:
         return "no_data"
-    if any(app.below_floor for app in problem.apps):
+    if any(app.menu.below_floor for app in problem.apps):
         return "accuracy_floor"
     if plan.ladder_step > 0 or not plan.feasible:
         return _degraded(problem, plan, present, limit_name, trace)
@@ -89,8 +89,8 @@ def _undegraded(problem: Problem, plan: Plan, objective: str) -> str:
     smaller = any(
         entry.accuracy < choice.entry.accuracy
         for app, choice in zip(problem.apps, plan.choices, strict=True)
-        for option in app.options.values()
-        for entry in option.entries
+        for table in app.tables.values()
+        for entry in table.entries
     )
     if not smaller:
         return "none"

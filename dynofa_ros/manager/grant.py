@@ -27,7 +27,7 @@ def grant(problem: Problem, plan: Plan, choice: Choice, model: App, app: AppStat
     level = problem.processor(place).level_of(clocks) if clocks is not None else None
     if not app.sized or level is None:
         return ()
-    table = model.options[place].table
+    table = model.tables[place]
     unit_ms = table.at(problem.launch_ratio(place, _levels(problem, plan)))[0][:, level]
     least, most = model.accuracies[-1] - ACCURACY_GRAIN, model.accuracies[0] + ACCURACY_GRAIN
     granted = tuple(

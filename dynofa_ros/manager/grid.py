@@ -216,18 +216,20 @@ def _whole(problem: Problem) -> Grid:
     processors = problem.processors
     levels = tuple(p.levels for p in processors)
     slices, row_processor = _rows(levels)
-    slowdown, margin = _estimates(problem)
+    names = tuple(p.name for p in processors)
+    slowdown = np.array([[a.slowdown.get(name, 1.0) for name in names] for a in problem.apps])
+    margin = np.array([[a.margin.get(name, 1.0) for name in names] for a in problem.apps])
     per_ms = np.array([1e-3 * a.rate_hz for a in problem.apps])[:, None]
     scale = (slowdown * per_ms).take(row_processor, axis=1)
     pace = (per_ms / margin).take(row_processor, axis=1)
-    menus = _menus(problem)
-    share = _share(menus, levels)
+    menus = tuple(a.menu for a in problem.apps)
+    share = _share(menus, names, levels)
     if share is not None:
         scale, pace = scale * share, pace * share
     return Grid(
-        names=tuple(p.name for p in processors),
+        names=names,
         slices=slices,
-        unit_ms=_stack(menus, levels),
+        unit_ms=_stack(menus, names, levels),
         scale=scale,
         pace=pace,
         budget_ms=per_ms,  # see `make_grid`
@@ -255,9 +257,9 @@ def _parts(problem: Problem, grid: Grid) -> tuple[Grid, ...]:
     _, row_processor = _rows(levels)
     elsewhere = [k for k, p in enumerate(problem.processors) if p.launch_share > 0.0]
     launched = np.isin(row_processor, elsewhere)
-    parts = []
+    menus, parts = tuple(a.menu for a in problem.apps), []
     for level in range(cpu.levels):
-        slower = _stack(_menus(problem), levels, cpu.slowness(level))
+        slower = _stack(menus, grid.names, levels, cpu.slowness(level))
         at_level = _held(replace(grid, unit_ms=np.where(launched, slower, grid.unit_ms)), home, level)
         parts += [_in_use(at_level, processor) for processor in elsewhere]
     return (*parts, replace(grid, unit_ms=np.where(launched, inf, grid.unit_ms)))
@@ -291,53 +293,38 @@ def _in_use(grid: Grid, processor: int) -> Grid:
     return replace(grid, idle_w=tuple(inf if k == processor else w for k, w in enumerate(grid.idle_w)))
 
 
-def _menus(problem: Problem) -> tuple[tuple[Menu | None, ...], ...]:
-    return tuple(
-        tuple(app.options[p.name].menu if p.name in app.options else None for p in problem.processors)
-        for app in problem.apps
-    )
-
-
 @lru_cache(maxsize=64)  # menus are compared by identity and kept from step to step
-def _stack(menus: tuple[tuple[Menu | None, ...], ...], levels: tuple[int, ...], ratio: float = 1.0) -> Array:
+def _stack(
+    menus: tuple[Menu, ...], names: tuple[str, ...], levels: tuple[int, ...], ratio: float = 1.0
+) -> Array:
     """Times of all menus, inf where there is none; ``ratio``: see `problem.EntryTable.at`."""
-    slices, _ = _rows(levels)
-    known = [menu for row in menus for menu in row if menu is not None]
-    depth, modes = max(len(menu.first) for menu in known), max(len(menu.table.shares) for menu in known)
+    depth, modes = max(len(menu.accuracies) for menu in menus), _modes(menus)
     times = np.full((modes, len(menus), depth, sum(levels)), inf)
-    for app, row in enumerate(menus):
-        for place, menu in zip(slices, row, strict=True):
-            if menu is not None:
-                own = menu.unit_ms if ratio == 1.0 else menu.at(ratio)
-                times[: len(menu.table.shares), app, : len(menu.first), place] = own
+    for app, menu in enumerate(menus):
+        for place, name in zip(_rows(levels)[0], names, strict=True):
+            if name in menu.tables:
+                own = menu.unit_ms(name, ratio)
+                times[: len(menu.tables[name].shares), app, : len(menu.accuracies), place] = own
     return times if modes > 1 else times[0]
 
 
 @lru_cache(maxsize=32)
-def _share(menus: tuple[tuple[Menu | None, ...], ...], levels: tuple[int, ...]) -> Array | None:
+def _share(menus: tuple[Menu, ...], names: tuple[str, ...], levels: tuple[int, ...]) -> Array | None:
     """Share of the cores that each application takes at every row, by mode; None if all take all."""
-    slices, _ = _rows(levels)
-    known = [menu for row in menus for menu in row if menu is not None]
-    if all(menu.table.shares == (1.0,) for menu in known):
+    if all(table.shares == (1.0,) for menu in menus for table in menu.tables.values()):
         return None
-    modes = max(len(menu.table.shares) for menu in known)
+    modes = _modes(menus)
     share = np.ones((modes, len(menus), sum(levels)))
-    for app, row in enumerate(menus):
-        for place, menu in zip(slices, row, strict=True):
-            if menu is not None:
-                share[: len(menu.table.shares), app, place] = np.array(menu.table.shares)[:, None]
+    for app, menu in enumerate(menus):
+        for place, name in zip(_rows(levels)[0], names, strict=True):
+            if name in menu.tables:
+                shares = menu.tables[name].shares
+                share[: len(shares), app, place] = np.array(shares)[:, None]
     return share if modes > 1 else share[0]
 
 
-def _estimates(problem: Problem) -> tuple[Array, Array]:
-    """Slowdown and margin, applications x processors."""
-    names = [p.name for p in problem.processors]
-    pairs = [
-        [(o.slowdown, o.margin) if o is not None else (1.0, 1.0) for o in map(app.options.get, names)]
-        for app in problem.apps
-    ]
-    array = np.array(pairs)
-    return array[:, :, 0], array[:, :, 1]
+def _modes(menus: Sequence[Menu]) -> int:
+    return max(len(table.shares) for menu in menus for table in menu.tables.values())
 
 
 @lru_cache(maxsize=32)

@@ -219,7 +219,7 @@ def _staying(problem: Problem, current: Plan, plan: Plan, outcome: Outcome, head
     if not moved or not outcome.feasible or len(problem.apps) > MAX_FREE_APPS:
         return plan
     homes = [before.get(app.name, "") for app in problem.apps]
-    if any(home and home not in app.options for app, home in zip(problem.apps, homes, strict=True)):
+    if any(home and home not in app.tables for app, home in zip(problem.apps, homes, strict=True)):
         return plan
     pins = tuple(names.index(home) if home else -1 for home in homes)
     stay = allocate(problem, headroom, outcome.trace, pins)
@@ -266,13 +266,7 @@ def _reduced_margin(
     ``search``: how the outcome was found.
     """
     apps = tuple(
-        replace(
-            app,
-            options={
-                name: replace(option, margin=option.margin ** (1.0 - REDUCED_SHARE))
-                for name, option in app.options.items()
-            },
-        )
+        replace(app, margin={name: margin ** (1.0 - REDUCED_SHARE) for name, margin in app.margin.items()})
         for app in problem.apps
     )
     alone = len(problem.apps) <= len(problem.processors)  # can each be

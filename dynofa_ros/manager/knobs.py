@@ -121,6 +121,6 @@ def wanted_commands(state: State, problem: Problem, plan: Plan | None) -> tuple[
 
 def _neighbours(app: App, choice: Choice) -> tuple[str, ...]:
     """The next smaller and the next larger sub-network: where the next change most likely leads."""
-    table = app.options[place_of(choice.entry)].table
+    table = app.tables[place_of(choice.entry)]
     near = table.neighbours[table.index(choice.entry) or 0]
     return tuple(table.entries[n].id for n in near if n is not None)

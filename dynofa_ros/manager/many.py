@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from dynofa_ros.manager.ladder import COLD, Outcome, Trace, allocate, fits
 from dynofa_ros.manager.plan import forecast, make_plan, quality
-from dynofa_ros.manager.problem import App, Option, Problem
+from dynofa_ros.manager.problem import App, Problem
 from dynofa_ros.manager.solver import MAX_FREE_APPS
 
 
@@ -90,14 +90,14 @@ def _spread(problem: Problem) -> tuple[str, ...]:
         app = problem.apps[index]
         after = {
             name: load[name]
-            + 1e-3 * app.rate_hz * option.slowdown * float(option.menu.unit_ms[..., -1, -1].min())
-            for name, option in _able(app).items()
+            + 1e-3 * app.rate_hz * app.slowdown[name] * float(app.menu.unit_ms(name)[..., -1, -1].min())
+            for name in _able(app)
         }
         name = min(after, key=lambda n: (after[n], n))
         places[index], load[name] = name, after[name]
     return tuple(places)
 
 
-def _able(app: App) -> dict[str, Option]:
+def _able(app: App) -> list[str]:
     """Processors on which it can have the least accuracy that it may be given."""
-    return {name: o for name, o in app.options.items() if o.menu.first[-1] < len(o.entries)}
+    return [n for n, table in app.tables.items() if app.menu.first[n][-1] < len(table.entries)]

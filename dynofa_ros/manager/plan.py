@@ -8,7 +8,7 @@ from math import inf
 
 from dynofa_ros.manager.ladder import Outcome
 from dynofa_ros.manager.placement import place_of
-from dynofa_ros.manager.problem import LOAD_CEILING, SATURATION, App, Option, Problem, Processor
+from dynofa_ros.manager.problem import LOAD_CEILING, SATURATION, App, Problem, Processor
 from dynofa_ros.messages import SubnetEntry
 
 OVERLOAD = 0.98  # total utilisation, others included, at which a plan in force is given up
@@ -105,12 +105,12 @@ def make_plan(problem: Problem, outcome: Outcome) -> Plan:
     for app, demand, name in zip(problem.apps, outcome.demands, outcome.point.mapping, strict=True):
         ratio = problem.launch_ratio(name, outcome.point.levels)
         mode = outcome.point.modes[len(choices)] if outcome.point.modes else 0
-        entry = app.options[name].pick(demand.level, outcome.point.levels[name], ratio, mode)
+        entry = app.pick(name, demand.level, outcome.point.levels[name], ratio, mode)
         choices.append(Choice(app.name, entry, demand.divider))
     clocks = []
     for name, level in sorted(outcome.point.levels.items()):
         clocks.append((name, tuple(float(hz) for hz in problem.processor(name).clocks_hz[level])))
-    met = outcome.feasible and not any(app.below_floor for app in problem.apps)
+    met = outcome.feasible and not any(app.menu.below_floor for app in problem.apps)
     return Plan(tuple(choices), tuple(clocks), outcome.rungs, met)
 
 
@@ -126,21 +126,22 @@ def forecast(
     busiest = occupied = 0.0  # an application answers one frame after the other
     for app, choice in zip(problem.apps, plan.choices, strict=True):
         name = place_of(choice.entry)
-        option, level = app.options.get(name), levels.get(name)
-        place = option.table.index(choice.entry) if option is not None else None
-        if app.name != choice.app or option is None or level is None or place is None:
+        table, level = app.tables.get(name), levels.get(name)
+        place = table.index(choice.entry) if table is not None else None
+        if app.name != choice.app or table is None or level is None or place is None:
             return Forecast(False)
-        time_ms = option.time_ms(place, level, problem.launch_ratio(name, levels))
+        unit_ms = table.at(problem.launch_ratio(name, levels))[0]
+        time_ms = app.slowdown[name] * float(unit_ms[place, level])
         busy = app.rate_hz / choice.divider * 1e-3 * time_ms
-        load = option.table.share(place) * busy
+        load = table.share(place) * busy
         total[name] += load
         busiest = max(busiest, busy)
         occupied = max(occupied, busy * (1.0 + app.overhead_ms / time_ms))
-        runs.append((app, choice, option, name, time_ms, load))
+        runs.append((app, choice, name, time_ms, load))
     apps = []
-    for app, choice, option, name, time_ms, load in runs:
+    for app, choice, name, time_ms, load in runs:
         meeting = processors[name].contention * max(0.0, total[name] - load)
-        apps.append(_app_forecast(app, choice, option, time_ms, load, meeting, headroom))
+        apps.append(_app_forecast(app, choice, app.margin[name], time_ms, load, meeting, headroom))
     power_w, starving = 0.0, False
     for name, processor in processors.items():
         power_w += _power_w(processor, levels.get(name), total[name])
@@ -173,15 +174,15 @@ def _levels(processors: Mapping[str, Processor], plan: Plan) -> dict[str, int] |
 
 
 def _app_forecast(
-    app: App, choice: Choice, option: Option, time_ms: float, load: float, meeting: float, headroom: float
+    app: App, choice: Choice, margin: float, time_ms: float, load: float, meeting: float, headroom: float
 ) -> AppForecast:
     """``meeting``: contention times the load of the others there."""
     shared = 1.0 + meeting / MEETING
-    guarded = option.margin * time_ms * (1.0 + meeting) + app.overhead_ms
+    guarded = margin * time_ms * (1.0 + meeting) + app.overhead_ms
     return AppForecast(
         latency_ms=time_ms * shared + app.overhead_ms,
         shared=shared,
-        margin=option.margin,
+        margin=margin,
         load=load,
         divider=choice.divider,
         late=guarded > headroom * app.latency_target_ms * (1.0 + 1e-9),

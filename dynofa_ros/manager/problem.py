@@ -18,9 +18,9 @@ threads each. That is cautious, as they share only caches and memory then. Power
 processor, base(f) + slope(f) * load: exactly the board model of ``device.power``, which is linear in the
 utilisation.
 
-Tables that only a library and a clock table decide (`EntryTable`) are built once; what changes from step to
-step, the slowdown and the margin, multiplies all of a table alike. Nothing here is changed once it is made;
-what is made anew in every step is not declared frozen, as that would take three times as long.
+Tables that only a library and a clock table decide (`EntryTable`, `Menu`) are built once; what changes from
+step to step, the slowdown and the margin, multiplies all of a table alike. Nothing here is changed once it
+is made; what is made anew in every step is not declared frozen, as that would take three times as long.
 """
 
 from __future__ import annotations
@@ -151,71 +151,64 @@ class EntryTable:
 
 @dataclass(frozen=True, eq=False)
 class Menu:
-    """A table by demand level: ``first[j]`` is the place of the least entry that will do for level j.
+    """What can be asked of an application, and what then runs; kept from step to step.
 
-    ``unit_ms[j, f]``: least time at slowdown 1, inf where no entry will do; with several modes [m, j, f].
+    ``accuracies[0]`` is its target, the last one its floor; each demand level gives up one. ``below_floor``:
+    its library has nothing at the floor, the best it has stands in for it. ``tables``: its entries on each
+    processor. ``first[name][j]``: place there of the least entry that will do for level j.
     """
 
-    table: EntryTable
-    first: tuple[int, ...]
-    unit_ms: Array
+    accuracies: tuple[float, ...]
+    below_floor: bool
+    tables: dict[str, EntryTable]
+    first: dict[str, tuple[int, ...]]
 
-    def at(self, ratio: float) -> Array:
-        """``unit_ms`` where the CPU takes ``ratio`` times as long as at its reference."""
-        least_ms: Array = self.table.at(ratio)[1][..., list(self.first), :]
-        return least_ms
-
-
-@dataclass(eq=False)
-class Option:
-    """One application on one processor."""
-
-    menu: Menu
-    slowdown: float
-    margin: float
-
-    @property
-    def table(self) -> EntryTable:
-        """All its entries."""
-        return self.menu.table
-
-    @property
-    def entries(self) -> tuple[SubnetEntry, ...]:
-        """Entries in ascending accuracy."""
-        return self.menu.table.entries
-
-    def time_ms(self, place: int, level: int, ratio: float = 1.0) -> float:
-        """Expected time of one entry at one clock level; ``ratio``: see `EntryTable.at`."""
-        return self.slowdown * float(self.table.at(ratio)[0][place, level])
-
-    def pick(self, demand_level: int, clock_level: int, ratio: float = 1.0, mode: int = 0) -> SubnetEntry:
-        """The quickest entry of a mode that has the accuracy of a demand level; ``ratio``: see
-        `EntryTable.at`."""
-        first, table = self.menu.first[demand_level], self.table
-        times = table.at(ratio)[0][first:, clock_level]
-        if len(table.shares) > 1:
-            times = np.where(np.array(table.modes[first:]) == mode, times, inf)
-        return self.entries[first + int(np.argmin(times))]
+    def unit_ms(self, name: str, ratio: float = 1.0) -> Array:
+        """Demand levels x clock levels: least time at slowdown 1, inf where no entry will do; with several
+        modes they are the first axis. ``ratio``: see `EntryTable.at`."""
+        times: Array = self.tables[name].at(ratio)[1][..., list(self.first[name]), :]
+        return times
 
 
 @dataclass(eq=False)
 class App:
-    """One application: ``accuracies[0]`` is its target, the last one its floor; each step gives up one."""
+    """One application. ``slowdown`` and ``margin``: on each processor that it can run on."""
 
     name: str
     priority: int
     rate_hz: float
     latency_target_ms: float
     overhead_ms: float
-    accuracies: tuple[float, ...]
-    below_floor: bool  # the library has nothing at the floor: the best it has stands in for it
-    options: dict[str, Option]
+    menu: Menu
+    slowdown: dict[str, float]
+    margin: dict[str, float]
     keeps_rate: bool = False  # every request is to be answered
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """Accuracies by demand level."""
+        return self.menu.accuracies
+
+    @property
+    def tables(self) -> dict[str, EntryTable]:
+        """Its entries by processor."""
+        return self.menu.tables
+
+    def pick(
+        self, name: str, demand_level: int, clock_level: int, ratio: float = 1.0, mode: int = 0
+    ) -> SubnetEntry:
+        """The quickest entry of a mode that has the accuracy of a demand level; ``ratio``: see
+        `EntryTable.at`."""
+        first, table = self.menu.first[name][demand_level], self.menu.tables[name]
+        times = table.at(ratio)[0][first:, clock_level]
+        if len(table.shares) > 1:
+            times = np.where(np.array(table.modes[first:]) == mode, times, inf)
+        return table.entries[first + int(np.argmin(times))]
 
     @cached_property
     def frame_cost_ms(self) -> float:
         """Time that a frame takes at least, weighed by importance: what giving it up saves."""
-        least_ms = [float(o.table.least_ms[..., o.menu.first[-1], :].min()) for o in self.options.values()]
+        least_ms = [float(self.menu.unit_ms(name)[..., -1, :].min()) for name in self.tables]
         return (1.0 + self.priority) * min(least_ms)
 
 
@@ -316,10 +309,16 @@ def _least_ms(unit_ms: Array, modes: Sequence[int]) -> Array:
     return least_ms
 
 
-def make_menu(table: EntryTable, accuracies: Sequence[float]) -> Menu:
-    """A table by the demand levels of an application."""
-    first = tuple(bisect_left(table.accuracies, a) for a in accuracies)
-    return Menu(table, first, table.least_ms[..., list(first), :])
+def make_menu(tables: dict[str, EntryTable], target: float, floor: float) -> Menu:
+    """What can be asked, from the accuracy ``target`` to ``floor``; raises ValueError without any entry."""
+    available = [accuracy for table in tables.values() for accuracy in table.accuracies]
+    accuracies, below = demand_accuracies(available, target, floor)
+    return Menu(accuracies, below, tables, first_places(tables, accuracies))
+
+
+def first_places(tables: dict[str, EntryTable], accuracies: Sequence[float]) -> dict[str, tuple[int, ...]]:
+    """See `Menu.first`."""
+    return {n: tuple(bisect_left(t.accuracies, a) for a in accuracies) for n, t in tables.items()}
 
 
 def demand_accuracies(

@@ -87,7 +87,7 @@ _ENUMS: dict[str, type[Enum]] = {enum.__name__: enum for enum in CONSTANTS.value
 _CACHES: dict[type, frozenset[str]] = {
     State: frozenset({"levels", "writable", "_clocks_of"}),
     AppState: frozenset(
-        {"menus", "menus_key", "tables", "_index", "_index_of", "_clusters", "_clusters_of", "_sized"}
+        {"menu", "menu_key", "tables", "_index", "_index_of", "_clusters", "_clusters_of", "_sized"}
         | {"_sized_of", "_usable"}
     ),
     PowerTables: frozenset({"_tables", "_constants_w"}),

@@ -13,10 +13,11 @@ from dynofa_ros.manager.problem import (
     LOAD_CEILING,
     App,
     Demand,
-    Option,
+    EntryTable,
+    Menu,
     Problem,
     Processor,
-    demand_accuracies,
+    first_places,
     make_menu,
     make_table,
 )
@@ -62,17 +63,19 @@ def make_app(
     available = [e.accuracy for library in libraries.values() for e in library]
     floor = float(rng.choice([0.0, np.median(available)]))
     target = float(rng.choice([1.0, floor, np.median(available)]))
-    accuracies, below = demand_accuracies(available, target, floor)
-    options = {
-        p.name: Option(
-            make_menu(make_table(libraries[p.name], p), accuracies),
-            slowdown=float(rng.uniform(0.8, 1.5)),
-            margin=float(rng.uniform(1.02, 1.3)),
-        )
-        for p in chosen
-    }
+    menu = make_menu({p.name: make_table(libraries[p.name], p) for p in chosen}, target, floor)
+    slowdown, margin = {}, {}
+    for p in chosen:
+        slowdown[p.name], margin[p.name] = float(rng.uniform(0.8, 1.5)), float(rng.uniform(1.02, 1.3))
     latency = float(rng.uniform(20.0, 60.0) / (0.2 + demanding))
-    return App(name, priority, float(rng.uniform(1.0, 20.0)), latency, 2.0, accuracies, below, options)
+    return App(name, priority, float(rng.uniform(1.0, 20.0)), latency, 2.0, menu, slowdown, margin)
+
+
+def with_tables(app: App, tables: dict[str, EntryTable], accuracies: tuple[float, ...] = ()) -> App:
+    """The application with other tables, asked for the same accuracies or for others."""
+    accuracies = accuracies or app.accuracies
+    menu = Menu(accuracies, app.menu.below_floor, tables, first_places(tables, accuracies))
+    return replace(app, menu=menu)
 
 
 def make_problem(seed: int, most_levels: int = 4) -> Problem:
@@ -105,8 +108,8 @@ def mapped(seed: int) -> Problem:
     apps = []
     for n in range(int(rng.integers(1, 4))):
         app = make_app(rng, f"app{n}", processors, int(rng.integers(1, 3)), demanding)
-        options = {}
-        for name, option in app.options.items():
+        tables = {}
+        for name, table in app.tables.items():
             counts = [0] if name == "gpu" or rng.random() < 0.2 else [[1, 2], [1, 2, 4], [2]][rng.integers(3)]
             entries = [
                 replace(
@@ -117,12 +120,12 @@ def mapped(seed: int) -> Problem:
                     alpha_ms=e.alpha_ms * (0.3 + 0.7 / max(count, 1)),
                     beta_ms=e.beta_ms * (0.3 + 0.7 / max(count, 1)),
                 )
-                for e in option.entries
+                for e in table.entries
                 for count in counts
             ]
-            menu = make_menu(make_table(entries, by_name[name]), app.accuracies)
-            options[name] = replace(option, menu=menu)
-        apps.append(replace(app, options=options, rate_hz=app.rate_hz * float(rng.uniform(0.5, 3.0))))
+            tables[name] = make_table(entries, by_name[name])
+        app = replace(app, rate_hz=app.rate_hz * float(rng.uniform(0.5, 3.0)))
+        apps.append(with_tables(app, tables))
     limit = float(rng.choice([inf, rng.uniform(1.0, 8.0)]))
     return Problem(tuple(apps), processors, constant_w=float(rng.uniform(0.0, 2.0)), power_limit_w=limit)
 
@@ -142,8 +145,8 @@ def brute_force(
         [
             (p.name, n)
             for p in problem.processors
-            if p.name in app.options
-            for n in range(len(app.options[p.name].entries))
+            if p.name in app.tables
+            for n in range(len(app.tables[p.name].entries))
         ]
         for app in problem.apps
     ]
@@ -157,21 +160,21 @@ def brute_force(
 def _power(problem, demands, level, chosen, headroom, load_holds, background) -> float:
     times, loads = [], []
     for app, demand, (name, place) in zip(problem.apps, demands, chosen, strict=True):
-        option = app.options[name]
-        if option.entries[place].accuracy < app.accuracies[demand.level]:
+        table = app.tables[name]
+        if table.entries[place].accuracy < app.accuracies[demand.level]:
             return inf
-        times.append(option.slowdown * unit_ms(problem, option.table, name, place, level))
+        times.append(app.slowdown[name] * unit_ms(problem, table, name, place, level))
         busy = app.rate_hz / demand.divider * 1e-3 * times[-1]
         if load_holds and busy > LOAD_CEILING + 1e-12:
             return inf
-        threads, cores = option.entries[place].threads, problem.processor(name).cores
+        threads, cores = table.entries[place].threads, problem.processor(name).cores
         loads.append(busy * (min(threads, cores) / cores if threads and cores else 1.0))
     total = {p.name: 0.0 for p in problem.processors}
     for (name, _), load in zip(chosen, loads, strict=True):
         total[name] += load
     for app, demand, (name, _), time, load in zip(problem.apps, demands, chosen, times, loads, strict=True):
         shared = 1.0 + problem.processor(name).contention * (total[name] - load)
-        guarded = app.options[name].margin * time * shared + app.overhead_ms
+        guarded = app.margin[name] * time * shared + app.overhead_ms
         if not demand.relaxed and guarded > headroom * app.latency_target_ms + 1e-9:
             return inf
     power = problem.constant_w
@@ -208,14 +211,11 @@ def coupled(problem: Problem, share: float) -> Problem:
     """The same on a board whose GPU needs the CPU for a share of alpha."""
     processors = tuple(replace(p, launch_share=share if p.name == "gpu" else 0.0) for p in problem.processors)
     by_name = {p.name: p for p in processors}
-    apps = []
-    for app in problem.apps:
-        options = {
-            name: replace(o, menu=make_menu(make_table(o.entries, by_name[name]), app.accuracies))
-            for name, o in app.options.items()
-        }
-        apps.append(replace(app, options=options))
-    return replace(problem, apps=tuple(apps), processors=processors)
+    apps = tuple(
+        with_tables(app, {name: make_table(t.entries, by_name[name]) for name, t in app.tables.items()})
+        for app in problem.apps
+    )
+    return replace(problem, apps=apps, processors=processors)
 
 
 def solved(
@@ -240,11 +240,7 @@ def calm(problem: Problem) -> Problem:
 
 def replace_floor(app: App) -> App:
     """The application as objective `latency` sees it: nothing but the floor is asked for."""
-    floor = app.accuracies[-1:]
-    options = {
-        name: replace(option, menu=make_menu(option.table, floor)) for name, option in app.options.items()
-    }
-    return replace(app, accuracies=floor, options=options)
+    return with_tables(app, app.tables, app.accuracies[-1:])
 
 
 def crowd(seed: int, count: int) -> Problem:

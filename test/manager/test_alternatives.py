@@ -25,7 +25,7 @@ def brute_cost(problem: Problem, plan: Plan, other: Alternative) -> tuple[float,
     present = forecast(problem, plan, headroom=HEADROOM)
     number = [c.app for c in plan.choices].index(other.app)
     home = plan.choices[number].entry.processor
-    entry = next(e for e in problem.apps[number].options[other.processor].entries if e.id == other.subnet_id)
+    entry = next(e for e in problem.apps[number].tables[other.processor].entries if e.id == other.subnet_id)
     choices = list(plan.choices)
     choices[number] = replace(choices[number], entry=entry)
     used = {c.entry.processor for c in choices}

@@ -20,7 +20,7 @@ from dynofa_ros.manager.hysteresis import (
     repairs,
 )
 from dynofa_ros.manager.plan import AppForecast, Choice, Forecast, Plan, forecast
-from dynofa_ros.manager.problem import App, Option, Problem, Processor, make_menu, make_table
+from dynofa_ros.manager.problem import App, Problem, Processor, make_menu, make_table
 from dynofa_ros.manager.reversal_budget import CAPACITY, PER_S, WINDOW_S, ReversalBudget
 from dynofa_ros.messages import SubnetEntry
 
@@ -52,8 +52,8 @@ def app(name: str, on: Processor, margin: float, *, target_ms: float = 50.0, rat
         SubnetEntry(f"s{n}", "gpu", accuracy, total, 0.0, total)
         for n, (accuracy, total) in enumerate(zip(ACCURACIES, TIMES_MS, strict=True))
     ]
-    menu = make_menu(make_table(entries, on), ACCURACIES)
-    return App(name, 0, rate_hz, target_ms, 0.0, ACCURACIES, False, {"gpu": Option(menu, 1.0, margin)})
+    menu = make_menu({"gpu": make_table(entries, on)}, max(ACCURACIES), min(ACCURACIES))
+    return App(name, 0, rate_hz, target_ms, 0.0, menu, {"gpu": 1.0}, {"gpu": margin})
 
 
 def problem_of(*apps: App, on: Processor, limit_w: float = inf) -> Problem:
@@ -77,7 +77,7 @@ def choose(problem: Problem, current: Plan | None, hysteresis: Hysteresis | None
 def plan_of(problem: Problem, *subnets: int, hz: float = TOP_HZ, step: int = 0) -> Plan:
     choices = []
     for one, number in zip(problem.apps, subnets, strict=True):
-        entry = next(e for e in one.options["gpu"].entries if e.id == f"s{number}")
+        entry = next(e for e in one.tables["gpu"].entries if e.id == f"s{number}")
         choices.append(Choice(one.name, entry))
     return Plan(tuple(choices), (("gpu", (hz,)),), step)
 
@@ -229,12 +229,13 @@ def test_reversals_are_bounded_whatever_the_estimates_do(seed: int, noise: float
         apps = []
         for n in range(5):
             one = app(f"a{n}", chips[0], 1.0, target_ms=70.0, rate_hz=6.0)
-            options = {}
+            tables, slowdown = {}, {}
             for chip in chips:
-                entries = [replace(e, processor=chip.name) for e in one.options["gpu"].entries]
-                menu = make_menu(make_table(entries, chip), ACCURACIES)
-                options[chip.name] = Option(menu, float(np.exp(rng.normal(0.0, noise))), 1.05)
-            apps.append(replace(one, priority=n % 2, options=options))
+                entries = [replace(e, processor=chip.name) for e in one.tables["gpu"].entries]
+                tables[chip.name] = make_table(entries, chip)
+                slowdown[chip.name] = float(np.exp(rng.normal(0.0, noise)))
+            menu, margin = make_menu(tables, max(ACCURACIES), min(ACCURACIES)), dict.fromkeys(tables, 1.05)
+            apps.append(replace(one, priority=n % 2, menu=menu, slowdown=slowdown, margin=margin))
         problem = Problem(tuple(apps), chips, 0.0)
         plan = hysteresis.choose(
             number * step_ns,

@@ -258,7 +258,9 @@ def test_where_nothing_is_in_time_the_clock_is_the_highest_within_the_power_limi
     rng = np.random.default_rng(1)
     cpu = make_processor(rng, "cpu", 5)
     app = replace(make_app(rng, "front", (cpu,), 3, 0.5), latency_target_ms=1.0, keeps_rate=True)
-    busy = replace(app, rate_hz=3e3 / app.options["cpu"].time_ms(0, 4))  # more than the top clock can do
+    busy = replace(
+        app, rate_hz=3e3 / (app.slowdown["cpu"] * app.tables["cpu"].unit_ms[0, 4])
+    )  # more than the top clock can do
     full_w = 1.0 + cpu.base_w + cpu.slope_w
     assert (np.diff(full_w) > 0.0).all()
     for level in range(5):
@@ -278,7 +280,7 @@ def test_others_are_spared_where_it_costs_no_accuracy() -> None:
     busy = replace(cpu, background=np.array([2.0, 1.2, 0.85, 0.8, 0.7]))
     outcome = allocate(Problem((app,), (busy,), 1.0))
     level = outcome.point.levels["cpu"]
-    load = app.rate_hz * 1e-3 * app.options["cpu"].slowdown * float(app.options["cpu"].menu.unit_ms[0, level])
+    load = app.rate_hz * 1e-3 * app.slowdown["cpu"] * float(app.menu.unit_ms("cpu")[0, level])
     assert level == 4 or load + busy.background[level] <= LOAD_CEILING
     assert level > allocate(Problem((app,), (cpu,), 1.0)).point.levels["cpu"]
 

@@ -108,7 +108,7 @@ def test_pins_hold() -> None:
         problem = make_problem(seed)
         names = [p.name for p in problem.processors]
         able = [
-            sorted(name for name, o in app.options.items() if np.isfinite(o.menu.unit_ms[-1]).all())
+            sorted(name for name in app.tables if np.isfinite(app.menu.unit_ms(name)[-1]).all())
             for app in problem.apps
         ]
         pins = tuple(names.index(places[-1]) for places in able)

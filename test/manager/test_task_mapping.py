@@ -44,7 +44,7 @@ INSTANCES = 500
 
 
 def threads_of(problem: Problem) -> set[int]:
-    return {e.threads for app in problem.apps for option in app.options.values() for e in option.entries}
+    return {e.threads for app in problem.apps for table in app.tables.values() for e in table.entries}
 
 
 def test_the_allocator_equals_brute_force_over_clusters_and_threads() -> None:
@@ -104,8 +104,8 @@ def test_a_plan_is_forecast_as_the_solver_priced_it() -> None:
             checked += 1
         for other in alternatives(problem, plan, forecast(problem, plan, headroom=HEADROOM), "power_cap"):
             assert other.processor in ("cpu", "gpu"), "a message names processors"
-            options = next(app.options for app in problem.apps if app.name == other.app)
-            assert any(e.id == other.subnet_id for e in options[place_of(other)].entries)
+            tables = next(app.tables for app in problem.apps if app.name == other.app)
+            assert any(e.id == other.subnet_id for e in tables[place_of(other)].entries)
             clustered += bool(other.cluster)
     assert checked > 60 and clustered > 60
 
@@ -115,7 +115,7 @@ def test_pins_hold_with_threads() -> None:
         problem = calm(mapped(seed))
         names = [p.name for p in problem.processors]
         able = [
-            sorted(name for name, o in app.options.items() if np.isfinite(o.menu.unit_ms).any(axis=-1).any())
+            sorted(n for n in app.tables if np.isfinite(app.menu.unit_ms(n)).any(axis=-1).any())
             for app in problem.apps
         ]
         pins = tuple(names.index(places[-1]) for places in able)
