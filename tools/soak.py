@@ -319,9 +319,9 @@ def main() -> int:
     # The camera's segment of shared memory is larger than the buffers that a killed subscriber keeps.
     os.environ[PROFILES] = str(share_file("config", "fastdds_camera.xml"))
     rclpy.init()
-    del os.environ[PROFILES]
     with Processes(logs) as processes:
         soak = Soak(options, processes, specs())
+        del os.environ[PROFILES]  # its node is made; the others take the default
         soak.run()
         soak.problems += processes.failures()
     result = {
