@@ -20,15 +20,16 @@ def reclaim(problem: Problem, grid: Grid, start: Asked, first: Indices) -> tuple
     ``first``: levels of which nobody gets a better one. An application that keeps missing its deadline stays
     at its floor: a larger network would be later.
     """
-    wanted, few = start.copy(), None
+    wanted, few, looked = start.copy(), None, b""
     if grid.plain and grid.pins and min(grid.pins) >= 0:
         few = Few(grid, np.array([grid.pins]))
 
     def best(app: int, *, relaxed: bool = False, rate: bool = True) -> tuple[float, int] | None:
-        nonlocal few
+        nonlocal few, looked
         divider = float(wanted.divider[app])
         dividers = [d for d in DIVIDERS if d <= divider] if rate else [divider]
-        few = few or known_mappings(grid, wanted)
+        if few is None and looked != wanted.key():
+            looked, few = wanted.key(), known_mappings(grid, wanted)
         if few is None:
             return best_for(grid, wanted, app, dividers, relaxed=relaxed)
         return few.best(wanted, app, dividers, relaxed=relaxed)
