@@ -6,6 +6,7 @@ cannot be held, and takes every branch that it takes on a real board.
 
 from __future__ import annotations
 
+import gc
 import time
 from dataclasses import replace
 from math import inf
@@ -74,6 +75,8 @@ def _measure(count: int, steps: int, seed: int, progress: Progress) -> dict[str,
     for calm in (False, True):
         manager = TimedManager(WARM_UP_STEPS + steps, part(progress, int(calm), 2))
         scene = make_scene(count, WARM_UP_STEPS + steps, seed, calm=calm)
+        gc.collect()
+        gc.freeze()  # as the node does: what is there already is not visited in the middle of a step
         simulate(scene, ManagerPolicy(manager=manager), seed)
         runs.append(manager.taken[WARM_UP_STEPS : WARM_UP_STEPS + steps])
     decisions = [decision for decision, *_ in runs[0]]
