@@ -149,17 +149,18 @@ class SlowdownFilter:
         """The level has moved: it is acquired anew, from the frames that led to the alarm on.
 
         They are the step itself, not noise around a level; but if they were chance, the frames that come
-        next outvote them. Where another entry has just begun, and all its frames led to the alarm, it is that
-        one's error that is acquired.
+        next outvote them. Where another entry has just begun it is that one's error that is acquired; a fall
+        only if all its frames led to the alarm, else a load has ended, and the entry would look too quick.
         """
-        new = error is not None and error.frames <= min(NEW_FRAMES, self._suspects + 1)
+        suspects = self._suspects + 1
         recent = [log_ratio]
         for _ in range(min(self._suspects, len(self._residuals))):
             self.margins.forget()
             recent.append(self.log_level + self._residuals.pop())
         self._suspects = 0
         level, variance = median_of(sorted(recent)), MEDIAN_VARIANCE * self._noise / len(recent)
-        if error is not None and new and error.variance > 0.0:
+        most = NEW_FRAMES if level > self.log_level else min(NEW_FRAMES, suspects)
+        if error is not None and error.frames <= most and error.variance > 0.0:
             error.log_error += level - self.log_level
             error.variance = variance
         else:
