@@ -121,7 +121,9 @@ def _run(options: argparse.Namespace) -> int:
             seed=options.seed,
             score_every=max(1, -(-images // options.batch) // SCORES),
         )
-        weights = first_weights(space, data.objective.labels, _init(options.init, space), options.seed)
+        weights = first_weights(
+            space, data.objective.labels, first_checkpoint(options.init, space), options.seed
+        )
         last = train(
             data, weights, settings, work, options.out, lambda state: step("training", settings.steps)
         )
@@ -177,8 +179,8 @@ def _library(options: argparse.Namespace, space: str, held_out: frozenset[Path])
     return {"library": str(options.library), "points": len(library.entries)}
 
 
-def _init(asked: Path | None, space: SearchSpace) -> Path | None:
-    """What to begin with. The demo detector begins with the body of the demo classifier."""
+def first_checkpoint(asked: Path | None, space: SearchSpace) -> Path | None:
+    """What to begin with: what was asked for, else the demo's weights of its spaces."""
     if asked is not None or space.name not in SPACES.values():
         return asked
-    return share_file("config", "weights", f"{DEMO}{SUFFIX}")
+    return share_file("config", "weights", f"{space.name}{SUFFIX}")
