@@ -231,8 +231,9 @@ class ManagerNode(ManagedNode):
         def collect(message: bytes) -> None:
             item = read(message)
             if item is not None:
-                if topic is topics.SUBNET_STATE:
-                    self._apps[app].answered_s = time.monotonic()
+                followed = self._apps.get(app)  # None: the message was on its way when its node left
+                if topic is topics.SUBNET_STATE and followed is not None:
+                    followed.answered_s = time.monotonic()
                 self._take(item, event=event)
 
         return collect

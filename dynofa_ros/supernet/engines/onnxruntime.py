@@ -307,7 +307,7 @@ def recalled(digest: str, threads: int) -> Runner | None:
         index = folder / f"{digest}.json"
         graphs = msgspec.json.decode(index.read_bytes(), type=dict[str, Remembered])
         index.touch()
-        files = {name: folder / graph.file for name, graph in graphs.items()}
+        files = {name: folder / Path(graph.file).name for name, graph in graphs.items()}
         if not all(file.is_file() for file in files.values()):
             return None
     except (OSError, msgspec.DecodeError):
