@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,6 +153,17 @@ class Board:
         ]
 
 
+def mounted(kernel: VirtualKernel, root: Path) -> Any:
+    """The kernel's files by FUSE, or the test is skipped."""
+    mount = pytest.importorskip(
+        "dynofa_ros.device.virtual.mount", reason="needs mfusepy", exc_type=ImportError
+    )
+    try:
+        return mount.Mount(kernel, root)
+    except OSError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(params=["fuse", "plain"])
 def board(request: pytest.FixtureRequest, kernel: VirtualKernel, tmp_path: Path) -> Iterator[Board]:
     root = tmp_path / "board"
@@ -159,15 +171,9 @@ def board(request: pytest.FixtureRequest, kernel: VirtualKernel, tmp_path: Path)
     if request.param == "plain":
         yield Board(kernel, root, PlainFiles(kernel, root).update)
         return
-    mount = pytest.importorskip(
-        "dynofa_ros.device.virtual.mount", reason="needs mfusepy", exc_type=ImportError
-    )
-    try:
-        mounted = mount.Mount(kernel, root)
-    except OSError as error:
-        pytest.skip(str(error))
+    mount = mounted(kernel, root)
     yield Board(kernel, root, lambda: None)
-    mounted.close()
+    mount.close()
 
 
 @pytest.fixture
@@ -195,6 +201,15 @@ def test_probe_shows_the_board(board: Board, tmp_path: Path, capsys: pytest.Capt
     assert {rail["name"] for rail in found["rails"]} == {"VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"}
     assert all(2.0 < rail["power_w"] < 6.0 for rail in found["rails"] if rail["is_total"])
     assert "MODE_15W_6CORE" in capsys.readouterr().out
+
+
+def test_an_unmounted_board_leaves_the_signals_as_they_were(kernel: VirtualKernel, tmp_path: Path) -> None:
+    def ignored() -> str:
+        return next(line for line in Path("/proc/self/status").read_text().splitlines() if "SigIgn" in line)
+
+    before = ignored()
+    mounted(kernel, tmp_path).close()
+    assert ignored() == before  # with SIGPIPE's default the next write to a closed pipe ends the process
 
 
 def test_a_band_reaches_the_clock_and_is_given_back(board: Board, device: SysfsDevice) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import subprocess
 import threading
@@ -92,7 +93,7 @@ class Mount:
             time.sleep(0.02)
 
     def close(self) -> None:
-        """Unmount. Files that are still open keep their process from ending nothing here."""
+        """Unmount; for the main thread only. Files that are still open do not hinder it."""
         for command in (["fusermount3", "-u", "-z"], ["fusermount", "-u", "-z"], ["umount", "-l"]):
             try:
                 done = subprocess.run([*command, str(self.point)], capture_output=True).returncode == 0
@@ -101,6 +102,8 @@ class Mount:
             if done:
                 break
         self._thread.join(READY_S)
+        # libfuse leaves SIGPIPE at its default: the next write to a closed pipe would end the process.
+        signal.signal(signal.SIGPIPE, signal.getsignal(signal.SIGPIPE))
 
     def _serve(self, operations: _Files) -> None:
         try:
