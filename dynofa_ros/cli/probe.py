@@ -17,7 +17,7 @@ from dynofa_ros.errors import CliError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dynofa_ros.device.device import DeviceSample, DomainSample
+    from dynofa_ros.device.device import DeviceSample
     from dynofa_ros.device.linux.inventory import ClockDomain, Inventory
     from dynofa_ros.device.linux.sysfs import SysFiles
 
@@ -109,21 +109,22 @@ def report(files: SysFiles, inventory: Inventory, sample: DeviceSample) -> dict[
 
     domains = {value.domain: value for value in sample.domains}
     silent = [
-        f"{kind} {value.name}: {value.reason}"
-        for kind, values in (("power", sample.rails), ("temperature", sample.temperatures))
-        for value in values
-        if value.reason
+        f"{what.replace(' of ', ' ', 1)}: {origin.reason}"
+        for what, origin in sample.origins.items()
+        if origin.reason and what.startswith(("power", "temperature"))
     ]
+    totals = {rail.name for rail in inventory.rails if rail.is_total}
     known = set(inventory.unsupported)
     description = matching_board(inventory.identities)
     return {
         "board": inventory.board or None,
         "identities": list(inventory.identities),
         "description": description.name if description else None,
-        "domains": [_domain(files, domain, domains[domain.name]) for domain in inventory.domains],
-        "rails": [
-            {"name": rail.name, "power_w": rail.power_w, "is_total": rail.is_total} for rail in sample.rails
+        "domains": [
+            _domain(files, d, domains[d.name].frequency_hz, sample.origins[f"clock of {d.name}"].reason)
+            for d in inventory.domains
         ],
+        "rails": [{"name": r.name, "power_w": r.power_w, "is_total": r.name in totals} for r in sample.rails],
         "temperatures": [{"name": zone.name, "celsius": zone.temperature_c} for zone in sample.temperatures],
         "unsupported": [*inventory.unsupported, *(text for text in silent if text not in known)],
         "total_power_w": sample.total_power_w,
@@ -132,19 +133,19 @@ def report(files: SysFiles, inventory: Inventory, sample: DeviceSample) -> dict[
     }
 
 
-def _domain(files: SysFiles, domain: ClockDomain, sample: DomainSample) -> dict[str, Any]:
+def _domain(files: SysFiles, domain: ClockDomain, current_hz: float, no_clock: str) -> dict[str, Any]:
     from dynofa_ros.device.linux.discovery_clocks import limits_hz
 
     low, high = limits_hz(files, domain)
     reasons = [domain.reason]
-    if domain.readable and sample.reason and sample.reason not in domain.reason:
-        reasons.append(sample.reason)
+    if domain.readable and no_clock not in domain.reason:
+        reasons.append(no_clock)
     return {
         "name": domain.name,
         "frequencies_hz": list(domain.frequencies_hz),
         "min_hz": low,
         "max_hz": high,
-        "current_hz": None if math.isnan(sample.frequency_hz) else int(sample.frequency_hz),
+        "current_hz": None if math.isnan(current_hz) else int(current_hz),
         "readable": domain.readable,
         "writable": domain.writable,
         "reason": "; ".join(filter(None, reasons)),

@@ -1,69 +1,36 @@
 """What every device backend offers: its capabilities, samples, and clock bands that it applies.
 
-Samples and states are the messages of the device, with what only this side knows: ages and reasons.
+Samples and states are the messages of the device; ages and reasons, which only this side has, are beside.
 Units: Hz, W, V, A, degrees Celsius. Unknown is NaN, never 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
-from dynofa_ros.messages import (
-    DeviceCapabilities,
-    DeviceTelemetry,
-    DomainState,
-    DomainTelemetry,
-    FrequencyBand,
-    PowerRail,
-    TemperatureReading,
-)
+from dynofa_ros.messages import DeviceCapabilities, DeviceTelemetry, DomainState, FrequencyBand
 
 
-@dataclass(frozen=True)
-class RailSample(PowerRail):
-    """One power sensor; a total rail contains others and is never added to them.
+class Origin(NamedTuple):
+    """When the last value of a sensor was read, on the clock of ``DeviceSample.taken_s`` (NaN = never), and
+    why it has none now ("" if it has)."""
 
-    ``taken_s``: when the last value was read, on the clock of ``DeviceSample.taken_s``; NaN = never.
-    ``reason``: why the value is NaN.
-    """
-
-    is_total: bool = False
-    taken_s: float = 0.0
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class DomainSample(DomainTelemetry):
-    """One clock domain; ``taken_s`` and ``reason`` are those of the frequency, as in RailSample."""
-
-    taken_s: float = 0.0
-    reason: str = ""
-    utilization_taken_s: float = 0.0
-    utilization_reason: str = ""
-
-
-@dataclass(frozen=True)
-class TemperatureSample(TemperatureReading):
-    """One temperature sensor; ``taken_s`` and ``reason`` as in RailSample."""
-
-    taken_s: float = 0.0
-    reason: str = ""
+    taken_s: float
+    reason: str
 
 
 @dataclass(frozen=True)
 class DeviceSample(DeviceTelemetry):
-    """One reading of everything. ``taken_s``: steady clock of the device, 0 where nothing is older."""
+    """One reading of everything. ``taken_s``: steady clock of the device.
 
-    rails: tuple[RailSample, ...] = ()
-    domains: tuple[DomainSample, ...] = ()
-    temperatures: tuple[TemperatureSample, ...] = ()
+    ``origins``: of each value, as "power of VDD_IN", "clock of cpu0", "load of cpu0" or "temperature of CPU";
+    none on a simulated board, where every value is of now.
+    """
+
     taken_s: float = 0.0
-
-    def age_s(self, value: RailSample | DomainSample | TemperatureSample) -> float:
-        """Time since a value of this sample was read; NaN if it never was."""
-        return self.taken_s - value.taken_s
+    origins: Mapping[str, Origin] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

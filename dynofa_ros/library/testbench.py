@@ -274,7 +274,7 @@ def cluster_cpus(device: SysfsDevice) -> dict[str, tuple[int, ...]]:
 
 def total_rail(device: SysfsDevice) -> str:
     """Name of the sensor of the whole module's power; "" where there is none, or several."""
-    totals = [rail.name for rail in device.read().rails if rail.is_total]
+    totals = [rail.name for rail in device.inventory.rails if rail.is_total]
     return totals[0] if len(totals) == 1 else ""
 
 

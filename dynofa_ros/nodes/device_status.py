@@ -135,7 +135,7 @@ def sensor_status(sample: DeviceSample, total_rails: Collection[str] = ()) -> St
         return Status(Level.WARN, "clocks are held down by an electrical limit", values)
     if stopped:
         return Status(Level.WARN, f"{len(stopped)} stopped: {_joined(stopped)}", values)
-    no_total = [rail.reason for rail in sample.rails if rail.name in total_rails and rail.reason]
+    no_total = [reason for sensor, reason, _ in failed if sensor.removeprefix("power of ") in total_rails]
     if no_total:
         return Status(Level.WARN, f"power unknown: {_joined(no_total)}", values)
     power = "power unknown" if math.isnan(sample.total_power_w) else f"{sample.total_power_w:.1f} W"
@@ -145,22 +145,15 @@ def sensor_status(sample: DeviceSample, total_rails: Collection[str] = ()) -> St
 
 def failed_sensors(sample: DeviceSample) -> list[tuple[str, str, bool]]:
     """Sensors without a value now: name, reason, whether they ever had one."""
-    entries = [
-        *((f"power of {r.name}", r.reason, r.taken_s) for r in sample.rails),
-        *((f"clock of {d.domain}", d.reason, d.taken_s) for d in sample.domains),
-        *((f"load of {d.domain}", d.utilization_reason, d.utilization_taken_s) for d in sample.domains),
-        *((f"temperature of {t.name}", t.reason, t.taken_s) for t in sample.temperatures),
-    ]
-    return [(name, reason, not math.isnan(taken_s)) for name, reason, taken_s in entries if reason]
+    origins = sample.origins.items()
+    return [(name, reason, not math.isnan(taken_s)) for name, (taken_s, reason) in origins if reason]
 
 
 def _oldest_s(sample: DeviceSample) -> float:
     """Age of the oldest value that is known."""
-    taken = [
-        *(rail.taken_s for rail in sample.rails if not rail.reason),
-        *(domain.taken_s for domain in sample.domains if not domain.reason),
-        *(sensor.taken_s for sensor in sample.temperatures if not sensor.reason),
-    ]
+    if not sample.origins:
+        return 0.0
+    taken = [origin.taken_s for origin in sample.origins.values() if not origin.reason]
     return sample.taken_s - min(taken, default=math.nan)
 
 

@@ -15,9 +15,10 @@ pytest.importorskip("dynofa_ros.msg", reason="the messages of the package are no
 
 from builtin_interfaces.msg import Time
 
-from dynofa_ros.device.device import DeviceSample, RailSample, TemperatureSample
+from dynofa_ros.device.device import DeviceSample, Origin
 from dynofa_ros.device.linux.battery import BatterySample, find_batteries, read_battery
 from dynofa_ros.device.linux.sysfs import SysFiles
+from dynofa_ros.messages import PowerRail, TemperatureReading
 from dynofa_ros.nodes.device_standard import battery_message, temperature_message
 from dynofa_ros.nodes.device_status import sensor_status
 from dynofa_ros.ros.diagnostics import Level
@@ -81,14 +82,15 @@ def test_whatever_the_files_hold_there_is_a_message(tmp_path_factory, values: di
     assert battery_message(found, Time()).location == "BAT0"
 
 
-def sample(rail: RailSample, *temperatures: TemperatureSample) -> DeviceSample:
-    return DeviceSample(rail.power_w, (rail,), (), temperatures, taken_s=10.0)
+def sample(rail: PowerRail, *temperatures: TemperatureReading, **origins: Origin) -> DeviceSample:
+    named = {what.replace("_of_", " of "): origin for what, origin in origins.items()}
+    return DeviceSample(rail.power_w, (rail,), (), temperatures, taken_s=10.0, origins=named)
 
 
 def test_the_hottest_known_sensor_is_the_temperature() -> None:
-    rail, off = RailSample("VDD_IN", 5.0, 5.0, 1.0), TemperatureSample("GPU", math.nan, math.nan, "off")
+    rail, off = PowerRail("VDD_IN", 5.0, 5.0, 1.0), TemperatureReading("GPU", math.nan)
     message = temperature_message(
-        sample(rail, off, TemperatureSample("CPU", 40.0), TemperatureSample("AO", 39.0)), Time()
+        sample(rail, off, TemperatureReading("CPU", 40.0), TemperatureReading("AO", 39.0)), Time()
     )
     assert (message.header.frame_id, message.temperature) == ("CPU", 40.0)
     assert math.isnan(temperature_message(sample(rail, off), Time()).temperature)
@@ -105,7 +107,8 @@ def test_the_hottest_known_sensor_is_the_temperature() -> None:
 def test_a_sensor_that_stopped_warns_and_one_that_never_was_does_only_where_it_is_the_power(
     taken_s: float, total_rails: tuple[str, ...], level: Level, text: str
 ) -> None:
-    rail = RailSample("VDD_IN", math.nan, 5.0, 1.0, True, taken_s, "no such file")
-    found = sensor_status(sample(rail, TemperatureSample("CPU", 40.0, 9.5)), total_rails)
+    rail, zone = PowerRail("VDD_IN", math.nan, 5.0, 1.0), TemperatureReading("CPU", 40.0)
+    power, heat = Origin(taken_s, "no such file"), Origin(9.5, "")
+    found = sensor_status(sample(rail, zone, power_of_VDD_IN=power, temperature_of_CPU=heat), total_rails)
     assert (found.level, found.message) == (level, text)
     assert found.values["power of VDD_IN"] == "no such file" and found.values["oldest_value_s"] == 0.5

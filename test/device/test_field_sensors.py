@@ -313,8 +313,8 @@ def test_without_a_home_clocks_are_read_and_writing_names_the_cure(tmp_path: Pat
 def test_einval_of_a_read_is_not_a_refused_value(tmp_path: Path) -> None:
     kernel = FakeKernel(make_board(tmp_path / "root"))
     kernel.errors = {f"{policy(0)}/scaling_cur_freq": errno.EINVAL}
-    (domain, *_) = Sensors(kernel, discover(kernel), Clock()).read().domains
-    assert "no valid value to show" in domain.reason and "refused" not in domain.reason
+    reason = Sensors(kernel, discover(kernel), Clock()).read().origins["clock of cpu0"].reason
+    assert "no valid value to show" in reason and "refused" not in reason
     with SysfsDevice(kernel, allow_writes=True, backup=ClockBackup(kernel, tmp_path)) as device:
         kernel.refused = {f"{policy(0)}/scaling_min_freq"}
         state = next(s for s in device.apply([pin("cpu0", 499_200_000)]) if s.status is DomainStatus.REJECTED)

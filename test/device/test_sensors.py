@@ -55,6 +55,14 @@ def by_name(sample: DeviceSample) -> dict[str, float]:
     return values | {zone.name: zone.temperature_c for zone in sample.temperatures}
 
 
+def age_s(sample: DeviceSample, what: str) -> float:
+    return sample.taken_s - sample.origins[what].taken_s
+
+
+def reason(sample: DeviceSample, what: str) -> str:
+    return sample.origins[what].reason
+
+
 def test_values_of_a_board_without_a_total_rail(bench: Bench) -> None:
     sample = bench.after(0)
     values = by_name(sample)
@@ -63,8 +71,8 @@ def test_values_of_a_board_without_a_total_rail(bench: Bench) -> None:
     assert sample.total_power_w == pytest.approx(sum(rail.power_w for rail in sample.rails))
     assert (values["cpu0"], values["gpu"], values["CPU-therm"]) == (1190.4e6, 318.75e6, 36.5)
     assert sample.domains[3].utilization_percent == 76.5  # permille on a Tegra
-    assert math.isnan(values["GPU-therm"]) and "offline" in sample.temperatures[0].reason
-    assert math.isnan(values["cpu4"]) and "reads 0" in sample.domains[2].reason
+    assert math.isnan(values["GPU-therm"]) and "offline" in reason(sample, "temperature of GPU-therm")
+    assert math.isnan(values["cpu4"]) and "reads 0" in reason(sample, "clock of cpu4")
 
 
 def test_every_value_has_its_age(bench: Bench) -> None:
@@ -72,11 +80,11 @@ def test_every_value_has_its_age(bench: Bench) -> None:
     bench.put(f"{ZONES}/thermal_zone5/temp", 40000)
     sample = bench.after(0.125)  # temperatures are read every 0.2 s, power every 0.04 s
     assert sample.temperatures[1].temperature_c == 36.5
-    assert sample.age_s(sample.temperatures[1]) == pytest.approx(0.125)
-    assert sample.age_s(sample.rails[0]) == 0
-    assert math.isnan(sample.age_s(sample.temperatures[0]))
+    assert age_s(sample, "temperature of CPU-therm") == pytest.approx(0.125)
+    assert age_s(sample, "power of GPU") == 0
+    assert math.isnan(age_s(sample, "temperature of GPU-therm"))
     sample = bench.after(0.125)
-    assert (sample.temperatures[1].temperature_c, sample.age_s(sample.temperatures[1])) == (40.0, 0)
+    assert (sample.temperatures[1].temperature_c, age_s(sample, "temperature of CPU-therm")) == (40.0, 0)
 
 
 def test_a_sensor_that_fails_is_nan_with_a_reason_and_comes_back(bench: Bench) -> None:
@@ -85,15 +93,15 @@ def test_a_sensor_that_fails_is_nan_with_a_reason_and_comes_back(bench: Bench) -
     bench.gone(path)
     sample = bench.after(0.1)
     assert math.isnan(sample.rails[0].power_w) and math.isnan(sample.total_power_w)
-    assert sample.rails[0].reason == f"{path}: the device is gone (unbound or powered off)"
-    assert sample.age_s(sample.rails[0]) == pytest.approx(0.1)
+    assert reason(sample, "power of GPU") == f"{path}: the device is gone (unbound or powered off)"
+    assert age_s(sample, "power of GPU") == pytest.approx(0.1)
     bench.put(path, 100)
     sample = bench.after(0.2)
-    assert sample.rails[0].power_w == pytest.approx(1.4984) and sample.rails[0].reason == ""
+    assert sample.rails[0].power_w == pytest.approx(1.4984) and reason(sample, "power of GPU") == ""
     bench.put(path, "what?")
-    assert "must hold a whole number" in bench.after(0.1).rails[0].reason
+    assert "must hold a whole number" in reason(bench.after(0.1), "power of GPU")
     bench.put(path, "9" * 12)
-    assert "no plausible" in bench.after(0.2).rails[0].reason
+    assert "no plausible" in reason(bench.after(0.2), "power of GPU")
 
 
 def test_a_chip_that_comes_back_elsewhere_is_found(bench: Bench) -> None:
@@ -143,8 +151,9 @@ def test_a_powered_off_gpu_is_unknown_while_its_driver_says_so(tmp_path: Path) -
     assert inventory.domains[3].readable  # only for now
     now_s = [0.0]
     sensors = Sensors(files, inventory, clock_s=lambda: now_s[0])
-    gpu = sensors.read().domains[3]
-    assert math.isnan(gpu.frequency_hz) and gpu.reason.endswith("cur_freq: the device is powered off for now")
+    sample = sensors.read()
+    assert math.isnan(sample.domains[3].frequency_hz)
+    assert reason(sample, "clock of gpu").endswith("cur_freq: the device is powered off for now")
     files.gated = False
     now_s[0] = 0.2
     assert sensors.read().domains[3].frequency_hz == 318.75e6
@@ -165,7 +174,7 @@ def test_load_of_cpus(bench: Bench) -> None:
     assert bench.after(0.2).domains[2].utilization == pytest.approx(0.4)
     bench.put("/proc/stat", "cpu 1\ncpu0 nonsense\n")
     sample = bench.after(0.2)
-    assert math.isnan(sample.domains[0].utilization) and "CPU times" in sample.domains[0].utilization_reason
+    assert math.isnan(sample.domains[0].utilization) and "CPU times" in reason(sample, "load of cpu0")
 
 
 @pytest.mark.parametrize(
@@ -181,9 +190,9 @@ def test_load_of_cpus(bench: Bench) -> None:
 )
 def test_load_of_a_gpu_by_the_form_of_its_file(text: str, share: float, bench: Bench) -> None:
     bench.put(f"{GPU}/load", text)
-    domain = bench.after(0).domains[3]
-    assert domain.utilization == pytest.approx(share, nan_ok=True)
-    assert math.isnan(share) == bool(domain.utilization_reason)
+    sample = bench.after(0)
+    assert sample.domains[3].utilization == pytest.approx(share, nan_ok=True)
+    assert math.isnan(share) == bool(reason(sample, "load of gpu"))
 
 
 def test_energy_counter_gives_power_and_wraps(tmp_path: Path) -> None:
@@ -204,9 +213,11 @@ def test_energy_counter_gives_power_and_wraps(tmp_path: Path) -> None:
     assert package() == pytest.approx(8.0)
     bench.put(f"{RAPL}/energy_uj", 4_000_000)
     assert package() == pytest.approx(10.0)  # 1 J up to the range, 4 J after it
-    assert math.isnan(package()) and "stands still" in bench.sensors.read().rails[2].reason  # not 0 W
+    assert math.isnan(package()) and "stands still" in reason(
+        bench.sensors.read(), "power of package-0"
+    )  # not 0 W
     bench.put(f"{RAPL}/energy_uj", 60_000_000_000)
-    assert math.isnan(package()) and "jumped" in bench.sensors.read().rails[2].reason
+    assert math.isnan(package()) and "jumped" in reason(bench.sensors.read(), "power of package-0")
     bench.put(f"{RAPL}/energy_uj", 60_001_000_000)
     assert package() == pytest.approx(2.0)
 
@@ -270,12 +281,14 @@ def test_no_fault_raises_and_none_reads_as_zero(
     for seconds in (0.25, 1.0, 20.0):
         sample = bench.after(seconds)
         for rail in sample.rails:
-            assert not math.isnan(rail.power_w) or rail.reason
+            assert not math.isnan(rail.power_w) or reason(sample, f"power of {rail.name}")
             assert rail.power_w != 0 or garbage.strip() == b"0"  # a file that says 0 A is a reading
         for domain in sample.domains:
-            assert domain.frequency_hz > 0 or (math.isnan(domain.frequency_hz) and domain.reason)
-            assert domain.utilization >= 0 or domain.utilization_reason
+            hz, name = domain.frequency_hz, domain.domain
+            assert hz > 0 or (math.isnan(hz) and reason(sample, f"clock of {name}"))
+            assert domain.utilization >= 0 or reason(sample, f"load of {name}")
         for zone in sample.temperatures:
-            assert zone.temperature_c != 0 and (not math.isnan(zone.temperature_c) or zone.reason)
+            why = reason(sample, f"temperature of {zone.name}")
+            assert zone.temperature_c != 0 and (not math.isnan(zone.temperature_c) or why)
         assert set(by_name(before)) <= set(by_name(sample))  # nothing disappears from the samples
     bench.sensors.close()

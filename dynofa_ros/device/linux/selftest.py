@@ -101,7 +101,7 @@ def _clocks(files: SysFiles, inventory: Inventory, samples: list[DeviceSample]) 
         if low is None or high is None:
             yield Check(name, Outcome.FAIL, f"its limits cannot be read ({domain.min_path})")
         elif not seen:
-            yield Check(name, Outcome.SKIP, samples[-1].domains[position].reason)
+            yield Check(name, Outcome.SKIP, samples[-1].origins[f"clock of {domain.name}"].reason)
         elif min(seen) < 0.9 * low or max(seen) > 1.1 * high:
             text = f"runs at {_span(seen)} MHz, outside its limits {_span([low, high])} MHz"
             yield Check(name, Outcome.FAIL, text)
@@ -113,7 +113,8 @@ def _clocks(files: SysFiles, inventory: Inventory, samples: list[DeviceSample]) 
 def _power(inventory: Inventory, samples: list[DeviceSample]) -> Iterator[Check]:
     totals = [sample.total_power_w for sample in samples if not math.isnan(sample.total_power_w)]
     if not totals:
-        why = next((rail.reason for rail in samples[-1].rails if rail.reason), "no sensor measures it")
+        powers = [o for what, o in samples[-1].origins.items() if what.startswith("power")]
+        why = next((origin.reason for origin in powers if origin.reason), "no sensor measures it")
         yield Check("power of the module", Outcome.FAIL if inventory.rails else Outcome.SKIP, why)
         return
     text = f"{min(totals):.2f} to {max(totals):.2f} W, from {' + '.join(inventory.total_rails)}"
@@ -122,11 +123,9 @@ def _power(inventory: Inventory, samples: list[DeviceSample]) -> Iterator[Check]
     moves = len(set(totals)) > 1
     yield Check("power moves", Outcome.PASS if moves else Outcome.FAIL, f"{len(set(totals))} values in 3 s")
     last = samples[-1]
-    whole = inventory.total_rails
-    parts = [
-        r.power_w for r in last.rails if r.name not in whole and not (r.is_total or math.isnan(r.power_w))
-    ]
-    if parts and [rail.kind for rail in inventory.rails if rail.name in whole] != ["rapl"]:
+    whole = {*inventory.total_rails, *(rail.name for rail in inventory.rails if rail.is_total)}
+    parts = [r.power_w for r in last.rails if r.name not in whole and not math.isnan(r.power_w)]
+    if parts and [rail.kind for rail in inventory.rails if rail.name in inventory.total_rails] != ["rapl"]:
         fits = sum(parts) <= PART_EXCESS * last.total_power_w
         text = f"other rails {sum(parts):.2f} W of {last.total_power_w:.2f} W"
         yield Check("total rail contains its parts", Outcome.PASS if fits else Outcome.FAIL, text)
@@ -143,10 +142,11 @@ def _temperatures(samples: list[DeviceSample]) -> Iterator[Check]:
 
 def _loads(samples: list[DeviceSample]) -> Iterator[Check]:
     for domain in samples[-1].domains:
+        load = f"load of {domain.domain}"
         if math.isnan(domain.utilization):
-            yield Check(f"load of {domain.domain}", Outcome.SKIP, domain.utilization_reason)
+            yield Check(load, Outcome.SKIP, samples[-1].origins[load].reason)
         else:
-            yield Check(f"load of {domain.domain}", Outcome.PASS, f"{100 * domain.utilization:.0f} %")
+            yield Check(load, Outcome.PASS, f"{100 * domain.utilization:.0f} %")
 
 
 def _cost(cpu_s: float) -> Check:

@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
-from dynofa_ros.device.device import DeviceSample, DomainSample, RailSample, TemperatureSample
+from dynofa_ros.device.device import DeviceSample, Origin
 from dynofa_ros.device.linux import sensor_values
 from dynofa_ros.device.linux.discovery import discover
 from dynofa_ros.device.linux.discovery_clocks import CPU
 from dynofa_ros.device.linux.inventory import ClockDomain, Inventory, Rail, ThrottleSign, Zone
 from dynofa_ros.device.linux.sensor_values import CpuTimes, EnergyCounter, EventCounter, Sensor
 from dynofa_ros.device.linux.sysfs import KeptFile, SysFiles
-from dynofa_ros.messages import ThrottleFlag
+from dynofa_ros.messages import DomainTelemetry, PowerRail, TemperatureReading, ThrottleFlag
 
 FAST_EVERY_S = 0.04  # power, clock and load of a GPU, which their drivers renew every few to 25 ms
 LOAD_EVERY_S = 0.1  # CPU times and energy counters, which need an interval
@@ -72,7 +72,7 @@ class Sensors:
         now_s = self._clock_s()
         if now_s - self._look_s >= LOOK_EVERY_S:
             self._search_if_changed(now_s)
-        rails: tuple[RailSample, ...] = self._rails.samples(now_s)
+        rails: tuple[PowerRail, ...] = self._rails.samples(now_s)
         return DeviceSample(
             total_power_w=self._total_w(rails),
             rails=rails,
@@ -80,6 +80,11 @@ class Sensors:
             temperatures=self._zones.samples(now_s),
             throttle_flags=_throttle(self._signs.samples(now_s)),
             taken_s=now_s,
+            origins={
+                what: Origin(sensor.taken_s, sensor.reason)
+                for channel in self._channels()
+                for what, sensor in channel.origins.items()
+            },
         )
 
     def close(self) -> None:
@@ -88,7 +93,7 @@ class Sensors:
         for channel in self._channels():
             channel.close()
 
-    def _total_w(self, rails: tuple[RailSample, ...]) -> float:
+    def _total_w(self, rails: tuple[PowerRail, ...]) -> float:
         if not self._total_rails:
             return math.nan
         return sum(rail.power_w for rail in rails if rail.name in self._total_rails)
@@ -162,12 +167,16 @@ class _Group(Generic[Spec]):
 
 
 class _Channel:
-    """Something with a name in the samples: its last sample, and its sensors in the order of reading."""
+    """Something with a name in the samples: its last sample, and its sensors in the order of reading.
+
+    ``origins``: sensors by what they give to the sample.
+    """
 
     _main: Sensor
 
     def __init__(self, files: SysFiles) -> None:
         self.due_s = -math.inf
+        self.origins: dict[str, Sensor] = {}
         self._files = files
         self._kept: list[KeptFile] = []
         self._sensors: tuple[Sensor, ...] = ()
@@ -207,11 +216,11 @@ class _Rail(_Channel):
         self._current = self._milli(rail.current_path, every_s)
         self._main = self._power(rail, clock_s)
         self._sensors = (self._voltage, self._current, self._main)
+        self.origins = {f"power of {rail.name}": self._main}
 
-    def _make_sample(self) -> RailSample:
-        rail, power = self._spec, self._main
+    def _make_sample(self) -> PowerRail:
         volt, ampere = self._voltage.value, self._current.value
-        return RailSample(rail.name, power.value, volt, ampere, rail.is_total, power.taken_s, power.reason)
+        return PowerRail(self._spec.name, self._main.value, volt, ampere)
 
     def _milli(self, path: str | None, every_s: float) -> Sensor:
         if path is None:
@@ -245,7 +254,7 @@ class _Rail(_Channel):
 class _Domain(_Channel):
     def __init__(self, files: SysFiles, domain: ClockDomain, times: CpuTimes) -> None:
         super().__init__(files)
-        self._spec = domain
+        self._name = domain.name
         path, unit_hz = domain.current_path, domain.unit_hz
         highest_hz = None if domain.turbo else domain.hardware_max_hz
         file = self._keep(path)
@@ -253,18 +262,10 @@ class _Domain(_Channel):
         self._main = Sensor(lambda: sensor_values.clock_hz(file, unit_hz, highest_hz), path, every_s)
         self._load = self._load_sensor(domain, times)
         self._sensors = (self._main, self._load)
+        self.origins = {f"clock of {domain.name}": self._main, f"load of {domain.name}": self._load}
 
-    def _make_sample(self) -> DomainSample:
-        clock, load = self._main, self._load
-        return DomainSample(
-            domain=self._spec.name,
-            frequency_hz=clock.value,
-            utilization_percent=100.0 * load.value,
-            taken_s=clock.taken_s,
-            reason=clock.reason,
-            utilization_taken_s=load.taken_s,
-            utilization_reason=load.reason,
-        )
+    def _make_sample(self) -> DomainTelemetry:
+        return DomainTelemetry(self._name, self._main.value, 100.0 * self._load.value)
 
     def _load_sensor(self, domain: ClockDomain, times: CpuTimes) -> Sensor:
         if domain.kind == "cpufreq":
@@ -285,10 +286,10 @@ class _Zone(_Channel):
         file = self._keep(zone.path)
         self._main = Sensor(lambda: sensor_values.temperature_c(file), zone.path, SLOW_EVERY_S)
         self._sensors = (self._main,)
+        self.origins = {f"temperature of {zone.name}": self._main}
 
-    def _make_sample(self) -> TemperatureSample:
-        sensor = self._main
-        return TemperatureSample(self._name, sensor.value, sensor.taken_s, sensor.reason)
+    def _make_sample(self) -> TemperatureReading:
+        return TemperatureReading(self._name, self._main.value)
 
 
 class _Sign(_Channel):

@@ -20,7 +20,7 @@ from dynofa_ros.device.board import (
     floor_frequency,
     power_model,
 )
-from dynofa_ros.device.device import AppliedDomain, DeviceSample, DomainSample
+from dynofa_ros.device.device import AppliedDomain, DeviceSample
 from dynofa_ros.device.power_model import constant_rails_w, leak_factor, total_w
 from dynofa_ros.device.simulated.governors import GOVERNORS
 from dynofa_ros.device.simulated.power_modes import find_mode, mode_limits
@@ -32,6 +32,7 @@ from dynofa_ros.messages import (
     DeviceCapabilities,
     DomainCapability,
     DomainStatus,
+    DomainTelemetry,
     FrequencyBand,
     ThrottleFlag,
 )
@@ -128,7 +129,9 @@ class SimulatedDevice:
         rails = self._sensors.rails(self._seen_total_w, self._seen_w, self.now_s)
         elapsed_ns, self._sampled_ns = self._now_ns - self._sampled_ns, self._now_ns
         domains = tuple(
-            DomainSample(d.name, float(d.actual_hz), 100.0 * d.sample_utilization(self._now_ns, elapsed_ns))
+            DomainTelemetry(
+                d.name, float(d.actual_hz), 100.0 * d.sample_utilization(self._now_ns, elapsed_ns)
+            )
             for d in self._all
         )
         throttled = any(d.throttled for d in self._all)

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from statistics import NormalDist
 
 from dynofa_ros.device.board import Board
-from dynofa_ros.device.device import RailSample, TemperatureSample
+from dynofa_ros.messages import PowerRail, TemperatureReading
 
 NORMAL = NormalDist()
 KEY = struct.Struct("<qqq")
@@ -45,7 +45,7 @@ class SimulatedSensors:
         self._board = board
         self._seed = seed
 
-    def rails(self, total_w: float, rail_w: Mapping[str, float], now_s: float) -> tuple[RailSample, ...]:
+    def rails(self, total_w: float, rail_w: Mapping[str, float], now_s: float) -> tuple[PowerRail, ...]:
         """The total rail first. The powers are those behind the sensors' lag."""
         named = {self._board.power.total_rail: total_w, **rail_w}
         conversion = int(now_s / self._board.sensors.conversion_s)
@@ -54,20 +54,20 @@ class SimulatedSensors:
             for number, (name, power_w) in enumerate(named.items())
         )
 
-    def temperatures(self, temperature_c: float) -> tuple[TemperatureSample, ...]:
+    def temperatures(self, temperature_c: float) -> tuple[TemperatureReading, ...]:
         step_c = self._board.sensors.temperature_step_c
         return tuple(
-            TemperatureSample(name, _quantize(temperature_c + offset_c, step_c))
+            TemperatureReading(name, _quantize(temperature_c + offset_c, step_c))
             for name, offset_c in self._board.thermal.sensor_offsets_c.items()
         )
 
-    def _rail(self, number: int, name: str, power_w: float, conversion: int) -> RailSample:
+    def _rail(self, number: int, name: str, power_w: float, conversion: int) -> PowerRail:
         sensors = self._board.sensors
         deviation_w = sensors.noise_w + sensors.noise_share * power_w
         noisy_w = max(power_w + deviation_w * normal(self._seed, number, conversion), 0.0)
         voltage_v = _quantize(sensors.supply_v, sensors.voltage_step_v)
         current_a = _quantize(noisy_w / voltage_v, sensors.current_step_a)
-        return RailSample(name, voltage_v * current_a, voltage_v, current_a, number == 0)
+        return PowerRail(name, voltage_v * current_a, voltage_v, current_a)
 
 
 def _quantize(value: float, step: float) -> float:
