@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from manager_plant import SECOND, Plant, PlantApp, make_library, published
+from simulated_robot import SECOND, Plant, PlantApp, make_library, published
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import Input, Monitors, Parameters
 from dynofa_ros.manager.runtime_manager import Decision
-from dynofa_ros.messages import AppTargets, DvfsCommand
+from dynofa_ros.messages import AppTargets
 
 START = 1_000 * SECOND
 
@@ -30,13 +30,6 @@ class Bench:
             self.sequence += 1
             inputs.append(Input("perception/front/t", self.sequence, message))  # type: ignore[arg-type]
         return self.manager.step(self.now_ns, Monitors(tuple(inputs), self.parameters))
-
-
-class Unresponsive(list[tuple[int, DvfsCommand]]):
-    """In place of a plant's `clock_changes`: a device that takes commands and does nothing."""
-
-    def append(self, item: tuple[int, DvfsCommand]) -> None:
-        pass
 
 
 FRONT = AppTargets("front", 60.0)

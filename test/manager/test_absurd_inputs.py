@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from manager_bench import FRONT, Bench
-from manager_plant import capabilities, make_library
+from simulated_robot import capabilities, make_library
 
 from dynofa_ros.manager.thermal_guard import ThermalGuard
 from dynofa_ros.messages import (

@@ -7,8 +7,8 @@ from math import inf, isnan
 
 import numpy as np
 import pytest
-from manager_plant import Plant, PlantApp, make_library
 from manager_problems import calm, make_problem
+from simulated_robot import Plant, PlantApp, make_library
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.alternatives import BETTER, CHEAPER, ELSEWHERE, alternatives

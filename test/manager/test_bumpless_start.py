@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import pytest
-from manager_plant import MODEL, MS, SECOND, Plant, PlantApp, capabilities, make_library, miss_share
+from simulated_robot import MS, SECOND, Plant, PlantApp, make_library, miss_share
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.bumpless_start import BUMPLESS_NS
 from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.messages import (
     AppTargets,
-    DomainState,
-    DvfsCommand,
-    DvfsState,
-    Header,
     SubnetCondition,
     SubnetState,
 )
@@ -25,38 +21,20 @@ TAKEOVER_S = BUMPLESS_NS / SECOND
 
 @dataclass
 class LatchedPlant(Plant):
-    """A plant whose device says what was asked of it, and that can tell a new manager everything again."""
-
-    bands: dict[str, tuple[int, int]] = field(default_factory=dict)
-    taken_id: int = 0
-
-    def _apply_clocks(self) -> None:
-        due: list[DvfsCommand] = [command for when, command in self.clock_changes if when <= self.now_ns]
-        for command in due:
-            self.bands |= {band.domain: (band.min_hz, band.max_hz) for band in command.bands}
-        super()._apply_clocks()
-
-    def _send_dvfs(self, decision_id: int) -> None:
-        self.taken_id = decision_id
-        domains = tuple(DomainState(d, *self.bands.get(d, (0, 0)), hz) for d, hz in self.hz.items())
-        self.send("dynofa/device/dvfs_state", DvfsState(decision_id, domains, header=Header(self.now_ns)))
+    """A plant whose manager can be replaced by a new one."""
 
     def restart_manager(self, *order: str) -> int:
         """The manager is killed; a new one hears what is latched, part by part. Returns the time."""
+        self.run(0.001)  # apart from the last step of the old one
         self.manager = RuntimeManager()
         self.inbox.clear()
         start_ns = self.now_ns
         for part in order or ("device and apps",):
             if "device" in part:
-                self.send("dynofa/device/capabilities", capabilities())
-                self.send("dynofa/device/power_model", MODEL)
-                self._send_dvfs(self.taken_id)
+                self.announce_device()
             for app in self.apps if "apps" in part else ():
-                name = app.targets.app
-                self.send(f"perception/{name}/targets", app.targets)
-                self.send(f"perception/{name}/library", app.library)
-                self._send_state(app)
-            self._step()
+                self.announce(app)
+            self.step()
             self.run(0.3 if order else 0.0)
         return start_ns
 
@@ -95,7 +73,6 @@ def test_no_knob_moves_after_a_restart(names: tuple[str, ...], seed: int) -> Non
 def test_whoever_is_heard_first(order: tuple[str, ...]) -> None:
     plant = make("front", "rear")
     plant.now_ns += 1_795_272_682_274 * MS  # a time of today, which a float does not hold to the nanosecond
-    plant._next_step = plant._next_telemetry = plant.now_ns
     plant.run(10.0)
     before = knobs(plant.decisions[-1])
     start_ns = plant.restart_manager(*order)
@@ -117,9 +94,8 @@ def test_a_robot_without_a_manager_is_planned_by_the_usual_way() -> None:
     plant = make("front")
     plant.run(10.0)
     fresh = knobs(plant.decisions[-1])
-    plant.bands.clear()
-    plant.apps[0].decision_id = 0
-    plant.taken_id = 0
+    plant.simulation.forget_commands()
+    plant.apps[0].node.decision_id = 0
     plant.restart_manager()
     assert plant.decisions[-1].apps, "planned at once, from the library"
     plant.run(10.0)
@@ -172,10 +148,11 @@ def test_it_goes_on_as_ever_afterwards() -> None:
 def test_a_plan_that_names_something_unknown_is_not_taken_over() -> None:
     plant = make("front")
     plant.run(10.0)
-    plant.apps[0].library = make_library("front", 5, 40.0)
-    plant.apps[0].running = "s3"
+    last_id = plant.decisions[-1].decision_id
+    plant.apps[0] = PlantApp(plant.apps[0].targets, make_library("front", 5, 40.0), 7.0, start="s3")
+    plant.add(plant.apps[0])
     plant.restart_manager()
-    state = SubnetState(plant.taken_id, "s9", "cpu", SubnetCondition.APPLIED)
+    state = SubnetState(last_id, "s9", "cpu", SubnetCondition.APPLIED)
     plant.send("perception/front/subnet_state", state)
     plant.run(3.0)
     assert plant.decisions[-1].apps[0].subnet_id in {"s0", "s1", "s2", "s3", "s4"}

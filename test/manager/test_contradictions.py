@@ -7,7 +7,7 @@ from statistics import fmean
 
 import pytest
 from manager_bench import settled
-from manager_plant import SECOND, capabilities, make_library, published
+from simulated_robot import SECOND, capabilities, make_library, published
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import Departure, Input, Message, Monitors, Parameters

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from manager_plant import Plant, PlantApp, make_library
 from manager_problems import brute_force, calm, coupled, make_problem, random_demands, solved
+from simulated_robot import Plant, PlantApp, make_library
 
 from dynofa_ros.device.board import BoardError, load_board, power_model
 from dynofa_ros.manager import RuntimeManager

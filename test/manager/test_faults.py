@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from manager_bench import Unresponsive, one_app
-from manager_plant import CPU, MS, SECOND, Plant, PlantApp, make_library, miss_share, switches
+from manager_bench import one_app
+from simulated_robot import CPU, MS, SECOND, Plant, PlantApp, make_library, miss_share, switches
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.actuator_guard import UNRESPONSIVE_READINGS, UNRESPONSIVE_S, ActuatorGuard
@@ -19,11 +19,10 @@ from dynofa_ros.messages import (
     DeviceTelemetry,
     FrequencyBand,
     InferenceMonitor,
-    SubnetLibrary,
 )
 
 BAND = FrequencyBand("cpu0", 1_000_000_000, 1_000_000_000)
-STUCK_HZ = 1_190_400_000.0
+STUCK_HZ = 1_190_400_000
 
 
 # --- actuators -----------------------------------------------------------------------------------
@@ -60,9 +59,8 @@ def test_what_is_no_reading_and_what_is_close_is_no_disobedience(hz: float) -> N
 
 def test_clocks_that_are_not_applied_are_planned_with_as_they_are() -> None:
     plant, app = one_app()
-    plant.clock_changes = Unresponsive()
-    plant.hz = {name: STUCK_HZ if name in CPU else hz for name, hz in plant.hz.items()}
-    plant._send_dvfs(0)
+    plant.simulation.faults.add("ignored_clocks")
+    plant.hold_clocks(STUCK_HZ)
     plant.retarget(app, replace(app.targets, latency_target_ms=45.0))
     plant.run(15.0)
     assert set(CPU) <= plant.manager.state.actuators.unresponsive
@@ -76,10 +74,10 @@ def test_clocks_that_are_not_applied_are_planned_with_as_they_are() -> None:
 
 def test_a_device_that_obeys_again_is_used_again() -> None:
     plant, app = one_app()
-    plant.clock_changes = Unresponsive()
+    plant.simulation.faults.add("ignored_clocks")
     plant.run(5.0)
     assert plant.manager.state.actuators.unresponsive
-    plant.clock_changes = []
+    plant.simulation.faults.clear()
     plant.run(14.0)
     assert not plant.manager.state.actuators.unresponsive
     band = next(b for b in plant.decisions[-1].bands if b.domain == "cpu0")
@@ -141,8 +139,7 @@ def test_a_silent_application_keeps_its_sub_network_and_does_not_hold_up_the_oth
     plant.run(5.0)
     degraded = front.running
     assert degraded < "s9"
-    rear.camera_hz = 1e-6  # no more images
-    rear.next_image_ns = plant.now_ns + 10**15
+    plant.silence(rear)
     plant.run(4.0)
     silent = rear.running
     plant.slowdown = 1.0
@@ -156,13 +153,10 @@ def test_a_silent_application_keeps_its_sub_network_and_does_not_hold_up_the_oth
 def test_a_library_that_lies_about_one_entry_does_not_make_it_oscillate() -> None:
     """The largest network takes half as long again as its library says, the others what it says."""
     app = PlantApp(AppTargets("front", 52.0), make_library("front"))
-    honest = app.library
-    slower = tuple(
-        replace(e, alpha_ms=1.5 * e.alpha_ms, beta_ms=1.5 * e.beta_ms) if e.id == "s9" else e
-        for e in honest.entries
-    )
     plant = Plant(RuntimeManager(), [app])
-    app.library = SubnetLibrary("front", slower)  # what it really does; the manager was told the other
+    truth = app.node.trace.entries  # the manager gets the library as it is
+    key, entry = next((key, e) for key, e in truth.items() if e.id == "s9")
+    truth[key] = replace(entry, alpha_ms=1.5 * entry.alpha_ms, beta_ms=1.5 * entry.beta_ms)
     plant.run(60.0)
     late = miss_share(plant.frames, plant.now_ns - 30 * SECOND, plant.now_ns)
     assert late < 0.15
@@ -217,9 +211,8 @@ def test_a_restarted_application_is_told_again() -> None:
     plant, app = one_app()
     plant.run(5.0)
     assert app.running == "s9"
-    app.sequence, app.running, app.decision_id, app.rate_hz = 0, "s0", 0, float("nan")
-    app.pending.clear()
     plant.add(app)
+    assert app.running == "s0"
     plant.run(3.0)
     assert app.running == "s9"
     assert plant.manager.state.refusals.counts["monitor"] == 0
@@ -236,15 +229,6 @@ def test_a_jump_of_the_clock_changes_no_knob(jump_s: float) -> None:
     before = plant.decisions[-1]
     shift = int(jump_s * SECOND)
     plant.now_ns += shift
-    plant._next_step += shift
-    plant._next_telemetry += shift
-    app.next_image_ns += shift
-    app.busy_until_ns += shift
-    app.last_taken_ns += shift
-    if app.waiting_ns is not None:
-        app.waiting_ns += shift
-    app.pending = [(when + shift, command) for when, command in app.pending]
-    plant.clock_changes = [(when + shift, command) for when, command in plant.clock_changes]
     start = plant.now_ns
     plant.run(6.0)
     after = [d for d in plant.decisions if d.step_time > start or jump_s < 0.0][-25:]
@@ -262,7 +246,7 @@ def test_frames_around_a_gap_say_nothing_about_the_rate() -> None:
     for gap_s in (2.0, 500.0):
         plant.run(0.15)
         plant.now_ns += int(gap_s * SECOND)
-        plant._step()
+        plant.step()
         assert rate.hz == pytest.approx(before, rel=0.1)
 
 
@@ -270,8 +254,9 @@ def test_a_manager_that_was_paused_goes_on_where_it_was() -> None:
     plant, app = one_app()
     plant.run(6.0)
     before = plant.decisions[-1]
-    plant._next_step = plant.now_ns + 2 * SECOND  # two seconds without a step; queues of depth five
+    plant.simulation.faults.add("manager_paused")  # two seconds without a step; queues of depth five
     plant.run(1.99)
+    plant.simulation.faults.clear()
     plant.inbox[:] = plant.inbox[-10:]
     plant.run(3.0)
     late = [d for d in plant.decisions if d.step_time > before.step_time]

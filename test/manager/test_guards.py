@@ -98,6 +98,19 @@ def test_staying_above_the_cap_lowers_the_budget_within_two_samples() -> None:
     assert guard.limit_w(10.0) == pytest.approx(10.0 * (1.0 - CAP_GUARD), rel=1e-3)
 
 
+def test_what_had_to_be_given_up_again_is_tried_ever_more_rarely() -> None:
+    """Two clocks with the cap between them, where the model says that both fit, make no limit cycle."""
+    guard, kept = PowerGuard(), []
+    for _ in range(6):
+        while not guard.observe(11.0, 9.0, 0.1, 10.0, settled=True):
+            pass
+        trim_w = guard.trim_w
+        for _ in range(50):
+            guard.observe(9.0, 9.0, 0.1, 10.0, settled=True)
+        kept.append(guard.trim_w / trim_w)
+    assert kept == sorted(kept) and kept[0] < 0.3 and kept[-1] > 0.9
+
+
 def test_clocks_on_their_way_are_no_breach() -> None:
     guard = PowerGuard()
     assert not any(guard.observe(11.0, 9.0, 0.1, 10.0, settled=False) for _ in range(20))

@@ -7,7 +7,7 @@ from math import inf
 
 import pytest
 from manager_bench import Bench
-from manager_plant import capabilities, make_library, telemetry
+from simulated_robot import capabilities, make_library, telemetry
 
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.manager.knobs import FINISH_S

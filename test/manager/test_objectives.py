@@ -8,7 +8,7 @@ from math import inf, nan
 import numpy as np
 import pytest
 from manager_bench import settled
-from manager_plant import SECOND, Plant, PlantApp, make_library, miss_share
+from simulated_robot import SECOND, Plant, PlantApp, make_library, miss_share
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.budgets import GAP_MAX_S, LAST_SECONDS_S, Battery

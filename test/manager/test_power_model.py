@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from manager_bench import FRONT, Bench, one_app
-from manager_plant import MODEL, capabilities, make_library
+from simulated_robot import MODEL, capabilities, make_library
 
 from dynofa_ros.manager.build_problem import build_problem, unpriced
 from dynofa_ros.manager.inputs import Input, Parameters

@@ -8,12 +8,12 @@ import sys
 from dataclasses import replace
 from math import inf, isnan, nan
 
-import manager_plant
 import pytest
+import simulated_robot
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manager_bench import START, Bench, one_app
-from manager_plant import MS, SECOND, Plant, PlantApp, capabilities, make_library, miss_share
+from manager_bench import START, Bench
+from simulated_robot import MS, SECOND, Plant, PlantApp, capabilities, make_library, miss_share
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.app_state import FIRST_S
@@ -63,7 +63,7 @@ def telemetry(stamp_ns: int, power_w: float = 8.0, temperature_c: float = 45.0) 
         DomainTelemetry(d.domain, float(d.frequencies_hz[-1]), 60.0 if d.domain.startswith("cpu") else 0.0)
         for d in capabilities().domains
     )
-    return manager_plant.telemetry(stamp_ns, power_w, readings, temperature_c)
+    return simulated_robot.telemetry(stamp_ns, power_w, readings, temperature_c)
 
 
 class Frames(Bench):
@@ -324,8 +324,8 @@ def test_a_rejection_is_forgotten_when_the_fault_ends() -> None:
 
 def test_a_plan_in_force_that_has_become_too_much_leaves_frames_out() -> None:
     """Frames are in time if they are answered, but the worker cannot answer all of them."""
-    plant, _ = one_app(AppTargets("front", 200.0, rate_hz=60.0), slowdown=3.0)
-    plant.apps[0].camera_hz = 60.0
+    app = PlantApp(AppTargets("front", 200.0, rate_hz=60.0), make_library("front"), camera_hz=60.0)
+    plant = Plant(RuntimeManager(), [app], slowdown=3.0)
     plant.run(10.0)
     assert miss_share(plant.frames, plant.now_ns - 5 * SECOND, plant.now_ns) < 0.2
     decision = plant.decisions[-1]
@@ -412,7 +412,6 @@ def test_stale_telemetry_is_noticed_and_stops_upgrades() -> None:
     plant.run(3.0)
     assert app.running < degraded
     plant.slowdown, plant.telemetry_on = 1.0, True
-    plant._next_telemetry = plant.now_ns
     plant.run(6.0)
     assert app.running == "s9"
 
@@ -428,7 +427,7 @@ def test_frozen_telemetry_counts_as_stale() -> None:
 def test_nan_in_telemetry_is_survived() -> None:
     bench = ready_bench()
     before = bench.step()
-    blind = manager_plant.telemetry(
+    blind = simulated_robot.telemetry(
         bench.now_ns + 1,
         nan,
         tuple(DomainTelemetry(d.domain, nan, nan) for d in capabilities().domains),

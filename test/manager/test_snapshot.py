@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from manager_bench import FRONT, Bench
-from manager_plant import Plant, PlantApp, capabilities, make_library
 from replay_runs import REFERENCE, tool
+from simulated_robot import Plant, PlantApp, capabilities, make_library
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager import snapshot as under_test

@@ -7,8 +7,8 @@ from math import inf
 
 import numpy as np
 import pytest
-from manager_plant import published
 from manager_problems import brute_force, calm, mapped, random_demands, solved
+from simulated_robot import published
 
 from dynofa_ros.device.board import load_board
 from dynofa_ros.latency import core_share

@@ -29,10 +29,10 @@ from dynofa_ros.msg import (
     TemperatureReading,
 )
 from lifecycle_msgs.msg import Transition
-from manager_plant import BOARD, CPU, MODEL, capabilities, make_library
 from rclpy.serialization import deserialize_message, serialize_message
 from ros_client import RosClient
 from ros_domain import own_domain
+from simulated_robot import BOARD, CPU, MODEL, capabilities, make_library
 
 from dynofa_ros import topics
 from dynofa_ros.convert import from_ros, to_ros
