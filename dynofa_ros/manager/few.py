@@ -17,14 +17,15 @@ from dynofa_ros.manager.grid import NEVER_W, NO_LIMIT_W, ROUNDING, Asked, Grid, 
 from dynofa_ros.manager.problem import LOAD_CEILING, Array
 
 PROBES = 9  # numbers of rungs that are tried at once
+FIRST_PROBES = np.array([-16, -4, -1, 0, 1, 4, 16, 10**6])  # around a guess, and the last one
 
 
 @dataclass(eq=False)
 class Priced:
-    """What demands take in some mappings: demands x mappings x rows, without ``limit`` those that it says."""
+    """What demands take in some mappings: demands x mappings x rows, where nothing else is said."""
 
     own: Array  # demands x applications x rows: load of each
-    limit: Array  # the same: total load up to which its deadline holds
+    most: Array  # demands x mappings x applications x rows: total load up to which it holds, inf elsewhere
     load: Array
     power_w: Array
     priced_w: Array  # `NEVER_W` where something is broken
@@ -38,33 +39,38 @@ class Few:
     def __init__(self, grid: Grid, homes: Indices) -> None:
         self.grid, self.homes = grid, homes
         # Applications that may not move come first: the sums are those of the tables bit for bit.
-        self._order = np.argsort([pin < 0 for pin in grid.pins], kind="stable") if grid.pins else slice(None)
-        self._hosted = homes[:, self._order, None] == grid.row_processor
+        self._order = np.argsort([pin < 0 for pin in grid.pins], kind="stable") if grid.pins else None
+        self._at_home = homes[:, :, None] == grid.row_processor
+        self._hosted = self._ordered(self._at_home)
         self._asked = b""
         self._priced: Priced
+        self._spare: Array
         self._empty = ~(homes[:, :, None] == np.arange(len(grid.slices))).any(axis=1)
+
+    def _ordered(self, values: Array) -> Array:
+        return values if self._order is None else values.take(self._order, axis=-2)
 
     def price(self, wanted: Asked, *, background: bool = False) -> Priced:
         """Prices demands; several have a first axis for them."""
         grid = self.grid
-        own, limit = grid.loads(wanted)
+        own, limit = grid.loads(wanted, anywhere=True)
         if own.ndim == 2:
             own, limit = own[None], limit[None]
-        parts = np.where(self._hosted, own[:, None, self._order], 0.0)
+        parts = np.where(self._hosted, self._ordered(own)[:, None], 0.0)
         load = np.add.reduce(parts, axis=2)
         watts = np.empty((*parts.shape[:2], 1 + parts.shape[2], parts.shape[3]))
         watts[:, :, 0] = grid.base_w
         np.multiply(parts, grid.slope_w, out=watts[:, :, 1:])
         power_w = np.add.reduce(watts, axis=2)
-        most = np.minimum.reduce(np.where(self._hosted, limit[:, None, self._order], inf), axis=2)
-        broken = load > np.minimum(most, grid.ceiling)
+        most = np.where(self._at_home, limit[:, None], inf)
+        broken = load > np.minimum.reduce(most, axis=2, initial=grid.ceiling)
         if background:
             broken |= (load + grid.background > LOAD_CEILING) & grid.below_top
         priced_w = np.where(broken, NEVER_W, power_w)
         least_w = np.minimum.reduceat(priced_w, grid.starts, axis=2)
         least_w = np.where(self._empty, grid.idle_w, least_w)
         total_w = np.add.reduce(least_w, axis=2) + grid.constant_w
-        return Priced(own, limit, load, power_w, priced_w, least_w, total_w)
+        return Priced(own, most, load, power_w, priced_w, least_w, total_w)
 
     def point(self, wanted: Asked, *, background: bool = False) -> Point | None:
         """Operating point of least power, None if there is none."""
@@ -87,21 +93,20 @@ class Few:
         grid, asked = self.grid, wanted.key()
         if self._asked != asked:
             self._asked, self._priced = asked, self.price(wanted)
-        priced = self._priced
-        own = np.where(np.isfinite(priced.own[0, app]), priced.own[0, app], 0.0)
-        at_home = self.homes[:, app, None] == grid.row_processor
-        others = self._hosted & (np.arange(len(priced.own[0]))[self._order] != app)[:, None]
-        most = np.minimum.reduce(np.where(others, priced.limit[0, self._order], inf), axis=1)
-        load = priced.load[0] - own
-        elsewhere_w = priced.total_w[0, :, None] - priced.least_w[0]
-        spare_w = (min(grid.limit_w, NO_LIMIT_W) - elsewhere_w)[:, grid.row_processor]
-        room = (spare_w - (priced.power_w[0] - own * grid.slope_w)) / grid.slope_w
-        room = np.minimum(room, np.minimum(most, grid.ceiling) - load)
+            elsewhere_w = self._priced.total_w[0, :, None] - self._priced.least_w[0]
+            spare_w = (min(grid.limit_w, NO_LIMIT_W) - elsewhere_w)[:, grid.row_processor]
+            self._spare = (spare_w - self._priced.power_w[0]) / grid.slope_w
+        priced, own = self._priced, self._priced.own[0, app]
+        most, load = priced.most[0].copy(), priced.load[0] - own
+        most[:, app] = inf
+        room = np.minimum.reduce(most, axis=1, initial=grid.ceiling)
+        room = np.minimum(self._spare + own, room - load)
+        room = np.where(self._at_home[:, app], room, -inf)
         in_time = grid.deadline[app] / (1.0 + load * grid.contention)
         full = grid.full_load(app) * (1.0 + ROUNDING)
         for divider in dividers:
             allowed = room * divider if relaxed else np.minimum(room * divider, in_time)
-            fits = (full <= np.where(at_home, allowed, -inf).max(axis=0)).any(axis=1)
+            fits = (full <= np.fmax.reduce(allowed, axis=0)).any(axis=1)
             if fits.any():
                 return divider, int(fits.argmax())
         return None
@@ -113,14 +118,16 @@ def limit_to_keep_w(grid: Grid) -> float:
     return limit_w + ROUNDING * abs(limit_w)
 
 
-def known_rungs(few: Few, asked: Callable[[Indices], Asked], rungs: int, guess: int) -> tuple[int, float]:
-    """Least number of rungs, of 0 to ``rungs``, with which one of the mappings keeps all limits, one more
-    than ``rungs`` without any; and the least power with one rung less, inf if that cannot be.
+def known_rungs(
+    few: Few, asked: Callable[[Indices], Asked], low: int, rungs: int, guess: int
+) -> tuple[int, float]:
+    """Least number of rungs above ``low`` with which one of the mappings keeps all limits, one more than
+    ``rungs`` if not even these will do; and the least power with one rung less, inf if that cannot be.
 
     ``asked``: demands after so many rungs. ``guess``: where to begin.
     """
-    low, high, low_w = -1, rungs + 1, inf
-    probes = np.unique(np.clip(guess + np.array([-16, -4, -1, 0, 1, 4, 16, rungs]), 0, rungs))
+    high, low_w = rungs + 1, inf
+    probes = np.unique(np.clip(guess + FIRST_PROBES, low + 1, rungs))
     while high - low > 1:
         least_w = few.price(asked(probes)).total_w.min(axis=1)
         fits = least_w <= min(few.grid.limit_w, NO_LIMIT_W)

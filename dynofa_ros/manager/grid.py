@@ -109,6 +109,36 @@ class Grid:
                 return part
         return self.parts[-1] if self.parts else self
 
+    def of_rows(self, rows: Sequence[range]) -> Grid:
+        """A grid with some of the clock levels of each processor."""
+        kept = np.concatenate(rows)
+        return replace(
+            self,
+            slices=_rows(tuple(map(len, rows)))[0],
+            unit_ms=self.unit_ms[..., kept],
+            scale=self.scale[..., kept],
+            pace=self.pace[..., kept],
+            share=None if self.share is None else self.share[..., kept],
+            contention=self.contention[kept],
+            base_w=self.base_w[kept],
+            slope_w=self.slope_w[kept],
+            background=self.background[kept],
+            below_top=self.below_top[kept],
+            first=tuple(n + r.start - p.start for n, r, p in zip(self.first, rows, self.slices, strict=True)),
+        )
+
+    def unlimited(self) -> Grid | None:
+        """The top clock of each processor, if no limit is in the way of it; None if one may be.
+
+        What can be given at all can then be given there: more clock is less load and less time.
+        """
+        top_w = np.maximum(
+            np.maximum.reduceat(self.base_w + self.slope_w * self.ceiling, self.starts), self.idle_w
+        )
+        if not self.plain or self.constant_w + float(top_w.sum()) > self.limit_w:
+            return None
+        return self.of_rows([range(place.stop - 1, place.stop) for place in self.slices])
+
     @property
     def plain(self) -> bool:
         """Whether it has neither modes nor parts."""
@@ -139,13 +169,13 @@ class Grid:
         """Demand levels x rows: load of an application with every due frame answered."""
         return self.unit_ms[..., app, :, :] * self.scale[..., app, None, :]
 
-    def loads(self, wanted: Asked) -> tuple[Array, Array]:
+    def loads(self, wanted: Asked, *, anywhere: bool = False) -> tuple[Array, Array]:
         """Own load of every application at every row, and the total load up to which its deadline holds.
 
-        Where it cannot run at all, or may not: inf and -inf.
+        Where it cannot run at all, or may not: inf and -inf. ``anywhere``: as if everybody may move.
         """
         load = self.unit_ms[..., np.arange(wanted.level.shape[-1]), wanted.level, :] * self.scale
-        if self.pins:
+        if self.pins and not anywhere:
             load = np.where(self.home | (np.array(self.pins) < 0)[:, None], load, inf)
         own = load / wanted.divider[..., None]
         others = (self.deadline / load - 1.0) / self.contention  # up to which it holds
@@ -268,24 +298,9 @@ def _parts(problem: Problem, grid: Grid) -> tuple[Grid, ...]:
 def _held(grid: Grid, held: int, level: int) -> Grid:
     """A grid with the clock of one processor held at a level, whether it hosts anyone or not."""
     row = grid.slices[held].start + level
-    kept = np.concatenate([[row] if k == held else np.r_[place] for k, place in enumerate(grid.slices)])
-    sizes = [1 if k == held else place.stop - place.start for k, place in enumerate(grid.slices)]
-    return replace(
-        grid,
-        slices=_rows(tuple(sizes))[0],
-        unit_ms=grid.unit_ms[..., kept],
-        scale=grid.scale[..., kept],
-        pace=grid.pace[..., kept],
-        share=None if grid.share is None else grid.share[..., kept],
-        contention=grid.contention[kept],
-        base_w=grid.base_w[kept],
-        slope_w=grid.slope_w[kept],
-        idle_w=tuple(float(grid.base_w[row]) if k == held else w for k, w in enumerate(grid.idle_w)),
-        background=grid.background[kept],
-        below_top=grid.below_top[kept],
-        first=tuple(level if k == held else n for k, n in enumerate(grid.first)),
-        held=held,
-    )
+    rows = [range(row, row + 1) if k == held else range(p.start, p.stop) for k, p in enumerate(grid.slices)]
+    idle_w = tuple(float(grid.base_w[row]) if k == held else w for k, w in enumerate(grid.idle_w))
+    return replace(grid.of_rows(rows), idle_w=idle_w, held=held)
 
 
 def _in_use(grid: Grid, processor: int) -> Grid:

@@ -26,7 +26,7 @@ from dynofa_ros.manager.few import Few, known_rungs
 from dynofa_ros.manager.grid import Asked, Grid, Indices, Point, asked, make_grid
 from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem
 from dynofa_ros.manager.reclaim import reclaim
-from dynofa_ros.manager.solver import solve
+from dynofa_ros.manager.solver import known_mappings, solve
 
 ACCURACY, RATE, DEADLINE = 0, 1, 2
 PERCENT = 100
@@ -145,39 +145,49 @@ def _within_limits(
     problem: Problem, grid: Grid, order: Ladder, guess: Trace, homes: Sequence[int]
 ) -> Outcome | None:
     """The outcome within the power limit, None if even the last rung breaks it."""
-    found = _search(grid, order, guess.place, homes)
+    # If a search has to be made: at the top clocks alone, where these are not limited.
+    limits = (grid.unlimited() if guess.rungs else None) or grid
+    found, few = _search(limits, order, guess.place, homes)
     if found is None:
         return None
-    wanted, few = order.asked(found.rungs), None
+    wanted = order.asked(found.rungs)
     if found.rungs:
-        wanted, few = reclaim(problem, grid, wanted, order.first)
-    return _outcome(problem, grid, wanted, found, few)
+        wanted, few = reclaim(problem, limits, wanted, order.first, few)
+    return _outcome(problem, grid, wanted, found, Few(grid, few.homes) if few else None)
 
 
-def _search(grid: Grid, order: Ladder, place: float, homes: Sequence[int]) -> Trace | None:
-    """Least number of rungs that keeps deadlines, loads and the power limit; None if all do not.
+def _search(grid: Grid, order: Ladder, place: float, homes: Sequence[int]) -> tuple[Trace | None, Few | None]:
+    """Least number of rungs that keeps deadlines, loads and the power limit, None if all do not; and the
+    mappings that can give what is asked then, if they are known.
 
     From the place of the last search in growing strides, as far as the missing power says; between two
-    known powers the limit is crossed about where the straight line between them crosses it. Where the
-    mapping ``homes`` needs so many rungs, no more are needed.
+    known powers the limit is crossed about where the straight line between them crosses it. Where a known
+    mapping, such as ``homes``, needs so many rungs, no more are needed; once the mappings that will do are few,
+    the rest is looked up among them.
     """
     low, high = -1, len(order) + 1  # infeasible at low, feasible at high
-    low_w, high_w = inf, -inf
-    probe = guess = int(np.searchsorted(order.places, place, side="right"))
-    if guess > 0 and grid.plain and len(homes) == len(order.first):
+    low_w, high_w, known = inf, -inf, None
+    guess, pinned = int(np.searchsorted(order.places, place, side="right")), min(grid.pins, default=-1) >= 0
+    if grid.plain and len(homes) == len(order.first) and (guess > 0 or pinned):
         few = Few(grid, np.array([homes]))
-        high, low_w = known_rungs(few, order.asked, len(order), guess)
-        if grid.pins and min(grid.pins) >= 0:
-            low = high - 1
-        elif high <= len(order):
-            probe = guess = high - 1
-    stride = 1
+        high, low_w = known_rungs(few, order.asked, low, len(order), guess)
+        if pinned:
+            low, known = high - 1, few
+    probe, stride = min(guess, max(high - 1, 0)), 1
     while high - low > 1:
         wanted = order.asked(probe)
         point = solve(grid, wanted, power=False)
         power_w = point.power_w if point is not None else inf
         if point is not None and power_w <= grid.limit_w:
             high, high_w = probe, power_w
+            if grid.plain and high - low > 1:
+                known = known_mappings(grid, wanted)
+                few = known or Few(grid, np.array([[grid.names.index(name) for name in point.mapping]]))
+                high, few_w = known_rungs(few, order.asked, low, probe, probe - 1)
+                if known:
+                    low = high - 1
+                    if high > 0:
+                        low_w = few_w if isfinite(few_w) else _least_w(grid, order.asked(low))
         else:
             low, low_w = probe, power_w
         missing = abs(power_w - grid.limit_w) / (RUNG_SHARE * power_w) if isfinite(power_w) else inf
@@ -189,7 +199,13 @@ def _search(grid: Grid, order: Ladder, place: float, homes: Sequence[int]) -> Tr
         else:
             probe = _between(low, high, low_w, high_w, grid.limit_w)
     # With one rung less there is a point, but above the limit: it is the power that binds.
-    return _trace(order, high, power=isfinite(low_w)) if high <= len(order) else None
+    return (_trace(order, high, power=isfinite(low_w)) if high <= len(order) else None), known
+
+
+def _least_w(grid: Grid, wanted: Asked) -> float:
+    """Least power that gives these demands, the limit apart; inf where they cannot be given."""
+    point = solve(grid, wanted, power=False)
+    return inf if point is None else point.power_w
 
 
 def _trace(order: Ladder, rungs: int, *, power: bool) -> Trace:

@@ -6,23 +6,21 @@ then rates, then accuracies, one application after the other, each as far as the
 
 from __future__ import annotations
 
-import numpy as np
-
 from dynofa_ros.manager.few import Few
 from dynofa_ros.manager.grid import Asked, Grid, Indices
 from dynofa_ros.manager.problem import DIVIDERS, Problem
 from dynofa_ros.manager.solver import best_for, known_mappings
 
 
-def reclaim(problem: Problem, grid: Grid, start: Asked, first: Indices) -> tuple[Asked, Few | None]:
+def reclaim(
+    problem: Problem, grid: Grid, start: Asked, first: Indices, few: Few | None
+) -> tuple[Asked, Few | None]:
     """Demands without the losses that are not needed, and the mappings that can give them, if they are few.
 
-    ``first``: levels of which nobody gets a better one. An application that keeps missing its deadline stays
-    at its floor: a larger network would be later.
+    ``first``: levels of which nobody gets a better one. ``few``: the mappings for ``start``. An application
+    that keeps missing its deadline stays at its floor: a larger network would be later.
     """
-    wanted, few, looked = start.copy(), None, b""
-    if grid.plain and grid.pins and min(grid.pins) >= 0:
-        few = Few(grid, np.array([grid.pins]))
+    wanted, looked = start.copy(), b""
 
     def best(app: int, *, relaxed: bool = False, rate: bool = True) -> tuple[float, int] | None:
         nonlocal few, looked
