@@ -144,6 +144,11 @@ class Grid:
         """Whether it has neither modes nor parts."""
         return not self.parts and self.unit_ms.ndim == 3
 
+    @property
+    def pinned(self) -> bool:
+        """Whether nobody may move."""
+        return min(self.pins, default=-1) >= 0
+
     @cached_property
     def row_processor(self) -> Indices:
         """Processor of each row."""
@@ -313,14 +318,21 @@ def _stack(
     menus: tuple[Menu, ...], names: tuple[str, ...], levels: tuple[int, ...], ratio: float = 1.0
 ) -> Array:
     """Times of all menus, inf where there is none; ``ratio``: see `problem.EntryTable.at`."""
-    depth, modes = max(len(menu.accuracies) for menu in menus), _modes(menus)
-    times = np.full((modes, len(menus), depth, sum(levels)), inf)
-    for app, menu in enumerate(menus):
-        for place, name in zip(_rows(levels)[0], names, strict=True):
-            if name in menu.tables:
-                own = menu.unit_ms(name, ratio)
-                times[: len(menu.tables[name].shares), app, : len(menu.accuracies), place] = own
-    return times if modes > 1 else times[0]
+    own = [_times(menu, names, levels, ratio) for menu in menus]
+    times = np.full((_modes(menus), len(own), max(block.shape[1] for block in own), sum(levels)), inf)
+    for app, block in enumerate(own):
+        times[: block.shape[0], app, : block.shape[1]] = block
+    return times if len(times) > 1 else times[0]
+
+
+@lru_cache(maxsize=256)
+def _times(menu: Menu, names: tuple[str, ...], levels: tuple[int, ...], ratio: float) -> Array:
+    """Times of one menu: modes x demand levels x rows."""
+    times = np.full((_modes([menu]), len(menu.accuracies), sum(levels)), inf)
+    for place, name in zip(_rows(levels)[0], names, strict=True):
+        if name in menu.tables:
+            times[: len(menu.tables[name].shares), :, place] = menu.unit_ms(name, ratio)
+    return times
 
 
 @lru_cache(maxsize=32)

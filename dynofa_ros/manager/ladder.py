@@ -123,11 +123,17 @@ def allocate(
     if not problem.apps:
         return Outcome((), Point((), {}, problem.constant_w + sum(p.idle_w for p in problem.processors)))
     grid = make_grid(problem, headroom, pins)
-    order = ladder(problem, least)
     homes = [grid.names.index(name) for name in mapping if name in grid.names]
-    if pins and min(pins) >= 0:
+    if grid.pinned:
         homes = list(pins)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        if not (guess.rungs or problem.least_latency):  # nothing was given up: perhaps nothing has to be now
+            first = asked([Demand(level) for level in least or (0,) * len(problem.apps)])
+            few = Few(grid, np.array([pins])) if grid.pinned and grid.plain else None
+            outcome = _outcome(problem, grid, first, COLD, few)
+            if outcome is not None:
+                return outcome
+        order = ladder(problem, least)
         return _within_limits(problem, grid, order, guess, homes) or _least_bad(problem, grid, order)
 
 
@@ -162,16 +168,16 @@ def _search(grid: Grid, order: Ladder, place: float, homes: Sequence[int]) -> tu
 
     From the place of the last search in growing strides, as far as the missing power says; between two
     known powers the limit is crossed about where the straight line between them crosses it. Where a known
-    mapping, such as ``homes``, needs so many rungs, no more are needed; once the mappings that will do are few,
-    the rest is looked up among them.
+    mapping, such as ``homes``, needs so many rungs, no more are needed; once the mappings that will do are
+    few, the rest is looked up among them.
     """
     low, high = -1, len(order) + 1  # infeasible at low, feasible at high
     low_w, high_w, known = inf, -inf, None
-    guess, pinned = int(np.searchsorted(order.places, place, side="right")), min(grid.pins, default=-1) >= 0
-    if grid.plain and len(homes) == len(order.first) and (guess > 0 or pinned):
+    guess = int(np.searchsorted(order.places, place, side="right"))
+    if grid.plain and len(homes) == len(order.first) and (guess > 0 or grid.pinned):
         few = Few(grid, np.array([homes]))
         high, low_w = known_rungs(few, order.asked, low, len(order), guess)
-        if pinned:
+        if grid.pinned:
             low, known = high - 1, few
     probe, stride = min(guess, max(high - 1, 0)), 1
     while high - low > 1:
