@@ -90,8 +90,24 @@ class Window:
 
     def deviation(self) -> float:
         """Median absolute deviation from the median; ValueError without any."""
-        centre = median_of(self._ordered)
-        return median_of(sorted([abs(value - centre) for value in self._ordered]))
+        ordered, centre = self._ordered, median_of(self._ordered)
+        # The half that is nearest to the median lies side by side, from ``low`` to ``last``.
+        half = len(ordered) // 2
+        low, high = 0, len(ordered) - half - 1
+        while low < high:
+            middle = (low + high) // 2
+            if centre - ordered[middle] > ordered[middle + half + 1] - centre:
+                low = middle + 1
+            else:
+                high = middle
+        last = low + half
+        below, above = centre - ordered[low], ordered[last] - centre
+        if len(ordered) % 2:
+            return max(below, above)
+        inner = (
+            max(centre - ordered[low + 1], above) if below > above else max(below, ordered[last - 1] - centre)
+        )
+        return 0.5 * (max(below, above) + inner)
 
     def _drop(self, value: float) -> None:
         del self._ordered[bisect_left(self._ordered, value)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import log, nan
+from statistics import median
 
 import numpy as np
 import pytest
@@ -266,6 +267,14 @@ def test_quantile_is_one_of_the_values(values: list[float], share: float) -> Non
     found = window.quantile(share)
     assert found in values
     assert sum(v > found for v in values) <= (1.0 - share) * len(values) + 1e-6
+
+
+@given(st.lists(st.floats(-5.0, 5.0) | st.sampled_from([0.0, 1.0, 2.0]), min_size=1, max_size=40))
+def test_deviation_is_the_median_of_what_lies_between_each_value_and_the_median(values: list[float]) -> None:
+    window = Window(len(values))
+    for value in values:
+        window.append(value)
+    assert window.deviation() == median([abs(value - median(values)) for value in values])
 
 
 def test_quantile_of_nothing_is_an_error() -> None:
