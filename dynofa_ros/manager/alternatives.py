@@ -7,10 +7,10 @@ accuracy. All other applications stay as they are; the clocks of the processors 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf, nan
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from dynofa_ros.manager.grid import Grid, make_grid
 from dynofa_ros.manager.hysteresis import HEADROOM
 from dynofa_ros.manager.placement import place_of
-from dynofa_ros.manager.plan import Choice, Forecast, Plan
-from dynofa_ros.manager.problem import LOAD_CEILING, App, Array, Problem
+from dynofa_ros.manager.plan import Forecast, Plan, used_levels
+from dynofa_ros.manager.problem import LOAD_CEILING, Array, Menu, Problem
 from dynofa_ros.messages import Alternative
 
 BETTER, CHEAPER, ELSEWHERE = "better", "cheaper", "processor"
@@ -53,23 +53,27 @@ def alternatives(
     """
     if plan is None or not plan.choices or not present.applicable:
         return ()
-    wishes = [
-        _Wish(number, kind, name, place)
-        for number, (app, choice) in enumerate(zip(problem.apps, plan.choices, strict=True))
-        for kind, name, place in _nearest(app, choice)
-    ]
+    processors = tuple((p.name, p.levels) for p in problem.processors)
+    used = used_levels(problem, plan)
+    ratios = tuple(problem.launch_ratio(name, used) for name, _ in processors)
+    near = []
+    for app, choice in zip(problem.apps, plan.choices, strict=True):
+        home, accuracy = place_of(choice.entry), choice.entry.accuracy
+        now = app.tables[home].index(choice.entry) or 0
+        near.append(_near(app.menu, home, now, accuracy, processors, ratios))
+    wishes = [(n, *option) for n, (options, *_) in enumerate(near) for option in options[1:]]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        offers = _offers(problem, plan, present, wishes)
+        offers = _offers(problem, plan, present, near, used)
     found = []
-    for wish, (change_w, broken) in zip(wishes, offers, strict=True):
+    for (n, kind, name, place), (change_w, broken) in zip(wishes, offers, strict=True):
         if not broken and present.power_w + change_w > problem.power_limit_w:
             broken = limit_name
-        app = problem.apps[wish.app]
-        entry = app.tables[wish.processor].entries[wish.place]
+        app = problem.apps[n]
+        entry = app.tables[name].entries[place]
         found.append(
             Alternative(
                 app=app.name,
-                kind=wish.kind,
+                kind=kind,
                 subnet_id=entry.id,
                 processor=entry.processor,
                 cluster=entry.cluster,
@@ -82,45 +86,56 @@ def alternatives(
     return tuple(found)
 
 
-class _Wish(NamedTuple):
-    """Application number ``app`` with the sub-network at a place of its table on a processor."""
-
-    app: int
-    kind: str
-    processor: str
-    place: int
+Option = tuple[str, str, int]  # kind, processor, and place in the table there
+Near = tuple[list[Option], Array, list[float]]
 
 
-def _nearest(app: App, choice: Choice) -> Iterator[tuple[str, str, int]]:
-    """Kind, processor and place in the table there."""
-    for name, table in app.tables.items():
-        accuracies = table.accuracies
-        if name != place_of(choice.entry):
-            place = bisect_left(accuracies, choice.entry.accuracy)
-            if place < len(accuracies):
-                yield ELSEWHERE, name, place
+@lru_cache(maxsize=256)  # menus are compared by identity and kept from step to step
+def _near(
+    menu: Menu,
+    home: str,
+    now: int,
+    accuracy: float,
+    processors: tuple[tuple[str, int], ...],
+    ratios: tuple[float, ...],
+) -> Near:
+    """What an application runs, and its nearest alternatives; their times, options x rows, inf at the rows of
+    other processors; the shares of the cores that they take.
+
+    ``home``, ``now``: where it runs, and its place in the table there. ``processors``: with their number of
+    levels. ``ratios``: theirs, see `Problem.launch_ratio`.
+    """
+    options = [("", home, now)]
+    for name, table in menu.tables.items():
+        if name != home:
+            place = bisect_left(table.accuracies, accuracy)
+            options += [(ELSEWHERE, name, place)] if place < len(table.accuracies) else []
             continue
-        below, above = table.neighbours[table.index(choice.entry) or 0]
-        if above is not None:
-            yield BETTER, name, above
-        if below is not None:
-            yield CHEAPER, name, below
+        below, above = table.neighbours[now]
+        options += [(BETTER, name, above)] if above is not None else []
+        options += [(CHEAPER, name, below)] if below is not None else []
+    times = np.full((len(options), sum(levels for _, levels in processors)), inf)
+    row = 0
+    for (name, levels), ratio in zip(processors, ratios, strict=True):
+        for line, (_, where, place) in zip(times, options, strict=True):
+            if where == name:
+                line[row : row + levels] = menu.tables[name].at(ratio)[0][place]
+        row += levels
+    return options, times, [menu.tables[name].share(place) for _, name, place in options]
 
 
 def _offers(
-    problem: Problem, plan: Plan, present: Forecast, wishes: Sequence[_Wish]
+    problem: Problem, plan: Plan, present: Forecast, near: Sequence[Near], used: Mapping[str, int]
 ) -> list[tuple[float, str]]:
-    """Change of the power for each wish, inf where it cannot be done, and what it breaks, nothing if ""."""
-    grid, count = make_grid(problem, HEADROOM), len(plan.choices)
-    homes = [grid.names.index(place_of(choice.entry)) for choice in plan.choices]
-    hosts = homes + [grid.names.index(wish.processor) for wish in wishes]
-    apps = [*range(count), *(wish.app for wish in wishes)]
-    tables = [problem.apps[n].tables[grid.names[k]] for n, k in zip(apps, hosts, strict=True)]
-    running = [table.index(choice.entry) or 0 for table, choice in zip(tables, plan.choices, strict=False)]
-    places = running + [wish.place for wish in wishes]
-    clocks = dict(plan.clocks)
-    levels = [p.level_of(clocks[p.name]) if p.name in clocks else None for p in problem.processors]
-    load, most = _needs(problem, plan, grid, levels, list(zip(apps, hosts, places, strict=True)))
+    """Change of the power for each alternative, inf where it cannot be done, and what it breaks, nothing
+    if ""."""
+    grid, count = make_grid(problem, HEADROOM), len(near)
+    # What runs comes first, then the alternatives.
+    lines = [(n, *options[0]) for n, (options, *_) in enumerate(near)]
+    lines += [(n, *option) for n, (options, *_) in enumerate(near) for option in options[1:]]
+    apps, hosts = [n for n, *_ in lines], [grid.names.index(name) for *_, name, _ in lines]
+    homes, levels = hosts[:count], [used.get(name) for name in grid.names]
+    load, most = _needs(problem, plan, grid, near, lines)
     for n, expected in enumerate(present.apps):
         if expected.late:  # its deadline is given up already and constrains no alternative
             most[n] = inf
@@ -141,32 +156,26 @@ def _offers(
     changes = after_w - np.array(now_w)[hosts[count:]]
     reasons = np.any(room, axis=1).tolist()
     offers = []
-    for wish, k, change_w, some in zip(wishes, hosts[count:], changes.tolist(), reasons, strict=True):
-        moved_w = relief_w[wish.app] if homes[wish.app] != k else 0.0
+    for n, k, change_w, some in zip(apps[count:], hosts[count:], changes.tolist(), reasons, strict=True):
+        moved_w = relief_w[n] if homes[n] != k else 0.0
         offers.append((change_w + moved_w, "" if change_w < inf else "latency" if some else "utilization"))
     return offers
 
 
 def _needs(
-    problem: Problem,
-    plan: Plan,
-    grid: Grid,
-    levels: Sequence[int | None],
-    runs: Sequence[tuple[int, int, int]],
+    problem: Problem, plan: Plan, grid: Grid, near: Sequence[Near], lines: Sequence[tuple[int, str, str, int]]
 ) -> tuple[Array, Array]:
-    """Load of each run (application, processor, place in its table), and the total load up to which its
-    deadline holds; runs x rows, load inf at the rows of other processors."""
-    used = {name: level for name, level in zip(grid.names, levels, strict=True) if level is not None}
-    ratios = [problem.launch_ratio(name, used) for name in grid.names]
-    times, per_ms = np.full((len(runs), len(grid.base_w)), inf), []
-    for line, (n, k, place) in enumerate(runs):
-        app, name = problem.apps[n], grid.names[k]
-        table, slowdown = app.tables[name], app.slowdown[name]
-        times[line, grid.slices[k]] = table.at(ratios[k])[0][place]
-        rate_hz = app.rate_hz / plan.choices[n].divider
-        budget_ms = grid.budget_ms[n] / (app.margin[name] * slowdown)
-        per_ms.append((slowdown * 1e-3 * rate_hz, budget_ms, table.share(place)))
-    scale, budget_ms, share = np.array(per_ms).reshape(-1, 3).T[:, :, None]
+    """Load of each line, and the total load up to which its deadline holds; lines x rows, load inf at the
+    rows of other processors."""
+    times = np.concatenate([block[:1] for _, block, _ in near] + [block[1:] for _, block, _ in near])
+    shares = [own[0] for *_, own in near] + [share for *_, own in near for share in own[1:]]
+    rates_hz = [a.rate_hz / c.divider for a, c in zip(problem.apps, plan.choices, strict=True)]
+    per_ms, budgets_ms, each_ms = [], [], grid.budget_ms.tolist()
+    for n, _, name, _ in lines:
+        slowdown = problem.apps[n].slowdown[name]
+        per_ms.append(slowdown * 1e-3 * rates_hz[n])
+        budgets_ms.append(each_ms[n] / (problem.apps[n].margin[name] * slowdown))
+    scale, budget_ms, share = np.array((per_ms, budgets_ms, shares))[:, :, None]
     load = share * (scale * times)
     spare = budget_ms / times - 1.0
     others = np.where(spare >= 0.0, spare / grid.contention, -inf)

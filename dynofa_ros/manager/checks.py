@@ -90,8 +90,7 @@ def _comparable(entry: SubnetEntry) -> SubnetEntry:
 
 def check_frame(frame: InferenceMonitor) -> str | None:
     """Why the measurement of a frame is refused."""
-    for name in ("inference_ms", "latency_ms"):
-        value = getattr(frame, name)
+    for name, value in (("inference_ms", frame.inference_ms), ("latency_ms", frame.latency_ms)):
         if not LEAST_MS <= value <= MOST_MS:
             return f"{name} must be a number above 0, at most {MOST_MS:g}, not {value}"
     if frame.latency_ms < frame.inference_ms * (1.0 - 1e-3) - 1e-3:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.placement import place_of
-from dynofa_ros.manager.plan import Choice, Plan
+from dynofa_ros.manager.plan import Choice, Plan, used_levels
 from dynofa_ros.manager.problem import App, Problem
 
 Grant = tuple[tuple[str, float], ...]
@@ -28,7 +28,7 @@ def grant(problem: Problem, plan: Plan, choice: Choice, model: App, app: AppStat
     if not app.sized or level is None:
         return ()
     table = model.tables[place]
-    unit_ms = table.at(problem.launch_ratio(place, _levels(problem, plan)))[0][:, level]
+    unit_ms = table.at(problem.launch_ratio(place, used_levels(problem, plan)))[0][:, level]
     least, most = model.accuracies[-1] - ACCURACY_GRAIN, model.accuracies[0] + ACCURACY_GRAIN
     granted = tuple(
         (entry.id, slowdown * app.shared * float(time_ms))
@@ -36,8 +36,3 @@ def grant(problem: Problem, plan: Plan, choice: Choice, model: App, app: AppStat
         if entry.threads == choice.entry.threads and least <= entry.accuracy <= most
     )
     return granted if len(granted) > 1 else ()
-
-
-def _levels(problem: Problem, plan: Plan) -> dict[str, int]:
-    found = {name: problem.processor(name).level_of(clocks) for name, clocks in plan.clocks}
-    return {name: level for name, level in found.items() if level is not None}

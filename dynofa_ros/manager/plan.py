@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
 from dynofa_ros.manager.ladder import Outcome
 from dynofa_ros.manager.placement import place_of
-from dynofa_ros.manager.problem import LOAD_CEILING, SATURATION, App, Problem, Processor
+from dynofa_ros.manager.problem import LOAD_CEILING, SATURATION, Problem, Processor
 from dynofa_ros.messages import SubnetEntry
 
 OVERLOAD = 0.98  # total utilisation, others included, at which a plan in force is given up
@@ -102,50 +101,72 @@ class Forecast:
 def make_plan(problem: Problem, outcome: Outcome) -> Plan:
     """The plan that carries out an outcome of the ladder."""
     choices: list[Choice] = []
-    for app, demand, name in zip(problem.apps, outcome.demands, outcome.point.mapping, strict=True):
-        ratio = problem.launch_ratio(name, outcome.point.levels)
-        mode = outcome.point.modes[len(choices)] if outcome.point.modes else 0
-        entry = app.pick(name, demand.level, outcome.point.levels[name], ratio, mode)
+    levels, modes = outcome.point.levels, outcome.point.modes or (0,) * len(problem.apps)
+    ratios = {name: problem.launch_ratio(name, levels) for name in levels}
+    placed = zip(problem.apps, outcome.demands, outcome.point.mapping, modes, strict=True)
+    for app, demand, name, mode in placed:
+        entry = app.pick(name, demand.level, levels[name], ratios[name], mode)
         choices.append(Choice(app.name, entry, demand.divider))
     clocks = []
-    for name, level in sorted(outcome.point.levels.items()):
-        clocks.append((name, tuple(float(hz) for hz in problem.processor(name).clocks_hz[level])))
-    met = outcome.feasible and not any(app.menu.below_floor for app in problem.apps)
+    for name, level in sorted(levels.items()):
+        clocks.append((name, tuple(problem.processor(name).clocks_hz[level].tolist())))
+    met = outcome.feasible and not any([app.menu.below_floor for app in problem.apps])
     return Plan(tuple(choices), tuple(clocks), outcome.rungs, met)
+
+
+def used_levels(problem: Problem, plan: Plan) -> dict[str, int]:
+    """Clock level of each processor in use, without those that are gone or whose clocks are."""
+    known = {p.name: p for p in problem.processors}
+    found = {name: known[name].level_of(clocks) for name, clocks in plan.clocks if name in known}
+    return {name: level for name, level in found.items() if level is not None}
 
 
 def forecast(
     problem: Problem, plan: Plan, power_limit_w: float | None = None, headroom: float = 1.0
 ) -> Forecast:
     """Prices a plan with the present estimates; ``power_limit_w`` replaces that of the problem."""
-    processors = {p.name: p for p in problem.processors}
-    levels = _levels(processors, plan)
-    if levels is None or len(plan.choices) != len(problem.apps):
+    levels = used_levels(problem, plan)
+    if len(levels) != len(plan.clocks) or len(plan.choices) != len(problem.apps):
         return Forecast(False)
-    runs, total = [], dict.fromkeys(processors, 0.0)
+    runs, total = [], {p.name: 0.0 for p in problem.processors}
     busiest = occupied = 0.0  # an application answers one frame after the other
+    ratios = {name: problem.launch_ratio(name, levels) for name in levels}
     for app, choice in zip(problem.apps, plan.choices, strict=True):
         name = place_of(choice.entry)
-        table, level = app.tables.get(name), levels.get(name)
+        table, level = app.menu.tables.get(name), levels.get(name)
         place = table.index(choice.entry) if table is not None else None
         if app.name != choice.app or table is None or level is None or place is None:
             return Forecast(False)
-        unit_ms = table.at(problem.launch_ratio(name, levels))[0]
-        time_ms = app.slowdown[name] * float(unit_ms[place, level])
+        time_ms = app.slowdown[name] * float(table.at(ratios[name])[0][place, level])
         busy = app.rate_hz / choice.divider * 1e-3 * time_ms
         load = table.share(place) * busy
         total[name] += load
         busiest = max(busiest, busy)
         occupied = max(occupied, busy * (1.0 + app.overhead_ms / time_ms))
         runs.append((app, choice, name, time_ms, load))
+    contention = {p.name: p.contention for p in problem.processors}
     apps = []
     for app, choice, name, time_ms, load in runs:
-        meeting = processors[name].contention * max(0.0, total[name] - load)
-        apps.append(_app_forecast(app, choice, app.margin[name], time_ms, load, meeting, headroom))
+        meeting = contention[name] * max(0.0, total[name] - load)  # contention times the load of the others
+        shared, margin, target_ms = 1.0 + meeting / MEETING, app.margin[name], app.latency_target_ms
+        guarded = margin * time_ms * (1.0 + meeting) + app.overhead_ms
+        apps.append(
+            AppForecast(
+                latency_ms=time_ms * shared + app.overhead_ms,
+                shared=shared,
+                margin=margin,
+                load=load,
+                divider=choice.divider,
+                late=guarded > headroom * target_ms * (1.0 + 1e-9),
+                shortfall=max(0.0, app.menu.accuracies[0] - choice.entry.accuracy),
+                share=guarded / target_ms,
+            )
+        )
     power_w, starving = 0.0, False
-    for name, processor in processors.items():
-        power_w += _power_w(processor, levels.get(name), total[name])
-        starving |= _starves(processor, levels.get(name), total[name])
+    for processor in problem.processors:
+        level, own = levels.get(processor.name), total[processor.name]
+        power_w += _power_w(processor, level, own)
+        starving |= _starves(processor, level, own)
     power_w = problem.constant_w + power_w
     load = max([busiest, *total.values()])
     overloaded = load > LOAD_CEILING * 1.02
@@ -158,36 +179,7 @@ def forecast(
         overload=load - LOAD_CEILING if overloaded else 0.0,
         backlog=max(0.0, occupied - SATURATION) if overloaded else 0.0,
         starving=starving,
-        thinned=any(choice.divider > 1 for choice in plan.choices),
-    )
-
-
-def _levels(processors: Mapping[str, Processor], plan: Plan) -> dict[str, int] | None:
-    """Clock level of each processor in use, None if a processor or its clocks are gone."""
-    levels = {}
-    for name, clocks in plan.clocks:
-        level = processors[name].level_of(clocks) if name in processors else None
-        if level is None:
-            return None
-        levels[name] = level
-    return levels
-
-
-def _app_forecast(
-    app: App, choice: Choice, margin: float, time_ms: float, load: float, meeting: float, headroom: float
-) -> AppForecast:
-    """``meeting``: contention times the load of the others there."""
-    shared = 1.0 + meeting / MEETING
-    guarded = margin * time_ms * (1.0 + meeting) + app.overhead_ms
-    return AppForecast(
-        latency_ms=time_ms * shared + app.overhead_ms,
-        shared=shared,
-        margin=margin,
-        load=load,
-        divider=choice.divider,
-        late=guarded > headroom * app.latency_target_ms * (1.0 + 1e-9),
-        shortfall=max(0.0, app.accuracies[0] - choice.entry.accuracy),
-        share=guarded / app.latency_target_ms,
+        thinned=any([choice.divider > 1 for choice in plan.choices]),
     )
 
 
@@ -205,12 +197,14 @@ def _starves(processor: Processor, level: int | None, load: float) -> bool:
 
 def quality(problem: Problem, expected: Forecast) -> tuple[float, ...]:
     """What counts before energy, smaller is better, in the order of the ladder read from its end."""
+    classes: dict[int, list[AppForecast]] = {}
+    for app, own in zip(problem.apps, expected.apps, strict=True):
+        classes.setdefault(app.priority, []).append(own)
     late, rates, shortfalls = [], [], []
-    for priority in sorted({app.priority for app in problem.apps}):
-        members = [e for a, e in zip(problem.apps, expected.apps, strict=True) if a.priority == priority]
-        late.append(float(sum(app.late for app in members)))
-        rates.append(float(sum(app.divider - 1 for app in members)))
-        shortfall = sum(app.shortfall for app in members)
+    for _, members in sorted(classes.items()):
+        late.append(float(sum([app.late for app in members])))
+        rates.append(float(sum([app.divider - 1 for app in members])))
+        shortfall = sum([app.shortfall for app in members])
         shortfalls.append(round(shortfall / SHORTFALL_GRAIN) * SHORTFALL_GRAIN)
     if problem.most_frames:
         answered = zip(problem.apps, expected.apps, strict=True)

@@ -83,13 +83,13 @@ class State:
 
     def consume(self, item: Input, now_ns: int, parameters: Parameters, settled: bool) -> set[str]:
         """Takes one message at step time ``now_ns``; ``settled`` = no clock was commanded just now."""
+        if isinstance(item.message, InferenceMonitor):
+            return self._frame(item.message, now_ns)
         message, reason = sift(item.message)
         if reason:
             self.refusals.refuse("device", "", reason)
         elif isinstance(message, DeviceTelemetry | DeviceCapabilities):
             self.refusals.accept("device", "")
-        if isinstance(message, InferenceMonitor):
-            return self._frame(message, now_ns)
         if isinstance(message, DeviceTelemetry):
             return self._telemetry(message, now_ns, parameters, settled)
         if isinstance(message, DvfsState):
@@ -266,7 +266,7 @@ class State:
         place = place_of(entry)
         share = core_share(entry.threads, self.clocks_of(place).cores) if entry.threads else 1.0
         self.loads.count(place, share * frame.inference_ms, frame.inference_ms)
-        factor, usual = app.size_factors(frame.request_size, entry)
+        factor, usual = app.size_factors(frame.request_size, entry) if app.sized else (1.0, 1.0)
         alarm = app.estimator.observe(
             running=("" if app.sized else frame.subnet_id, place),  # sized: another one for each request
             measured_ms=frame.inference_ms,
@@ -290,10 +290,12 @@ class State:
 
     def _fade(self, app: AppState) -> None:
         """What was seen of an application on processors that it has left."""
+        if len(app.estimator.filters) == 1:
+            return
+        running = [(a.estimator.processor, a.estimator) for a in self.apps.values()]
         for processor, known in app.estimator.filters.items():
             if processor != app.estimator.processor:
-                here = [a.estimator for a in self.apps.values() if a.estimator.processor == processor]
-                known.fade(drift([estimator.filters[processor] for estimator in here]))
+                known.fade(drift([e.filters[processor] for name, e in running if name == processor]))
 
     def _out_of_order(self, app: AppState, frame: InferenceMonitor) -> str | None:
         sequence, last = frame.frame_sequence, app.last_sequence
