@@ -240,20 +240,18 @@ class DeviceNode(ManagedNode):
             self._last_stale_s = now_s
             self.get_logger().warning(f"DVFS command: {self._control.last_stale}", throttle_duration_sec=1.0)
         self._publish_state()
-        if after.taken > before.taken:
-            self._start_following()
+        if after.taken > before.taken and self._pending():
+            self._follow_until_s = time.monotonic() + LONGEST_SETTLE_S
+            self._follow_timer.reset()
 
-    def _start_following(self) -> None:
-        self._follow_until_s = time.monotonic() + SETTLE_S
-        self._follow_timer.reset()
+    def _pending(self) -> bool:
+        domains = self._published.domains if self._published else ()
+        return any(domain.status is DomainStatus.PENDING for domain in domains)
 
     def _follow(self) -> None:
-        """Publish the arrival of a clock at once, for as long as one may be on its way."""
+        """Publish the arrival of a clock at once, while one is on its way."""
         self._publish_state()
-        domains = self._published.domains if self._published else ()
-        pending = any(domain.status is DomainStatus.PENDING for domain in domains)
-        extra_s = LONGEST_SETTLE_S - SETTLE_S if pending else 0.0
-        if time.monotonic() >= self._follow_until_s + extra_s:
+        if not self._pending() or time.monotonic() >= self._follow_until_s:
             self._follow_timer.cancel()
 
     def _watch(self) -> None:
@@ -263,7 +261,6 @@ class DeviceNode(ManagedNode):
         if self._control.check(self._command_s()):
             self.get_logger().warning(self._control.state().message)
             self.publish_diagnostics("commands")
-            self._start_following()
         self._publish_state()
         if now_s - self._discovered_s >= DISCOVERY_PERIOD_S:
             self._discovered_s = now_s

@@ -6,8 +6,9 @@ import gc
 import math
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 from rclpy.lifecycle import LifecyclePublisher
@@ -19,7 +20,14 @@ from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import OBJECTIVES, Departure, Input, Monitors, Parameters, make_input
 from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.manager.snapshot import snapshot
-from dynofa_ros.messages import DvfsCommand, InferenceMonitor
+from dynofa_ros.messages import (
+    AppDecision,
+    AppTargets,
+    DvfsCommand,
+    InferenceMonitor,
+    SubnetLibrary,
+    SubnetState,
+)
 from dynofa_ros.nodes import manager_status as status
 from dynofa_ros.ros.decoding import decoder
 from dynofa_ros.ros.diagnostics import Level, Status
@@ -30,16 +38,16 @@ from dynofa_ros.ros.run import run
 from dynofa_ros.topics import Topic
 
 DISCOVERY_PERIOD_S = 0.5
-EARLY_DISCOVERY_PERIOD_S, EARLY_S = 0.1, 2.0  # after a start: applications may run that lost their manager
+EARLY_S = 2.0  # after a start, in which every wake-up discovers: applications may have lost their manager
 EVENT_DELAY_S = 0.02  # events that come together are answered together
-NEARLY = 0.9  # of a control period: whatever wakes the node then brings the step forward
+NEARLY = 0.9  # of a period: whatever wakes the node then brings forward what is due
+SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.05, 0.2  # at monitors, each a wake-up: one per frame of the fastest
 RECENT_STEPS = 100
-LOOK_PERIOD_S = 0.05  # at monitors and telemetry: a missed deadline is answered so soon
-MOST_SILENT = 200  # messages of a topic that may come between two looks
+MOST_SILENT = 600  # messages of a topic between two steps: telemetry at 50 Hz in the longest control period
 SNAPSHOT_PERIOD_S = 10.0
-RENEWAL_S = 1.25  # of the device's command; where steps are frequent the manager renews it sooner
+RENEWAL_NS = 1_150_000_000  # of the device's command; where steps are frequent the manager renews it sooner
 MISSED_STEPS = 2.0  # control periods without a step after which nothing is renewed
-MAX_INPUTS = 2000  # of a step, which then comes before its time; more are lost
+MAX_INPUTS = 2000  # of a step, which comes before its time where half of them wait; more are lost
 
 _DEFAULT = Parameters()
 PARAMETERS = (
@@ -108,11 +116,11 @@ PARAMETERS = (
 
 @dataclass
 class _App:
-    """Connections to one application."""
+    """Connections to one application. answered_ns: by the command clock, when it last answered a command."""
 
     subscriptions: list[Subscription]
     commands: LifecyclePublisher
-    answered_s: float = field(default_factory=time.monotonic)  # when it last answered a command
+    answered_ns: int
 
 
 class ManagerNode(ManagedNode):
@@ -145,21 +153,18 @@ class ManagerNode(ManagedNode):
         self._read_parameters()
         self._lost_inputs = self._known_lost = 0
         self._compute_ms.clear()
-        self._last_step_s = 0.0
-        self._clocks: DvfsCommand | None = None  # the last command to the device
-        self._clocks_s = self._stepped_s = 0.0  # when it was sent, and when a step succeeded
-        self._snapshot_s = -math.inf
-        self._silent: dict[str, tuple[Inbox, Callable[[bytes], Input | None]]] = {}
-        self._listen(topics.TELEMETRY)
-        for topic in (topics.CAPABILITIES, topics.POWER_MODEL, topics.DVFS_STATE):
-            self.subscribe(topic, self._collector(topic), raw=True)
-        self._step_timer = self.every(self.value("control_period_s"), self._step)
-        self._event_timer = self.every(EVENT_DELAY_S, self._on_event_timer)
-        self._event_timer.cancel()
-        self.every(LOOK_PERIOD_S, self._look)
-        self.every(DISCOVERY_PERIOD_S, self._discover)
-        self._early_timer = self.every(EARLY_DISCOVERY_PERIOD_S, self._discover_early)
+        self._asked = False  # whether an event asks for a step
         self._started_s = time.monotonic()
+        self._discovered_s = self._last_step_s = 0.0
+        self._clocks: DvfsCommand | None = None  # the last command to the device
+        self._clocks_ns = self._stepped_ns = 0  # by the command clock: when it was sent, and a step succeeded
+        self._snapshot_s = -math.inf
+        self._silent: dict[str, tuple[Inbox, Callable[[bytes], None]]] = {}
+        for topic in (topics.TELEMETRY, topics.DVFS_STATE):
+            self._listen(topic)
+        for topic in (topics.CAPABILITIES, topics.POWER_MODEL):
+            self.subscribe(topic, self._collector(topic), raw=True)
+        self._look_timer = self.every(LONGEST_LOOK_S, lambda: None)
 
     def deactivate(self) -> None:
         for app in list(self._apps):
@@ -173,12 +178,9 @@ class ManagerNode(ManagedNode):
     def on_parameters_changed(self, changed: set[str]) -> None:
         if not self.active:  # `activate` reads them
             return
-        if "control_period_s" in changed:
-            self.cancel(self._step_timer)
-            self._step_timer = self.every(self.value("control_period_s"), self._step)
         if changed & {spec.name for spec in PARAMETERS}:
             self._read_parameters()
-            self._step()
+            self._asked = True
 
     def _read_parameters(self) -> None:
         self._in_force = Parameters(
@@ -194,95 +196,66 @@ class ManagerNode(ManagedNode):
         found = self.applications(topics.TARGETS)
         for app in self._apps.keys() - found:
             self._forget(app)
-            self._take(make_input(topics.TARGETS.of(app), Departure(app)), event=True)
+            self._keep(make_input(topics.TARGETS.of(app), Departure(app)))
+            self._asked = True
         for app in found - self._apps.keys():
             self._follow(app)
-
-    def _discover_early(self) -> None:
-        self._discover()
-        if time.monotonic() - self._started_s > EARLY_S:
-            self._early_timer.cancel()
 
     def _follow(self, app: str) -> None:
         self.get_logger().info(f"application {app} found")
         subscriptions = [
-            self.subscribe(topic, self._collector(topic, app, event), app, raw=True)
-            for topic, event in (
-                (topics.TARGETS, True),
-                (topics.LIBRARY, True),
-                (topics.SUBNET_STATE, False),
-            )
+            self.subscribe(topic, self._collector(topic, app), app, raw=True)
+            for topic in (topics.TARGETS, topics.LIBRARY)
         ]
-        subscriptions.append(self._listen(topics.MONITOR, app))
-        self._apps[app] = _App(subscriptions, self.advertise(topics.SUBNET_COMMAND, app))
+        subscriptions += [self._listen(topic, app) for topic in (topics.SUBNET_STATE, topics.MONITOR)]
+        commands = self.advertise(topics.SUBNET_COMMAND, app)
+        self._apps[app] = _App(subscriptions, commands, self.command_clock_ns())
 
     def _forget(self, app: str) -> None:
         self.get_logger().info(f"application {app} gone")
         connections = self._apps.pop(app)
-        del self._silent[topics.MONITOR.of(app)]
+        for topic in (topics.SUBNET_STATE, topics.MONITOR):
+            del self._silent[topic.of(app)]
         for subscription in connections.subscriptions:
             self.unsubscribe(subscription)
         self.withdraw(connections.commands)
 
-    def _collector(self, topic: Topic, app: str = "", event: bool = False) -> Callable[[bytes], None]:
-        """Callback that keeps the messages of a topic for the next step; ``event``: it then comes at once."""
-        read = self._reader(topic, app)
-
-        def collect(message: bytes) -> None:
-            item = read(message)
-            if item is not None:
-                followed = self._apps.get(app)  # None: the message was on its way when its node left
-                if topic is topics.SUBNET_STATE and followed is not None:
-                    followed.answered_s = time.monotonic()
-                self._take(item, event=event)
-
-        return collect
-
     def _listen(self, topic: Topic, app: str = "") -> Subscription:
-        """Keep the messages of a topic without being woken by them: they come often."""
+        """Keep the messages of a topic without being woken by them."""
         inbox = self.subscribe_silently(replace(topic, depth=MOST_SILENT), app, raw=True)
-        self._silent[topic.of(app)] = inbox, self._reader(topic, app)
+        self._silent[topic.of(app)] = inbox, self._collector(topic, app)
         return inbox.subscription
 
-    def _reader(self, topic: Topic, app: str) -> Callable[[bytes], Input | None]:
-        """What makes an input of a message, None where it cannot be one."""
+    def _take_silent(self) -> None:
+        """Keep what has come without waking the node, in the order in which it came."""
+        came = [
+            (info["received_timestamp"], collect, message)
+            for inbox, collect in self._silent.values()
+            for message, info in inbox.take()
+        ]
+        for _, collect, message in sorted(came, key=itemgetter(0)):
+            collect(message)
+
+    def _collector(self, topic: Topic, app: str = "") -> Callable[[bytes], None]:
+        """Callback that keeps the messages of a topic for the next step, and asks for it after an event."""
         name, decode = topic.of(app), decoder(topic)
 
-        def read(message: bytes) -> Input | None:
+        def collect(data: bytes) -> None:
             try:
-                return make_input(name, decode(message))
+                item = make_input(name, decode(data))
             except ValueError as error:
                 self.get_logger().warning(f"ignored: {error}", throttle_duration_sec=5.0)
-                return None
+                return
+            self._keep(item)
+            message = item.message
+            if isinstance(message, SubnetState):
+                self._apps[app].answered_ns = self.command_clock_ns()
+            elif isinstance(message, InferenceMonitor):
+                self._asked |= self._manager.urgent(message)
+            else:
+                self._asked |= isinstance(message, AppTargets | SubnetLibrary)
 
-        return read
-
-    def _look(self) -> None:
-        self._answer(event=self._take_silent())
-
-    def _take_silent(self) -> bool:
-        """Keep what has come without waking the node; whether a frame among it is an event."""
-        urgent = False
-        for inbox, read in self._silent.values():
-            for message, _ in inbox.take():
-                item = read(message)
-                if item is not None:
-                    self._keep(item)
-                    frame = item.message
-                    urgent |= isinstance(frame, InferenceMonitor) and self._manager.urgent(frame)
-        return urgent
-
-    def _take(self, item: Input, *, event: bool = False) -> None:
-        self._keep(item)
-        self._answer(event=event)
-
-    def _answer(self, *, event: bool) -> None:
-        """Step where it is time to, at once after an event."""
-        passed_s = time.monotonic() - self._last_step_s
-        if event and passed_s < EVENT_DELAY_S:
-            self._event_timer.reset()
-        elif event or len(self._inputs) >= MAX_INPUTS or passed_s >= NEARLY * self._in_force.control_period_s:
-            self._step()
+        return collect
 
     def _keep(self, item: Input) -> None:
         if len(self._inputs) < MAX_INPUTS:
@@ -292,14 +265,32 @@ class ManagerNode(ManagedNode):
 
     # --- steps -------------------------------------------------------------------------------
 
-    def _on_event_timer(self) -> None:
-        self._event_timer.cancel()
-        self._step()
+    def _set_look_period(self, apps: Iterable[AppDecision]) -> None:
+        """A part of the control period, so that steps come with looks."""
+        fastest_hz = max((1.0 / LONGEST_LOOK_S, *(app.rate_hz for app in apps)))
+        period_s = self._in_force.control_period_s
+        looks = math.ceil(period_s / max(SHORTEST_LOOK_S, 1.0 / fastest_hz) - 1e-6)
+        if (look_ns := round(1e9 * period_s / looks)) != self._look_timer.timer_period_ns:
+            self._look_timer.timer_period_ns = look_ns
+
+    def after_wake_up(self) -> None:
+        """Keep what has come, and step where it is time to."""
+        self._take_silent()
+        now_s = time.monotonic()
+        early = now_s - self._started_s < EARLY_S
+        if early or now_s - self._discovered_s >= NEARLY * DISCOVERY_PERIOD_S:
+            self._discovered_s = now_s
+            self._discover()
+        passed_s = now_s - self._last_step_s
+        if self._asked or len(self._inputs) >= MAX_INPUTS // 2:
+            time.sleep(max(0.0, EVENT_DELAY_S - passed_s))
+            self._look_timer.reset()
+            self._step()
+        elif passed_s >= NEARLY * self._in_force.control_period_s:
+            self._step()
 
     def _step(self) -> None:
-        self._last_step_s = time.monotonic()
-        self._step_timer.reset()
-        self._take_silent()
+        self._last_step_s, self._asked = time.monotonic(), False
         inputs, self._inputs = tuple(self._inputs), []
         decision = self._manager.step(self._now_ns(), Monitors(inputs, self._in_force))
         for command in self._manager.publication_order(decision):
@@ -309,21 +300,22 @@ class ManagerNode(ManagedNode):
             elif command.app in self._apps:
                 self._apps[command.app].commands.publish(to_ros(command))
         self._decisions.publish(to_ros(decision))
-        self._decision, self._stepped_s = decision, self._last_step_s
+        self._decision, self._stepped_ns = decision, self.command_clock_ns()
         self._compute_ms.append(decision.compute_ms)
+        self._set_look_period(decision.apps)
         if self._last_step_s - self._snapshot_s >= SNAPSHOT_PERIOD_S:
             self._snapshot_s = self._last_step_s
             self._publish_snapshot()
 
     def _send_clocks(self) -> None:
-        self._clocks_s = time.monotonic()
+        self._clocks_ns = self.command_clock_ns()
         self.sole_publisher.publish(to_ros(self._clocks))
 
     def _renew_clocks(self) -> None:
         """Repeat the last command where steps are so rare that it would lapse in between."""
-        now_s = time.monotonic()
-        in_time = now_s - self._stepped_s < MISSED_STEPS * self._in_force.control_period_s
-        if self._clocks is not None and in_time and now_s - self._clocks_s >= RENEWAL_S:
+        now_ns = self.command_clock_ns()
+        in_time = now_ns - self._stepped_ns < MISSED_STEPS * self._in_force.control_period_s * 1e9
+        if self._clocks is not None and in_time and now_ns - self._clocks_ns >= RENEWAL_NS:
             self._send_clocks()
 
     def _publish_snapshot(self) -> None:
@@ -341,7 +333,7 @@ class ManagerNode(ManagedNode):
     def _applications_status(self) -> Status:
         # Up to the last step but one: the last one's commands may still be on their way.
         silent_s = {
-            name: self._stepped_s - self._in_force.control_period_s - app.answered_s
+            name: 1e-9 * (self._stepped_ns - app.answered_ns) - self._in_force.control_period_s
             for name, app in self._apps.items()
         }
         return status.applications(self._manager.state.apps, self._decision, silent_s)

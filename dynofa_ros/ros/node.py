@@ -61,6 +61,7 @@ class ManagedNode(LifecycleNode):
         self.specs = {spec.name: spec for spec in (*specs, AUTOSTART)}
         self.start_error: str | None = None  # why autostart did not reach `active`
         self.active = False
+        self.finish_wake_up = self.__guarded(self.after_wake_up)  # for `run`
         self.__held = False  # whether `cleanup` is due
         self.__speaking = False  # whether the lifecycle publishers are on
         self.__phase = "unconfigured"
@@ -78,7 +79,7 @@ class ManagedNode(LifecycleNode):
         if sole is not None:
             self.diagnostics.add("one of its kind", self.__claim_status)
         self.__diagnostics_publisher = self.create_publisher(
-            DiagnosticArray, DIAGNOSTICS.name, qos_of(DIAGNOSTICS)
+            DiagnosticArray, DIAGNOSTICS.name, qos_of(DIAGNOSTICS), event_callbacks=quiet_publisher()
         )
         self.__autostart_timer: Timer | None = None
         if self.value("autostart"):
@@ -108,6 +109,9 @@ class ManagedNode(LifecycleNode):
 
     def on_parameters_changed(self, changed: set[str]) -> None:
         """Called after a successful set with the names that were set."""
+
+    def after_wake_up(self) -> None:
+        """Called while active, after all callbacks of a wake-up."""
 
     # --- for the subclass --------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from dynofa_ros.ros.executor import make_executor
 from dynofa_ros.ros.node import ManagedNode
 from dynofa_ros.ros.one_line import one_line
 
-_STOP_POLL_S = 0.1  # how late a signal is seen by a node that has nothing to do
+_STOP_POLL_S = 0.25  # how late a signal is seen by a node that has nothing to do
 
 
 def run(
@@ -56,6 +56,8 @@ def _spin(executor: Executor, nodes: Sequence[ManagedNode], stop: threading.Even
     while not stop.is_set() and all(node.start_error is None for node in nodes) and rclpy.ok():
         try:
             executor.spin_once(timeout_sec=_STOP_POLL_S)
+            for node in nodes:
+                node.finish_wake_up()
         except ExternalShutdownException:
             break
         except Exception as error:  # e.g. RCLError on Humble, for a transition that the state does not have

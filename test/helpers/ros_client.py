@@ -21,11 +21,13 @@ from dynofa_ros.convert import ros_types
 from dynofa_ros.ros.qos import qos_of
 from dynofa_ros.topics import DIAGNOSTICS, Topic, absolute
 
+REPLY_S = 0.3  # in which a node finds a new client; before, its answer is lost
+
 
 class RosClient:
     """It spins only while the test waits. ``target``: full name of the node under test."""
 
-    timeout_s = 10.0
+    timeout_s = 30.0  # of a busy machine: a node takes 10 s to start there
 
     def __init__(self, name: str, domain_id: int, namespace: str, target: str) -> None:
         self.namespace, self.target = namespace, target
@@ -34,6 +36,7 @@ class RosClient:
         self.node = rclpy.create_node(name, context=self._context, enable_rosout=False)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
+        self._clients: dict[str, Any] = {}  # by name of service
         self.diagnostics: dict[str, tuple[int, str]] = {}
         self.facts: dict[str, dict[str, str]] = {}  # the values of each diagnostic task
         self.subscribe(replace(DIAGNOSTICS, depth=10), self.on_diagnostics)
@@ -74,11 +77,13 @@ class RosClient:
 
     def call(self, kind: Any, service: str, request: Any) -> Any:
         """The response of a service of the node under test."""
-        client = self.node.create_client(kind, f"{self.target}/{service}")
-        assert client.wait_for_service(timeout_sec=self.timeout_s)
+        client = self._clients.get(service)
+        if client is None:
+            client = self._clients[service] = self.node.create_client(kind, f"{self.target}/{service}")
+            self.wait(client.service_is_ready, f"service {service}")
+            self.spin(REPLY_S)
         future = client.call_async(request)
         self.wait(future.done, f"answer of {service}")
-        self.node.destroy_client(client)
         return future.result()
 
     def set(self, **values: object) -> list[SetParametersResult]:

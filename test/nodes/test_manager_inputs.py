@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("dynofa_ros.msg", reason="the messages of the package are not built")
 
-from dynofa_ros.msg import SubnetState
 from rclpy.serialization import serialize_message
 
-from dynofa_ros import topics
+from dynofa_ros import msg, topics
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.inputs import Input, Parameters, make_input
 from dynofa_ros.manager.refusals import Refusals
-from dynofa_ros.messages import AppTargets, Header
+from dynofa_ros.messages import AppDecision, AppTargets, Header
 from dynofa_ros.nodes.manager_node import MAX_INPUTS, ManagerNode, _App
 from dynofa_ros.ros.diagnostics import Level
+from dynofa_ros.topics import Topic
+
+S = 1_000_000_000
 
 
 @pytest.fixture
@@ -27,7 +31,11 @@ def node() -> ManagerNode:
     """A node whose control period is long; a step only takes what is there."""
     made = ManagerNode.__new__(ManagerNode)
     made._inputs, made._last_step_s, made.taken = [], time.monotonic(), []  # type: ignore[attr-defined]
+    made._started_s, made._discovered_s, made._asked = 0.0, math.inf, False
+    made._look_timer = SimpleNamespace(reset=lambda: None)  # type: ignore[assignment]
     made._lost_inputs = made._known_lost = 0
+    made.time_ns = 0  # type: ignore[attr-defined]
+    made.command_clock_ns = lambda: made.time_ns  # type: ignore
     made._manager = SimpleNamespace(state=SimpleNamespace(refusals=Refusals()))  # type: ignore[assignment]
     made._silent, made._in_force = {}, Parameters(control_period_s=3600.0)
 
@@ -44,9 +52,10 @@ def numbered(number: int) -> Input:
 
 
 def test_a_step_comes_before_inputs_are_lost(node: ManagerNode) -> None:
-    for number in range(1, MAX_INPUTS + 10):
-        node._take(numbered(number))
-    assert node.taken == [MAX_INPUTS] and len(node._inputs) == 9  # type: ignore[attr-defined]
+    for number in range(1, MAX_INPUTS // 2 + 10):
+        node._keep(numbered(number))
+        node.after_wake_up()
+    assert node.taken == [MAX_INPUTS // 2] and len(node._inputs) == 9  # type: ignore[attr-defined]
     assert node._monitors_status().level == Level.OK
 
 
@@ -59,15 +68,66 @@ def test_lost_inputs_are_a_warning_that_ends(node: ManagerNode) -> None:
     assert found.level == Level.OK and found.values["lost_inputs"] == 3
 
 
-def test_an_application_that_answers_no_commands_is_an_error_until_it_does(node: ManagerNode) -> None:
+def test_a_step_comes_at_once_after_an_event_and_else_when_its_period_is_nearly_over(
+    node: ManagerNode,
+) -> None:
+    def asks(topic: Topic, message: Any) -> bool:
+        node._collector(topic, "front")(serialize_message(message))
+        before = len(node.taken)  # type: ignore[attr-defined]
+        node.after_wake_up()
+        node._asked = False
+        return len(node.taken) > before  # type: ignore[attr-defined]
+
+    node._manager.urgent = lambda frame: frame.deadline_missed  # type: ignore[method-assign]
+    late = {"app": "front", "subnet_id": "s0", "processor": "cpu"}
+    assert asks(topics.TARGETS, msg.AppTargets(app="front"))
+    assert asks(topics.LIBRARY, msg.SubnetLibrary(app="front"))
+    assert not asks(topics.MONITOR, msg.InferenceMonitor(**late))
+    assert asks(topics.MONITOR, msg.InferenceMonitor(deadline_missed=True, **late))
+    assert not asks(topics.TELEMETRY, msg.DeviceTelemetry())
+    node._in_force = Parameters(control_period_s=0.2)
+    node._last_step_s = time.monotonic() - 0.1
+    assert not asks(topics.TELEMETRY, msg.DeviceTelemetry())
+    node._last_step_s = time.monotonic() - 0.19
+    assert asks(topics.TELEMETRY, msg.DeviceTelemetry())
+
+
+@pytest.mark.parametrize(
+    ("rates_hz", "period_s", "look_s"),
+    [((), 0.2, 0.2), ((5.0, 2.0), 0.2, 0.2), ((2.0, 15.0), 0.2, 0.2 / 3), ((60.0,), 0.2, 0.05)]
+    + [((), 10.0, 0.2), ((30.0,), 0.02, 0.02)],
+)
+def test_monitors_are_looked_at_once_per_frame_of_the_fastest(
+    node: ManagerNode, rates_hz: tuple[float, ...], period_s: float, look_s: float
+) -> None:
+    timer = node._look_timer = SimpleNamespace(timer_period_ns=0)  # type: ignore[assignment]
+    node._in_force = Parameters(control_period_s=period_s)
+    node._set_look_period([AppDecision("front", "s0", "cpu", 9.0, 0.1, 0.8, rate_hz=hz) for hz in rates_hz])
+    assert timer.timer_period_ns == pytest.approx(1e9 * look_s, abs=1)
+
+
+def test_what_comes_silently_is_kept_in_the_order_in_which_it_came(node: ManagerNode) -> None:
+    def inbox(name: str, *times_ns: int) -> tuple[Any, Any]:
+        messages = [(f"{name}{ns}".encode(), {"received_timestamp": ns}) for ns in times_ns]
+        return SimpleNamespace(take=lambda: messages), node._inputs.append
+
+    node._silent = {"a": inbox("a", 1, 4), "b": inbox("b", 2, 3, 5)}
+    node._take_silent()
+    assert node._inputs == [b"a1", b"b2", b"b3", b"a4", b"b5"]
+
+
+def test_an_application_that_answers_no_commands_is_an_error_until_it_does(
+    node: ManagerNode,
+) -> None:
+    """By the clock by which commands are renewed: none is while the simulation is paused."""
     app = SimpleNamespace(app="front")
     node._manager.state.apps, node._decision = {"front": AppState("front")}, SimpleNamespace(apps=[app])  # type: ignore
-    node._in_force, node._stepped_s = Parameters(), time.monotonic()
-    node._apps = {"front": _App([], None, answered_s=node._stepped_s - 6.0)}  # type: ignore[arg-type]
+    node._in_force, node._stepped_ns = Parameters(), 6 * S
+    node._apps = {"front": _App([], None, answered_ns=0)}  # type: ignore[arg-type]
     found = node._applications_status()
     assert found.level == Level.ERROR and found.message.startswith("front answers no commands")
-    node._collector(topics.SUBNET_STATE, "front")(
-        serialize_message(SubnetState(subnet_id="s0", processor="cpu"))
-    )
+    node.time_ns = 6 * S  # type: ignore[attr-defined]
+    state = msg.SubnetState(subnet_id="s0", processor="cpu")
+    node._collector(topics.SUBNET_STATE, "front")(serialize_message(state))
     found = node._applications_status()
     assert found.level == Level.OK and found.message == "1 managed of 1 seen"
