@@ -106,6 +106,17 @@ def test_monitors_are_looked_at_once_per_frame_of_the_fastest(
     assert timer.timer_period_ns == pytest.approx(1e9 * look_s, abs=1)
 
 
+def test_bytes_that_are_no_message_are_named_and_nothing_else_is_lost(node: ManagerNode) -> None:
+    said: list[str] = []
+    node.get_logger = lambda: SimpleNamespace(warning=lambda text, **_: said.append(text))  # type: ignore
+    data = [b"", b"\0\1\0\0", bytes(serialize_message(msg.DeviceTelemetry())), b"\0\1\0\0" + b"\xff" * 40]
+    taken = [(message, {"received_timestamp": 0}) for message in data]
+    node._silent = {"": (SimpleNamespace(take=lambda: taken), node._collector(topics.TELEMETRY))}  # type: ignore
+    node.after_wake_up()
+    assert len(node._inputs) == 1
+    assert len(said) == 3 and all("DeviceTelemetry: " in text and "\n" not in text for text in said)
+
+
 def test_what_comes_silently_is_kept_in_the_order_in_which_it_came(node: ManagerNode) -> None:
     def inbox(name: str, *times_ns: int) -> tuple[Any, Any]:
         messages = [(f"{name}{ns}".encode(), {"received_timestamp": ns}) for ns in times_ns]
