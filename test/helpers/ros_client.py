@@ -71,7 +71,8 @@ class RosClient:
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         end_s = time.monotonic() + limit_s
         while not (result := condition()):
-            assert time.monotonic() < end_s, f"not seen within {limit_s:g} s: {what}"
+            late = time.monotonic() >= end_s
+            assert not late, f"not seen within {limit_s:g} s: {what}; diagnostics: {self.diagnostics}"
             self.spin_once()
         return result
 
