@@ -81,7 +81,6 @@ class ManagedNode(LifecycleNode):
         self.__diagnostics_publisher = self.create_publisher(
             DiagnosticArray, DIAGNOSTICS.name, qos_of(DIAGNOSTICS), event_callbacks=quiet_publisher()
         )
-        self.__autostart_timer: Timer | None = None
         if self.value("autostart"):
             self.__autostart_timer = self.create_timer(0.0, self.__autostart, clock=self.__steady_clock)
 
@@ -194,10 +193,9 @@ class ManagedNode(LifecycleNode):
             self.__active_subscriptions.remove(subscription)
         self.destroy_subscription(subscription)
 
-    def every(self, period_s: float, callback: Callable[[], None], *, steady: bool = True) -> Timer:
-        """Timer that exists until deactivation. steady: steady clock; otherwise the node clock (sim time)."""
-        clock = self.__steady_clock if steady else self.get_clock()
-        timer = self.create_timer(period_s, self.__guarded(callback), clock=clock)
+    def every(self, period_s: float, callback: Callable[[], None]) -> Timer:
+        """Timer of the steady clock, also in a simulation; it exists until deactivation."""
+        timer = self.create_timer(period_s, self.__guarded(callback), clock=self.__steady_clock)
         self.__active_timers.append(timer)
         return timer
 
@@ -373,9 +371,7 @@ class ManagedNode(LifecycleNode):
         return _SUCCESS
 
     def __autostart(self) -> None:
-        if self.__autostart_timer is not None:
-            self.destroy_timer(self.__autostart_timer)
-            self.__autostart_timer = None
+        self.destroy_timer(self.__autostart_timer)
         if self.__phase != "unconfigured":
             return  # a manager was faster
         if self.trigger_configure() != _SUCCESS or self.trigger_activate() != _SUCCESS:
