@@ -25,7 +25,7 @@ from dynofa_ros.evaluation.scenarios import scenario_of, scenes
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import GONE, Departure, Input, Monitors, Parameters, make_input
 from dynofa_ros.manager.runtime_manager import Decision
-from dynofa_ros.messages import Header, PowerModel
+from dynofa_ros.messages import ConsumedInput, Header, PowerModel
 from dynofa_ros.recording.bag import open_bag
 from dynofa_ros.recording.recorded_steps import DECISION_TYPE, RecordedInputs, is_wanted
 from dynofa_ros.recording.text_log import Message, message_types, read_log, write_log
@@ -153,7 +153,7 @@ def recomputed(messages: Iterable[Message]) -> list[Message]:
         if kind == DECISION_TYPE:
             if message.step_number == 1:
                 manager = RuntimeManager()
-            named = [(item.topic, int(item.sequence)) for item in message.inputs]
+            named = [ConsumedInput(item.topic, int(item.sequence)) for item in message.inputs]
             monitors = Monitors(known.of(named), parameters_today(message))
             message = decision_message(manager.step(stamp_ns(message.step_time), monitors))
         result.append((topic, kind, message))

@@ -30,7 +30,7 @@ from dynofa_ros.latency import latency
 from dynofa_ros.library.library import load_library, save_library
 from dynofa_ros.messages import Header, SubnetEntry
 from dynofa_ros.recording import metrics
-from dynofa_ros.recording.run import Clocks, Mark, Monitor, Run, Telemetry
+from dynofa_ros.recording.run import Monitor, Reading, Run, Telemetry
 from dynofa_ros.simulation import scene as scenes
 from dynofa_ros.simulation.log import Run as SimulatedRun
 from dynofa_ros.simulation.simulator import simulate
@@ -129,8 +129,8 @@ def as_records(run: SimulatedRun, phases: Sequence[ScenePhase], warm_up_s: float
         return origin_ns + round(S_TO_NS * (at_s - warm_up_s))
 
     records = Run()
-    records.marks = [Mark(ns(warm_up_s + p.start_s), p.name) for p in phases]
-    records.marks.append(Mark(ns(run.scene.duration_s) + 1, PHASE_END))  # after the last sample
+    records.marks = [Reading(ns(warm_up_s + p.start_s), p.name) for p in phases]
+    records.marks.append(Reading(ns(run.scene.duration_s) + 1, PHASE_END))  # after the last sample
     for frame in sorted(run.frames, key=lambda f: f.answered_s if f.monitor else math.inf):
         if frame.monitor is None or frame.answered_s < warm_up_s:
             continue
@@ -139,7 +139,7 @@ def as_records(run: SimulatedRun, phases: Sequence[ScenePhase], warm_up_s: float
     clocks_hz: dict[str, float] = {}
     for at_s, domain, hz in run.clocks:
         clocks_hz = {**clocks_hz, domain: float(hz)}
-        records.clocks.append(Clocks(ns(at_s), clocks_hz))
+        records.clocks.append(Reading(ns(at_s), clocks_hz))
     for before, after in pairwise(run.samples):
         if after.at_s > before.at_s:
             power_w = (after.energy_j - before.energy_j) / (after.at_s - before.at_s)
@@ -231,7 +231,10 @@ def _correlation(values: Sequence[float]) -> float:
 
 
 def _expected_ms(
-    frame: Monitor, entry: SubnetEntry | None, phase: ScenePhase, clocks: Sequence[Clocks]
+    frame: Monitor,
+    entry: SubnetEntry | None,
+    phase: ScenePhase,
+    clocks: Sequence[Reading[Mapping[str, float]]],
 ) -> float | None:
     """What the inference should have taken; None if that is not known, or the clock moved meanwhile."""
     if entry is None or not entry.reference_frequencies:
@@ -247,6 +250,6 @@ def _expected_ms(
     return float(latency(entry.alpha_ms, entry.beta_ms, ratio, slowdown=1.0 + phase.slowdown))
 
 
-def _clocks_at(clocks: Sequence[Clocks], at_ns: int) -> Mapping[str, float]:
+def _clocks_at(clocks: Sequence[Reading[Mapping[str, float]]], at_ns: int) -> Mapping[str, float]:
     index = bisect_right(clocks, at_ns, key=lambda c: c.time_ns)
-    return clocks[index - 1].clocks_hz if index else {}
+    return clocks[index - 1].value if index else {}

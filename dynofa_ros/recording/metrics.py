@@ -41,8 +41,8 @@ def phases(run: Run) -> list[Phase]:
     found = []
     for mark, following in zip_longest(run.marks, run.marks[1:]):
         end_ns = following.time_ns if following else max(last, mark.time_ns)
-        if mark.name != PHASE_END:
-            found.append(Phase(mark.name, mark.time_ns, end_ns))
+        if mark.value != PHASE_END:
+            found.append(Phase(mark.value, mark.time_ns, end_ns))
     return found
 
 
@@ -104,7 +104,7 @@ def clocks_used(run: Run, start_ns: int, end_ns: int) -> dict[str, list[int]]:
     """Distinct clocks per domain in Hz, ascending, from telemetry and from what the device applied."""
     used: defaultdict[str, set[int]] = defaultdict(set)
     observed = [t.clocks_hz for t in within(run.telemetry, start_ns, end_ns)]
-    applied = [c.clocks_hz for c in within(run.clocks, start_ns, end_ns)]
+    applied = [c.value for c in within(run.clocks, start_ns, end_ns)]
     for clocks_hz in [*observed, *applied]:
         for domain, hz in clocks_hz.items():
             if math.isfinite(hz):

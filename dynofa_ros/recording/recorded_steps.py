@@ -18,8 +18,8 @@ from rosbags.typesys.store import Typestore
 
 from dynofa_ros import topics
 from dynofa_ros.convert import from_ros
-from dynofa_ros.manager.inputs import GONE, Departure, Input, Parameters, make_input, parameters_of
-from dynofa_ros.messages import ManagerDecision, ManagerState
+from dynofa_ros.manager.inputs import GONE, Departure, Input, make_input, parameters_of
+from dynofa_ros.messages import ConsumedInput, ManagerDecision, ManagerState
 from dynofa_ros.recording.bag import BagError, open_bag, typestore
 from dynofa_ros.recording.run import robot_root
 from dynofa_ros.recording.text_log import Message, all_types, read_log
@@ -28,15 +28,10 @@ DECISION_TYPE = topics.DECISION.kind
 
 
 @dataclass(frozen=True)
-class RecordedDecision:
+class RecordedDecision(ManagerDecision):
     """One step of the manager as it was published. ``fields``: the whole message as plain data."""
 
-    decision_id: int
-    step_number: int
-    step_time_ns: int
-    inputs: tuple[tuple[str, int], ...]
-    parameters: Parameters
-    fields: Mapping[str, Any]
+    fields: Mapping[str, Any] = field(kw_only=True)
 
 
 class MissingInput(LookupError):
@@ -60,14 +55,14 @@ class RecordedInputs:
         self._places[item.topic, item.sequence].append(len(self._items))
         self._items.append(item)
 
-    def of(self, named: Iterable[tuple[str, int]]) -> tuple[Input, ...]:
+    def of(self, named: Iterable[ConsumedInput]) -> tuple[Input, ...]:
         """The inputs that a decision names, all taken. Raises MissingInput if one was not recorded."""
         inputs: list[Input] = []
         missing: list[str] = []
-        for topic, sequence in named:
-            item = self.take(topic, sequence)
+        for name in named:
+            item = self.take(name.topic, name.sequence)
             if item is None:
-                missing.append(f"{topic} {sequence}")
+                missing.append(f"{name.topic} {name.sequence}")
                 continue
             inputs.append(item)
         if missing:
@@ -182,14 +177,8 @@ def _add_input(inputs: RecordedInputs, topic: str, message: Any) -> None:
 
 def _decision(message: Any, store: Typestore) -> RecordedDecision:
     decision: ManagerDecision = from_ros(message)
-    return RecordedDecision(
-        decision_id=decision.decision_id,
-        step_number=decision.step_number,
-        step_time_ns=decision.step_time,
-        inputs=tuple((consumed.topic, consumed.sequence) for consumed in decision.inputs),
-        parameters=parameters_of(decision),
-        fields=plain(message, DECISION_TYPE, store),
-    )
+    parameters_of(decision)  # raises ValueError for parameters of another version
+    return RecordedDecision(**vars(decision), fields=plain(message, DECISION_TYPE, store))
 
 
 def is_wanted(root: str, topic: str, message_type: str) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 
 from dynofa_ros import topics
 from dynofa_ros.manager import RuntimeManager
-from dynofa_ros.manager.inputs import Input, Monitors
+from dynofa_ros.manager.inputs import Input, Monitors, parameters_of
 from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.manager.snapshot import restore
 from dynofa_ros.messages import ManagerState
@@ -148,7 +148,7 @@ class _Run:
                 self.errors.append(f"{fault}; {_left(after - place)}")
                 place, manager = after, None
                 continue
-            decision = manager.step(recorded.step_time_ns, Monitors(inputs, recorded.parameters))
+            decision = manager.step(recorded.step_time, Monitors(inputs, parameters_of(recorded)))
             differences = compare(recorded.fields, decision)
             self.comparisons.append(Comparison(recorded.decision_id, recorded.step_number, differences))
             place += 1
@@ -204,7 +204,7 @@ def _following(
     recorded, and the time must be near.
     """
     known = {(s.step_number, s.header.stamp_ns): s for s in snapshots}
-    steps = [(d.step_number, d.step_time_ns) for d in run]
+    steps = [(d.step_number, d.step_time) for d in run]
     found = {n: known[step] for n, step in enumerate(steps[:-1], start=1) if step in known}
     first, start_ns = steps[0]
     before = [s for s in snapshots if s.step_number + 1 == first and 0 <= start_ns - s.header.stamp_ns]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from dynofa_ros import topics
 from dynofa_ros.convert import from_ros, stamp_ns
@@ -34,6 +34,7 @@ MARK_DELAY_NS = 100_000_000  # a mark may be recorded so much later than the fir
 
 CLOCK_LEVELS = {DomainStatus.REJECTED: 2, DomainStatus.FALLBACK: 1, DomainStatus.THROTTLED: 1}
 
+T = TypeVar("T")
 FrameKey = tuple[int, str]  # header.stamp in nanoseconds, header.frame_id
 
 
@@ -81,14 +82,6 @@ class Telemetry:
 
 
 @dataclass(frozen=True)
-class Clocks:
-    """What the device applied (dynofa_ros/DvfsState)."""
-
-    time_ns: int
-    clocks_hz: Mapping[str, float]
-
-
-@dataclass(frozen=True)
 class Decision:
     """One step of the manager, as it was published."""
 
@@ -126,19 +119,11 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """Start of a phase; `end` closes the last one."""
+class Reading(Generic[T]):
+    """A value at a time."""
 
     time_ns: int
-    name: str
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A number at a time."""
-
-    time_ns: int
-    value: float
+    value: T
 
 
 LibraryKey = tuple[str, str, str]  # app, subnet_id, processor
@@ -154,11 +139,11 @@ class Run:
     results: list[Label] = field(default_factory=list)
     truths: list[Label] = field(default_factory=list)
     telemetry: list[Telemetry] = field(default_factory=list)
-    clocks: list[Clocks] = field(default_factory=list)
+    clocks: list[Reading[Mapping[str, float]]] = field(default_factory=list)  # that the device applied, Hz
     decisions: list[Decision] = field(default_factory=list)
     command_times_ns: list[int] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
-    manager_cpu: list[Reading] = field(default_factory=list)
+    marks: list[Reading[str]] = field(default_factory=list)  # starts of phases; `end` closes the last one
+    manager_cpu: list[Reading[float]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)  # changes of level
     accuracy: dict[LibraryKey, float] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
@@ -328,7 +313,7 @@ def _telemetry(run: Run, time_ns: int, app: str, message: Any) -> None:
 
 
 def _clocks(run: Run, time_ns: int, app: str, message: Any) -> None:
-    run.clocks.append(Clocks(time_ns, {d.domain: float(d.actual_hz) for d in message.domains}))
+    run.clocks.append(Reading(time_ns, {d.domain: float(d.actual_hz) for d in message.domains}))
     for domain in message.domains:
         status = DomainStatus(domain.status)
         text = f"{status.name.lower()}: {message.message}".rstrip(": ")
@@ -380,7 +365,7 @@ _COLLECTORS: dict[Topic, Adder] = {
     topics.DVFS_STATE: _clocks,
     topics.DVFS_COMMAND: lambda run, t, app, m: run.command_times_ns.append(t),
     topics.DECISION: lambda run, t, app, m: run.decisions.append(Decision(t, from_ros(m))),
-    topics.PHASE: lambda run, t, app, m: run.marks.append(Mark(t, m.data)),
+    topics.PHASE: lambda run, t, app, m: run.marks.append(Reading(t, m.data)),
     topics.MANAGER_CPU: lambda run, t, app, m: run.manager_cpu.append(Reading(t, float(m.data))),
     topics.ERRORS: _error,
 }

@@ -33,7 +33,7 @@ from dynofa_ros.evaluation.scenarios import MODE_CAPPED, default_board
 from dynofa_ros.library.library import load_library
 from dynofa_ros.paths import share_file
 from dynofa_ros.recording import metrics
-from dynofa_ros.recording.run import Clocks, Mark, Monitor, Run
+from dynofa_ros.recording.run import Monitor, Reading, Run
 from dynofa_ros.simulation.scene import ISOLATED, Noise, Reserved
 
 TARGETS = (
@@ -189,8 +189,8 @@ def live_frames(live: Mapped, factors: list[float]) -> Run:
     monitors = [
         frame(live, round(1e9 * (start_s + 0.01 * n)), usual_ms * factor) for n, factor in enumerate(factors)
     ]
-    marks = [Mark(round(1e9 * p.start_s), p.name) for p in phases]
-    return Run(monitors=monitors, marks=marks, clocks=[Clocks(0, {"gpu": 0.5 * 1_109_250_000})])
+    marks = [Reading(round(1e9 * p.start_s), p.name) for p in phases]
+    return Run(monitors=monitors, marks=marks, clocks=[Reading(0, {"gpu": 0.5 * 1_109_250_000})])
 
 
 def frame(live: Mapped, time_ns: int, inference_ms: float) -> Monitor:

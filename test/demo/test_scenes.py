@@ -22,7 +22,7 @@ from dynofa_ros.demo.signs import (
     render_scene,
 )
 from dynofa_ros.messages import Header
-from dynofa_ros.recording.run import Label, Mark, Run
+from dynofa_ros.recording.run import Label, Reading, Run
 from dynofa_ros.recording.scoring import PRECISION, Box
 
 
@@ -60,7 +60,7 @@ def boxes_of(index: int, score: float) -> tuple[Box, ...]:
 def run_of(score: float) -> Run:
     """Two scenes, the second one answered, with boxes of this score."""
     frames = [(START + n * S, "detector_camera") for n in range(2)]
-    run = Run(marks=[Mark(START, "steady"), Mark(START + 5 * S, "end")])
+    run = Run(marks=[Reading(START, "steady"), Reading(START + 5 * S, "end")])
     run.truths = [Label(START, "", frame, boxes_of(n, 1.0), PRECISION) for n, frame in enumerate(frames)]
     run.results = [Label(START + 2 * S, "detector", frames[1], boxes_of(1, score))]
     run.monitors = [replace(monitor(2.0), app="detector", header=Header(*frames[1]))]

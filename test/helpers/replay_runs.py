@@ -12,7 +12,7 @@ from typing import Any
 
 from dynofa_ros.convert import to_ros
 from dynofa_ros.manager import RuntimeManager
-from dynofa_ros.manager.inputs import Monitors
+from dynofa_ros.manager.inputs import Monitors, parameters_of
 from dynofa_ros.manager.snapshot import snapshot
 from dynofa_ros.recording.bag import typestore
 from dynofa_ros.recording.recorded_steps import DECISION_TYPE, recording
@@ -55,7 +55,7 @@ def with_snapshots(messages: Sequence[Message], every: int) -> list[Message]:
         step = next(recorded)
         if step.step_number == 1:
             manager = RuntimeManager()
-        manager.step(step.step_time_ns, Monitors(known.inputs.of(step.inputs), step.parameters))
+        manager.step(step.step_time, Monitors(known.inputs.of(step.inputs), parameters_of(step)))
         if step.step_number % every == 1:
             result.append((STATE.name, STATE.kind, to_ros(snapshot(manager), message_types)))
     return result

@@ -20,7 +20,7 @@ from simulated_robot import Plant, PlantApp, capabilities, make_library
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager import snapshot as under_test
-from dynofa_ros.manager.inputs import Monitors, Parameters
+from dynofa_ros.manager.inputs import Monitors, Parameters, parameters_of
 from dynofa_ros.manager.runtime_manager import Decision
 from dynofa_ros.manager.snapshot import FORMAT_VERSION, restore, snapshot
 from dynofa_ros.messages import AppTargets, ManagerState
@@ -45,7 +45,7 @@ def simulated(name: str) -> Steps:
 
 
 def steps_of(known: Recording) -> Steps:
-    return [(d.step_time_ns, Monitors(known.inputs.of(d.inputs), d.parameters)) for d in known.decisions]
+    return [(d.step_time, Monitors(known.inputs.of(d.inputs), parameters_of(d))) for d in known.decisions]
 
 
 def robot(count: int, parameters: Parameters, **arguments: Any) -> Plant:

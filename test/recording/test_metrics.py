@@ -15,10 +15,8 @@ from dynofa_ros.files import to_json
 from dynofa_ros.messages import Header
 from dynofa_ros.recording import metrics
 from dynofa_ros.recording.run import (
-    Clocks,
     Decision,
     Label,
-    Mark,
     Reading,
     Run,
     Telemetry,
@@ -36,8 +34,8 @@ def telemetry(time_s: float, energy_j: float, power_w: float = 5.0, clock_hz: fl
     return Telemetry(START + round(time_s * S), power_w, energy_j, 40.0, {"cpu0": clock_hz}, "simulated")
 
 
-def mark(time_s: float, name: str) -> Mark:
-    return Mark(START + round(time_s * S), name)
+def mark(time_s: float, name: str) -> Reading[str]:
+    return Reading(START + round(time_s * S), name)
 
 
 def two_phases() -> Run:
@@ -54,7 +52,7 @@ def two_phases() -> Run:
     run.results = [Label(m.time_ns, "front", m.frame, "stop") for m in run.monitors]
     run.results[3] = replace(run.results[3], value="yield")
     run.telemetry = [telemetry(t, 4.0 * t, power_w=4.0 if t < 10 else 6.0) for t in range(21)]
-    run.clocks = [Clocks(START + 15 * S, {"cpu0": 1.5e9, "gpu": math.nan})]
+    run.clocks = [Reading(START + 15 * S, {"cpu0": 1.5e9, "gpu": math.nan})]
     run.command_times_ns = [START + 15 * S]
     run.decisions = [Decision(START + t * S, decision()) for t in range(5)]
     run.manager_cpu = [Reading(START + S, 2.0), Reading(START + 2 * S, 4.0)]

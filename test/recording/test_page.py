@@ -17,7 +17,7 @@ from replay_runs import REFERENCE
 from dynofa_ros.files import to_json
 from dynofa_ros.messages import Alternative, Parameter
 from dynofa_ros.recording.page import document, page, steps, write_page
-from dynofa_ros.recording.run import Decision, Fault, Mark, Monitor, Run, Telemetry, collector, since
+from dynofa_ros.recording.run import Decision, Fault, Monitor, Reading, Run, Telemetry, collector, since
 from dynofa_ros.recording.text_log import make, read_log
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -38,7 +38,7 @@ def small_run() -> Run:
     better = Alternative("front", "better", "large", "gpu", 0.8, 1.5, False, "power_cap")
     capped = {"parameters": (Parameter("power_cap_w", 7.0),)}
     run = Run(board="a board", accuracy={("front", "large", "gpu"): 0.8, ("front", "small", "gpu"): 0.7})
-    run.marks = [Mark(START, "steady"), Mark(START + 2 * S, "power_cap"), Mark(START + 4 * S, "end")]
+    run.marks = [Reading(START, "steady"), Reading(START + 2 * S, "power_cap"), Reading(START + 4 * S, "end")]
     run.monitors = [
         frame(0.5),
         frame(1.5, latency_ms=60.0, deadline_missed=True),
@@ -144,7 +144,7 @@ def test_page_of_a_recorded_run_is_small() -> None:
 def hostile_run() -> Run:
     run = small_run()
     run.board, run.errors = HOSTILE, [HOSTILE]
-    run.marks[0] = Mark(START, HOSTILE)
+    run.marks[0] = Reading(START, HOSTILE)
     run.monitors = [replace(m, app=HOSTILE, subnet_id=HOSTILE, processor=HOSTILE) for m in run.monitors]
     run.faults = [Fault(START + S, HOSTILE, 2, HOSTILE)]
     made = run.decisions[3].made

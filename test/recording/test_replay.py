@@ -155,12 +155,12 @@ def test_bits_are_compared_and_nan_is_nan(demo: tuple[Message, ...]) -> None:
 
 def replayed_decision(messages: Sequence[Message], number: int) -> Any:
     from dynofa_ros.manager import RuntimeManager
-    from dynofa_ros.manager.inputs import Monitors
+    from dynofa_ros.manager.inputs import Monitors, parameters_of
 
     known, manager = record(messages), RuntimeManager()
     for recorded in known.decisions[: number + 1]:
         items = known.inputs.of(recorded.inputs)
-        decision = manager.step(recorded.step_time_ns, Monitors(items, recorded.parameters))
+        decision = manager.step(recorded.step_time, Monitors(items, parameters_of(recorded)))
     return decision
 
 
