@@ -13,7 +13,7 @@ from dynofa_ros import topics
 from dynofa_ros.application.commands import CommandInForce, Order, placement
 from dynofa_ros.application.emulation import run_stretched
 from dynofa_ros.application.networks import Libraries, Networks, SubnetKey
-from dynofa_ros.application.request_controller import RequestController
+from dynofa_ros.application.request_controller import RequestController, expected_ms
 from dynofa_ros.application.task import Task, Views
 from dynofa_ros.application.threads import TaskMapping
 from dynofa_ros.application.worker import (
@@ -278,7 +278,7 @@ class Application:
         started_ns = time.perf_counter_ns()
         order, target_ms = self.command.order, self._target_ms(received)
         header, request = self._decode(received.message)
-        network, expected_ms = self._choose(request, order, received)
+        network, predicted_ms = self._choose(request, order, received)
         tensors = self.task.preprocess(request, network)
         prepared_ns = time.perf_counter_ns()
         outputs_ns: list[int] = []
@@ -298,7 +298,7 @@ class Application:
         send(self._publish, answer.results)
         published_ns = time.perf_counter_ns()
         stages = stages_ms(received.received_ns, started_ns, prepared_ns, inferred_ns, published_ns)
-        self._controller.observe(expected_ms, stages["inference_ms"])
+        self._controller.observe(predicted_ms, stages["inference_ms"])
         missed = stages["latency_ms"] > target_ms
         number, dropped, malformed = counters.answer(missed)
         cluster, threads = placement(order, network.key, self.networks)
@@ -330,8 +330,8 @@ class Application:
         """
         current = self._switcher.current
         assert current is not None
-        held = {g: self._switcher.get(replace(order.key, subnet_id=g.subnet_id)) for g in order.granted}
-        granted = tuple(g for g, network in held.items() if network is not None)
+        held = {e: self._switcher.get(replace(order.key, subnet_id=e.id)) for e in order.granted}
+        granted = tuple(e for e, network in held.items() if network is not None)
         if not granted or self.command.pinned:
             return current, math.nan
         size, following = self.task.size(request), self._queue.first()
@@ -343,7 +343,7 @@ class Application:
             self.targets.latency_target_ms,
             self.targets.miss_tolerance,
         )
-        return held[chosen] or current, chosen.time_ms(size)
+        return held[chosen] or current, expected_ms(chosen, size)
 
     def _target_ms(self, request: Request) -> float:
         asked_ms = request.target_ms

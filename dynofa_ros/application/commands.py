@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from dynofa_ros.application.networks import Libraries, SubnetKey
-from dynofa_ros.application.request_controller import Granted
 from dynofa_ros.application.threads import TaskMapping
 from dynofa_ros.application.worker import RateGate
-from dynofa_ros.messages import AppTargets, SubnetCommand, SubnetCondition, SubnetState
+from dynofa_ros.messages import AppTargets, SubnetCommand, SubnetCondition, SubnetEntry, SubnetState
 from dynofa_ros.supernet.switching import Switched, Switcher
 
 LONGEST_VALIDITY_S = 86400.0
@@ -29,11 +28,11 @@ class Order:
     expires_ns: int | None = None
     affinity: frozenset[int] = frozenset()  # CPU numbers of the threads that compute; empty = all allowed
     cluster: str = ""  # that those CPUs are, where the command said so
-    granted: tuple[Granted, ...] = ()  # what may be taken instead, request by request
+    granted: tuple[SubnetEntry, ...] = ()  # what may be taken instead, with the time that is expected
 
     def allows(self, key: SubnetKey) -> bool:
         """Whether a sub-network is the commanded one, or granted in its place."""
-        granted = any(g.subnet_id == key.subnet_id for g in self.granted)
+        granted = any(entry.id == key.subnet_id for entry in self.granted)
         return key == self.key or (granted and replace(key, subnet_id=self.key.subnet_id) == self.key)
 
 
@@ -76,14 +75,15 @@ def commanded(command: SubnetCommand, before: Order, now_ns: int, *, emulated: b
     )
 
 
-def granted(command: SubnetCommand, key: SubnetKey, networks: Libraries) -> tuple[Granted, ...]:
-    """What a command leaves to the application to choose; those that the library has not are left out."""
+def granted(command: SubnetCommand, key: SubnetKey, networks: Libraries) -> tuple[SubnetEntry, ...]:
+    """What a command leaves to the application to choose, with the times that it expects; those that the
+    library has not are left out."""
     found = []
     for subnet_id, expected_ms in zip(command.granted_subnet_ids, command.granted_ms, strict=False):
         entry = networks.entry(key.processor, subnet_id, command.cluster, key.threads)
         if entry is not None and expected_ms > 0:
-            law = (1.0 if entry.fixed_share is None else entry.fixed_share, entry.reference_size or 0.0)
-            found.append(Granted(subnet_id, entry.accuracy, expected_ms, *law))
+            known = networks.libraries[key.processor].subnet_entry(entry)
+            found.append(replace(known, latency_ms=expected_ms))
     return tuple(found)
 
 

@@ -16,6 +16,7 @@ from math import inf, isfinite, nan
 import numpy as np
 
 from dynofa_ros.latency import size_factor
+from dynofa_ros.messages import SubnetEntry
 
 REQUESTS = 128  # over which measured / expected time is looked at
 PRIOR = tuple(float(ratio) for ratio in np.exp(0.25 * np.linspace(-2.0, 2.0, 16)))  # until they are known
@@ -24,19 +25,9 @@ AIMED_SHARE = 0.4  # of the miss tolerance: queues behind a long request add as 
 KEPT = 4  # requests whose tolerated misses are kept at most
 
 
-@dataclass(frozen=True)
-class Granted:
-    """A sub-network that may answer. expected_ms: at reference size, at the present clocks."""
-
-    subnet_id: str
-    accuracy: float
-    expected_ms: float
-    fixed_share: float = 1.0
-    reference_size: float = 0.0
-
-    def time_ms(self, size: float) -> float:
-        """Expected time of a request of this size; at reference size where it is not known."""
-        return self.expected_ms * size_factor(self.fixed_share, self.reference_size, size)
+def expected_ms(entry: SubnetEntry, size: float) -> float:
+    """Time of a request of this size: ``latency_ms`` at reference size, also where the size is not known."""
+    return entry.latency_ms * size_factor(entry.fixed_share, entry.reference_size, size)
 
 
 @dataclass
@@ -62,26 +53,26 @@ class RequestController:
 
     def choose(
         self,
-        granted: Sequence[Granted],
+        granted: Sequence[SubnetEntry],
         size: float,
         left_ms: float,
         next_left_ms: float,
         target_ms: float,
         miss_tolerance: float,
-    ) -> Granted:
+    ) -> SubnetEntry:
         """The most accurate one whose risk of a miss is still tolerated, else the quickest.
 
-        size: guessed. left_ms: of the deadline; next_left_ms: of that of the next request, inf if none
-        waits. The risk is that of this request and of the next one, which is answered by the quickest
-        sub-network and may come at any time.
+        granted: with times at the present clocks. size: guessed. left_ms: of the deadline; next_left_ms: of
+        that of the next request, inf if none waits. The risk is that of this request and of the next one,
+        which is answered by the quickest sub-network and may come at any time.
         """
         margin, aimed = self.margin(miss_tolerance), AIMED_SHARE * miss_tolerance
         self._size = _smooth(self._size, size)
-        quickest_ms = margin * min(g.time_ms(self._size) for g in granted)
+        quickest_ms = margin * min(expected_ms(e, self._size) for e in granted)
         self._left_over = min(self._left_over + aimed, KEPT * aimed)
         ratios = np.array(self._ratios)
-        for network in sorted(granted, key=lambda g: (-g.accuracy, g.time_ms(size))):
-            took_ms = ratios * network.time_ms(size)
+        for network in sorted(granted, key=lambda e: (-e.accuracy, expected_ms(e, size))):
+            took_ms = ratios * expected_ms(network, size)
             late_ms = took_ms + quickest_ms - min(next_left_ms, target_ms)  # of the next one, if it is there
             disturbed = late_ms > 0.0
             if next_left_ms == inf:
@@ -90,12 +81,12 @@ class RequestController:
             if risk <= self._left_over:
                 self._left_over -= risk
                 return network
-        return min(granted, key=lambda g: g.time_ms(size))
+        return min(granted, key=lambda e: expected_ms(e, size))
 
-    def observe(self, expected_ms: float, measured_ms: float) -> None:
-        """Takes a request that was answered; expected_ms: for the size that was guessed."""
-        if expected_ms > 0.0 and measured_ms > 0.0:
-            self._ratios.append(measured_ms / expected_ms)
+    def observe(self, predicted_ms: float, measured_ms: float) -> None:
+        """Takes a request that was answered; predicted_ms: for the size that was guessed."""
+        if predicted_ms > 0.0 and measured_ms > 0.0:
+            self._ratios.append(measured_ms / predicted_ms)
 
 
 def _smooth(before: float, value: float) -> float:

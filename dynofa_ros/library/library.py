@@ -122,22 +122,23 @@ class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def subnet_entries(self, slowdown: float = 1.0) -> tuple[SubnetEntry, ...]:
         """The entries as an application publishes them. slowdown: factor on every latency."""
-        return tuple(
-            SubnetEntry(
-                id=e.id,
-                processor=self.processor,
-                threads=e.threads or 0,
-                cluster=e.cluster or "",
-                accuracy=e.accuracy,
-                latency_ms=slowdown * e.latency_ms.median,
-                alpha_ms=slowdown * e.alpha_ms,
-                beta_ms=slowdown * e.beta_ms,
-                energy_j=math.nan if e.energy_j is None else e.energy_j,
-                reference_frequencies=self.reference_frequencies,
-                fixed_share=1.0 if e.fixed_share is None else e.fixed_share,
-                reference_size=e.reference_size or 0.0,
-            )
-            for e in self.entries
+        return tuple(self.subnet_entry(entry, slowdown) for entry in self.entries)
+
+    def subnet_entry(self, entry: Entry, slowdown: float = 1.0) -> SubnetEntry:
+        """One of the entries as an application publishes it."""
+        return SubnetEntry(
+            id=entry.id,
+            processor=self.processor,
+            threads=entry.threads or 0,
+            cluster=entry.cluster or "",
+            accuracy=entry.accuracy,
+            latency_ms=slowdown * entry.latency_ms.median,
+            alpha_ms=slowdown * entry.alpha_ms,
+            beta_ms=slowdown * entry.beta_ms,
+            energy_j=math.nan if entry.energy_j is None else entry.energy_j,
+            reference_frequencies=self.reference_frequencies,
+            fixed_share=1.0 if entry.fixed_share is None else entry.fixed_share,
+            reference_size=entry.reference_size or 0.0,
         )
 
     def config(self, entry: Entry) -> Any:

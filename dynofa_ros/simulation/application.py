@@ -6,7 +6,7 @@ from collections import OrderedDict, deque
 from dataclasses import replace
 from math import inf, isfinite, nan
 
-from dynofa_ros.application.request_controller import Granted, RequestController
+from dynofa_ros.application.request_controller import RequestController, expected_ms
 from dynofa_ros.application.worker import RateGate
 from dynofa_ros.latency import size_factor
 from dynofa_ros.manager.placement import Placed, entry_key, subnet_key
@@ -120,12 +120,11 @@ class SimulatedApplication:
         assert self.serving is not None
         self._expected_ms = nan
         now, granted = self.current, {}
-        for subnet_id, expected_ms in zip(now.granted_subnet_ids, now.granted_ms, strict=True):
+        for subnet_id, known_ms in zip(now.granted_subnet_ids, now.granted_ms, strict=True):
             knob = replace(now, subnet_id=subnet_id)
             entry = self._entries.get(subnet_key(knob))
             if entry is not None and self._held.get(_prepared(subnet_id, knob), now_s + 1.0) <= now_s:
-                law = (entry.fixed_share, entry.reference_size)
-                granted[Granted(subnet_id, entry.accuracy, expected_ms, *law)] = entry
+                granted[replace(entry, latency_ms=known_ms)] = entry
         if not granted:
             return self.entry
         size, targets = self.trace.guesses[self.serving], self.targets
@@ -137,7 +136,7 @@ class SimulatedApplication:
             targets.latency_target_ms - self.spec.overhead_ms,
             targets.miss_tolerance,
         )
-        self._expected_ms = chosen.time_ms(size)
+        self._expected_ms = expected_ms(chosen, size)
         return granted[chosen]
 
     def _left_ms(self, index: int, now_s: float) -> float:

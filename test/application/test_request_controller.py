@@ -9,9 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynofa_ros.application.request_controller import Granted, RequestController
+from dynofa_ros.application.request_controller import RequestController
+from dynofa_ros.messages import SubnetEntry
 
-GRANTED = tuple(Granted(f"n{n}", 0.3 + 0.02 * n, 20.0 * (n + 1), 0.25, 10.0) for n in range(4))  # 20..80 ms
+GRANTED = tuple(  # 20..80 ms
+    SubnetEntry(f"n{n}", "cpu", 0.3 + 0.02 * n, 20.0 * (n + 1), nan, nan, nan, (), 0.25, 10.0)
+    for n in range(4)
+)
 
 
 def exact() -> RequestController:
@@ -23,7 +27,7 @@ def exact() -> RequestController:
 
 
 def chosen(controller: RequestController, size: float, left_ms: float, waiting_ms: float = inf) -> str:
-    return controller.choose(GRANTED, size, left_ms, waiting_ms, 200.0, 0.02).subnet_id
+    return controller.choose(GRANTED, size, left_ms, waiting_ms, 200.0, 0.02).id
 
 
 def test_small_requests_get_a_larger_network() -> None:
@@ -47,7 +51,7 @@ def test_where_requests_come_often_one_may_come_soon() -> None:
     for n in range(64):
         seldom.arrive(10_000.0 * n)
         often.arrive(100.0 * n)
-    near = [c.choose(GRANTED, 10.0, 90.0, inf, 95.0, 0.02).subnet_id for c in (seldom, often)]
+    near = [c.choose(GRANTED, 10.0, 90.0, inf, 95.0, 0.02).id for c in (seldom, often)]
     assert near == ["n3", "n2"]
 
 
@@ -58,7 +62,7 @@ def test_what_small_requests_leave_of_the_tolerated_misses_is_for_larger_ones() 
         controller.observe(10.0, 20.0 if n % 25 == 0 else 10.0)
 
     def chosen(left_ms: float) -> str:
-        return controller.choose(GRANTED, 10.0, left_ms, inf, 200.0, 0.05).subnet_id
+        return controller.choose(GRANTED, 10.0, left_ms, inf, 200.0, 0.05).id
 
     assert chosen(100.0) == "n1", "n2 and n3 may take 120 and 160 ms"
     assert [chosen(200.0) for _ in range(8)] == ["n3"] * 8  # without a risk
