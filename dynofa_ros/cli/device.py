@@ -12,7 +12,7 @@ from dynofa_ros.cli.work import one_line_errors
 from dynofa_ros.errors import UsageError
 
 if TYPE_CHECKING:
-    from dynofa_ros.device.linux.clock_backup import Returned
+    from dynofa_ros.device.device import AppliedDomain
 
 
 def add_parser(commands: Commands) -> None:
@@ -73,7 +73,7 @@ def _restore(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from error
     files = SysFiles(root)
-    returned: tuple[Returned, ...] = ()
+    returned: tuple[AppliedDomain, ...] = ()
     with one_line_errors():
         backup = ClockBackup(files)
         if backup.left_over():
@@ -87,26 +87,27 @@ def _restore(options: argparse.Namespace) -> int:
     return OK if all(clock.done for clock in returned) else FAILED
 
 
-def _print_returned(returned: tuple[Returned, ...], path: Path) -> None:
+def _print_returned(returned: tuple[AppliedDomain, ...], path: Path) -> None:
     if not returned:
         print(f"nothing to restore ({path} does not exist)")
     for clock in returned:
-        band = f"{clock.min_hz / 1e6:g} to {clock.max_hz / 1e6:g} MHz" if clock.max_hz else "no limit"
+        low_hz, high_hz = clock.requested_min_hz, clock.requested_max_hz
+        band = f"{low_hz / 1e6:g} to {high_hz / 1e6:g} MHz" if high_hz else "no limit"
         if clock.done:
             print(f"{clock.domain}: {clock.reason or f'restored, {band}'}")
         else:
             print(f"{clock.domain}: NOT restored ({band}): {clock.reason}")
 
 
-def _returned_json(returned: tuple[Returned, ...], root: Path, path: Path) -> dict[str, object]:
+def _returned_json(returned: tuple[AppliedDomain, ...], root: Path, path: Path) -> dict[str, object]:
     return {
         "sysfs_root": str(root),
         "state_file": str(path),
         "clocks": [
             {
                 "domain": clock.domain,
-                "min_hz": clock.min_hz,
-                "max_hz": clock.max_hz,
+                "min_hz": clock.requested_min_hz,
+                "max_hz": clock.requested_max_hz,
                 "restored": clock.done,
                 "reason": clock.reason,
             }

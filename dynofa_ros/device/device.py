@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from dynofa_ros.messages import DeviceCapabilities, DeviceTelemetry, DomainState, FrequencyBand
+from dynofa_ros.messages import DeviceCapabilities, DeviceTelemetry, DomainState, DomainStatus, FrequencyBand
 
 
 class Origin(NamedTuple):
@@ -38,6 +38,11 @@ class AppliedDomain(DomainState):
     """Requested and real state of one clock domain. ``reason`` says why the request was refused."""
 
     reason: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether what was asked for is in force."""
+        return self.status is DomainStatus.APPLIED
 
 
 class Device(Protocol):

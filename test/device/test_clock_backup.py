@@ -20,8 +20,9 @@ from dynofa_ros.device.linux.clock_backup import (
     restore_saved,
     state_folder,
 )
-from dynofa_ros.device.linux.inventory import Cap, PowerMode
+from dynofa_ros.device.linux.inventory import PowerMode
 from dynofa_ros.device.linux.sysfs import SysFiles
+from dynofa_ros.messages import FrequencyBand
 
 LOW = f"{policy(0)}/scaling_min_freq"
 HIGH = f"{policy(0)}/scaling_max_freq"
@@ -200,7 +201,7 @@ def test_in_the_same_boot_everything_is_given_back(root: Path, state: Path) -> N
     ],
 )
 def test_after_another_boot_what_the_boot_has_set_stays(root: Path, state: Path, now, after) -> None:
-    mode = PowerMode(3, "MODE", (Cap("cpu0", 1_190_400_000, 1_344_000_000),))
+    mode = PowerMode(3, "MODE", (FrequencyBand("cpu0", 1_190_400_000, 1_344_000_000),))
     leave_changed(root, state, *now, power_mode=3)
     put(root, BOOT_ID, "second")
     assert restored(root, state, mode).done and cpu0(root) == after
@@ -216,9 +217,13 @@ def test_after_another_boot_a_clock_that_is_not_there_is_not_waited_for(root: Pa
 
 def test_limits_of_a_power_mode_chosen_meanwhile_are_given_back(root: Path, state: Path) -> None:
     leave_changed(root, state, power_mode=2)
-    mode = PowerMode(4, "MODE_10W", (Cap("cpu0", None, 1_190_400_000),))
+    mode = PowerMode(4, "MODE_10W", (FrequencyBand("cpu0", 0, 1_190_400_000),))
     result = restored(root, state, mode)
-    assert cpu0(root) == (CPU_TABLE[0], 1_190_400) == (result.min_hz // 1000, result.max_hz // 1000)
+    assert (
+        cpu0(root)
+        == (CPU_TABLE[0], 1_190_400)
+        == (result.requested_min_hz // 1000, result.requested_max_hz // 1000)
+    )
 
 
 def test_a_file_cut_in_half_by_the_kill_is_written_over(root: Path, state: Path) -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from dynofa_ros.device.linux.discovery import discover
 from dynofa_ros.device.linux.discovery_clocks import limits_hz
-from dynofa_ros.device.linux.inventory import Cap, Inventory
+from dynofa_ros.device.linux.inventory import Inventory
 from dynofa_ros.device.linux.sysfs import SysFiles, reason_of
+from dynofa_ros.messages import FrequencyBand
 
 CPU = "/sys/devices/system/cpu"
 POLICY = f"{CPU}/cpufreq/policy0"
@@ -119,8 +120,10 @@ def test_own_agx_xavier(tmp_path: Path) -> None:
     assert found.processors == ("cpu", "gpu", "npu")
     mode = found.power_mode
     assert mode is not None and (mode.number, mode.name) == (3, "MODE_30W_6CORE")
-    assert mode.cap("cpu4") == Cap("cpu4", 1190400000, 1450000000)
-    assert mode.cap("gpu") == Cap("gpu", None, 900000000) and mode.cap("emc") == Cap("emc", None, None)
+    assert mode.cap("cpu4") == FrequencyBand("cpu4", 1190400000, 1450000000)
+    assert mode.cap("gpu") == FrequencyBand("gpu", 0, 900000000) and mode.cap("emc") == FrequencyBand(
+        "emc", 0, 0
+    )
     text = " | ".join(found.unsupported)
     assert "npu: no devfreq" in text and "15340000.vic" in text and "PMIC-Die" in text
     assert any("off: 6, 7" in note for note in found.notes)
@@ -229,7 +232,7 @@ def test_power_mode_of_an_old_file(tmp_path: Path) -> None:
     sysfs_tree.put(tmp_path, "/etc/nvpmodel.conf", text)
     (tmp_path / "var/lib/nvpmodel/status").unlink()
     mode = discover(files).power_mode
-    assert mode is not None and mode.name == "MAXQ" and mode.caps == (Cap("cpu0", None, 1200000000),)
+    assert mode is not None and mode.name == "MAXQ" and mode.caps == (FrequencyBand("cpu0", 0, 1200000000),)
 
 
 def test_offline_policy_and_powered_off_gpu_keep_their_place(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import stat
 import time
@@ -21,11 +22,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dynofa_ros.device.device import AppliedDomain
 from dynofa_ros.device.linux.clock_limits import LimitFiles, Limits, read_limits, same_limits, write_limits
 from dynofa_ros.device.linux.inventory import PowerMode
 from dynofa_ros.device.linux.sysfs import SysFiles, reason_of
 from dynofa_ros.errors import one_line
 from dynofa_ros.files import read_bounded
+from dynofa_ros.messages import DomainStatus
 from dynofa_ros.paths import PACKAGE
 
 SCHEMA_VERSION = 1
@@ -66,17 +69,6 @@ class SavedClock:
     @property
     def found(self) -> Limits:
         return Limits(self.low, self.high)
-
-
-@dataclass(frozen=True)
-class Returned:
-    """What became of one saved clock: ``done``, or why not yet. Limits in Hz, 0 = no limit."""
-
-    domain: str
-    min_hz: int
-    max_hz: int
-    done: bool
-    reason: str = ""
 
 
 def state_folder() -> Path:
@@ -230,12 +222,14 @@ def restore_saved(
     mode: PowerMode | None = None,
     domains: Sequence[str] | None = None,
     sleep: Callable[[float], None] = time.sleep,
-) -> tuple[Returned, ...]:
+) -> tuple[AppliedDomain, ...]:
     """Give the saved clocks back and forget those that are back, judged by reading them again.
 
     The lock must be held. ``mode``: nvpmodel's now. ``domains``: only these. What cannot be restored now
     (a GPU without power, a CPU offline) stays on disk for the next try. Raises OSError only for the state
     file itself.
+
+    Returns what became of each, with the limits in Hz, 0 = no limit: ``done``, or why not yet.
     """
     chosen = [clock for clock in backup.clocks if domains is None or clock.domain in domains]
     returned = tuple(_restore_clock(files, clock, backup.boot_id, mode, sleep) for clock in chosen)
@@ -249,12 +243,13 @@ def _restore_clock(
     boot_id: str,
     mode: PowerMode | None,
     sleep: Callable[[float], None],
-) -> Returned:
+) -> AppliedDomain:
     wanted = _owed(clock, mode)
 
-    def result(done: bool, reason: str = "") -> Returned:
-        unit_hz = clock.unit_hz
-        return Returned(clock.domain, wanted.low * unit_hz, wanted.high * unit_hz, done, reason)
+    def result(done: bool, reason: str = "") -> AppliedDomain:
+        limits_hz = wanted.low * clock.unit_hz, wanted.high * clock.unit_hz
+        status = DomainStatus.APPLIED if done else DomainStatus.PENDING
+        return AppliedDomain(clock.domain, *limits_hz, math.nan, status, reason=reason)
 
     if clock.boot_id != boot_id and _set_by_boot(files, clock, mode):
         return result(True, "the computer was restarted, which restored it")
@@ -284,10 +279,10 @@ def _owed(clock: SavedClock, mode: PowerMode | None) -> Limits:
     if mode is None or clock.power_mode is None or mode.number == clock.power_mode:
         return clock.found
     cap = mode.cap(clock.domain)
-    if cap.max_hz is None or clock.kind != "band":
+    if not cap.max_hz or clock.kind != "band":
         return clock.found
-    low = clock.lowest if cap.min_hz is None else cap.min_hz // clock.unit_hz
-    return Limits(min(low, cap.max_hz // clock.unit_hz), cap.max_hz // clock.unit_hz)
+    low, high = cap.min_hz // clock.unit_hz or clock.lowest, cap.max_hz // clock.unit_hz
+    return Limits(min(low, high), high)
 
 
 def _set_by_boot(files: SysFiles, clock: SavedClock, mode: PowerMode | None) -> bool:
@@ -307,9 +302,8 @@ def _set_by_boot(files: SysFiles, clock: SavedClock, mode: PowerMode | None) -> 
         return False
     right = [clock.found, Limits(0, 0), Limits(clock.lowest, clock.highest)]
     cap = mode.cap(clock.domain) if mode is not None else None
-    if cap is not None and cap.max_hz is not None:
-        low = clock.lowest if cap.min_hz is None else cap.min_hz // clock.unit_hz
-        right.append(Limits(low, cap.max_hz // clock.unit_hz))
+    if cap is not None and cap.max_hz:
+        right.append(Limits(cap.min_hz // clock.unit_hz or clock.lowest, cap.max_hz // clock.unit_hz))
     return any(same_limits(now, limits, clock.unit_hz) for limits in right)
 
 

@@ -9,8 +9,9 @@ from dynofa_ros.device.board import FREQUENCY_TOLERANCE_HZ
 from dynofa_ros.device.linux.clock_backup import ClockBackup, SavedClock
 from dynofa_ros.device.linux.clock_limits import Limits, read_limits
 from dynofa_ros.device.linux.clock_plan import limit_files
-from dynofa_ros.device.linux.inventory import Cap, ClockDomain, PowerMode
+from dynofa_ros.device.linux.inventory import ClockDomain, PowerMode
 from dynofa_ros.device.linux.sysfs import SysFiles
+from dynofa_ros.messages import FrequencyBand
 
 
 class FoundClocks:
@@ -37,7 +38,7 @@ class FoundClocks:
         self.mode = self._read_mode()
         return self.mode
 
-    def rule(self, domain: str) -> tuple[int, Cap] | None:
+    def rule(self, domain: str) -> tuple[int, FrequencyBand] | None:
         """What the power mode says about a domain, to be compared."""
         return (self.mode.number, self.mode.cap(domain)) if self.mode else None
 

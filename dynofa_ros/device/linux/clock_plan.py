@@ -54,9 +54,9 @@ def plan_band(asked: FrequencyBand, domain: ClockDomain, mode: PowerMode | None 
     band, remark = asked, ""
     if table:
         band, remark = _round(asked, table)
-    cap_hz = mode.cap(name).max_hz if mode is not None else None
+    cap_hz = mode.cap(name).max_hz if mode is not None else 0
     capped = False
-    if mode is not None and cap_hz is not None and band.max_hz > cap_hz + FREQUENCY_TOLERANCE_HZ:
+    if cap_hz and band.max_hz > cap_hz + FREQUENCY_TOLERANCE_HZ:
         top_hz = floor_frequency(table, cap_hz) if table else cap_hz
         capped = asked.min_hz > top_hz + FREQUENCY_TOLERANCE_HZ
         band = FrequencyBand(name, min(band.min_hz, top_hz), top_hz)

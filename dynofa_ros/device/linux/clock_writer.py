@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from dynofa_ros.device.device import AppliedDomain
-from dynofa_ros.device.linux.clock_backup import BackupError, ClockBackup, Returned, restore_saved
+from dynofa_ros.device.linux.clock_backup import BackupError, ClockBackup, restore_saved
 from dynofa_ros.device.linux.clock_domain import OFFLINE_WAIT_S, ClockUnderControl
 from dynofa_ros.device.linux.clock_found import FoundClocks
 from dynofa_ros.device.linux.clock_limits import read_limits
@@ -109,7 +109,7 @@ class ClockWriter:
             clock.look(now_s)
         return tuple(self._state(clock) for clock in self._clocks.values())
 
-    def recover(self) -> tuple[Returned, ...]:
+    def recover(self) -> tuple[AppliedDomain, ...]:
         """Restore what an earlier process left changed; nothing without such a process.
 
         Raises BackupError if another process controls the clocks or the state file is damaged, and OSError if
@@ -120,7 +120,7 @@ class ClockWriter:
         self._backup.acquire()
         return self._restore_saved(self._sleep)
 
-    def restore(self) -> tuple[Returned, ...]:
+    def restore(self) -> tuple[AppliedDomain, ...]:
         """Restore what was found where the limits are still ours; what cannot be restored now is retried by
         `applied`.
 
@@ -132,7 +132,8 @@ class ClockWriter:
             return ()
         returned = self._restore_saved(self._sleep, others)
         self._notes |= {name: f"{name}: left as another program has set it" for name in others}
-        return (*returned, *(Returned(name, 0, 0, True, self._notes[name]) for name in others))
+        left = (AppliedDomain(name, 0, 0, math.nan, reason=self._notes[name]) for name in others)
+        return (*returned, *left)
 
     def _clock(self, band: FrequencyBand, times: int) -> ClockUnderControl:
         """The domain of a band that may be set. Raises BandRefusedError."""
@@ -177,7 +178,7 @@ class ClockWriter:
 
     def _restore_saved(
         self, sleep: Callable[[float], None], others: Sequence[str] = ()
-    ) -> tuple[Returned, ...]:
+    ) -> tuple[AppliedDomain, ...]:
         """Of the domains without a request; those that others have set are only forgotten."""
         kept = {*others, *(name for name, clock in self._clocks.items() if clock.request is not None)}
         free = [clock.domain for clock in self._backup.clocks if clock.domain not in kept]

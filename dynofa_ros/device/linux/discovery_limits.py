@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from dynofa_ros.device.linux.discovery_clocks import CPU, EMC_CAP, cpu_numbers, limits_hz
-from dynofa_ros.device.linux.inventory import Cap, ClockDomain, PowerMode
+from dynofa_ros.device.linux.inventory import ClockDomain, PowerMode
 from dynofa_ros.device.linux.sysfs import SysFiles
+from dynofa_ros.messages import FrequencyBand
 
 NVPMODEL_CONF = "/etc/nvpmodel.conf"
 NVPMODEL_STATUS = "/var/lib/nvpmodel/status"
@@ -28,7 +29,7 @@ def power_mode(files: SysFiles, domains: tuple[ClockDomain, ...]) -> PowerMode |
     if number is None or number not in modes:
         return None
     name, settings = modes[number]
-    caps: dict[str, dict[str, int | None]] = {}
+    caps: dict[str, dict[str, int]] = {}
     lost: list[str] = []
     for key, value in settings:
         if not re.fullmatch(r"-?[0-9]{1,15}", value):
@@ -36,14 +37,14 @@ def power_mode(files: SysFiles, domains: tuple[ClockDomain, ...]) -> PowerMode |
         limited = [(domain, end) for domain in domains if (end := _which_limit(files, paths, key, domain))]
         for domain, end in limited:
             hz = int(value) * domain.unit_hz
-            caps.setdefault(domain.name, {})[end] = None if int(value) in NO_LIMIT or hz <= 0 else hz
+            caps.setdefault(domain.name, {})[end] = 0 if int(value) in NO_LIMIT else max(hz, 0)
         named = paths.get(key) or [key[1]]
         if not limited and 0 < int(value) not in NO_LIMIT and _is_cap(files, key, named):
             lost.append(
                 f"nvpmodel mode {name or number}: the cap {value} of {key[0] or 'a clock'} is not known: "
                 f"no clock found has {' or '.join(named)}"
             )
-    found = (Cap(domain, cap.get("min"), cap.get("max")) for domain, cap in caps.items())
+    found = (FrequencyBand(domain, cap.get("min", 0), cap.get("max", 0)) for domain, cap in caps.items())
     return PowerMode(number, name, tuple(found), tuple(dict.fromkeys(lost)))
 
 

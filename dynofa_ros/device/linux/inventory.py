@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dynofa_ros.messages import FrequencyBand
+
 TURBO_STEP_HZ = 1_000_000
 
 
@@ -96,32 +98,23 @@ class ThrottleSign:
 
 
 @dataclass(frozen=True)
-class Cap:
-    """Limits that an nvpmodel mode sets on one clock domain, Hz; None = none."""
-
-    domain: str
-    min_hz: int | None
-    max_hz: int | None
-
-
-@dataclass(frozen=True)
 class PowerMode:
-    """The nvpmodel mode in force. A cap may lie between two clocks of the table.
+    """The nvpmodel mode in force. A cap may lie between two clocks of the table; 0 = none.
 
     ``lost``: settings that no clock found has a file for, each with the paths that were looked for.
     """
 
     number: int
     name: str
-    caps: tuple[Cap, ...]
+    caps: tuple[FrequencyBand, ...]
     lost: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"nvpmodel mode {self.name or self.number}"
 
-    def cap(self, domain: str) -> Cap:
+    def cap(self, domain: str) -> FrequencyBand:
         """The limits of one domain."""
-        return next((cap for cap in self.caps if cap.domain == domain), Cap(domain, None, None))
+        return next((cap for cap in self.caps if cap.domain == domain), FrequencyBand(domain, 0, 0))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
 from dynofa_ros.device.board import Board
 from dynofa_ros.device.device import DeviceSample
@@ -34,23 +34,6 @@ TICKS_PER_S = 100  # USER_HZ of /proc/stat
 USAGE = "mode NAME | jetson_clocks | limit DOMAIN MAX_HZ | cpu NUMBER on|off | ambient CELSIUS"
 
 
-@dataclass
-class Limits:
-    """Limits of one clock domain: what user space asked for, in Hz, and the table that cuts it."""
-
-    domain: str
-    unit_hz: int
-    table: tuple[int, ...]
-    low_hz: int
-    high_hz: int
-
-    def effective(self) -> tuple[int, int]:
-        """What is in force; the maximum wins."""
-        high = next((hz for hz in reversed(self.table) if hz <= self.high_hz), self.table[0])
-        low = next((hz for hz in self.table if hz >= self.low_hz), self.table[-1])
-        return min(low, high), high
-
-
 class VirtualKernel:
     """Kernel files of a board. Paths are absolute, as on the board; links are not followed here.
 
@@ -68,8 +51,9 @@ class VirtualKernel:
         if tree.mode:
             self._files[STATUS] = _status(board.modes[tree.mode].id)
         self._live: dict[str, Callable[[], str]] = {}
-        self._limits: dict[str, tuple[Limits, str]] = {}  # path of a limit -> whose, "min" or "max"
-        self._domains: dict[str, Limits] = {}
+        self._limits: dict[str, tuple[str, int, int]] = {}  # by path: domain, unit in Hz, 0 = min or 1 = max
+        self._asked: dict[str, FrequencyBand] = {}  # by user space, before the table cuts it
+        self._tables: dict[str, tuple[int, ...]] = {}
         self._hidden: set[str] = set()  # folders of clusters without an online CPU
         self._sample: DeviceSample | None = None
         self._sampled_s = -1.0
@@ -126,12 +110,10 @@ class VirtualKernel:
                 case ["mode", name]:
                     self.set_mode(name)
                 case ["jetson_clocks"]:
-                    for limits in self._domains.values():
-                        limits.low_hz = limits.high_hz
-                        self._apply(limits)
+                    for band in list(self._asked.values()):
+                        self._ask(replace(band, min_hz=band.max_hz))
                 case ["limit", domain, hz]:
-                    self._domains[domain].high_hz = int(hz)
-                    self._apply(self._domains[domain])
+                    self._ask(replace(self._asked[domain], max_hz=int(hz)))
                 case ["cpu", number, ("on" | "off") as state]:
                     self._hotplug(int(number), on=state == "on")
                 case ["ambient", celsius]:
@@ -145,10 +127,7 @@ class VirtualKernel:
         """As nvpmodel does it: the limits are written, CPUs go off- and online, the status file follows."""
         mode = self.board.modes[name]
         for domain, _, cap_hz in mode_caps(self.tree, self.board, name):
-            limits = self._domains[domain]
-            limits.high_hz = cap_hz
-            limits.low_hz = min(limits.low_hz, cap_hz)
-            self._apply(limits)
+            self._ask(FrequencyBand(domain, min(self._asked[domain].min_hz, cap_hz), cap_hz))
         cpus = self._all_cpus()
         for cpu in cpus:
             self._hotplug(cpu, on=mode.cores is None or cpu < mode.cores)
@@ -160,38 +139,37 @@ class VirtualKernel:
         is_cpu = domain in self._cpu_folders
         prefix, unit = ("scaling_", 1000) if is_cpu else ("", 1)
         table = self._files[f"{folder}/{prefix}available_frequencies"].split()
-        limits = Limits(
-            domain,
-            unit,
-            tuple(sorted(int(word) * unit for word in table)),
-            int(self._files[f"{folder}/{prefix}min_freq"]) * unit,
-            int(self._files[f"{folder}/{prefix}max_freq"]) * unit,
-        )
-        self._domains[domain] = limits
-        for number, end in enumerate(("min", "max")):
-            path = f"{folder}/{prefix}{end}_freq"
-            self._limits[path] = (limits, end)
-            self._live[path] = lambda n=number: str(limits.effective()[n] // unit)  # type: ignore[misc]
+        self._tables[domain] = tuple(sorted(int(word) * unit for word in table))
+        paths = [f"{folder}/{prefix}{end}_freq" for end in ("min", "max")]
+        found = FrequencyBand(domain, *(int(self._files[path]) * unit for path in paths))
+        for end, path in enumerate(paths):
+            self._limits[path] = (domain, unit, end)
+            self._live[path] = lambda n=end: str(self._in_force(domain)[n] // unit)  # type: ignore[misc]
         self._live[f"{folder}/{prefix}cur_freq"] = lambda: str(self.clocks_hz().get(domain, 0) // unit)
-        self._apply(limits)
+        self._ask(found)
 
     def _write_limit(self, path: str, text: str) -> None:
-        limits, end = self._limits[path]
+        domain, unit_hz, end = self._limits[path]
         if not text.isdecimal():
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
-        value_hz = int(text) * limits.unit_hz
-        low, high = limits.effective()
-        new_low, new_high = (value_hz, high) if end == "min" else (low, value_hz)
+        value_hz = int(text) * unit_hz
+        low, high = self._in_force(domain)
+        new_low, new_high = (low, value_hz) if end else (value_hz, high)
         if self.tree.kernel < CHECKED_LIMITS_UNTIL and new_low > new_high:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
-        if end == "min":
-            limits.low_hz = value_hz
-        else:
-            limits.high_hz = value_hz
-        self._apply(limits)
+        asked = self._asked[domain]
+        self._ask(replace(asked, max_hz=value_hz) if end else replace(asked, min_hz=value_hz))
 
-    def _apply(self, limits: Limits) -> None:
-        self.simulation.apply([FrequencyBand(limits.domain, *limits.effective())])
+    def _ask(self, band: FrequencyBand) -> None:
+        self._asked[band.domain] = band
+        self.simulation.apply([FrequencyBand(band.domain, *self._in_force(band.domain))])
+
+    def _in_force(self, domain: str) -> tuple[int, int]:
+        """What is asked for, cut by the table; the maximum wins."""
+        asked, table = self._asked[domain], self._tables[domain]
+        high = next((hz for hz in reversed(table) if hz <= asked.max_hz), table[0])
+        low = next((hz for hz in table if hz >= asked.min_hz), table[-1])
+        return min(low, high), high
 
     def clocks_hz(self) -> Mapping[str, int]:
         """Clocks in effect now, in Hz."""
