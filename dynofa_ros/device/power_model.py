@@ -28,14 +28,6 @@ NO_MODEL = PowerModel("", "", math.nan, math.nan, math.nan, math.nan, rails=(), 
 
 
 @dataclass(frozen=True)
-class PowerBreakdown:
-    """``total_w`` of the whole module; ``rails`` = what each rail behind the total takes (W)."""
-
-    total_w: float
-    rails: Mapping[str, float]
-
-
-@dataclass(frozen=True)
 class DomainPower:
     """Share of one domain in the total, at one clock and temperature (W, regulator loss included).
 
@@ -59,37 +51,19 @@ def domain_power(model: PowerModel, domain: str, frequency_hz: float, temperatur
 
     Raises ValueError for a domain that the model does not have or a frequency that is negative or NaN.
     """
-    on_rail = _on_rail(domain_model(model, domain), frequency_hz, leak_factor(model, temperature_c))
-    factor = 1.0 + model.conversion_loss
-    return DomainPower(factor * on_rail.unused_w, factor * on_rail.idle_w, factor * on_rail.busy_w)
+    if not 0.0 <= frequency_hz < math.inf:
+        raise ValueError(f"frequency of domain {domain} must be >= 0 Hz, not {frequency_hz}")
+    own = domain_model(model, domain)
+    terms = domain_terms(own, frequency_hz)
+    ungated = terms.leakage_w * leak_factor(model, temperature_c) + terms.clock_w
+    idle, factor = ungated + terms.idle_w, 1.0 + model.conversion_loss
+    unused = ungated if own.railgated else idle
+    return DomainPower(factor * unused, factor * idle, factor * (ungated + terms.busy_w))
 
 
 def constant_power_w(model: PowerModel, temperature_c: float) -> float:
     """Power of the module that no clock domain causes."""
     return total_w(model, constant_rails_w(model, leak_factor(model, temperature_c)))
-
-
-def predict_power(
-    model: PowerModel,
-    frequencies_hz: Mapping[str, float],
-    utilization: Mapping[str, float],
-    temperature_c: float,
-) -> PowerBreakdown:
-    """Power of the module and of its rails.
-
-    ``frequencies_hz`` names every domain of the model (0 = off); a domain missing from ``utilization``
-    (0..1) is idle. Raises ValueError for a missing, unknown or wrong entry, naming it.
-    """
-    for name in (*frequencies_hz, *utilization):
-        domain_model(model, name)
-    leak = leak_factor(model, temperature_c)
-    rails = constant_rails_w(model, leak)
-    for domain in model.domains:
-        name = domain.domain
-        if name not in frequencies_hz:
-            raise ValueError(f"no frequency is given for domain {name} of board {model.board} (0 = off)")
-        rails[domain.rail] += _on_rail(domain, frequencies_hz[name], leak).at(utilization.get(name, 0.0))
-    return PowerBreakdown(total_w(model, rails), rails)
 
 
 def domain_model(model: PowerModel, name: str) -> DomainPowerModel:
@@ -163,12 +137,3 @@ def voltage_v(domain: DomainPowerModel, frequency_hz: float) -> float:
         return points_v[-1]
     (low_hz, high_hz), (low_v, high_v) = points_hz[after - 1 : after + 1], points_v[after - 1 : after + 1]
     return low_v + (high_v - low_v) * (frequency_hz - low_hz) / (high_hz - low_hz)
-
-
-def _on_rail(domain: DomainPowerModel, frequency_hz: float, leak: float) -> DomainPower:
-    if not 0.0 <= frequency_hz < math.inf:
-        raise ValueError(f"frequency of domain {domain.domain} must be >= 0 Hz, not {frequency_hz}")
-    terms = domain_terms(domain, frequency_hz)
-    ungated = terms.leakage_w * leak + terms.clock_w
-    idle = ungated + terms.idle_w
-    return DomainPower(ungated if domain.railgated else idle, idle, ungated + terms.busy_w)

@@ -10,6 +10,7 @@ import pytest
 import sysfs_tree
 import yaml
 from fake_kernel import make_board, put
+from power_law import predict_power
 
 from dynofa_ros.device.board import (
     BoardError,
@@ -21,7 +22,7 @@ from dynofa_ros.device.board import (
 from dynofa_ros.device.linux.discovery import identities
 from dynofa_ros.device.linux.sysfs import SysFiles
 from dynofa_ros.device.open import Opened, open_device
-from dynofa_ros.device.power_model import NO_MODEL, differences, predict_power
+from dynofa_ros.device.power_model import NO_MODEL, differences
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import Input, Monitors
 from dynofa_ros.messages import (

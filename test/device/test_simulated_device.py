@@ -10,10 +10,10 @@ import pytest
 from factories import clock_hz, pin
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from power_law import predict_power
 
 from dynofa_ros.device.board import load_board, power_model
 from dynofa_ros.device.command_control import ClockControl
-from dynofa_ros.device.power_model import predict_power
 from dynofa_ros.device.simulated.simulated_device import ExternalLoad, SimulatedDevice
 from dynofa_ros.messages import DomainStatus, FrequencyBand, ThrottleFlag
 

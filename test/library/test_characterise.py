@@ -17,12 +17,12 @@ import yaml
 from command import dynofa
 from hypothesis import given
 from hypothesis import strategies as st
+from power_law import predict_power
 
 from dynofa_ros.application.networks import DEMO_LIBRARY
 from dynofa_ros.cli import characterise as command
 from dynofa_ros.device.board import Board, load_board, power_model
 from dynofa_ros.device.open import open_device
-from dynofa_ros.device.power_model import predict_power
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.errors import CliError, UsageError
 from dynofa_ros.library.characterised import characterised, power_observations

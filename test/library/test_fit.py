@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from power_law import predict_power
 
 from dynofa_ros.device.board import Board, load_board, power_model
-from dynofa_ros.device.power_model import predict_power
 from dynofa_ros.library.fit import Coefficient, PowerObservation, fit_latency, fit_power
 from dynofa_ros.library.sweep import summarise
 

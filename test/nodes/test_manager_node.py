@@ -29,6 +29,7 @@ from dynofa_ros.msg import (
     TemperatureReading,
 )
 from lifecycle_msgs.msg import Transition
+from power_law import predict_power
 from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.time import Time as RosTime
 from ros_client import RosClient
@@ -38,7 +39,6 @@ from simulated_robot import BOARD, CPU, MODEL, capabilities, make_library
 
 from dynofa_ros import topics
 from dynofa_ros.convert import from_ros, to_ros
-from dynofa_ros.device.power_model import predict_power
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import GONE, Input, Monitors, make_input, parameters_of
 from dynofa_ros.manager.snapshot import restore
