@@ -253,7 +253,7 @@ def _finish(
 ) -> int:
     from dynofa_ros.device.board import power_model
     from dynofa_ros.files import write_atomically
-    from dynofa_ros.library.characterised import characterised, power_document, power_file, power_observations
+    from dynofa_ros.library.characterised import characterised, power_document, power_file
     from dynofa_ros.library.files import save_with_statistics
     from dynofa_ros.library.fit import fit_power
     from dynofa_ros.library.library import load_statistics
@@ -268,8 +268,7 @@ def _finish(
     coefficients: Sequence[Coefficient] = []
     document: dict[str, object] = {}
     if board is not None:
-        seen = power_observations(observations)
-        coefficients = fit_power(power_model(board), board.power.total_rail, seen)
+        coefficients = fit_power(power_model(board), board.power.total_rail, observations)
         document = power_document(board, coefficients, simulated=simulated, points=len(observations))
     files = {p: _out(options.out, p, len(results)) for p in results}
     for p, result in results.items():

@@ -20,7 +20,7 @@ import yaml
 from dynofa_ros.device.board import Board, PowerDescription
 from dynofa_ros.device.board_sections import Heat, PowerDomain
 from dynofa_ros.library.files import renewed_notes
-from dynofa_ros.library.fit import NORMAL_95, Coefficient, LatencyFit, PowerObservation, fit_latency
+from dynofa_ros.library.fit import NORMAL_95, Coefficient, LatencyFit, fit_latency
 from dynofa_ros.library.library import Entry, Latency, Library, pareto_front
 from dynofa_ros.library.sweep import Observation
 
@@ -143,20 +143,6 @@ def _note(board: str, simulated: bool, fits: Mapping[str, LatencyFit | None]) ->
     if math.isnan(misfit):
         return f"latency: measured on {board} at one clock: alpha and beta keep their earlier shares"
     return f"latency: measured on {board}, off alpha + beta * f_ref / f by up to {misfit:.1%}"
-
-
-def power_observations(observations: Sequence[Observation]) -> list[PowerObservation]:
-    """What the power fit takes; unknown values become NaN."""
-    return [
-        PowerObservation(
-            {k: math.nan if v is None else v for k, v in o.frequencies_hz.items()},
-            {k: math.nan if v is None else v for k, v in o.utilization.items()},
-            math.nan if o.temperature_c is None else o.temperature_c,
-            o.rails_w,
-        )
-        for o in observations
-        if o.rails_w
-    ]
 
 
 def power_document(

@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 from scipy.optimize import nnls
 from scipy.sparse.csgraph import connected_components
 
 from dynofa_ros.device.power_model import domain_terms, leak_factor
 from dynofa_ros.latency import processor_of
+from dynofa_ros.library.sweep import Observation
 from dynofa_ros.messages import DomainPowerModel, PowerModel, RailPowerModel
 
 HUBER = 1.345  # residuals beyond this many standard deviations count linearly (Huber 1981: 95 % efficiency)
@@ -90,16 +92,6 @@ def fit_latency(ratio: np.ndarray, latency_ms: np.ndarray, error_ms: np.ndarray)
 
 
 @dataclass(frozen=True)
-class PowerObservation:
-    """Means over one point of a sweep. ``rails_w``: (mean, standard error) by name, the total among them."""
-
-    frequencies_hz: Mapping[str, float]
-    utilization: Mapping[str, float]
-    temperature_c: float
-    rails_w: Mapping[str, tuple[float, float]]
-
-
-@dataclass(frozen=True)
 class Coefficient:
     """One coefficient of the board file; where it is held, ``error`` is NaN and ``held`` says why.
 
@@ -128,14 +120,14 @@ class _Term:
 
 
 def fit_power(
-    model: PowerModel, total_rail: str, observations: Sequence[PowerObservation]
+    model: PowerModel, total_rail: str, observations: Sequence[Observation]
 ) -> tuple[Coefficient, ...]:
     """Coefficients of every rail that was measured, then of the total. Empty without observations.
 
     A clock domain that no observation shows counts as off, one whose load is never known as idle: what they
     take is then part of what does not change.
     """
-    model, observations = _shown(model, observations)
+    model, observations = _shown(model, [o for o in observations if o.rails_w])
     coefficients: list[Coefficient] = []
     for rail in model.rails:
         seen = [o for o in observations if _complete(model, o, rail.name)]
@@ -144,35 +136,29 @@ def fit_power(
     return (*coefficients, *_fit_total(model, total_rail, observations))
 
 
-def _shown(
-    model: PowerModel, observations: Sequence[PowerObservation]
-) -> tuple[PowerModel, list[PowerObservation]]:
+def _shown(model: PowerModel, observations: Sequence[Observation]) -> tuple[PowerModel, list[Observation]]:
     """The domains of a model whose clocks are known, and observations with a load for each of them."""
     clocks = _known(o.frequencies_hz for o in observations)
     loads = _known(o.utilization for o in observations)
     shown = tuple(domain for domain in model.domains if domain.domain in clocks)
     idle = {domain.domain: 0.0 for domain in shown if domain.domain not in loads}
     return replace(model, domains=shown), [
-        replace(o, utilization={**o.utilization, **idle}) for o in observations
+        structs.replace(o, utilization={**o.utilization, **idle}) for o in observations
     ]
 
 
-def _known(values: Iterable[Mapping[str, float]]) -> set[str]:
-    return {name for each in values for name, value in each.items() if math.isfinite(value)}
+def _known(values: Iterable[Mapping[str, float | None]]) -> set[str]:
+    return {name for each in values for name, value in each.items() if value is not None}
 
 
-def _complete(model: PowerModel, observation: PowerObservation, *rails: str) -> bool:
-    values = [observation.temperature_c]
-    values += [observation.rails_w.get(rail, (math.nan, math.nan))[0] for rail in rails]
-    for domain in model.domains:
-        values += [
-            observation.frequencies_hz.get(domain.domain, math.nan),
-            observation.utilization.get(domain.domain, math.nan),
-        ]
-    return all(math.isfinite(v) for v in values)
+def _complete(model: PowerModel, observation: Observation, *rails: str) -> bool:
+    of_domains = (observation.frequencies_hz, observation.utilization)
+    values = [known.get(domain.domain) for known in of_domains for domain in model.domains]
+    known_rails = all(rail in observation.rails_w for rail in rails)
+    return known_rails and observation.temperature_c is not None and None not in values
 
 
-def _fit_rail(model: PowerModel, rail: RailPowerModel, seen: Sequence[PowerObservation]) -> list[Coefficient]:
+def _fit_rail(model: PowerModel, rail: RailPowerModel, seen: Sequence[Observation]) -> list[Coefficient]:
     y, sigma = (np.array([o.rails_w[rail.name][i] for o in seen]) for i in (0, 1))
     return _fit_terms(_terms(model, rail, seen), y, sigma)
 
@@ -188,9 +174,9 @@ def _fit_terms(terms: Sequence[_Term], y: np.ndarray, sigma: np.ndarray) -> list
     return result + [_held(term, reason) for term, reason in held]
 
 
-def _terms(model: PowerModel, rail: RailPowerModel, seen: Sequence[PowerObservation]) -> list[_Term]:
+def _terms(model: PowerModel, rail: RailPowerModel, seen: Sequence[Observation]) -> list[_Term]:
     """Of one rail. A column is the model's own power with that coefficient at 1 and all others at 0."""
-    leak = np.array([leak_factor(model, o.temperature_c) for o in seen])
+    leak = np.array([leak_factor(model, o.temperature_c) for o in seen if o.temperature_c is not None])
     domains = [domain for domain in model.domains if domain.rail == rail.name]
     leaking = tuple(domain.domain for domain in domains if domain.leakage_w)
     leakage_w = rail.leakage_w + sum(domain.leakage_w for domain in domains)
@@ -216,12 +202,13 @@ def _alike(domains: Sequence[DomainPowerModel]) -> list[list[DomainPowerModel]]:
     return list(groups.values())
 
 
-def _unit_power_w(domain: DomainPowerModel, coefficient: str, observation: PowerObservation) -> float:
+def _unit_power_w(domain: DomainPowerModel, coefficient: str, observation: Observation) -> float:
     """Power of a domain on its rail per unit of one coefficient."""
     unit: dict[str, Any] = {name: float(name == coefficient) for name, _ in DOUBTS}
     alone = replace(domain, leakage_w=0.0, **unit)
-    busy = observation.utilization[domain.domain]
-    terms = domain_terms(alone, observation.frequencies_hz[domain.domain])
+    busy, hz = observation.utilization[domain.domain], observation.frequencies_hz[domain.domain]
+    assert busy is not None and hz is not None
+    terms = domain_terms(alone, hz)
     return terms.at(busy, 0.0, gated=domain.railgated and busy <= 0.0)
 
 
@@ -277,9 +264,7 @@ def _held(term: _Term, reason: str) -> Coefficient:
     return Coefficient(term.section, term.name, value, math.nan, value, reason, term.members)
 
 
-def _fit_total(
-    model: PowerModel, total_rail: str, observations: Sequence[PowerObservation]
-) -> list[Coefficient]:
+def _fit_total(model: PowerModel, total_rail: str, observations: Sequence[Observation]) -> list[Coefficient]:
     """total - sum of rails = base_w + conversion_loss * sum of rails."""
     names = [rail.name for rail in model.rails]
     seen = [o for o in observations if _complete(model, o, *names, total_rail)]

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from dynofa_ros.files import to_json, write_atomically
+from dynofa_ros.messages import ManagerDecision
 from dynofa_ros.plots import APP_COLOURS
 from dynofa_ros.recording import metrics
-from dynofa_ros.recording.run import Decision, Fault, Monitor, Run, Telemetry
+from dynofa_ros.recording.run import Fault, Monitor, Reading, Run, Telemetry, limit
 
 TEMPLATE = Path(__file__).with_name("page.html")
 LEFT_OUT = ("header", "step_time", "inputs", "parameters")  # of a decision
@@ -131,12 +132,11 @@ def _app(run: Run, app: str, monitors: Sequence[Monitor], origin: int) -> dict[s
 
 
 def _limits(run: Run, name: str, origin: int) -> Steps:
-    return steps(
-        (t, getattr(d, name)) for t, d in zip(seconds(run.decisions, origin), run.decisions, strict=True)
-    )
+    times = seconds(run.decisions, origin)
+    return steps((t, limit(d, name)) for t, d in zip(times, run.decisions, strict=True))
 
 
-def _decisions(decisions: Sequence[Decision], origin: int) -> list[dict[str, Any]]:
+def _decisions(decisions: Sequence[Reading[ManagerDecision]], origin: int) -> list[dict[str, Any]]:
     """The decisions that changed a knob, that an event made, or whose reason is another one.
 
     Alternatives are computed once a second and for every new plan: in between those before still hold.
@@ -144,7 +144,7 @@ def _decisions(decisions: Sequence[Decision], origin: int) -> list[dict[str, Any
     found: list[dict[str, Any]] = []
     plan, reason, alternatives = None, None, {"alternatives": [], "alternatives_t": math.nan}
     for decision, t in zip(decisions, seconds(decisions, origin), strict=True):
-        made = decision.made
+        made = decision.value
         knobs = (
             [(a.app, a.subnet_id, a.processor, a.threads, a.cluster, a.rate_hz) for a in made.apps],
             made.bands,

@@ -82,30 +82,6 @@ class Telemetry:
 
 
 @dataclass(frozen=True)
-class Decision:
-    """One step of the manager, as it was published."""
-
-    time_ns: int
-    made: ManagerDecision
-
-    @property
-    def power_cap_w(self) -> float:
-        """In force for this step; NaN = none, or not known."""
-        return self._limit("power_cap_w")
-
-    @property
-    def temperature_limit_c(self) -> float:
-        """In force for this step; NaN = none, or not known."""
-        return self._limit("temperature_limit_c")
-
-    def _limit(self, name: str) -> float:
-        """0 and infinite stand for no limit."""
-        value = next((p.value for p in self.made.parameters if p.name == name), None)
-        known = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
-        return float(value) if known else math.nan  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
 class Fault:
     """Something became worse or better. level: 0 = in order again, 1 = WARN, 2 = ERROR, 3 = STALE.
 
@@ -140,7 +116,7 @@ class Run:
     truths: list[Label] = field(default_factory=list)
     telemetry: list[Telemetry] = field(default_factory=list)
     clocks: list[Reading[Mapping[str, float]]] = field(default_factory=list)  # that the device applied, Hz
-    decisions: list[Decision] = field(default_factory=list)
+    decisions: list[Reading[ManagerDecision]] = field(default_factory=list)
     command_times_ns: list[int] = field(default_factory=list)
     marks: list[Reading[str]] = field(default_factory=list)  # starts of phases; `end` closes the last one
     manager_cpu: list[Reading[float]] = field(default_factory=list)
@@ -162,6 +138,13 @@ class Run:
         self.health[fault.source] = fault
         if fault.level != (before.level if before else 0):
             self.faults.append(fault)
+
+
+def limit(step: Reading[ManagerDecision], name: str) -> float:
+    """`power_cap_w` or `temperature_limit_c` in force for a step; NaN = none, or not known."""
+    value = next((p.value for p in step.value.parameters if p.name == name), None)
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    return float(value) if known else math.nan  # type: ignore[arg-type]
 
 
 def read_run(path: Path, namespace: str | None = None) -> Run:
@@ -364,7 +347,7 @@ _COLLECTORS: dict[Topic, Adder] = {
     topics.CAPABILITIES: lambda run, t, app, m: setattr(run, "board", m.board),
     topics.DVFS_STATE: _clocks,
     topics.DVFS_COMMAND: lambda run, t, app, m: run.command_times_ns.append(t),
-    topics.DECISION: lambda run, t, app, m: run.decisions.append(Decision(t, from_ros(m))),
+    topics.DECISION: lambda run, t, app, m: run.decisions.append(Reading(t, from_ros(m))),
     topics.PHASE: lambda run, t, app, m: run.marks.append(Reading(t, m.data)),
     topics.MANAGER_CPU: lambda run, t, app, m: run.manager_cpu.append(Reading(t, float(m.data))),
     topics.ERRORS: _error,

@@ -10,7 +10,7 @@ from typing import Any
 
 from dynofa_ros.messages import SubnetCondition
 from dynofa_ros.recording.metrics import FOREVER_NS, accuracy_metric, figures, of_app, percentile, within
-from dynofa_ros.recording.run import Label, Run
+from dynofa_ros.recording.run import Label, Run, limit
 
 RECENT = 75  # frames per app that the latency columns look at: 5 s at 15 Hz
 SCORED = 200  # newest answers per app that accuracy is measured on
@@ -89,7 +89,7 @@ def _device(run: Run) -> dict[str, Any]:
         "board": run.board,
         "clocks_hz": dict(sorted(sample.clocks_hz.items())),
         "power_w": sample.power_w,
-        "power_cap_w": run.decisions[-1].power_cap_w if run.decisions else math.nan,
+        "power_cap_w": limit(run.decisions[-1], "power_cap_w") if run.decisions else math.nan,
         "temperature_c": sample.temperature_c,
     }
 
@@ -98,7 +98,7 @@ def _decision(run: Run, now_ns: int) -> dict[str, Any] | None:
     if not run.decisions:
         return None
     last = run.decisions[-1]
-    made = last.made
+    made = last.value
     return {
         "age_s": (now_ns - last.time_ns) / 1e9,
         "decision_id": made.decision_id,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dynofa_ros.plots import APP_COLOURS, GRID, MISS, MUTED, finish, new_figure, style
 from dynofa_ros.recording.metrics import Phase, accuracy_metric, of_app, of_percent, percentile, phases
 from dynofa_ros.recording.page import clock_series, first_time, last_time, of_apps, seconds
-from dynofa_ros.recording.run import Monitor, Run
+from dynofa_ros.recording.run import Monitor, Run, limit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,7 +135,7 @@ def _clock_panel(axis: Axes, run: Run, origin: int) -> None:
 def _power_panel(axis: Axes, run: Run, origin: int) -> None:
     times = seconds(run.telemetry, origin)
     axis.plot(times, [t.power_w for t in run.telemetry], color=APP_COLOURS[0], lw=1.3, label="power")
-    caps = [d.power_cap_w for d in run.decisions]
+    caps = [limit(d, "power_cap_w") for d in run.decisions]
     if any(math.isfinite(cap) for cap in caps):
         axis.step(
             seconds(run.decisions, origin),

@@ -27,7 +27,7 @@ from dynofa_ros.errors import UsageError
 from dynofa_ros.messages import Header, Parameter
 from dynofa_ros.recording.bag import typestore
 from dynofa_ros.recording.metrics import Phase
-from dynofa_ros.recording.run import Decision, Fault, Label, Monitor, Run, Telemetry
+from dynofa_ros.recording.run import Fault, Label, Monitor, Reading, Run, Telemetry
 from dynofa_ros.recording.status import status
 from dynofa_ros.recording.tables import live_view, phase_line
 
@@ -270,7 +270,7 @@ def small_run() -> Run:
     run.truths = [Label(10**9, "", key, "stop")]
     run.telemetry = [Telemetry(10**9, 5.25, 1.0, 41.5, {"cpu0": 1.19e9}, "simulated")]
     made = decision(trigger="power", binding_constraint="power_cap", feasible=False)
-    run.decisions = [Decision(10**9, replace(made, parameters=(Parameter("power_cap_w", 6.5),)))]
+    run.decisions = [Reading(10**9, replace(made, parameters=(Parameter("power_cap_w", 6.5),)))]
     return run
 
 

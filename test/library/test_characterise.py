@@ -25,7 +25,7 @@ from dynofa_ros.device.board import Board, load_board, power_model
 from dynofa_ros.device.open import open_device
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.errors import CliError, UsageError
-from dynofa_ros.library.characterised import characterised, power_observations
+from dynofa_ros.library.characterised import characterised
 from dynofa_ros.library.files import save_with_statistics
 from dynofa_ros.library.fit import fit_power
 from dynofa_ros.library.library import Library, check_library, load_library
@@ -87,7 +87,7 @@ def test_the_simulators_own_parameters_are_recovered_within_5_percent(tmp_path, 
         for entry in library:
             assert fits[entry.id].alpha_ms == pytest.approx(entry.alpha_ms, rel=0.05), entry.id
             assert fits[entry.id].beta_ms == pytest.approx(entry.beta_ms, rel=0.05), entry.id
-    coefficients = fit_power(power_model(BOARD), "VDD_IN", power_observations(observations))
+    coefficients = fit_power(power_model(BOARD), "VDD_IN", observations)
     fitted = {f"{c.section}.{c.name}": c for c in coefficients if not c.held}
     for name, c in fitted.items():
         if c.board_value:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from power_law import predict_power
 
 from dynofa_ros.device.board import Board, load_board, power_model
-from dynofa_ros.library.fit import Coefficient, PowerObservation, fit_latency, fit_power
-from dynofa_ros.library.sweep import summarise
+from dynofa_ros.library.fit import Coefficient, fit_latency, fit_power
+from dynofa_ros.library.sweep import Observation, summarise
+from dynofa_ros.library.testbench import Point
 
 BOARD = load_board("xavier_nx")
 MODEL = power_model(BOARD)
@@ -74,7 +75,7 @@ def test_median_has_the_error_that_repetitions_have():
     assert np.mean([t.error for t in times]) == pytest.approx(np.std([t.median for t in times]), rel=0.15)
 
 
-def power_points(board: Board, temperatures: list[float]) -> list[PowerObservation]:
+def power_points(board: Board, temperatures: list[float]) -> list[Observation]:
     """Noise-free observations of an idle and a busy GPU at all its clocks."""
     result = []
     for temperature in temperatures:
@@ -84,9 +85,8 @@ def power_points(board: Board, temperatures: list[float]) -> list[PowerObservati
                 use = dict.fromkeys(board.domains, 0.0) | {"gpu": busy}
                 power = predict_power(power_model(board), clocks, use, temperature)
                 rails = {board.power.total_rail: power.total_w, **power.rails}
-                result.append(
-                    PowerObservation(clocks, use, temperature, {k: (v, 0.001) for k, v in rails.items()})
-                )
+                measured = {name: (watts, 0.001) for name, watts in rails.items()}
+                result.append(Observation(Point(()), clocks, use, temperature, measured))
     return result
 
 
@@ -127,7 +127,7 @@ def test_the_reason_does_not_hang_on_rounding(seed):
     for number in rng.permutation(len(points)):
         clocks = points[number].frequencies_hz
         noisy = {name: hz * (1 + 1e-13 * rng.standard_normal()) for name, hz in clocks.items()}
-        shaken.append(replace(points[number], frequencies_hz=noisy))
+        shaken.append(structs.replace(points[number], frequencies_hz=noisy))
     before, after = (named(fit_power(MODEL, "VDD_IN", seen)) for seen in (points, shaken))
     assert {name: c.held for name, c in before.items()} == {name: c.held for name, c in after.items()}
 
@@ -137,7 +137,7 @@ def test_domains_that_the_device_does_not_show_are_left_alone():
     seen = []
     for o in power_points(BOARD, [35.0, 50.0, 70.0]):
         clocks = {name: hz for name, hz in o.frequencies_hz.items() if name != "npu"}
-        seen.append(replace(o, frequencies_hz=clocks, utilization={**o.utilization, "emc": math.nan}))
+        seen.append(structs.replace(o, frequencies_hz=clocks, utilization={**o.utilization, "emc": None}))
     found = named(fit_power(MODEL, "VDD_IN", seen))
     assert found["domains.gpu.dynamic_w_per_ghz_v2"].value == pytest.approx(6.7, rel=1e-4)
     assert found["power.conversion_loss"].value == pytest.approx(0.34, rel=1e-4)
@@ -146,9 +146,11 @@ def test_domains_that_the_device_does_not_show_are_left_alone():
 
 
 def test_power_that_was_not_measured_is_not_fitted():
-    unknown = [replace(o, temperature_c=math.nan) for o in power_points(BOARD, [45.0])]
+    unknown = [structs.replace(o, temperature_c=None) for o in power_points(BOARD, [45.0])]
     assert fit_power(MODEL, "VDD_IN", unknown) == () == fit_power(MODEL, "VDD_IN", [])
-    only_total = [replace(o, rails_w={"VDD_IN": o.rails_w["VDD_IN"]}) for o in power_points(BOARD, [45.0])]
+    only_total = [
+        structs.replace(o, rails_w={"VDD_IN": o.rails_w["VDD_IN"]}) for o in power_points(BOARD, [45.0])
+    ]
     assert fit_power(MODEL, "VDD_IN", only_total) == ()
 
 

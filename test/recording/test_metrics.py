@@ -15,7 +15,6 @@ from dynofa_ros.files import to_json
 from dynofa_ros.messages import Header
 from dynofa_ros.recording import metrics
 from dynofa_ros.recording.run import (
-    Decision,
     Label,
     Reading,
     Run,
@@ -54,7 +53,7 @@ def two_phases() -> Run:
     run.telemetry = [telemetry(t, 4.0 * t, power_w=4.0 if t < 10 else 6.0) for t in range(21)]
     run.clocks = [Reading(START + 15 * S, {"cpu0": 1.5e9, "gpu": math.nan})]
     run.command_times_ns = [START + 15 * S]
-    run.decisions = [Decision(START + t * S, decision()) for t in range(5)]
+    run.decisions = [Reading(START + t * S, decision()) for t in range(5)]
     run.manager_cpu = [Reading(START + S, 2.0), Reading(START + 2 * S, 4.0)]
     return run
 

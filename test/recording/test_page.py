@@ -15,9 +15,9 @@ from factories import START, S, chosen, decision, monitor
 from replay_runs import REFERENCE
 
 from dynofa_ros.files import to_json
-from dynofa_ros.messages import Alternative, Parameter
+from dynofa_ros.messages import Alternative, ManagerDecision, Parameter
 from dynofa_ros.recording.page import document, page, steps, write_page
-from dynofa_ros.recording.run import Decision, Fault, Monitor, Reading, Run, Telemetry, collector, since
+from dynofa_ros.recording.run import Fault, Monitor, Reading, Run, Telemetry, collector, since
 from dynofa_ros.recording.text_log import make, read_log
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -29,8 +29,8 @@ def frame(time_s: float, **changes: Any) -> Monitor:
     )
 
 
-def step(time_s: float, **changes: Any) -> Decision:
-    return Decision(START + round(time_s * S), decision(**changes))
+def step(time_s: float, **changes: Any) -> Reading[ManagerDecision]:
+    return Reading(START + round(time_s * S), decision(**changes))
 
 
 def small_run() -> Run:
@@ -147,7 +147,7 @@ def hostile_run() -> Run:
     run.marks[0] = Reading(START, HOSTILE)
     run.monitors = [replace(m, app=HOSTILE, subnet_id=HOSTILE, processor=HOSTILE) for m in run.monitors]
     run.faults = [Fault(START + S, HOSTILE, 2, HOSTILE)]
-    made = run.decisions[3].made
+    made = run.decisions[3].value
     hostile = replace(
         made,
         trigger=HOSTILE,
@@ -158,7 +158,7 @@ def hostile_run() -> Run:
         ),
         bands=tuple(replace(b, domain=HOSTILE) for b in made.bands),
     )
-    run.decisions[3] = replace(run.decisions[3], made=hostile)
+    run.decisions[3] = replace(run.decisions[3], value=hostile)
     return run
 
 

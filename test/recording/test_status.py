@@ -9,7 +9,7 @@ from typing import Any
 from factories import START, S, chosen, decision, monitor
 
 from dynofa_ros.messages import AppTargets, Parameter, SubnetCondition, SubnetState
-from dynofa_ros.recording.run import Decision, Fault, Run, Telemetry
+from dynofa_ros.recording.run import Fault, Reading, Run, Telemetry
 from dynofa_ros.recording.status import status
 
 NOW = START + 10 * S
@@ -26,7 +26,7 @@ def robot() -> Run:
     run.subnets = {"front": state}
     run.telemetry = [Telemetry(NOW - S, 6.0, 1.0, 41.0, {"gpu": 1e9}, "sysfs")]
     made = decision(trigger="latency", parameters=(Parameter("power_cap_w", 7.0),), **chosen("large"))
-    run.decisions = [Decision(NOW - S, made)]
+    run.decisions = [Reading(NOW - S, made)]
     return run
 
 
