@@ -135,8 +135,7 @@ class Run:
 
     def _judge(self) -> None:
         for domain, cap_hz in self.caps_hz().items():
-            limits = self.kernel._domains[domain]
-            above = limits.high_hz > cap_hz + 1000
+            above = self.kernel._asked[domain].max_hz > cap_hz + 1000
             self.outside_s[domain] = self.outside_s.get(domain, 0.0) + STEP_S if above else 0.0
             self.longest_s = max(self.longest_s, self.outside_s[domain])
 
@@ -150,13 +149,13 @@ def test_no_order_outside_the_mode_and_no_limit_left_wrong(board: str, seed: int
     for domain in run.kernel.board.domains:
         run.kernel.simulation.set_load(domain, ExternalLoad(0.6))
     run.play(f"mode {modes[0]}")
-    domains = list(run.kernel._domains)
+    domains = list(run.kernel._asked)
     for round_number in range(30):  # of 20 s
         run.play(f"mode {modes[round_number % len(modes)]}")
         run.run(run.choice.uniform(1.0, 5.0))
         if round_number % 3 == 1:  # a second writer lowers a maximum
             domain = run.choice.choice(domains)
-            run.play(f"limit {domain} {run.choice.choice(run.kernel._domains[domain].table[:6])}")
+            run.play(f"limit {domain} {run.choice.choice(run.kernel._tables[domain][:6])}")
         run.run(5.0)
         if round_number % 4 == 2:
             run.play("cpu 1 off")
@@ -175,13 +174,13 @@ def test_no_order_outside_the_mode_and_no_limit_left_wrong(board: str, seed: int
         run.play(f"mode {mode}")
         run.run(3.0)
     caps = run.caps_hz()
-    left = {domain: run.kernel._domains[domain].effective() for domain in domains}
+    left = {domain: run.kernel._in_force(domain) for domain in domains}
     run.control.release()
     run.now_s += 5.0
     run.control.state()
     for domain, cap_hz in caps.items():
-        low, high = run.kernel._domains[domain].effective()
-        table = run.kernel._domains[domain].table
+        low, high = run.kernel._in_force(domain)
+        table = run.kernel._tables[domain]
         held = "another program" in run.control.state().message and (low, high) == left[domain]
         assert held or high == max(hz for hz in table if hz <= cap_hz), domain
     assert not run.backup.left_over()
