@@ -290,12 +290,10 @@ class State:
 
     def _fade(self, app: AppState) -> None:
         """What was seen of an application on processors that it has left."""
-        if len(app.estimator.filters) == 1:
-            return
-        running = [(a.estimator.processor, a.estimator) for a in self.apps.values()]
         for processor, known in app.estimator.filters.items():
             if processor != app.estimator.processor:
-                known.fade(drift([e.filters[processor] for name, e in running if name == processor]))
+                running = (a.estimator for a in self.apps.values())
+                known.fade(drift([e.filters[processor] for e in running if e.processor == processor]))
 
     def _out_of_order(self, app: AppState, frame: InferenceMonitor) -> str | None:
         sequence, last = frame.frame_sequence, app.last_sequence
