@@ -64,6 +64,13 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--batch", type=whole(2, 1024), default=16, help="images per step (default 16)")
     parser.add_argument("--learning-rate", type=number(1e-7, 1), default=1.5e-3, help="default 0.0015")
+    parser.add_argument(
+        "--freeze",
+        type=number(0, 0.99),
+        default=0.0,
+        metavar="SHARE",
+        help="share of the layers, from the input on, that keep their weights (default 0)",
+    )
     parser.add_argument("--held-out", type=number(0.01, 0.9), default=0.2, help="share (default 0.2)")
     parser.add_argument("--threads", type=whole(1, 1024), help="default: the physical cores")
     parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="default 0")
@@ -118,6 +125,7 @@ def _run(options: argparse.Namespace) -> int:
             batch=options.batch,
             learning_rate=options.learning_rate,
             largest_only=0.25,
+            frozen=options.freeze,
             seed=options.seed,
             score_every=max(1, -(-images // options.batch) // SCORES),
         )

@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     images: int  # drawn in all; one counts again when it is drawn again
     batch: int = 8
     largest_only: float = 0.3  # share of the schedule
+    frozen: float = 0.0  # share of the arrays, from the input on, that keep their values
     random_subnets: int = 1  # per step, beside the largest and the smallest
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
@@ -66,6 +67,12 @@ class State:
     loss: float = math.nan
 
 
+def leading_arrays(plan: Plan, head: str, share: float) -> list[str]:
+    """Names of the first ``share`` (0..1) of the arrays of a network, without its ``head``."""
+    names = [name for name in plan.stored() if name.split(".")[0] != head.split(".")[0]]
+    return names[: round(share * len(names))]
+
+
 class Training:
     """One training in a folder: ``checkpoint.pt`` to go on from, ``log.jsonl`` with its curve."""
 
@@ -79,8 +86,11 @@ class Training:
         self.objective, self.settings, self.folder = objective, settings, folder
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.weights = {name: value.to(self.device).clone() for name, value in weights.items()}
-        trained = {k: v.requires_grad_() for k, v in self.weights.items() if not k.endswith(BUFFERS)}
-        self._trained = list(trained.values())
+        plan, head = objective.plan(objective.space.largest), objective.space.head
+        kept = {k for k in self.weights if k.endswith(BUFFERS)}.union(
+            leading_arrays(plan, head, settings.frozen)
+        )
+        self._trained = [value.requires_grad_() for name, value in self.weights.items() if name not in kept]
         self._optimiser = torch.optim.AdamW(
             [
                 {"params": [v for v in self._trained if v.ndim > 1], "weight_decay": settings.weight_decay},
@@ -96,14 +106,15 @@ class Training:
             self._resume()
 
     def _identity(self) -> dict[str, Any]:
-        return {"space": self.objective.space.name, "labels": list(self.objective.labels)}
+        space, labels = self.objective.space.name, list(self.objective.labels)
+        return {"space": space, "labels": labels, "frozen": self.settings.frozen}
 
     def _resume(self) -> None:
         saved = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
         if saved["identity"] != self._identity():
             raise ValueError(
-                f"{self.folder} holds the training of another network or of other classes "
-                f"({saved['identity']['space']}): choose another folder, or remove it"
+                f"{self.folder} holds the training of another network, of other classes or with other "
+                f"frozen layers ({saved['identity']['space']}): choose another folder, or remove it"
             )
         self.state = State(**saved["state"])
         self._optimiser.load_state_dict(saved["optimiser"])

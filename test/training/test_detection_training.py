@@ -16,6 +16,7 @@ from dynofa_ros.demo.signs import CLASS_NAMES, render_scene  # noqa: E402
 from dynofa_ros.supernet.families.detector import Boxes  # noqa: E402
 from dynofa_ros.supernet.masked import initial_weights  # noqa: E402
 from dynofa_ros.supernet.registry import load_space  # noqa: E402
+from dynofa_ros.supernet.weights import BUFFERS  # noqa: E402
 from dynofa_ros.training import loop  # noqa: E402
 from dynofa_ros.training.detection import (  # noqa: E402
     Detection,
@@ -183,10 +184,23 @@ import test_detection_training
 """
 
 
+def test_frozen_layers_keep_their_weights_and_the_head_never_does(tmp_path: Path):
+    begin = weights()
+    training = Training(FewScenes(), begin, Settings(images=4, batch=2, frozen=0.5), tmp_path)
+    training.run(lambda state: None)
+    changed = {k for k, v in training.weights.items() if not torch.equal(v, begin[k])}
+    moved = {name.rpartition(".")[0] for name in changed if not name.endswith(BUFFERS)}
+    assert {"head.boxes", "neck.lateral.0.conv"} <= moved
+    assert any(name.startswith("blocks.16.") for name in moved)
+    assert not any(name.startswith(("first_conv.", "blocks.0.", "blocks.5.")) for name in moved)
+    with pytest.raises(ValueError, match="other frozen layers"):
+        Training(FewScenes(), begin, Settings(images=8, batch=2), tmp_path)
+
+
 def test_a_folder_of_another_training_is_refused(tmp_path: Path):
     train(tmp_path, 1)
     other = FewScenes()
     other.labels = CLASS_NAMES[:-1]
     fewer = begun(initial_weights(other.space, len(other.labels)))
-    with pytest.raises(ValueError, match="holds the training of another network or of other classes"):
+    with pytest.raises(ValueError, match="holds the training of another network, of other classes"):
         Training(other, fewer, Settings(images=1), tmp_path)
