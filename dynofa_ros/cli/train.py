@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DEMO = "ofa_mbv3_demo"
 SPACES = {"classification": DEMO, "detection": f"{DEMO}_detector"}
 SUFFIX = ".safetensors"
-PASSES = {"classification": 10.0, "detection": 8.0}
+PASSES = {"classification": 20.0, "detection": 8.0}
 SCORES = 5  # in a training
 EVALUATIONS, POINTS = 60, 16  # of the library
 
@@ -60,7 +60,7 @@ def add_parser(commands: Commands) -> None:
         "--folder", type=Path, metavar="DIR", help="checkpoint and log (default: FILE.training)"
     )
     parser.add_argument(
-        "--passes", type=number(0.01, 1e4), help="over the images (default: detection 8, classification 10)"
+        "--passes", type=number(0.01, 1e4), help="over the images (default: detection 8, classification 20)"
     )
     parser.add_argument("--batch", type=whole(2, 1024), default=16, help="images per step (default 16)")
     parser.add_argument("--learning-rate", type=number(1e-7, 1), default=1.5e-3, help="default 0.0015")
