@@ -169,7 +169,6 @@ class Observation(msgspec.Struct, frozen=True):
     temperature_c: float | None = None
     rails_w: dict[str, tuple[float, float]] = {}
     latency_ms: Times | None = None
-    settled_s: float = 0.0
     skipped: str = ""
 
 
@@ -179,11 +178,8 @@ class Observation(msgspec.Struct, frozen=True):
 def observe(rig: Rig, point: Point, settings: Settings, seed: int) -> Observation:
     """Pin the clocks, let them and the sensors settle, measure."""
     rig.begin(seed)
-    start_s = rig.now_s()
-    unsettled = _pin(rig, point)
-    settled_s = rig.now_s() - start_s
-    if unsettled:
-        return Observation(point, settled_s=settled_s, skipped=unsettled)
+    if unsettled := _pin(rig, point):
+        return Observation(point, skipped=unsettled)
     _spend(rig, point, POWER_SETTLE_S)
     rig.device.read()  # utilisation counts from here
     begin_s, times, samples = rig.now_s(), list[float](), list[DeviceSample]()
@@ -200,7 +196,6 @@ def observe(rig: Rig, point: Point, settings: Settings, seed: int) -> Observatio
         temperature_c=_mean([temperature_c([t.temperature_c for t in s.temperatures]) for s in samples]),
         rails_w=_power(samples),
         latency_ms=summarise(times) if times else None,
-        settled_s=settled_s,
     )
 
 
