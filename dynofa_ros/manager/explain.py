@@ -40,7 +40,7 @@ def _degraded(problem: Problem, plan: Plan, present: Forecast, limit_name: str, 
     if demands is None or trace.rungs == 0:
         return "none"  # only dwell time
     pins = pins_of(problem, [place_of(choice.entry) for choice in plan.choices])
-    wanted, grid = asked(demands), make_grid(problem, PATIENT, pins)
+    wanted, grid = asked(demands), make_grid(problem, PATIENT, pins).top
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if solve(grid, wanted, power=False) is not None:
             return "none"  # only dwell time

@@ -16,8 +16,8 @@ import numpy as np
 from dynofa_ros.manager.grid import NEVER_W, NO_LIMIT_W, ROUNDING, Asked, Grid, Indices, Point
 from dynofa_ros.manager.problem import LOAD_CEILING, Array
 
-PROBES = 9  # numbers of rungs that are tried at once
-FIRST_PROBES = np.array([-16, -4, -1, 0, 1, 4, 16, 10**6])  # around a guess, and the last one
+PROBES = 15  # numbers of rungs that are tried at once
+AROUND = (-32, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 32)  # a guess
 
 
 @dataclass(eq=False)
@@ -119,7 +119,7 @@ def limit_to_keep_w(grid: Grid) -> float:
 
 
 def known_rungs(
-    few: Few, asked: Callable[[Indices], Asked], low: int, rungs: int, guess: int
+    few: Few, asked: Callable[[Sequence[int]], Asked], low: int, rungs: int, guess: int
 ) -> tuple[int, float]:
     """Least number of rungs above ``low`` with which one of the mappings keeps all limits, one more than
     ``rungs`` if not even these will do; and the least power with one rung less, inf if that cannot be.
@@ -127,14 +127,13 @@ def known_rungs(
     ``asked``: demands after so many rungs. ``guess``: where to begin.
     """
     high, low_w = rungs + 1, inf
-    probes = np.unique(np.clip(guess + FIRST_PROBES, low + 1, rungs))
+    probes = sorted({min(max(guess + n, low + 1), rungs) for n in AROUND} | {rungs})
     while high - low > 1:
-        least_w = few.price(asked(probes)).total_w.min(axis=1)
-        fits = least_w <= min(few.grid.limit_w, NO_LIMIT_W)
-        first = int(fits.argmax()) if fits.any() else len(probes)
-        if first > 0:
-            low, low_w = int(probes[first - 1]), float(least_w[first - 1])
-        high = int(probes[first]) if first < len(probes) else high
-        probes = np.unique(np.linspace(low, high, PROBES + 1).astype(np.int64)[1:-1])
-        probes = probes[(probes > low) & (probes < high)]
+        least_w = few.price(asked(probes)).total_w.min(axis=1).tolist()
+        for probe, known_w in zip(probes, least_w, strict=True):
+            if known_w <= min(few.grid.limit_w, NO_LIMIT_W):
+                high = probe
+                break
+            low, low_w = probe, known_w
+        probes = list(range(low + 1, high, 1 + (high - low) // PROBES))
     return high, low_w if low_w < NO_LIMIT_W else inf

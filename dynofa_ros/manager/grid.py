@@ -127,17 +127,19 @@ class Grid:
             first=tuple(n + r.start - p.start for n, r, p in zip(self.first, rows, self.slices, strict=True)),
         )
 
-    def unlimited(self) -> Grid | None:
-        """The top clock of each processor, if no limit is in the way of it; None if one may be.
+    @cached_property
+    def top(self) -> Grid:
+        """The top clock of each processor; itself with modes or parts. The power limit apart, what can be
+        given at all can be given there: more clock is less load and less time."""
+        tops = [range(place.stop - 1, place.stop) for place in self.slices]
+        return self.of_rows(tops) if self.plain else self
 
-        What can be given at all can then be given there: more clock is less load and less time.
-        """
-        top_w = np.maximum(
-            np.maximum.reduceat(self.base_w + self.slope_w * self.ceiling, self.starts), self.idle_w
-        )
-        if not self.plain or self.constant_w + float(top_w.sum()) > self.limit_w:
-            return None
-        return self.of_rows([range(place.stop - 1, place.stop) for place in self.slices])
+    @property
+    def unlimited(self) -> bool:
+        """Whether the power limit holds whatever is chosen."""
+        busy_w = np.maximum.reduceat(self.base_w + self.slope_w * self.ceiling, self.starts)
+        most_w = self.constant_w + float(np.maximum(busy_w, self.idle_w).sum())
+        return most_w <= self.limit_w
 
     @property
     def plain(self) -> bool:

@@ -56,7 +56,7 @@ class Ladder:
         given[np.arange(1, len(self) + 1), self.kinds, self.apps] = 1
         return np.add.accumulate(given, axis=0)
 
-    def asked(self, rungs: int | Indices) -> Asked:
+    def asked(self, rungs: int | Sequence[int]) -> Asked:
         """What is asked after so many rungs; of several numbers of rungs with a first axis for them."""
         given = self._given[rungs]
         accuracy, rate, deadline = given[..., ACCURACY, :], given[..., RATE, :], given[..., DEADLINE, :]
@@ -151,8 +151,7 @@ def _within_limits(
     problem: Problem, grid: Grid, order: Ladder, guess: Trace, homes: Sequence[int]
 ) -> Outcome | None:
     """The outcome within the power limit, None if even the last rung breaks it."""
-    # If a search has to be made: at the top clocks alone, where these are not limited.
-    limits = (grid.unlimited() if guess.rungs else None) or grid
+    limits = grid.top if guess.rungs and grid.unlimited else grid
     found, few = _search(limits, order, guess.place, homes)
     if found is None:
         return None
@@ -193,7 +192,9 @@ def _search(grid: Grid, order: Ladder, place: float, homes: Sequence[int]) -> tu
                 if known:
                     low = high - 1
                     if high > 0:
-                        low_w = few_w if isfinite(few_w) else _least_w(grid, order.asked(low))
+                        low_w = few_w
+                        if few_w == inf and (point := solve(grid.top, order.asked(low), power=False)):
+                            low_w = point.power_w
         else:
             low, low_w = probe, power_w
         missing = abs(power_w - grid.limit_w) / (RUNG_SHARE * power_w) if isfinite(power_w) else inf
@@ -206,12 +207,6 @@ def _search(grid: Grid, order: Ladder, place: float, homes: Sequence[int]) -> tu
             probe = _between(low, high, low_w, high_w, grid.limit_w)
     # With one rung less there is a point, but above the limit: it is the power that binds.
     return (_trace(order, high, power=isfinite(low_w)) if high <= len(order) else None), known
-
-
-def _least_w(grid: Grid, wanted: Asked) -> float:
-    """Least power that gives these demands, the limit apart; inf where they cannot be given."""
-    point = solve(grid, wanted, power=False)
-    return inf if point is None else point.power_w
 
 
 def _trace(order: Ladder, rungs: int, *, power: bool) -> Trace:

@@ -96,8 +96,8 @@ def test_without_a_limit_the_top_clocks_alone_say_what_can_be_given() -> None:
     for seed in range(60):
         problem = replace(crowd(seed, 6), power_limit_w=inf)
         grid = make_grid(problem, 1.0)
-        top = grid.unlimited()
-        assert top is not None and len(top.base_w) == len(problem.processors)
+        top = grid.top
+        assert grid.unlimited and len(top.base_w) == len(problem.processors)
         wanted = asked(random_demands(problem, np.random.default_rng(seed)))
         with np.errstate(all="ignore"):
             found = solve(grid, wanted) is not None
@@ -105,7 +105,7 @@ def test_without_a_limit_the_top_clocks_alone_say_what_can_be_given() -> None:
         outcomes[found] += 1
     assert min(outcomes.values()) > 5, outcomes
     limited = replace(problem, power_limit_w=problem.constant_w + 1.0)
-    assert make_grid(limited, 1.0).unlimited() is None
+    assert not make_grid(limited, 1.0).unlimited
 
 
 @pytest.mark.parametrize("free", [(), (0, 1, 2), range(6)])
