@@ -113,8 +113,9 @@ class Tables:
         self.priced = np.empty((rows, 1 << bits))  # power where everything holds; transposed
         self._both = np.empty((2, 1 << bits, rows))
         self._load, self._power = self._both
-        # The first two: least limit of the free applications, and of all.
-        self._least, self._most, self._never, self._gain, self._elsewhere_w = np.empty((5, 1 << bits, rows))
+        # The first two: least limit of the free applications, and of all; the same where all are free.
+        self._least, self._pinned_most, self._gain, self._elsewhere_w = np.empty((4, 1 << bits, rows))
+        self._most = self._least
         self._broken = np.empty((1 << bits, rows), dtype=bool)
         self._joint: dict[tuple[int, ...], Array] = {}
         self._background = self._roomy = False
@@ -140,22 +141,21 @@ class Tables:
             np.add(self._both[:, :half], steps[:, app], out=self._both[:, half : 2 * half])
             np.minimum(least[:half], limit[app], out=least[half : 2 * half])
         if self._pinned:
-            np.minimum(least, np.minimum.reduce(np.where(home, limit, inf), axis=0), out=self._most)
-        else:
-            np.copyto(self._most, least)
+            most = np.minimum.reduce(np.where(home, limit, inf), axis=0)
+            np.minimum(least, most, out=self._pinned_most)
+        self._most = self._pinned_most if self._pinned else least
         self._price()
 
     def _price(self) -> None:
         """Least power of every subset on every processor."""
-        broken, never, grid, rows = self._broken, self._never, self._grid, self.needs.rows
+        broken, grid, rows = self._broken, self._grid, self.needs.rows
         np.greater(self._load, self._most, out=broken)
         if self._background:
             broken |= (self._load + grid.background[rows] > LOAD_CEILING) & grid.below_top[rows]
-        np.multiply(broken, NEVER_W, out=never)
         if self.needs.overload:  # nothing is busier than all the time
             np.minimum(self._power, (grid.base_w + grid.slope_w)[rows], out=self._power)
-        never += self._power
-        np.copyto(self.priced, never.T)  # the least of adjacent lines is found several times faster
+        priced = np.where(broken, NEVER_W, self._power)
+        np.copyto(self.priced, priced.T)  # the least of adjacent lines is found several times faster
         self._joint.clear()
         self._roomy = False
         taken = {pin for _, pin in self._pinned}
