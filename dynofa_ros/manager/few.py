@@ -45,7 +45,7 @@ class Few:
         self._asked = b""
         self._priced: Priced
         self._spare: Array
-        self._empty = ~(homes[:, :, None] == np.arange(len(grid.slices))).any(axis=1)
+        self._empty = ~np.logical_or.reduce(homes[:, :, None] == np.arange(len(grid.slices)), axis=1)
 
     def _ordered(self, values: Array) -> Array:
         return values if self._order is None else values.take(self._order, axis=-2)
@@ -106,9 +106,10 @@ class Few:
         full = grid.full_load(app) * (1.0 + ROUNDING)
         for divider in dividers:
             allowed = room * divider if relaxed else np.minimum(room * divider, in_time)
-            fits = (full <= np.fmax.reduce(allowed, axis=0)).any(axis=1)
-            if fits.any():
-                return divider, int(fits.argmax())
+            fits = np.logical_or.reduce(full <= np.fmax.reduce(allowed, axis=0), axis=1)
+            level = int(fits.argmax())
+            if fits[level]:
+                return divider, level
         return None
 
 
@@ -129,7 +130,7 @@ def known_rungs(
     high, low_w = rungs + 1, inf
     probes = sorted({min(max(guess + n, low + 1), rungs) for n in AROUND} | {rungs})
     while high - low > 1:
-        least_w = few.price(asked(probes)).total_w.min(axis=1).tolist()
+        least_w = np.minimum.reduce(few.price(asked(probes)).total_w, axis=1).tolist()
         for probe, known_w in zip(probes, least_w, strict=True):
             if known_w <= min(few.grid.limit_w, NO_LIMIT_W):
                 high = probe

@@ -187,7 +187,7 @@ class Grid:
         own = load / wanted.divider[..., None]
         others = (self.deadline / load - 1.0) / self.contention  # up to which it holds
         limit = np.where(others >= 0.0, own + others, -inf)
-        if wanted.relaxed.any():
+        if np.count_nonzero(wanted.relaxed):
             limit = np.where(wanted.relaxed[..., None], np.where(np.isfinite(own), inf, -inf), limit)
         return own, limit
 

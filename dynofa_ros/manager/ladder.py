@@ -229,12 +229,12 @@ def _outcome(
     if problem.least_latency:
         grid, few = _least_share(problem, grid, wanted), None
     point = None
-    if grid.background.any():
+    if np.count_nonzero(grid.background):
         point = few.point(wanted, background=True) if few else solve(grid, wanted, background=True)
     point = point or (few.point(wanted) if few else solve(grid, wanted))
     if point is None:
         return None
-    if wanted.relaxed.any():
+    if np.count_nonzero(wanted.relaxed):
         point = _raise_clocks(grid, wanted, point)
     return Outcome(wanted.demands(), point, trace)
 

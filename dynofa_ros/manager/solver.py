@@ -130,7 +130,7 @@ class Tables:
         self.needs, self._grid, self._free, self._background = needs, grid, free, False
         self._pinned = tuple((app, pin) for app, pin in enumerate(grid.pins) if pin >= 0)
         least, limit = self._least, needs.limit
-        steps = np.stack((needs.own, needs.own * grid.slope_w[needs.rows]))[:, :, None]
+        steps = np.array((needs.own, needs.own * grid.slope_w[needs.rows]))[:, :, None]
         self._load[0], self._power[0], least[0] = 0.0, grid.base_w[needs.rows], needs.ceiling
         if self._pinned:
             home = grid.home[:, needs.rows]
@@ -269,7 +269,7 @@ def _tables(grid: Grid, wanted: Asked, free: tuple[int, ...], ceiling: float, bu
     if last is not None and last.asked == asked:
         return last
     needs = grid.needs(wanted, ceiling)
-    fits = np.any(needs.own <= needs.limit, axis=1).tolist()
+    fits = np.logical_or.reduce(needs.own <= needs.limit, axis=1).tolist()
     if any(not fit for app, fit in enumerate(fits) if app != but):
         return None
     tables = _filled[len(free)] = _workspace(needs.own.shape[1], len(free))
