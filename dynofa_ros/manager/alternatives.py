@@ -211,13 +211,12 @@ def _relief_w(
 ) -> list[float]:
     """Change of the power of its processor if an application leaves it, for each."""
     watts = grid.base_w + grid.slope_w * np.minimum(rest, 1.0)
-    allowed = np.where(holds, watts, inf)
+    least = np.minimum.reduceat(np.where(holds, watts, inf), grid.starts, axis=1).tolist()
+    free = np.logical_and.reduceat(holds, grid.starts, axis=1).tolist()
     relief = []
     for n, k in enumerate(homes):
-        place, level = grid.slices[k], levels[k]
-        alone = homes.count(k) == 1 and holds[n, place].all()
-        least_w = grid.idle_w[k] if alone else float(allowed[n, place].min())
-        stuck_w = float(watts[n, place.start + (level or 0)])
+        least_w = grid.idle_w[k] if homes.count(k) == 1 and free[n][k] else least[n][k]
+        stuck_w = float(watts[n, grid.slices[k].start + (levels[k] or 0)])
         relief.append((least_w if least_w < inf else stuck_w) - now_w[k])
     return relief
 

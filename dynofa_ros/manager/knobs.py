@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import isfinite, nan
 
 from dynofa_ros.manager.commands import AppCommand
-from dynofa_ros.manager.grant import grant
+from dynofa_ros.manager.grant import Grant, grant
 from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import Choice, Plan
 from dynofa_ros.manager.problem import App, Problem, Processor
@@ -99,8 +99,9 @@ def wanted_commands(state: State, problem: Problem, plan: Plan | None) -> tuple[
         pinned = app.status is not None and app.status.status == SubnetCondition.PINNED
         if pinned or app.targets is None:
             continue
-        slowdown = state.slowdown(app, place_of(entry))
-        granted = grant(problem, plan, choice, model, app, slowdown) if plan else ()
+        granted: Grant = ()
+        if plan and app.sized:
+            granted = grant(problem, plan, choice, model, app, state.slowdown(app, place_of(entry)))
         commands.append(
             AppCommand(
                 app=choice.app,
