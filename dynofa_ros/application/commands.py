@@ -216,7 +216,7 @@ class CommandInForce:
         if not 0 < order.rate_hz < self.targets.rate_hz:
             self.gate = None
         elif self.gate is None or self.gate.rate_hz != order.rate_hz:  # a renewed command begins no new phase
-            self.gate = RateGate(order.rate_hz)
+            self.gate = RateGate(order.rate_hz, skip_first=self.gate is None)
         self._mapping.assign(order.affinity)
         if not self._switcher.holds(order.key):
             self.report(SubnetCondition.PENDING, f"preparing {order.key.subnet_id}")

@@ -120,15 +120,22 @@ class LatestSlot(OrderedQueue[Item]):
 
 
 class RateGate:
-    """Thins a stream to ``rate_hz``, keeping the phase of the stream."""
+    """Thins a stream to ``rate_hz``, keeping the phase of the stream.
 
-    def __init__(self, rate_hz: float) -> None:
+    ``skip_first``: begins with a request that it leaves out. Who has too much to do is behind already, and
+    each request in time would only wait as long as the one before it.
+    """
+
+    def __init__(self, rate_hz: float, *, skip_first: bool = False) -> None:
         self.rate_hz = rate_hz
+        self._skip = skip_first
         self._next_ns: int | None = None
 
     def accepts(self, now_ns: int) -> bool:
         """Whether a request that arrives now is due. now_ns: any steady clock."""
         period = int(1e9 / self.rate_hz)
+        if self._skip:
+            self._skip, self._next_ns = False, now_ns + int((EARLY_SHARE + 0.02) * period)
         due = now_ns if self._next_ns is None else self._next_ns
         if now_ns < due - int(EARLY_SHARE * period):
             return False

@@ -246,7 +246,7 @@ class SimulatedApplication:
         if not (isfinite(rate_hz) and 0.0 < rate_hz < self.targets.rate_hz):
             self._gate = None
         elif self._gate is None or self._gate.rate_hz != rate_hz:
-            self._gate = RateGate(rate_hz)
+            self._gate = RateGate(rate_hz, skip_first=self._gate is None)
 
     def _drop(self, index: int, thinned: bool = False) -> FrameRecord:
         self._dropped += 1

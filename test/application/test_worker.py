@@ -38,6 +38,12 @@ def test_a_stream_that_paused_is_not_caught_up_with():
     assert accepted(15, arrivals) == 4
 
 
+def test_a_gate_that_begins_with_a_gap_lets_the_one_in_work_be_answered():
+    gate = RateGate(9.375, skip_first=True)  # 15 of 16 at 10 Hz
+    answered = [gate.accepts(int(n * 1e8)) for n in range(33)]
+    assert [n for n, due in enumerate(answered) if not due] == [0, 16, 32]
+
+
 def test_the_slot_keeps_the_newest_and_says_what_it_replaced():
     slot: LatestSlot[int] = LatestSlot()
     assert [slot.put(i) for i in range(3)] == [False, True, True]
