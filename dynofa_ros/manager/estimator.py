@@ -70,6 +70,11 @@ class SlowdownFilter:
         """Best estimate of measured / predicted."""
         return exp(self.log_level)
 
+    @property
+    def acquiring(self) -> bool:
+        """Whether the level is not known yet, or has just moved."""
+        return len(self._first) < START_FRAMES
+
     def noise(self) -> float:
         """Measurement variance r of the log-ratio."""
         return self._noise
@@ -99,8 +104,10 @@ class SlowdownFilter:
         if self._cusum(innovation / sqrt(total)):
             self._reopen(log_ratio, error)
             return True
+        # What is not known of the entry yet is no noise: of an innovation that share is left out.
+        own = innovation * sqrt(noise / (noise + error.variance)) if error else innovation
         self._residuals.append(innovation)
-        self.margins.append(work * exp(innovation) + extra)
+        self.margins.append(work * exp(own) + extra)
         self._learn_noise()
         limit = CLIP_SIGMAS * sqrt(total)
         clipped = min(max(innovation, -limit), limit)

@@ -33,6 +33,7 @@ FAILED_WITHIN_S = 4.0  # an upgrade taken back sooner than this has failed
 REPAIRED_S = 2.0  # after a plan failed power is not saved that soon
 BACKOFF_RESET_S = 30.0
 SOLVE_PERIOD_S = 1.0
+CALM_S = 1.0  # in which nothing was changed
 REPAIR = 0.02  # of a latency target, or W: less is not worth a change of a plan that fails anyway
 MOVED_SHARE = 0.02  # of a latency or a power: alternatives are looked at again before the second is over
 
@@ -170,6 +171,17 @@ class Hysteresis:
         moved = any(abs(new - old) > MOVED_SHARE * old for new, old in zip(seen, self.seen, strict=True))
         waiting = self.better_since_ns is not None
         return moved or waiting or now_ns - self.solved_ns >= SOLVE_PERIOD_S * 1e9
+
+    def calm(self, now_ns: int) -> bool:
+        """Whether the plan in force has held for a while, and nothing better waits."""
+        held = self.changed_ns is None or now_ns - self.changed_ns >= CALM_S * 1e9
+        sound = self.present is not None and self.present.sound
+        return held and sound and self.better_since_ns is None and self.budget.left
+
+    def adopt(self, now_ns: int, current: Plan, plan: Plan) -> Plan:
+        """Takes a plan that was made elsewhere."""
+        self.solved, self.present = False, None
+        return self._change(now_ns, current, plan)
 
     def rebase(self, now_ns: int) -> None:
         """Starts all waiting times anew: the clock was set back."""

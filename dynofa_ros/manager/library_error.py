@@ -21,6 +21,7 @@ ERROR_VARIANCE = 0.05**2  # of the log-ratio of an entry never tried: residuals 
 OFFSET_SHARE = 0.3  # of the shortest time tried: spread of the offset to expect
 INTERCEPT_VARIANCE = 0.2**2  # of the common part of the errors
 TRIED_FRAMES = 8  # from which an entry counts for the offset
+USUAL_ENTRIES = 2.0  # that the usual variance counts for
 LEAST_TRIED = 3  # entries: any two lie on a line
 FIT_EVERY = 32  # frames
 FORGET = 1.0 / 5000.0  # per frame of another entry
@@ -55,6 +56,20 @@ class LibraryErrors:
         """Time of an entry at slowdown 1, where the library says ``unit_ms``."""
         known = self._entries.get(key)
         return (unit_ms + self.offset_ms) * (exp(known.log_error) if known else 1.0)
+
+    def known(self, key: Key) -> EntryError:
+        """What is known of an entry."""
+        return self._entries.get(key) or EntryError()
+
+    @property
+    def spread(self) -> float:
+        """Variance of the errors of entries: of those tried, drawn to what is usual while they are few."""
+        tried = [known.log_error for known in self._entries.values() if known.frames >= LEAST_TRIED]
+        if len(tried) < 2:
+            return ERROR_VARIANCE
+        usual = sum(tried) / len(tried)
+        squares = sum((error - usual) ** 2 for error in tried)
+        return (USUAL_ENTRIES * ERROR_VARIANCE + squares) / (USUAL_ENTRIES + len(tried) - 1)
 
     def entry(self, key: Key, unit_ms: float) -> EntryError:
         """The error of an entry that runs now."""

@@ -29,6 +29,7 @@ from dynofa_ros.manager.plan import Forecast, Plan, forecast
 from dynofa_ros.manager.power_guard import SETTLE_S
 from dynofa_ros.manager.problem import Problem
 from dynofa_ros.manager.state import STALE_S, State
+from dynofa_ros.manager.trial import Trials
 from dynofa_ros.messages import (
     AppDecision,
     ConsumedInput,
@@ -78,6 +79,7 @@ class RuntimeManager:
         self._hysteresis = Hysteresis()
         self._bumpless_start = BumplessStart()
         self._alternatives = AlternativesTimer()
+        self._trials = Trials()
         self._book = CommandBook()
         self._last_ns: int | None = None
         self._steps = 0
@@ -241,6 +243,12 @@ class RuntimeManager:
         if problem.apps and not (before and before.choices):
             events.add("startup")
         known = self._bumpless_start.plan(now_ns, self.state, problem, events)
+        on_trial = self._trials.running(now_ns, self.state, before)
+        if known is None and before is not None and upgrades:
+            if on_trial and events == {"latency"}:
+                known = self._trials.keep(now_ns, problem, before, self._hysteresis, release_w)
+            elif not (on_trial or events):
+                known = self._trials.begin(now_ns, self.state, problem, before, self._hysteresis, release_w)
         self._plan = known or self._hysteresis.choose(
             now_ns,
             problem,
@@ -249,7 +257,7 @@ class RuntimeManager:
             at_once=bool(events & AT_ONCE),
             event=bool(events),
             alarm="alarm" in events,
-            upgrades=upgrades,
+            upgrades=upgrades and not on_trial,
             min_dwell_s=parameters.min_dwell_s,
             release_limit_w=release_w,
         )

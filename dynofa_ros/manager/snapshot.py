@@ -55,6 +55,7 @@ from dynofa_ros.manager.runtime_manager import RuntimeManager
 from dynofa_ros.manager.sensor_times import SensorTimes
 from dynofa_ros.manager.state import State
 from dynofa_ros.manager.thermal_guard import ThermalGuard
+from dynofa_ros.manager.trial import Trials
 from dynofa_ros.messages import CONSTANTS, MESSAGES, Header, ManagerState
 
 FORMAT_VERSION = 1
@@ -79,7 +80,7 @@ _CLASSES: dict[str, type] = MESSAGES | {
         ),
         *(Parameters, Plan, PowerFeedback, PowerGuard, PowerTables, Refusal, Refusals, RequestSizes),
         *(ReversalBudget, Ripple, RuntimeManager, SensorTimes, SlowdownFilter, State, TemperatureFeedback),
-        *(ThermalGuard, Trace, Window),
+        *(ThermalGuard, Trace, Trials, Window),
     )
 }
 _ENUMS: dict[str, type[Enum]] = {enum.__name__: enum for enum in CONSTANTS.values()}

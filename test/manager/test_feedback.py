@@ -184,7 +184,7 @@ def test_what_a_low_cap_took_comes_back_with_a_higher_one(least_w: float, levels
 
 def test_a_cap_is_left_again_when_it_is_lifted_and_when_load_goes() -> None:
     plant = make_plant(UnknownBoard(levels=8))
-    plant.background = 0.5
+    plant.background = 0.7
     plant.run(5.0)
     plant.set_parameters(Parameters(power_cap_w=8.0))
     plant.run(20.0)

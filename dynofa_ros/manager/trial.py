@@ -1,0 +1,165 @@
+"""Trials: sub-networks that may be quicker than the library says are run for a few frames each.
+
+What a library says wrongly about an entry is known only once it has run. While a plan holds, the entry with
+the largest expected improvement (Mockus 1975) of the time of a frame takes the place of another, at a clock
+at which it is in time even if it is slower than expected. When its error is known the next one follows, until
+no other is worth a trial; then the solver chooses with what was learned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import erf, exp, log, pi, sqrt
+from typing import NamedTuple
+
+from dynofa_ros.manager.app_state import AppState
+from dynofa_ros.manager.hysteresis import PATIENT, Hysteresis
+from dynofa_ros.manager.placement import place_of
+from dynofa_ros.manager.plan import Choice, Plan, forecast
+from dynofa_ros.manager.problem import App, Problem
+from dynofa_ros.manager.state import State
+
+LEAST_GAIN = 0.005  # of the time of a frame: less is not worth a trial
+SLOWER, QUICKER = 0.5, 1.5  # standard deviations that an entry on trial may be, and that it is hoped to be
+LOOK_S = 1.0  # after which another is looked for
+LEAST_FRAMES, MOST_FRAMES, MOST_S = 6, 24, 20.0  # before a trial, and of one
+LEAST_PER_MIN = 1.0  # frames that may be late: else a single one of a trial is too many
+KNOWN_SHARE = 0.3  # of the variance of errors: then an entry is known
+MOST_NOISE = 3.0  # times that variance: more hides the errors
+USUAL = 0.1  # of the log-ratio around its usual level: a load that comes or goes would be taken for an error
+
+
+class Candidate(NamedTuple):
+    """``deviation``: of the log of its time."""
+
+    choice: Choice
+    deviation: float
+
+
+@dataclass
+class Trials:
+    """One application after the other. ``home``: what it ran before; ``choice``: on trial, None = none."""
+
+    home: Choice | None = None
+    choice: Choice | None = None
+    _since_ns: int = 0
+    _looked_ns: int = 0
+    _turn: int = 0
+
+    def running(self, now_ns: int, state: State, plan: Plan | None) -> bool:
+        """Whether an entry is on trial that is not known yet."""
+        app = state.apps.get(self.choice.app) if self.choice else None
+        if self.choice is None or app is None or plan is None or self.choice not in plan.choices:
+            self.choice = None
+            return False
+        entry = self.choice.entry
+        errors = app.estimator.filter(place_of(entry)).errors
+        tried = errors.known((entry.id, entry.threads))
+        is_known = tried.frames >= LEAST_FRAMES and tried.variance < KNOWN_SHARE * errors.spread
+        return not (is_known or tried.frames >= MOST_FRAMES or now_ns - self._since_ns > MOST_S * 1e9)
+
+    def begin(
+        self, now_ns: int, state: State, problem: Problem, plan: Plan, hysteresis: Hysteresis, limit_w: float
+    ) -> Plan | None:
+        """The plan in force with another entry on trial; None if none is worth it, or it is not the time."""
+        ended, self.choice = self.choice, None
+        if plan.ladder_step or problem.least_latency:  # there a quicker entry lowers no clock
+            return None
+        waits = 0 <= now_ns - self._looked_ns < LOOK_S * 1e9 or not hysteresis.calm(now_ns)
+        if len(plan.choices) != len(problem.apps) or not plan.choices or (waits and ended is None):
+            return None
+        self._looked_ns = now_ns
+        self._turn += ended is None
+        number = self._turn % len(plan.choices)
+        home = plan.choices[number]
+        if ended is not None and self.home is not None:
+            home, number = self.home, plan.choices.index(ended)
+        best = _candidate(state.apps[home.app], problem.apps[number], home, problem, plan)
+        if best is None or not _worth(problem, plan, number, best):
+            return None
+        trial = _in_time(problem, plan, number, best, limit_w)
+        if trial is None or hysteresis.budget.reverses(plan, trial):
+            return None
+        self.home, self.choice, self._since_ns = home, best.choice, now_ns
+        return hysteresis.adopt(now_ns, plan, trial)
+
+    def keep(
+        self, now_ns: int, problem: Problem, plan: Plan, hysteresis: Hysteresis, limit_w: float
+    ) -> Plan | None:
+        """The plan with the entry on trial at a higher clock: a late frame ends no trial."""
+        if self.choice is None:
+            return None
+        number = plan.choices.index(self.choice)
+        trial = _in_time(problem, plan, number, Candidate(self.choice, 0.0), limit_w)
+        return hysteresis.adopt(now_ns, plan, trial) if trial and not trial.same_knobs(plan) else None
+
+
+def _candidate(known: AppState, app: App, home: Choice, problem: Problem, plan: Plan) -> Candidate | None:
+    """The most promising entry of an application on the processor that it is on."""
+    place, estimator = place_of(home.entry), known.estimator
+    filter_, table = estimator.filters.get(place), app.tables.get(place)
+    level = problem.processor(place).level_of(dict(plan.clocks).get(place, ()))
+    now = table.index(home.entry) if table else None
+    if filter_ is None or table is None or level is None or now is None or known.queued or known.sized:
+        return None
+    errors, tolerated = filter_.errors, known.targets.miss_tolerance if known.targets else 0.0
+    if (
+        60.0 * app.rate_hz * tolerated < LEAST_PER_MIN
+        or estimator.processor != place
+        or estimator.steady_frames < LEAST_FRAMES
+        or abs(filter_.log_level - filter_.usual_level) > USUAL
+        or filter_.acquiring
+        or filter_.noise() > MOST_NOISE * errors.spread
+    ):
+        return None
+    times_ms, deviation = table.unit_ms[:, level].tolist(), sqrt(errors.spread)
+    alike = [
+        n
+        for n, entry in enumerate(table.entries)
+        if table.modes[n] == table.modes[now] and entry.accuracy >= home.entry.accuracy
+    ]
+    tried = {n: errors.known((table.entries[n].id, table.entries[n].threads)) for n in alike}
+    least_ms = min(times_ms[n] for n in alike if n == now or tried[n].frames)
+    best, most = None, LEAST_GAIN
+    for n in alike:
+        if n != now and tried[n].variance >= KNOWN_SHARE * errors.spread:
+            u = log(times_ms[n] / least_ms) / deviation
+            gain = deviation * (exp(-0.5 * u * u) / sqrt(2.0 * pi) - 0.5 * u * (1.0 - erf(u / sqrt(2.0))))
+            if gain > most:
+                best, most = table.entries[n], gain
+    return None if best is None else Candidate(replace(home, entry=best), deviation)
+
+
+def _with(problem: Problem, plan: Plan, choice: Choice, level: int) -> Plan:
+    """A plan with another choice for its application, and another clock level of the processor of that."""
+    name = place_of(choice.entry)
+    clocks_hz = tuple(problem.processor(name).clocks_hz[level].tolist())
+    return replace(
+        plan,
+        choices=tuple(choice if c.app == choice.app else c for c in plan.choices),
+        clocks=tuple((n, clocks_hz if n == name else hz) for n, hz in plan.clocks),
+    )
+
+
+def _worth(problem: Problem, plan: Plan, number: int, candidate: Candidate) -> bool:
+    """Whether the processor could take a lower clock if the candidate is as quick as hoped."""
+    name = place_of(candidate.choice.entry)
+    level = problem.processor(name).level_of(dict(plan.clocks)[name])
+    if not level:
+        return False
+    lower = forecast(problem, _with(problem, plan, candidate.choice, level - 1))
+    shares = [app.share for app in lower.apps]
+    shares[number] *= exp(-QUICKER * candidate.deviation)
+    return max(shares) <= PATIENT
+
+
+def _in_time(problem: Problem, plan: Plan, number: int, candidate: Candidate, limit_w: float) -> Plan | None:
+    """The plan with a candidate at the least clock, not below the present one, at which all are in time."""
+    processor = problem.processor(place_of(candidate.choice.entry))
+    level = processor.level_of(dict(plan.clocks)[processor.name]) or 0
+    for higher in range(level, processor.levels):
+        trial = _with(problem, plan, candidate.choice, higher)
+        expected = forecast(problem, trial, limit_w)
+        if expected.sound and expected.apps[number].share * exp(SLOWER * candidate.deviation) <= 1.0:
+            return trial
+    return None
