@@ -168,7 +168,8 @@ class _Simulation(Simulation):
     def publish(self, topic: str, message: Message) -> None:
         plant = self._owner
         if isinstance(message, DeviceTelemetry):
-            self.burden()
+            if plant.background:
+                self.burden()
             self._energy.append((self.now_s, self.plant.device.energy_j))
             (before_s, before_j), (now_s, now_j) = self._energy[0], self._energy[-1]
             if now_s > before_s:  # true, and with a frame more or less in it hardly another

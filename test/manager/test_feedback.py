@@ -90,7 +90,7 @@ def share_above(plant: Plant, cap_w: float, since_ns: int) -> float:
 
 
 # At 6 W the peaks of s3 at 1.3 GHz are above the cap, its mean of 5.3 W is not.
-@pytest.mark.parametrize(("cap_w", "least"), [(6.0, "s1"), (6.5, "s3"), (7.0, "s3"), (8.0, "s3")])
+@pytest.mark.parametrize(("cap_w", "least"), [(6.0, "s1"), (7.0, "s3"), (8.0, "s3")])
 def test_a_cap_is_held_without_a_limit_cycle(cap_w: float, least: str) -> None:
     plant = make_plant(UnknownBoard(levels=4), seed=int(cap_w))
     plant.run(5.0)
@@ -110,7 +110,7 @@ def test_a_cap_is_held_without_a_limit_cycle(cap_w: float, least: str) -> None:
 
 # Known defect: what peaks a clock has above its mean is forgotten 2 s after the clock was left.
 FORGOTTEN = pytest.mark.xfail(strict=True, reason="the peaks of a clock that was left are forgotten")
-CAPS_W = [pytest.param(5.0, marks=FORGOTTEN), pytest.param(6.0, marks=FORGOTTEN), 7.0, 7.5, 8.0]
+CAPS_W = [pytest.param(5.0, marks=FORGOTTEN), 7.0, 8.0]
 
 
 @pytest.mark.parametrize("cap_w", CAPS_W)
