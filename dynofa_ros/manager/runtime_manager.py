@@ -10,6 +10,9 @@ arrival.
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite, nan
 from time import perf_counter
@@ -61,6 +64,18 @@ FIRST_FRAMES = 4  # answered before a manager that was started again plans; the 
 FIRST_WAIT_NS = 1_000_000_000  # unless they do not come
 
 
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Garbage is collected after what is done here, not in the middle of it."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 @dataclass(frozen=True)
 class Decision(ManagerDecision):
     """One step of the manager, and the commands that must be sent now."""
@@ -91,6 +106,7 @@ class RuntimeManager:
         self.limit_fault: LimitFault | None = None  # a limit that the last decision does not hold
         self._unresponsive: frozenset[str] = frozenset()
 
+    @no_collection()
     def step(self, now_ns: int, monitors: Monitors) -> Decision:
         """One decision at time ``now_ns`` of the node's clock."""
         start = perf_counter()

@@ -18,7 +18,7 @@ from dynofa_ros import topics
 from dynofa_ros.convert import to_ros
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import OBJECTIVES, Departure, Input, Monitors, Parameters, make_input
-from dynofa_ros.manager.runtime_manager import Decision
+from dynofa_ros.manager.runtime_manager import Decision, no_collection
 from dynofa_ros.manager.snapshot import snapshot
 from dynofa_ros.messages import (
     AppDecision,
@@ -292,13 +292,14 @@ class ManagerNode(ManagedNode):
     def _step(self) -> None:
         self._last_step_s, self._asked = time.monotonic(), False
         inputs, self._inputs = tuple(self._inputs), []
-        decision = self._manager.step(self._now_ns(), Monitors(inputs, self._in_force))
-        for command in self._manager.publication_order(decision):
-            if isinstance(command, DvfsCommand):
-                self._clocks = command
-                self._send_clocks()
-            elif command.app in self._apps:
-                self._apps[command.app].commands.publish(to_ros(command))
+        with no_collection():
+            decision = self._manager.step(self._now_ns(), Monitors(inputs, self._in_force))
+            for command in self._manager.publication_order(decision):
+                if isinstance(command, DvfsCommand):
+                    self._clocks = command
+                    self._send_clocks()
+                elif command.app in self._apps:
+                    self._apps[command.app].commands.publish(to_ros(command))
         self._decisions.publish(to_ros(decision))
         self._decision, self._stepped_ns = decision, self.command_clock_ns()
         self._compute_ms.append(decision.compute_ms)

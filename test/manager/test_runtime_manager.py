@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,7 @@ from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.app_state import FIRST_S
 from dynofa_ros.manager.estimator import SlowdownFilter
 from dynofa_ros.manager.inputs import Departure, Input, Monitors, Parameters, parameters_of
-from dynofa_ros.manager.runtime_manager import TRIGGERS, Decision
+from dynofa_ros.manager.runtime_manager import TRIGGERS, Decision, no_collection
 from dynofa_ros.messages import (
     AppTargets,
     DeviceCapabilities,
@@ -657,3 +658,25 @@ def test_the_room_imports_nothing_that_opens_files_or_devices() -> None:
         "dynofa_ros.device.power_model",
     }
     assert set(outside) <= allowed
+
+
+def test_no_garbage_is_collected_in_the_middle_of_a_step() -> None:
+    phases: list[str] = []
+
+    def note(phase: str, _: dict[str, int]) -> None:
+        phases.append(phase)
+
+    gc.callbacks.append(note)
+    try:
+        with no_collection():
+            kept = [[n] for n in range(100_000)]
+            assert not phases
+        assert gc.isenabled()
+        kept += [[n] for n in range(100_000)]
+        assert phases
+        gc.disable()
+        RuntimeManager().step(SECOND, Monitors())
+        assert not gc.isenabled()
+    finally:
+        gc.callbacks.remove(note)
+        gc.enable()
