@@ -13,14 +13,16 @@ from math import erf, exp, log, pi, sqrt
 from typing import NamedTuple
 
 from dynofa_ros.manager.app_state import AppState
-from dynofa_ros.manager.hysteresis import PATIENT, Hysteresis
+from dynofa_ros.manager.hysteresis import HOLD, PATIENT, Hysteresis
 from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import Choice, Plan, forecast
 from dynofa_ros.manager.problem import App, Problem
+from dynofa_ros.manager.reversal_budget import WINDOW_S
 from dynofa_ros.manager.state import State
 
 LEAST_GAIN = 0.005  # of the time of a frame: less is not worth a trial
 SLOWER, QUICKER = 0.5, 1.5  # standard deviations that an entry on trial may be, and that it is hoped to be
+TOP_SHARE = 0.93  # of the latency target at the top clock: what a late frame adds to the margin must fit
 LOOK_S = 1.0  # after which another is looked for
 LEAST_FRAMES, MOST_FRAMES, MOST_S = 6, 24, 20.0  # before a trial, and of one
 LEAST_PER_MIN = 1.0  # frames that may be late: else a single one of a trial is too many
@@ -45,53 +47,75 @@ class Trials:
     _since_ns: int = 0
     _looked_ns: int = 0
     _turn: int = 0
+    _known: bool = False  # what is on trial, well enough
 
     def running(self, now_ns: int, state: State, plan: Plan | None) -> bool:
-        """Whether an entry is on trial that is not known yet."""
+        """Whether an entry is on trial: until it is known, and so long that to go back is no reversal."""
         app = state.apps.get(self.choice.app) if self.choice else None
         if self.choice is None or app is None or plan is None or self.choice not in plan.choices:
             self.choice = None
             return False
-        entry = self.choice.entry
+        entry, lasted_s = self.choice.entry, 1e-9 * (now_ns - self._since_ns)
         errors = app.estimator.filter(place_of(entry)).errors
         tried = errors.known((entry.id, entry.threads))
-        is_known = tried.frames >= LEAST_FRAMES and tried.variance < KNOWN_SHARE * errors.spread
-        return not (is_known or tried.frames >= MOST_FRAMES or now_ns - self._since_ns > MOST_S * 1e9)
+        self._known = tried.frames >= LEAST_FRAMES and tried.variance < KNOWN_SHARE * errors.spread
+        self._known |= tried.frames >= MOST_FRAMES or lasted_s > MOST_S
+        if self._known and lasted_s > WINDOW_S:
+            self.choice = None
+        return self.choice is not None
 
     def begin(
         self, now_ns: int, state: State, problem: Problem, plan: Plan, hysteresis: Hysteresis, limit_w: float
     ) -> Plan | None:
-        """The plan in force with another entry on trial; None if none is worth it, or it is not the time."""
-        ended, self.choice = self.choice, None
-        if plan.ladder_step or problem.least_latency:  # there a quicker entry lowers no clock
-            return None
+        """The plan in force with an entry on trial; None if none is worth it, or it is not the time."""
         waits = 0 <= now_ns - self._looked_ns < LOOK_S * 1e9 or not hysteresis.calm(now_ns)
-        if len(plan.choices) != len(problem.apps) or not plan.choices or (waits and ended is None):
+        if waits or not plan.choices or len(plan.choices) != len(problem.apps):
             return None
         self._looked_ns = now_ns
-        self._turn += ended is None
+        self._turn += 1
         number = self._turn % len(plan.choices)
-        home = plan.choices[number]
-        if ended is not None and self.home is not None:
-            home, number = self.home, plan.choices.index(ended)
+        return self._next(now_ns, state, problem, plan, number, plan.choices[number], hysteresis, limit_w)
+
+    def go_on(
+        self, now_ns: int, state: State, problem: Problem, plan: Plan, hysteresis: Hysteresis, limit_w: float
+    ) -> Plan | None:
+        """While an entry is on trial: the next one if it is known, or a higher clock if it would be late, so
+        that no late frame ends a trial; else None.
+        """
+        if self.choice is None or self.home is None or len(plan.choices) != len(problem.apps):
+            return None
+        number = plan.choices.index(self.choice)
+        if self._known:
+            found = self._next(now_ns, state, problem, plan, number, self.home, hysteresis, limit_w)
+            if found is not None:
+                return found
+        trial = _in_time(problem, plan, number, Candidate(self.choice, 0.0), limit_w, HOLD)
+        return hysteresis.adopt(now_ns, plan, trial) if trial and not trial.same_knobs(plan) else None
+
+    def _next(
+        self,
+        now_ns: int,
+        state: State,
+        problem: Problem,
+        plan: Plan,
+        number: int,
+        home: Choice,
+        hysteresis: Hysteresis,
+        limit_w: float,
+    ) -> Plan | None:
+        if plan.ladder_step or problem.least_latency:  # there a quicker entry lowers no clock
+            return None
         best = _candidate(state.apps[home.app], problem.apps[number], home, problem, plan)
         if best is None or not _worth(problem, plan, number, best):
+            return None
+        top = _with(problem, plan, best.choice, problem.processor(place_of(best.choice.entry)).levels - 1)
+        if forecast(problem, top).apps[number].share > TOP_SHARE:
             return None
         trial = _in_time(problem, plan, number, best, limit_w)
         if trial is None or hysteresis.budget.reverses(plan, trial):
             return None
         self.home, self.choice, self._since_ns = home, best.choice, now_ns
         return hysteresis.adopt(now_ns, plan, trial)
-
-    def keep(
-        self, now_ns: int, problem: Problem, plan: Plan, hysteresis: Hysteresis, limit_w: float
-    ) -> Plan | None:
-        """The plan with the entry on trial at a higher clock: a late frame ends no trial."""
-        if self.choice is None:
-            return None
-        number = plan.choices.index(self.choice)
-        trial = _in_time(problem, plan, number, Candidate(self.choice, 0.0), limit_w)
-        return hysteresis.adopt(now_ns, plan, trial) if trial and not trial.same_knobs(plan) else None
 
 
 def _candidate(known: AppState, app: App, home: Choice, problem: Problem, plan: Plan) -> Candidate | None:
@@ -153,13 +177,18 @@ def _worth(problem: Problem, plan: Plan, number: int, candidate: Candidate) -> b
     return max(shares) <= PATIENT
 
 
-def _in_time(problem: Problem, plan: Plan, number: int, candidate: Candidate, limit_w: float) -> Plan | None:
-    """The plan with a candidate at the least clock, not below the present one, at which all are in time."""
+def _in_time(
+    problem: Problem, plan: Plan, number: int, candidate: Candidate, limit_w: float, most: float = 1.0
+) -> Plan | None:
+    """The plan with a candidate at the least clock, not below the present one, at which all are in time.
+
+    ``most``: share of its latency target that one may fill.
+    """
     processor = problem.processor(place_of(candidate.choice.entry))
     level = processor.level_of(dict(plan.clocks)[processor.name]) or 0
     for higher in range(level, processor.levels):
         trial = _with(problem, plan, candidate.choice, higher)
-        expected = forecast(problem, trial, limit_w)
-        if expected.sound and expected.apps[number].share * exp(SLOWER * candidate.deviation) <= 1.0:
+        expected = forecast(problem, trial, limit_w, most)
+        if expected.sound and expected.apps[number].share * exp(SLOWER * candidate.deviation) <= most:
             return trial
     return None
