@@ -149,7 +149,7 @@ class SlowdownFilter:
         """The first frames: their median, because a process that has just begun stumbles."""
         self._first.append(log_ratio)
         self.log_level = median_of(sorted(self._first))
-        self.variance = MEDIAN_VARIANCE * self._noise / len(self._first)
+        self.variance = min(VARIANCE_START, MEDIAN_VARIANCE * self._noise / len(self._first))
         return False
 
     def _reopen(self, log_ratio: float, error: EntryError | None) -> None:
@@ -165,7 +165,8 @@ class SlowdownFilter:
             self.margins.forget()
             recent.append(self.log_level + self._residuals.pop())
         self._suspects = 0
-        level, variance = median_of(sorted(recent)), MEDIAN_VARIANCE * self._noise / len(recent)
+        level = median_of(sorted(recent))
+        variance = min(VARIANCE_START, MEDIAN_VARIANCE * self._noise / len(recent))
         most = NEW_FRAMES if level > self.log_level else min(NEW_FRAMES, suspects)
         if error is not None and error.frames <= most and error.variance > 0.0:
             error.log_error += level - self.log_level
