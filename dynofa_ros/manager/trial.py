@@ -8,9 +8,12 @@ no other is worth a trial; then the solver chooses with what was learned.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from math import erf, exp, log, pi, sqrt
 from typing import NamedTuple
+
+import numpy as np
 
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.hysteresis import HOLD, PATIENT, Hysteresis
@@ -23,6 +26,7 @@ from dynofa_ros.manager.state import State
 LEAST_GAIN = 0.005  # of the time of a frame: less is not worth a trial
 SLOWER, QUICKER = 0.5, 1.5  # standard deviations that an entry on trial may be, and that it is hoped to be
 TOP_SHARE = 0.93  # of the latency target at the top clock: what a late frame adds to the margin must fit
+REACH = 2.5  # standard deviations: what is slower by more has hardly a chance
 LOOK_S = 1.0  # after which another is looked for
 LEAST_FRAMES, MOST_FRAMES, MOST_S = 6, 24, 20.0  # before a trial, and of one
 LEAST_PER_MIN = 1.0  # frames that may be late: else a single one of a trial is too many
@@ -48,6 +52,7 @@ class Trials:
     _looked_ns: int = 0
     _turn: int = 0
     _known: bool = False  # what is on trial, well enough
+    _last: bool = False  # nothing is worth a trial after it
 
     def running(self, now_ns: int, state: State, plan: Plan | None) -> bool:
         """Whether an entry is on trial: until it is known, and so long that to go back is no reversal."""
@@ -85,10 +90,11 @@ class Trials:
         if self.choice is None or self.home is None or len(plan.choices) != len(problem.apps):
             return None
         number = plan.choices.index(self.choice)
-        if self._known:
+        if self._known and not self._last:
             found = self._next(now_ns, state, problem, plan, number, self.home, hysteresis, limit_w)
             if found is not None:
                 return found
+            self._last = True
         trial = _in_time(problem, plan, number, Candidate(self.choice, 0.0), limit_w, HOLD)
         return hysteresis.adopt(now_ns, plan, trial) if trial and not trial.same_knobs(plan) else None
 
@@ -114,7 +120,7 @@ class Trials:
         trial = _in_time(problem, plan, number, best, limit_w)
         if trial is None or hysteresis.budget.reverses(plan, trial):
             return None
-        self.home, self.choice, self._since_ns = home, best.choice, now_ns
+        self.home, self.choice, self._since_ns, self._last = home, best.choice, now_ns, False
         return hysteresis.adopt(now_ns, plan, trial)
 
 
@@ -133,20 +139,19 @@ def _candidate(known: AppState, app: App, home: Choice, problem: Problem, plan: 
         or estimator.steady_frames < LEAST_FRAMES
         or abs(filter_.log_level - filter_.usual_level) > USUAL
         or filter_.acquiring
-        or filter_.noise() > MOST_NOISE * errors.spread
+        or filter_.noise() > MOST_NOISE * (spread := errors.spread)
     ):
         return None
-    times_ms, deviation = table.unit_ms[:, level].tolist(), sqrt(errors.spread)
-    alike = [
-        n
-        for n, entry in enumerate(table.entries)
-        if table.modes[n] == table.modes[now] and entry.accuracy >= home.entry.accuracy
-    ]
+    times_ms, deviation = table.unit_ms[:, level], sqrt(spread)
+    enough = bisect_left(table.accuracies, home.entry.accuracy)
+    near = np.flatnonzero(times_ms[enough:] <= times_ms[now] * exp(REACH * deviation)).tolist()
+    alike = [enough + n for n in near if table.modes[enough + n] == table.modes[now]]
+    times_ms = times_ms.tolist()
     tried = {n: errors.known((table.entries[n].id, table.entries[n].threads)) for n in alike}
     least_ms = min(times_ms[n] for n in alike if n == now or tried[n].frames)
     best, most = None, LEAST_GAIN
     for n in alike:
-        if n != now and tried[n].variance >= KNOWN_SHARE * errors.spread:
+        if n != now and tried[n].variance >= KNOWN_SHARE * spread:
             u = log(times_ms[n] / least_ms) / deviation
             gain = deviation * (exp(-0.5 * u * u) / sqrt(2.0 * pi) - 0.5 * u * (1.0 - erf(u / sqrt(2.0))))
             if gain > most:
