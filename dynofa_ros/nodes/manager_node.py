@@ -38,7 +38,7 @@ from dynofa_ros.ros.run import run
 from dynofa_ros.topics import Topic
 
 DISCOVERY_PERIOD_S = 0.5
-EARLY_S = 2.0  # after a start, in which every wake-up discovers: applications may have lost their manager
+EARLY_S = 2.0  # after a start, in which every look discovers: applications may have lost their manager
 EVENT_DELAY_S = 0.02  # events that come together are answered together
 NEARLY = 0.9  # of a period: whatever wakes the node then brings forward what is due
 SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.05, 0.2  # at monitors, each a wake-up: one per frame of the fastest
@@ -164,7 +164,7 @@ class ManagerNode(ManagedNode):
             self._listen(topic)
         for topic in (topics.CAPABILITIES, topics.POWER_MODEL):
             self.subscribe(topic, self._collector(topic), raw=True)
-        self._look_timer = self.every(LONGEST_LOOK_S, lambda: None)
+        self._look_timer = self.every(LONGEST_LOOK_S, self._look)
 
     def deactivate(self) -> None:
         for app in list(self._apps):
@@ -274,6 +274,11 @@ class ManagerNode(ManagedNode):
             self._look_timer.timer_period_ns = look_ns
 
     def after_wake_up(self) -> None:
+        """Answer an event at once. Where another executor than that of `run` spins the node, a look does."""
+        if self._asked:
+            self._look()
+
+    def _look(self) -> None:
         """Keep what has come, and step where it is time to."""
         self._take_silent()
         now_s = time.monotonic()

@@ -54,7 +54,7 @@ def numbered(number: int) -> Input:
 def test_a_step_comes_before_inputs_are_lost(node: ManagerNode) -> None:
     for number in range(1, MAX_INPUTS // 2 + 10):
         node._keep(numbered(number))
-        node.after_wake_up()
+        node._look()
     assert node.taken == [MAX_INPUTS // 2] and len(node._inputs) == 9  # type: ignore[attr-defined]
     assert node._monitors_status().level == Level.OK
 
@@ -74,7 +74,7 @@ def test_a_step_comes_at_once_after_an_event_and_else_when_its_period_is_nearly_
     def asks(topic: Topic, message: Any) -> bool:
         node._collector(topic, "front")(serialize_message(message))
         before = len(node.taken)  # type: ignore[attr-defined]
-        node.after_wake_up()
+        node._look()
         node._asked = False
         return len(node.taken) > before  # type: ignore[attr-defined]
 
@@ -112,7 +112,7 @@ def test_bytes_that_are_no_message_are_named_and_nothing_else_is_lost(node: Mana
     data = [b"", b"\0\1\0\0", bytes(serialize_message(msg.DeviceTelemetry())), b"\0\1\0\0" + b"\xff" * 40]
     taken = [(message, {"received_timestamp": 0}) for message in data]
     node._silent = {"": (SimpleNamespace(take=lambda: taken), node._collector(topics.TELEMETRY))}  # type: ignore
-    node.after_wake_up()
+    node._look()
     assert len(node._inputs) == 1
     assert len(said) == 3 and all("DeviceTelemetry: " in text and "\n" not in text for text in said)
 
