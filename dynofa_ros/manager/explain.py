@@ -38,14 +38,23 @@ def _degraded(problem: Problem, plan: Plan, present: Forecast, limit_name: str, 
         return limit_name
     demands = _one_step_up(problem, plan, present)
     if demands is None or trace.rungs == 0:
-        return "none"  # only dwell time
+        return _broken(present, limit_name)
     pins = pins_of(problem, [place_of(choice.entry) for choice in plan.choices])
     wanted, grid = asked(demands), make_grid(problem, PATIENT, pins).top
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if solve(grid, wanted, power=False) is not None:
-            return "none"  # only dwell time
+            return _broken(present, limit_name)
         unhurried = solve(grid, wanted, load=False, power=False) is not None
     return "utilization" if unhurried else "latency"
+
+
+def _broken(present: Forecast, limit_name: str) -> str:
+    """What a plan breaks that only its dwell time keeps in force; "none" if nothing."""
+    if present.excess_w:
+        return limit_name
+    if any(app.late for app in present.apps):
+        return "latency"
+    return "utilization" if present.overload else "none"
 
 
 def _one_step_up(problem: Problem, plan: Plan, present: Forecast) -> list[Demand] | None:
