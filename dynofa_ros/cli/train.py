@@ -110,6 +110,11 @@ def _run(options: argparse.Namespace) -> int:
         space = load_space(options.space or SPACES[options.task])
         if space.task != options.task:
             raise UsageError(f"--space {space.name} is for the task {space.task}")
+        init = first_checkpoint(options.init, space)
+        if options.freeze and init is None:
+            raise UsageError(
+                f"--freeze keeps the weights of a checkpoint, and {space.name} has none: give --init"
+            )
         data = read_data(
             space,
             folder,
@@ -129,9 +134,7 @@ def _run(options: argparse.Namespace) -> int:
             seed=options.seed,
             score_every=max(1, -(-images // options.batch) // SCORES),
         )
-        weights = first_weights(
-            space, data.objective.labels, first_checkpoint(options.init, space), options.seed
-        )
+        weights = first_weights(space, data.objective.labels, init, options.seed)
         last = train(
             data, weights, settings, work, options.out, lambda state: step("training", settings.steps)
         )

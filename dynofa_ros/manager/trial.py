@@ -74,7 +74,7 @@ class Trials:
     ) -> Plan | None:
         """The plan in force with an entry on trial; None if none is worth it, or it is not the time."""
         waits = 0 <= now_ns - self._looked_ns < LOOK_S * 1e9 or not hysteresis.calm(now_ns)
-        if waits or not plan.choices or len(plan.choices) != len(problem.apps):
+        if waits or not plan.choices or not _of(problem, plan):
             return None
         self._looked_ns = now_ns
         self._turn += 1
@@ -87,7 +87,7 @@ class Trials:
         """While an entry is on trial: the next one if it is known, or a higher clock if it would be late, so
         that no late frame ends a trial; else None.
         """
-        if self.choice is None or self.home is None or len(plan.choices) != len(problem.apps):
+        if self.choice is None or self.home is None or not _of(problem, plan):
             return None
         number = plan.choices.index(self.choice)
         if self._known and not self._last:
@@ -157,6 +157,11 @@ def _candidate(known: AppState, app: App, home: Choice, problem: Problem, plan: 
             if gain > most:
                 best, most = table.entries[n], gain
     return None if best is None else Candidate(replace(home, entry=best), deviation)
+
+
+def _of(problem: Problem, plan: Plan) -> bool:
+    """Whether a plan is for the applications of a problem: one may have left and another come."""
+    return [choice.app for choice in plan.choices] == [app.name for app in problem.apps]
 
 
 def _with(problem: Problem, plan: Plan, choice: Choice, level: int) -> Plan:

@@ -288,7 +288,9 @@ class ManagerNode(ManagedNode):
             self._discover()
         passed_s = now_s - self._last_step_s
         if self._asked or len(self._inputs) >= MAX_INPUTS // 2:
-            time.sleep(max(0.0, EVENT_DELAY_S - passed_s))
+            if passed_s < EVENT_DELAY_S:
+                time.sleep(EVENT_DELAY_S - passed_s)
+                self._take_silent()
             self._look_timer.reset()
             self._step()
         elif passed_s >= NEARLY * self._in_force.control_period_s:

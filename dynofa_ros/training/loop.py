@@ -111,7 +111,9 @@ class Training:
 
     def _resume(self) -> None:
         saved = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
-        if saved["identity"] != self._identity():
+        if {"frozen": 0.0} | saved[
+            "identity"
+        ] != self._identity():  # nothing was ever frozen before that entry
             raise ValueError(
                 f"{self.folder} holds the training of another network, of other classes or with other "
                 f"frozen layers ({saved['identity']['space']}): choose another folder, or remove it"

@@ -111,6 +111,8 @@ def test_what_is_refused(tmp_path: Path, classes: Path, boxes: Path, capsys: pyt
     )
     wrong = refused(capsys, *classify, "--images", classes, "--space", "ofa_mbv3_demo_detector")
     assert "--space ofa_mbv3_demo_detector is for the task detection" in wrong
+    random = refused(capsys, *classify, "--images", classes, "--space", "ofa_mbv3_w1.0", "--freeze", 0.5)
+    assert "--freeze keeps the weights of a checkpoint, and ofa_mbv3_w1.0 has none: give --init" in random
     (tmp_path / "bad").mkdir()
     for name in ("a/1.png", "b/2.png"):
         (tmp_path / "bad" / name).parent.mkdir()
