@@ -11,8 +11,7 @@ from typing import Any
 
 from dynofa_ros.convert import from_ros
 from dynofa_ros.device.simulated.real_time import RealTimeSimulation
-from dynofa_ros.device.simulated.simulated_device import ExternalLoad
-from dynofa_ros.messages import InferenceMonitor, SimulatedLoad
+from dynofa_ros.messages import InferenceMonitor
 from dynofa_ros.nodes.device_status import RECENT_S
 from dynofa_ros.ros.decoding import decoder
 from dynofa_ros.ros.diagnostics import Level, Status
@@ -91,11 +90,9 @@ class SimulatedInputs:
             self._refuse(f"monitor of '{app}': {error}")
 
     def _take_load(self, message: Any) -> None:
-        load: SimulatedLoad = from_ros(message)
-        outside = ExternalLoad(0.01 * load.utilization_percent, load.slowdown)
         try:
             with self._lock:
-                self._simulation.set_load(load.domain, outside)
+                self._simulation.set_load(from_ros(message))
         except ValueError as error:
             self._refuse(f"simulated_load: {error}")
         self._on_load()

@@ -17,7 +17,7 @@ import msgspec
 
 from dynofa_ros.device.board import Board, processor_domains, processor_of
 from dynofa_ros.device.simulated.power_modes import mode_limits
-from dynofa_ros.device.simulated.simulated_device import ExternalLoad, SimulatedDevice
+from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.device.simulated.thermal import with_resistance
 from dynofa_ros.latency import core_share, latency, reference_hz
 from dynofa_ros.messages import (
@@ -141,7 +141,7 @@ class Plant:
         self._mode = scene.mode  # of the scene; the policy's own is in force where it leaves less
         self._own_mode: str | None = None
         self._busy: dict[str, float] = {}
-        self._load: dict[str, ExternalLoad] = {}
+        self._load: dict[str, tuple[float, float]] = {}
         self._outside: dict[str, dict[str, tuple[float, float]]] = {}
         self._bands: dict[str, FrequencyBand] = {}
         self.settle(0.0)
@@ -196,7 +196,7 @@ class Plant:
         processor.progress(now_s)
         processor.slowdown = factor
         processor.retime()
-        load = ExternalLoad(self.outside(name), factor - 1.0)
+        load = (self.outside(name), factor - 1.0)
         self._load = {**self._load, **dict.fromkeys(processor.domains, load)}
 
     def outside(self, name: str) -> float:
@@ -215,7 +215,8 @@ class Plant:
             self._own_mode = mode
         else:
             self._mode = mode
-        stricter = min((self._mode, self._own_mode), key=lambda m: mode_limits(self.board, m)["gpu"].max_hz)
+        both = (self._mode, self._own_mode)
+        stricter = min(both, key=lambda m: len(mode_limits(self.board, m)["gpu"].frequencies_hz))
         self.device.set_mode(self._mode if self._own_mode is None else stricter)
         self.device.advance(0.0, self._busy, self._load)
         self.settle(now_s)

@@ -44,7 +44,7 @@ def choose(law, load: Load, table=CPU, band: FrequencyBand | None = None, state=
 # --- what every governor keeps -----------------------------------------------------------------
 
 loads = st.lists(
-    st.tuples(st.floats(0, 1), st.floats(0, 1), st.booleans(), st.booleans(), st.booleans()),
+    st.tuples(st.floats(0, 1), st.floats(0, 1), st.booleans()),
     min_size=1,
     max_size=30,
 )
@@ -59,8 +59,8 @@ def test_every_choice_is_a_clock_of_the_band(name, limits, history):
     low, high = sorted(limits)
     band = FrequencyBand("gpu", GPU[low], GPU[high])
     state, current = GovernorState(speed_hz=700 * MHZ), band.min_hz
-    for step, (busy, utilization, idle, realtime, io_wait) in enumerate(history):
-        load = Load(0.025 * step, 0.025, current, busy, utilization, 1, idle and busy == 0, realtime, io_wait)
+    for step, (busy, utilization, idle) in enumerate(history):
+        load = Load(0.025 * step, 0.025, current, busy, utilization, 1, idle and busy == 0)
         before = state
         state, current = GOVERNORS[name].law(state, load, GPU, band)
         assert current in GPU and band.min_hz <= current <= band.max_hz
@@ -125,28 +125,6 @@ def test_schedutil_waits_for_its_rate_limit_and_counts_only_changes():
     due = cpu(utilization=0.9, hz=clock, now_s=1.010)
     assert schedutil(state, due, CPU, whole(CPU))[1] == CPU[-1]
     assert schedutil(state, cpu(utilization=0.25, hz=clock, now_s=2.0), CPU, whole(CPU)) == (state, clock)
-
-
-def test_schedutil_goes_to_the_top_of_the_band_for_a_realtime_task():
-    assert (
-        choose(schedutil, cpu(0.01, 0.01, realtime=True), band=FrequencyBand("any", CPU[0], CPU[10]))
-        == CPU[10]
-    )
-
-
-def test_schedutil_boosts_tasks_that_wait_for_io():
-    # 1/8 of the capacity, doubled with every wake-up: 1.25 * 1907.2 * (1/8, 1/4, 1/2, 1) MHz, then halved.
-    state, clocks, boosts = START, [], []
-    for step in range(8):
-        load = cpu(0.1, 0.01, now_s=1.0 + step, io_wait=step < 4)
-        state, clock = schedutil(state, load, CPU, whole(CPU))
-        clocks.append(clock // 100_000)
-        boosts.append(state.boost)
-    assert boosts == [128, 256, 512, 1024, 512, 256, 128, 0]
-    assert clocks == [3456, 6528, 12672, 19072, 12672, 6528, 3456, 1152]
-    boosted = GovernorState(boost=1024)
-    assert schedutil(boosted, cpu(0.0), CPU, whole(CPU))[0].boost == 0  # idle for a tick
-    assert schedutil(boosted, cpu(0.0, io_wait=True), CPU, whole(CPU))[0].boost == 128
 
 
 def test_schedutil_does_not_slow_down_a_single_core_that_never_idled():

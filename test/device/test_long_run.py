@@ -13,11 +13,10 @@ from dynofa_ros.device.command_control import ClockControl
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.linux.sysfs import SysFiles
-from dynofa_ros.device.simulated.simulated_device import ExternalLoad
 from dynofa_ros.device.virtual.kernel import VirtualKernel
 from dynofa_ros.device.virtual.tree import load_tree, mode_caps
 from dynofa_ros.manager.commands import CommandBook
-from dynofa_ros.messages import DomainStatus, FrequencyBand
+from dynofa_ros.messages import DomainStatus, FrequencyBand, SimulatedLoad
 
 STEP_S = 0.1  # the manager's period, and the device node's
 MODES = {
@@ -147,7 +146,7 @@ def test_no_order_outside_the_mode_and_no_limit_left_wrong(board: str, seed: int
     modes = [name for name in MODES[board] if name in run.kernel.board.modes]
     assert len(modes) >= 2
     for domain in run.kernel.board.domains:
-        run.kernel.simulation.set_load(domain, ExternalLoad(0.6))
+        run.kernel.simulation.set_load(SimulatedLoad(domain, 60.0))
     run.play(f"mode {modes[0]}")
     domains = list(run.kernel._asked)
     for round_number in range(30):  # of 20 s

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynofa_ros.device.board import load_board, processor_domains
-from dynofa_ros.device.simulated.power_modes import DomainLimit, find_mode, mode_limits
+from dynofa_ros.device.simulated.power_modes import find_mode, mode_limits
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
-from dynofa_ros.messages import DomainStatus, FrequencyBand, ThrottleFlag
+from dynofa_ros.messages import DomainCapability, DomainStatus, FrequencyBand, ThrottleFlag
 
 NX, ORIN = load_board("xavier_nx"), load_board("orin_nano")
 FULL = {"cpu0": 1.0, "cpu2": 1.0, "cpu4": 1.0, "gpu": 1.0, "emc": 1.0}
@@ -20,27 +20,32 @@ def clocks(simulated) -> dict[str, float]:
     return {domain.domain: domain.actual_hz for domain in simulated.applied()}
 
 
+def left(limit: DomainCapability) -> tuple[int, int]:
+    """CPUs that are online, and the highest clock."""
+    return len(limit.cpus), limit.frequencies_hz[-1]
+
+
 def test_modes_of_a_xavier_nx_by_name_and_by_id():
     assert find_mode(NX, 2) == find_mode(NX, "MODE_15W_6CORE") == "MODE_15W_6CORE"
     assert list(NX.modes) == [find_mode(NX, number) for number in range(9)]
     limits = mode_limits(NX, "MODE_10W_4CORE")
-    assert limits["cpu0"] == limits["cpu2"] == DomainLimit(2, 1_190_400_000)
-    assert limits["cpu4"].online == 0
-    assert (limits["gpu"].max_hz, limits["emc"].max_hz) == (803_250_000, 1_600_000_000)
-    assert mode_limits(NX, 6)["emc"].max_hz == 1_866_000_000
+    assert left(limits["cpu0"]) == left(limits["cpu2"]) == (2, 1_190_400_000)
+    assert limits["cpu4"].cpus == () and not limits["cpu4"].can_write
+    assert (left(limits["gpu"])[1], left(limits["emc"])[1]) == (803_250_000, 1_600_000_000)
+    assert left(mode_limits(NX, 6)["emc"])[1] == 1_866_000_000
 
 
 def test_modes_of_an_orin_nano_round_down_to_the_table():
     limits = mode_limits(ORIN, "15W")  # 1510.4 and 624.75 MHz are no clocks of the Super table
-    assert (limits["cpu0"], limits["cpu4"]) == (DomainLimit(4, 1_497_600_000), DomainLimit(2, 1_497_600_000))
-    assert limits["gpu"].max_hz == 612_000_000
-    assert [mode_limits(ORIN, "7W")[name].online for name in ("cpu0", "cpu4")] == [4, 0]
+    assert (left(limits["cpu0"]), left(limits["cpu4"])) == ((4, 1_497_600_000), (2, 1_497_600_000))
+    assert limits["gpu"].frequencies_hz[-1] == 612_000_000
+    assert [mode_limits(ORIN, "7W")[name].cpus for name in ("cpu0", "cpu4")] == [(0, 1, 2, 3), ()]
 
 
 def test_a_mode_may_leave_a_part_of_a_cluster_online():
     mode = msgspec.structs.replace(ORIN.modes["7W"], cores=5)
     limits = mode_limits(msgspec.structs.replace(ORIN, modes={"7W": mode}), "7W")
-    assert [limits[name].online for name in ("cpu0", "cpu4")] == [4, 1]
+    assert [limits[name].cpus for name in ("cpu0", "cpu4")] == [(0, 1, 2, 3), (4,)]
 
 
 def test_an_unknown_mode_is_named_with_those_there_are():
@@ -56,8 +61,9 @@ def test_a_mode_never_allows_more_than_the_board_has(chosen):
     assert list(limits) == list(board.domains)
     for name, limit in limits.items():
         domain = board.domains[name]
-        assert 0 <= limit.online <= domain.cores and limit.max_hz in domain.frequencies_hz
-    cores = sum(limits[name].online for name in processor_domains(board, "cpu"))
+        assert len(limit.cpus) <= domain.cores
+        assert limit.frequencies_hz == domain.frequencies_hz[: len(limit.frequencies_hz)] != ()
+    cores = sum(len(limits[name].cpus) for name in processor_domains(board, "cpu"))
     assert cores == (board.modes[mode].cores if mode else None) or cores == 6
 
 
@@ -123,5 +129,3 @@ def test_load_on_cores_that_are_off_counts_nothing():
     simulated.advance(0.5, {"cpu0": 1.0, "cpu4": 1.0})
     assert simulated.truth().utilization["cpu0"] == 0.5  # two of four cores
     assert simulated.truth().utilization["cpu4"] == 0.0
-    with pytest.raises(ValueError, match="cpu0 has 4 shares for 2 cores"):
-        simulated.advance(0.1, {"cpu0": (1.0, 0.0, 0.0, 0.0)})

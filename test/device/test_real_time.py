@@ -8,7 +8,8 @@ import pytest
 
 from dynofa_ros.device.board import load_board
 from dynofa_ros.device.simulated.real_time import RealTimeSimulation
-from dynofa_ros.device.simulated.simulated_device import ExternalLoad, SimulatedDevice
+from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
+from dynofa_ros.messages import SimulatedLoad
 
 
 def device() -> SimulatedDevice:
@@ -33,7 +34,7 @@ def test_real_time_derives_utilization_from_frames_and_load():
     sample = {domain.domain: domain.utilization for domain in live.read().domains}
     assert sample["cpu0"] == sample["cpu4"] == pytest.approx(0.4)
     assert sample["gpu"] == sample["emc"] == 0.0
-    live.set_load("gpu", ExternalLoad(0.7, 0.4))
+    live.set_load(SimulatedLoad("gpu", 70.0, 0.4))
     assert [d.external_slowdown for d in live.applied() if d.domain == "gpu"] == [0.4]
     now.now_s += 0.1
     assert {d.domain: d.utilization for d in live.read().domains}["gpu"] == pytest.approx(0.7)
@@ -68,9 +69,9 @@ def test_real_time_does_not_simulate_a_long_stop():
         (lambda live: live.add_frame("a", "dsp", 0.1), "no processor 'dsp'"),
         (lambda live: live.add_frame("a", "cpu", 0.1, "cpu9"), "no processor 'cpu9'"),
         (lambda live: live.add_frame("a", "cpu", math.nan), "busy time"),
-        (lambda live: live.set_load("dsp", ExternalLoad(0.1)), "unknown clock domain 'dsp'"),
-        (lambda live: live.set_load("gpu", ExternalLoad(1.1)), "0 to 100 %, not 110"),
-        (lambda live: live.set_load("gpu", ExternalLoad(0.1, math.nan)), "slowdown"),
+        (lambda live: live.set_load(SimulatedLoad("dsp", 10.0)), "unknown clock domain 'dsp'"),
+        (lambda live: live.set_load(SimulatedLoad("gpu", 110.0)), "0 to 100 %, not 110"),
+        (lambda live: live.set_load(SimulatedLoad("gpu", 10.0, math.nan)), "slowdown"),
     ],
 )
 def test_real_time_refuses_wrong_inputs(call, named):

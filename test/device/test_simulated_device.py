@@ -14,7 +14,7 @@ from power_law import predict_power
 
 from dynofa_ros.device.board import load_board, power_model
 from dynofa_ros.device.command_control import ClockControl
-from dynofa_ros.device.simulated.simulated_device import ExternalLoad, SimulatedDevice
+from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.messages import DomainStatus, FrequencyBand, ThrottleFlag
 
 BOARD = load_board("xavier_nx")
@@ -235,7 +235,7 @@ def test_total_rail_contains_the_others_and_comes_first():
 def test_utilization_is_the_mean_since_the_previous_sample():
     simulated = device()
     simulated.advance(0.03, {"cpu0": 1.0})
-    simulated.advance(0.01, {"cpu0": 0.2}, {"cpu0": ExternalLoad(0.4, 0.5)})
+    simulated.advance(0.01, {"cpu0": 0.2}, {"cpu0": (0.4, 0.5)})
     sample = {domain.domain: domain.utilization for domain in simulated.read().domains}
     assert sample["cpu0"] == pytest.approx(0.9)
     assert sample["cpu2"] == 0.0
@@ -264,7 +264,7 @@ def test_same_seed_same_samples():
         ((0.1, {"dsp": 0.1}), "dsp"),
         ((0.1, {"gpu": -0.1}), "gpu"),
         ((0.1, {"gpu": math.nan}), "gpu"),
-        ((0.1, {}, {"gpu": ExternalLoad(0.1, -1.0)}), "gpu"),
+        ((0.1, {}, {"gpu": (0.1, -1.0)}), "gpu"),
     ],
 )
 def test_wrong_time_or_load_is_named(arguments, named):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from power_law import predict_power
 
 from dynofa_ros.device.board import load_board, power_model
-from dynofa_ros.device.simulated.simulated_device import ExternalLoad, SimulatedDevice
+from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.device.simulated.simulated_sensors import normal, uniform
 from dynofa_ros.device.simulated.thermal import with_resistance
 from dynofa_ros.messages import FrequencyBand
@@ -39,8 +39,8 @@ def run(board, script, pieces: int, **arguments):
 shares = st.floats(0, 1)
 stretches = st.tuples(
     st.floats(0.001, 3.0),
-    st.fixed_dictionaries({"cpu0": shares | st.tuples(shares, shares), "gpu": shares, "emc": shares}),
-    st.fixed_dictionaries({"cpu2": st.builds(ExternalLoad, shares, shares)}),
+    st.fixed_dictionaries({"cpu0": shares, "gpu": shares, "emc": shares}),
+    st.fixed_dictionaries({"cpu2": st.tuples(shares, shares)}),
     st.sampled_from(
         (
             [],
@@ -114,37 +114,36 @@ def test_time_that_is_added_up_and_time_that_is_named_are_the_same():
 # --- cores -------------------------------------------------------------------------------------
 
 
-def test_schedutil_follows_the_busiest_core_and_power_the_mean():
-    one, all_cores = SimulatedDevice(ORIN, temperature_c=45.0), SimulatedDevice(ORIN, temperature_c=45.0)
-    one.advance(1.0, {"cpu0": (0.9, 0.0, 0.0, 0.0)})
-    all_cores.advance(1.0, {"cpu0": 0.9})
+def test_schedutil_follows_the_cores_that_are_online_and_power_the_mean():
+    mode = msgspec.structs.replace(ORIN.modes["7W"], cores=1, caps_hz={})
+    part = msgspec.structs.replace(ORIN, modes={"1CORE": mode})
+    one = SimulatedDevice(part, temperature_c=45.0, mode="1CORE")
+    all_cores = SimulatedDevice(ORIN, temperature_c=45.0)
+    for simulated in (one, all_cores):
+        simulated.advance(1.0, {"cpu0": 0.9})
     assert clock_hz(one, "cpu0") == clock_hz(all_cores, "cpu0") == 1_728_000_000
-    assert clock_hz(one, "cpu4") == 729_600_000
+    assert clock_hz(all_cores, "cpu4") == 729_600_000
     assert one.truth().utilization["cpu0"] == pytest.approx(0.225)
     idle = SimulatedDevice(ORIN, temperature_c=45.0, governors={"cpu0": "performance"})
     base_w = idle.truth().rail_w["VDD_CPU_GPU_CV"]
-    grown = [s.truth().rail_w["VDD_CPU_GPU_CV"] - base_w for s in (one, all_cores)]
+    off_w = (
+        base_w
+        - SimulatedDevice(part, temperature_c=45.0, mode="1CORE", governors={"cpu0": "performance"})
+        .truth()
+        .rail_w["VDD_CPU_GPU_CV"]
+    )
+    grown = [s.truth().rail_w["VDD_CPU_GPU_CV"] - w for s, w in ((one, base_w - off_w), (all_cores, base_w))]
     assert grown[1] / grown[0] == pytest.approx(4.0, rel=0.01)
     sample = {domain.domain: domain.utilization for domain in one.read().domains}
     assert sample["cpu0"] == pytest.approx(0.225)
 
 
-def test_background_load_adds_to_each_core_and_is_clipped():
+def test_background_load_adds_to_the_cores_and_is_clipped():
     simulated = SimulatedDevice(ORIN)
-    load = {"cpu0": ExternalLoad((0.5, 0.0, 0.0, 0.0), 0.3), "cpu4": ExternalLoad(0.25)}
-    simulated.advance(1.0, {"cpu0": 0.75, "cpu4": (0.5, 0.0)}, load)
-    assert simulated.truth().utilization["cpu0"] == pytest.approx((1.0 + 3 * 0.75) / 4)
-    assert simulated.truth().utilization["cpu4"] == pytest.approx((0.75 + 0.25) / 2)
+    simulated.advance(1.0, {"cpu0": 0.75, "cpu4": 0.5}, {"cpu0": (0.5, 0.3), "cpu4": (0.25, 0.0)})
+    assert simulated.truth().utilization["cpu0"] == 1.0
+    assert simulated.truth().utilization["cpu4"] == pytest.approx(0.75)
     assert simulated.applied()[0].external_slowdown == 0.3
-
-
-def test_a_background_task_that_is_realtime_or_waits_for_io_raises_the_clock():
-    for load in (ExternalLoad(0.05, realtime=True), ExternalLoad(0.05, io_wait=True)):
-        simulated = SimulatedDevice(NX)
-        simulated.advance(0.5, {}, {"cpu0": load})
-        assert clock_hz(simulated, "cpu0") == 1_907_200_000
-        simulated.advance(0.5, {}, {"cpu0": ExternalLoad(0.05)})
-        assert clock_hz(simulated, "cpu0") == 1_190_400_000
 
 
 # --- gating, cooling, governors ------------------------------------------------------------------

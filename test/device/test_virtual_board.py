@@ -15,11 +15,10 @@ import pytest
 from dynofa_ros.cli.main import main
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.linux.sysfs import SysFiles
-from dynofa_ros.device.simulated.simulated_device import ExternalLoad
 from dynofa_ros.device.virtual.kernel import PLAY, VirtualKernel
 from dynofa_ros.device.virtual.plain_files import PlainFiles
 from dynofa_ros.device.virtual.tree import TreeError, load_tree, tree_names
-from dynofa_ros.messages import DomainStatus, FrequencyBand, ThrottleFlag
+from dynofa_ros.messages import DomainStatus, FrequencyBand, SimulatedLoad, ThrottleFlag
 
 CPU0 = "/sys/devices/system/cpu/cpufreq/policy0"
 CPU4 = "/sys/devices/system/cpu/cpufreq/policy4"
@@ -109,7 +108,7 @@ def test_power_and_heat_follow_the_load(kernel: VirtualKernel) -> None:
     rail = "/sys/bus/i2c/drivers/ina3221/7-0040/hwmon/hwmon4"
     idle_ma = int(kernel.read(f"{rail}/curr1_input"))
     for domain in ("cpu0", "cpu2", "cpu4"):
-        kernel.simulation.set_load(domain, ExternalLoad(1.0))
+        kernel.simulation.set_load(SimulatedLoad(domain, 100.0))
     for _ in range(60):
         pass_time(kernel, 2.0)
         busy_ma = int(kernel.read(f"{rail}/curr1_input"))
@@ -119,7 +118,7 @@ def test_power_and_heat_follow_the_load(kernel: VirtualKernel) -> None:
 
 def test_busy_time_of_every_cpu_is_counted(kernel: VirtualKernel) -> None:
     kernel.read("/proc/stat")
-    kernel.simulation.set_load("cpu0", ExternalLoad(0.5))
+    kernel.simulation.set_load(SimulatedLoad("cpu0", 50.0))
     for _ in range(10):
         pass_time(kernel, 1.0)
         lines = {line.split()[0]: line.split() for line in kernel.read("/proc/stat").splitlines()}
@@ -240,7 +239,7 @@ def test_a_mode_change_is_seen(board: Board, device: SysfsDevice) -> None:
 def test_heat_is_named(board: Board, device: SysfsDevice) -> None:
     board.play("ambient 99")
     for domain in ("cpu0", "cpu2", "cpu4", "gpu"):
-        board.kernel.simulation.set_load(domain, ExternalLoad(1.0))
+        board.kernel.simulation.set_load(SimulatedLoad(domain, 100.0))
     for _ in range(200):
         board.settle(2.0)
     time.sleep(0.06)  # the sensors of the backend are read at most 20 times a second

@@ -19,8 +19,6 @@ from dynofa_ros.messages import FrequencyBand
 PELT_HALF_LIFE_S = 0.032
 SCHEDUTIL_HEADROOM = 1.25
 SCHEDUTIL_RATE_LIMIT_US = 10_000  # min(1000 * transition latency of 300 us, 10 ms)
-CAPACITY = 1024
-BOOST_MIN = CAPACITY // 8
 CONSERVATIVE_UP, CONSERVATIVE_DOWN, CONSERVATIVE_STEP = 80, 20, 5  # percent
 SIMPLE_UP, SIMPLE_DOWN_DIFFERENTIAL = 90, 5  # percent
 PODGOV_LOAD_MAX, PODGOV_LOAD_TARGET = 900, 700  # permille
@@ -31,14 +29,13 @@ PODGOV_BLOCK_WINDOW_US = 50_000
 class GovernorState(NamedTuple):
     """State of a governor; the averages mean something else in each.
 
-    boost: I/O-wait boost of schedutil (0..1024). rate_multiplier, samples_left: ondemand's sampling.
+    rate_multiplier, samples_left: ondemand's sampling.
     speed_hz: what was set with the userspace governor, 0 = nothing yet.
     """
 
     load_average: float = 0.0
     frequency_average: float = 0.0
     last_change_s: float = -math.inf
-    boost: int = 0
     rate_multiplier: int = 1
     samples_left: int = 0
     speed_hz: int = 0
@@ -49,7 +46,6 @@ class Load(NamedTuple):
 
     busy: share (0..1) of the last ``period_s`` in which the busiest core ran. utilization: the same core's
     PELT average (0..1 of its capacity at the top clock). suspended: the domain is power-gated.
-    realtime: a real-time task can run. io_wait: a task has woken up from I/O since the last time.
     """
 
     now_s: float
@@ -59,8 +55,6 @@ class Load(NamedTuple):
     utilization: float = 0.0
     cores: int = 1
     suspended: bool = False
-    realtime: bool = False
-    io_wait: bool = False
 
 
 Law = Callable[[GovernorState, Load, tuple[int, ...], FrequencyBand], tuple[GovernorState, int]]
@@ -99,33 +93,19 @@ def pelt(average: float, load: float, duration_s: float) -> float:
 def schedutil(
     state: GovernorState, load: Load, table: tuple[int, ...], band: FrequencyBand
 ) -> tuple[GovernorState, int]:
-    """Lowest clock >= 1.25 * f_top * utilisation of the busiest core; the band's top for real-time tasks.
+    """Lowest clock >= 1.25 * f_top * utilisation of the busiest core.
 
-    At most one change per rate limit. The I/O-wait boost starts at 1/8, doubles with every wake-up from I/O,
-    halves without one and ends with an idle core. A core that never idled is not slowed down if it is alone.
-    Without util_est and uclamp.
+    At most one change per rate limit. A core that never idled is not slowed down if it is alone.
+    Without real-time tasks, I/O-wait boost, util_est and uclamp.
     """
-    boost = state.boost
-    if boost or load.io_wait:
-        boost = _io_boost(boost, load)
-        state = state._replace(boost=boost)
     current_hz = load.frequency_hz
     if 1e6 * (load.now_s - state.last_change_s) < SCHEDUTIL_RATE_LIMIT_US - 0.5:
         return state, _in_band(table, band, current_hz)
-    utilization = max(load.utilization, boost / CAPACITY)
-    wanted_hz = band.max_hz if load.realtime else SCHEDUTIL_HEADROOM * table[-1] * utilization
+    wanted_hz = SCHEDUTIL_HEADROOM * table[-1] * load.utilization
     if load.cores == 1 and load.busy >= 1.0:
         wanted_hz = max(wanted_hz, current_hz)
     chosen_hz = _in_band(table, band, wanted_hz)
     return (state._replace(last_change_s=load.now_s) if chosen_hz != current_hz else state), chosen_hz
-
-
-def _io_boost(boost: int, load: Load) -> int:
-    if load.busy == 0.0 or not boost:  # idle for a tick: starts again
-        return BOOST_MIN if load.io_wait else 0
-    if load.io_wait:
-        return min(2 * boost, CAPACITY)
-    return boost // 2 if boost // 2 >= BOOST_MIN else 0
 
 
 def ondemand(

@@ -6,18 +6,9 @@ stand in the board files; ids differ between boards, so a mode is best named.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from dynofa_ros.device.board import Board, floor_frequency
+from dynofa_ros.device.board import Board, cluster_cpus, floor_frequency
 from dynofa_ros.latency import PROCESSORS, processor_of
-
-
-@dataclass(frozen=True)
-class DomainLimit:
-    """What a mode leaves of one clock domain; 0 ``online`` cores = the domain is off."""
-
-    online: int
-    max_hz: int
+from dynofa_ros.messages import DomainCapability
 
 
 def find_mode(board: Board, mode: str | int) -> str:
@@ -29,23 +20,24 @@ def find_mode(board: Board, mode: str | int) -> str:
     raise ValueError(f"board {board.name} has no mode {mode!r} (it has {known})")
 
 
-def mode_limits(board: Board, mode: str | int | None) -> dict[str, DomainLimit]:
-    """Limit of every domain in a mode, the cap rounded down to the table; None = no mode, everything allowed.
+def mode_limits(board: Board, mode: str | int | None) -> dict[str, DomainCapability]:
+    """What a mode leaves of every domain, the cap rounded down to the table; None = no mode, everything.
 
+    ``cpus`` are those online; a domain that the mode switches off keeps its clocks but cannot be written.
     Raises ValueError for a mode that the board does not have.
     """
-    entry = board.modes[find_mode(board, mode)] if mode is not None else None
+    name = find_mode(board, mode) if mode is not None else None
+    entry = board.modes[name] if name is not None else None
     left = entry.cores if entry else None
-    limits: dict[str, DomainLimit] = {}
-    for name, domain in board.domains.items():
-        online, cap_hz = domain.cores, domain.frequencies_hz[-1]
-        processor = processor_of(name)
-        if processor == PROCESSORS[0] and left is not None:
-            online = min(online, left)
-            left -= online
-        if entry:
-            cap_hz = min(
-                cap_hz, *(entry.caps_hz[key] for key in (name, processor) if key in entry.caps_hz), cap_hz
-            )
-        limits[name] = DomainLimit(online, floor_frequency(domain.frequencies_hz, cap_hz))
+    limits: dict[str, DomainCapability] = {}
+    for domain, cpus in {**dict.fromkeys(board.domains, ()), **cluster_cpus(board)}.items():
+        table, processor = board.domains[domain].frequencies_hz, processor_of(domain)
+        if left is not None and processor == PROCESSORS[0]:
+            cpus, left = cpus[:left], left - len(cpus[:left])
+        caps = entry.caps_hz if entry else {}
+        cap_hz = min([table[-1], *(caps[key] for key in (domain, processor) if key in caps)])
+        on = bool(cpus) or processor != PROCESSORS[0]
+        clocks = table[: table.index(floor_frequency(table, cap_hz)) + 1]
+        reason = "" if on else f"{domain}: offline in mode {name}"
+        limits[domain] = DomainCapability(domain, clocks, cpus=cpus, can_write=on, reason=reason)
     return limits

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 from dynofa_ros.device.board import processor_domains
 from dynofa_ros.device.device import AppliedDomain, DeviceSample
-from dynofa_ros.device.simulated.simulated_device import ExternalLoad, SimulatedDevice
+from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.latency import core_share
-from dynofa_ros.messages import DeviceCapabilities, FrequencyBand
+from dynofa_ros.messages import DeviceCapabilities, FrequencyBand, SimulatedLoad
 
 # A process that was stopped for longer (debugger, suspend) does not simulate what it missed.
 LONGEST_GAP_S = 5.0
@@ -75,7 +75,7 @@ class RealTimeSimulation:
         self._clock_s = clock_s
         self._last_s = clock_s()
         self._busy = BusyTimes()
-        self._load: dict[str, ExternalLoad] = {}
+        self._load: dict[str, tuple[float, float]] = {}
 
     def add_frame(
         self,
@@ -99,22 +99,21 @@ class RealTimeSimulation:
         busy_s = core_share(threads, cores) * inference_s
         self._busy.add(app, place, busy_s, self._clock_s() - age_s)
 
-    def set_load(self, domain: str, load: ExternalLoad) -> None:
-        """Load from outside on a domain, until the next call for it.
+    def set_load(self, load: SimulatedLoad) -> None:
+        """Load from outside on a domain, until the next one for it.
 
         Raises ValueError for an unknown domain, a utilisation outside 0..1 or a slowdown below 0.
         """
+        domain, percent = load.domain, load.utilization_percent
         if domain not in self._device.board.domains:
             known = ", ".join(self._device.board.domains)
             raise ValueError(f"unknown clock domain '{domain}' (known: {known})")
-        shares = load.utilization if isinstance(load.utilization, Sequence) else (load.utilization,)
-        for share in shares:
-            if not 0.0 <= share <= 1.0:
-                raise ValueError(f"{domain}: utilization must be 0 to 100 %, not {100.0 * share:g}")
+        if not 0.0 <= percent <= 100.0:
+            raise ValueError(f"{domain}: utilization must be 0 to 100 %, not {percent:g}")
         if not 0.0 <= load.slowdown < math.inf:
             raise ValueError(f"{domain}: slowdown must be >= 0, not {load.slowdown:g}")
         self._catch_up()
-        self._load[domain] = load
+        self._load[domain] = (0.01 * percent, load.slowdown)
         self._device.advance(0.0, self._domain_utilization(), self._load)
 
     def set_mode(self, mode: str) -> None:

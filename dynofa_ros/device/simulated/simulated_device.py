@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from dynofa_ros.device.board import (
     FREQUENCY_TOLERANCE_HZ,
@@ -30,7 +29,6 @@ from dynofa_ros.device.simulated.thermal import next_temperature_c, next_throttl
 from dynofa_ros.latency import processor_of
 from dynofa_ros.messages import (
     DeviceCapabilities,
-    DomainCapability,
     DomainStatus,
     DomainTelemetry,
     FrequencyBand,
@@ -41,25 +39,10 @@ from dynofa_ros.messages import (
 LEAKAGE_PERIOD_NS = 250_000_000
 POLL_STREAM = 1000  # random streams below belong to the rails
 
-Share = float | Sequence[float]
-
-
-@dataclass(frozen=True)
-class ExternalLoad:
-    """Load from outside the managed applications.
-
-    utilization: busy share (0..1) of each core of a domain, or one share per online core. slowdown: by how
-    much managed work on it takes longer (0.4 = 40 %). realtime: it has a real-time task that can always run.
-    io_wait: a task of it wakes up from I/O all the time.
-    """
-
-    utilization: Share
-    slowdown: float = 0.0
-    realtime: bool = False
-    io_wait: bool = False
-
-
-NO_LOAD = ExternalLoad(0.0)
+# By domain: the busy share (0..1) of its cores, and with a load from outside also by how much managed work
+# takes longer (0.4 = 40 %).
+Busy = Mapping[str, float]
+OutsideLoad = Mapping[str, tuple[float, float]]
 
 
 class SimulatedDevice:
@@ -111,17 +94,7 @@ class SimulatedDevice:
 
     def capabilities(self) -> DeviceCapabilities:
         """The clocks that the mode leaves, all readable, and writable unless it has switched them off."""
-        domains = tuple(
-            DomainCapability(
-                d.name,
-                tuple(hz for hz in d.table if hz <= d.limit.max_hz),
-                cpus=d.cpus,
-                can_write=d.online > 0,
-                reason=self._offline(d),
-            )
-            for d in self._all
-        )
-        name = self.board.name
+        name, domains = self.board.name, tuple(d.limit for d in self._all)
         return DeviceCapabilities(name, domains, self.board.processors, "simulated", description=name)
 
     def read(self) -> DeviceSample:
@@ -148,7 +121,7 @@ class SimulatedDevice:
         refused: list[AppliedDomain] = []
         for band, reason in _refusals(bands, self._tables):
             domain = self._domains.get(band.domain)
-            reason = reason or self._offline(domain)
+            reason = reason or (domain.limit.reason if domain else "")
             if domain is not None and not reason:
                 domain.ask(band, _round_band(band, domain.table), self._now_ns)
                 continue
@@ -215,12 +188,7 @@ class SimulatedDevice:
     def now_s(self) -> float:
         return self._now_ns * NS
 
-    def advance(
-        self,
-        dt_s: float,
-        busy: Mapping[str, Share] | None = None,
-        load: Mapping[str, ExternalLoad] | None = None,
-    ) -> None:
+    def advance(self, dt_s: float, busy: Busy | None = None, load: OutsideLoad | None = None) -> None:
         """``advance_to`` for a duration. Raises ValueError also for a duration that is negative."""
         if not 0.0 <= dt_s < math.inf:
             raise ValueError(f"dt_s must be >= 0, not {dt_s}")
@@ -229,14 +197,14 @@ class SimulatedDevice:
     def advance_to(
         self,
         to_s: float,
-        busy: Mapping[str, Share] | None = None,
-        load: Mapping[str, ExternalLoad] | None = None,
+        busy: Busy | None = None,
+        load: OutsideLoad | None = None,
         until_clock: bool = False,
     ) -> float:
         """Let time pass under a constant load; returns the time reached, in seconds.
 
         ``busy``: share of time (0..1, at the clock in effect) for which managed work occupies each core of a
-        domain, or one share per online core; ``load``: load from outside. Domains not named have none.
+        domain that is online; ``load``: load from outside. Domains not named have none.
         ``until_clock``: stop early at the first instant at which a clock in effect changes.
         Raises ValueError for a time before now, an unknown domain or a value outside its range.
         """
@@ -245,13 +213,7 @@ class SimulatedDevice:
         self._advance(max(round(to_s / NS), self._now_ns), busy, load, until_clock)
         return self.now_s
 
-    def _advance(
-        self,
-        to_ns: int,
-        busy: Mapping[str, Share] | None,
-        load: Mapping[str, ExternalLoad] | None,
-        until_clock: bool,
-    ) -> None:
+    def _advance(self, to_ns: int, busy: Busy | None, load: OutsideLoad | None, until_clock: bool) -> None:
         self._set_load(busy or {}, load or {})
         while True:
             due_ns = min(self._next_leakage_ns, self._next_throttle_ns)
@@ -266,15 +228,13 @@ class SimulatedDevice:
         self._now_ns = to_ns
         self._integrate()
 
-    def _set_load(self, busy: Mapping[str, Share], load: Mapping[str, ExternalLoad]) -> None:
+    def _set_load(self, busy: Busy, load: OutsideLoad) -> None:
         for name in (*busy, *load):
             if name not in self._domains:
                 raise ValueError(f"board {self.board.name} has no clock domain '{name}'")
         changed = False
         for name, domain in self._domains.items():
-            outside = load.get(name, NO_LOAD)
-            flags = (outside.slowdown, outside.realtime, outside.io_wait)
-            if domain.set_load(busy.get(name, 0.0), outside.utilization, flags, self._now_ns):
+            if domain.set_load(busy.get(name, 0.0), *load.get(name, (0.0, 0.0)), self._now_ns):
                 self._refresh(domain)
                 changed = True
         if changed:
@@ -356,9 +316,6 @@ class SimulatedDevice:
     def _poll_delay(self, number: int) -> Callable[[], float]:
         asked = iter(range(1 << 62))
         return lambda: uniform(self._seed, POLL_STREAM + number, next(asked))
-
-    def _offline(self, domain: SimulatedDomain | None) -> str:
-        return f"{domain.name}: offline in mode {self.mode}" if domain and not domain.online else ""
 
 
 def _round_band(band: FrequencyBand, table: tuple[int, ...]) -> FrequencyBand:

@@ -1,4 +1,4 @@
-"""One clock domain of a simulated board: its load per core, governor, limits and clock.
+"""One clock domain of a simulated board: its load, governor, limits and clock. Its online cores are alike.
 
 Time is in integer nanoseconds, so that events fall on the same instants however a stretch of time is cut.
 What happens between two events is integrated exactly, when it is next needed.
@@ -7,7 +7,7 @@ What happens between two events is integrated exactly, when it is next needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 from dynofa_ros.device.board import floor_frequency
@@ -15,9 +15,7 @@ from dynofa_ros.device.board_sections import Domain
 from dynofa_ros.device.device import AppliedDomain
 from dynofa_ros.device.power_model import DomainTerms, domain_terms
 from dynofa_ros.device.simulated.governors import GOVERNORS, Governor, GovernorState, Load, pelt
-from dynofa_ros.device.simulated.power_modes import DomainLimit
-from dynofa_ros.latency import processor_of
-from dynofa_ros.messages import DomainPowerModel, DomainStatus, FrequencyBand
+from dynofa_ros.messages import DomainCapability, DomainPowerModel, DomainStatus, FrequencyBand
 
 NEVER = 1 << 62
 NS = 1e-9
@@ -28,7 +26,11 @@ class SimulatedDomain:
     """``poll_delay`` gives the part (0..1) of ``poll_s`` that passes until new limits are noticed."""
 
     def __init__(
-        self, power: DomainPowerModel, domain: Domain, limit: DomainLimit, poll_delay: Callable[[], float]
+        self,
+        power: DomainPowerModel,
+        domain: Domain,
+        limit: DomainCapability,
+        poll_delay: Callable[[], float],
     ) -> None:
         self.name = name = power.domain
         self._power = power
@@ -46,11 +48,10 @@ class SimulatedDomain:
         self._start_band = FrequencyBand(name, domain.start_min_hz, domain.start_max_hz)
         self._terms: dict[int, DomainTerms] = {}
         self._load: tuple[object, ...] = ()
-        self._busy = [0.0]  # per core; one entry while all cores are alike
-        self._average = [0.0]  # PELT
-        self._window_s = [0.0]  # busy time since the governor ran
-        self._sampled_s = 0.0  # busy time, mean over the cores, since the previous sample
-        self._realtime = self._io_wait = False
+        self._busy = 0.0  # share of each core that is online
+        self._average = 0.0  # PELT
+        self._window_s = 0.0  # busy time of such a core since the governor ran
+        self._sampled_s = 0.0  # busy time, mean over all cores, since the previous sample
         self._settled_ns = self._ran_ns = 0
         self._idle_since_ns = -NEVER
         self._pending: tuple[int, int] | None = None  # (due, clock)
@@ -61,7 +62,7 @@ class SimulatedDomain:
         self.use_governor(domain.governor, 0)
         if self._pending:
             self.actual_hz, self._pending = self._pending[1], None
-        if not limit.online:
+        if not self.online:
             self.actual_hz = 0
         self._schedule()
 
@@ -72,14 +73,14 @@ class SimulatedDomain:
         self.request, self.band = request, band or self._start_band
         self._retarget(now_ns)
 
-    def cap(self, limit: DomainLimit, now_ns: int) -> None:
-        """Limit of a new nvpmodel mode."""
+    def cap(self, limit: DomainCapability, now_ns: int) -> None:
+        """What a new nvpmodel mode leaves of it."""
         self._settle(now_ns)
-        if not limit.online:
+        was_online, self.limit = self.online, limit
+        if not self.online:
             self.actual_hz = 0
-        elif not self.online:
-            self.actual_hz = floor_frequency(self.table, min(self._start_band.min_hz, limit.max_hz))
-        self.limit = limit
+        elif not was_online:
+            self.actual_hz = floor_frequency(self.table, min(self._start_band.min_hz, self._cap_hz))
         self._load = ()  # the load is spread anew over the cores that are online
         self._retarget(now_ns)
 
@@ -100,20 +101,17 @@ class SimulatedDomain:
     @property
     def online(self) -> int:
         """Cores that are online; 0 = the domain is off."""
-        return self.limit.online
+        return len(self.limit.cpus) or self.domain.cores * self.limit.can_write
 
     @property
-    def cpus(self) -> tuple[int, ...]:
-        """Numbers of the CPUs that are online; a domain of the CPU is named after its first one."""
-        if processor_of(self.name) != "cpu":
-            return ()
-        first = int(self.name.removeprefix("cpu"))
-        return tuple(range(first, first + self.online))
+    def _cap_hz(self) -> int:
+        """Highest clock of the mode."""
+        return self.limit.frequencies_hz[-1]
 
     @property
     def throttled(self) -> bool:
         """Heat holds the clock below what the band and the mode allow."""
-        return self.online > 0 and self._limits.max_hz < min(self.band.max_hz, self.limit.max_hz)
+        return self.online > 0 and self._limits.max_hz < min(self.band.max_hz, self._cap_hz)
 
     @property
     def status(self) -> DomainStatus:
@@ -134,58 +132,31 @@ class SimulatedDomain:
 
     # --- load --------------------------------------------------------------------------------
 
-    def set_load(
-        self,
-        managed: float | Sequence[float],
-        outside: float | Sequence[float],
-        flags: tuple[float, bool, bool],
-        now_ns: int,
-    ) -> bool:
-        """Busy shares from now on: of every core, or one per core; ``flags`` = (slowdown, realtime, io_wait).
+    def set_load(self, managed: float, outside: float, slowdown: float, now_ns: int) -> bool:
+        """Busy shares of every core that is online, from now on.
 
-        True if it changed. Raises ValueError, naming the domain, for a share that is negative or NaN or for
-        a wrong number of them.
+        True if it changed. Raises ValueError, naming the domain, for a value that is negative or NaN.
         """
-        load = (managed, outside, flags)
+        load = (managed, outside, slowdown)
         if load == self._load:
             return False
-        busy = self._spread(managed, outside)
-        if not 0.0 <= flags[0] < math.inf:
-            raise ValueError(f"slowdown of domain {self.name} must be >= 0, not {flags[0]}")
+        if not (managed >= 0.0 and outside >= 0.0):
+            raise ValueError(f"load of domain {self.name} must be >= 0, not {managed} and {outside}")
+        if not 0.0 <= slowdown < math.inf:
+            raise ValueError(f"slowdown of domain {self.name} must be >= 0, not {slowdown}")
         self._settle(now_ns)
         self._wake(now_ns)
-        self._load = load
-        self.slowdown, self._realtime, self._io_wait = flags
-        if len(busy) > len(self._busy):
-            self._average *= len(busy)
-            self._window_s *= len(busy)
-        self._busy = busy if len(busy) == len(self._average) else busy * len(self._average)
-        was_idle, self.utilization = self.utilization == 0.0, sum(busy) / len(busy)
+        self._load, self.slowdown = load, slowdown
+        online, cores = self.online, self.domain.cores
+        self._busy = min(managed + outside, 1.0) if online else 0.0
+        was_idle = self.utilization == 0.0
+        self.utilization = self._busy if online == cores else self._busy * online / cores
         if self.utilization > 0.0:
             self.gated = False
         elif not was_idle:
             self._idle_since_ns = now_ns
         self._schedule()
         return True
-
-    def _spread(self, managed: float | Sequence[float], outside: float | Sequence[float]) -> list[float]:
-        if isinstance(managed, (int, float)) and isinstance(outside, (int, float)):
-            shares = [self._total(managed, outside)]
-            off = self.domain.cores - self.online
-            return shares * self.online + [0.0] * off if off else shares
-        lists = []
-        for given in (managed, outside):
-            each = [given] * self.online if isinstance(given, (int, float)) else list(given)
-            if len(each) != self.online:
-                raise ValueError(f"load of domain {self.name} has {len(each)} shares for {self.online} cores")
-            lists.append(each)
-        shares = [self._total(a, b) for a, b in zip(*lists, strict=True)]
-        return shares + [0.0] * (self.domain.cores - self.online)
-
-    def _total(self, managed: float, outside: float) -> float:
-        if not (managed >= 0.0 and outside >= 0.0):
-            raise ValueError(f"load of domain {self.name} must be >= 0, not {managed} and {outside}")
-        return min(managed + outside, 1.0)
 
     def sample_utilization(self, now_ns: int, elapsed_ns: int) -> float:
         """Mean utilisation (0..1) since the previous call, ``elapsed_ns`` ago."""
@@ -227,8 +198,8 @@ class SimulatedDomain:
         return (
             self.actual_hz == self._limits.min_hz
             and self._pending is None
-            and not (self.utilization or self._realtime or self._io_wait or self.domain.railgated)
-            and max(self._average) < IDLE_UTILIZATION
+            and not (self.utilization or self.domain.railgated)
+            and self._average < IDLE_UTILIZATION
         )
 
     def _wake(self, now_ns: int) -> None:
@@ -257,10 +228,8 @@ class SimulatedDomain:
             return
         self._settled_ns = now_ns
         speed = self.actual_hz / self.table[-1]
-        average, window_s = self._average, self._window_s
-        for core, busy in enumerate(self._busy):
-            average[core] = pelt(average[core], busy * speed, passed_s)
-            window_s[core] += busy * passed_s
+        self._average = pelt(self._average, self._busy * speed, passed_s)
+        self._window_s += self._busy * passed_s
         self._sampled_s += self.utilization * passed_s
 
     def _decide(self, now_ns: int) -> int:
@@ -269,26 +238,16 @@ class SimulatedDomain:
         period_s = (now_ns - self._ran_ns) * NS
         self._ran_ns = now_ns
         # Rounded, so that the cut of the time does not show in what governors count as whole percent.
-        share = min(round(max(self._window_s) / period_s, 9), 1.0) if period_s else 0.0
-        self._window_s = [0.0] * len(self._window_s)
-        load = Load(
-            now_ns * NS,
-            period_s,
-            self.actual_hz,
-            share,
-            max(self._average),
-            self.online,
-            self.gated,
-            self._realtime,
-            self._io_wait,
-        )
+        share = min(round(self._window_s / period_s, 9), 1.0) if period_s else 0.0
+        self._window_s = 0.0
+        load = Load(now_ns * NS, period_s, self.actual_hz, share, self._average, self.online, self.gated)
         self._state, wanted_hz = self._governor.law(self._state, load, self.table, self._limits)
         return wanted_hz
 
     def _retarget(self, now_ns: int) -> None:
         """After a change of the limits: the nearest clock inside them, or the governor's own choice."""
         table = self.table
-        cap_hz = min(table[len(table) - 1 - self.throttle_step], self.limit.max_hz)
+        cap_hz = min(table[len(table) - 1 - self.throttle_step], self._cap_hz)
         limits = self._limits = FrequencyBand(
             self.name, min(self.band.min_hz, cap_hz), min(self.band.max_hz, cap_hz)
         )
@@ -308,4 +267,4 @@ class SimulatedDomain:
 
     def _forget_window(self, now_ns: int) -> None:
         self._settle(now_ns)
-        self._ran_ns, self._window_s = now_ns, [0.0] * len(self._window_s)
+        self._ran_ns, self._window_s = now_ns, 0.0

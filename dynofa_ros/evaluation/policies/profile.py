@@ -64,12 +64,7 @@ class Levels:
 
 def offered(board: Board, mode: str | None) -> dict[str, tuple[int, ...]]:
     """Clocks that a mode leaves of a board; domains that are off are left out."""
-    limits = mode_limits(board, mode)
-    return {
-        name: tuple(hz for hz in domain.frequencies_hz if hz <= limits[name].max_hz)
-        for name, domain in board.domains.items()
-        if limits[name].online
-    }
+    return {name: left.frequencies_hz for name, left in mode_limits(board, mode).items() if left.can_write}
 
 
 def offered_now(capabilities: DeviceCapabilities) -> dict[str, tuple[int, ...]]:
