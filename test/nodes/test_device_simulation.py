@@ -23,9 +23,9 @@ class Simulation:
     def __init__(self, lock: threading.Lock) -> None:
         self.lock, self.locked = lock, [False]
 
-    def set_load(self, domain: str, load: object) -> None:
+    def set_load(self, load: SimulatedLoad) -> None:
         self.locked.append(self.lock.locked())
-        if domain == "tpu":
+        if load.domain == "tpu":
             raise ValueError("unknown clock domain 'tpu'")
 
 
