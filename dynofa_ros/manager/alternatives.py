@@ -34,14 +34,12 @@ class AlternativesTimer:
     _plan: Plan | None = None
     _ns: int = 0
 
-    def due(
-        self, now_ns: int, problem: Problem, plan: Plan | None, present: Forecast, limit_name: str
-    ) -> tuple[Alternative, ...]:
-        """Alternatives of the plan in force at ``now_ns``; empty while none are due."""
+    def due(self, now_ns: int, plan: Plan | None) -> bool:
+        """Whether they are due for the plan in force at ``now_ns``."""
         if plan is None or (plan.same_knobs(self._plan) and abs(now_ns - self._ns) < PERIOD_NS):
-            return ()
+            return False
         self._plan, self._ns = plan, now_ns
-        return alternatives(problem, plan, present, limit_name)
+        return True
 
 
 def alternatives(

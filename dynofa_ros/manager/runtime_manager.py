@@ -11,13 +11,14 @@ arrival.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from math import isfinite, nan
 from time import perf_counter
 
-from dynofa_ros.manager.alternatives import AlternativesTimer
+from dynofa_ros.manager.alternatives import AlternativesTimer, alternatives
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.build_problem import build_problem, power_limit
 from dynofa_ros.manager.bumpless_start import BumplessStart
@@ -34,6 +35,7 @@ from dynofa_ros.manager.problem import Problem
 from dynofa_ros.manager.state import STALE_S, State
 from dynofa_ros.manager.trial import Trials
 from dynofa_ros.messages import (
+    Alternative,
     AppDecision,
     ConsumedInput,
     DvfsCommand,
@@ -82,6 +84,16 @@ class Decision(ManagerDecision):
 
     commands: tuple[AppCommand, ...] = ()
     dvfs: DvfsCommand | None = None
+    explain: Callable[[], tuple[Alternative, ...]] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.explain is not None:
+            del vars(self)["alternatives"]
+
+    @cached_property  # type: ignore[misc]
+    def alternatives(self) -> tuple[Alternative, ...]:
+        """Computed when they are first read: no command waits for them."""
+        return self.explain() if self.explain else ()
 
 
 class RuntimeManager:
@@ -147,7 +159,9 @@ class RuntimeManager:
             parameters=parameter_messages(parameters),
             commands=commands,
             dvfs=dvfs,
-            alternatives=self._alternatives.due(now_ns, problem, plan, present, limit.name),
+            explain=partial(alternatives, problem, plan, present, limit.name)
+            if self._alternatives.due(now_ns, plan)
+            else None,
             compute_ms=(perf_counter() - start) * 1e3,
         )
 
