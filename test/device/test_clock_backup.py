@@ -26,7 +26,7 @@ from dynofa_ros.messages import FrequencyBand
 
 LOW = f"{policy(0)}/scaling_min_freq"
 HIGH = f"{policy(0)}/scaling_max_freq"
-CPU0 = SavedClock("cpu0", "band", LOW, HIGH, 1_190_400, 1_420_800, 1000, CPU_TABLE[0], CPU_TABLE[-1])
+CPU0 = SavedClock("cpu0", "band", LOW, HIGH, 1000, 1_190_400, 1_420_800, CPU_TABLE[0], CPU_TABLE[-1])
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -276,7 +276,7 @@ def test_a_locked_memory_clock_is_let_go_again(root: Path, state: Path) -> None:
     put(root, f"{emc}/rate", 665_600_000)
     backup = ClockBackup(SysFiles(root), state)
     backup.acquire()
-    backup.save([SavedClock("emc", "lock", f"{emc}/mrq_rate_locked", f"{emc}/rate", 0, 0, 1)])
+    backup.save([SavedClock("emc", "lock", f"{emc}/mrq_rate_locked", f"{emc}/rate", 1, 0, 0)])
     assert restore_saved(SysFiles(root), backup)[0].done
     assert (root / emc[1:] / "mrq_rate_locked").read_text() == "0\n"
 
@@ -285,7 +285,7 @@ def test_only_the_chosen_domains_are_given_back(root: Path, state: Path) -> None
     before = limits_on_disk(root)
     backup = ClockBackup(SysFiles(root), state)
     backup.acquire()
-    gpu = SavedClock("gpu", "band", f"{GPU}/min_freq", f"{GPU}/max_freq", 114_750_000, 803_250_000, 1)
+    gpu = SavedClock("gpu", "band", f"{GPU}/min_freq", f"{GPU}/max_freq", 1, 114_750_000, 803_250_000)
     backup.save([CPU0, gpu])
     change(root, 499_200, 499_200)
     assert [r.domain for r in restore_saved(SysFiles(root), backup, domains=["cpu0"])] == ["cpu0"]

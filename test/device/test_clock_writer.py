@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.clock_domain import HOLD_S
-from dynofa_ros.device.linux.clock_limits import LimitFiles, Limits, read_limits, write_limits
+from dynofa_ros.device.linux.clock_limits import LimitFiles, read_limits, write_limits
 from dynofa_ros.device.linux.clock_plan import BandRefusedError, plan_band
 from dynofa_ros.device.linux.clock_writer import ClockWriter
 from dynofa_ros.device.linux.discovery import discover
@@ -41,15 +41,17 @@ def kernel(request, tmp_path_factory) -> FakeKernel:
     return FakeKernel(make_board(tmp_path_factory.mktemp("root"), policies=1), request.param)
 
 
+CPU0 = LimitFiles("cpu0", "band", f"{policy(0)}/scaling_min_freq", f"{policy(0)}/scaling_max_freq", 1000)
+
+
 @given(steps=steps)
 @settings(max_examples=40, deadline=None)
 def test_any_band_follows_any_other_without_a_refusal(kernel: FakeKernel, steps) -> None:
-    paths = LimitFiles("band", f"{policy(0)}/scaling_min_freq", f"{policy(0)}/scaling_max_freq")
     for pair in steps:
-        wanted = Limits(min(pair), max(pair))
-        write_limits(kernel, paths, wanted)
-        assert read_limits(kernel, paths) == wanted
-        assert kernel.limits(policy(0)) == (wanted.low, wanted.high)
+        wanted = CPU0.band(min(pair), max(pair))
+        write_limits(kernel, CPU0, wanted)
+        assert read_limits(kernel, CPU0) == wanted
+        assert kernel.limits(policy(0)) == (min(pair), max(pair))
 
 
 def test_the_old_kernel_does_refuse_the_other_order(tmp_path: Path) -> None:
@@ -70,17 +72,16 @@ def test_a_writer_in_between_costs_one_new_attempt(tmp_path: Path) -> None:
             super().write(path, text)
 
     kernel = Racing(make_board(tmp_path), OLD)
-    paths = LimitFiles("band", f"{policy(0)}/scaling_min_freq", f"{policy(0)}/scaling_max_freq")
-    write_limits(kernel, paths, Limits(1_190_400, 1_420_800))
+    write_limits(kernel, CPU0, CPU0.band(1_190_400, 1_420_800))
     assert kernel.limits(policy(0)) == (1_190_400, 1_420_800)
 
 
 def test_no_limit_of_an_old_devfreq_is_written_back_as_such(tmp_path: Path) -> None:
     kernel = FakeKernel(make_board(tmp_path), OLD)
     kernel.other_program(GPU, 0, 0)
-    paths = LimitFiles("band", f"{GPU}/min_freq", f"{GPU}/max_freq")
-    write_limits(kernel, paths, Limits(GPU_TABLE[3], GPU_TABLE[4]))
-    write_limits(kernel, paths, Limits(0, 0))
+    paths = LimitFiles("gpu", "band", f"{GPU}/min_freq", f"{GPU}/max_freq", 1)
+    write_limits(kernel, paths, paths.band(GPU_TABLE[3], GPU_TABLE[4]))
+    write_limits(kernel, paths, paths.band(0, 0))
     assert kernel.limits(GPU) == (0, 0)
 
 
@@ -89,7 +90,7 @@ def test_no_limit_of_an_old_devfreq_is_written_back_as_such(tmp_path: Path) -> N
 )
 def test_only_limits_of_clocks_can_be_written(path: str) -> None:
     with pytest.raises(ValueError, match="not a file that limits a clock"):
-        LimitFiles("band", path, f"{policy(0)}/scaling_max_freq")
+        LimitFiles("cpu0", "band", path, f"{policy(0)}/scaling_max_freq", 1000)
 
 
 # --- bands --------------------------------------------------------------------------------------------
@@ -155,9 +156,10 @@ def test_a_domain_without_a_table_takes_what_is_asked(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     (bench.root / policy(0)[1:] / "scaling_available_frequencies").unlink()
     domain = discover(bench.kernel).domains[0]
-    assert plan_band(FrequencyBand("cpu0", 500_000_000, 600_000_000), domain).limits == Limits(
-        500_000, 600_000
-    )
+    asked = FrequencyBand("cpu0", 500_000_000, 600_000_000)
+    assert plan_band(asked, domain).limits == asked
+    between = FrequencyBand("cpu0", 500_000_999, 600_000_999)  # the files count in kHz
+    assert plan_band(between, domain).limits == asked
     with pytest.raises(BandRefusedError, match="outside its range"):
         plan_band(FrequencyBand("cpu0", 0, 600_000_000), domain)
 

@@ -23,7 +23,7 @@ from dynofa_ros.files import write_atomically
 from dynofa_ros.messages import FrequencyBand
 
 LOW, HIGH = (f"{policy(0)}/scaling_{end}_freq" for end in ("min", "max"))
-CPU0 = SavedClock("cpu0", "band", LOW, HIGH, 115_200, 1_907_200, 1000)
+CPU0 = SavedClock("cpu0", "band", LOW, HIGH, 1000, 115_200, 1_907_200)
 CONTENTS: dict[str, Callable[[Path], object]] = {
     "nothing": lambda file: file.write_bytes(b""),
     "NULs": lambda file: file.write_bytes(bytes(5000)),
@@ -228,9 +228,9 @@ def test_no_link_makes_the_writer_of_the_state_change_another_file(
                     "band",
                     f"{policy(0)}/scaling_min_freq",
                     f"{policy(0)}/scaling_max_freq",
+                    1000,
                     1,
                     2,
-                    1000,
                 )
             ]
         )

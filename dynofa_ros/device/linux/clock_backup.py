@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from dynofa_ros.device.device import AppliedDomain
-from dynofa_ros.device.linux.clock_limits import LimitFiles, Limits, read_limits, same_limits, write_limits
+from dynofa_ros.device.linux.clock_limits import LimitFiles, read_limits, same_limits, write_limits
 from dynofa_ros.device.linux.inventory import PowerMode
 from dynofa_ros.device.linux.sysfs import SysFiles, reason_of
 from dynofa_ros.errors import one_line
 from dynofa_ros.files import read_bounded
-from dynofa_ros.messages import DomainStatus
+from dynofa_ros.messages import DomainStatus, FrequencyBand
 from dynofa_ros.paths import PACKAGE
 
 SCHEMA_VERSION = 1
@@ -44,31 +44,25 @@ class BackupError(ValueError):
 
 
 @dataclass(frozen=True)
-class SavedClock:
-    """Limits of one clock as found, in the numbers of its files (``unit_hz`` each, 0 = no limit).
+class SavedClock(LimitFiles):
+    """Limits of one clock as found, in the numbers of its files, 0 = no limit.
 
     ``lowest`` and ``highest``: the hardware's range, 0 = unknown. ``power_mode``: nvpmodel's, if known.
     """
 
-    domain: str
-    kind: str
-    low_path: str
-    high_path: str
     low: int
     high: int
-    unit_hz: int
     lowest: int = 0
     highest: int = 0
     power_mode: int | None = None
     boot_id: str = ""
 
-    @property
-    def files(self) -> LimitFiles:
-        return LimitFiles(self.kind, self.low_path, self.high_path)
-
-    @property
-    def found(self) -> Limits:
-        return Limits(self.low, self.high)
+    def mode_band(self, mode: PowerMode | None) -> FrequencyBand | None:
+        """The limits of nvpmodel's mode, None where it has none for the clock."""
+        cap = mode.cap(self.domain) if mode else None
+        if cap is None or not cap.max_hz:
+            return None
+        return FrequencyBand(self.domain, cap.min_hz or self.lowest * self.unit_hz, cap.max_hz)
 
 
 def state_folder() -> Path:
@@ -247,42 +241,39 @@ def _restore_clock(
     wanted = _owed(clock, mode)
 
     def result(done: bool, reason: str = "") -> AppliedDomain:
-        limits_hz = wanted.low * clock.unit_hz, wanted.high * clock.unit_hz
         status = DomainStatus.APPLIED if done else DomainStatus.PENDING
-        return AppliedDomain(clock.domain, *limits_hz, math.nan, status, reason=reason)
+        return AppliedDomain(clock.domain, wanted.min_hz, wanted.max_hz, math.nan, status, reason=reason)
 
     if clock.boot_id != boot_id and _set_by_boot(files, clock, mode):
         return result(True, "the computer was restarted, which restored it")
     reason = ""
     try:
-        _write_patiently(files, clock.files, wanted, sleep)
+        _write_patiently(files, clock, wanted, sleep)
     except OSError as error:
         reason = reason_of(error, str(error.filename or clock.high_path))
     try:
-        now = read_limits(files, clock.files)
+        now = read_limits(files, clock)
     except OSError as error:
         return result(False, reason or reason_of(error, str(error.filename or clock.high_path)))
     except ValueError as error:
         return result(False, reason or str(error))
-    if same_limits(now, wanted, clock.unit_hz):  # also where writing is not allowed and nothing was changed
+    if same_limits(now, wanted):  # also where writing is not allowed and nothing was changed
         return result(True)
     return result(
         False,
         reason
-        or f"set to {wanted.low}..{wanted.high}, but the kernel says {now.low}..{now.high}: "
+        or f"set to {wanted.min_hz}..{wanted.max_hz}, but the kernel says {now.min_hz}..{now.max_hz}: "
         "heat or power holds it, or another program has set it",
     )
 
 
-def _owed(clock: SavedClock, mode: PowerMode | None) -> Limits:
+def _owed(clock: SavedClock, mode: PowerMode | None) -> FrequencyBand:
     """The limits to restore: as found, or those of the nvpmodel mode that was chosen since then."""
-    if mode is None or clock.power_mode is None or mode.number == clock.power_mode:
-        return clock.found
-    cap = mode.cap(clock.domain)
-    if not cap.max_hz or clock.kind != "band":
-        return clock.found
-    low, high = cap.min_hz // clock.unit_hz or clock.lowest, cap.max_hz // clock.unit_hz
-    return Limits(min(low, high), high)
+    chosen = clock.mode_band(mode)
+    same = mode is None or clock.power_mode is None or mode.number == clock.power_mode
+    if same or chosen is None or clock.kind != "band":
+        return clock.band(clock.low, clock.high)
+    return replace(chosen, min_hz=min(chosen.min_hz, chosen.max_hz))
 
 
 def _set_by_boot(files: SysFiles, clock: SavedClock, mode: PowerMode | None) -> bool:
@@ -295,20 +286,17 @@ def _set_by_boot(files: SysFiles, clock: SavedClock, mode: PowerMode | None) -> 
     kernel's): that is restored. A clock that is not there (yet) has nothing to restore.
     """
     try:
-        now = read_limits(files, clock.files)
+        now = read_limits(files, clock)
     except OSError:
         return True
     except ValueError:
         return False
-    right = [clock.found, Limits(0, 0), Limits(clock.lowest, clock.highest)]
-    cap = mode.cap(clock.domain) if mode is not None else None
-    if cap is not None and cap.max_hz:
-        right.append(Limits(cap.min_hz // clock.unit_hz or clock.lowest, cap.max_hz // clock.unit_hz))
-    return any(same_limits(now, limits, clock.unit_hz) for limits in right)
+    right = [clock.band(clock.low, clock.high), clock.band(0, 0), clock.band(clock.lowest, clock.highest)]
+    return any(same_limits(now, band) for band in (*right, clock.mode_band(mode)) if band is not None)
 
 
 def _write_patiently(
-    files: SysFiles, paths: LimitFiles, wanted: Limits, sleep: Callable[[float], None]
+    files: SysFiles, paths: LimitFiles, wanted: FrequencyBand, sleep: Callable[[float], None]
 ) -> None:
     for wait_s in BUSY_WAITS_S:
         try:
@@ -330,7 +318,6 @@ def _checked(entry: Any) -> SavedClock:
     known_mode = clock.power_mode is None or type(clock.power_mode) is int
     if not clock.unit_hz or not known_mode or not all(isinstance(t, str) and t.isprintable() for t in texts):
         raise ValueError(f"{entry} is not a clock")
-    clock.files  # noqa: B018 - raises for paths that are no limits of a clock
     return clock
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import errno
 import math
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dynofa_ros.device.board import floor_frequency
 from dynofa_ros.device.device import AppliedDomain
 from dynofa_ros.device.linux.clock_backup import BackupError
 from dynofa_ros.device.linux.clock_found import FoundClocks
-from dynofa_ros.device.linux.clock_limits import Limits, read_limits, same_limits, write_limits
+from dynofa_ros.device.linux.clock_limits import read_limits, same_limits, write_limits
 from dynofa_ros.device.linux.clock_plan import BandRefusedError, Plan, limit_files, plan_band
 from dynofa_ros.device.linux.discovery_clocks import cpus_are_off
 from dynofa_ros.device.linux.inventory import ClockDomain
@@ -68,9 +68,11 @@ class ClockUnderControl:
         self._keep_pinned = keep_pinned
         self._plan: Plan | None = None
         self._rule = found.rule(domain.name)  # of the power mode, for which it was planned
-        self._shown: Limits | None = None  # by the kernel once it had taken the plan; None: not written
-        self._theirs: Limits | None = None  # what another program has set since then
-        self._pinned_at: Limits | None = None  # the same, where it has pinned the clock
+        self._shown: FrequencyBand | None = (
+            None  # by the kernel once it had taken the plan; None: not written
+        )
+        self._theirs: FrequencyBand | None = None  # what another program has set since then
+        self._pinned_at: FrequencyBand | None = None  # the same, where it has pinned the clock
         self._remark = ""
         self._status, self._reason = DomainStatus.DISABLED, ""
         self._next_look_s = self._written_s = self._last_miss_s = self._mode_s = -math.inf
@@ -141,7 +143,7 @@ class ClockUnderControl:
         plan = self._plan
         assert plan is not None
         self._shown = self._theirs = self._pinned_at = None
-        before: Limits | None = None
+        before: FrequencyBand | None = None
         try:
             if not self._found.has(self.domain.name):
                 waiting = self._found.save([self.domain])
@@ -196,7 +198,7 @@ class ClockUnderControl:
             self._plan = plan_band(self.request, self.domain, self._found.mode)
         if self._pinned_at is not None:
             limits = self._limits_or_none()
-            if limits is not None and limits.low == limits.high:
+            if limits is not None and limits.min_hz == limits.max_hz:
                 self._pinned_at = limits  # the mode may have lowered it
                 self._hold(limits, now_s)
                 return
@@ -215,7 +217,7 @@ class ClockUnderControl:
         if limits is None:  # half written, or garbled
             reason = f"{self.domain.name}: {self.files.high_path}: shows no limits now"
             self._become(DomainStatus.PENDING, reason, now_s + LOOK_S)
-        elif not self._same(limits, plan.limits):
+        elif not same_limits(limits, plan.limits):
             kernels = "" if limits == self._theirs else self._held_by_kernel(limits, plan.limits)
             if not kernels:
                 if now_s - self._mode_s < MODE_S and self._set_by_mode(limits):
@@ -224,7 +226,7 @@ class ClockUnderControl:
                     self._hold(limits, now_s)
                 return
             self._theirs = self._pinned_at = None
-            status = DomainStatus.APPLIED if limits.high >= plan.limits.low else DomainStatus.THROTTLED
+            status = DomainStatus.APPLIED if limits.max_hz >= plan.limits.min_hz else DomainStatus.THROTTLED
             self._become(status, f"{self.domain.name}: {kernels}", now_s + CALM_LOOK_S)
         else:
             self._shown, self._busy_tries = limits, 0
@@ -273,53 +275,56 @@ class ClockUnderControl:
 
     # --- whose limits these are ---------------------------------------------------------------
 
-    def _held_by_kernel(self, limits: Limits, ours: Limits) -> str:
+    def _held_by_kernel(self, limits: FrequencyBand, ours: FrequencyBand) -> str:
         """What the kernel does if limits that differ from ours are its own, else empty.
 
         It shows the lowest of all maxima and the highest of all minima. Limits are its own if it showed them
         right after it had taken ours, if something is throttled now, or if only the minimum of a devfreq
         device rose: programs that raise one, such as jetson_clocks, raise it to the maximum.
         """
-        unit_hz = self.domain.unit_hz
-        at_once = self._shown is not None and self._same(limits, self._shown)
-        cut = Limits(min(ours.low, limits.high), limits.high)
-        raised = Limits(limits.low, ours.high)
-        by_driver = self.domain.kind == "devfreq" and limits.low < limits.high and self._same(limits, raised)
-        if 0 < limits.high < ours.high and (at_once or (self._same(limits, cut) and self._found.held_down())):
-            return f"the kernel allows {limits.high * unit_hz} at most now: heat or power"
-        if limits.low > ours.low and (at_once or by_driver):
-            return f"a driver of the kernel asks for {limits.low * unit_hz} at least now"
+        at_once = self._shown is not None and same_limits(limits, self._shown)
+        cut = replace(limits, min_hz=min(ours.min_hz, limits.max_hz))
+        raised = replace(limits, max_hz=ours.max_hz)
+        by_driver = (
+            self.domain.kind == "devfreq" and limits.min_hz < limits.max_hz and same_limits(limits, raised)
+        )
+        if 0 < limits.max_hz < ours.max_hz and (
+            at_once or (same_limits(limits, cut) and self._found.held_down())
+        ):
+            return f"the kernel allows {limits.max_hz} at most now: heat or power"
+        if limits.min_hz > ours.min_hz and (at_once or by_driver):
+            return f"a driver of the kernel asks for {limits.min_hz} at least now"
         return ""
 
-    def _set_by_others(self) -> Limits | None:
+    def _set_by_others(self) -> FrequencyBand | None:
         """Limits in force that another program has set since ours were taken, None if there are none."""
         limits, plan = self._limits_or_none(), self._plan
-        if self._shown is None or plan is None or limits is None or self._same(limits, plan.limits):
+        if self._shown is None or plan is None or limits is None or same_limits(limits, plan.limits):
             return None
         if self._theirs is None and self._rule != self._found.rule(self.domain.name):
             return None  # nvpmodel's
         known = limits == self._theirs
         return limits if known or not self._held_by_kernel(limits, plan.limits) else None
 
-    def _set_by_mode(self, limits: Limits) -> bool:
+    def _set_by_mode(self, limits: FrequencyBand) -> bool:
         """Whether these limits end at the cap of the power mode, so that nvpmodel may have set them."""
-        return limits.high * self.domain.unit_hz in self._caps_hz() and not self._pinned(limits)
+        return limits.max_hz in self._caps_hz() and not self._pinned(limits)
 
     def _caps_hz(self) -> set[int]:
         """The cap of the power mode, as it is set and as a kernel may show it; empty without one."""
         cap_hz, table = self._rule[1].max_hz if self._rule else None, self.domain.frequencies_hz
         return {cap_hz, floor_frequency(table, cap_hz) if table else cap_hz} if cap_hz else set()
 
-    def _pinned(self, limits: Limits) -> bool:
+    def _pinned(self, limits: FrequencyBand) -> bool:
         """Whether these limits are what jetson_clocks leaves: the minimum at the maximum."""
-        caps_hz, hz = self._caps_hz(), limits.high * self.domain.unit_hz
-        own_hz = self._plan.limits.high * self.domain.unit_hz if self._plan else None
+        caps_hz, hz = self._caps_hz(), limits.max_hz
+        own_hz = self._plan.limits.max_hz if self._plan else None
         # A mode may have only one clock.
         is_mode = hz in caps_hz and self._rule is not None and self._rule[1].min_hz == self._rule[1].max_hz
         tops = {self.domain.hardware_max_hz, own_hz, *self.domain.frequencies_hz[-1:], *caps_hz}
-        return self._keep_pinned and limits.low == limits.high and hz in tops and not is_mode
+        return self._keep_pinned and limits.min_hz == limits.max_hz and hz in tops and not is_mode
 
-    def _hold(self, limits: Limits, now_s: float) -> None:
+    def _hold(self, limits: FrequencyBand, now_s: float) -> None:
         """Another program has set the limits: nothing is written until another band is asked for."""
         pinned = limits == self._pinned_at or self._pinned(limits)
         self._theirs, self._pinned_at = limits, limits if pinned else None
@@ -329,22 +334,19 @@ class ClockUnderControl:
 
     # --- inside ------------------------------------------------------------------------------
 
-    def _limits(self) -> Limits | None:
+    def _limits(self) -> FrequencyBand | None:
         """In force now, None for files without a number. Raises OSError."""
         with suppress(ValueError):
             return read_limits(self._files, self.files)
         return None
 
-    def _limits_or_none(self) -> Limits | None:
+    def _limits_or_none(self) -> FrequencyBand | None:
         with suppress(OSError):
             return self._limits()
         return None
 
-    def _same(self, a: Limits, b: Limits) -> bool:
-        return same_limits(a, b, self.domain.unit_hz)
-
-    def _text(self, limits: Limits) -> str:
-        return f"{limits.low * self.domain.unit_hz}..{limits.high * self.domain.unit_hz}"
+    def _text(self, limits: FrequencyBand) -> str:
+        return f"{limits.min_hz}..{limits.max_hz}"
 
     def _become(self, status: DomainStatus, reason: str, next_look_s: float) -> None:
         self._status, self._reason, self._next_look_s = status, reason, next_look_s

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from dynofa_ros.device.board import FREQUENCY_TOLERANCE_HZ
 from dynofa_ros.device.linux.clock_backup import ClockBackup, SavedClock
-from dynofa_ros.device.linux.clock_limits import Limits, read_limits
+from dynofa_ros.device.linux.clock_limits import read_limits
 from dynofa_ros.device.linux.clock_plan import limit_files
 from dynofa_ros.device.linux.inventory import ClockDomain, PowerMode
 from dynofa_ros.device.linux.sysfs import SysFiles
@@ -70,13 +70,9 @@ class FoundClocks:
                 continue
             found.append(
                 SavedClock(
-                    domain=domain.name,
-                    kind=paths.kind,
-                    low_path=paths.low_path,
-                    high_path=paths.high_path,
-                    low=limits.low,
-                    high=limits.high,
-                    unit_hz=domain.unit_hz,
+                    **vars(paths),
+                    low=limits.min_hz // domain.unit_hz,
+                    high=limits.max_hz // domain.unit_hz,
                     lowest=(domain.hardware_min_hz or 0) // domain.unit_hz,
                     highest=(domain.hardware_max_hz or 0) // domain.unit_hz,
                     power_mode=self.mode.number if self.mode else None,
@@ -88,9 +84,9 @@ class FoundClocks:
                 self._backup.release()
         return reason
 
-    def _may_be_throttled(self, domain: ClockDomain, limits: Limits) -> bool:
+    def _may_be_throttled(self, domain: ClockDomain, limits: FrequencyBand) -> bool:
         """The kernel shows the lowest of all maxima, its own thermal one included."""
         cap_hz = self.mode.cap(domain.name).max_hz if self.mode else None
         top_hz = min((hz for hz in (cap_hz, domain.hardware_max_hz) if hz), default=0)
-        lowered = 0 < limits.high * domain.unit_hz < top_hz - FREQUENCY_TOLERANCE_HZ
+        lowered = 0 < limits.max_hz < top_hz - FREQUENCY_TOLERANCE_HZ
         return lowered and domain.lock_path is None and self.held_down()

@@ -1,6 +1,6 @@
 """The files that limit one clock: read, and written in an order that every kernel accepts.
 
-Numbers are those of the files (kHz in cpufreq, Hz elsewhere).
+Limits are bands in Hz, 0 = no limit; the files count in kHz (cpufreq) or in Hz.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from dynofa_ros.device.board import FREQUENCY_TOLERANCE_HZ
 from dynofa_ros.device.linux.sysfs import REFUSED_VALUE, SysFiles, to_int
+from dynofa_ros.messages import FrequencyBand
 
 # What may be written, and nothing else: a saved state that was tampered with must not make a
 # privileged process write other files. `.` and `..` are no folder names here; below /sys/fs and /sys/kernel
@@ -27,25 +28,19 @@ ALLOWED = {
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Lowest and highest clock; 0 = no limit."""
-
-    low: int
-    high: int
-
-
-@dataclass(frozen=True)
 class LimitFiles:
-    """Where the limits of one clock stand.
+    """Where the limits of one clock stand; a number there times ``unit_hz`` is Hz.
 
     ``kind`` ``band``: a file for each end. ``lock`` (memory clock of Tegra): ``low_path`` locks the clock
-    (1) to the rate in ``high_path`` or lets it go (0); a lock has low == high, no lock is 0, 0.
+    (1) to the rate in ``high_path`` or lets it go (0); a lock has min == max, no lock is 0, 0.
     Raises ValueError for files that are no limits of a clock.
     """
 
+    domain: str
     kind: str
     low_path: str
     high_path: str
+    unit_hz: int
 
     def __post_init__(self) -> None:
         allowed = ALLOWED.get(self.kind)
@@ -53,22 +48,26 @@ class LimitFiles:
             if allowed is None or not allowed.fullmatch(path):
                 raise ValueError(f"{path}: not a file that limits a clock")
 
+    def band(self, low: int, high: int) -> FrequencyBand:
+        """Limits by the numbers in the files."""
+        return FrequencyBand(self.domain, low * self.unit_hz, high * self.unit_hz)
 
-def same_limits(a: Limits, b: Limits, unit_hz: int) -> bool:
+
+def same_limits(a: FrequencyBand, b: FrequencyBand) -> bool:
     """Whether two limits are the same to the kernel, which counts in kHz (devfreq since 5.5)."""
-    return max(abs(a.low - b.low), abs(a.high - b.high)) * unit_hz <= FREQUENCY_TOLERANCE_HZ
+    return max(abs(a.min_hz - b.min_hz), abs(a.max_hz - b.max_hz)) <= FREQUENCY_TOLERANCE_HZ
 
 
-def read_limits(files: SysFiles, paths: LimitFiles) -> Limits:
+def read_limits(files: SysFiles, paths: LimitFiles) -> FrequencyBand:
     """The limits in force. Raises OSError as the kernel gives it, ValueError for a file without a number."""
     low, high = _number(files, paths.low_path), _number(files, paths.high_path)
     if paths.kind == "lock":
-        return Limits(high, high) if low else Limits(0, 0)
-    return Limits(low, high)
+        return paths.band(high, high) if low else paths.band(0, 0)
+    return paths.band(low, high)
 
 
-def write_limits(files: SysFiles, paths: LimitFiles, wanted: Limits) -> None:
-    """Set both limits; ``wanted`` must have low <= high where both are set.
+def write_limits(files: SysFiles, paths: LimitFiles, wanted: FrequencyBand) -> None:
+    """Set both limits; ``wanted`` must have min <= max where both are set.
 
     Kernels before 5.3 (cpufreq) and 5.5 (devfreq) refuse with EINVAL whatever makes min > max for a moment;
     later ones take anything and the maximum wins. Where EINVAL comes all the same, another program wrote in
@@ -80,7 +79,7 @@ def write_limits(files: SysFiles, paths: LimitFiles, wanted: Limits) -> None:
     now = _limits_or_none(files, paths)
     for again in (True, False):
         # Above all that is in force the maximum moves first, below it the minimum.
-        low_first = now is not None and 0 < wanted.high < now.low
+        low_first = now is not None and 0 < wanted.max_hz < now.min_hz
         try:
             _write_pair(files, paths, wanted, low_first)
             return
@@ -95,28 +94,30 @@ def write_limits(files: SysFiles, paths: LimitFiles, wanted: Limits) -> None:
                 _write_what_fits(files, paths, wanted, now, error)
 
 
-def _write_pair(files: SysFiles, paths: LimitFiles, wanted: Limits, low_first: bool) -> None:
-    pair = ((paths.low_path, wanted.low), (paths.high_path, wanted.high))
-    for path, number in pair if low_first else pair[::-1]:
-        _write(files, path, number)
+def _write_pair(files: SysFiles, paths: LimitFiles, wanted: FrequencyBand, low_first: bool) -> None:
+    pair = ((paths.low_path, wanted.min_hz), (paths.high_path, wanted.max_hz))
+    for path, hz in pair if low_first else pair[::-1]:
+        _write(files, path, hz // paths.unit_hz)
 
 
-def _write_what_fits(files: SysFiles, paths: LimitFiles, wanted: Limits, now: Limits, error: OSError) -> None:
-    """On an old kernel a thermal limit below ``wanted.low`` forbids that minimum: as near as it goes."""
-    if not 0 < now.high < wanted.low:
+def _write_what_fits(
+    files: SysFiles, paths: LimitFiles, wanted: FrequencyBand, now: FrequencyBand, error: OSError
+) -> None:
+    """On an old kernel a thermal limit below the wanted minimum forbids it: as near as it goes."""
+    if not 0 < now.max_hz < wanted.min_hz:
         raise error
-    _write(files, paths.low_path, now.high)
+    _write(files, paths.low_path, now.max_hz // paths.unit_hz)
 
 
-def _write_lock(files: SysFiles, paths: LimitFiles, wanted: Limits) -> None:
-    if not wanted.high:
+def _write_lock(files: SysFiles, paths: LimitFiles, wanted: FrequencyBand) -> None:
+    if not wanted.max_hz:
         _write(files, paths.low_path, 0)
         return
     _write(files, paths.low_path, 1)
-    _write(files, paths.high_path, wanted.high)
+    _write(files, paths.high_path, wanted.max_hz // paths.unit_hz)
 
 
-def _limits_or_none(files: SysFiles, paths: LimitFiles) -> Limits | None:
+def _limits_or_none(files: SysFiles, paths: LimitFiles) -> FrequencyBand | None:
     try:
         return read_limits(files, paths)
     except ValueError:

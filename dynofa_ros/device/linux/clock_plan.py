@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dynofa_ros.device.board import FREQUENCY_TOLERANCE_HZ, ceil_frequency, floor_frequency
-from dynofa_ros.device.linux.clock_limits import LimitFiles, Limits
+from dynofa_ros.device.linux.clock_limits import LimitFiles
 from dynofa_ros.device.linux.inventory import ClockDomain, PowerMode
 from dynofa_ros.messages import FrequencyBand
 
@@ -16,14 +16,14 @@ class BandRefusedError(ValueError):
 
 @dataclass(frozen=True)
 class Plan:
-    """``band`` in clocks that the domain has; ``limits`` the same in the numbers of its files.
+    """``band`` in clocks that the domain has; ``limits`` as its files can hold it, 0 = no limit.
 
     ``capped``: the power mode keeps the clock below what was asked for. ``remark``: how the band differs
     from what was asked for, if it does.
     """
 
     band: FrequencyBand
-    limits: Limits
+    limits: FrequencyBand
     capped: bool = False
     remark: str = ""
 
@@ -31,8 +31,8 @@ class Plan:
 def limit_files(domain: ClockDomain) -> LimitFiles:
     """The files that set the domain's limits. Raises ValueError if they are none that may be written."""
     if domain.lock_path is not None and domain.rate_path is not None:
-        return LimitFiles("lock", domain.lock_path, domain.rate_path)
-    return LimitFiles("band", domain.min_path, domain.max_path)
+        return LimitFiles(domain.name, "lock", domain.lock_path, domain.rate_path, domain.unit_hz)
+    return LimitFiles(domain.name, "band", domain.min_path, domain.max_path, domain.unit_hz)
 
 
 def plan_band(asked: FrequencyBand, domain: ClockDomain, mode: PowerMode | None = None) -> Plan:
@@ -63,9 +63,9 @@ def plan_band(asked: FrequencyBand, domain: ClockDomain, mode: PowerMode | None 
         remark = f"{name}: cut to {top_hz} by {mode}"
     if domain.lock_path is not None:
         limits = _lock(band, lowest, highest)
-        locked = FrequencyBand(name, limits.low, limits.high) if limits.high else band
-        return Plan(locked, limits, capped, remark)
-    return Plan(band, Limits(band.min_hz // domain.unit_hz, band.max_hz // domain.unit_hz), capped, remark)
+        return Plan(limits if limits.max_hz else band, limits, capped, remark)
+    low_hz, high_hz = (hz - hz % domain.unit_hz for hz in (band.min_hz, band.max_hz))
+    return Plan(band, FrequencyBand(name, low_hz, high_hz), capped, remark)
 
 
 def _range(domain: ClockDomain) -> tuple[int, int]:
@@ -87,8 +87,8 @@ def _round(asked: FrequencyBand, table: tuple[int, ...]) -> tuple[FrequencyBand,
     return FrequencyBand(asked.domain, nearest, nearest), remark
 
 
-def _lock(band: FrequencyBand, lowest: int, highest: int) -> Limits:
+def _lock(band: FrequencyBand, lowest: int, highest: int) -> FrequencyBand:
     """The rate to lock a clock to, none for its whole range."""
     if band.min_hz - lowest <= FREQUENCY_TOLERANCE_HZ and highest - band.max_hz <= FREQUENCY_TOLERANCE_HZ:
-        return Limits(0, 0)
-    return Limits(band.max_hz, band.max_hz)
+        return FrequencyBand(band.domain, 0, 0)
+    return FrequencyBand(band.domain, band.max_hz, band.max_hz)

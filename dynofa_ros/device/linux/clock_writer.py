@@ -160,7 +160,7 @@ class ClockWriter:
             return False
         with suppress(OSError, ValueError):
             limits = read_limits(self._files, clock.files)
-            return limits.low == limits.high > 0
+            return limits.min_hz == limits.max_hz > 0
         return False
 
     def _refused(self, band: FrequencyBand, reason: str) -> AppliedDomain:
