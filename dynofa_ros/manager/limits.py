@@ -11,7 +11,6 @@ from dynofa_ros.manager.state import State
 FIRST_READING_S = 2.0  # a sensor that has never spoken is missing after this long
 LOST_S = 6.0  # one that has spoken may be silent for this long
 DEFAULT = Parameters()
-LIMITS = frozenset({"power_cap", "temperature"})
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from dynofa_ros.device.device import DeviceSample, Origin
@@ -58,10 +59,10 @@ class Sensors:
         self._clock_s = clock_s
         self._cpu_times = files.keep("/proc/stat")
         times = CpuTimes(self._cpu_times, clock_s)
-        self._rails = _Group[Rail](lambda rail: _Rail(files, rail, clock_s))
-        self._domains = _Group[ClockDomain](lambda domain: _Domain(files, domain, times))
-        self._zones = _Group[Zone](lambda zone: _Zone(files, zone))
-        self._signs = _Group[ThrottleSign](lambda sign: _Sign(files, sign))
+        self._rails = _Group[Rail](lambda rail: _rail(files, rail, clock_s))
+        self._domains = _Group[ClockDomain](lambda domain: _domain(files, domain, times))
+        self._zones = _Group[Zone](lambda zone: _zone(files, zone))
+        self._signs = _Group[ThrottleSign](lambda sign: _sign(files, sign))
         self._total_rails: tuple[str, ...] = ()
         self._folders = self._look()
         self._look_s = self._search_s = clock_s()
@@ -166,76 +167,66 @@ class _Group(Generic[Spec]):
         return self._samples
 
 
+@dataclass
 class _Channel:
     """Something with a name in the samples: its last sample, and its sensors in the order of reading.
 
-    ``origins``: sensors by what they give to the sample.
+    ``main``: the sensor without which it has failed. ``kept``: its open files. ``origins``: sensors by what
+    they give to the sample.
     """
 
-    _main: Sensor
-
-    def __init__(self, files: SysFiles) -> None:
-        self.due_s = -math.inf
-        self.origins: dict[str, Sensor] = {}
-        self._files = files
-        self._kept: list[KeptFile] = []
-        self._sensors: tuple[Sensor, ...] = ()
-        self._sample: Any = None
+    main: Sensor
+    sensors: tuple[Sensor, ...]
+    make_sample: Callable[[], Any]
+    kept: list[KeptFile]
+    origins: dict[str, Sensor] = field(default_factory=dict)
+    due_s: float = -math.inf
+    _sample: Any = None
 
     @property
     def failing(self) -> bool:
-        return bool(self._main.reason)
+        return bool(self.main.reason)
 
     def at(self, now_s: float) -> Any:
         """The sample now, made anew if a sensor is due."""
         if now_s >= self.due_s:
-            for sensor in self._sensors:
+            for sensor in self.sensors:
                 sensor.update(now_s)
-            self.due_s = min([sensor.due_s for sensor in self._sensors])
-            self._sample = self._make_sample()
+            self.due_s = min([sensor.due_s for sensor in self.sensors])
+            self._sample = self.make_sample()
         return self._sample
 
     def close(self) -> None:
-        for file in self._kept:
+        for file in self.kept:
             file.close()
 
-    def _keep(self, path: str) -> KeptFile:
-        self._kept.append(self._files.keep(path))
-        return self._kept[-1]
 
-    def _make_sample(self) -> Any:
-        raise NotImplementedError
+def _rail(files: SysFiles, rail: Rail, clock_s: Callable[[], float]) -> _Channel:
+    kept: list[KeptFile] = []
 
+    def keep(path: str) -> KeptFile:
+        kept.append(files.keep(path))
+        return kept[-1]
 
-class _Rail(_Channel):
-    def __init__(self, files: SysFiles, rail: Rail, clock_s: Callable[[], float]) -> None:
-        super().__init__(files)
-        self._spec = rail
-        every_s = SLOW_EVERY_S if rail.power_path else FAST_EVERY_S
-        self._voltage = self._milli(rail.voltage_path, every_s)
-        self._current = self._milli(rail.current_path, every_s)
-        self._main = self._power(rail, clock_s)
-        self._sensors = (self._voltage, self._current, self._main)
-        self.origins = {f"power of {rail.name}": self._main}
-
-    def _make_sample(self) -> PowerRail:
-        volt, ampere = self._voltage.value, self._current.value
-        return PowerRail(self._spec.name, self._main.value, volt, ampere)
-
-    def _milli(self, path: str | None, every_s: float) -> Sensor:
+    def milli(path: str | None) -> Sensor:
         if path is None:
             return Sensor(_no_file, "", math.inf)
-        file = self._keep(path)
+        file = keep(path)
+        every_s = SLOW_EVERY_S if rail.power_path else FAST_EVERY_S
         return Sensor(lambda: sensor_values.milli(file), path, every_s)
 
-    def _power(self, rail: Rail, clock_s: Callable[[], float]) -> Sensor:
+    def product() -> float:
+        if reason := volt.reason or ampere.reason:
+            raise ValueError(reason)
+        return sensor_values.power_w(volt.value * ampere.value, rail.current_path or "", rail.is_total)
+
+    def power() -> Sensor:
         if rail.energy_path:
-            counter = EnergyCounter(self._keep(rail.energy_path), rail.energy_range_uj, clock_s)
+            counter = EnergyCounter(keep(rail.energy_path), rail.energy_range_uj, clock_s)
             return Sensor(counter.power_w, rail.energy_path, LOAD_EVERY_S)
         if rail.power_path is None:
-            return Sensor(self._product, "", FAST_EVERY_S)
-        path = rail.power_path
-        file = self._keep(path)
+            return Sensor(product, "", FAST_EVERY_S)
+        path, file = rail.power_path, keep(rail.power_path)
 
         def take() -> float:
             watt = sensor_values.to_int(file.read(), path) * rail.power_unit_w
@@ -243,66 +234,57 @@ class _Rail(_Channel):
 
         return Sensor(take, path, FAST_EVERY_S)
 
-    def _product(self) -> float:
-        reason = self._voltage.reason or self._current.reason
-        if reason:
-            raise ValueError(reason)
-        watt = self._voltage.value * self._current.value
-        return sensor_values.power_w(watt, self._spec.current_path or "", self._spec.is_total)
+    volt, ampere, watt = milli(rail.voltage_path), milli(rail.current_path), power()
+    return _Channel(
+        watt,
+        (volt, ampere, watt),
+        lambda: PowerRail(rail.name, watt.value, volt.value, ampere.value),
+        kept,
+        {f"power of {rail.name}": watt},
+    )
 
 
-class _Domain(_Channel):
-    def __init__(self, files: SysFiles, domain: ClockDomain, times: CpuTimes) -> None:
-        super().__init__(files)
-        self._name = domain.name
-        path, unit_hz = domain.current_path, domain.unit_hz
-        highest_hz = None if domain.turbo else domain.hardware_max_hz
-        file = self._keep(path)
-        every_s = CPU_CLOCK_EVERY_S if domain.kind == "cpufreq" else FAST_EVERY_S
-        self._main = Sensor(lambda: sensor_values.clock_hz(file, unit_hz, highest_hz), path, every_s)
-        self._load = self._load_sensor(domain, times)
-        self._sensors = (self._main, self._load)
-        self.origins = {f"clock of {domain.name}": self._main, f"load of {domain.name}": self._load}
+def _domain(files: SysFiles, domain: ClockDomain, times: CpuTimes) -> _Channel:
+    file, highest_hz = files.keep(domain.current_path), None if domain.turbo else domain.hardware_max_hz
+    kept = [file]
 
-    def _make_sample(self) -> DomainTelemetry:
-        return DomainTelemetry(self._name, self._main.value, 100.0 * self._load.value)
-
-    def _load_sensor(self, domain: ClockDomain, times: CpuTimes) -> Sensor:
+    def load_sensor() -> Sensor:
         if domain.kind == "cpufreq":
             return Sensor(lambda: times.share(domain.cpus), "/proc/stat", LOAD_EVERY_S)
         if domain.load_path is None:
             return Sensor(_no_file, "", math.inf)
-        path = domain.load_path
-        file = self._keep(path)
+        path, load_file = domain.load_path, files.keep(domain.load_path)
+        kept.append(load_file)
         if domain.kind == "emc":
-            return Sensor(lambda: sensor_values.memory_share(file, self._main.value), path, LOAD_EVERY_S)
-        return Sensor(lambda: sensor_values.load_share(file), path, FAST_EVERY_S)
+            return Sensor(lambda: sensor_values.memory_share(load_file, clock.value), path, LOAD_EVERY_S)
+        return Sensor(lambda: sensor_values.load_share(load_file), path, FAST_EVERY_S)
+
+    every_s = CPU_CLOCK_EVERY_S if domain.kind == "cpufreq" else FAST_EVERY_S
+    clock = Sensor(
+        lambda: sensor_values.clock_hz(file, domain.unit_hz, highest_hz), domain.current_path, every_s
+    )
+    load = load_sensor()
+    return _Channel(
+        clock,
+        (clock, load),
+        lambda: DomainTelemetry(domain.name, clock.value, 100.0 * load.value),
+        kept,
+        {f"clock of {domain.name}": clock, f"load of {domain.name}": load},
+    )
 
 
-class _Zone(_Channel):
-    def __init__(self, files: SysFiles, zone: Zone) -> None:
-        super().__init__(files)
-        self._name = zone.name
-        file = self._keep(zone.path)
-        self._main = Sensor(lambda: sensor_values.temperature_c(file), zone.path, SLOW_EVERY_S)
-        self._sensors = (self._main,)
-        self.origins = {f"temperature of {zone.name}": self._main}
-
-    def _make_sample(self) -> TemperatureReading:
-        return TemperatureReading(self._name, self._main.value)
+def _zone(files: SysFiles, zone: Zone) -> _Channel:
+    file = files.keep(zone.path)
+    heat = Sensor(lambda: sensor_values.temperature_c(file), zone.path, SLOW_EVERY_S)
+    origins = {f"temperature of {zone.name}": heat}
+    return _Channel(heat, (heat,), lambda: TemperatureReading(zone.name, heat.value), [file], origins)
 
 
-class _Sign(_Channel):
-    def __init__(self, files: SysFiles, sign: ThrottleSign) -> None:
-        super().__init__(files)
-        self._kind = sign.kind
-        file = self._keep(sign.path)
-        take = EventCounter(file).sign if sign.counts else lambda: sensor_values.sign(file)
-        self._main = Sensor(take, sign.path, THROTTLE_EVERY_S)
-        self._sensors = (self._main,)
-
-    def _make_sample(self) -> tuple[str, float]:
-        return self._kind, self._main.value
+def _sign(files: SysFiles, sign: ThrottleSign) -> _Channel:
+    file = files.keep(sign.path)
+    take = EventCounter(file).sign if sign.counts else lambda: sensor_values.sign(file)
+    sensor = Sensor(take, sign.path, THROTTLE_EVERY_S)
+    return _Channel(sensor, (sensor,), lambda: (sign.kind, sensor.value), [file])
 
 
 def _no_file() -> float:
