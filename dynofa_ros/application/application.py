@@ -14,7 +14,7 @@ from dynofa_ros.application.commands import CommandInForce, Order, placement
 from dynofa_ros.application.emulation import run_stretched
 from dynofa_ros.application.networks import Libraries, Networks, SubnetKey
 from dynofa_ros.application.request_controller import RequestController, expected_ms
-from dynofa_ros.application.task import Task, Views
+from dynofa_ros.application.task import Emit, Task, Views
 from dynofa_ros.application.threads import TaskMapping
 from dynofa_ros.application.worker import (
     Canceled,
@@ -39,7 +39,6 @@ from dynofa_ros.messages import (
     SubnetLibrary,
     SubnetState,
 )
-from dynofa_ros.supernet.engines.engine import Runner
 from dynofa_ros.supernet.switching import Prepared, Switcher
 from dynofa_ros.topics import Topic
 
@@ -289,10 +288,12 @@ class Application:
                     publish(topic, replace(message, header=header))
 
         def emit(results: Mapping[Topic, Any]) -> None:
+            self._check_wanted(request)
             outputs_ns.append(time.perf_counter_ns())
             send(self._stream, results)
 
-        outputs = self.task.infer(self._runner(network), tensors, emit)
+        self._check_wanted(request)
+        outputs = self._infer(network, tensors, emit)
         inferred_ns = time.perf_counter_ns()
         answer = self.task.postprocess(outputs, request, network, self.options)
         send(self._publish, answer.results)
@@ -361,16 +362,18 @@ class Application:
         factor = size_factor(entry.fixed_share, entry.reference_size, size)
         return {"request_size": size, "normalized_ms": inference_ms / factor}
 
-    def _runner(self, network: Prepared[SubnetKey]) -> Runner:
-        """The network; with emulation a call takes as long as it would on the simulated device."""
-        slowdown = self.settings.slowdown
+    def _check_wanted(self, request: Any) -> None:
+        if not self.task.wanted(request):
+            raise Canceled
+
+    def _infer(self, network: Prepared[SubnetKey], tensors: Any, emit: Emit) -> Any:
+        """Outputs of the network; with emulation they take as long as they would on the simulated device."""
+        infer, slowdown = partial(self.task.infer, network.run, tensors), self.settings.slowdown
         if slowdown is None:
-            return network.run
+            return infer(emit)
         cluster, _ = placement(self.command.order, network.key, self.networks)
         factor = self.networks.stretch_factor(network.key, self.clocks, slowdown, cluster)
-        stretched = partial(partial, run_stretched, factor=factor, threads=network.key.threads)
-        graphs = {name: stretched(run) for name, run in network.run.graphs.items()}
-        return replace(network.run, graphs=graphs)
+        return run_stretched(infer, emit, factor, network.key.threads)
 
     def _report(self, state: SubnetState) -> None:
         self._send(topics.SUBNET_STATE, state)

@@ -132,6 +132,11 @@ class Task(ABC):
         """Tensors of a request; those of an image here. network: of what size."""
         return network.preprocess(request)
 
+    def wanted(self, request: Any) -> bool:
+        """Whether who asked still wants the answer: asked before `infer` and with each output that it emits.
+        If not, the request gets none."""
+        return True
+
     def infer(self, run: Runner, tensors: Any, emit: Emit) -> Any:
         """Outputs of the network that ``run`` is."""
         return run(tensors)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynofa_ros.application.task import TEXT, Answer, Emit, Option, Output, Task, Text, register_task
-from dynofa_ros.application.worker import Canceled, MalformedRequest, OrderedQueue
+from dynofa_ros.application.worker import MalformedRequest, OrderedQueue
 from dynofa_ros.messages import Translation
 from dynofa_ros.supernet.decoding import Hypothesis, generate
 from dynofa_ros.supernet.engines.engine import Runner
@@ -63,13 +63,12 @@ class TextTranslation(Task):
     def preprocess(self, request: Text, network: Prepared[Any]) -> tuple[list[int], Text]:
         return self._source(request.text), request
 
+    def wanted(self, request: Text) -> bool:
+        return not request.cancelled()
+
     def infer(self, run: Runner, tensors: tuple[list[int], Text], emit: Emit) -> Hypothesis:
         source, request = tensors
-        if request.cancelled():
-            raise Canceled
         for found in generate(run, source, self._first):
-            if request.cancelled():
-                raise Canceled
             emit(self._results(request, found) if request.streamed and not found.finished else {})
         return found
 

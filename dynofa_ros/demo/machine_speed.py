@@ -14,7 +14,7 @@ from pathlib import Path
 from dynofa_ros.application.networks import demo_library, demo_weights
 from dynofa_ros.errors import one_line
 from dynofa_ros.library.library import load_library, load_statistics, save_library
-from dynofa_ros.library.profiling import profile
+from dynofa_ros.library.profiling import UNDISTURBED, profile
 from dynofa_ros.paths import share_file
 from dynofa_ros.supernet.registry import load_space
 from dynofa_ros.supernet.supernet import Supernet
@@ -26,7 +26,9 @@ PAUSE_S = 0.02  # as between two frames of a camera
 
 
 def measure_demo(space_name: str, library_name: str, out: Path) -> float:
-    """Write the measured library; returns the largest sub-network's median in milliseconds.
+    """Write the measured library; returns the largest sub-network's latency in milliseconds.
+
+    Latencies are those of undisturbed rounds: what else starts now makes the emulated device no faster.
 
     Raises LibraryError, WeightsError, EngineError or FileNotFoundError in one line.
     """
@@ -43,6 +45,7 @@ def measure_demo(space_name: str, library_name: str, out: Path) -> float:
         pause_s=PAUSE_S,
         clock=time.thread_time_ns,  # what the perception node stretches
         statistics=statistics,
+        quantile=UNDISTURBED,
     )
     if library.bn_statistics is not None:
         shutil.copyfile(source.parent / library.bn_statistics.file, out.parent / library.bn_statistics.file)

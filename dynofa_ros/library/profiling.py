@@ -185,6 +185,7 @@ def profile(
     statistics: Statistics | None = None,
     memory_limit: int | None = None,
     on_round: Callable[[int], None] = lambda total: None,
+    quantile: float = 0.5,
 ) -> Library:
     """The library with the latencies of this machine; entries that are no longer on the front leave it.
 
@@ -192,6 +193,7 @@ def profile(
     entry for each that names it. Empty: with one thread, in entries that name none.
     alpha and beta keep their shares, because one clock frequency cannot tell them apart. Energies leave: they
     were those of another machine or processor. processor: where the engine runs, None = the library's.
+    quantile: of the rounds, taken for the latency.
     The other arguments: ``measure_subnets``.
     Raises EngineError, or ValueError for CPUs that this process may not use or more threads than those.
     """
@@ -209,7 +211,7 @@ def profile(
         supernet, jobs, runs, seed, memory_limit=memory_limit, clock=clock, on_round=on_round
     )
     shares = fixed_shares(supernet, jobs, runs, seed, clock)
-    entries = pareto_front([_remeasured(e, times[key], shares[key]) for key, e in wanted.items()])
+    entries = pareto_front([_remeasured(e, times[key], shares[key], quantile) for key, e in wanted.items()])
     return msgspec.structs.replace(
         library, processor=runs.processor, weights_sha256=supernet.weights.digest, entries=entries
     )
@@ -263,8 +265,8 @@ def joined(groups: Sequence[Mapping[str, np.ndarray]], reference: str) -> dict[s
     return times
 
 
-def _remeasured(entry: Entry, times_ms: np.ndarray, fixed_share: float | None) -> Entry:
-    median, p95 = (float(round(v, 4)) for v in np.percentile(times_ms, (50, 95)))
+def _remeasured(entry: Entry, times_ms: np.ndarray, fixed_share: float | None, quantile: float) -> Entry:
+    median, p95 = (float(round(v, 4)) for v in np.quantile(times_ms, (quantile, 0.95)))
     share = entry.alpha_ms / (entry.alpha_ms + entry.beta_ms)
     return msgspec.structs.replace(
         entry,

@@ -28,11 +28,14 @@ TRANSLATE = tasks(TEXT)["translation"]
 class Translator:
     """An application that answers texts, and everything that came of them."""
 
-    def __init__(self, weights: Path, library: Path, target: str = "de") -> None:
+    def __init__(self, weights: Path, library: Path, target: str = "de", **changes: Any) -> None:
         self.published: list[tuple[Topic, Any]] = []
         self.streamed: list[Translation] = []
         self.unanswered: list[tuple[Text, Outcome, str]] = []
-        settings, options = Settings(str(weights), str(library), cache_mb=128.0), {"target": target}
+        settings, options = (
+            Settings(str(weights), str(library), cache_mb=128.0, **changes),
+            {"target": target},
+        )
         self.application = Application(
             "translator",
             *loaded(TRANSLATE, settings, options),
@@ -149,6 +152,21 @@ def test_a_cancel_during_the_first_token(translator: Translator, monkeypatch: py
     assert translator.application.accept(Text("Tom winked.", cancelled=lambda: next(asked, True)))
     translator.until(lambda: translator.unanswered and translator.unanswered[-1][1] == Outcome.CANCELED)
     translator.answer(Text("It goes on."))
+
+
+def test_an_emulated_device_streams_as_slowly_as_it_translates(folder: Path) -> None:
+    slow = Translator(
+        folder / "backbone.safetensors", folder / "de.yaml", emulate_dvfs=True, emulated_slowdown=50.0
+    )
+    _, monitor = slow.answer(Text("Tom winked.", streamed=True))
+    parts = monitor.request_size
+    assert len(slow.streamed) == parts - 1 > 1
+    assert monitor.unit_ms * (parts - 1) > 0.5 * monitor.inference_ms, "not all at once at the end"
+    before, asked = len(slow.streamed), iter([False, False])  # before it begins, and after the first token
+    assert slow.application.accept(Text("Tom winked.", True, lambda: next(asked, True)))
+    slow.until(lambda: slow.unanswered)
+    assert (slow.unanswered[0][1], len(slow.streamed)) == (Outcome.CANCELED, before + 1)
+    slow.close()
 
 
 def test_nothing_that_was_accepted_is_lost(folder: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynofa_ros.application.emulation import stretch_factor
+from dynofa_ros.application import emulation
+from dynofa_ros.application.emulation import run_stretched, stretch_factor
 from dynofa_ros.application.worker import Counters, LatestSlot, Problem, RateGate, Worker, stages_ms
 from dynofa_ros.messages import DomainState
 
@@ -109,3 +111,54 @@ def test_unknown_states_never_give_an_unusable_factor(hz, slowdown):
 
 def test_without_a_device_the_top_clock_is_assumed():
     assert stretch_factor([], 0.1, 0.9, 2e9, 20) == pytest.approx(20)
+
+
+class SomeTime:
+    """Stands for the module `time`: work and the kernel's other work pass by hand, sleep at once."""
+
+    def __init__(self) -> None:
+        self.thread_ns = self.wall_ns = 0
+
+    def perf_counter_ns(self) -> int:
+        return self.wall_ns
+
+    def thread_time_ns(self) -> int:
+        return self.thread_ns
+
+    def sleep(self, seconds: float) -> None:
+        self.wall_ns += round(seconds * 1e9) + 1
+
+    def work(self, ms: int, others_ms: int = 0) -> None:
+        self.thread_ns += ms * 1_000_000
+        self.wall_ns += (ms + others_ms) * 1_000_000
+
+
+@pytest.mark.parametrize(("threads", "due_ms"), [(1, (10, 22, 32)), (2, (10, 40, 50))])
+def test_a_network_of_several_parts_runs_in_one_go_and_emits_what_is_due(
+    monkeypatch: pytest.MonkeyPatch, threads: int, due_ms: tuple[int, ...]
+) -> None:
+    """A pause between the parts would find cold caches: the device that is emulated has none."""
+    time, begun_ns, emitted = SomeTime(), [], []
+    monkeypatch.setattr(emulation, "time", time)
+
+    def infer(emit: Callable[[str], None]) -> str:
+        for part, others_ms in (("first", 0), ("second", 2), ("third", 0)):
+            begun_ns.append(time.wall_ns)
+            time.work(1, others_ms)
+            emit(part)
+        return "all"
+
+    outputs = run_stretched(infer, lambda part: emitted.append((part, time.wall_ns)), 10.0, threads)
+    assert outputs == "all"
+    assert begun_ns == [0, 1_000_000, 4_000_000], "nothing sleeps in between"
+    assert [part for part, _ in emitted] == ["first", "second", "third"]
+    # The work of one thread is stretched, not the time the kernel gave its core to others.
+    assert [ns / 1e6 for _, ns in emitted] == pytest.approx(due_ms, abs=1e-3)
+    assert time.wall_ns == emitted[-1][1]
+
+
+def test_a_device_is_never_faster_than_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    time = SomeTime()
+    monkeypatch.setattr(emulation, "time", time)
+    run_stretched(lambda emit: time.work(3), lambda part: None, 0.5, 1)
+    assert time.wall_ns == 3_000_000

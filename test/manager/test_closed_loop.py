@@ -126,6 +126,22 @@ def test_recovers_within_seconds_after_load_has_gone_without_oscillating() -> No
     assert reversals(plant.frames, start) == 0
 
 
+@pytest.mark.parametrize("slow", [1.35, 1.8])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_slow_start_is_forgotten_within_a_few_requests(slow: float, seed: int) -> None:
+    """Two requests a second, as of a translator: what else the machine did at the start counts no longer."""
+    target = AppTargets("front", 200.0, rate_hz=2.0, miss_tolerance=0.02)
+    app = PlantApp(target, make_library("front", slowest_ms=140.0), camera_hz=2.0)
+    plant = Plant(RuntimeManager(), [app], seed=seed, slowdown=slow)
+    plant.run(6.0)
+    assert plant.manager.state.apps["front"].estimator.filter("cpu").slowdown == pytest.approx(slow, rel=0.1)
+    plant.slowdown = 1.0
+    plant.run(6.5)
+    assert app.running == "s9" and plant.decisions[-1].feasible
+    predicted_ms, frames = plant.decisions[-1].apps[0].predicted_latency_ms, plant.frames[-4:]
+    assert predicted_ms == pytest.approx(np.mean([frame.latency_ms for frame in frames]), rel=0.25)
+
+
 def test_an_upgrade_waits_for_the_dwell_time_and_a_degradation_does_not() -> None:
     # A late frame before the load would have begun the wait already: no spikes.
     plant, app = one_app(STRICT, seed=5, parameters=Parameters(min_dwell_s=4.0), spike_share=0.0)
