@@ -15,8 +15,8 @@ from ros_domain import own_domain
 
 ROOT = str(Path(__file__).resolve().parent.parent)
 
-domain = int(os.environ.get("ROS_DOMAIN_ID", os.getpid() % 92 + 1))
-os.environ["ROS_DOMAIN_ID"] = str(own_domain(domain) if "PYTEST_XDIST_WORKER" in os.environ else domain)
+if "ROS_DOMAIN_ID" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:  # a worker has its parent's
+    os.environ["ROS_DOMAIN_ID"] = str(own_domain())
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")  # as Humble always does
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))

@@ -30,7 +30,7 @@ from dynofa_ros.library import build as builder
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "own_data.md"
-DOMAIN_ID = own_domain(os.getpid() % 40)
+DOMAIN_ID = own_domain()
 QUICK = {
     "train": "--passes 0.01 --batch 2 --threads 1 --held-out 0.5 --evaluations 2",
     "profile": "--rounds 5 --pause-ms 0",

@@ -19,14 +19,14 @@ import rclpy
 from command import dynofa_process
 from perception_client import SMALLEST
 from rclpy.context import Context
-from ros_domain import WORKERS, own_domain
+from ros_domain import own_domain
 
 from dynofa_ros.ros.watcher import Watcher
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).resolve().parents[2]
-DOMAIN_ID = own_domain(50 + os.getpid() % 50)
+DOMAIN_ID = own_domain()
 TIMEOUT_S = 40.0
 # An application of another robot, with hostile names and no manager.
 TALKER = """
@@ -160,7 +160,7 @@ def test_once_for_scripts(robots: dict[str, subprocess.Popen[bytes]], tmp_path: 
 
 
 def test_nobody_is_a_failure_in_one_line() -> None:
-    result = dynofa_process("top", "--once", "1", ROS_DOMAIN_ID=str(DOMAIN_ID + WORKERS))
+    result = dynofa_process("top", "--once", "1", ROS_DOMAIN_ID=str(own_domain()))
     assert result.returncode == 1 and result.stdout == ""
     assert result.stderr.startswith("dynofa top: no robot was found in ROS domain ")
     result = dynofa_process("top", ROS_DOMAIN_ID=str(DOMAIN_ID))

@@ -25,7 +25,7 @@ from sensor_msgs.msg import BatteryState, Temperature
 from dynofa_ros import topics
 
 ROOT = Path(__file__).resolve().parents[2]
-DOMAIN_ID = own_domain(50 + os.getpid() % 50)
+DOMAIN_ID = own_domain()
 NAMESPACE = "/robot1/dynofa"  # everything must work below a namespace of the user
 TIMEOUT_S = 10.0
 Band = tuple[str, int, int]

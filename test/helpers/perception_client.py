@@ -24,7 +24,7 @@ from dynofa_ros.application.networks import Networks
 from dynofa_ros.demo.camera_sources import compose
 from dynofa_ros.demo.signs import render_sample
 
-DOMAIN_ID = own_domain(os.getpid() % 40)
+DOMAIN_ID = own_domain()
 NAMESPACE, APP = "/robot2/perception", "rear"
 TIMEOUT_S = 15.0
 LIBRARY = Networks.load("", "", "onnxruntime").libraries["cpu"]

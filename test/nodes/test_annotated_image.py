@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from threading import Thread
@@ -15,6 +14,7 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from ros_client import RosClient
+from ros_domain import own_domain
 from sensor_msgs.msg import Image
 
 from dynofa_ros import topics
@@ -25,7 +25,7 @@ from dynofa_ros.nodes.perception_node import PerceptionNode
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
 
-DOMAIN_ID = 60 + os.getpid() % 40
+DOMAIN_ID = own_domain()
 APP = "front"
 SCENE = render_scene(SCENES_HELD_OUT_SEED, 0)
 

@@ -29,7 +29,7 @@ from dynofa_ros.application.worker import OrderedQueue
 
 pytestmark = pytest.mark.live
 
-DOMAIN_ID = own_domain(41 + os.getpid() % 40)
+DOMAIN_ID = own_domain()
 NAMESPACE, APPS = "/robot2/language", {"translator": "de", "parser": "intent"}
 RESULT = Translate.Result
 LONG = "Where did you put the keys of the old red car that we saw in the garage?"

@@ -48,7 +48,7 @@ from dynofa_ros.topics import Topic
 pytestmark = pytest.mark.live
 
 ROOT = Path(__file__).resolve().parents[2]
-DOMAIN_ID = own_domain(100 + os.getpid() % 50)
+DOMAIN_ID = own_domain()
 NAMESPACE = "/robot1/dynofa"
 TIMEOUT_S = 30.0
 RATE_HZ = 15.0

@@ -27,7 +27,7 @@ from dynofa_ros.topics import Topic
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
 
-DOMAIN_ID = own_domain(os.getpid() % 40)
+DOMAIN_ID = own_domain()
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "corners_node.py"
 APP, CAMERA = "corners", Topic("image", "sensor_msgs/msg/Image", depth=1)
 FOUND = Topic("corners/found", "geometry_msgs/msg/PolygonStamped")

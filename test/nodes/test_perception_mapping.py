@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ import msgspec
 import pytest
 from dynofa_ros.msg import SubnetCommand, SubnetState
 from perception_client import APP, LARGEST, LIBRARY, NAMESPACE, SMALLEST, Client, image
+from ros_domain import own_domain
 
 from dynofa_ros.application.networks import DEMO_LIBRARY
 from dynofa_ros.application.threads import INFERENCE, POOL, cpu_list
@@ -26,7 +26,6 @@ from dynofa_ros.supernet.registry import load_engine
 
 pytestmark = pytest.mark.live
 
-DOMAIN_IDS = itertools.count(50 + os.getpid() % 40)  # one per node: they have the same name
 ALLOWED = frozenset(os.sched_getaffinity(0))
 FIRST, SECOND = (sorted(ALLOWED) * 2)[:2]
 two_cpus = pytest.mark.skipif(len(ALLOWED) < 2, reason="needs two CPUs")
@@ -81,7 +80,7 @@ class Robot(Client):
 @contextmanager
 def robot(*parameters: str, before: str = "") -> Iterator[Robot]:
     arguments = [a for p in ("latency_target_ms:=1000.0", "rate_hz:=100", *parameters) for a in ("-p", p)]
-    domain_id = next(DOMAIN_IDS)
+    domain_id = own_domain()  # the nodes have the same name
     process = subprocess.Popen(
         [sys.executable, "-c", before + RUN, "--ros-args", "-r", f"__node:={APP}", "-r", f"__ns:={NAMESPACE}"]
         + arguments,

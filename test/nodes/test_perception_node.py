@@ -36,7 +36,7 @@ from perception_client import (
     start,
 )
 from rclpy.qos import ReliabilityPolicy
-from ros_domain import WORKERS
+from ros_domain import own_domain
 from sensor_msgs.msg import CompressedImage, Image
 
 from dynofa_ros import topics
@@ -201,12 +201,13 @@ def test_the_onnxruntime_process_has_no_torch(node, process):
 @pytest.mark.alone
 def test_compressed_images_and_emulated_clocks():
     """A second node: JPEG in; at half the clock and 50 % load from outside the inference takes longer."""
+    domain_id = own_domain()  # the other node has the same name
     process = start(
         *("-p", "image_transport:=compressed", "-p", "emulate_dvfs:=true", "-p", "emulated_slowdown:=8"),
         *("-p", "latency_target_ms:=1000.0", "-p", f"subnet_id:={LARGEST.id}"),
-        domain_id=DOMAIN_ID + WORKERS,  # the other node has the same name
+        domain_id=domain_id,
     )
-    client = Client(DOMAIN_ID + WORKERS)
+    client = Client(domain_id)
     try:
         client.wait(lambda: client.received["library"] and client.received["subnet_state"], "the node", 40)
         client.wait(
@@ -279,8 +280,9 @@ def test_vision_msgs_carry_the_same_result_where_they_are_installed(tmp_path, mo
     text = "from dynofa_ros.msg import ClassHypothesis as ObjectHypothesis, Classification\n"
     (package / "__init__.py").write_text(text)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
-    process = start("-p", "latency_target_ms:=1000.0", domain_id=DOMAIN_ID + 2 * WORKERS)
-    client = Client(DOMAIN_ID + 2 * WORKERS)
+    domain_id = own_domain()  # the other node has the same name
+    process = start("-p", "latency_target_ms:=1000.0", domain_id=domain_id)
+    client = Client(domain_id)
     vision: list[Classification] = []
     try:
         topic = replace(topics.CLASSIFICATION, name="perception/{app}/vision_classification")
@@ -297,8 +299,9 @@ def test_vision_msgs_carry_the_same_result_where_they_are_installed(tmp_path, mo
 
 
 def test_the_subscription_is_as_reliable_as_the_camera_or_as_it_is_told():
-    process = start("-p", "latency_target_ms:=1000.0", domain_id=DOMAIN_ID + 4 * WORKERS)
-    client = Client(DOMAIN_ID + 4 * WORKERS)
+    domain_id = own_domain()  # the other node has the same name
+    process = start("-p", "latency_target_ms:=1000.0", domain_id=domain_id)
+    client = Client(domain_id)
 
     def subscribed(reliability: ReliabilityPolicy) -> None:
         def is_so() -> bool:
@@ -327,8 +330,9 @@ def test_the_subscription_is_as_reliable_as_the_camera_or_as_it_is_told():
 def test_without_images_the_diagnostic_says_where_there_are_some():
     own, elsewhere = topics.absolute(NAMESPACE, topics.IMAGE.of(APP)), "/elsewhere/image"
     image_type, compressed_type = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-    process = start("-r", f"{own}:={elsewhere}", domain_id=DOMAIN_ID + 3 * WORKERS)
-    client = Client(DOMAIN_ID + 3 * WORKERS)
+    domain_id = own_domain()  # the other node has the same name
+    process = start("-r", f"{own}:={elsewhere}", domain_id=domain_id)
+    client = Client(domain_id)
 
     def advises(text: str) -> None:
         def matches() -> bool:

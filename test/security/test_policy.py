@@ -21,7 +21,7 @@ from dynofa_ros.application.task import further_topics
 from dynofa_ros.topics import TOPICS
 
 ROOT = Path(__file__).resolve().parents[2]
-DOMAIN_ID = own_domain(150 + os.getpid() % 44)
+DOMAIN_ID = own_domain()
 CHILDREN = {"policy": {"enclaves"}, "enclaves": {"enclave"}, "enclave": {"profiles"}, "profiles": {"profile"}}
 CHILDREN |= {"profile": {"topics", "services", "actions"}}
 CHILDREN |= {f"{kind}s": {kind} for kind in ("topic", "service", "action")}
