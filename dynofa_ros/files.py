@@ -8,7 +8,8 @@ import math
 import os
 import re
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -62,6 +63,20 @@ def decode_yaml(data: bytes, kind: Any = Any) -> Any:
         raise msgspec.ValidationError(one_line(error)) from None
     except (ValueError, yaml.YAMLError, msgspec.DecodeError) as error:  # ValueError: no date, no number
         raise msgspec.DecodeError(one_line(error)) from None
+
+
+@contextmanager
+def read_errors(path: Path, kind: type[Exception], what: str = "") -> Iterator[None]:
+    """What is wrong with a file that is read and checked inside becomes one line of ``kind``, which names it.
+
+    ``what``: what it is not, before the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, msgspec.DecodeError) as error:  # ValidationError is a DecodeError
+        raise kind(f"{path}: {what}{one_line(error)}") from None
 
 
 def check_yaml(data: bytes) -> None:

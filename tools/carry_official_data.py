@@ -10,13 +10,15 @@ The predictor is the `acc_predictor.pth` of the once-for-all project, a table a 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.numpy import save
 
 from dynofa_ros.files import write_atomically
-from dynofa_ros.library.latency_table import official_rows, table_text
+from dynofa_ros.library.latency_table import FIXED, Row, official_rows
 
 SPACE = "ofa_mbv3_w1.2"
 ORIGIN = "acc_predictor.pth of once-for-all, https://github.com/mit-han-lab/once-for-all"
@@ -38,6 +40,25 @@ CPU_NOTES = (
     "the sum is larger than what the same authors measured for whole networks: no network sums to less than "
     "0.73 s, their fastest took 0.5 s",
 )
+
+
+def table_text(board: str, processor: str, notes: Sequence[str], rows: Sequence[Row]) -> str:
+    """The compact file of a table: six significant digits, a line per input size and position."""
+
+    def line(values: Sequence[float]) -> str:
+        return f"[{', '.join(f'{v:.6g}' for v in values)}]"
+
+    lines = [f"space: {SPACE}", f"board: {board}", f"processor: {processor}", "notes:"]
+    lines += [f"- {json.dumps(note)}" for note in notes]
+    lines += [f"fixed: [{', '.join(FIXED)}]", "rows:"]
+    for row in rows:
+        lines += [
+            f"- resolution: {row.px}",
+            f"  fixed_ms: {line(row.fixed_ms)}",
+            "  block_ms:",
+        ]
+        lines += [f"  - {line(values)}" for values in row.block_ms]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:

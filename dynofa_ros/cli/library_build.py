@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from dynofa_ros.cli.arguments import Commands, add_json, number, whole
 from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.library_profile import HERE, add_engine, add_rounds, runs_of
+from dynofa_ros.cli.tables import print_entries
 from dynofa_ros.cli.work import one_line_errors, stages
 from dynofa_ros.errors import UsageError
 
@@ -152,11 +152,7 @@ def _request(options: argparse.Namespace) -> Request:
 
 def show(library: Library, out: Path, seconds: float) -> None:
     """Print a library that was built."""
-    print(f"{library.space} on {library.board} ({library.processor}):")
-    print(f"{'sub-network':12} {'accuracy':>8} {'median ms':>10} {'p95 ms':>10} {'MMACs':>8}")
-    for e in library:
-        latency = f"{e.latency_ms.median:10.3f} {e.latency_ms.p95:10.3f}"
-        print(f"{e.id:12} {e.accuracy:8.4f} {latency} {(e.macs or math.nan) / 1e6:8.1f}")
+    print_entries(library)
     for note in library.notes:
         print(note)
     print(f"{len(library.entries)} sub-networks in {seconds:.1f} s, written: {out}")

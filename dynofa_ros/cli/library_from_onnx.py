@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynofa_ros.cli.arguments import Commands, add_json, whole
 from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.library_profile import HERE, add_engine, add_rounds, runs_of
+from dynofa_ros.cli.tables import print_entries
 from dynofa_ros.cli.work import one_line_errors, stages
 from dynofa_ros.errors import UsageError
 
@@ -104,12 +104,7 @@ def _save(found: Measured, out: Path, listed_at: Path) -> None:
 
 
 def _print(found: Measured, out: Path, listed_at: Path) -> None:
-    library = found.library
-    print(f"{library.space} on {library.board} ({library.processor}):")
-    print(f"{'network':24} {library.accuracy_metric:>8} {'median ms':>10} {'p95 ms':>10} {'MMACs':>8}")
-    for e in library:
-        latency = f"{e.latency_ms.median:10.3f} {e.latency_ms.p95:10.3f}"
-        print(f"{e.id:24} {e.accuracy:8.4f} {latency} {(e.macs or math.nan) / 1e6:8.1f}")
+    print_entries(found.library)
     for name in found.slower:
         print(f"left out: {name}: another one is not slower and as accurate")
     print(f"written: {out}, and {listed_at} for the parameter weights")

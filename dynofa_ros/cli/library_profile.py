@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.cli.arguments import Commands, add_json, number, whole
 from dynofa_ros.cli.common import OK, check_outputs, write_json
+from dynofa_ros.cli.tables import print_entries
 from dynofa_ros.cli.work import one_line_errors, progress
 
 if TYPE_CHECKING:
@@ -136,7 +137,11 @@ def _run(options: argparse.Namespace) -> int:
             options.out, _described(measured, opened.library, options), opened.statistics
         )
     results = _results(opened.library, written, options)
-    _print(opened.path, results)
+    print(f"{opened.path}, {options.engine}, {described_threads(options.threads)}:")
+    print_entries(written)
+    if results["dropped"]:
+        print(f"no longer on the front here, so left out: {', '.join(results['dropped'])}")
+    print(f"written: {options.out}")
     write_json(options.json, results)
     return OK
 
@@ -185,15 +190,3 @@ def _results(before: Library, after: Library, options: argparse.Namespace) -> di
         ],
         "dropped": [e.id for e in before if after.find(e.id) is None],
     }
-
-
-def _print(source: Path, results: dict[str, Any]) -> None:
-    print(f"{source} on {results['board']} ({results['processor']}, {results['engine']}):")
-    print(f"{'sub-network':24} {'threads':>7} {'accuracy':>8} {'median ms':>10} {'p95 ms':>10}")
-    for e in results["entries"]:
-        print(
-            f"{e['id']:24} {e['threads']:7} {e['accuracy']:8.4f} {e['median_ms']:10.3f} {e['p95_ms']:10.3f}"
-        )
-    if results["dropped"]:
-        print(f"no longer on the front here, so left out: {', '.join(results['dropped'])}")
-    print(f"written: {results['library']}")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
+from math import nan
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from dynofa_ros.library.library import Library
 
 COLOURS = {"met": "green", "not met": "red", "not measured": "dim"}  # of the status of a goal
 COLOURS |= {"pass": "green", "fail": "red", "skip": "dim", "note": "dim"}  # of a check
@@ -52,3 +55,16 @@ def plain_table(
     for row in rows:
         table.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in row))
     return table
+
+
+def print_entries(library: Library) -> None:
+    """Of what a library is, and a row for each entry: accuracy, latency, operations."""
+    from dynofa_ros.recording.tables import number
+
+    columns = ("sub-network", library.accuracy_metric, "median ms", "p95 ms", "MMACs")
+    rows = []
+    for e in library:
+        figures = (e.accuracy, 4), (e.latency_ms.median, 3), (e.latency_ms.p95, 3), ((e.macs or nan) / 1e6, 1)
+        rows.append((e.label, *(number(value, digits) for value, digits in figures)))
+    print(f"{library.space} on {library.board} ({library.processor}):")
+    wide_console().print(plain_table(columns, rows, range(1, len(columns)), wrap=False))

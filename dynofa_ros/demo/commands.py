@@ -15,21 +15,6 @@ from itertools import islice
 
 import numpy as np
 
-INTENTS = (
-    "ENGAGE_WITH",
-    "MOVE_TO",
-    "GUIDE",
-    "GRAB_OBJECT",
-    "BRING_OBJECT",
-    "PLACE_OBJECT",
-    "GREET",
-    "SAY",
-    "PRESENT_CONTENT",
-    "PERFORM_MOTION",
-    "START_ACTIVITY",
-    "STOP_ACTIVITY",
-)
-ROLES = ("object", "goal", "recipient")
 HELD_OUT = 10  # one sentence in so many
 
 

@@ -10,6 +10,7 @@ import math
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +39,8 @@ DOMAIN_NAME = re.compile(r"cpu\d+|gpu|npu|emc")
 FREQUENCY_TOLERANCE_HZ = 1000
 COMPLETE = {"description", "compatible", "sensors", "modes"}  # keys of a board that a power file lacks
 
+# What a power model says of a domain in the words of its file.
+POWER_TERMS = tuple(f.name for f in fields(DomainPowerModel) if f.name in PowerDomain.__struct_fields__)
 # The comment of a value that nobody measured.
 GUESS = re.compile(r"#.*\b(guess|from memory)")
 T = TypeVar("T")
@@ -128,18 +131,11 @@ def power_model(description: PowerDescription) -> PowerModel:
         domains=tuple(
             DomainPowerModel(
                 domain=name,
-                rail=domain.rail,
-                cores=domain.cores,
                 top_hz=float(domain.frequencies_hz[-1]),
                 voltage_hz=tuple(float(hz) for hz, _ in domain.voltages),
                 voltage_v=tuple(volts for _, volts in domain.voltages),
-                dynamic_w_per_ghz_v2=domain.dynamic_w_per_ghz_v2,
-                busy_w=domain.busy_w,
-                idle_w=domain.idle_w,
-                clock_w_per_ghz=domain.clock_w_per_ghz,
-                leakage_w=domain.leakage_w,
-                railgated=domain.railgated,
                 launch_share=description.launch_share.get(processor_of(name) or "", 0.0),
+                **{term: getattr(domain, term) for term in POWER_TERMS},
             )
             for name, domain in description.domains.items()
         ),

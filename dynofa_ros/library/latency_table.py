@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +18,7 @@ import msgspec
 import numpy as np
 
 from dynofa_ros.errors import one_line
-from dynofa_ros.files import read_bounded, read_yaml
+from dynofa_ros.files import read_bounded, read_errors, read_yaml
 from dynofa_ros.library.genomes import Batch, Objective
 from dynofa_ros.library.library import LibraryError, Processor
 from dynofa_ros.supernet.registry import load_space
@@ -147,10 +146,8 @@ def load_latency_table(path: str | Path) -> LatencyTable:
 
 
 def _compact_file(path: Path) -> TableFile:
-    try:
+    with read_errors(path, LibraryError):
         data = read_yaml(path, TableFile)
-    except (ValueError, msgspec.DecodeError) as error:
-        raise LibraryError(f"{path}: {one_line(error)}") from None
     if data.space != SPACE or data.fixed != FIXED or not data.rows:
         raise LibraryError(f"{path}: space must be {SPACE}, fixed [{', '.join(FIXED)}], and rows not empty")
     space = load_space(SPACE)
@@ -205,22 +202,3 @@ def _check_time(value: float, place: str) -> float:
     if not 0 < value < math.inf:
         raise LibraryError(f"{place}: {value} ms is not allowed: it must be positive and finite")
     return value
-
-
-def table_text(board: str, processor: str, notes: Sequence[str], rows: Sequence[Row]) -> str:
-    """The compact file of a table: six significant digits, a line per input size and position."""
-
-    def line(values: Sequence[float]) -> str:
-        return f"[{', '.join(f'{v:.6g}' for v in values)}]"
-
-    lines = [f"space: {SPACE}", f"board: {board}", f"processor: {processor}", "notes:"]
-    lines += [f"- {json.dumps(note)}" for note in notes]
-    lines += [f"fixed: [{', '.join(FIXED)}]", "rows:"]
-    for row in rows:
-        lines += [
-            f"- {load_space(SPACE).size_entry}: {row.px}",
-            f"  fixed_ms: {line(row.fixed_ms)}",
-            "  block_ms:",
-        ]
-        lines += [f"  - {line(values)}" for values in row.block_ms]
-    return "\n".join(lines) + "\n"

@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 
 from dynofa_ros.device.board import DOMAIN_NAME
 from dynofa_ros.errors import one_line
-from dynofa_ros.files import read_bounded, read_yaml, write_atomically
+from dynofa_ros.files import read_bounded, read_errors, read_yaml, write_atomically
 from dynofa_ros.latency import CLUSTERED, processor_of
 from dynofa_ros.messages import DomainFrequency, SubnetEntry
 from dynofa_ros.supernet.checkpoint import check_header
@@ -271,13 +271,9 @@ def load_library(path: str | Path, weights: Weights | None = None) -> Library:
     Raises LibraryError naming the file, the key and the reason.
     """
     path = Path(path)
-    try:
+    with read_errors(path, LibraryError):
         library = read_yaml(path, Library)
         check_library(library)
-    except OSError as error:
-        raise LibraryError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, msgspec.DecodeError) as error:  # ValidationError is a DecodeError
-        raise LibraryError(f"{path}: {one_line(error)}") from None
     if weights is not None:
         check_weights(library, weights, path)
     return library

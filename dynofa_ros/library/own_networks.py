@@ -12,8 +12,7 @@ from typing import Any, Literal
 import msgspec
 import onnx
 
-from dynofa_ros.errors import one_line
-from dynofa_ros.files import read_yaml
+from dynofa_ros.files import read_errors, read_yaml
 from dynofa_ros.library.accuracy import MeasuredAccuracy
 from dynofa_ros.library.accuracy_source import Request, Source, from_boxes, from_images
 from dynofa_ros.library.build import HERE, SHARES, OnStep, live_note, make_entry, named_entries
@@ -101,12 +100,8 @@ class Measured:
 
 def read_description(path: Path) -> Description:
     """Raises LibraryError naming the file and the reason."""
-    try:
+    with read_errors(path, LibraryError):
         return read_yaml(path, Description)
-    except OSError as error:
-        raise LibraryError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, msgspec.DecodeError) as error:
-        raise LibraryError(f"{path}: {one_line(error)}") from None
 
 
 def measure(request: OwnNetworks, on_step: OnStep = lambda stage, total: None) -> Measured:

@@ -19,8 +19,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from dynofa_ros.errors import one_line
-from dynofa_ros.files import read_yaml, write_atomically
+from dynofa_ros.files import read_errors, read_yaml, write_atomically
 from dynofa_ros.supernet.registry import DEMO_SPACE, load_space, official_spaces
 from dynofa_ros.supernet.space import SearchSpace
 from dynofa_ros.supernet.weights import (
@@ -77,14 +76,10 @@ class Checked:
 
 def load_list(path: Path) -> dict[str, Listed]:
     """The checkpoints of a list file by name. Raises CheckpointError naming file, key and reason."""
-    try:
+    with read_errors(path, CheckpointError):
         listed = read_yaml(path, _CheckpointList).checkpoints
         for name, checkpoint in listed.items():
             _check_listed(name, checkpoint)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, msgspec.DecodeError) as error:
-        raise CheckpointError(f"{path}: {one_line(error)}") from None
     return listed
 
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import numpy as np
 
-from dynofa_ros.errors import one_line
-from dynofa_ros.files import read_yaml
+from dynofa_ros.files import read_errors, read_yaml
 from dynofa_ros.supernet.checkpoint import WeightsError
 from dynofa_ros.supernet.graphs import Compute, Graph, Put, Value
 from dynofa_ros.supernet.layers import Layer, Shape
@@ -216,14 +215,8 @@ class OnnxSpace(SearchSpace):
 
     def read(self, path: Path) -> Weights:
         """Raises WeightsError, also for a file of the list that is missing or has changed."""
-        try:
+        with read_errors(path, WeightsError, "no list of networks as `dynofa library from-onnx` writes it: "):
             listed = read_yaml(path, NetworksFile)
-        except OSError as error:
-            raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
-        except (ValueError, msgspec.DecodeError) as error:
-            raise WeightsError(
-                f"{path}: no list of networks as `dynofa library from-onnx` writes it: {one_line(error)}"
-            ) from None
         if listed.task != self.task:
             raise WeightsError(f"{path}: its networks are for {listed.task}, {self.name} for {self.task}")
         return own_weights(listed, path)
