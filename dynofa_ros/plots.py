@@ -24,6 +24,7 @@ def new_figure(
     size: tuple[float, float],
     *,
     sharex: bool = False,
+    sharey: str | bool = False,
     ratios: Sequence[float] | None = None,
 ) -> tuple[Figure, Any]:
     """A figure (inches) and its axes (rows x columns)."""
@@ -34,9 +35,8 @@ def new_figure(
 
     plt.rcParams.update({"font.size": 9, "axes.edgecolor": GRID, "axes.labelcolor": INK, "text.color": INK})
     heights = {"height_ratios": ratios}  # an argument of its own only from Matplotlib 3.6
-    return plt.subplots(
-        rows, columns, figsize=size, layout="constrained", squeeze=False, sharex=sharex, gridspec_kw=heights
-    )
+    shared: dict[str, Any] = {"sharex": sharex, "sharey": sharey, "gridspec_kw": heights}
+    return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **shared)
 
 
 def style(axis: Axes, *, hidden: Sequence[str] = ("top", "right"), grid: str = "both") -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +23,16 @@ from dynofa_ros.demo.scenario import (
     phases_of,
 )
 from dynofa_ros.evaluation.policies.manager import ManagerPolicy
+from dynofa_ros.evaluation.recorded import clocks_at, recorded
 from dynofa_ros.evaluation.scenarios import scaled
 from dynofa_ros.latency import latency
 from dynofa_ros.library.library import load_library, save_library
-from dynofa_ros.messages import Header, SubnetEntry
+from dynofa_ros.messages import SubnetEntry
 from dynofa_ros.recording import metrics
-from dynofa_ros.recording.run import Monitor, Reading, Run, Telemetry
+from dynofa_ros.recording.run import Monitor, Reading, Run
 from dynofa_ros.simulation import scene as scenes
 from dynofa_ros.simulation.log import Run as SimulatedRun
 from dynofa_ros.simulation.simulator import simulate
-from dynofa_ros.topics import PHASE_END
 
 S_TO_NS = 1e9
 SETTLE_S = 0.5  # after an event, before which a frame says nothing about noise
@@ -68,7 +66,8 @@ class LiveScenario:
         """Simulate the same and add both to the summary; returns the simulated run."""
         measured = measure(live, self._mapped)
         run = simulated(self._mapped, measured, warm_up_s, self._seed)
-        beside = as_records(run, phases_of(self._mapped.scene), warm_up_s, live.marks[0].time_ns)
+        phases = [(phase.name, phase.start_s) for phase in phases_of(self._mapped.scene)]
+        beside = recorded(run, phases, warm_up_s, live.marks[0].time_ns)
         summary["scenario"] = description(self._mapped, self._slowdown)
         summary["simulated"] = figures_of(beside, measured, self._seed)
         summary["comparison"] = compare(live, beside)
@@ -120,40 +119,6 @@ def simulated(mapped: Mapped, measured: Measured, warm_up_s: float, seed: int) -
         noise=measured.noise,
     )
     return simulate(warm, ManagerPolicy(), seed)
-
-
-def as_records(run: SimulatedRun, phases: Sequence[ScenePhase], warm_up_s: float, origin_ns: int) -> Run:
-    """A simulated run as if it had been recorded; the first phase begins at ``origin_ns``."""
-
-    def ns(at_s: float) -> int:
-        return origin_ns + round(S_TO_NS * (at_s - warm_up_s))
-
-    records = Run()
-    records.marks = [Reading(ns(warm_up_s + p.start_s), p.name) for p in phases]
-    records.marks.append(Reading(ns(run.scene.duration_s) + 1, PHASE_END))  # after the last sample
-    for frame in sorted(run.frames, key=lambda f: f.answered_s if f.monitor else math.inf):
-        if frame.monitor is None or frame.answered_s < warm_up_s:
-            continue
-        received = {"header": Header(ns(frame.arrived_s), frame.app), "time_ns": ns(frame.answered_s)}
-        records.monitors.append(Monitor(**vars(frame.monitor) | received))
-    clocks_hz: dict[str, float] = {}
-    for at_s, domain, hz in run.clocks:
-        clocks_hz = {**clocks_hz, domain: float(hz)}
-        records.clocks.append(Reading(ns(at_s), clocks_hz))
-    for before, after in pairwise(run.samples):
-        if after.at_s > before.at_s:
-            power_w = (after.energy_j - before.energy_j) / (after.at_s - before.at_s)
-            clocks = _clocks_at(records.clocks, ns(after.at_s))
-            records.telemetry.append(
-                Telemetry(ns(after.at_s), power_w, after.energy_j, after.temperature_c, clocks, "simulated")
-            )
-    begin_ns = ns(warm_up_s)
-    records.telemetry = [t for t in records.telemetry if t.time_ns >= begin_ns]
-    records.command_times_ns = sorted({ns(at_s) for at_s, *_ in run.bands if at_s >= warm_up_s})
-    records.accuracy = {
-        (app.name, e.id, e.processor): e.accuracy for app in run.scene.apps for e in app.library
-    }
-    return records
 
 
 def compare(live: Run, beside: Run) -> dict[str, Any]:
@@ -240,7 +205,7 @@ def _expected_ms(
     if entry is None or not entry.reference_frequencies:
         return None
     seen = {
-        _clocks_at(clocks, at_ns).get(PROCESSOR, math.nan)
+        clocks_at(clocks, at_ns).get(PROCESSOR, math.nan)
         for at_ns in (frame.time_ns, frame.time_ns - round(1e6 * frame.latency_ms))
     }
     hz = seen.pop()
@@ -248,8 +213,3 @@ def _expected_ms(
         return None
     ratio = entry.reference_frequencies[0].frequency_hz / hz
     return float(latency(entry.alpha_ms, entry.beta_ms, ratio, slowdown=1.0 + phase.slowdown))
-
-
-def _clocks_at(clocks: Sequence[Reading[Mapping[str, float]]], at_ns: int) -> Mapping[str, float]:
-    index = bisect_right(clocks, at_ns, key=lambda c: c.time_ns)
-    return clocks[index - 1].value if index else {}

@@ -17,7 +17,7 @@ from dynofa_ros.evaluation.goals import ACCOUNTINGS, EQUAL_MISS_POINTS, PAIRS, G
 from dynofa_ros.evaluation.policies import POLICIES
 from dynofa_ros.evaluation.policies.constants import KNOBS
 from dynofa_ros.evaluation.policies.profile import static_entry
-from dynofa_ros.evaluation.report_plots import plot_bars, plot_energy, plot_timelines
+from dynofa_ros.evaluation.report_plots import plot_bars, plot_energy
 from dynofa_ros.evaluation.study import (
     DRAWN,
     ENERGY,
@@ -33,6 +33,7 @@ from dynofa_ros.evaluation.study import (
     interval,
 )
 from dynofa_ros.files import write_atomically
+from dynofa_ros.recording.timeline_plot import plot_timelines
 from dynofa_ros.simulation.scene import Scene
 
 REPORT = "report.md"
@@ -199,7 +200,7 @@ def write_report(
         footer=footer(board),
         seeds=seeds,
         board=board,
-        pictures=_draw(study, board, folder),
+        pictures=_draw(study, scenes, board, folder),
         policies=[(name, POLICIES[name][1]) for name in study.policies],
         fair=_fair(drawn),
         drawn_seeds=len({row["seed"] for row in study.scores.get(DRAWN, [])}),
@@ -225,18 +226,19 @@ def _goal(goal: Goal) -> Row:
     return goal.name, kind, goal.goal, figure(goal.value), goal.status, goal.note
 
 
-def _draw(study: Study, board: Board, folder: Path) -> set[str]:
+def _draw(study: Study, scenes: Sequence[Scene], board: Board, folder: Path) -> set[str]:
     """Draws what there is; the names of the files."""
     line = footer(board)
     drawn = {"energy.png"} if study.scenes else set()
     if drawn:
         plot_energy(study, line, folder / "energy.png")
-    for scene in study.scenes:
-        beside = (OURS, STEPPER if scene == "S3" else STATIC, ORACLE)
-        runs = [study.runs[scene, policy] for policy in beside if (scene, policy) in study.runs]
+    for scene in scenes:
+        beside = (OURS, STEPPER if scene.name == "S3" else STATIC, ORACLE)
+        runs = {p: study.runs[scene.name, p] for p in beside if (scene.name, p) in study.runs}
         if runs:
-            plot_timelines(runs, line, folder / _timeline(scene))
-            drawn.add(_timeline(scene))
+            file = _timeline(scene.name)
+            plot_timelines(runs, folder / file, f"{scene.name}: {scene.title}", line)
+            drawn.add(file)
     parts = decomposition(study)
     if any(parts.values()):
         title = "Energy against B4, knob by knob"

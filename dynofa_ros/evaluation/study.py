@@ -26,8 +26,10 @@ from dynofa_ros.evaluation.drawn import Stream, drawn_scene
 from dynofa_ros.evaluation.frontier import ORACLES, Point, sweep
 from dynofa_ros.evaluation.policies import make_policy
 from dynofa_ros.evaluation.policies.constants import KNOBS
+from dynofa_ros.evaluation.recorded import recorded
 from dynofa_ros.evaluation.scenarios import evaluation_board, scenario_of, scenes
 from dynofa_ros.evaluation.score import accuracies, score
+from dynofa_ros.recording import run as recording
 from dynofa_ros.recording.metrics import mean
 from dynofa_ros.simulation.log import Run
 from dynofa_ros.simulation.scene import NONE, Scene
@@ -36,6 +38,7 @@ from dynofa_ros.simulation.simulator import simulate
 OURS, STATIC, ORACLE = "ours", "B4", "O1q"
 ENERGY = "energy_j.all_rails"
 PARTS = ("ours_subnet", "ours_dvfs", "ours_mapping")
+SHOWN_SAMPLES = 5  # one in so many, with the mean power in between
 SHOWN = (OURS, STATIC, "B6", ORACLE)  # whose runs of the first seed are kept for pictures
 NOISE_FREE, PAPER, SWEEP = "noise-free", "paper", "sweep "
 FASTER, FLOOR = "S1 faster", "S1 floor"
@@ -49,6 +52,7 @@ RESAMPLES = 2000
 
 Score = dict[str, Any]
 Interval = tuple[float, float, float]  # mean, low, high
+Outcome = tuple[list[Score], dict[str, recording.Run]]  # of a job; runs by policy, as if recorded
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Study:
     the group ``drawn`` the points of sweeps, with their scenes by name."""
 
     scores: dict[str, list[Score]] = field(default_factory=dict)
-    runs: dict[tuple[str, str], Run] = field(default_factory=dict)  # by scene and policy, of the first seed
+    runs: dict[tuple[str, str], recording.Run] = field(default_factory=dict)  # of the first seed
     drawn: dict[str, Scene] = field(default_factory=dict)
 
     def rows(self, scene: str, policy: str, group: str = "main") -> list[Score]:
@@ -199,7 +203,7 @@ def power_variants(board: Board) -> dict[str, Board]:
 def run(jobs: Sequence[Job], workers: int, done: Callable[[int], None]) -> Study:
     """Run all jobs; ``done`` is called after each with their number."""
     study = Study()
-    finished: dict[int, tuple[list[Score], list[Run]]] = {}
+    finished: dict[int, Outcome] = {}
     for number, outcome in _outcomes(jobs, workers):
         finished[number] = outcome
         done(len(jobs))
@@ -207,11 +211,11 @@ def run(jobs: Sequence[Job], workers: int, done: Callable[[int], None]) -> Study
         rows, kept = finished[number]
         study.scores.setdefault(job.group, []).extend(rows)
         study.drawn.update({job.scene.name: job.scene} if job.group == DRAWN else {})
-        study.runs.update({(job.scene.name, run.policy): run for run in kept})
+        study.runs.update({(job.scene.name, policy): run for policy, run in kept.items()})
     return study
 
 
-def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, tuple[list[Score], list[Run]]]]:
+def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, Outcome]]:
     if workers <= 1:
         yield from ((number, run_job(job)) for number, job in enumerate(jobs))
         return
@@ -263,24 +267,25 @@ def _simulate(scene: Scene, policy: str, seed: int) -> Run:
         return simulate(scene, make_policy(policy), seed)
 
 
-def run_job(job: Job) -> tuple[list[Score], list[Run]]:
+def run_job(job: Job) -> Outcome:
     """Scores of all policies of a job, and the runs that are to be shown."""
     if job.seeds:
         with _no_collection():
             points = sweep(job.scene, job.seeds, job.policies)
-        return [{"scenario": job.scene.name, **asdict(point)} for point in points], []
+        return [{"scenario": job.scene.name, **asdict(point)} for point in points], {}
     ordered = sorted(job.policies, key=lambda name: name != ORACLE)
     reference = None
     if job.scene.steps and ORACLE not in ordered and job.group == "main":
         reference = accuracies(_simulate(job.scene, ORACLE, job.seed))
-    scores, kept = {}, []
+    scores, kept = {}, {}
     for name in ordered:
         run = _simulate(job.scene, name, job.seed)
         if name == ORACLE:
             reference = accuracies(run)
         scores[name] = score(run, reference)
         if job.keep and name in SHOWN:
-            kept.append(replace(run, frames=[replace(f, monitor=None) for f in run.frames]))
+            steps = [("", at_s) for at_s in (0.0, *job.scene.steps) if isfinite(at_s)]
+            kept[name] = recorded(run, steps, every=SHOWN_SAMPLES)
     return [scores[name] for name in job.policies], kept
 
 

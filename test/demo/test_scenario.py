@@ -29,6 +29,7 @@ from dynofa_ros.demo.scenario import (
 )
 from dynofa_ros.device.board import load_board
 from dynofa_ros.device.simulated.power_modes import mode_limits
+from dynofa_ros.evaluation.recorded import recorded
 from dynofa_ros.evaluation.scenarios import MODE_CAPPED, default_board
 from dynofa_ros.library.library import load_library
 from dynofa_ros.paths import share_file
@@ -193,6 +194,10 @@ def live_frames(live: Mapped, factors: list[float]) -> Run:
     return Run(monitors=monitors, marks=marks, clocks=[Reading(0, {"gpu": 0.5 * 1_109_250_000})])
 
 
+def marks(live: Mapped) -> list[tuple[str, float]]:
+    return [(phase.name, phase.start_s) for phase in phases_of(live.scene)]
+
+
 def frame(live: Mapped, time_ns: int, inference_ms: float) -> Monitor:
     app = live.scene.apps[0]
     times_ms = (0.0, 2.0, inference_ms, 2.0, inference_ms + 4.0, 60.0)
@@ -224,7 +229,7 @@ def test_the_simulation_of_the_mapped_scene_reads_like_a_recording() -> None:
     noise = comparison.Measured(Noise(0.02, 0.0, 1.0), 1.0, 3.0, 100)
     run = comparison.simulated(live, noise, WARM_UP_S, seed=0)
     origin_ns = 10**18
-    beside = comparison.as_records(run, phases_of(live.scene), WARM_UP_S, origin_ns)
+    beside = recorded(run, marks(live), WARM_UP_S, origin_ns)
     summary = metrics.summary(beside)
     assert summary["phases"][0]["start_s"] == 0.0
     assert summary["phases"][-1]["end_s"] == pytest.approx(15.0)
@@ -241,7 +246,7 @@ def test_the_simulation_of_the_mapped_scene_reads_like_a_recording() -> None:
 def test_a_run_beside_itself_is_the_same() -> None:
     live = mapped("S3", 10.0)
     run = comparison.simulated(live, comparison.Measured(ISOLATED, 1.0, 3.0, 0), 1.0, seed=1)
-    beside = comparison.as_records(run, phases_of(live.scene), 1.0, 0)
+    beside = recorded(run, marks(live), 1.0)
     found = comparison.compare(beside, beside)
     assert [p["name"] for p in found["phases"]] == [p.name for p in phases_of(live.scene)]
     for part in (found, *found["phases"]):
