@@ -31,6 +31,7 @@ RATE_HZ = 30.0
 SEGMENT_FRAMES = 30  # a second: then the next segment begins, every other one with a switch
 HELD = 2**40  # bytes of a cache that holds a whole library, as a node does where its own is large enough
 SLOW = 1.1  # a frame slower than this many medians of its sub-network is delayed
+NEAREST = 30  # frames of the median
 
 
 @dataclass
@@ -98,21 +99,28 @@ def stream_with_switches(
     return result
 
 
+def local_ratios(frames: Sequence[tuple[bool, str, float]]) -> np.ndarray:
+    """Each latency in medians of the NEAREST frames of its sub-network: (N,).
+
+    Not of all of them: a computer that is shared or grows warm is at another speed a minute later.
+    """
+    keys, latencies = np.array([key for _, key, _ in frames]), np.array([ms for *_, ms in frames])
+    ratios = np.empty(len(frames))
+    for key in set(keys.tolist()):
+        own = np.flatnonzero(keys == key)
+        for frame in own:
+            nearest = own[np.argsort(abs(own - frame), kind="stable")[:NEAREST]]
+            ratios[frame] = latencies[frame] / np.median(latencies[nearest])
+    return ratios
+
+
 def frame_figures(stream: Stream) -> dict[str, float]:
-    """Delays in segments with a switch against those in quiet ones; in medians of the frame's sub-network.
+    """Delays in segments with a switch against those in quiet ones, in medians as of `local_ratios`.
 
     A frame that was not answered counts as delayed.
     """
-    quiet: dict[str, list[float]] = {}
-    for switching, key, latency in stream.frames:
-        if not switching:
-            quiet.setdefault(key, []).append(latency)
-    medians = {key: float(np.median(values)) for key, values in quiet.items()}
-    ratios: dict[bool, list[float]] = {True: [], False: []}
-    for switching, key, latency in stream.frames:
-        if key in medians:
-            ratios[switching].append(latency / medians[key])
-    busy, calm = np.array(ratios[True]), np.array(ratios[False])
+    ratios, switching = local_ratios(stream.frames), np.array([frame[0] for frame in stream.frames])
+    busy, calm = ratios[switching], ratios[~switching]
     share, quiet_share = (
         (int((values > SLOW).sum()) + stream.dropped[kind]) / max(1, len(values) + stream.dropped[kind])
         for kind, values in ((True, busy), (False, calm))

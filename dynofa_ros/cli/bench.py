@@ -29,7 +29,7 @@ SPACE = "ofa_mbv3_w1.2"  # of the switch and memory sections
 # What needs little comes first: a large heap and torch's threads would disturb it.
 RUN_ORDER = ("decision", "comparison", "switch", "memory", "static_models", "search", "engines")
 SWITCHED, CYCLED = 10, 30  # sub-networks that the switch and the memory section go through
-ROUNDS, LIMIT_S, DECISION_STEPS, SEGMENTS = 50, 4.0, 300, 60
+ROUNDS, LIMIT_S, DECISION_STEPS, SEGMENTS = 50, 4.0, 300, 120
 QUICK_ROUNDS, QUICK_LIMIT_S, QUICK_STEPS, QUICK_SEGMENTS, QUICK_CYCLED = 5, 1.0, 40, 8, 4
 
 

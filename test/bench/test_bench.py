@@ -22,6 +22,7 @@ from dynofa_ros.bench import (
     report,
     static_models,
     static_networks,
+    switching,
     timing,
 )
 from dynofa_ros.cli import bench
@@ -440,6 +441,21 @@ def test_environment_names_versions_but_no_place() -> None:
     found = json.dumps(report.environment())
     assert "numpy" in found
     assert str(Path.home()) not in found and str(Path.cwd()) not in found
+
+
+def test_only_frames_slower_than_their_neighbours_are_delayed() -> None:
+    """A computer that is half as fast later delays no frame; the first one after a switch is delayed."""
+    stream = switching.Stream()
+    for second in range(40):
+        key, usual = "ab"[second // 2 % 2], 10.0 if second < 20 else 15.0
+        for number in range(30):
+            late = 1.3 if number == 0 and second % 2 == 0 else 1.0
+            stream.frames.append((second % 2 == 0, key, usual * late))
+    found = switching.frame_figures(stream)
+    assert found["delayed_share"] == found["delayed_share_extra"] == pytest.approx(1 / 30)
+    assert found["worst_frame_ratio"] == pytest.approx(1.3) and found["worst_frame_ratio_quiet"] == 1.0
+    stream.dropped[False] += 600  # not answered
+    assert switching.frame_figures(stream)["delayed_share_quiet"] == pytest.approx(0.5)
 
 
 @pytest.mark.slow
