@@ -221,8 +221,9 @@ class Switcher(Generic[Key]):
                 self._wanted = (key, start, report)
                 self._lock.notify_all()
                 return False
-            self._wanted = None
-            self._lock.notify_all()
+            if self._wanted is not None:  # else nobody waits for the end of it: no thread is woken
+                self._wanted = None
+                self._lock.notify_all()
             self._adopt(prepared)
         report(Switched(key, (time.perf_counter_ns() - start) / 1e6))
         return True
