@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -27,16 +27,21 @@ class EngineError(RuntimeError):
     """An engine that is unknown, not installed, or refuses the sub-network."""
 
 
-class Family(ABC):
-    """One kind of supernet. ``spaces``: the names it knows, for people; ``official``: those with published
-    weights."""
+class Family:
+    """One kind of supernet. ``known``: what makes its spaces, by name; ``official``: those with published
+    weights. Where names follow a rule, ``spaces`` says it to people and ``space`` obeys it."""
 
-    spaces: str
-    official: tuple[str, ...]
+    known: Mapping[str, Callable[[], SearchSpace]] = {}
+    official: tuple[str, ...] = ()
 
-    @abstractmethod
+    @property
+    def spaces(self) -> str:
+        """The names it knows, for people."""
+        return ", ".join(self.known)
+
     def space(self, name: str) -> SearchSpace | None:
         """The search space of a name, None if it is none of this family."""
+        return self.known[name]() if name in self.known else None
 
 
 FamilyType = TypeVar("FamilyType", bound="type[Family]")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,8 +127,4 @@ def _layers(embed: int, heads: Sequence[int], hidden: Sequence[int], classes: in
 class AutoFormers(Family):
     """The three official sizes. Their weights have to be supplied: none are known to `dynofa weights`."""
 
-    spaces, official = ", ".join(SIZES), ()
-
-    def space(self, name: str) -> SearchSpace | None:
-        size = SIZES.get(name)
-        return None if size is None else AutoFormerSpace(name, size)
+    known = {name: partial(AutoFormerSpace, name, size) for name, size in SIZES.items()}

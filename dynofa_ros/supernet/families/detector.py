@@ -322,7 +322,6 @@ class Detectors(Family):
     """A detector for every MobileNetV3."""
 
     spaces = f"{DEMO_SPACE}{SUFFIX}, ofa_mbv3_w<width>{SUFFIX}"
-    official = ()
 
     def space(self, name: str) -> DetectorSpace | None:
         if name == DEMO_SPACE + SUFFIX:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 from typing import Any
 
@@ -21,7 +22,7 @@ from dynofa_ros.supernet.builder import Array, Arrays, NodeBuilder
 from dynofa_ros.supernet.graphs import Graph, Value, Written
 from dynofa_ros.supernet.layers import Shape
 from dynofa_ros.supernet.registry import Family, register_family
-from dynofa_ros.supernet.space import CLASSES, Config, Plan, SearchSpace
+from dynofa_ros.supernet.space import CLASSES, Config, Plan
 from dynofa_ros.supernet.transformer_graphs import ASKED, READ, Parts, found, likeliest
 from dynofa_ros.supernet.translating import TextPlan, TranslatorSpace
 
@@ -387,8 +388,4 @@ class Gemma3nSpace(TranslatorSpace):
 class Gemma3n(Family):
     """The larger of the two published models; the smaller one is cut out of it."""
 
-    spaces, official = ", ".join(SPACES), ()
-
-    def space(self, name: str) -> SearchSpace | None:
-        own = SPACES.get(name)
-        return None if own is None else Gemma3nSpace(name, own)
+    known = {name: partial(Gemma3nSpace, name, own) for name, own in SPACES.items()}

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from dynofa_ros.supernet.builder import Array
 from dynofa_ros.supernet.layers import Shape
 from dynofa_ros.supernet.registry import Family, register_family
-from dynofa_ros.supernet.space import CLASSES, Config, Plan, SearchSpace
+from dynofa_ros.supernet.space import CLASSES, Config, Plan
 from dynofa_ros.supernet.transformer_graphs import Size, sinusoids
 from dynofa_ros.supernet.translating import TranslatorPlan, TranslatorSpace, beside
 
@@ -234,8 +235,4 @@ class HatSpace(TranslatorSpace):
 class Hat(Family):
     """Both supernets. Their weights have to be supplied: none are known to `dynofa weights`."""
 
-    spaces, official = ", ".join(SPACES), ()
-
-    def space(self, name: str) -> SearchSpace | None:
-        trained = SPACES.get(name)
-        return None if trained is None else HatSpace(name, trained)
+    known = {name: partial(HatSpace, name, trained) for name, trained in SPACES.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -268,8 +269,4 @@ def _middle(bgr: Image, height: int, width: int) -> Image:
 class OnnxNetworks(Family):
     """Lists of ONNX files, by task."""
 
-    spaces = ", ".join(SPACES)
-    official = ()
-
-    def space(self, name: str) -> OnnxSpace | None:
-        return OnnxSpace(name, SPACES[name]) if name in SPACES else None
+    known = {name: partial(OnnxSpace, name, task) for name, task in SPACES.items()}

@@ -111,7 +111,5 @@ def _bottleneck(key: str, inputs: int, outputs: int, expand: float, stride: int,
 class ResNets(Family):
     """The one space of this family."""
 
-    spaces, official = "ofa_resnet50", ("ofa_resnet50",)
-
-    def space(self, name: str) -> SearchSpace | None:
-        return ResNetSpace() if name == ResNetSpace.name else None
+    known = {ResNetSpace.name: ResNetSpace}
+    official = (ResNetSpace.name,)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -366,8 +367,4 @@ class RfDetrSpace(SearchSpace):
 class RfDetr(Family):
     """The four published sizes. Their weights have to be supplied: none are known to `dynofa weights`."""
 
-    spaces, official = ", ".join(SPACES), ()
-
-    def space(self, name: str) -> SearchSpace | None:
-        trained = SPACES.get(name)
-        return None if trained is None else RfDetrSpace(name, trained)
+    known = {name: partial(RfDetrSpace, name, trained) for name, trained in SPACES.items()}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dynofa_ros.supernet.builder import Array
 from dynofa_ros.supernet.layers import Shape
 from dynofa_ros.supernet.registry import Family, register_family
-from dynofa_ros.supernet.space import CLASSES, Config, Plan, SearchSpace
+from dynofa_ros.supernet.space import CLASSES, Config, Plan
 from dynofa_ros.supernet.transformer_graphs import END, PAD, UNKNOWN, Size, sinusoids
 from dynofa_ros.supernet.translating import TranslatorPlan, TranslatorSpace, beside
 
@@ -134,7 +134,4 @@ class Seq2SeqSpace(TranslatorSpace):
 class Seq2SeqDemo(Family):
     """The space of the translator that is part of the package."""
 
-    spaces, official = NAME, ()
-
-    def space(self, name: str) -> SearchSpace | None:
-        return Seq2SeqSpace() if name == NAME else None
+    known = {NAME: Seq2SeqSpace}
