@@ -118,6 +118,12 @@ class DomainState:
     actual_hz: float
     status: DomainStatus = DomainStatus.APPLIED
     external_slowdown: float = nan
+    reason: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether what was asked for is in force."""
+        return self.status is DomainStatus.APPLIED
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dynofa_ros.cli.work import one_line_errors
 from dynofa_ros.errors import UsageError
 
 if TYPE_CHECKING:
-    from dynofa_ros.device.device import AppliedDomain
+    from dynofa_ros.messages import DomainState
 
 
 def add_parser(commands: Commands) -> None:
@@ -73,7 +73,7 @@ def _restore(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from error
     files = SysFiles(root)
-    returned: tuple[AppliedDomain, ...] = ()
+    returned: tuple[DomainState, ...] = ()
     with one_line_errors():
         backup = ClockBackup(files)
         if backup.left_over():
@@ -87,7 +87,7 @@ def _restore(options: argparse.Namespace) -> int:
     return OK if all(clock.done for clock in returned) else FAILED
 
 
-def _print_returned(returned: tuple[AppliedDomain, ...], path: Path) -> None:
+def _print_returned(returned: tuple[DomainState, ...], path: Path) -> None:
     if not returned:
         print(f"nothing to restore ({path} does not exist)")
     for clock in returned:
@@ -99,7 +99,7 @@ def _print_returned(returned: tuple[AppliedDomain, ...], path: Path) -> None:
             print(f"{clock.domain}: NOT restored ({band}): {clock.reason}")
 
 
-def _returned_json(returned: tuple[AppliedDomain, ...], root: Path, path: Path) -> dict[str, object]:
+def _returned_json(returned: tuple[DomainState, ...], root: Path, path: Path) -> dict[str, object]:
     return {
         "sysfs_root": str(root),
         "state_file": str(path),

@@ -14,17 +14,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dynofa_ros.device.device import AppliedDomain, Device
-from dynofa_ros.messages import DomainStatus, DvfsState, FrequencyBand
+from dynofa_ros.device.device import Device
+from dynofa_ros.messages import DomainState, DomainStatus, DvfsState, FrequencyBand
 
 LONGEST_VALIDITY_S = 86400.0  # a longer time is taken for a mistake; 0 says forever
-
-
-@dataclass(frozen=True)
-class ControlState(DvfsState):
-    """What became of the last command taken (``decision_id`` 0 = none yet)."""
-
-    domains: tuple[AppliedDomain, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,7 +50,7 @@ class ClockControl:
         self._valid_for_s = 0.0
         self._in_force = False  # whether there is something that the dead-man would restore
         self._requested: set[str] = set()
-        self._refused: dict[str, AppliedDomain] = {}
+        self._refused: dict[str, DomainState] = {}
         self._fallen: frozenset[str] = frozenset()
         self._message = ""
 
@@ -117,7 +110,7 @@ class ClockControl:
         """Whether the dead-man time ran out and no command was taken since."""
         return bool(self._fallen)
 
-    def state(self) -> ControlState:
+    def state(self) -> DvfsState:
         """State of all domains now, the refusals of the last command included.
 
         The message also says what the device remarks about a domain, e.g. that others set its clock too.
@@ -130,7 +123,7 @@ class ClockControl:
             domain.reason for domain in applied if domain.reason and domain.reason not in self._message
         ]
         message = "; ".join(filter(None, [self._message, *remarks]))
-        return ControlState(self._decision_id, tuple(domains), message)
+        return DvfsState(self._decision_id, tuple(domains), message)
 
     def _take(
         self, decision_id: int, bands: tuple[FrequencyBand, ...], valid_for_s: float, now_s: float
@@ -148,7 +141,7 @@ class ClockControl:
         for domain in refused:
             self._count_refusal(domain.reason, now_s)
 
-    def _overlay(self, domain: AppliedDomain) -> AppliedDomain:
+    def _overlay(self, domain: DomainState) -> DomainState:
         refused = self._refused.get(domain.domain)
         if refused is not None:
             return replace(

@@ -1,6 +1,6 @@
 """What every device backend offers: its capabilities, samples, and clock bands that it applies.
 
-Samples and states are the messages of the device; ages and reasons, which only this side has, are beside.
+Samples and states are the messages of the device; the ages of readings, which only this side has, are beside.
 Units: Hz, W, V, A, degrees Celsius. Unknown is NaN, never 0.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from dynofa_ros.messages import DeviceCapabilities, DeviceTelemetry, DomainState, DomainStatus, FrequencyBand
+from dynofa_ros.messages import DeviceCapabilities, DeviceTelemetry, DomainState, FrequencyBand
 
 
 class Origin(NamedTuple):
@@ -33,18 +33,6 @@ class DeviceSample(DeviceTelemetry):
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class AppliedDomain(DomainState):
-    """Requested and real state of one clock domain. ``reason`` says why the request was refused."""
-
-    reason: str = ""
-
-    @property
-    def done(self) -> bool:
-        """Whether what was asked for is in force."""
-        return self.status is DomainStatus.APPLIED
-
-
 class Device(Protocol):
     """A device backend."""
 
@@ -56,7 +44,7 @@ class Device(Protocol):
         """Sample all sensors now."""
         ...
 
-    def apply(self, bands: Sequence[FrequencyBand]) -> tuple[AppliedDomain, ...]:
+    def apply(self, bands: Sequence[FrequencyBand]) -> tuple[DomainState, ...]:
         """Request bands; domains not named keep theirs.
 
         Returns the state of every domain, and one REJECTED entry with its reason per refused band.
@@ -64,7 +52,7 @@ class Device(Protocol):
         """
         ...
 
-    def applied(self) -> tuple[AppliedDomain, ...]:
+    def applied(self) -> tuple[DomainState, ...]:
         """State of every domain now, clocks read back."""
         ...
 

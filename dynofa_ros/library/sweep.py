@@ -18,11 +18,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from dynofa_ros.device.device import AppliedDomain, Device, DeviceSample
+from dynofa_ros.device.device import Device, DeviceSample
 from dynofa_ros.latency import processor_of
 from dynofa_ros.library.library import Library
 from dynofa_ros.library.testbench import Point, Rig, SweepError, references_hz, temperature_c
-from dynofa_ros.messages import DeviceCapabilities, DomainStatus, FrequencyBand
+from dynofa_ros.messages import DeviceCapabilities, DomainState, DomainStatus, FrequencyBand
 
 SAMPLE_S = 0.05  # between two readings of the power sensors
 POLL_S = 0.01  # between two looks at the clocks while they settle
@@ -223,7 +223,7 @@ def _pin(rig: Rig, point: Point) -> str:
     )
 
 
-def _set(domain: AppliedDomain, wanted_hz: int) -> bool:
+def _set(domain: DomainState, wanted_hz: int) -> bool:
     return abs(domain.actual_hz - wanted_hz) <= SAME_CLOCK * wanted_hz
 
 

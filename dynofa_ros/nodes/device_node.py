@@ -14,14 +14,14 @@ from rclpy.timer import Timer
 from dynofa_ros import topics
 from dynofa_ros.convert import from_ros, to_ros
 from dynofa_ros.device.board import load_board
-from dynofa_ros.device.command_control import ClockControl, ControlState
+from dynofa_ros.device.command_control import ClockControl
 from dynofa_ros.device.device import Device
 from dynofa_ros.device.linux.linux_device import WRITES_OFF, SysfsDevice
 from dynofa_ros.device.meters import EnergyMeter
 from dynofa_ros.device.open import changed_clocks, open_device
 from dynofa_ros.device.power_model import NO_MODEL
 from dynofa_ros.device.simulated.power_modes import find_mode
-from dynofa_ros.messages import DomainStatus, Header
+from dynofa_ros.messages import DomainStatus, DvfsState, Header
 from dynofa_ros.msg import DvfsCommand
 from dynofa_ros.nodes import device_status as status
 from dynofa_ros.nodes.device_parameters import PARAMETERS
@@ -54,7 +54,7 @@ class DeviceNode(ManagedNode):
         self._device = device = self._open()
         self._capabilities = device.capabilities()
         self._control = ClockControl(device, self.value("command_timeout_s"))
-        self._published: ControlState | None = None
+        self._published: DvfsState | None = None
         self._telemetry_header: Header | None = None
         self._sample = device.read()  # loads need two readings, so the first that is published has them
         self._last_stale_s = -math.inf

@@ -6,10 +6,17 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 
 from dynofa_ros.device.command_control import ClockControl
-from dynofa_ros.device.device import AppliedDomain, DeviceSample
+from dynofa_ros.device.device import DeviceSample
 from dynofa_ros.device.linux.inventory import Inventory, PowerMode
 from dynofa_ros.device.power_model import differences
-from dynofa_ros.messages import DeviceCapabilities, DomainCapability, DomainStatus, PowerModel, ThrottleFlag
+from dynofa_ros.messages import (
+    DeviceCapabilities,
+    DomainCapability,
+    DomainState,
+    DomainStatus,
+    PowerModel,
+    ThrottleFlag,
+)
 from dynofa_ros.nodes.device_standard import hottest
 from dynofa_ros.ros.diagnostics import Level, Status
 
@@ -63,7 +70,7 @@ def power_model_values(model: PowerModel | None, domains: Sequence[str]) -> dict
 
 def clock_status(
     capabilities: DeviceCapabilities,
-    states: Iterable[AppliedDomain],
+    states: Iterable[DomainState],
     *,
     read_only: str,
     pinned: bool,
@@ -157,7 +164,7 @@ def _oldest_s(sample: DeviceSample) -> float:
     return sample.taken_s - min(taken, default=math.nan)
 
 
-def _clock_text(domain: DomainCapability, state: AppliedDomain | None) -> str:
+def _clock_text(domain: DomainCapability, state: DomainState | None) -> str:
     table = domain.frequencies_hz
     parts = [f"{_mhz(table[0])} to {_mhz(table[-1])}"] if table else ["no table"]
     if state is not None:

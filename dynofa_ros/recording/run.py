@@ -299,7 +299,8 @@ def _clocks(run: Run, time_ns: int, app: str, message: Any) -> None:
     run.clocks.append(Reading(time_ns, {d.domain: float(d.actual_hz) for d in message.domains}))
     for domain in message.domains:
         status = DomainStatus(domain.status)
-        text = f"{status.name.lower()}: {message.message}".rstrip(": ")
+        reason = getattr(domain, "reason", "") or message.message  # of all; older recordings have only that
+        text = f"{status.name.lower()}: {reason}".rstrip(": ")
         run.report(Fault(time_ns, f"device: clock {domain.domain}", CLOCK_LEVELS.get(status, 0), text))
 
 

@@ -10,12 +10,12 @@ from clock_bench import Bench
 from factories import pin
 from fake_kernel import GPU, GPU_TABLE, NVPMODEL_CONF, FakeKernel, make_board, policy, put
 
-from dynofa_ros.device.command_control import ClockControl, ControlState
+from dynofa_ros.device.command_control import ClockControl
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.linux.sysfs import SysFiles
 from dynofa_ros.manager.commands import CommandBook
-from dynofa_ros.messages import DomainStatus, FrequencyBand
+from dynofa_ros.messages import DomainStatus, DvfsState, FrequencyBand
 
 KHZ = 1000
 LOW, MIDDLE, HIGH = 499_200_000, 1_113_600_000, 1_907_200_000
@@ -37,7 +37,7 @@ class Managed(Bench):
     def ask(self, *bands: FrequencyBand) -> None:
         self.bands = bands
 
-    def run(self, seconds: float) -> ControlState:
+    def run(self, seconds: float) -> DvfsState:
         for _ in range(round(seconds / STEP_S)):
             self.kernel.now_s += STEP_S
             if self.kernel.now_s >= self._next_s:
@@ -66,7 +66,7 @@ class Managed(Bench):
         return self.limits(domain)[1] * (1 if domain == "gpu" else KHZ)
 
 
-def state_of(states: ControlState, domain: str) -> tuple[DomainStatus, str]:
+def state_of(states: DvfsState, domain: str) -> tuple[DomainStatus, str]:
     return next((s.status, s.reason) for s in states.domains if s.domain == domain)
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 import fake_kernel
 from fake_kernel import GPU, FakeKernel, limits_on_disk, make_board, policy
 
-from dynofa_ros.device.device import AppliedDomain
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.clock_writer import ClockWriter
 from dynofa_ros.device.linux.discovery import discover
 from dynofa_ros.device.linux.discovery_limits import power_mode
-from dynofa_ros.messages import FrequencyBand
+from dynofa_ros.messages import DomainState, FrequencyBand
 
 
 class Bench:
@@ -47,18 +46,18 @@ class Bench:
     def wait(self, seconds: float) -> None:
         self.kernel.now_s += seconds
 
-    def apply(self, *bands: FrequencyBand) -> dict[str, AppliedDomain]:
+    def apply(self, *bands: FrequencyBand) -> dict[str, DomainState]:
         """Refusals replace the state of their domain."""
         return {state.domain: state for state in self.writer.apply(bands)}
 
-    def follow(self, seconds: float = 0.5) -> dict[str, AppliedDomain]:
+    def follow(self, seconds: float = 0.5) -> dict[str, DomainState]:
         """What is reported after some time of looking every 10 ms."""
         for _ in range(round(seconds / 0.01)):
             self.wait(0.01)
             self.writer.applied()
         return self.state()
 
-    def state(self) -> dict[str, AppliedDomain]:
+    def state(self) -> dict[str, DomainState]:
         return {state.domain: state for state in self.writer.applied()}
 
     def limits(self, name: str) -> tuple[int, int]:

@@ -22,13 +22,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dynofa_ros.device.device import AppliedDomain
 from dynofa_ros.device.linux.clock_limits import LimitFiles, read_limits, same_limits, write_limits
 from dynofa_ros.device.linux.inventory import PowerMode
 from dynofa_ros.device.linux.sysfs import SysFiles, reason_of
 from dynofa_ros.errors import one_line
 from dynofa_ros.files import read_bounded
-from dynofa_ros.messages import DomainStatus, FrequencyBand
+from dynofa_ros.messages import DomainState, DomainStatus, FrequencyBand
 from dynofa_ros.paths import PACKAGE
 
 SCHEMA_VERSION = 1
@@ -216,7 +215,7 @@ def restore_saved(
     mode: PowerMode | None = None,
     domains: Sequence[str] | None = None,
     sleep: Callable[[float], None] = time.sleep,
-) -> tuple[AppliedDomain, ...]:
+) -> tuple[DomainState, ...]:
     """Give the saved clocks back and forget those that are back, judged by reading them again.
 
     The lock must be held. ``mode``: nvpmodel's now. ``domains``: only these. What cannot be restored now
@@ -237,12 +236,12 @@ def _restore_clock(
     boot_id: str,
     mode: PowerMode | None,
     sleep: Callable[[float], None],
-) -> AppliedDomain:
+) -> DomainState:
     wanted = _owed(clock, mode)
 
-    def result(done: bool, reason: str = "") -> AppliedDomain:
+    def result(done: bool, reason: str = "") -> DomainState:
         status = DomainStatus.APPLIED if done else DomainStatus.PENDING
-        return AppliedDomain(clock.domain, wanted.min_hz, wanted.max_hz, math.nan, status, reason=reason)
+        return DomainState(clock.domain, wanted.min_hz, wanted.max_hz, math.nan, status, reason=reason)
 
     if clock.boot_id != boot_id and _set_by_boot(files, clock, mode):
         return result(True, "the computer was restarted, which restored it")

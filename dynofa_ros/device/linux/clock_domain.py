@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from dynofa_ros.device.board import floor_frequency
-from dynofa_ros.device.device import AppliedDomain
 from dynofa_ros.device.linux.clock_backup import BackupError
 from dynofa_ros.device.linux.clock_found import FoundClocks
 from dynofa_ros.device.linux.clock_limits import read_limits, same_limits, write_limits
@@ -21,7 +20,7 @@ from dynofa_ros.device.linux.clock_plan import BandRefusedError, Plan, limit_fil
 from dynofa_ros.device.linux.discovery_clocks import cpus_are_off
 from dynofa_ros.device.linux.inventory import ClockDomain
 from dynofa_ros.device.linux.sysfs import PERMISSION_CURE, SysFiles, reason_of
-from dynofa_ros.messages import DomainStatus, FrequencyBand
+from dynofa_ros.messages import DomainState, DomainStatus, FrequencyBand
 
 
 @dataclass(frozen=True)
@@ -125,10 +124,10 @@ class ClockUnderControl:
         else:
             self._write(now_s)
 
-    def state(self) -> AppliedDomain:
+    def state(self) -> DomainState:
         """As of the last look."""
         request = self.request
-        return AppliedDomain(
+        return DomainState(
             domain=self.domain.name,
             requested_min_hz=request.min_hz if request else 0,
             requested_max_hz=request.max_hz if request else 0,

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from dynofa_ros.device.device import AppliedDomain
 from dynofa_ros.device.linux.clock_backup import BackupError, ClockBackup, restore_saved
 from dynofa_ros.device.linux.clock_domain import OFFLINE_WAIT_S, ClockUnderControl
 from dynofa_ros.device.linux.clock_found import FoundClocks
@@ -18,7 +17,7 @@ from dynofa_ros.device.linux.clock_limits import read_limits
 from dynofa_ros.device.linux.clock_plan import BandRefusedError, Plan, plan_band
 from dynofa_ros.device.linux.inventory import ClockDomain, PowerMode
 from dynofa_ros.device.linux.sysfs import CURES, PERMISSION_CURE, SysFiles, reason_of
-from dynofa_ros.messages import DomainStatus, FrequencyBand
+from dynofa_ros.messages import DomainState, DomainStatus, FrequencyBand
 
 MODE_EVERY_S = 0.5
 
@@ -66,7 +65,7 @@ class ClockWriter:
                     self._files, domain, self._found, keep_pinned=not self._override_pinned
                 )
 
-    def apply(self, bands: Sequence[FrequencyBand]) -> tuple[AppliedDomain, ...]:
+    def apply(self, bands: Sequence[FrequencyBand]) -> tuple[DomainState, ...]:
         """Write bands; see `Device.apply`. A refused one leaves the domain's band as it was.
 
         A band that the domain has already is not written again.
@@ -74,7 +73,7 @@ class ClockWriter:
         now_s = self._clock_s()
         self._found.read_mode()
         times = Counter(band.domain for band in bands)
-        refused: list[AppliedDomain] = []
+        refused: list[DomainState] = []
         accepted: list[tuple[ClockUnderControl, FrequencyBand, Plan]] = []
         for band in bands:
             try:
@@ -95,7 +94,7 @@ class ClockWriter:
                 refused.append(self._refused(band, reason))
         return (*self.applied(), *refused)
 
-    def applied(self) -> tuple[AppliedDomain, ...]:
+    def applied(self) -> tuple[DomainState, ...]:
         """State of every domain; files are read when it is time to, and what could not be done is retried."""
         now_s = self._clock_s()
         if self._owed and now_s >= self._next_return_s:
@@ -109,7 +108,7 @@ class ClockWriter:
             clock.look(now_s)
         return tuple(self._state(clock) for clock in self._clocks.values())
 
-    def recover(self) -> tuple[AppliedDomain, ...]:
+    def recover(self) -> tuple[DomainState, ...]:
         """Restore what an earlier process left changed; nothing without such a process.
 
         Raises BackupError if another process controls the clocks or the state file is damaged, and OSError if
@@ -120,7 +119,7 @@ class ClockWriter:
         self._backup.acquire()
         return self._restore_saved(self._sleep)
 
-    def restore(self) -> tuple[AppliedDomain, ...]:
+    def restore(self) -> tuple[DomainState, ...]:
         """Restore what was found where the limits are still ours; what cannot be restored now is retried by
         `applied`.
 
@@ -132,7 +131,7 @@ class ClockWriter:
             return ()
         returned = self._restore_saved(self._sleep, others)
         self._notes |= {name: f"{name}: left as another program has set it" for name in others}
-        left = (AppliedDomain(name, 0, 0, math.nan, reason=self._notes[name]) for name in others)
+        left = (DomainState(name, 0, 0, math.nan, reason=self._notes[name]) for name in others)
         return (*returned, *left)
 
     def _clock(self, band: FrequencyBand, times: int) -> ClockUnderControl:
@@ -163,14 +162,14 @@ class ClockWriter:
             return limits.min_hz == limits.max_hz > 0
         return False
 
-    def _refused(self, band: FrequencyBand, reason: str) -> AppliedDomain:
+    def _refused(self, band: FrequencyBand, reason: str) -> DomainState:
         clock = self._clocks.get(band.domain)
         actual_hz = clock.actual_hz if clock else math.nan
-        return AppliedDomain(
+        return DomainState(
             band.domain, band.min_hz, band.max_hz, actual_hz, DomainStatus.REJECTED, reason=reason
         )
 
-    def _state(self, clock: ClockUnderControl) -> AppliedDomain:
+    def _state(self, clock: ClockUnderControl) -> DomainState:
         state = clock.state()
         if state.reason or clock.request is not None:
             return state
@@ -178,7 +177,7 @@ class ClockWriter:
 
     def _restore_saved(
         self, sleep: Callable[[float], None], others: Sequence[str] = ()
-    ) -> tuple[AppliedDomain, ...]:
+    ) -> tuple[DomainState, ...]:
         """Of the domains without a request; those that others have set are only forgotten."""
         kept = {*others, *(name for name, clock in self._clocks.items() if clock.request is not None)}
         free = [clock.domain for clock in self._backup.clocks if clock.domain not in kept]

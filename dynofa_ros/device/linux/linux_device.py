@@ -11,7 +11,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from dynofa_ros.device.board import FREQUENCY_TOLERANCE_HZ, matching_board
-from dynofa_ros.device.device import AppliedDomain, DeviceSample
+from dynofa_ros.device.device import DeviceSample
 from dynofa_ros.device.linux.battery import BatterySample, find_batteries, read_battery
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.clock_writer import ClockWriter
@@ -20,7 +20,7 @@ from dynofa_ros.device.linux.discovery_limits import PowerModes
 from dynofa_ros.device.linux.inventory import ClockDomain, Inventory, PowerMode
 from dynofa_ros.device.linux.sensors import Sensors
 from dynofa_ros.device.linux.sysfs import SysFiles
-from dynofa_ros.messages import DeviceCapabilities, DomainCapability, DomainStatus, FrequencyBand
+from dynofa_ros.messages import DeviceCapabilities, DomainCapability, DomainState, DomainStatus, FrequencyBand
 
 SOURCE = "sysfs"
 WRITES_OFF = "writes are off (parameter allow_writes)"
@@ -114,7 +114,7 @@ class SysfsDevice:
             self._writer.update(self._inventory.domains)
         return sample
 
-    def apply(self, bands: Sequence[FrequencyBand]) -> tuple[AppliedDomain, ...]:
+    def apply(self, bands: Sequence[FrequencyBand]) -> tuple[DomainState, ...]:
         if self._allow_writes:
             return self._writer.apply(bands)
         states = self._writer.applied()
@@ -122,7 +122,7 @@ class SysfsDevice:
         return (
             *states,
             *(
-                AppliedDomain(
+                DomainState(
                     band.domain,
                     band.min_hz,
                     band.max_hz,
@@ -134,7 +134,7 @@ class SysfsDevice:
             ),
         )
 
-    def applied(self) -> tuple[AppliedDomain, ...]:
+    def applied(self) -> tuple[DomainState, ...]:
         return self._writer.applied()
 
     def restore(self) -> None:

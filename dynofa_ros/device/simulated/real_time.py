@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from dynofa_ros.device.board import processor_domains
-from dynofa_ros.device.device import AppliedDomain, DeviceSample
+from dynofa_ros.device.device import DeviceSample
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.latency import core_share
-from dynofa_ros.messages import DeviceCapabilities, FrequencyBand, SimulatedLoad
+from dynofa_ros.messages import DeviceCapabilities, DomainState, FrequencyBand, SimulatedLoad
 
 # A process that was stopped for longer (debugger, suspend) does not simulate what it missed.
 LONGEST_GAP_S = 5.0
@@ -128,11 +128,11 @@ class RealTimeSimulation:
         self._catch_up()
         return self._device.read()
 
-    def apply(self, bands: Sequence[FrequencyBand]) -> tuple[AppliedDomain, ...]:
+    def apply(self, bands: Sequence[FrequencyBand]) -> tuple[DomainState, ...]:
         self._catch_up()
         return self._device.apply(bands)
 
-    def applied(self) -> tuple[AppliedDomain, ...]:
+    def applied(self) -> tuple[DomainState, ...]:
         self._catch_up()
         return self._device.applied()
 

@@ -19,7 +19,7 @@ from dynofa_ros.device.board import (
     floor_frequency,
     power_model,
 )
-from dynofa_ros.device.device import AppliedDomain, DeviceSample
+from dynofa_ros.device.device import DeviceSample
 from dynofa_ros.device.power_model import constant_rails_w, leak_factor, total_w
 from dynofa_ros.device.simulated.governors import GOVERNORS
 from dynofa_ros.device.simulated.power_modes import find_mode, mode_limits
@@ -29,6 +29,7 @@ from dynofa_ros.device.simulated.thermal import next_temperature_c, next_throttl
 from dynofa_ros.latency import processor_of
 from dynofa_ros.messages import (
     DeviceCapabilities,
+    DomainState,
     DomainStatus,
     DomainTelemetry,
     FrequencyBand,
@@ -116,9 +117,9 @@ class SimulatedDevice:
             throttle_flags=ThrottleFlag.THERMAL if throttled else ThrottleFlag.NONE,
         )
 
-    def apply(self, bands: Sequence[FrequencyBand]) -> tuple[AppliedDomain, ...]:
+    def apply(self, bands: Sequence[FrequencyBand]) -> tuple[DomainState, ...]:
         """See ``Device.apply``. A band above a cap is taken and held down, as the kernel does it."""
-        refused: list[AppliedDomain] = []
+        refused: list[DomainState] = []
         for band, reason in _refusals(bands, self._tables):
             domain = self._domains.get(band.domain)
             reason = reason or (domain.limit.reason if domain else "")
@@ -127,10 +128,10 @@ class SimulatedDevice:
                 continue
             actual_hz = float(domain.actual_hz) if domain else math.nan
             asked = (band.domain, band.min_hz, band.max_hz)
-            refused.append(AppliedDomain(*asked, actual_hz, DomainStatus.REJECTED, reason=reason))
+            refused.append(DomainState(*asked, actual_hz, DomainStatus.REJECTED, reason=reason))
         return (*self.applied(), *refused)
 
-    def applied(self) -> tuple[AppliedDomain, ...]:
+    def applied(self) -> tuple[DomainState, ...]:
         """State of every domain at the present simulated time."""
         return tuple(domain.applied() for domain in self._all)
 

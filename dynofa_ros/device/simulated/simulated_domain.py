@@ -12,10 +12,9 @@ from typing import Literal
 
 from dynofa_ros.device.board import floor_frequency
 from dynofa_ros.device.board_sections import Domain
-from dynofa_ros.device.device import AppliedDomain
 from dynofa_ros.device.power_model import DomainTerms, domain_terms
 from dynofa_ros.device.simulated.governors import GOVERNORS, Governor, GovernorState, Load, pelt
-from dynofa_ros.messages import DomainCapability, DomainPowerModel, DomainStatus, FrequencyBand
+from dynofa_ros.messages import DomainCapability, DomainPowerModel, DomainState, DomainStatus, FrequencyBand
 
 NEVER = 1 << 62
 NS = 1e-9
@@ -123,10 +122,10 @@ class SimulatedDomain:
             return DomainStatus.PENDING
         return DomainStatus.APPLIED
 
-    def applied(self) -> AppliedDomain:
+    def applied(self) -> DomainState:
         low_hz, high_hz = (self.request.min_hz, self.request.max_hz) if self.request else (0, 0)
         actual_hz = float(self.actual_hz)
-        return AppliedDomain(
+        return DomainState(
             self.name, low_hz, high_hz, actual_hz, self.status, external_slowdown=self.slowdown
         )
 
