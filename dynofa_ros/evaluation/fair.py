@@ -1,12 +1,13 @@
 """The fair comparison: drawn scenes at exactly equal misses and equal accuracy, and the gates on it.
 
 Energies are least energies of `frontier.least_energy_j`: of ours, of every baseline, of the oracle, each
-over its own knob. Pure functions of a Study.
+over its own knob. Who holds a scene holds it by the protocol: misses, accuracy, and the time above a power
+cap; ``capped`` = False takes the same figures without regard to the cap. Pure functions of a Study.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite, nan
 
 import numpy as np
@@ -20,6 +21,7 @@ from dynofa_ros.evaluation.frontier import (
     least_energy_j,
     mean_points,
 )
+from dynofa_ros.evaluation.score import OVER_CAP_PERCENT
 from dynofa_ros.evaluation.study import OURS, STATIC, Study
 
 MISSES = (0.5, 1.0, 2.0)  # % at which policies are compared
@@ -41,6 +43,11 @@ class FairScene:
     energies_j: dict[str, dict[float, float]]
     resting_percent: float  # what resting between frames changes for the oracle
 
+    @property
+    def broken(self) -> bool:
+        """Whether ours, as it is, misses more or is longer above a power cap than is tolerated."""
+        return self.ours.miss_percent > TOLERATED or self.ours.over_cap_percent > OVER_CAP_PERCENT
+
     def change(self, other: str, misses: float) -> float:
         """Energy of ours against another policy in %; NaN if one of the two cannot."""
         own_j, other_j = (self.energies_j.get(name, {}).get(misses, inf) for name in (OURS, other))
@@ -52,13 +59,15 @@ def percent(one: float, other: float) -> float:
     return 100.0 * (one / other - 1.0)
 
 
-def fair_scenes(study: Study) -> list[FairScene]:
+def fair_scenes(study: Study, *, capped: bool = True) -> list[FairScene]:
     """All drawn scenes that were run."""
-    return [_scene(study, name) for name in study.drawn]
+    return [_scene(study, name, capped) for name in study.drawn]
 
 
-def _scene(study: Study, name: str) -> FairScene:
+def _scene(study: Study, name: str, capped: bool) -> FairScene:
     points = study.points(name)
+    if not capped:
+        points = [replace(point, over_cap_percent=0.0) for point in points]
     means = mean_points(points)
     policies = by_policy(means)
     energies = {policy: {m: least_energy_j(own, m) for m in MISSES} for policy, own in policies.items()}

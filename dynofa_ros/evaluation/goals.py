@@ -7,13 +7,13 @@ the median over seeds and steps, because one late frame among the 20 that must b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite, isnan, nan
 from statistics import median
 
-from dynofa_ros.evaluation.fair import TOLERATED, FairScene, fair_scenes, gap_quantile
+from dynofa_ros.evaluation.fair import FairScene, fair_scenes, gap_quantile
 from dynofa_ros.evaluation.scenarios import scenario_of
-from dynofa_ros.evaluation.score import SETTLED_FRAMES
+from dynofa_ros.evaluation.score import OVER_CAP_PERCENT, SETTLED_FRAMES
 from dynofa_ros.evaluation.study import (
     FASTER,
     FLOOR,
@@ -62,7 +62,7 @@ def goals(study: Study) -> list[Goal]:
     """All goals: those of the drawn scenes first, then in the order of the protocol."""
     drawn = fair_scenes(study)
     return [
-        *_fair(drawn),
+        *_fair(drawn, fair_scenes(study, capped=False)),
         _energy(study, "energy_vs_o1q_percent", "main", 5.0),
         _energy(study, "energy_vs_o1q_noise_free_percent", NOISE_FREE, 1.0),
         _accuracy(study),
@@ -168,7 +168,7 @@ def _cap(study: Study) -> Goal:
     value = study.mean("S4 watts", OURS, "cap_violation_percent")
     longest = max(study.values("S4 watts", OURS, "cap_violation_longest_s"), default=nan)
     note = f"longest {longest:.1f} s" if isfinite(longest) else ""
-    met = value < 0.5 and longest <= LONGEST_OVER_CAP_S + 1e-6
+    met = value < OVER_CAP_PERCENT and longest <= LONGEST_OVER_CAP_S + 1e-6
     return _judged("cap_violation_percent", "< 0.5 % of the time, none > 300 ms", value, met, note)
 
 
@@ -179,12 +179,27 @@ def _heat(study: Study) -> Goal:
     return _judged("over_temperature_c", "< 1 C, never the trip", value, value < 1.0 and below > 0.0, note)
 
 
-def _fair(scenes: list[FairScene]) -> list[Goal]:
+def _fair(scenes: list[FairScene], uncapped: list[FairScene]) -> list[Goal]:
+    """``uncapped``: the same scenes without regard to power caps, whose figures are noted beside."""
+    judged, plain = _fair_goals(scenes), _fair_goals(uncapped)
+    return [
+        replace(goal, note=f"{goal.note}; without regard to power caps {_plainly(other)}")
+        if (goal.value, goal.goal, goal.note) != (other.value, other.goal, other.note)
+        else goal
+        for goal, other in zip(judged, plain, strict=True)
+    ]
+
+
+def _plainly(goal: Goal) -> str:
+    return f"{goal.value:.2f} ({goal.status}, {goal.goal}; {goal.note})"
+
+
+def _fair_goals(scenes: list[FairScene]) -> list[Goal]:
     held = [scene for scene in scenes if scene.held]
     gaps = [gap for scene in scenes for gap in scene.gaps]
     lost = sum(gap == inf for gap in gaps)
     draws = f"{len(gaps)} draws that the oracle holds, ours does not hold {lost} of them" if gaps else ""
-    late = [scene for scene in held if scene.ours.miss_percent > TOLERATED]
+    late = [scene for scene in held if scene.broken]
     beaten = [scene for scene in held if scene.dominating]
     share = 100.0 * len(beaten) / len(held) if held else nan
     goals_ = []
@@ -193,7 +208,11 @@ def _fair(scenes: list[FairScene]) -> list[Goal]:
         goals_.append(
             _judged(f"drawn_gap_{name}_percent", f"<= +{limit:.0f} %", value, value <= limit, draws)
         )
-    misses = ", ".join(f"{scene.name} {scene.ours.miss_percent:.2f} %" for scene in late)
+    misses = ", ".join(
+        f"{scene.name} {scene.ours.miss_percent:.2f} %"
+        + f" and {scene.ours.over_cap_percent:.2f} % above the cap" * (scene.ours.over_cap_percent > 0.0)
+        for scene in late
+    )
     named = ", ".join(f"{scene.name} ({', '.join(scene.dominating)})" for scene in beaten)
     count = float(len(late)) if held else nan
     return [

@@ -18,6 +18,7 @@ from dynofa_ros.evaluation.policies import POLICIES
 from dynofa_ros.evaluation.policies.constants import KNOBS
 from dynofa_ros.evaluation.policies.profile import static_entry
 from dynofa_ros.evaluation.report_plots import plot_bars, plot_energy
+from dynofa_ros.evaluation.score import OVER_CAP_PERCENT
 from dynofa_ros.evaluation.study import (
     DRAWN,
     ENERGY,
@@ -194,18 +195,19 @@ def write_report(
     from jinja2 import Environment, StrictUndefined
 
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = fair_scenes(study)
+    drawn, uncapped = fair_scenes(study), fair_scenes(study, capped=False)
     environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     text = environment.from_string(TEMPLATE.read_text()).render(
         footer=footer(board),
         seeds=seeds,
+        over_cap=OVER_CAP_PERCENT,
         board=board,
         pictures=_draw(study, scenes, board, folder),
         policies=[(name, POLICIES[name][1]) for name in study.policies],
         fair=_fair(drawn),
         drawn_seeds=len({row["seed"] for row in study.scores.get(DRAWN, [])}),
         knobs=[(name, *KNOBS[name][1:]) for name in KNOBS if drawn],
-        drawn=[_drawn_row(scene) for scene in drawn],
+        drawn=[_drawn_row(*both) for both in zip(drawn, uncapped, strict=True)],
         drawn_heads=("scene", *_drawn_heads()),
         goals=[_goal(g) for g in found],
         fair_goals=[_goal(g) for g in found if g.name.startswith("drawn_")],
@@ -262,13 +264,20 @@ def _fair(scenes: list[FairScene]) -> list[Row]:
 
 def _drawn_heads() -> tuple[str, ...]:
     return (
-        "what was drawn", "misses (%)", "below target (points)", "reversals /min",
+        "what was drawn", "misses (%)", "above the cap (%)", "below target (points)", "reversals /min",
         f"over the oracle at {TOLERATED:.0f} % misses, by seed", "against B4", "best baseline",
-        "dominated by",
+        "dominated by", "without regard to the cap",
     )  # fmt: skip
 
 
-def _drawn_row(scene: FairScene) -> Row:
+def _gaps(scene: FairScene) -> str:
+    gaps = ", ".join(f"{gap:+.1f} %" if isfinite(gap) else "not held" for gap in scene.gaps)
+    return gaps if scene.held else f"the oracle does not hold it ({gaps or 'in no seed'})"
+
+
+def _drawn_row(scene: FairScene, uncapped: FairScene) -> Row:
+    """``uncapped``: the scene without regard to power caps; shown where that changes what is said."""
+
     def against(other: str) -> str:
         change = scene.change(other, TOLERATED)
         return f"{change:+.1f} %" if isfinite(change) else "–"
@@ -277,17 +286,19 @@ def _drawn_row(scene: FairScene) -> Row:
         n: e[TOLERATED] for n, e in scene.energies_j.items() if n.startswith("B") and isfinite(e[TOLERATED])
     }
     best = min(able, key=lambda name: able[name], default="")
-    gaps = ", ".join(f"{gap:+.1f} %" if isfinite(gap) else "not held" for gap in scene.gaps)
+    told = [(_gaps(s), ", ".join(s.dominating) or "none") for s in (scene, uncapped)]
     return (
         scene.name,
         scene.title,
         f"{scene.ours.miss_percent:.2f}",
+        f"{scene.ours.over_cap_percent:.2f}",
         f"{scene.ours.below_points:.2f}",
         f"{scene.ours.reversals_per_min:.1f}",
-        gaps if scene.held else f"the oracle does not hold it ({gaps or 'in no seed'})",
+        told[0][0],
         against(STATIC),
         f"{against(best)} ({best})" if best else "none holds it",
-        ", ".join(scene.dominating) or "none",
+        told[0][1],
+        "the same" if told[0] == told[1] else f"{told[1][0]}; dominated by {told[1][1]}",
     )
 
 

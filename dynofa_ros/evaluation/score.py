@@ -26,6 +26,7 @@ AFTER_STEP_S = 2.0  # what follows a step is not the steady state
 SETTLED_FRAMES = 20
 SETTLED_ACCURACY = 0.01 + 1e-9
 REVERSAL_S = 2.0
+OVER_CAP_PERCENT = 0.5  # of the time under a power cap that may be above it, by means over 0.1 s
 
 Accuracies = Mapping[tuple[str, int], float]
 

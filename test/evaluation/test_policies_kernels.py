@@ -124,6 +124,21 @@ def test_a_late_frame_makes_the_next_one_wait_or_drop() -> None:
     assert late == pytest.approx([1 / 6, 4 / 6])
 
 
+def test_the_fullest_windows_of_a_cap() -> None:
+    """Windows of 99.7 ms; 0.5 % of them may be fuller, of a few none."""
+    alone = chance(trace((1.0,) * 4, 1.0), 200.0, None)  # at 3, 1003, 2003, 3003 ms: all in one window each
+    assert alone.fullest_load(np.array([40.0, 60.0]) + 0.0)[0] == pytest.approx(40.0 / 99.7, rel=0.01)
+    assert alone.fullest_load(np.array([90.0]))[0] == pytest.approx(90.0 / 99.7, rel=0.01)
+    assert alone.fullest_load(np.array([199.0, 500.0])).tolist() == pytest.approx([1.0, 1.0])
+    noisy = (1.0,) * 500 + (1.5,) * 2  # two of a thousand windows
+    rare = chance(trace(noisy, 0.2), 90.0, None)
+    assert rare.fullest_load(rare.typical * np.array([50.0]))[0] == pytest.approx(50.0 / 99.7, rel=0.01)
+    often = chance(trace((1.0,) * 480 + (1.5,) * 20, 0.2), 90.0, None)
+    assert often.fullest_load(often.typical * np.array([50.0]))[0] == pytest.approx(75.0 / 99.7, rel=0.01)
+    queued = chance(trace((1.0, 1.8) * 30, 0.1), 90.0, None)  # one after the other: hardly a gap
+    assert queued.fullest_load(queued.typical * np.array([75.0]))[0] > 0.95
+
+
 def test_the_state_of_the_noise_tells_what_comes() -> None:
     states = (0,) * 30 + (1,) * 30
     known = trace((1.0,) * 30 + (1.5,) * 30, 1.0, regimes=states)

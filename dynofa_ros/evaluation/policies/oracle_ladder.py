@@ -29,7 +29,7 @@ def best(question: Question) -> Answer:
     first = _first_feasible(question, _concessions(question, lowest))
     if first is not None:
         return _raise_accuracies(question, _take_back(question, first))
-    answer = solve(question.within(inf), Asked(lowest, (DIVIDERS[-1],) * count, (inf,) * count))
+    answer = solve(question.unlimited(), Asked(lowest, (DIVIDERS[-1],) * count, (inf,) * count))
     if answer is None:
         raise ValueError("an application has no processor that it can run on")
     return answer

@@ -19,18 +19,21 @@ from dynofa_ros.device.board_sections import Thermal
 from dynofa_ros.device.power_model import constant_power_w, domain_power
 from dynofa_ros.evaluation.policies.oracle_solver import Choice, Client, Overlap, Place, Question
 from dynofa_ros.evaluation.policies.profile import Array, Levels, Tables, make_levels, on_processor, times_ms
+from dynofa_ros.evaluation.score import OVER_CAP_PERCENT
 from dynofa_ros.latency import core_share, processor_of
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.messages import AppTargets, FrequencyBand, SubnetEntry
 from dynofa_ros.simulation.noise import Trace
 from dynofa_ros.simulation.plant import CORES_EXPONENT
 from dynofa_ros.simulation.scene import Event, Surroundings
+from dynofa_ros.simulation.simulator import TELEMETRY_S
 
 FEW = 4  # applications up to which offsets of cameras are reckoned with
 GOVERNOR_TIPPING = 0.8  # schedutil: 1.25 x utilisation
 MOST_OFFSETS = 64
 SAME_S = 1e-6
 LEAST_MS, SHORTEST, SPEEDS = 1e-3, 0.1, 460  # speeds that are tried: half a percent from one to the next
+COARSE = 5  # every so many of them for the windows of a cap
 FEW_FRAMES = 20  # after a state of the noise; of fewer no share can be said
 THERMAL_HORIZON_S = 10.0
 LAST_SECONDS_S = 5.0
@@ -85,12 +88,13 @@ class OracleModel:
         self,
         clients: tuple[Client, ...],
         outside: Callable[[str], float],
-        limit_w: float,
+        limits_w: tuple[float, float],
         overlap: Overlap,
         lead_s: float = inf,
     ) -> Question:
-        """What is to be solved; ``outside``: utilisation of a processor by others. With a ``lead_s`` a
-        processor without work rests at its lowest clock until so long before the next frame."""
+        """What is to be solved; ``outside``: utilisation of a processor by others; ``limits_w``: of the mean
+        power, and of any 0.1 s. With a ``lead_s`` a processor without work rests at its lowest clock until
+        so long before the next frame."""
         raised = min(1.0, lead_s * sum(client.rate_hz for client in clients))
         usable = {name for client in clients for name in client.choices}
         places, unused_w = [], 0.0
@@ -100,10 +104,12 @@ class OracleModel:
                 slope = levels.busy_w - levels.idle_w
                 awake_w = levels.idle_w + slope * share
                 base_w = awake_w[0] + raised * (awake_w - awake_w[0])
-                places.append(Place(name, base_w, awake_w + slope - base_w, self.idle_w(name, share)))
+                slope_w, idle_w = awake_w + slope - base_w, self.idle_w(name, share)
+                places.append(Place(name, base_w, slope_w, idle_w, awake_w))
             else:
                 unused_w += self.idle_w(name, share)
-        return Question(clients, tuple(places), self.constant_w + unused_w, limit_w, overlap)
+        limit_w, cap_w = limits_w
+        return Question(clients, tuple(places), self.constant_w + unused_w, limit_w, overlap, cap_w)
 
     def bands(self, chosen: Mapping[str, int]) -> list[FrequencyBand]:
         """Clocks of the levels chosen; of processors without one the lowest, but the CPU's are left alone."""
@@ -144,13 +150,15 @@ class Chance:
     """How many frames of an application are late at which speed: not which ones, in hindsight of the run.
 
     ``own_ms``: times by the true library, slowed down, ascending; ``late``: share of the frames that are late
-    with each. ``typical``: mean factor of the noise. ``extra_ms``: mean of what comes on top.
+    with each. ``typical``: mean factor of the noise. ``extra_ms``: mean of what comes on top. ``fullest``: by
+    time, busy share of the fullest windows of a cap, but for those that may be above it.
     """
 
     own_ms: Array
     late: Array
     typical: float
     extra_ms: float
+    fullest: Array
 
     def expected_ms(self, late: float) -> float:
         """Longest expected time with which no more than a share of the frames is late."""
@@ -162,9 +170,15 @@ class Chance:
         own_ms = (expected_ms - self.extra_ms) / self.typical * (1.0 - 1e-9)
         return float(self.late[min(int(self.own_ms.searchsorted(own_ms)), len(self.late) - 1)])
 
+    def fullest_load(self, expected_ms: Array) -> Array:
+        """Busy share of the fullest windows at expected times."""
+        own_ms = (expected_ms - self.extra_ms) / self.typical
+        return np.interp(own_ms, self.own_ms, self.fullest, right=1.0)
+
 
 def chance(trace: Trace, target_ms: float, regime: int | None) -> Chance:
-    """Of all frames of an application, or of those that follow one in a state of the noise.
+    """Of all frames of an application, or of those that follow one in a state of the noise; of windows, those
+    whose first half such a frame is the last to come in.
 
     One application alone, whose queue holds one request: a late frame makes the next one wait.
     """
@@ -175,21 +189,43 @@ def chance(trace: Trace, target_ms: float, regime: int | None) -> Chance:
         chosen = before if before.sum() >= FEW_FRAMES else chosen
     own_ms = np.geomspace(max(LEAST_MS, SHORTEST * target_ms), target_ms, SPEEDS)
     if not number:
-        return Chance(own_ms, np.zeros(SPEEDS), 1.0, 0.0)
+        return Chance(own_ms, np.zeros(SPEEDS), 1.0, 0.0, np.ones(SPEEDS))
     arrivals_ms = 1e3 * np.array(trace.arrivals_s)
     after_ms = [*arrivals_ms[1:].tolist(), inf]  # a frame that waits until the next one comes is dropped
     free_ms, late = np.zeros(SPEEDS), np.zeros(SPEEDS)
+    spans_ms = np.empty((2, number, len(own_ms[::COARSE])))  # begin and end of every inference
     frames = zip(arrivals_ms.tolist(), after_ms, trace.overhead_ms, trace.extra_ms, trace.noise, strict=True)
-    for (arrived, after, overhead, extra, factor), counts in zip(frames, chosen.tolist(), strict=True):
+    for n, (arrived, after, overhead, extra, factor) in enumerate(frames):
         start = np.maximum(free_ms, arrived)
         served = start <= after
         end = start + (overhead + extra) + factor * own_ms
-        if counts:
+        if chosen[n]:
             late += ~served | (end - arrived > target_ms)
+        begin = np.where(served, start + overhead, free_ms)
         free_ms = np.where(served, end, free_ms)
+        spans_ms[:, n] = begin[::COARSE], free_ms[::COARSE]
     share = np.maximum.accumulate(late / chosen.sum())
     factors, extras = np.array(trace.noise)[chosen], np.array(trace.extra_ms)[chosen]
-    return Chance(own_ms, share, float(factors.mean()), float(extras.mean()))
+    fullest = np.interp(own_ms, own_ms[::COARSE], _fullest(spans_ms, arrivals_ms, chosen))
+    return Chance(own_ms, share, float(factors.mean()), float(extras.mean()), fullest)
+
+
+def _fullest(spans_ms: Array, arrivals_ms: Array, chosen: np.ndarray) -> Array:
+    """Busy share of the windows in which a cap is judged, by speed: of the fullest, but for as many as may be
+    above the cap. ``spans_ms``: begin and end x frames x speeds; ``chosen``: frames whose windows count."""
+    window_ms = 1e3 * TELEMETRY_S
+    edges_ms = np.arange(0.0, arrivals_ms[-1] + 2.0 * window_ms, window_ms)
+    middles_ms = edges_ms[:-1] + 0.5 * window_ms
+    counts = chosen[np.maximum(arrivals_ms.searchsorted(middles_ms) - 1, 0)]
+    above = int(OVER_CAP_PERCENT / 100.0 * counts.sum())
+    fullest = np.empty(spans_ms.shape[2])
+    for speed, (begins, ends) in enumerate(zip(*spans_ms.transpose(0, 2, 1), strict=True)):
+        busy_ms = np.concatenate(([0.0], np.cumsum(ends - begins)))
+        times = np.ravel((begins, ends), order="F")
+        known = np.interp(edges_ms, times, np.repeat(busy_ms, 2)[1:-1])
+        shares = np.sort(np.diff(known)[counts]) / window_ms
+        fullest[speed] = shares[max(len(shares) - 1 - above, 0)] if len(shares) else 1.0
+    return np.maximum.accumulate(fullest)
 
 
 # --- overlap ------------------------------------------------------------------------------------------------

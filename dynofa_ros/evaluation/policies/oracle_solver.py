@@ -7,6 +7,10 @@ of applications it may host, and the best split found by trying all of them.
 An application on a processor at a level takes guard * slowdown * (alpha + beta * f_ref / f), and for every
 other one there the time that their jobs overlap, times the contention and the share of the cores that both
 together ask for too much (that is the law of `simulation.processors`, exactly, for two jobs).
+
+Two limits of power: ``limit_w`` of the mean, ``cap_w`` of the means over 0.1 s, where a processor that is
+busy for a while takes more than in the mean. The least power under a cap is exact for one application; for
+several the cap is given weights, from none to all, until it is kept.
 """
 
 from __future__ import annotations
@@ -25,17 +29,22 @@ from dynofa_ros.manager.placement import place_of
 from dynofa_ros.messages import SubnetEntry
 
 LOAD_CEILING = 0.92
+CAP_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the fullest 0.1 s against the mean
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """One processor. ``base_w``, ``slope_w``: per level, power = base + slope * load. ``idle_w``: no host."""
+    """One processor. ``base_w``, ``slope_w``: per level, power = base + slope * load. ``idle_w``: no host.
+
+    ``awake_w``: per level, while it has no work at this moment; less than base only where it rests.
+    """
 
     name: str
     base_w: Array
     slope_w: Array
     idle_w: float
+    awake_w: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +77,8 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Client:
-    """One application. ``accuracies``: what it may be asked for, the best first."""
+    """One application. ``accuracies``: what it may be asked for, the best first. ``fullest_load``: busy share
+    of the fullest 0.1 s that count, of expected times in ms."""
 
     name: str
     priority: int
@@ -76,6 +86,7 @@ class Client:
     budget_ms: float
     accuracies: tuple[float, ...]
     choices: Mapping[str, Choice]
+    fullest_load: Callable[[Array], Array] = np.ones_like
 
 
 @dataclass(frozen=True)
@@ -108,18 +119,20 @@ Overlap = Callable[[str, Array, Array], Array]
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """Everything an operating point is chosen from. ``known``: answers found so far, whatever the limit."""
+    """Everything an operating point is chosen from. ``known``: answers found so far, whatever the limit of
+    the mean power."""
 
     clients: tuple[Client, ...]
     places: tuple[Place, ...]
     constant_w: float
     limit_w: float
     overlap: Overlap
-    known: dict[Asked, Answer | None] = field(default_factory=dict)
+    cap_w: float = inf
+    known: dict[tuple[Asked, float], Answer | None] = field(default_factory=dict)
 
-    def within(self, limit_w: float) -> Question:
-        """The same under another limit."""
-        return self if limit_w == self.limit_w else replace(self, limit_w=limit_w)
+    def unlimited(self) -> Question:
+        """The same without limits of power."""
+        return replace(self, limit_w=inf, cap_w=inf)
 
 
 @dataclass(frozen=True)
@@ -130,42 +143,73 @@ class Answer:
     entries: tuple[SubnetEntry, ...]
     levels: dict[str, int]
     power_w: float
+    fullest_w: float  # over the fullest 0.1 s
 
 
 def solve(question: Question, asked: Asked) -> Answer | None:
     """Least power that gives everybody what is asked, None if nothing does."""
-    if asked not in question.known:
-        question.known[asked] = _cheapest(question, asked)
-    answer = question.known[asked]
+    key = asked, question.cap_w
+    if key not in question.known:
+        question.known[key] = _cheapest(question, asked)
+    answer = question.known[key]
     return answer if answer is not None and answer.power_w <= question.limit_w else None
 
 
 def _cheapest(question: Question, asked: Asked) -> Answer | None:
     modes = [_modes(question, place) for place in question.places]
-    # Every combination of numbers of threads on its own: modes x subsets x levels.
+    # Every combination of numbers of threads on its own: mean and fullest x modes x subsets x levels.
     powers = [
-        np.stack([_power(question, asked, place, own) for own in each])
+        np.stack([_power(question, asked, place, own) for own in each], axis=1)
         for place, each in zip(question.places, modes, strict=True)
     ]
+    if question.cap_w < inf:
+        _rule_out(question, powers)
+    for weight in CAP_WEIGHTS if question.cap_w < inf else CAP_WEIGHTS[:1]:
+        with np.errstate(invalid="ignore"):
+            weighed = [np.fmin((1.0 - weight) * mean + weight * fullest, inf) for mean, fullest in powers]
+        answer = _answer(question, asked, modes, powers, weighed)
+        if answer is None or answer.fullest_w <= question.cap_w:
+            return answer
+    return None
+
+
+def _rule_out(question: Question, powers: Sequence[Array]) -> None:
+    """What breaks the cap with all other processors at their least."""
     tables = zip(powers, question.places, strict=True)
-    found = _split([_least(power.min(axis=0), place) for power, place in tables])
-    if found is None:
+    least = [min(float(fullest[:, 1:].min()), place.idle_w) for (_, fullest), place in tables]
+    for power, own in zip(powers, least, strict=True):
+        power[:, question.constant_w + sum(least) - own + power[1] > question.cap_w] = inf
+
+
+def _answer(
+    question: Question,
+    asked: Asked,
+    modes: Sequence[Sequence[tuple[float, ...]]],
+    powers: Sequence[Array],
+    weighed: Sequence[Array],
+) -> Answer | None:
+    """The operating point of least ``weighed`` power."""
+    tables = zip(weighed, question.places, strict=True)
+    subsets = _split([_least(power.min(axis=0), place) for power, place in tables])
+    if subsets is None:
         return None
-    subsets, least_w = found
     entries: list[SubnetEntry | None] = [None] * len(question.clients)
-    levels = {}
-    for place, power, each, subset in zip(question.places, powers, modes, subsets, strict=True):
+    levels, total_w = {}, np.full(2, question.constant_w)
+    for k, (place, subset) in enumerate(zip(question.places, subsets, strict=True)):
         if not subset:
+            total_w += place.idle_w
             continue
-        mode, level = np.unravel_index(int(power[:, subset].argmin()), power[:, subset].shape)
-        levels[place.name] = int(level)
+        own = weighed[k][:, subset]
+        mode, level = divmod(int(own.argmin()), own.shape[1])
+        levels[place.name] = level
+        total_w += powers[k][:, mode, subset, level]
         for i, client in enumerate(question.clients):
             if subset >> i & 1:
                 choice = client.choices[place.name]
                 accuracy = client.accuracies[asked.levels[i]]
-                entries[i] = choice.entries[int(choice.quickest(accuracy, each[mode][i])[1][level])]
+                entries[i] = choice.entries[int(choice.quickest(accuracy, modes[k][mode][i])[1][level])]
     placed = tuple(e for e in entries if e is not None)
-    return Answer(asked, placed, levels, question.constant_w + least_w)
+    return Answer(asked, placed, levels, *total_w.tolist())
 
 
 def _modes(question: Question, place: Place) -> list[tuple[float, ...]]:
@@ -175,34 +219,39 @@ def _modes(question: Question, place: Place) -> list[tuple[float, ...]]:
 
 
 def _power(question: Question, asked: Asked, place: Place, modes: tuple[float, ...]) -> Array:
-    """Power of a processor: subsets x levels; inf where a deadline or the load ceiling breaks.
+    """Power of a processor, in the mean and over the fullest 0.1 s: 2 x subsets x levels; inf where a
+    deadline or the load ceiling breaks.
 
     modes: share of the cores that each application takes.
     """
     clients = question.clients
     if not any(place.name in client.choices for client in clients):
-        return np.full((1 << len(clients), 1), inf)
+        return np.full((2, 1 << len(clients), 1), inf)
     expected = np.full((len(clients), len(place.base_w)), inf)
-    guarded = expected.copy()
+    guarded, fullest = expected.copy(), np.zeros_like(expected)
     for i, client in enumerate(clients):
         choice = client.choices.get(place.name)
         if choice is not None:
             unit_ms, _ = choice.quickest(client.accuracies[asked.levels[i]], modes[i])
             expected[i] = unit_ms * choice.slowdown
             guarded[i] = expected[i] * choice.guard
+            fullest[i] = modes[i] * client.fullest_load(expected[i])
     rates = np.array([1e-3 * c.rate_hz / d for c, d in zip(clients, asked.dividers, strict=True)])
     budgets = np.array([c.budget_ms * s for c, s in zip(clients, asked.stretches, strict=True)])
     shares = np.array(modes)
     added = _added(question, place.name, guarded, expected, shares)
     busy = rates[:, None] * expected  # of its own time: one frame after the other
     busy = np.where((busy > LOAD_CEILING) & (shares < 1.0)[:, None], inf, busy)
-    load = _sums(np.zeros((1, 1, expected.shape[1])), shares[None, :, None] * busy)[0]
+    nothing = np.zeros((1, 1, expected.shape[1]))
+    load = _sums(nothing, shares[None, :, None] * busy)[0]
+    most = np.minimum(1.0, _sums(nothing, fullest[None])[0])
     total = _sums(guarded[:, None], added)
     late = total > budgets[:, None, None] * (1.0 + 1e-9)
     bad = ~(load <= LOAD_CEILING) | (late & _members(len(clients)).T[:, :, None]).any(axis=0)
     with np.errstate(invalid="ignore"):
-        power: Array = np.where(bad, inf, place.base_w + place.slope_w * load)
-    return power
+        busy_w = place.base_w + place.slope_w
+        fullest_w = place.awake_w + (busy_w - place.awake_w) * most
+        return np.where(bad, inf, np.stack([place.base_w + place.slope_w * load, fullest_w]))
 
 
 def _added(question: Question, place: str, guarded: Array, expected: Array, shares: Array) -> Array:
@@ -257,15 +306,14 @@ def _least(power: Array, place: Place) -> Array:
     return least
 
 
-def _split(tables: Sequence[Array]) -> tuple[list[int], float] | None:
+def _split(tables: Sequence[Array]) -> list[int] | None:
     """The subset of each processor with the least sum; None if there is no finite one."""
     rest, part, starts = _pairs(len(tables[0]))
     sums = [tables[0]]
     for table in tables[1:]:
         sums.append(np.minimum.reduceat(sums[-1][rest] + table[part], starts))
     left = len(tables[0]) - 1
-    total = float(sums[-1][left])
-    if not total < inf:
+    if not sums[-1][left] < inf:
         return None
     subsets = [0] * len(tables)
     for k in range(len(tables) - 1, 0, -1):
@@ -274,7 +322,7 @@ def _split(tables: Sequence[Array]) -> tuple[list[int], float] | None:
         subsets[k] = int(part[window][(sums[k - 1][rest[window]] + tables[k][part[window]]).argmin()])
         left ^= subsets[k]
     subsets[0] = left
-    return subsets, total
+    return subsets
 
 
 @lru_cache(maxsize=16)

@@ -15,10 +15,12 @@ frame, ten times a second and at events; a sub-network costs nothing to change.
 
 Both solve `oracle_ladder.best` at each choice; what that gives up in accuracy, rates or deadlines is given
 up by both. The overlap of applications on one processor is that of `oracle_model.overlap_law`. Loads and
-power are by the mean noise; a power cap holds in the mean: while jobs run, power is above it for a tenth of
-a second now and then. Temperature: the power that reaches temperature_limit_c in 10 s (one RC, true ambient
-and resistance). `battery`: what is left of the true energy over the time left. Processors in no use:
-lowest clock, but the CPU keeps its governor.
+power are by the mean noise. A power cap holds in every 0.1 s that the score looks at, but for the share of
+them that it tolerates: a processor is as busy there as the requests of this run make it, one application
+after the other. With several the fullest times need not meet; ``peaks``, the share of what they take beyond
+the mean, says how far they are expected to, and 0 keeps the cap in the mean. Temperature: the power that
+reaches temperature_limit_c in 10 s (one RC, true ambient and resistance). `battery`: what is left of the
+true energy over the time left. Processors in no use: lowest clock, but the CPU keeps its governor.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite, nan
 from typing import Any
+
+import numpy as np
 
 from dynofa_ros.evaluation.policies.governors import JETSON, present_governors
 from dynofa_ros.evaluation.policies.oracle_ladder import best
@@ -43,7 +47,7 @@ from dynofa_ros.evaluation.policies.oracle_model import (
 )
 from dynofa_ros.evaluation.policies.oracle_solver import Answer, Asked, Client, Question, put, solve, times_of
 from dynofa_ros.evaluation.policies.per_app import accuracy_wanted
-from dynofa_ros.evaluation.policies.profile import offered_now, static_entry
+from dynofa_ros.evaluation.policies.profile import Array, offered_now, static_entry
 from dynofa_ros.latency import processor_of
 from dynofa_ros.manager.placement import Key, entry_key, place_of
 from dynofa_ros.messages import FrequencyBand, SubnetCommand
@@ -57,6 +61,7 @@ LEAKAGE_GRAIN_C = 2.0
 LIMIT_GRAIN_W = 0.1
 SHARES = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 1.0)  # of late frames, tried by O1m
 MOST_REGIMES = 2  # applications up to which the states of the noise are kept apart
+Limits = tuple[float, float, float]  # of the mean power, of the power over 0.1 s (W), and `Oracle.peaks`
 PREPARE_S = 0.0015  # of preprocessing, before a processor must be awake
 
 
@@ -71,12 +76,14 @@ def _lead_s(scene: Scene) -> float:
 class Oracle(Policy):
     """``wary``: factor on how much applications on one processor are expected to delay each other.
 
+    ``peaks``: how much of the fullest 0.1 s must be below a power cap, 0 = the mean.
     ``memory``: what was found before, to be shared by the runs of one seed of a scene.
     """
 
     name: str = "O1q"
     price_j: float = nan  # J per late frame; NaN: keep the tolerance
     wary: float = 1.0
+    peaks: float = 1.0
     lead_s: float = inf
     memory: dict[Any, Any] = field(default_factory=dict)
     clairvoyant = True
@@ -169,14 +176,14 @@ class Oracle(Policy):
     # --- the choice --------------------------------------------------------------------------
 
     def _answer(self, now_s: float) -> Answer:
-        limit_w = self._limit_w(now_s)
+        limits = self._limits_w(now_s)
         world = self._key()
-        steady = (world, limit_w, self.price_j)
+        steady = (world, limits, self.price_j)
         if steady not in self.memory:
             tolerated = tuple(self._views[name].targets.miss_tolerance for name in sorted(self._views))
-            answer = self._kept(("best", world, limit_w), lambda: best(self._question(limit_w, tolerated)))
+            answer = self._kept(("best", world, limits), lambda: best(self._question(limits, tolerated)))
             if isfinite(self.price_j):
-                answer = self._priced(world, limit_w, answer, tolerated)
+                answer = self._priced(world, limits, answer, tolerated)
             self.memory[steady] = answer
         found: Answer = self.memory[steady]
         return found
@@ -187,7 +194,7 @@ class Oracle(Policy):
             self.memory[key] = make()
         return self.memory[key]
 
-    def _priced(self, world: object, limit_w: float, start: Answer, tolerated: tuple[float, ...]) -> Answer:
+    def _priced(self, world: object, limits: Limits, start: Answer, tolerated: tuple[float, ...]) -> Answer:
         """Least power + price of what is late: all applications with the same share, then one by one.
 
         With all accuracies and rates; where no operating point has them, what ``start`` gives up.
@@ -197,7 +204,7 @@ class Oracle(Policy):
 
         def candidate(shares: tuple[float, ...]) -> tuple[float, Answer]:
             answer, late = self._kept(
-                (world, limit_w, shares), lambda: self._candidate(limit_w, everything, shares)
+                (world, limits, shares), lambda: self._candidate(limits, everything, shares)
             )
             missed = sum(rate * share for rate, share in zip(rates, late, strict=True))
             return (inf, start) if answer is None else (answer.power_w + self.price_j * missed, answer)
@@ -209,10 +216,10 @@ class Oracle(Policy):
         return candidate(now)[1]
 
     def _candidate(
-        self, limit_w: float, asked: Asked, shares: tuple[float, ...]
+        self, limits: Limits, asked: Asked, shares: tuple[float, ...]
     ) -> tuple[Answer | None, list[float]]:
         """The operating point of least power with these shares, and the shares that really are late."""
-        question = self._question(limit_w, shares)
+        question = self._question(limits, shares)
         answer = solve(question, asked)
         if answer is None:
             return None, [0.0] * len(shares)
@@ -223,7 +230,7 @@ class Oracle(Policy):
     # --- the question ------------------------------------------------------------------------
 
     def _key(self) -> object:
-        """Everything that the answer depends on, but for the limit and the price."""
+        """Everything that the answer depends on, but for the limits and the price."""
         names = sorted(self._views)
         processors = self._scene.places
         slow = tuple(round(self._truth.slowdown(n, p), 6) for n in names for p in processors)
@@ -255,17 +262,18 @@ class Oracle(Policy):
         known: Chance = self._kept(key, lambda: chance(self._truth.apps[name].trace, target_ms, regime))
         return known
 
-    def _question(self, limit_w: float, late: tuple[float, ...]) -> Question:
+    def _question(self, limits: Limits, late: tuple[float, ...]) -> Question:
         """``late``: share of its frames that each application may be late for."""
         names = sorted(self._views)
         model, known = self._model(), self._truth
-        clients = tuple(self._client(n, model, share) for n, share in zip(names, late, strict=True))
+        capped = limits[1] < inf
+        clients = tuple(self._client(n, model, s, capped) for n, s in zip(names, late, strict=True))
         targets = [self._views[n].targets for n in names]
         contention = {p: self.wary * share for p, share in self._scene.contention.items()}
         law = overlap_law(targets, contention, self._cameras)
-        return model.question(clients, known.plant.outside, limit_w, law, self.lead_s)
+        return model.question(clients, known.plant.outside, limits[:2], law, self.lead_s)
 
-    def _client(self, name: str, model: OracleModel, late: float) -> Client:
+    def _client(self, name: str, model: OracleModel, late: float, capped: bool) -> Client:
         view, known = self._views[name], self._truth
         targets, frames = view.targets, self._chance(name)
         wanted = accuracy_wanted(targets, self._parameters)
@@ -276,6 +284,12 @@ class Oracle(Policy):
             slowdown = known.slowdown(name, processor) * frames.typical
             unit_ms = own.unit_ms + frames.extra_ms / slowdown
             choices[processor] = replace(own, unit_ms=unit_ms, slowdown=slowdown, guard=guard)
+
+        def fullest_load(expected_ms: Array) -> Array:
+            mean = np.minimum(1.0, 1e-3 * targets.rate_hz * expected_ms)
+            return mean + self.peaks * (frames.fullest_load(expected_ms) - mean)
+
+        more = {"fullest_load": fullest_load} if capped else {}
         return Client(
             name=name,
             priority=targets.priority,
@@ -283,6 +297,7 @@ class Oracle(Policy):
             budget_ms=budget_ms,
             accuracies=asked_accuracies(view.library, wanted, targets.accuracy_floor),
             choices=choices,
+            **more,
         )
 
     def _model(self) -> OracleModel:
@@ -302,9 +317,9 @@ class Oracle(Policy):
     def _leakage_c(self) -> float:
         return round(self._truth.plant.device.temperature_c / LEAKAGE_GRAIN_C) * LEAKAGE_GRAIN_C
 
-    def _limit_w(self, now_s: float) -> float:
+    def _limits_w(self, now_s: float) -> Limits:
         used_j = self._truth.plant.device.energy_j
-        cap_w = min(self._parameters.power_cap_w, self._battery.limit_w(self._parameters, now_s, used_j))
+        battery_w = self._battery.limit_w(self._parameters, now_s, used_j)
         thermal_w = thermal_limit_w(
             self._scene.truth.thermal,
             self._scene.timeline,
@@ -312,7 +327,6 @@ class Oracle(Policy):
             self._truth.plant.device.temperature_c,
             self._parameters.temperature_limit_c,
         )
-        limit_w = min(cap_w, thermal_w)
-        if limit_w >= self._model().most_w:
-            return inf
-        return round(limit_w / LIMIT_GRAIN_W) * LIMIT_GRAIN_W
+        limit_w, cap_w, most_w = min(battery_w, thermal_w), self._parameters.power_cap_w, self._model().most_w
+        limit_w = inf if limit_w >= most_w else round(limit_w / LIMIT_GRAIN_W) * LIMIT_GRAIN_W
+        return (limit_w, inf, 0.0) if cap_w >= most_w else (limit_w, cap_w, self.peaks)
