@@ -117,7 +117,7 @@ def test_means_are_over_the_seeds_of_one_value() -> None:
 # --- the oracle ---------------------------------------------------------------------------------------------
 
 
-CAPPED = ("P86", "P105", "P57")
+CAPPED = ("P105", "P50", "P46")  # the cap binds whoever does not know of it
 
 
 def test_the_oracle_keeps_a_cap_in_every_window_that_is_judged() -> None:
