@@ -253,13 +253,13 @@ def _parameter_writer(types: Constructors) -> Callable[[Parameter], Any]:
         if key not in made:
             if len(made) > 1000:
                 made.clear()
-            made[key] = parameter(name=p.name, value=value(**_parameter_fields(p.value)))
+            made[key] = parameter(name=p.name, value=value(**parameter_fields(p.value)))
         return made[key]
 
     return write
 
 
-def _parameter_fields(value: ParameterValue) -> dict[str, Any]:
+def parameter_fields(value: ParameterValue) -> dict[str, Any]:
     """Fields of a rcl_interfaces/ParameterValue. Raises TypeError for a value of another type."""
     if value is None:
         return {"type": 0}

@@ -7,12 +7,12 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from builtin_interfaces.msg import Time
 from rclpy.duration import Duration
 from rclpy.timer import Timer
 
 from dynofa_ros import topics
-from dynofa_ros.convert import from_ros, to_ros
+from dynofa_ros.cdr import to_cdr
+from dynofa_ros.convert import from_ros
 from dynofa_ros.device.board import load_board
 from dynofa_ros.device.command_control import ClockControl
 from dynofa_ros.device.device import Device
@@ -73,7 +73,7 @@ class DeviceNode(ManagedNode):
         self._control.command_timeout_s = self.value("command_timeout_s")
         self._publish_capabilities()
         model = replace(self._power_model or NO_MODEL, header=self._header())
-        self._power_model_publisher.publish(to_ros(model))
+        self._power_model_publisher.publish(to_cdr(model))
         self._publish_state()
         self.subscribe(topics.DVFS_COMMAND, self._on_command)
         if self._inputs is not None:
@@ -204,17 +204,18 @@ class DeviceNode(ManagedNode):
             header=header,
             source=self._capabilities.source,
         )
-        self._telemetry.publish(to_ros(sample))
+        self._telemetry.publish(to_cdr(sample))
 
     def _publish_standard(self) -> None:
+        stamp = self.get_clock().now().to_msg()
         if self._temperature is not None:
-            self._temperature.publish(temperature_message(self._sample, self._stamp()))
+            self._temperature.publish(temperature_message(self._sample, stamp))
         if self._battery is not None and self._kernel is not None:
             for battery in self._kernel.batteries():
-                self._battery.publish(battery_message(battery, self._stamp()))
+                self._battery.publish(battery_message(battery, stamp))
 
     def _publish_capabilities(self) -> None:
-        self.sole_publisher.publish(to_ros(replace(self._capabilities, header=self._header())))
+        self.sole_publisher.publish(to_cdr(replace(self._capabilities, header=self._header())))
 
     def _publish_state(self) -> None:
         """Publish the state of the clocks if it differs from what was published last."""
@@ -223,7 +224,7 @@ class DeviceNode(ManagedNode):
             return
         self._published = state
         state = replace(state, header=self._header(), source=self._capabilities.source)
-        self._state_publisher.publish(to_ros(state))
+        self._state_publisher.publish(to_cdr(state))
 
     # --- knobs -------------------------------------------------------------------------------
 
@@ -280,9 +281,6 @@ class DeviceNode(ManagedNode):
         if capabilities != self._capabilities:
             self._capabilities = capabilities
             self._publish_capabilities()
-
-    def _stamp(self) -> Time:
-        return self.get_clock().now().to_msg()
 
     def _header(self) -> Header:
         return Header(self.get_clock().now().nanoseconds)

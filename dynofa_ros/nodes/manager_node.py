@@ -15,7 +15,7 @@ from rclpy.lifecycle import LifecyclePublisher
 from rclpy.subscription import Subscription
 
 from dynofa_ros import topics
-from dynofa_ros.convert import to_ros
+from dynofa_ros.cdr import to_cdr
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import OBJECTIVES, Departure, Input, Monitors, Parameters, make_input
 from dynofa_ros.manager.runtime_manager import Decision, no_collection
@@ -306,8 +306,8 @@ class ManagerNode(ManagedNode):
                     self._clocks = command
                     self._send_clocks()
                 elif app in self._apps:
-                    self._apps[app].commands.publish(to_ros(command))
-        self._decisions.publish(to_ros(decision))
+                    self._apps[app].commands.publish(to_cdr(command))
+        self._decisions.publish(to_cdr(decision))
         self._decision, self._stepped_ns = decision, self.command_clock_ns()
         self._compute_ms.append(decision.compute_ms)
         self._set_look_period(decision.apps)
@@ -317,7 +317,7 @@ class ManagerNode(ManagedNode):
 
     def _send_clocks(self) -> None:
         self._clocks_ns = self.command_clock_ns()
-        self.sole_publisher.publish(to_ros(self._clocks))
+        self.sole_publisher.publish(to_cdr(self._clocks))
 
     def _renew_clocks(self) -> None:
         """Repeat the last command where steps are so rare that it would lapse in between."""
@@ -329,7 +329,7 @@ class ManagerNode(ManagedNode):
     def _publish_snapshot(self) -> None:
         """So that a replay can begin with the next step. Without it the robot is managed all the same."""
         try:
-            self._snapshots.publish(to_ros(snapshot(self._manager)))
+            self._snapshots.publish(to_cdr(snapshot(self._manager)))
         except TypeError as error:
             self.get_logger().error(f"no snapshot of the manager's state: {error}")
 

@@ -33,6 +33,7 @@ from dynofa_ros.ros.parameters import ParameterError, ParameterSpec
 from dynofa_ros.ros.qos import qos_of
 from dynofa_ros.topics import DIAGNOSTICS, Topic, absolute, app_of
 
+EARLY_NS = round(0.1e9 * PERIOD_S)  # diagnostics come with what else wakes the node: to wake costs as much
 AUTOSTART = ParameterSpec("autostart", True, "configure and activate by itself at start", dynamic=False)
 
 _SUCCESS = TransitionCallbackReturn.SUCCESS
@@ -61,7 +62,7 @@ class ManagedNode(LifecycleNode):
         self.specs = {spec.name: spec for spec in (*specs, AUTOSTART)}
         self.start_error: str | None = None  # why autostart did not reach `active`
         self.active = False
-        self.finish_wake_up = self.__guarded(self.after_wake_up)  # for `run`
+        self.finish_wake_up = self.__guarded(self.__finish_wake_up)  # for `run`
         self.__held = False  # whether `cleanup` is due
         self.__speaking = False  # whether the lifecycle publishers are on
         self.__phase = "unconfigured"
@@ -269,7 +270,7 @@ class ManagedNode(LifecycleNode):
             self.__stop(state)
             return _FAILURE
         self.active = True
-        self.every(PERIOD_S, self.publish_diagnostics)
+        self.__diagnostics_timer = self.every(PERIOD_S, self.publish_diagnostics)
         self.__settle_timer = self.every(EARLY_PERIOD_S, self.__settle)
         return self.__reached("active")
 
@@ -303,6 +304,12 @@ class ManagedNode(LifecycleNode):
         """Publish the status of the named tasks, or all; an active node does so once a second by itself."""
         message = self.diagnostics.collect(self.get_clock().now().to_msg(), tasks)
         self.__diagnostics_publisher.publish(message)
+
+    def __finish_wake_up(self) -> None:
+        self.after_wake_up()
+        if (self.__diagnostics_timer.time_until_next_call() or 0) < EARLY_NS:
+            self.__diagnostics_timer.reset()
+            self.publish_diagnostics()
 
     def __stop(self, state: LifecycleState) -> bool:
         self.active = False

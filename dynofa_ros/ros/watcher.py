@@ -9,14 +9,14 @@ from typing import Any
 
 import rclpy
 from rclpy.context import Context
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
 from dynofa_ros.convert import ros_types
 from dynofa_ros.recording.run import Collector, Fault, Run, collector, robot_roots, since
 from dynofa_ros.recording.status import status
 from dynofa_ros.ros.entities import Inbox
-from dynofa_ros.topics import DIAGNOSTICS, TOPICS
+from dynofa_ros.ros.qos import qos_of
+from dynofa_ros.topics import DIAGNOSTICS, TOPICS, Topic
 
 WINDOW_S = 10.0  # what the figures are about
 QUEUE_DEPTH = 500  # what may come between two looks
@@ -93,13 +93,8 @@ class Watcher:
 
     def _subscribe(self, name: str, kind: str) -> Inbox:
         latched = name != DIAGNOSTICS.name and KINDS[kind].latched
-        profile = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST,
-            depth=QUEUE_DEPTH,
-            reliability=ReliabilityPolicy.RELIABLE if latched else ReliabilityPolicy.BEST_EFFORT,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
-        )
-        return Inbox(self._node, ros_types(kind), name, profile)
+        topic = Topic(name, kind, depth=QUEUE_DEPTH, reliable=latched, latched=latched)
+        return Inbox(self._node, ros_types(kind), name, qos_of(topic))
 
     @staticmethod
     def _collect(robot: _Robot, root: str, name: str, kind: str, now_ns: int, message: Any) -> None:
