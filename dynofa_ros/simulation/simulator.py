@@ -43,13 +43,13 @@ DEVICE = "dynofa/device/"
 
 
 class Simulation:
-    """One run: ``run``, or ``begin`` and then ``advance`` step by step."""
+    """One run: ``run``, or ``begin`` and then ``advance`` step by step. ``plant``: another than the usual."""
 
-    def __init__(self, scene: Scene, policy: Policy, seed: int) -> None:
+    def __init__(self, scene: Scene, policy: Policy, seed: int, plant: Plant | None = None) -> None:
         self.scene = scene
         self._policy = policy
         self._free = policy.clairvoyant
-        self.plant = Plant(scene, seed, instant=self._free and isinf(policy.lead_s))
+        self.plant = plant or Plant(scene, seed, instant=self._free and isinf(policy.lead_s))
         traces = draw(scene, seed)
         self.apps = {app.name: SimulatedApplication(app, traces[app.name]) for app in scene.apps}
         self.parameters = scene.parameters

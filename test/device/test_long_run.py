@@ -2,69 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import random
 import re
 from pathlib import Path
 
 import pytest
+from factories import load_tool
 
 from dynofa_ros.device.command_control import ClockControl
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.linux_device import SysfsDevice
-from dynofa_ros.device.linux.sysfs import SysFiles
 from dynofa_ros.device.virtual.kernel import VirtualKernel
+from dynofa_ros.device.virtual.kernel_files import KernelFiles
 from dynofa_ros.device.virtual.tree import load_tree, mode_caps
 from dynofa_ros.manager.commands import CommandBook
 from dynofa_ros.messages import DomainStatus, FrequencyBand, SimulatedLoad
 
+TOOL = load_tool("measure_virtual_board")
+MODES = TOOL.MODES
 STEP_S = 0.1  # the manager's period, and the device node's
-MODES = {
-    "xavier_nx_jetpack4": ["MODE_15W_6CORE", "MODE_10W_4CORE", "MODE_10W_2CORE", "MODE_15W_2CORE"],
-    "xavier_nx_jetpack5": ["MODE_15W_6CORE", "MODE_10W_4CORE", "MODE_20W_6CORE", "MODE_15W_4CORE"],
-    "orin_nano_jetpack6": ["15W", "7W", "25W", "15W"],
-}
-
-
-class KernelFiles(SysFiles):
-    """The files of a virtual kernel without a folder for them."""
-
-    keeps_open = False
-
-    def __init__(self, kernel: VirtualKernel) -> None:
-        super().__init__(Path("/nowhere"))
-        self.kernel = kernel
-
-    def resolve(self, path: str) -> str:
-        for _ in range(4):
-            for link, target in self.kernel.links.items():
-                if path == link or path.startswith(link + "/"):
-                    path = target + path[len(link) :]
-        return path
-
-    def read(self, path: str) -> str:
-        return self.kernel.read(self.resolve(path)).replace("\\0", "\0").strip("\0 \t\r\n")
-
-    def write(self, path: str, text: str) -> None:
-        self.kernel.write(self.resolve(path), text)
-
-    def exists(self, path: str) -> bool:
-        path = self.resolve(path)
-        return any(known == path or known.startswith(path + "/") for known in self.kernel.paths())
-
-    def names(self, path: str) -> list[str]:
-        prefix = self.resolve(path).rstrip("/") + "/"
-        places = [*self.kernel.paths(), *self.kernel.links]
-        found = {known[len(prefix) :].split("/")[0] for known in places if known.startswith(prefix)}
-        return sorted(
-            found, key=lambda name: [int(n) if n.isdigit() else n for n in re.split(r"(\d+)", name)]
-        )
-
-    def can_read(self, path: str) -> tuple[bool, str]:
-        return (True, "") if self.exists(path) else (False, f"{path}: no such file")
-
-    def can_write(self, path: str) -> tuple[bool, str]:
-        return (True, "") if self.kernel.writable(self.resolve(path)) else (False, f"{path}: {errno.EACCES}")
 
 
 class Run:
@@ -173,14 +129,24 @@ def test_no_order_outside_the_mode_and_no_limit_left_wrong(board: str, seed: int
         run.play(f"mode {mode}")
         run.run(3.0)
     caps = run.caps_hz()
-    left = {domain: run.kernel._in_force(domain) for domain in domains}
+    left = {domain: run.kernel.limits_hz(domain) for domain in domains}
     run.control.release()
     run.now_s += 5.0
     run.control.state()
     for domain, cap_hz in caps.items():
-        low, high = run.kernel._in_force(domain)
+        low, high = run.kernel.limits_hz(domain)
         table = run.kernel._tables[domain]
         held = "another program" in run.control.state().message and (low, high) == left[domain]
         assert held or high == max(hz for hz in table if hz <= cap_hz), domain
     assert not run.backup.left_over()
     assert {d.status for d in run.control.state().domains} == {DomainStatus.DISABLED}
+
+
+@pytest.mark.parametrize("board", sorted(MODES))
+def test_a_robot_misses_on_a_virtual_board_what_it_misses_on_the_simulated_device(board: str) -> None:
+    """Two minutes of what docs/virtual_board.md plays for ten."""
+    result = TOOL.compare(board, 120.0, seed=1)
+    assert {order.split()[0] for _, order in result["script"]} == {"mode", "limit", "cpu", "ambient"}
+    assert TOOL.holds(result), result
+    assert result["virtual"]["frames"] == result["simulated"]["frames"] > 1600
+    assert any("another program" in remark for remark in result["virtual"]["remarks"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from factories import pin
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -109,6 +110,55 @@ def test_a_cap_in_mid_run_holds_a_band_down_and_lets_it_go_again():
     simulated.advance(0.1)
     assert clocks(simulated)["gpu"] == 1_109_250_000
     assert clocks(simulated)["cpu4"] == 1_420_800_000
+
+
+def test_cpus_go_off_and_come_back_with_the_band_of_their_cluster():
+    simulated = SimulatedDevice(NX)
+    simulated.apply([pin("cpu4", 1_420_800_000)])
+    simulated.advance(0.1, {"cpu4": 1.0})
+    full_w = simulated.truth().total_w
+    simulated.hotplug(4, on=False)
+    simulated.advance(0.1, {"cpu4": 1.0})
+    assert simulated.capabilities().domains[2].cpus == (5,) and simulated.truth().total_w < full_w
+    simulated.hotplug(5, on=False)
+    assert clocks(simulated)["cpu4"] == 0.0
+    assert simulated.capabilities().domains[2].reason == "cpu4: its CPUs are off"
+    for cpu in (4, 5):
+        simulated.hotplug(cpu, on=True)
+    simulated.advance(0.1, {"cpu4": 1.0})
+    assert clocks(simulated)["cpu4"] == 1_420_800_000
+    assert simulated.truth().total_w == pytest.approx(full_w, rel=0.01)
+    simulated.hotplug(3, on=False)
+    simulated.set_mode("MODE_15W_6CORE")
+    assert simulated.capabilities().domains[1].cpus == (2, 3), "a mode says which CPUs are on"
+    for cpu, on in ((0, False), (6, True)):
+        with pytest.raises(ValueError, match=f"cannot switch cpu{cpu}"):
+            simulated.hotplug(cpu, on=on)
+
+
+def test_what_another_program_takes_stays_taken_until_another_band_is_asked_for():
+    simulated = SimulatedDevice(NX)
+
+    def state() -> tuple[float, DomainStatus, str]:
+        simulated.advance(0.1)
+        gpu = next(d for d in simulated.applied() if d.domain == "gpu")
+        return gpu.actual_hz, gpu.status, gpu.reason
+
+    top, middle = pin("gpu", 1_109_250_000), pin("gpu", 803_250_000)
+    simulated.apply([top])
+    simulated.set_by_others("gpu", 520_000_000)
+    taken = "gpu: another program has set its limits to 510000000..510000000"
+    assert state() == (510e6, DomainStatus.DISABLED, taken)
+    simulated.apply([top])
+    assert state() == (510e6, DomainStatus.DISABLED, taken), "asked for again"
+    simulated.apply([middle])
+    assert state() == (803.25e6, DomainStatus.APPLIED, "")
+    simulated.set_by_others("gpu", 510_000_000)
+    simulated.set_mode("MODE_15W_6CORE")
+    assert state() == (803.25e6, DomainStatus.APPLIED, ""), "a mode writes all limits"
+    simulated.set_by_others("gpu", 510_000_000)
+    simulated.restore()
+    assert simulated.limits_hz("gpu") == (510_000_000, 510_000_000), "not ours to give back"
 
 
 def test_modes_order_the_power_at_full_load():

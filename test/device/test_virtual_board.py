@@ -126,6 +126,24 @@ def test_busy_time_of_every_cpu_is_counted(kernel: VirtualKernel) -> None:
     assert int(lines["cpu0"][1]) + int(lines["cpu0"][4]) == pytest.approx(1000, abs=2)
 
 
+def test_cpus_that_go_off_are_gone_from_the_soc_and_find_what_was_written_meanwhile(
+    kernel: VirtualKernel,
+) -> None:
+    kernel.write(PLAY, "cpu 4 off")
+    kernel.write(PLAY, "cpu 5 off")
+    assert kernel.device.clocks_hz()["cpu4"] == 0
+    kernel.write(PLAY, "limit cpu4 652800000")
+    kernel.write(PLAY, "cpu 5 on")
+    pass_time(kernel, 0.05)
+    assert kernel.read(f"{CPU4}/scaling_cur_freq") == kernel.read(f"{CPU4}/scaling_max_freq") == "652800"
+
+
+def test_a_mode_also_holds_clocks_that_have_no_files(kernel: VirtualKernel) -> None:
+    kernel.write(PLAY, "mode MODE_10W_4CORE")
+    pass_time(kernel, 0.05)
+    assert kernel.clocks_hz()["npu"] == 896_000_000
+
+
 # --- the real backend on it -----------------------------------------------------------------------
 
 

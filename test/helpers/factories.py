@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,6 +28,18 @@ from dynofa_ros.supernet.space import SearchSpace
 
 S = 1_000_000_000
 START = 1_700_000_000 * S  # of a recorded run
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@cache
+def load_tool(name: str) -> ModuleType:
+    """A program of tools/ as a module."""
+    path = REPOSITORY / "tools" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def targets(app: str, rate_hz: float, latency_ms: float, accuracy: float) -> AppTargets:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from factories import REPOSITORY, load_tool
 
 from dynofa_ros.convert import to_ros
 from dynofa_ros.manager import RuntimeManager
@@ -19,20 +19,12 @@ from dynofa_ros.recording.recorded_steps import DECISION_TYPE, recording
 from dynofa_ros.recording.text_log import Message, message_types, read_log
 from dynofa_ros.topics import MANAGER_STATE as STATE
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 REFERENCE = REPOSITORY / "test" / "reference"
 
 
-@lru_cache(maxsize=1)
 def tool() -> ModuleType:
     """tools/record_reference_logs.py."""
-    path = REPOSITORY / "tools" / "record_reference_logs.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("record_reference_logs")
 
 
 @lru_cache(maxsize=1)

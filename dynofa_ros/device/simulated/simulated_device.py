@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from dynofa_ros.device.board import (
     FREQUENCY_TOLERANCE_HZ,
     Board,
     ceil_frequency,
+    cluster_cpus,
     floor_frequency,
     power_model,
 )
@@ -147,9 +149,30 @@ class SimulatedDevice:
         limits = mode_limits(self.board, mode)
         self.mode = find_mode(self.board, mode) if mode is not None else None
         for domain in self._all:
-            domain.cap(limits[domain.name], self._now_ns)
+            domain.follow_mode(limits[domain.name], self._now_ns)
             self._refresh(domain)
         self._sum_up()
+
+    def hotplug(self, cpu: int, *, on: bool) -> None:
+        """A CPU goes off- or online, until the next mode. Raises ValueError for one that cannot."""
+        name = next((name for name, cpus in cluster_cpus(self.board).items() if cpu in cpus), "")
+        if not name or (cpu == 0 and not on):
+            raise ValueError(f"board {self.board.name} cannot switch cpu{cpu} {'on' if on else 'off'}")
+        domain = self._domains[name]
+        before = domain.limit.cpus
+        cpus = tuple(sorted({*before, cpu} if on else {*before} - {cpu}))
+        if cpus == before:
+            return
+        reason = "" if cpus else f"{name}: its CPUs are off"
+        limit = replace(domain.limit, cpus=cpus, can_write=bool(cpus), reason=reason)
+        domain.cap(limit, self._now_ns)
+        self._refresh(domain)
+        self._sum_up()
+
+    def set_by_others(self, name: str, max_hz: int) -> None:
+        """Another program writes the maximum of a domain (KeyError for an unknown one). It stands until
+        another band is asked for, or another mode."""
+        self._domains[name].set_by_others(floor_frequency(self._tables[name], max_hz), self._now_ns)
 
     def set_governor(self, name: str, governor: str, speed_hz: int = 0) -> None:
         """Another governor for a domain, or for all domains of a processor; ``speed_hz`` is for userspace.
@@ -163,6 +186,11 @@ class SimulatedDevice:
             raise ValueError(f"board {self.board.name} has no clock domain or processor '{name}'")
         for domain in chosen:
             domain.use_governor(governor, self._now_ns, speed_hz)
+
+    def limits_hz(self, name: str) -> tuple[int, int]:
+        """Limits of a domain, inside the mode's cap; heat may hold its clock lower."""
+        band, cap_hz = self._domains[name].band, self._domains[name].limit.frequencies_hz[-1]
+        return min(band.min_hz, cap_hz), min(band.max_hz, cap_hz)
 
     def clocks_hz(self) -> dict[str, int]:
         """Clocks in effect now, by domain; 0 = off."""

@@ -56,7 +56,8 @@ class SimulatedDomain:
         self._pending: tuple[int, int] | None = None  # (due, clock)
         self._next_run_ns = NEVER
         self._resting_ns: int | None = None  # the governor need not run until there is load
-        self.band = self._start_band
+        self.band = self._own_band = self._start_band
+        self.theirs = False  # whether another program has set the band in force
         self.limit = limit
         self.use_governor(domain.governor, 0)
         if self._pending:
@@ -68,12 +69,30 @@ class SimulatedDomain:
     # --- limits ------------------------------------------------------------------------------
 
     def ask(self, request: FrequencyBand | None, band: FrequencyBand | None, now_ns: int) -> None:
-        """A new band in table entries, and how it was asked for; None = the band found at start."""
-        self.request, self.band = request, band or self._start_band
+        """A new band in table entries, and how it was asked for; None = the band found at start.
+
+        As on a real board, what another program has set stays until another band is asked for.
+        """
+        again = request == self.request
+        self.request, self._own_band = request, band or self._start_band
+        if self.theirs and (again or request is None):
+            return
+        self.band, self.theirs = self._own_band, False
         self._retarget(now_ns)
 
+    def set_by_others(self, max_hz: int, now_ns: int) -> None:
+        """Another program writes the maximum, an entry of the table."""
+        self.band = FrequencyBand(self.name, min(self.band.min_hz, max_hz), max_hz)
+        self.theirs = True
+        self._retarget(now_ns)
+
+    def follow_mode(self, limit: DomainCapability, now_ns: int) -> None:
+        """Limit of a new nvpmodel mode; what another program has set is over."""
+        self.band, self.theirs = self._own_band, False
+        self.cap(limit, now_ns)
+
     def cap(self, limit: DomainCapability, now_ns: int) -> None:
-        """What a new nvpmodel mode leaves of it."""
+        """What the mode and the CPUs that are online leave from now on."""
         self._settle(now_ns)
         was_online, self.limit = self.online, limit
         if not self.online:
@@ -114,7 +133,7 @@ class SimulatedDomain:
 
     @property
     def status(self) -> DomainStatus:
-        if self.request is None or not self.online:
+        if self.request is None or not self.online or self.theirs:
             return DomainStatus.DISABLED
         if self._limits.max_hz < self.band.min_hz:
             return DomainStatus.THROTTLED
@@ -124,10 +143,10 @@ class SimulatedDomain:
 
     def applied(self) -> DomainState:
         low_hz, high_hz = (self.request.min_hz, self.request.max_hz) if self.request else (0, 0)
+        limits = f"{self.band.min_hz}..{self.band.max_hz}"
+        reason = f"{self.name}: another program has set its limits to {limits}" if self.theirs else ""
         actual_hz = float(self.actual_hz)
-        return DomainState(
-            self.name, low_hz, high_hz, actual_hz, self.status, external_slowdown=self.slowdown
-        )
+        return DomainState(self.name, low_hz, high_hz, actual_hz, self.status, self.slowdown, reason)
 
     # --- load --------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from dynofa_ros.device.board import Board
-from dynofa_ros.device.device import DeviceSample
+from dynofa_ros.device.device import Device, DeviceSample
+from dynofa_ros.device.simulated.power_modes import mode_limits
 from dynofa_ros.device.simulated.real_time import RealTimeSimulation
 from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
 from dynofa_ros.device.virtual.tree import Tree, cpu_folders, mode_caps, nvpmodel_conf
@@ -37,13 +38,21 @@ USAGE = "mode NAME | jetson_clocks | limit DOMAIN MAX_HZ | cpu NUMBER on|off | a
 class VirtualKernel:
     """Kernel files of a board. Paths are absolute, as on the board; links are not followed here.
 
-    Errors are OSError with the kernel's number.
+    ``device``: the SoC where its time is advanced from outside, to what ``clock_s`` says; else there is an
+    own one that follows the clock. Errors are OSError with the kernel's number.
     """
 
-    def __init__(self, tree: Tree, board: Board, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        board: Board,
+        clock_s: Callable[[], float] = time.monotonic,
+        device: SimulatedDevice | None = None,
+    ) -> None:
         self.tree, self.board, self._clock_s = tree, board, clock_s
-        self.device = SimulatedDevice(board)
+        self.device = device or SimulatedDevice(board)
         self.simulation = RealTimeSimulation(self.device, clock_s)
+        self._hardware: Device = device or self.simulation
         self.links = dict(tree.links)
         self._files: dict[str, str] = {**tree.files, PLAY: USAGE}
         if board.modes:
@@ -94,7 +103,7 @@ class VirtualKernel:
         elif path == PLAY:
             self.play(text)
         elif (cpu := self._online_cpu(path)) is not None:
-            self._hotplug(cpu, on={"0": False, "1": True}[self._one_of(text, ("0", "1"), path)])
+            self.hotplug(cpu, on={"0": False, "1": True}[self._one_of(text, ("0", "1"), path)])
         elif path.endswith(WRITABLE):
             known = self._files.get(path.replace("governor", "available_governors"), text).split()
             self._files[path] = self._one_of(text, known, path)
@@ -106,20 +115,7 @@ class VirtualKernel:
     def play(self, order: str) -> None:
         """An event by its text, see `USAGE`. Raises OSError (EINVAL) for one that has no meaning."""
         try:
-            match order.split():
-                case ["mode", name]:
-                    self.set_mode(name)
-                case ["jetson_clocks"]:
-                    for band in list(self._asked.values()):
-                        self._ask(replace(band, min_hz=band.max_hz))
-                case ["limit", domain, hz]:
-                    self._ask(replace(self._asked[domain], max_hz=int(hz)))
-                case ["cpu", number, ("on" | "off") as state]:
-                    self._hotplug(int(number), on=state == "on")
-                case ["ambient", celsius]:
-                    self.device.ambient_c = float(celsius)
-                case _:
-                    raise ValueError(order)
+            play(self, order)
         except (KeyError, ValueError):
             raise OSError(errno.EINVAL, f"{order!r} is none of: {USAGE}", PLAY) from None
 
@@ -128,10 +124,23 @@ class VirtualKernel:
         mode = self.board.modes[name]
         for domain, _, cap_hz in mode_caps(self.tree, self.board, name):
             self._ask(FrequencyBand(domain, min(self._asked[domain].min_hz, cap_hz), cap_hz))
-        cpus = self._all_cpus()
-        for cpu in cpus:
-            self._hotplug(cpu, on=mode.cores is None or cpu < mode.cores)
+        for cpu in self._all_cpus():
+            self.hotplug(cpu, on=mode.cores is None or cpu < mode.cores)
         self._files[STATUS] = _status(mode.id)
+        for domain, limit in mode_limits(self.board, name).items():
+            if domain not in self._asked:  # it has no files here
+                found = self.board.domains[domain]
+                high_hz = min(found.start_max_hz, limit.max_hz)
+                self._hardware.apply([FrequencyBand(domain, min(found.start_min_hz, high_hz), high_hz)])
+
+    def set_by_others(self, domain: str, max_hz: int) -> None:
+        """Another program writes a maximum."""
+        self._ask(replace(self._asked[domain], max_hz=max_hz))
+
+    def pin_clocks(self) -> None:
+        """As jetson_clocks does it: every minimum to its maximum."""
+        for band in list(self._asked.values()):
+            self._ask(replace(band, min_hz=band.max_hz))
 
     # --- clocks ---------------------------------------------------------------------------------
 
@@ -144,7 +153,7 @@ class VirtualKernel:
         found = FrequencyBand(domain, *(int(self._files[path]) * unit for path in paths))
         for end, path in enumerate(paths):
             self._limits[path] = (domain, unit, end)
-            self._live[path] = lambda n=end: str(self._in_force(domain)[n] // unit)  # type: ignore[misc]
+            self._live[path] = lambda n=end: str(self.limits_hz(domain)[n] // unit)  # type: ignore[misc]
         self._live[f"{folder}/{prefix}cur_freq"] = lambda: str(self.clocks_hz().get(domain, 0) // unit)
         self._ask(found)
 
@@ -153,7 +162,7 @@ class VirtualKernel:
         if not text.isdecimal():
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
         value_hz = int(text) * unit_hz
-        low, high = self._in_force(domain)
+        low, high = self.limits_hz(domain)
         new_low, new_high = (low, value_hz) if end else (value_hz, high)
         if self.tree.kernel < CHECKED_LIMITS_UNTIL and new_low > new_high:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
@@ -162,10 +171,10 @@ class VirtualKernel:
 
     def _ask(self, band: FrequencyBand) -> None:
         self._asked[band.domain] = band
-        self.simulation.apply([FrequencyBand(band.domain, *self._in_force(band.domain))])
+        self._hardware.apply([FrequencyBand(band.domain, *self.limits_hz(band.domain))])
 
-    def _in_force(self, domain: str) -> tuple[int, int]:
-        """What is asked for, cut by the table; the maximum wins."""
+    def limits_hz(self, domain: str) -> tuple[int, int]:
+        """The limits that the files show: what is asked for, cut by the table; the maximum wins."""
         asked, table = self._asked[domain], self._tables[domain]
         high = next((hz for hz in reversed(table) if hz <= asked.max_hz), table[0])
         low = next((hz for hz in table if hz >= asked.min_hz), table[-1])
@@ -173,7 +182,7 @@ class VirtualKernel:
 
     def clocks_hz(self) -> Mapping[str, int]:
         """Clocks in effect now, in Hz."""
-        self.simulation.applied()  # catches up
+        self._hardware.applied()  # catches up
         return self.device.clocks_hz()
 
     # --- hotplug --------------------------------------------------------------------------------
@@ -185,17 +194,16 @@ class VirtualKernel:
             for word in self.tree.files[f"{folder}/related_cpus"].split()
         )
 
-    def _hotplug(self, cpu: int, *, on: bool) -> None:
-        folder = next(
-            (
-                folder
-                for folder in self._cpu_folders.values()
-                if str(cpu) in self.tree.files[f"{folder}/related_cpus"].split()
-            ),
-            None,
+    def hotplug(self, cpu: int, *, on: bool) -> None:
+        """A CPU goes off- or online. Raises ValueError for one that cannot."""
+        self._hardware.applied()  # catches up
+        self.device.hotplug(cpu, on=on)
+        domain, folder = next(
+            (domain, folder)
+            for domain, folder in self._cpu_folders.items()
+            if str(cpu) in self.tree.files[f"{folder}/related_cpus"].split()
         )
-        if folder is None or (cpu == 0 and not on):
-            raise ValueError(f"cpu{cpu}")
+        self._ask(self._asked[domain])  # what was written meanwhile
         affected = set(self._files[f"{folder}/affected_cpus"].split())
         affected = affected | {str(cpu)} if on else affected - {str(cpu)}
         self._files[f"{folder}/affected_cpus"] = " ".join(sorted(affected, key=int))
@@ -238,7 +246,7 @@ class VirtualKernel:
         now_s = self._clock_s()
         if self._sample is None or now_s - self._sampled_s >= SAMPLE_S:
             passed_s = now_s - self._sampled_s if self._sample else 0.0
-            self._sample, self._sampled_s = self.simulation.read(), now_s
+            self._sample, self._sampled_s = self._hardware.read(), now_s
             for domain in self._sample.domains:
                 self._busy_ticks[domain.domain] += domain.utilization * passed_s * TICKS_PER_S
         return self._sample
@@ -280,6 +288,23 @@ class VirtualKernel:
         if text not in known:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
         return text
+
+
+def play(board: VirtualKernel | SimulatedDevice, order: str) -> None:
+    """What others do to a board, as text (`USAGE`). Raises ValueError or KeyError for what it cannot."""
+    match order.split():
+        case ["mode", name]:
+            board.set_mode(name)
+        case ["limit", domain, hz]:
+            board.set_by_others(domain, int(hz))
+        case ["cpu", number, ("on" | "off") as state]:
+            board.hotplug(int(number), on=state == "on")
+        case ["ambient", celsius]:
+            (board.device if isinstance(board, VirtualKernel) else board).ambient_c = float(celsius)
+        case ["jetson_clocks"] if isinstance(board, VirtualKernel):
+            board.pin_clocks()
+        case _:
+            raise ValueError(order)
 
 
 def _status(mode: int) -> str:
