@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from dynofa_ros.device.board import FREQUENCY_TOLERANCE_HZ, Board, cluster_cpus
-from dynofa_ros.device.command_control import ClockControl, ControlState
+from dynofa_ros.device.command_control import ClockControl
 from dynofa_ros.device.device import Device
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.linux_device import SysfsDevice
@@ -194,7 +194,7 @@ class BoardSimulation(Simulation):
         self.remarks: Counter[str] = Counter()
         self._orders = orders
         self._since_s: dict[str, float] = {}
-        self._state: ControlState | None = None
+        self._state: DvfsState | None = None
         self._ticks = 0
 
     def begin(self) -> None:

@@ -130,7 +130,7 @@ class VirtualKernel:
         for domain, limit in mode_limits(self.board, name).items():
             if domain not in self._asked:  # it has no files here
                 found = self.board.domains[domain]
-                high_hz = min(found.start_max_hz, limit.max_hz)
+                high_hz = min(found.start_max_hz, limit.frequencies_hz[-1])
                 self._hardware.apply([FrequencyBand(domain, min(found.start_min_hz, high_hz), high_hz)])
 
     def set_by_others(self, domain: str, max_hz: int) -> None:
