@@ -10,6 +10,7 @@ import gc
 import time
 from dataclasses import replace
 from math import inf
+from operator import attrgetter
 from timeit import timeit
 from typing import Any
 
@@ -49,7 +50,8 @@ def run(
 
     ``overloaded``: the steps in which the targets cannot all be met, so that the ladder has to be searched;
     ``held``: those of another run, of targets that can be met, in which nothing is given up.
-    ``alternatives``: by the clock, of those of a decision: they are computed when it is published, after it.
+    ``explanations``: by the clock, of what binds and of the alternatives: both are found after the decision,
+    when it is published.
     """
     return [_measure(count, steps, seed, part(progress, n, len(apps))) for n, count in enumerate(apps)]
 
@@ -60,7 +62,7 @@ class TimedManager(RuntimeManager):
     def __init__(self, steps: int, progress: Progress = silent) -> None:
         super().__init__()
         self.taken: list[tuple[Decision, float, float]] = []
-        self.alternatives_ms: list[float] = []  # of the decisions that have some
+        self.explained_ms: list[float] = []  # what is found when a decision is read, where it has such
         self._expected, self._progress = steps, progress
 
     def step(self, now_ns: int, monitors: Monitors) -> Decision:
@@ -69,14 +71,15 @@ class TimedManager(RuntimeManager):
         decision = super().step(now_ns, monitors)
         cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
         self.taken.append((decision, wall / 1e6, cpu / 1e6))
-        if decision.explain is not None:
-            self.alternatives_ms.append(1e3 * timeit(lambda: decision.alternatives, number=1))
+        if decision.later:
+            read = attrgetter(*decision.later)
+            self.explained_ms.append(1e3 * timeit(lambda: read(decision), number=1))
         self._progress(min(1.0, len(self.taken) / self._expected))
         return decision
 
 
 def _measure(count: int, steps: int, seed: int, progress: Progress) -> dict[str, Any]:
-    runs, alternatives_ms = [], []
+    runs, explained_ms = [], []
     for calm in (False, True):
         manager = TimedManager(WARM_UP_STEPS + steps, part(progress, int(calm), 2))
         scene = make_scene(count, WARM_UP_STEPS + steps, seed, calm=calm)
@@ -84,7 +87,7 @@ def _measure(count: int, steps: int, seed: int, progress: Progress) -> dict[str,
         gc.freeze()  # as the node does: what is there already is not visited in the middle of a step
         simulate(scene, ManagerPolicy(manager=manager), seed)
         runs.append(manager.taken[WARM_UP_STEPS : WARM_UP_STEPS + steps])
-        alternatives_ms += manager.alternatives_ms
+        explained_ms += manager.explained_ms
     decisions = [decision for decision, *_ in runs[0]]
     overloaded, held = ([t for t in run if bool(t[0].ladder_step) != calm] for calm, run in enumerate(runs))
     return {
@@ -97,7 +100,7 @@ def _measure(count: int, steps: int, seed: int, progress: Progress) -> dict[str,
         "processors": len(SLOWEST_MS),
         "held": _percentiles(held),
         "held_steps": len(held),
-        "alternatives": {f"p{q}_ms": float(np.percentile(alternatives_ms, q)) for q in (50, 99)},
+        "explanations": {f"p{q}_ms": float(np.percentile(explained_ms, q)) for q in (50, 99)},
         "overloaded": _percentiles(overloaded),
         "overloaded_steps": len(overloaded),
         "infeasible_steps": sum(not d.feasible for d in decisions),

@@ -238,4 +238,5 @@ class AppState:
         asked = self.targets.rate_hz if self.targets else 0.0
         if self.queued and asked:
             return self.arrivals.hz(asked)
-        return min(asked, RATE_RESERVE * self.rate.hz) if isfinite(self.rate.hz) else asked
+        comes = RATE_RESERVE * self.rate.hz
+        return comes if comes < asked else asked  # NaN is not less

@@ -65,7 +65,9 @@ def build_problem(
     processors = tuple(p for p in known if p.name in named)
     unused = tuple(p for p in known if p.name not in named)
     roomy = len(apps) <= len(processors)  # each can have one for itself
-    models = [_app(state, parameters, app, processors, roomy=roomy) for app in apps]
+    # The arrays themselves are kept with the tables: an id that is still in use is never given twice.
+    speeds = tuple([(p.name, id(p.speed_hz)) for p in processors])
+    models = [_app(state, parameters, app, processors, speeds, roomy=roomy) for app in apps]
     return Problem(
         apps=tuple(model for model in models if model is not None),
         processors=processors,
@@ -304,16 +306,23 @@ def _constant_w(state: State, grain_c: float) -> float:
 
 
 def _app(
-    state: State, parameters: Parameters, known: AppState, processors: Sequence[Processor], *, roomy: bool
+    state: State,
+    parameters: Parameters,
+    known: AppState,
+    processors: Sequence[Processor],
+    speeds: tuple[tuple[str, int], ...],
+    *,
+    roomy: bool,
 ) -> App | None:
+    """``speeds``: what the tables of the processors are known by."""
     targets = known.targets
     if targets is None:
         return None
     target, floor = _accuracy_target(targets, parameters.objective), targets.accuracy_floor
-    errors = tuple(known.estimator.rounded_errors(p.name) for p in processors)
-    key = (known.usable, target, floor, errors, *(id(p.speed_hz) for p in processors))
+    filters, tolerance = known.estimator.filters, targets.miss_tolerance
+    errors = [filters[name].errors.rounded if name in filters else () for name, _ in speeds]
+    key = (known.usable, target, floor, errors, speeds)
     if known.menu_key != key:
-        # The arrays themselves are kept with the tables: an id that is still in use is never given twice.
         tables = {p.name: table for p in processors if (table := _table(known, p)) is not None}
         known.menu_key, known.menu = key, make_menu(tables, target, floor) if tables else None
     menu = known.menu
@@ -323,12 +332,12 @@ def _app(
     budget_ms, slowdowns, margins = targets.latency_target_ms - overhead_ms, {}, {}
     for name, table in menu.tables.items():
         slowdown = state.slowdown(known, name) * usual_factor(table.laws, usual)
-        margin = known.estimator.margin(name, targets.miss_tolerance)
+        margin = known.estimator.margin(name, tolerance)
         if known.fresh and roomy:  # as far as clocks alone can give it
             least_ms = slowdown * float(menu.unit_ms(name)[..., 0, -1].min())
             margin = max(margin, min(FIRST_MARGIN, TOP_SHARE * budget_ms / least_ms))
         if known.queued:
-            margin = queue_margin(margin, rate_hz, budget_ms, targets.miss_tolerance)
+            margin = queue_margin(margin, rate_hz, budget_ms, tolerance)
         slowdowns[name], margins[name] = slowdown, margin
     return App(
         name=known.name,

@@ -77,12 +77,14 @@ class Hysteresis:
         ``upgrades``: the monitors can be trusted enough to do more than hold on. ``release_limit_w``: power
         above which a plan in force is given up.
         """
-        present = forecast(problem, current, release_limit_w, HOLD) if current else Forecast(False)
+        present = Forecast(False)
+        if current is not None and not at_once:
+            present = forecast(problem, current, release_limit_w, HOLD)
         self.solved = False
         self.budget.elapse(now_ns)
         if by_user:
             self.budget.renew()
-        if current is None or at_once or not present.applicable:
+        if current is None or not present.applicable:
             self._reset_backoff()
             self.present = None
             return self._change(now_ns, current, self._solve(now_ns, problem, current))

@@ -14,9 +14,10 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from math import isfinite, nan
 from time import perf_counter
+from typing import Any
 
 from dynofa_ros.manager.alternatives import AlternativesTimer, alternatives
 from dynofa_ros.manager.app_state import AppState
@@ -85,20 +86,27 @@ class Decision(ManagerDecision):
 
     commands: Commands = field(default_factory=dict)
     dvfs: DvfsCommand | None = None
-    explain: Callable[[], tuple[Alternative, ...]] | None = field(default=None, compare=False, repr=False)
+    later: dict[str, Callable[[], Any]] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.explain is not None:
-            del vars(self)["alternatives"]
+        for name in self.later:
+            del vars(self)[name]
+
+    @cached_property  # type: ignore[misc]
+    def binding_constraint(self) -> str:
+        """Found when it is first read, as the alternatives are: no command waits for explanations."""
+        return str(self.later["binding_constraint"]())
 
     @cached_property  # type: ignore[misc]
     def alternatives(self) -> tuple[Alternative, ...]:
-        """Computed when they are first read: no command waits for them."""
-        return self.explain() if self.explain else ()
+        """See `alternatives`."""
+        return tuple(self.later["alternatives"]())
 
 
 class RuntimeManager:
     """Tunes sub-network, processor, rate and clocks of all applications together."""
+
+    _find_binding: Callable[[], str] = staticmethod(lambda: "no_data")
 
     def __init__(self) -> None:
         self.state = State()
@@ -115,7 +123,7 @@ class RuntimeManager:
         self._bands: tuple[FrequencyBand, ...] = ()
         self._sent_bands: tuple[FrequencyBand, ...] = ()
         self._stale = False
-        self._binding = "no_data"
+        self._binding = "no_data"  # "" = `_find_binding` has to be asked
         self.limit_fault: LimitFault | None = None  # a limit that the last decision does not hold
         self._unresponsive: frozenset[str] = frozenset()
 
@@ -135,14 +143,23 @@ class RuntimeManager:
         commands, dvfs = self._command(now_ns, parameters, problem, exceeded=bool(present.excess_w))
         plan = self._plan
         if self._hysteresis.solved or self._binding == "no_data" or not problem.apps:
-            self._binding = binding_constraint(
-                problem, plan, present, parameters.objective, limit.name, self._hysteresis.trace
+            trace = self._hysteresis.trace
+            find = partial(
+                binding_constraint, problem, plan, present, parameters.objective, limit.name, trace
             )
+            self._binding, self._find_binding = "", cache(find)
+            if trace.power or present.excess_w or not (plan and plan.choices and problem.apps):
+                self.find_binding()  # it may be a limit, or none at all
         feasible = (plan.feasible if plan else True) and not (present.excess_w or present.overload)
         missing = missing_sensor(self.state, parameters, now_ns)
         self.limit_fault = missing
         if missing is None and not feasible:
             self.limit_fault = broken_limit(self.state, parameters, self._binding)
+        later: dict[str, Callable[[], Any]] = {}
+        if not (self._binding or missing):
+            later["binding_constraint"] = self._find_binding
+        if self._alternatives.due(now_ns, plan):
+            later["alternatives"] = partial(alternatives, problem, plan, present, limit.name)
         return Decision(
             decision_id=self._book.decision_id,
             header=Header(now_ns),
@@ -160,11 +177,13 @@ class RuntimeManager:
             parameters=parameter_messages(parameters),
             commands=commands,
             dvfs=dvfs,
-            explain=partial(alternatives, problem, plan, present, limit.name)
-            if self._alternatives.due(now_ns, plan)
-            else None,
+            later=later,
             compute_ms=(perf_counter() - start) * 1e3,
         )
+
+    def find_binding(self) -> None:
+        """Finds what binds the plan in force, if nobody has asked for it yet."""
+        self._binding = self._binding or self._find_binding()
 
     def publication_order(self, decision: Decision) -> list[tuple[str, SubnetCommand | DvfsCommand]]:
         """Commands of the last decision in the order in which they are sent, each with its application ("" =
@@ -306,7 +325,7 @@ class RuntimeManager:
         for choice, expected in zip(plan.choices, present.apps, strict=False):
             app = self.state.apps[choice.app]
             app.shared, app.thinned = expected.shared, choice.divider > 1
-            if changed or app.planned != choice.entry:
+            if changed or not (app.planned is choice.entry or app.planned == choice.entry):
                 app.misses.restart()
             app.planned = choice.entry
             in_time = not (expected.late or present.overload)

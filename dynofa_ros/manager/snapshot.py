@@ -102,6 +102,7 @@ _SEQUENCES: dict[str, Callable[[Iterable[Any]], Any]] = {
 
 def snapshot(manager: RuntimeManager) -> ManagerState:
     """The state of a manager between two steps. Raises TypeError for an object of an unknown class."""
+    manager.find_binding()
     encoder = _Encoder()
     root = encoder.value(manager)
     document = {

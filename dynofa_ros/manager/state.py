@@ -281,7 +281,7 @@ class State:
         )
         self._fade(app)
         late = frame.deadline_missed or (frame.dropped_frames > 0 and not app.thinned)
-        if entry == app.planned and app.misses.observe(now_ns, frame.latency_ms, late):
+        if (entry is app.planned or entry == app.planned) and app.misses.observe(now_ns, frame.latency_ms, late):
             return {"latency", "alarm"}
         if alarm:
             # Just after a change it is the library that is wrong about the new sub-network, not the load.
@@ -292,8 +292,8 @@ class State:
         """What was seen of an application on processors that it has left."""
         for processor, known in app.estimator.filters.items():
             if processor != app.estimator.processor:
-                running = (a.estimator for a in self.apps.values())
-                known.fade(drift([e.filters[processor] for e in running if e.processor == processor]))
+                running = [a.estimator for a in self.apps.values() if a.estimator.processor == processor]
+                known.fade(drift([estimator.filters[processor] for estimator in running]))
 
     def _out_of_order(self, app: AppState, frame: InferenceMonitor) -> str | None:
         sequence, last = frame.frame_sequence, app.last_sequence

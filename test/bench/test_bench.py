@@ -277,7 +277,7 @@ def test_decision_rows() -> None:
     for found in rows:
         assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["max_ms"]
         assert found["steps"] == 30 and found["steps_with_commands"] > 3
-        assert 0 < found["alternatives"]["p50_ms"] <= found["alternatives"]["p99_ms"]
+        assert 0 < found["explanations"]["p50_ms"] <= found["explanations"]["p99_ms"]
         assert 0 < found["held"]["p50_ms"] <= found["held"]["p99_ms"] and 20 < found["held_steps"] <= 30
 
 
