@@ -28,7 +28,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import chain
 from math import inf
 
 import numpy as np
@@ -101,6 +102,9 @@ class EntryTable:
     on, inf in the last row (nothing is that accurate). Taking the quickest entry at or above an accuracy is
     exact: less time is less latency, less load and less power at once. That holds among entries that take the
     same share of the cores, a mode; with several modes ``least_ms`` is modes x entries x levels.
+
+    ``position``: place of an entry by its id and threads. ``neighbours``: of each place those of the next
+    smaller and the next larger sub-network with the same threads.
     """
 
     entries: tuple[SubnetEntry, ...]
@@ -108,6 +112,8 @@ class EntryTable:
     unit_ms: Array
     least_ms: Array
     launch_ms: Array  # of each entry: part of unit_ms that scales with the clock of the CPU, at its reference
+    position: dict[tuple[str, int], int]
+    neighbours: dict[int, tuple[int | None, int | None]]
     shares: tuple[float, ...] = (1.0,)  # of the cores, ascending; one per mode
     modes: tuple[int, ...] = ()  # of each entry
     laws: frozenset[tuple[float, float]] = frozenset()  # see `requests.size_laws`
@@ -122,11 +128,6 @@ class EntryTable:
             self._launched[ratio] = unit_ms, _least_ms(unit_ms, self.modes)
         return self._launched[ratio]
 
-    @cached_property
-    def position(self) -> dict[tuple[str, int], int]:
-        """Place of an entry by its id and threads."""
-        return {(entry.id, entry.threads): n for n, entry in enumerate(self.entries)}
-
     def index(self, entry: SubnetEntry) -> int | None:
         """Place of an entry, None if the table does not hold this very entry."""
         place = self.position.get((entry.id, entry.threads))
@@ -138,15 +139,6 @@ class EntryTable:
     def share(self, place: int) -> float:
         """Share of the cores that an entry takes."""
         return self.shares[self.modes[place]]
-
-    @cached_property
-    def neighbours(self) -> dict[int, tuple[int | None, int | None]]:
-        """Of each place those of the next smaller and the next larger sub-network with the same threads."""
-        near: dict[int, tuple[int | None, int | None]] = {}
-        for threads in {entry.threads for entry in self.entries}:
-            same = [n for n, entry in enumerate(self.entries) if entry.threads == threads]
-            near |= zip(same, zip([None, *same[:-1]], [*same[1:], None], strict=True), strict=True)
-        return near
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,12 +153,12 @@ class Menu:
     accuracies: tuple[float, ...]
     below_floor: bool
     tables: dict[str, EntryTable]
-    first: dict[str, tuple[int, ...]]
+    first: dict[str, list[int]]
 
     def unit_ms(self, name: str, ratio: float = 1.0) -> Array:
         """Demand levels x clock levels: least time at slowdown 1, inf where no entry will do; with several
         modes they are the first axis. ``ratio``: see `EntryTable.at`."""
-        times: Array = self.tables[name].at(ratio)[1][..., list(self.first[name]), :]
+        times: Array = self.tables[name].at(ratio)[1][..., self.first[name], :]
         return times
 
 
@@ -283,9 +275,22 @@ def make_table(entries: Sequence[SubnetEntry], processor: Processor) -> EntryTab
     modes = tuple(map(shares.index, by_entry))
     unit_ms = np.stack([entry_times_ms(e, processor) for e in ordered])
     launch_ms = processor.launch_share * np.array([e.alpha_ms for e in ordered])
-    accuracies = tuple(e.accuracy for e in ordered)
-    least_ms, laws = _least_ms(unit_ms, modes), size_laws(ordered)
-    return EntryTable(ordered, accuracies, unit_ms, least_ms, launch_ms, shares, modes, laws)
+    near: dict[int, tuple[int | None, int | None]] = {}
+    for threads in {e.threads for e in ordered}:
+        same = [n for n, e in enumerate(ordered) if e.threads == threads]
+        near |= zip(same, zip([None, *same[:-1]], [*same[1:], None], strict=True), strict=True)
+    return EntryTable(
+        entries=ordered,
+        accuracies=tuple(e.accuracy for e in ordered),
+        unit_ms=unit_ms,
+        least_ms=_least_ms(unit_ms, modes),
+        launch_ms=launch_ms,
+        position={(e.id, e.threads): n for n, e in enumerate(ordered)},
+        neighbours=near,
+        shares=shares,
+        modes=modes,
+        laws=size_laws(ordered),
+    )
 
 
 def corrected(table: EntryTable, errors: Rounded) -> EntryTable:
@@ -311,14 +316,18 @@ def _least_ms(unit_ms: Array, modes: Sequence[int]) -> Array:
 
 def make_menu(tables: dict[str, EntryTable], target: float, floor: float) -> Menu:
     """What can be asked, from the accuracy ``target`` to ``floor``; raises ValueError without any entry."""
-    available = [accuracy for table in tables.values() for accuracy in table.accuracies]
-    accuracies, below = demand_accuracies(available, target, floor)
-    return Menu(accuracies, below, tables, first_places(tables, accuracies))
+    own = tuple([table.accuracies for table in tables.values()])
+    accuracies, below, first = _asked(own, target, floor)
+    return Menu(accuracies, below, tables, dict(zip(tables, first, strict=True)))
 
 
-def first_places(tables: dict[str, EntryTable], accuracies: Sequence[float]) -> dict[str, tuple[int, ...]]:
-    """See `Menu.first`."""
-    return {n: tuple(bisect_left(t.accuracies, a) for a in accuracies) for n, t in tables.items()}
+@lru_cache(maxsize=256)  # tables change with what is learned of their times, seldom with their accuracies
+def _asked(
+    own: tuple[tuple[float, ...], ...], target: float, floor: float
+) -> tuple[tuple[float, ...], bool, list[list[int]]]:
+    """``accuracies`` and ``below_floor`` of a menu, and its ``first`` in the order of the tables."""
+    accuracies, below = demand_accuracies(list(chain(*own)), target, floor)
+    return accuracies, below, [[bisect_left(table, a) for a in accuracies] for table in own]
 
 
 def demand_accuracies(

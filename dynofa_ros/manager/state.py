@@ -281,7 +281,8 @@ class State:
         )
         self._fade(app)
         late = frame.deadline_missed or (frame.dropped_frames > 0 and not app.thinned)
-        if (entry is app.planned or entry == app.planned) and app.misses.observe(now_ns, frame.latency_ms, late):
+        planned = entry is app.planned or entry == app.planned
+        if planned and app.misses.observe(now_ns, frame.latency_ms, late):
             return {"latency", "alarm"}
         if alarm:
             # Just after a change it is the library that is wrong about the new sub-network, not the load.

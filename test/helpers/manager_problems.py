@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import replace
 from itertools import product
 from math import inf
@@ -17,7 +18,6 @@ from dynofa_ros.manager.problem import (
     Menu,
     Problem,
     Processor,
-    first_places,
     make_menu,
     make_table,
 )
@@ -74,7 +74,8 @@ def make_app(
 def with_tables(app: App, tables: dict[str, EntryTable], accuracies: tuple[float, ...] = ()) -> App:
     """The application with other tables, asked for the same accuracies or for others."""
     accuracies = accuracies or app.accuracies
-    menu = Menu(accuracies, app.menu.below_floor, tables, first_places(tables, accuracies))
+    first = {name: [bisect_left(t.accuracies, a) for a in accuracies] for name, t in tables.items()}
+    menu = Menu(accuracies, app.menu.below_floor, tables, first)
     return replace(app, menu=menu)
 
 
