@@ -17,7 +17,9 @@ from dynofa_ros.manager.placement import CLUSTERED, place_of
 from dynofa_ros.manager.plan import MEETING
 from dynofa_ros.manager.power_guard import CAP_GUARD, CAP_RELEASE
 from dynofa_ros.manager.problem import (
+    DIVIDERS,
     LAUNCHER,
+    LOAD_CEILING,
     App,
     Array,
     EntryTable,
@@ -33,6 +35,7 @@ from dynofa_ros.messages import AppTargets
 
 CONTENTION = {"cpu": 0.3, "gpu": 0.45, "npu": 0.45}  # guess; what it gets wrong ends up in the slowdown
 FIRST_MARGIN, TOP_SHARE = 1.7, 0.95  # of an application's first frames; of what the top clock can hold
+ALONE_SHARE = 0.99 * LOAD_CEILING  # of a processor that one application may fill
 RELATIVE_TOP = 16.0  # relative power of a processor at its top clock and full load, without a power model
 RELATIVE_RELEASE = 1.1  # of a budget of relative power: loads fluctuate
 BACKGROUND_FLOOR = 0.02  # less utilisation than this does not keep a processor awake
@@ -339,10 +342,13 @@ def _app(
         if known.queued:
             margin = queue_margin(margin, rate_hz, budget_ms, tolerance)
         slowdowns[name], margins[name] = slowdown, margin
+    # Frames that no processor can answer are no load: nobody else has to give up anything for them.
+    least_ms = min(slowdown * menu.least_ms[name] for name, slowdown in slowdowns.items())
+    answered = 1.0 if known.queued else DIVIDERS[-1]
     return App(
         name=known.name,
         priority=targets.priority,
-        rate_hz=rate_hz,
+        rate_hz=min(rate_hz, answered * ALONE_SHARE * 1e3 / least_ms),
         latency_target_ms=targets.latency_target_ms - min(known.backlog_ms, 0.5 * targets.latency_target_ms),
         overhead_ms=overhead_ms,
         menu=menu,

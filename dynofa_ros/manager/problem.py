@@ -155,6 +155,11 @@ class Menu:
     tables: dict[str, EntryTable]
     first: dict[str, list[int]]
 
+    @cached_property
+    def least_ms(self) -> dict[str, float]:
+        """Least time of a frame on each processor at slowdown 1, inf where nothing has the least accuracy."""
+        return {n: float(t.least_ms[..., self.first[n][-1], :].min()) for n, t in self.tables.items()}
+
     def unit_ms(self, name: str, ratio: float = 1.0) -> Array:
         """Demand levels x clock levels: least time at slowdown 1, inf where no entry will do; with several
         modes they are the first axis. ``ratio``: see `EntryTable.at`."""
@@ -200,8 +205,7 @@ class App:
     @cached_property
     def frame_cost_ms(self) -> float:
         """Time that a frame takes at least, weighed by importance: what giving it up saves."""
-        least_ms = [float(self.menu.unit_ms(name)[..., -1, :].min()) for name in self.tables]
-        return (1.0 + self.priority) * min(least_ms)
+        return (1.0 + self.priority) * min(self.menu.least_ms.values())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from manager_bench import one_app
-from simulated_robot import CPU, MS, SECOND, Plant, PlantApp, make_library, miss_share, switches
+from simulated_robot import CPU, MS, SECOND, TOP_HZ, Plant, PlantApp, make_library, miss_share, switches
 
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.actuator_guard import UNRESPONSIVE_READINGS, UNRESPONSIVE_S, ActuatorGuard
@@ -19,6 +19,7 @@ from dynofa_ros.messages import (
     DeviceTelemetry,
     FrequencyBand,
     InferenceMonitor,
+    SubnetLibrary,
 )
 
 BAND = FrequencyBand("cpu0", 1_000_000_000, 1_000_000_000)
@@ -70,6 +71,25 @@ def test_clocks_that_are_not_applied_are_planned_with_as_they_are() -> None:
     latency = [f.latency_ms for f in plant.frames if f.time_ns > plant.now_ns - 5 * SECOND]
     predicted = plant.decisions[-1].apps[0].predicted_latency_ms
     assert predicted == pytest.approx(np.median(latency), rel=0.1)
+
+
+@pytest.mark.parametrize("queued", [False, True])
+def test_nobody_gives_up_anything_for_requests_that_no_processor_can_answer(queued: bool) -> None:
+    both = (*make_library("front", processor="gpu").entries, *make_library("front").entries)
+    front = PlantApp(AppTargets("front", 60.0, accuracy_floor=0.72, priority=2), SubnetLibrary("front", both))
+    slow = replace(make_library("slow", slowest_ms=12000.0), queued=queued)  # 3.75 s at least
+    plant = Plant(RuntimeManager(), [front, PlantApp(AppTargets("slow", 200.0, rate_hz=10.0), slow)])
+    plant.run(10.0)
+    decision = plant.decisions[-1]
+    first, second = decision.apps
+    assert not decision.feasible and (first.app, first.processor, second.processor) == ("front", "gpu", "cpu")
+    assert first.rate_hz == 15.0 and first.predicted_latency_ms < 60.0
+    assert first.predicted_accuracy == pytest.approx(0.80)
+    own = [f for f in plant.frames if f.app == "front" and f.time_ns > plant.now_ns - 5 * SECOND]
+    assert len(own) >= 70 and sum(f.missed for f in own) <= 1
+    assert decision.bands[0].max_hz == max(hz for hz in plant.hz.values() if hz <= TOP_HZ), (
+        "as fast as it goes"
+    )
 
 
 def test_a_device_that_obeys_again_is_used_again() -> None:
