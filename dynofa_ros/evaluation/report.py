@@ -286,7 +286,7 @@ def _drawn_row(scene: FairScene, uncapped: FairScene) -> Row:
         n: e[TOLERATED] for n, e in scene.energies_j.items() if n.startswith("B") and isfinite(e[TOLERATED])
     }
     best = min(able, key=lambda name: able[name], default="")
-    told = [(_gaps(s), ", ".join(s.dominating) or "none") for s in (scene, uncapped)]
+    shown = [(_gaps(s), ", ".join(s.dominating) or "none") for s in (scene, uncapped)]
     return (
         scene.name,
         scene.title,
@@ -294,11 +294,11 @@ def _drawn_row(scene: FairScene, uncapped: FairScene) -> Row:
         f"{scene.ours.over_cap_percent:.2f}",
         f"{scene.ours.below_points:.2f}",
         f"{scene.ours.reversals_per_min:.1f}",
-        told[0][0],
+        shown[0][0],
         against(STATIC),
         f"{against(best)} ({best})" if best else "none holds it",
-        told[0][1],
-        "the same" if told[0] == told[1] else f"{told[1][0]}; dominated by {told[1][1]}",
+        shown[0][1],
+        "the same" if shown[0] == shown[1] else f"{shown[1][0]}; dominated by {shown[1][1]}",
     )
 
 

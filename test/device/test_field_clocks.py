@@ -50,7 +50,7 @@ class Managed(Bench):
     def _command(self) -> None:
         now_s = self.kernel.now_s
         _, command = self._book.issue(
-            round(1e9 * now_s), (), self.bands, 0.1, self.control.state().decision_id
+            round(1e9 * now_s), {}, self.bands, 0.1, self.control.state().decision_id
         )
         if command is not None:
             self.control.command(command.decision_id, command.bands, command.valid_for_s, now_s)

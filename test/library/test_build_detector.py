@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def built(tmp_path: Path, scenes: Path, supernet: Supernet, monkeypatch: pytest.
 @pytest.mark.slow
 def test_a_library_of_rfdetr(tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch):
     """Nothing to normalise: all images are scored. Its boxes are in pixels of the image, too."""
-    monkeypatch.setitem(rfdetr.SPACES, "rfdetr_reduced", reference.REDUCED)
+    own = partial(rfdetr.RfDetrSpace, "rfdetr_reduced", reference.REDUCED)
+    monkeypatch.setitem(rfdetr.RfDetr.known, own.args[0], own)
     monkeypatch.setattr(rfdetr.RfDetrSpace, "input_sizes", range(192, 257, 64))
     space = load_space("rfdetr_reduced")
     drawn = load_weights(space, reference.weights(space, len(CLASS_NAMES))).with_labels(CLASS_NAMES)
