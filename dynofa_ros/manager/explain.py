@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from dynofa_ros.manager.grid import asked, make_grid
-from dynofa_ros.manager.hysteresis import PATIENT
+from dynofa_ros.manager.hysteresis import patient_share
 from dynofa_ros.manager.ladder import Trace
 from dynofa_ros.manager.many import pins_of
 from dynofa_ros.manager.placement import place_of
@@ -40,7 +40,7 @@ def _degraded(problem: Problem, plan: Plan, present: Forecast, limit_name: str, 
     if demands is None or trace.rungs == 0:
         return _broken(present, limit_name)
     pins = pins_of(problem, [place_of(choice.entry) for choice in plan.choices])
-    wanted, grid = asked(demands), make_grid(problem, PATIENT, pins).top
+    wanted, grid = asked(demands), make_grid(problem, patient_share(problem, plan), pins).top
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if solve(grid, wanted, power=False) is not None:
             return _broken(present, limit_name)
@@ -90,7 +90,7 @@ def _undegraded(problem: Problem, plan: Plan, objective: str) -> str:
             continue
         below_hz = tuple(float(hz) for hz in processor.clocks_hz[level - 1])
         lower = tuple((n, below_hz if n == name else c) for n, c in plan.clocks)
-        below = forecast(problem, replace(plan, clocks=lower), headroom=PATIENT)
+        below = forecast(problem, replace(plan, clocks=lower), headroom=patient_share(problem, plan))
         if any(app.late for app in below.apps):
             return "latency"
         if below.overload or below.starving:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from math import inf, log
 
 from dynofa_ros.manager.ladder import COLD, Outcome, Trace, allocate
 from dynofa_ros.manager.many import allocate_any, fits_any
@@ -21,7 +22,8 @@ from dynofa_ros.manager.reversal_budget import ReversalBudget
 from dynofa_ros.manager.solver import MAX_FREE_APPS
 
 HEADROOM = 1.0  # share of the latency target that a new plan may fill
-PATIENT = 0.98  # the same for one that only would be better
+PATIENT = 0.98  # the same for one that only would be better, where frames vary
+WIDE = 0.1  # log of a margin from which they do; where they hardly vary nor do estimates
 HOLD = 1.03  # share at which a plan in force is given up
 GAIN_SHARE = 0.02  # of the power: less is not worth a change
 GAIN_W = 0.1
@@ -33,7 +35,7 @@ FAILED_WITHIN_S = 4.0  # an upgrade taken back sooner than this has failed
 REPAIRED_S = 2.0  # after a plan failed power is not saved that soon
 BACKOFF_RESET_S = 30.0
 SOLVE_PERIOD_S = 1.0
-CALM_S = 1.0  # in which nothing was changed
+CALM_S = 2.0  # in which nothing was changed: what a plan takes is well known then
 REPAIR = 0.02  # of a latency target, or W: less is not worth a change of a plan that fails anyway
 MOVED_SHARE = 0.02  # of a latency or a power: alternatives are looked at again before the second is over
 
@@ -99,7 +101,7 @@ class Hysteresis:
             return current
         if not (event or self._due(now_ns, problem, present)):
             return current
-        patient = self._solve(now_ns, problem, current, headroom=PATIENT)
+        patient = self.best(now_ns, problem, current)
         if not is_better(problem, forecast(problem, patient), present):
             self.better_since_ns = None
             return current
@@ -107,7 +109,7 @@ class Hysteresis:
         if not self._dwelt(now_ns, min_dwell_s, only_power=not current.ladder_step):
             return current
         if not self.budget.left:
-            patient = concede(problem, current, PATIENT, self.trace, stay=False)
+            patient = concede(problem, current, patient_share(problem, current), self.trace, stay=False)
             if not is_better(problem, forecast(problem, patient), present):
                 return current
         if self.budget.reverses(current, patient):
@@ -141,6 +143,11 @@ class Hysteresis:
         if allowed and repairs(expected, present) and not repairs(conceded, expected):
             return self._change(now_ns, current, best)
         return self._change(now_ns, current, less) if repairs(conceded, present) else current
+
+    def best(self, now_ns: int, problem: Problem, current: Plan) -> Plan:
+        """The best plan with so much headroom that it is likely to stay."""
+        headroom = patient_share(problem, current) if self._held(now_ns) else PATIENT
+        return self._solve(now_ns, problem, current, headroom=headroom)
 
     def _solve(
         self,
@@ -176,9 +183,11 @@ class Hysteresis:
 
     def calm(self, now_ns: int) -> bool:
         """Whether the plan in force has held for a while, and nothing better waits."""
-        held = self.changed_ns is None or now_ns - self.changed_ns >= CALM_S * 1e9
         sound = self.present is not None and self.present.sound
-        return held and sound and self.better_since_ns is None and self.budget.left
+        return self._held(now_ns) and sound and self.better_since_ns is None and self.budget.left
+
+    def _held(self, now_ns: int) -> bool:
+        return self.changed_ns is None or now_ns - self.changed_ns >= CALM_S * 1e9
 
     def adopt(self, now_ns: int, current: Plan, plan: Plan) -> Plan:
         """Takes a plan that was made elsewhere."""
@@ -220,6 +229,13 @@ class Hysteresis:
         since_change = self.changed_ns is None or now_ns - self.changed_ns >= dwell_ns
         better = self.better_since_ns is not None and now_ns - self.better_since_ns >= dwell_ns
         return since_change and better
+
+
+def patient_share(problem: Problem, plan: Plan) -> float:
+    """Share of the latency target that a plan may fill which only would be better than this one."""
+    pairs = zip(problem.apps, plan.choices, strict=False)
+    widest = max((app.margin.get(place_of(choice.entry), inf) for app, choice in pairs), default=inf)
+    return 1.0 - (1.0 - PATIENT) * min(1.0, log(widest) / WIDE)
 
 
 def _staying(problem: Problem, current: Plan, plan: Plan, outcome: Outcome, headroom: float) -> Plan:

@@ -296,9 +296,12 @@ class RuntimeManager:
         known = self._bumpless_start.plan(now_ns, self.state, problem, events)
         on_trial = self._trials.running(now_ns, self.state, before)
         if known is None and before is not None and upgrades:
+            over = self._trials.left is not None and not on_trial
             arguments = (now_ns, self.state, problem, before, self._hysteresis, release_w)
             if on_trial and events <= {"latency"}:
                 known = self._trials.go_on(*arguments)
+            elif over and events <= {"latency"}:
+                known = self._trials.end(*arguments)
             elif not (on_trial or events):
                 known = self._trials.begin(*arguments)
         self._plan = known or self._hysteresis.choose(

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, replace
-from math import erf, exp, log, pi, sqrt
+from math import erf, erfc, exp, inf, log, pi, sqrt
 from typing import NamedTuple
 
 import numpy as np
 
 from dynofa_ros.manager.app_state import AppState
-from dynofa_ros.manager.hysteresis import HOLD, PATIENT, Hysteresis
+from dynofa_ros.manager.hysteresis import HOLD, Hysteresis, patient_share
+from dynofa_ros.manager.library_error import factors
 from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import Choice, Plan, forecast
 from dynofa_ros.manager.problem import App, Problem
@@ -24,7 +25,8 @@ from dynofa_ros.manager.reversal_budget import WINDOW_S
 from dynofa_ros.manager.state import State
 
 LEAST_GAIN = 0.005  # of the time of a frame: less is not worth a trial
-SLOWER, QUICKER = 0.5, 1.5  # standard deviations that an entry on trial may be, and that it is hoped to be
+SLOWER = 0.5  # standard deviations that an entry on trial may be
+HORIZON_S = 60.0  # within which a trial is to save more energy than it costs, as far as can be expected
 TOP_SHARE = 0.93  # of the latency target at the top clock: what a late frame adds to the margin must fit
 REACH = 2.5  # standard deviations: what is slower by more has hardly a chance
 LOOK_S = 1.0  # after which another is looked for
@@ -36,16 +38,21 @@ USUAL = 0.1  # of the log-ratio around its usual level: a load that comes or goe
 
 
 class Candidate(NamedTuple):
-    """``deviation``: of the log of its time."""
+    """``deviation``: of the log of its time. ``caution``: log of the time that plans reckon with over it."""
 
     choice: Choice
     deviation: float
+    caution: float = 0.0
 
 
 @dataclass
 class Trials:
-    """One application after the other. ``home``: what it ran before; ``choice``: on trial, None = none."""
+    """One application after the other. ``home``: what it ran before; ``choice``: on trial, None = none.
 
+    ``left``: the plan that was in force before.
+    """
+
+    left: Plan | None = None
     home: Choice | None = None
     choice: Choice | None = None
     _since_ns: int = 0
@@ -58,7 +65,7 @@ class Trials:
         """Whether an entry is on trial: until it is known, and so long that to go back is no reversal."""
         app = state.apps.get(self.choice.app) if self.choice else None
         if self.choice is None or app is None or plan is None or self.choice not in plan.choices:
-            self.choice = None
+            self.choice = self.left = None
             return False
         entry, lasted_s = self.choice.entry, 1e-9 * (now_ns - self._since_ns)
         errors = app.estimator.filter(place_of(entry)).errors
@@ -68,6 +75,27 @@ class Trials:
         if self._known and lasted_s > WINDOW_S:
             self.choice = None
         return self.choice is not None
+
+    def end(
+        self, now_ns: int, state: State, problem: Problem, plan: Plan, hysteresis: Hysteresis, limit_w: float
+    ) -> Plan | None:
+        """When trials are over: of the plan that was left for them and the best one, with what was learned,
+        the one that takes less power; None if neither takes less than the last trial, or not yet, because it
+        would reverse a knob."""
+        left = self.left
+        if left is None or not _of(problem, left):
+            self.left = None
+            return None
+
+        def power_w(plan: Plan) -> float:
+            expected = forecast(problem, plan, limit_w, HOLD)
+            return expected.power_w if expected.sound and not plan.ladder_step else inf
+
+        least = min(plan, left, hysteresis.best(now_ns, problem, plan), key=power_w)
+        if hysteresis.budget.reverses(plan, least):
+            return None
+        self.left = None
+        return None if least is plan else hysteresis.adopt(now_ns, plan, least)
 
     def begin(
         self, now_ns: int, state: State, problem: Problem, plan: Plan, hysteresis: Hysteresis, limit_w: float
@@ -79,7 +107,9 @@ class Trials:
         self._looked_ns = now_ns
         self._turn += 1
         number = self._turn % len(plan.choices)
-        return self._next(now_ns, state, problem, plan, number, plan.choices[number], hysteresis, limit_w)
+        trial = self._next(now_ns, state, problem, plan, number, plan.choices[number], hysteresis, limit_w)
+        self.left = plan if trial else None
+        return trial
 
     def go_on(
         self, now_ns: int, state: State, problem: Problem, plan: Plan, hysteresis: Hysteresis, limit_w: float
@@ -112,13 +142,15 @@ class Trials:
         if plan.ladder_step or problem.least_latency:  # there a quicker entry lowers no clock
             return None
         best = _candidate(state.apps[home.app], problem.apps[number], home, problem, plan)
-        if best is None or not _worth(problem, plan, number, best):
+        if best is None:
             return None
         top = _with(problem, plan, best.choice, problem.processor(place_of(best.choice.entry)).levels - 1)
         if forecast(problem, top).apps[number].share > TOP_SHARE:
             return None
         trial = _in_time(problem, plan, number, best, limit_w)
         if trial is None or hysteresis.budget.reverses(plan, trial):
+            return None
+        if not _worth(problem, self.left or plan, number, best, trial):
             return None
         self.home, self.choice, self._since_ns, self._last = home, best.choice, now_ns, False
         return hysteresis.adopt(now_ns, plan, trial)
@@ -142,21 +174,24 @@ def _candidate(known: AppState, app: App, home: Choice, problem: Problem, plan: 
         or filter_.noise() > MOST_NOISE * (spread := errors.spread)
     ):
         return None
-    times_ms, deviation = table.unit_ms[:, level], sqrt(spread)
+    deviation, keys = sqrt(spread), [(entry.id, entry.threads) for entry in table.entries]
+    entries, planned = list(map(errors.known, keys)), np.log(factors(errors.rounded, keys)[1])
+    cautions = planned - np.array([entry.log_error for entry in entries])
+    times_ms = table.unit_ms[:, level] * np.exp(-cautions)
     enough = bisect_left(table.accuracies, home.entry.accuracy)
     near = np.flatnonzero(times_ms[enough:] <= times_ms[now] * exp(REACH * deviation)).tolist()
     alike = [enough + n for n in near if table.modes[enough + n] == table.modes[now]]
-    times_ms = times_ms.tolist()
-    tried = {n: errors.known((table.entries[n].id, table.entries[n].threads)) for n in alike}
-    least_ms = min(times_ms[n] for n in alike if n == now or tried[n].frames)
+    least_ms = min(times_ms[n] for n in alike if n == now or entries[n].frames)
     best, most = None, LEAST_GAIN
     for n in alike:
-        if n != now and tried[n].variance >= KNOWN_SHARE * spread:
+        if n != now and entries[n].variance >= KNOWN_SHARE * spread:
             u = log(times_ms[n] / least_ms) / deviation
             gain = deviation * (exp(-0.5 * u * u) / sqrt(2.0 * pi) - 0.5 * u * (1.0 - erf(u / sqrt(2.0))))
             if gain > most:
-                best, most = table.entries[n], gain
-    return None if best is None else Candidate(replace(home, entry=best), deviation)
+                best, most = n, gain
+    if best is None:
+        return None
+    return Candidate(replace(home, entry=table.entries[best]), deviation, float(cautions[best]))
 
 
 def _of(problem: Problem, plan: Plan) -> bool:
@@ -175,16 +210,23 @@ def _with(problem: Problem, plan: Plan, choice: Choice, level: int) -> Plan:
     )
 
 
-def _worth(problem: Problem, plan: Plan, number: int, candidate: Candidate) -> bool:
-    """Whether the processor could take a lower clock if the candidate is as quick as hoped."""
-    name = place_of(candidate.choice.entry)
-    level = problem.processor(name).level_of(dict(plan.clocks)[name])
+def _worth(problem: Problem, plan: Plan, number: int, candidate: Candidate, trial: Plan) -> bool:
+    """Whether a trial can be expected to save more energy than it costs: with some chance the candidate is so
+    quick that the processor can take the next lower clock than in the plan that is left for trials."""
+    processor, app = problem.processor(place_of(candidate.choice.entry)), problem.apps[number]
+    level = processor.level_of(dict(plan.clocks)[processor.name])
     if not level:
         return False
     lower = forecast(problem, _with(problem, plan, candidate.choice, level - 1))
-    shares = [app.share for app in lower.apps]
-    shares[number] *= exp(-QUICKER * candidate.deviation)
-    return max(shares) <= PATIENT
+    own, most = lower.apps[number], patient_share(problem, plan)
+    if any(other.share > most for other in lower.apps if other is not own):
+        return False
+    quicker = min(1.0, most / own.share)
+    now_w, trial_w = forecast(problem, plan).power_w, forecast(problem, trial).power_w
+    lower_w = lower.power_w - float(processor.slope_w[level - 1]) * own.load * (1.0 - quicker)
+    chance = 0.5 * erfc((-log(quicker) - candidate.caution) / candidate.deviation / sqrt(2.0))
+    saves_j = chance * (now_w - lower_w) * HORIZON_S
+    return saves_j > (trial_w - now_w) * max(WINDOW_S, LEAST_FRAMES / app.rate_hz)
 
 
 def _in_time(
@@ -196,9 +238,10 @@ def _in_time(
     """
     processor = problem.processor(place_of(candidate.choice.entry))
     level = processor.level_of(dict(plan.clocks)[processor.name]) or 0
+    longer = max(0.0, SLOWER * candidate.deviation - candidate.caution)
     for higher in range(level, processor.levels):
         trial = _with(problem, plan, candidate.choice, higher)
         expected = forecast(problem, trial, limit_w, most)
-        if expected.sound and expected.apps[number].share * exp(SLOWER * candidate.deviation) <= most:
+        if expected.sound and expected.apps[number].share * exp(longer) <= most:
             return trial
     return None

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from dynofa_ros.manager.hysteresis import (
     HOLD,
+    PATIENT,
     REPAIR,
     REPAIRED_S,
     Hysteresis,
     concede,
     is_better,
+    patient_share,
     repairs,
 )
 from dynofa_ros.manager.plan import AppForecast, Choice, Forecast, Plan, forecast
@@ -328,3 +330,15 @@ def test_nothing_known_is_no_better_plan() -> None:
     gpu = processor(TOP_HZ)
     problem = problem_of(app("a", gpu, 1.0), on=gpu)
     assert not is_better(problem, Forecast(False, power_w=nan), late_by(0.9))
+
+
+def test_where_frames_hardly_vary_a_better_plan_needs_no_headroom() -> None:
+    gpu = processor(TOP_HZ)
+
+    def share(*margins: float) -> float:
+        problem = problem_of(*(app(f"a{n}", gpu, margin) for n, margin in enumerate(margins)), on=gpu)
+        return patient_share(problem, plan_of(problem, *(0 for _ in margins)))
+
+    assert share(1.2) == share(1.5) == PATIENT
+    assert 0.999 < share(1.002) < 1.0 and PATIENT < share(1.05) < share(1.02)
+    assert share(1.002, 1.2) == PATIENT  # whoever varies most
