@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import isfinite, nan
+from math import inf, isfinite, nan
 from typing import Any
 
-from dynofa_ros.latency import size_factor
+from dynofa_ros.latency import processor_of, size_factor
 from dynofa_ros.manager.estimator import AppEstimator
 from dynofa_ros.manager.miss_alarm import MissAlarm
 from dynofa_ros.manager.placement import CLUSTERED, Key, entry_key, on_whole_cpu, place_of, subnet_key
@@ -21,6 +21,7 @@ SILENCE_S = 1.0
 SOON_FRAMES = 2  # in which a wait that is over does not ask for higher clocks
 # Nobody knows yet how its library fits this machine. It matters where a miss is much of what a minute allows.
 FIRST_FRAMES, FIRST_S, FEW_PER_MIN = 3, 10.0, 4.0
+CAUTION, CAUTIOUS_PER_MIN = 2.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -209,9 +210,19 @@ class AppState:
 
     def begins(self, now_ns: int) -> bool:
         """Whether it answers its first frames, and so few are due that one of them counts."""
-        targets = self.targets
-        few = targets is not None and 60.0 * targets.rate_hz * targets.miss_tolerance < FEW_PER_MIN
+        few = self.tolerated_per_min < FEW_PER_MIN
         return few and self.estimator.frames < FIRST_FRAMES and now_ns - self.since_ns < FIRST_S * 1e9
+
+    @property
+    def tolerated_per_min(self) -> float:
+        """Frames that may be late in a minute."""
+        return 60.0 * self.targets.rate_hz * self.targets.miss_tolerance if self.targets else inf
+
+    def caution(self, place: str) -> float:
+        """Standard deviations by which plans take what was not tried in a place to be slower than its library
+        says: where hardly a frame may be late, on a CPU. Its libraries are wrong by 5 to 21 %."""
+        careful = self.tolerated_per_min < CAUTIOUS_PER_MIN and processor_of(place) == "cpu"
+        return CAUTION if careful else 0.0
 
     def backlog_after(self, frame: InferenceMonitor) -> float:
         """For how many ms the next frame has waited when one is answered: it came a period later.

@@ -12,7 +12,7 @@ import numpy as np
 from dynofa_ros.latency import processor_of
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.inputs import Parameters
-from dynofa_ros.manager.margin import median_of
+from dynofa_ros.manager.margin import median_of, scarce
 from dynofa_ros.manager.placement import CLUSTERED, place_of
 from dynofa_ros.manager.plan import MEETING
 from dynofa_ros.manager.power_guard import CAP_GUARD, CAP_RELEASE
@@ -332,6 +332,7 @@ def _app(
     if menu is None:
         return None
     overhead_ms, rate_hz, usual = known.estimator.overhead.typical_ms(), known.due_hz(), known.sizes.usual
+    tolerance = targets.miss_tolerance * scarce(known.tolerated_per_min)
     budget_ms, slowdowns, margins = targets.latency_target_ms - overhead_ms, {}, {}
     for name, table in menu.tables.items():
         slowdown = state.slowdown(known, name) * usual_factor(table.laws, usual)

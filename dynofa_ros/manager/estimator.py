@@ -226,12 +226,14 @@ class AppEstimator:
         usual_factor: float = 1.0,
         shared: float = 1.0,
         entry: Key | None = None,
+        caution: float = 0.0,
     ) -> bool:
         """Takes one frame of the sub-network ``running`` = (id, processor); True = latency alarm.
 
         ``size_factor``: time at the size of this request over that at the reference size, which
         ``predicted_ms`` is for; ``usual_factor``: the same of a request of usual size. ``shared``: factor in
         ``predicted_ms`` by which others slow it. ``entry``: what its library error is known by.
+        ``caution``: see `LibraryErrors.fit`.
 
         ``predicted_ms`` is at the clocks read back, ``clock_version`` changes whenever these change. The
         first frame on another processor or after a clock transition is partly the old state: it is counted
@@ -265,7 +267,7 @@ class AppEstimator:
         expected_ms = predicted_ms * filter_.slowdown
         ratio = measured_ms / (size_factor * predicted_ms)
         alarm = filter_.update(log(ratio), extra_ms / expected_ms, size_factor / usual_factor, error)
-        filter_.log_level += filter_.errors.fit()
+        filter_.log_level += filter_.errors.fit(caution)
         return alarm
 
     def rounded_errors(self, processor: str) -> Rounded:

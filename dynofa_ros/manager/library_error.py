@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import exp, log1p
+from math import exp, log1p, sqrt
 
 ERROR_VARIANCE = 0.05**2  # of the log-ratio of an entry never tried: residuals of fitted libraries
 OFFSET_SHARE = 0.3  # of the shortest time tried: spread of the offset to expect
@@ -31,6 +31,7 @@ DEAD_BAND = 2.0  # grains: by as much what was learned may differ from what plan
 Key = tuple[str, int]  # sub-network, threads
 Rounded = tuple[tuple[Key, int], ...]  # grains by entry; ("", 0) has the offset
 OFFSET: Key = ("", 0)
+UNTRIED: Key = ("", 1)
 
 
 @dataclass
@@ -82,17 +83,27 @@ class LibraryErrors:
                 other.variance += FORGET * (ERROR_VARIANCE - other.variance)
         return known
 
-    def fit(self) -> float:
-        """Looks at all entries together; by how much the log of the slowdown has to rise for it."""
+    def fit(self, caution: float = 0.0) -> float:
+        """Looks at all entries together; by how much the log of the slowdown has to rise for it.
+
+        ``caution``: by how many standard deviations of what is not known of them plans take entries to be
+        slower: by most those never tried, by less with every frame.
+        """
         self._frames += 1
         shift = self._regress() if self._frames % FIT_EVERY == 0 else 0.0
         grains, moved = dict(self.rounded), {}
-        learned = [(key, known.log_error / GRAIN) for key, known in self._entries.items()]
-        for key, value in (*learned, (OFFSET, self.offset_ms / OFFSET_GRAIN_MS)):
-            if not -DEAD_BAND <= value - grains.get(key, 0) <= DEAD_BAND:
+        learned = [
+            (key, (known.log_error + caution * sqrt(known.variance)) / GRAIN)
+            for key, known in self._entries.items()
+        ]
+        untried = caution * sqrt(self.spread)
+        learned += [(OFFSET, self.offset_ms / OFFSET_GRAIN_MS), (UNTRIED, untried / GRAIN)]
+        for key, value in learned:
+            new = caution and key not in grains
+            if new or not -DEAD_BAND <= value - grains.get(key, 0) <= DEAD_BAND:
                 moved[key] = round(value)
         if moved:
-            self.rounded = tuple(sorted(pair for pair in (grains | moved).items() if pair[1]))
+            self.rounded = tuple(sorted(pair for pair in (grains | moved).items() if pair[1] or caution))
         return shift
 
     def _regress(self) -> float:
@@ -121,4 +132,5 @@ class LibraryErrors:
 def factors(rounded: Rounded, keys: Sequence[Key]) -> tuple[float, list[float]]:
     """Offset in ms, and factor on the time of each entry."""
     grains = dict(rounded)
-    return OFFSET_GRAIN_MS * grains.get(OFFSET, 0), [exp(GRAIN * grains.get(key, 0)) for key in keys]
+    untried = grains.get(UNTRIED, 0)
+    return OFFSET_GRAIN_MS * grains.get(OFFSET, 0), [exp(GRAIN * grains.get(key, untried)) for key in keys]

@@ -27,6 +27,7 @@ MAD_DEVIATION = 1.4826  # standard deviation / median absolute deviation
 # multiple of the log of an upper quantile (1.3 times what it would be if all were normal).
 UPPER_SHARE, UPPER_DEVIATION = 0.95, 0.61
 AIMED_SHARE = 0.75  # of the miss tolerance: what is only held on average is broken half of the time
+FEW_MISSES = 1.5  # a minute: of fewer, chance has a larger share
 MARGIN_FLOOR = 1.002
 MARGIN_CEILING = 3.0
 MARGIN_GRAIN = 0.002  # of the log-ratio, to which the margin is found
@@ -196,6 +197,12 @@ def _tail(deviations: float) -> float:
     """Chance of more than so many (>= 0) deviations, by Student's t with four degrees of freedom."""
     share = deviations / sqrt(deviations * deviations + 4.0)
     return 0.5 - 0.25 * share * (3.0 - share * share)
+
+
+def scarce(tolerated: float) -> float:
+    """Factor on a miss tolerance that allows for so many misses a minute: where a single one is more than a
+    minute may have, the aim is lower."""
+    return min(1.0, tolerated / FEW_MISSES) if tolerated > 0.0 else 1.0
 
 
 @lru_cache(maxsize=256)

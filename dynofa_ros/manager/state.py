@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import exp, inf, nan
+from math import exp, inf, nan, sqrt
 from typing import Any
 
 from dynofa_ros.latency import clock_ratio, core_share, latency, processor_of, reference_hz
@@ -16,6 +16,7 @@ from dynofa_ros.manager.clocks import Clocks, PlaceClocks, processor_domains, to
 from dynofa_ros.manager.estimator import drift, prior_slowdown
 from dynofa_ros.manager.feedback import Feedback
 from dynofa_ros.manager.inputs import Departure, Input, Parameters
+from dynofa_ros.manager.library_error import ERROR_VARIANCE
 from dynofa_ros.manager.loads import Loads
 from dynofa_ros.manager.margin import median_of
 from dynofa_ros.manager.placement import CLUSTERED, place_of
@@ -198,14 +199,16 @@ class State:
         if own is not None and own.frames > 0:
             return own.slowdown * app.misses.correction
         alike = [f for name, f in app.estimator.filters.items() if name in self.clusters and f.frames > 0]
+        deviations = app.caution(processor) if app.estimator.frames else 0.0
+        caution = exp(deviations * sqrt(ERROR_VARIANCE))
         if processor in self.clusters and alike:
-            return exp(median_of(sorted(f.usual_level for f in alike)))
+            return caution * exp(median_of(sorted(f.usual_level for f in alike)))
         others = [
             other.estimator.filters[processor]
             for other in self.apps.values()
             if processor in other.estimator.filters
         ]
-        return prior_slowdown(others) * app.misses.correction
+        return caution * prior_slowdown(others) * app.misses.correction
 
     def _app(self, name: str, now_ns: int) -> AppState:
         return self.apps.setdefault(name, AppState(name, since_ns=now_ns))
@@ -278,6 +281,7 @@ class State:
             usual_factor=usual,
             shared=app.shared,
             entry=(frame.subnet_id, entry.threads),
+            caution=app.caution(place),
         )
         self._fade(app)
         late = frame.deadline_missed or (frame.dropped_frames > 0 and not app.thinned)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log, nan
+from math import inf, log, nan
 from statistics import median
 
 import numpy as np
@@ -17,7 +17,7 @@ from dynofa_ros.manager.estimator import (
     drift,
     prior_slowdown,
 )
-from dynofa_ros.manager.margin import MARGIN_FLOOR, MarginEstimator, Window
+from dynofa_ros.manager.margin import FEW_MISSES, MARGIN_FLOOR, MarginEstimator, Window, scarce
 
 NOISES = {  # standard deviation, share of spikes, factor of a spike, band in which the filter has settled
     "isolated": (0.03, 0.01, 1.5, 0.05),
@@ -343,3 +343,10 @@ def test_drift_is_how_much_slower_than_usual_others_are() -> None:
         loaded.update(log(0.9 if n < 290 else 1.8))
     assert drift([usual]) == pytest.approx(0.0, abs=0.02)
     assert drift([loaded]) == pytest.approx(log(2.0), abs=0.1)
+
+
+def test_who_may_miss_few_frames_a_minute_aims_lower() -> None:
+    shares = [scarce(tolerated) for tolerated in (0.3, 0.9, FEW_MISSES, 6.0)]
+    assert shares == sorted(shares) and shares[-2:] == [1.0, 1.0]
+    assert 0.1 < shares[0] < 0.3 and 0.5 < shares[1] < 0.7
+    assert scarce(0.0) == scarce(inf) == 1.0

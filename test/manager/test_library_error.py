@@ -10,7 +10,16 @@ import pytest
 from manager_problems import make_processor
 
 from dynofa_ros.manager.estimator import AppEstimator
-from dynofa_ros.manager.library_error import DEAD_BAND, GRAIN, OFFSET, OFFSET_GRAIN_MS, LibraryErrors
+from dynofa_ros.manager.library_error import (
+    DEAD_BAND,
+    ERROR_VARIANCE,
+    GRAIN,
+    OFFSET,
+    OFFSET_GRAIN_MS,
+    LibraryErrors,
+    Rounded,
+    factors,
+)
 from dynofa_ros.manager.problem import corrected, make_table
 from dynofa_ros.messages import SubnetEntry
 
@@ -42,6 +51,10 @@ class Robot:
     @property
     def errors(self) -> LibraryErrors:
         return self.estimator.filters["gpu"].errors
+
+    def errors_after(self, name: str, frames: int) -> Rounded:
+        self.run(name, frames)
+        return self.errors.rounded
 
     def expected_ms(self, name: str) -> float:
         return self.slowdown * self.errors.corrected_ms((name, 1), LIBRARY_MS[name])
@@ -139,3 +152,16 @@ def test_plans_reckon_with_rounded_errors() -> None:
     for place, entry in enumerate(plain.entries):
         factor = exp(GRAIN * round(log(2.0) / GRAIN)) if entry.id == "b" else 1.0
         assert known.unit_ms[place] == pytest.approx((plain.unit_ms[place] + 40 * OFFSET_GRAIN_MS) * factor)
+
+
+def test_an_entry_not_tried_is_as_uncertain_as_libraries_are() -> None:
+    """Plans take it to be slower by that, until its frames have come; nothing of it without caution."""
+    estimator = AppEstimator()
+    for _ in range(20):
+        estimator.observe(("a", "gpu"), 40.0, 42.0, 40.0, 0, 1e3, entry=("a", 1), caution=1.0)
+    offset_ms, (tried, other) = factors(estimator.rounded_errors("gpu"), [("a", 1), ("other", 1)])
+    assert (offset_ms, tried) == (0.0, 1.0) and log(other) == pytest.approx(ERROR_VARIANCE**0.5, abs=0.02)
+    for _ in range(4):
+        estimator.observe(("other", "gpu"), 40.0, 42.0, 40.0, 0, 1e3, entry=("other", 1), caution=1.0)
+    assert factors(estimator.rounded_errors("gpu"), [("other", 1)])[1] == pytest.approx([1.0], abs=0.035)
+    assert Robot({"a": 40.0}).errors_after("a", 20) == ()
