@@ -221,8 +221,8 @@ class AppState:
     def caution(self, place: str) -> float:
         """Standard deviations by which plans take what was not tried in a place to be slower than its library
         says: where hardly a frame may be late, on a CPU. Its libraries are wrong by 5 to 21 %."""
-        careful = self.tolerated_per_min < CAUTIOUS_PER_MIN and processor_of(place) == "cpu"
-        return CAUTION if careful else 0.0
+        few = self.tolerated_per_min < CAUTIOUS_PER_MIN and not self.queued
+        return CAUTION if few and processor_of(place) == "cpu" else 0.0
 
     def backlog_after(self, frame: InferenceMonitor) -> float:
         """For how many ms the next frame has waited when one is answered: it came a period later.

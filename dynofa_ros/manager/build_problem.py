@@ -332,7 +332,7 @@ def _app(
     if menu is None:
         return None
     overhead_ms, rate_hz, usual = known.estimator.overhead.typical_ms(), known.due_hz(), known.sizes.usual
-    tolerance = targets.miss_tolerance * scarce(known.tolerated_per_min)
+    tolerance = targets.miss_tolerance * (1.0 if known.queued else scarce(known.tolerated_per_min))
     budget_ms, slowdowns, margins = targets.latency_target_ms - overhead_ms, {}, {}
     for name, table in menu.tables.items():
         slowdown = state.slowdown(known, name) * usual_factor(table.laws, usual)

@@ -14,6 +14,7 @@ from dynofa_ros.evaluation.policies.manager import ManagerPolicy
 from dynofa_ros.evaluation.policies.oracles import Oracle
 from dynofa_ros.evaluation.policies.profile import static_entry, twin
 from dynofa_ros.evaluation.scenarios import scenes
+from dynofa_ros.evaluation.score import energy_between
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.inputs import Monitors
 from dynofa_ros.simulation.application import default_entry
@@ -179,6 +180,17 @@ def test_without_noise_nobody_beats_the_oracle() -> None:
         accurate = min(f.accuracy for f in run.frames if isfinite(f.latency_ms))
         if misses(run) == 0.0 and accurate >= 0.76:
             assert energy(run) >= energy(oracle) * 0.999, name
+
+
+@pytest.mark.parametrize("name", ["S1", "S1 D70", "S1 D150"])
+def test_without_noise_ours_is_within_a_percent_of_the_oracle(name: str) -> None:
+    """Headroom, dwell times and trials together cost no more, the first second left out."""
+    scene = replace(next(s for s in scenes(["S1"]) if s.name == name), noise=NONE, bias=0.0)
+    ours, oracle = (
+        energy_between(simulate(scene, make_policy(policy), 0).samples, 1.0, scene.duration_s)
+        for policy in ("ours", "O1q")
+    )
+    assert ours <= 1.01 * oracle
 
 
 def test_rivals_that_share_a_processor_run_at_the_higher_of_their_clocks() -> None:
