@@ -199,15 +199,11 @@ class State:
         if own is not None and own.frames > 0:
             return own.slowdown * app.misses.correction
         alike = [f for name, f in app.estimator.filters.items() if name in self.clusters and f.frames > 0]
-        deviations = app.caution(processor) if app.estimator.frames else 0.0
-        caution = exp(deviations * sqrt(ERROR_VARIANCE))
+        caution = exp(app.caution(processor) * sqrt(ERROR_VARIANCE)) if app.estimator.frames else 1.0
         if processor in self.clusters and alike:
             return caution * exp(median_of(sorted(f.usual_level for f in alike)))
-        others = [
-            other.estimator.filters[processor]
-            for other in self.apps.values()
-            if processor in other.estimator.filters
-        ]
+        known = [a.estimator for a in self.apps.values() if a.estimator.known(processor)]
+        others = [estimator.filters[processor] for estimator in known]
         return caution * prior_slowdown(others) * app.misses.correction
 
     def _app(self, name: str, now_ns: int) -> AppState:

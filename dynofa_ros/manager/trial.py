@@ -38,7 +38,7 @@ USUAL = 0.1  # of the log-ratio around its usual level: a load that comes or goe
 
 
 class Candidate(NamedTuple):
-    """``deviation``: of the log of its time. ``caution``: log of the time that plans reckon with over it."""
+    """``deviation``: of the log of its time. ``caution``: log of the time that plans assume over it."""
 
     choice: Choice
     deviation: float
