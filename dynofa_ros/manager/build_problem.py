@@ -12,6 +12,7 @@ import numpy as np
 from dynofa_ros.latency import processor_of
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.inputs import Parameters
+from dynofa_ros.manager.library_error import Rounded
 from dynofa_ros.manager.margin import median_of, scarce
 from dynofa_ros.manager.placement import CLUSTERED, place_of
 from dynofa_ros.manager.plan import MEETING
@@ -68,9 +69,7 @@ def build_problem(
     processors = tuple(p for p in known if p.name in named)
     unused = tuple(p for p in known if p.name not in named)
     roomy = len(apps) <= len(processors)  # each can have one for itself
-    # The arrays themselves are kept with the tables: an id that is still in use is never given twice.
-    speeds = tuple([(p.name, id(p.speed_hz)) for p in processors])
-    models = [_app(state, parameters, app, processors, speeds, roomy=roomy) for app in apps]
+    models = [_app(state, parameters, app, processors, roomy=roomy) for app in apps]
     return Problem(
         apps=tuple(model for model in models if model is not None),
         processors=processors,
@@ -309,24 +308,19 @@ def _constant_w(state: State, grain_c: float) -> float:
 
 
 def _app(
-    state: State,
-    parameters: Parameters,
-    known: AppState,
-    processors: Sequence[Processor],
-    speeds: tuple[tuple[str, int], ...],
-    *,
-    roomy: bool,
+    state: State, parameters: Parameters, known: AppState, processors: Sequence[Processor], *, roomy: bool
 ) -> App | None:
-    """``speeds``: what the tables of the processors are known by."""
     targets = known.targets
     if targets is None:
         return None
     target, floor = _accuracy_target(targets, parameters.objective), targets.accuracy_floor
     filters, tolerance = known.estimator.filters, targets.miss_tolerance
-    errors = [filters[name].errors.rounded if name in filters else () for name, _ in speeds]
-    key = (known.usable, target, floor, errors, speeds)
+    errors = [filters[p.name].errors.rounded if p.name in filters else () for p in processors]
+    # The arrays themselves are kept with the tables: an id that is still in use is never given twice.
+    key = (known.usable, target, floor, errors, [id(p.speed_hz) for p in processors])
     if known.menu_key != key:
-        tables = {p.name: table for p in processors if (table := _table(known, p)) is not None}
+        rows = zip(processors, errors, strict=True)
+        tables = {p.name: table for p, own in rows if (table := _table(known, p, own)) is not None}
         known.menu_key, known.menu = key, make_menu(tables, target, floor) if tables else None
     menu = known.menu
     if menu is None:
@@ -365,10 +359,9 @@ def _accuracy_target(targets: AppTargets, objective: str) -> float:
     return 1.0 if objective == "accuracy_under_power" else targets.accuracy_target
 
 
-def _table(known: AppState, processor: Processor) -> EntryTable | None:
+def _table(known: AppState, processor: Processor, errors: Rounded) -> EntryTable | None:
     """Table of an application on a processor, the last one if nothing it is made from has changed."""
     usable, kept = known.usable, known.tables.get(processor.name)
-    errors = known.estimator.rounded_errors(processor.name)
     if kept is None or kept[0] is not processor.speed_hz or kept[1] is not usable:
         own = tuple(e for e in usable if place_of(e) == processor.name)
         plain = make_table(own, processor) if own else None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp, isfinite, log, sqrt
 
-from dynofa_ros.manager.library_error import EntryError, Key, LibraryErrors, Rounded
+from dynofa_ros.manager.library_error import EntryError, Key, LibraryErrors
 from dynofa_ros.manager.margin import (
     DEVIATION_USUAL,
     MAD_DEVIATION,
@@ -269,11 +269,6 @@ class AppEstimator:
         alarm = filter_.update(log(ratio), extra_ms / expected_ms, size_factor / usual_factor, error)
         filter_.log_level += filter_.errors.fit(caution)
         return alarm
-
-    def rounded_errors(self, processor: str) -> Rounded:
-        """Errors of the library on a processor, as plans know them."""
-        known = self.filters.get(processor)
-        return known.errors.rounded if known else ()
 
     def filter(self, processor: str) -> SlowdownFilter:
         """Filter of one processor, made on first use."""

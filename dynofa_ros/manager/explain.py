@@ -63,10 +63,7 @@ def _one_step_up(problem: Problem, plan: Plan, present: Forecast) -> list[Demand
         return None
     demands = []
     for app, choice, price in zip(problem.apps, plan.choices, present.apps, strict=True):
-        level = next(
-            n for n, a in enumerate(app.accuracies) if a <= choice.entry.accuracy or a == app.accuracies[-1]
-        )
-        demands.append(Demand(level, choice.divider, price.late))
+        demands.append(Demand(app.menu.level_of(choice.entry.accuracy), choice.divider, price.late))
     for index in sorted(range(len(demands)), key=lambda i: (problem.apps[i].priority, i)):
         demand = demands[index]
         if demand.relaxed:

@@ -9,6 +9,7 @@ this is a Schmitt trigger: noise inside the gap moves no knob.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import inf, log
@@ -267,10 +268,8 @@ def concede(
     Clocks fall where the power limit asks for it. ``guess``: how the last search ended.
     """
     homes = [place_of(choice.entry) for choice in current.choices]
-    least = tuple(
-        next((n for n, a in enumerate(app.accuracies) if a <= choice.entry.accuracy), len(app.accuracies) - 1)
-        for app, choice in zip(problem.apps, current.choices, strict=True)
-    )
+    pairs = zip(problem.apps, current.choices, strict=True)
+    least = tuple(app.menu.level_of(choice.entry.accuracy) for app, choice in pairs)
     pins = tuple([p.name for p in problem.processors].index(home) for home in homes)
 
     def search(problem: Problem, guess: Trace) -> Outcome:
@@ -329,19 +328,14 @@ def _least_late(problem: Problem, outcome: Outcome) -> Outcome:
         )
         return replace(problem, apps=apps)
 
-    low, high = 0, len(STRETCHES)
-    while low < high:
-        middle = (low + high) // 2
-        if fits_any(stretched(middle), HEADROOM, outcome.point.mapping):
-            high = middle
-        else:
-            low = middle + 1
+    mapping = outcome.point.mapping
+    low = bisect_left(range(len(STRETCHES)), True, key=lambda n: fits_any(stretched(n), HEADROOM, mapping))
     if low == len(STRETCHES):
         return outcome
     least = tuple(
         len(app.accuracies) - 1 if relaxed else 0 for app, relaxed in zip(problem.apps, late, strict=True)
     )
-    found = allocate_any(stretched(low), HEADROOM, outcome.trace, outcome.point.mapping, least=least)
+    found = allocate_any(stretched(low), HEADROOM, outcome.trace, mapping, least=least)
     demands = tuple(
         replace(demand, relaxed=True) if relaxed else demand
         for demand, relaxed in zip(found.demands, late, strict=True)

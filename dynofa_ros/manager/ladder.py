@@ -14,6 +14,7 @@ application the result is the lexicographic best: rate before accuracy, accuracy
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -242,21 +243,14 @@ def _outcome(
 def _least_share(problem: Problem, grid: Grid, wanted: Asked) -> Grid:
     """The grid with every deadline cut to the least common share, in percent, that can be held."""
     targets = np.array([app.latency_target_ms for app in problem.apps])
-    low, high = 0, PERCENT
-    while high - low > 1:
-        middle = (low + high) // 2
-        if solve(_cut(grid, targets, middle), wanted) is None:
-            low = middle
-        else:
-            high = middle
-    return _cut(grid, targets, high)
 
+    def cut(percent: int) -> Grid:
+        budget_ms = grid.budget_ms - (1.0 - percent / PERCENT) * targets
+        parts = tuple(replace(part, budget_ms=budget_ms) for part in grid.parts)
+        return replace(grid, budget_ms=budget_ms, parts=parts)
 
-def _cut(grid: Grid, targets: NDArray[np.float64], percent: int) -> Grid:
-    budget_ms = grid.budget_ms - (1.0 - percent / PERCENT) * targets
-    return replace(
-        grid, budget_ms=budget_ms, parts=tuple(replace(part, budget_ms=budget_ms) for part in grid.parts)
-    )
+    held = bisect_left(range(1, PERCENT), True, key=lambda percent: solve(cut(percent), wanted) is not None)
+    return cut(1 + held)
 
 
 def _raise_clocks(grid: Grid, wanted: Asked, point: Point) -> Point:

@@ -8,36 +8,14 @@ what it costs others there is not known (see `State.arrange`).
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TypeAlias
 
 from dynofa_ros.latency import CLUSTERED
+from dynofa_ros.messages import InferenceMonitor, SubnetCommand, SubnetEntry, SubnetState
 
 Key = tuple[str, str, str, int]  # sub-network, processor, cluster, threads
-
-
-class Placed(Protocol):
-    """An entry, a command, a state or a monitor."""
-
-    @property
-    def processor(self) -> str: ...
-    @property
-    def cluster(self) -> str: ...
-    @property
-    def threads(self) -> int: ...
-
-
-class PlacedEntry(Placed, Protocol):
-    """An entry of a library."""
-
-    @property
-    def id(self) -> str: ...
-
-
-class PlacedSubnet(Placed, Protocol):
-    """A message about a sub-network."""
-
-    @property
-    def subnet_id(self) -> str: ...
+PlacedSubnet: TypeAlias = SubnetCommand | SubnetState | InferenceMonitor
+Placed: TypeAlias = SubnetEntry | PlacedSubnet
 
 
 def place_of(placed: Placed) -> str:
@@ -50,7 +28,7 @@ def on_whole_cpu(placed: Placed) -> bool:
     return placed.processor == CLUSTERED and not placed.cluster
 
 
-def entry_key(entry: PlacedEntry) -> Key:
+def entry_key(entry: SubnetEntry) -> Key:
     """What names an entry within a library."""
     return entry.id, entry.processor, entry.cluster, entry.threads
 

@@ -36,10 +36,6 @@ class Plan:
     ladder_step: int = 0
     feasible: bool = True
 
-    def choice(self, app: str) -> Choice | None:
-        """Choice of one application, None if the plan has none."""
-        return next((c for c in self.choices if c.app == app), None)
-
     def same_knobs(self, other: Plan | None) -> bool:
         """Whether both plans set every knob alike."""
         return other is not None and self.choices == other.choices and self.clocks == other.clocks

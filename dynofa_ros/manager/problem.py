@@ -166,6 +166,10 @@ class Menu:
         times: Array = self.tables[name].at(ratio)[1][..., self.first[name], :]
         return times
 
+    def level_of(self, accuracy: float) -> int:
+        """The first demand level that an accuracy will do for, the last one if none."""
+        return min(sum(a > accuracy for a in self.accuracies), len(self.accuracies) - 1)
+
 
 @dataclass(eq=False)
 class App:

@@ -20,7 +20,7 @@ from dynofa_ros.manager.grid import NEVER_W, NO_LIMIT_W, ROUNDING, Asked, Grid, 
 from dynofa_ros.manager.problem import LOAD_CEILING, Array
 
 MAX_FREE_APPS = 8  # applications with a choice of processor; 3^8 = 6561 splits
-MOST_KNOWN = 8  # mappings that are looked at one by one; tables are as quick as more
+MOST_KNOWN = 8  # mappings that are looked at one by one; more where tables are large
 
 
 def solve(
@@ -198,12 +198,13 @@ class Tables:
             self._background = False
             self._price()
         everyone = np.arange(len(self._load))
+        most = MOST_KNOWN * max(1, len(everyone) // len(self.needs.own) ** 2)
         rest, power_w, places = everyone[-1:], np.zeros(1), [everyone[-1:]]
         for k in range(len(self.needs.slices) - 1, 0, -1):
             before_w, own_w = self.joint_w(tuple(range(k))), self._joint[k,]
             total_w = power_w[:, None] + (before_w[rest[:, None] & ~everyone] + own_w)
             known, part = np.nonzero((total_w <= limit_w) & ((everyone & ~rest[:, None]) == 0))
-            if not 0 < len(part) <= MOST_KNOWN:
+            if not 0 < len(part) <= most:
                 return None
             rest, power_w = rest[known] & ~part, power_w[known] + own_w[part]
             places = [rest, part, *(place[known] for place in places[1:])]

@@ -83,7 +83,7 @@ def test_neighbours_and_other_processors_are_named_in_the_order_of_the_applicati
     names = [app.name for app in problem.apps]
     assert [names.index(o.app) for o in others] == sorted(names.index(o.app) for o in others)
     for other in others:
-        choice = plan.choice(other.app)
+        choice = next(c for c in plan.choices if c.app == other.app)
         assert choice is not None and (other.processor == choice.entry.processor) == (other.kind != ELSEWHERE)
         if other.kind == BETTER:
             assert other.accuracy > choice.entry.accuracy
