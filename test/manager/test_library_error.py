@@ -159,9 +159,11 @@ def test_an_entry_not_tried_is_as_uncertain_as_libraries_are() -> None:
     estimator = AppEstimator()
     for _ in range(20):
         estimator.observe(("a", "gpu"), 40.0, 42.0, 40.0, 0, 1e3, entry=("a", 1), caution=1.0)
-    offset_ms, (tried, other) = factors(estimator.rounded_errors("gpu"), [("a", 1), ("other", 1)])
+    offset_ms, (tried, other) = factors(estimator.filters["gpu"].errors.rounded, [("a", 1), ("other", 1)])
     assert (offset_ms, tried) == (0.0, 1.0) and log(other) == pytest.approx(ERROR_VARIANCE**0.5, abs=0.02)
     for _ in range(4):
         estimator.observe(("other", "gpu"), 40.0, 42.0, 40.0, 0, 1e3, entry=("other", 1), caution=1.0)
-    assert factors(estimator.rounded_errors("gpu"), [("other", 1)])[1] == pytest.approx([1.0], abs=0.035)
+    assert factors(estimator.filters["gpu"].errors.rounded, [("other", 1)])[1] == pytest.approx(
+        [1.0], abs=0.035
+    )
     assert Robot({"a": 40.0}).errors_after("a", 20) == ()
