@@ -27,6 +27,7 @@ class Ripple:
     """
 
     peak_w: float = 0.0
+    mean_w: float = 0.0
     _window_w: deque[float] = field(default_factory=lambda: deque(maxlen=RIPPLE_SAMPLES))
 
     def observe(self, measured_w: float, settled: bool) -> None:
@@ -36,7 +37,12 @@ class Ripple:
             return
         self._window_w.append(measured_w)
         if len(self._window_w) >= RIPPLE_FIRST:
-            self.peak_w = max(self._window_w) - sum(self._window_w) / len(self._window_w)
+            self.mean_w = sum(self._window_w) / len(self._window_w)
+            self.peak_w = max(self._window_w) - self.mean_w
+
+    def under(self, cap_w: float) -> float:
+        """Peaks to expect under a cap: smaller in proportion at less power than they were seen at."""
+        return self.peak_w * min(1.0, cap_w / self.mean_w) if self.peak_w > 0.0 else 0.0
 
 
 @dataclass
@@ -77,7 +83,7 @@ class PowerGuard:
 
     def limit_w(self, cap_w: float) -> float:
         """Power that a new plan may be predicted to take; inf without a cap."""
-        return cap_w * (1.0 - CAP_GUARD) - self.ripple.peak_w - self.trim_w
+        return cap_w * (1.0 - CAP_GUARD) - self.ripple.under(cap_w) - self.trim_w
 
     def _smooth(self, value: float, weight: float) -> float:
         return self.measured_w + weight * (value - self.measured_w)

@@ -169,3 +169,14 @@ def test_a_change_of_clocks_is_no_ripple_and_a_step_is_soon_forgotten() -> None:
     for _ in range(100):
         guard.observe(5.0, 5.0, 0.1, inf, True)
     assert guard.ripple.peak_w == 0.0
+
+
+def test_peaks_seen_above_a_cap_are_expected_below_it_in_proportion() -> None:
+    """A load that has ended had high peaks at high clocks; under the cap there is nothing to repeat them."""
+    guard = PowerGuard()
+    for n in range(100):
+        guard.observe(12.0 if n % 2 else 8.0, 10.0, 0.1, inf, True)
+    assert guard.limit_w(5.0) == pytest.approx(5.0 * (1.0 - CAP_GUARD) - 1.0)
+    assert guard.limit_w(10.0) == pytest.approx(10.0 * (1.0 - CAP_GUARD) - 2.0)
+    assert guard.limit_w(20.0) == pytest.approx(20.0 * (1.0 - CAP_GUARD) - 2.0)
+    assert guard.limit_w(0.0) == 0.0
