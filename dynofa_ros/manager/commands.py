@@ -9,9 +9,7 @@ above.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from dynofa_ros.manager.placement import subnet_key
 from dynofa_ros.messages import DvfsCommand, FrequencyBand, Header, SubnetCommand
@@ -22,7 +20,11 @@ GRANT_GRAIN = 0.05  # of an expected time: less is not worth a command before th
 RENEW_S = 1.0  # devices may lapse sooner than the command says (command_timeout_s)
 
 
-Commands = Mapping[str, SubnetCommand]  # by application
+@dataclass(frozen=True)
+class AppCommand(SubnetCommand):
+    """Knob of one application; the message leaves it to its topic to say of which."""
+
+    app: str = ""
 
 
 @dataclass
@@ -30,35 +32,35 @@ class CommandBook:
     """What was sent last, and when."""
 
     decision_id: int = 0
-    _sent: dict[str, SubnetCommand] = field(default_factory=dict)
-    previous: dict[str, SubnetCommand] = field(default_factory=dict)  # sent before the last issue
+    _sent: dict[str, AppCommand] = field(default_factory=dict)
+    previous: dict[str, AppCommand] = field(default_factory=dict)  # sent before the last issue
     _bands: tuple[FrequencyBand, ...] = ()
     _sent_ns: int = 0
 
     def issue(
         self,
         now_ns: int,
-        wanted: Commands,
+        wanted: tuple[AppCommand, ...],
         bands: tuple[FrequencyBand, ...],
         period_s: float,
         newest_foreign_id: int,
-    ) -> tuple[Commands, DvfsCommand | None]:
+    ) -> tuple[tuple[AppCommand, ...], DvfsCommand | None]:
         """Commands to send now. ``newest_foreign_id``: the highest id that a receiver has taken."""
         valid_s = max(VALID_FOR_S, VALID_PERIODS * period_s)
         overruled = newest_foreign_id > self.decision_id
         age_ns = now_ns - self._sent_ns
         renew = overruled or age_ns < 0 or age_ns >= RENEW_S * 1e9
-        due = {app: c for app, c in wanted.items() if renew or not _same(c, self._sent.get(app))}
+        due = [c for c in wanted if renew or not _same(c, self._sent.get(c.app))]
         bands_due = bool(bands) and (renew or bands != self._bands)
         self.previous = self._sent
-        self._sent = {app: c for app, c in self._sent.items() if app in wanted}
+        apps = {command.app for command in wanted}
+        self._sent = {app: c for app, c in self._sent.items() if app in apps}
         if not due and not bands_due:
-            return {}, None
+            return (), None
         self.decision_id = max(self.decision_id + 1, newest_foreign_id + 1, now_ns // 1_000_000)
         header, new_id = Header(now_ns), self.decision_id
-        sent = partial(replace, header=header, decision_id=new_id, valid_for_s=valid_s)
-        commands = {app: sent(command) for app, command in due.items()}
-        self._sent.update(commands)
+        commands = tuple(replace(c, header=header, decision_id=new_id, valid_for_s=valid_s) for c in due)
+        self._sent.update({c.app: c for c in commands})
         if renew:
             self._sent_ns = now_ns
         if not bands_due:
@@ -66,7 +68,7 @@ class CommandBook:
         self._bands = bands
         return commands, DvfsCommand(new_id, bands, valid_s, header=header)
 
-    def sent(self, app: str, decision_id: int) -> SubnetCommand | None:
+    def sent(self, app: str, decision_id: int) -> AppCommand | None:
         """The last command to an application, if it is the one with this id."""
         command = self._sent.get(app)
         return command if command is not None and command.decision_id == decision_id else None
@@ -82,7 +84,7 @@ class CommandBook:
         return frozenset(band.domain for band in self._bands)
 
 
-def _same(new: SubnetCommand, old: SubnetCommand | None) -> bool:
+def _same(new: AppCommand, old: AppCommand | None) -> bool:
     if old is None:
         return False
     same_rate = new.rate_hz == old.rate_hz or (new.rate_hz != new.rate_hz and old.rate_hz != old.rate_hz)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import isfinite, nan
 
+from dynofa_ros.manager.commands import AppCommand
 from dynofa_ros.manager.grant import Grant, grant
 from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import Choice, Plan
 from dynofa_ros.manager.problem import App, Problem, Processor
 from dynofa_ros.manager.state import State
-from dynofa_ros.messages import DomainCapability, FrequencyBand, SubnetCommand, SubnetCondition
+from dynofa_ros.messages import DomainCapability, FrequencyBand, SubnetCondition
 
 FINISH_S = 2.0  # after the last frame that an application answered on a processor
 
@@ -90,9 +91,9 @@ def _clock(processor: Processor | None, clocks: tuple[float, ...] | None, domain
     return int(hz) if isfinite(hz) else None
 
 
-def wanted_commands(state: State, problem: Problem, plan: Plan | None) -> dict[str, SubnetCommand]:
+def wanted_commands(state: State, problem: Problem, plan: Plan | None) -> tuple[AppCommand, ...]:
     """Command of every planned application that is not pinned by its user."""
-    commands = {}
+    commands = []
     for choice, model in zip(plan.choices if plan else (), problem.apps, strict=True):
         app, entry = state.apps[choice.app], choice.entry
         pinned = app.status is not None and app.status.status == SubnetCondition.PINNED
@@ -101,19 +102,22 @@ def wanted_commands(state: State, problem: Problem, plan: Plan | None) -> dict[s
         granted: Grant = ()
         if plan and app.sized:
             granted = grant(problem, plan, choice, model, app, state.slowdown(app, place_of(entry)))
-        commands[choice.app] = SubnetCommand(
-            decision_id=0,
-            subnet_id=entry.id,
-            processor=entry.processor,
-            rate_hz=nan if choice.divider == 1 else app.targets.rate_hz / choice.divider,
-            prefetch_subnet_ids=tuple(n for n, _ in granted) or _neighbours(model, choice),
-            granted_subnet_ids=tuple(n for n, _ in granted),
-            granted_ms=tuple(ms for _, ms in granted),
-            threads=entry.threads,
-            cluster=entry.cluster,
-            cpu_affinity=state.cpus.get(entry.cluster, ()),
+        commands.append(
+            AppCommand(
+                app=choice.app,
+                decision_id=0,
+                subnet_id=entry.id,
+                processor=entry.processor,
+                rate_hz=nan if choice.divider == 1 else app.targets.rate_hz / choice.divider,
+                prefetch_subnet_ids=tuple(n for n, _ in granted) or _neighbours(model, choice),
+                granted_subnet_ids=tuple(n for n, _ in granted),
+                granted_ms=tuple(ms for _, ms in granted),
+                threads=entry.threads,
+                cluster=entry.cluster,
+                cpu_affinity=state.cpus.get(entry.cluster, ()),
+            )
         )
-    return commands
+    return tuple(commands)
 
 
 def _neighbours(app: App, choice: Choice) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from dynofa_ros.manager.alternatives import AlternativesTimer, alternatives
 from dynofa_ros.manager.app_state import AppState
 from dynofa_ros.manager.build_problem import build_problem, power_limit
 from dynofa_ros.manager.bumpless_start import BumplessStart
-from dynofa_ros.manager.commands import CommandBook, Commands
+from dynofa_ros.manager.commands import AppCommand, CommandBook
 from dynofa_ros.manager.explain import binding_constraint
 from dynofa_ros.manager.hysteresis import Hysteresis
 from dynofa_ros.manager.inputs import Monitors, Parameters, parameter_messages
@@ -44,7 +44,6 @@ from dynofa_ros.messages import (
     Header,
     InferenceMonitor,
     ManagerDecision,
-    SubnetCommand,
     SubnetCondition,
     SubnetState,
 )
@@ -82,9 +81,12 @@ def no_collection() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Decision(ManagerDecision):
-    """One step of the manager, and the commands that must be sent now."""
+    """One step of the manager, and the commands that must be sent now.
 
-    commands: Commands = field(default_factory=dict)
+    ``later``: what finds a field when it is first read, by its name.
+    """
+
+    commands: tuple[AppCommand, ...] = ()
     dvfs: DvfsCommand | None = None
     later: dict[str, Callable[[], Any]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -185,21 +187,20 @@ class RuntimeManager:
         """Finds what binds the plan in force, if nobody has asked for it yet."""
         self._binding = self._binding or self._find_binding()
 
-    def publication_order(self, decision: Decision) -> list[tuple[str, SubnetCommand | DvfsCommand]]:
-        """Commands of the last decision in the order in which they are sent, each with its application ("" =
-        the clocks).
+    def publication_order(self, decision: Decision) -> list[AppCommand | DvfsCommand]:
+        """Commands of the last decision in the order in which they are sent.
 
         A manager may die between two of them. So smaller sub-networks go before the clocks, and larger ones
         and those on another processor after them: no network waits for a clock that never comes.
         """
-        larger = {name: c for name, c in decision.commands.items() if not self._shrinks(name, c)}
-        smaller = (item for item in decision.commands.items() if item[0] not in larger)
-        return [*smaller, *((("", decision.dvfs),) if decision.dvfs else ()), *larger.items()]
+        smaller = [command for command in decision.commands if self._shrinks(command)]
+        larger = [command for command in decision.commands if command not in smaller]
+        return [*smaller, *((decision.dvfs,) if decision.dvfs else ()), *larger]
 
-    def _shrinks(self, name: str, command: SubnetCommand) -> bool:
+    def _shrinks(self, command: AppCommand) -> bool:
         """Whether a sub-network is not slower than the one before it, in the same place."""
-        app = self.state.apps[name]
-        before = self._book.previous.get(name) or app.status
+        app = self.state.apps[command.app]
+        before = self._book.previous.get(command.app) or app.status
         new = app.entry(subnet_key(command))
         old = app.entry(subnet_key(before)) if before else None
         if new is None or old is None or place_of(new) != place_of(old):
@@ -336,7 +337,7 @@ class RuntimeManager:
 
     def _command(
         self, now_ns: int, parameters: Parameters, problem: Problem, *, exceeded: bool
-    ) -> tuple[Commands, DvfsCommand | None]:
+    ) -> tuple[tuple[AppCommand, ...], DvfsCommand | None]:
         """The commands that have to be sent now for the plan in force."""
         self._bands = wanted_bands(
             now_ns,

@@ -34,7 +34,7 @@ from dynofa_ros.manager.app_state import AppState, FrameRate
 from dynofa_ros.manager.budgets import Battery
 from dynofa_ros.manager.bumpless_start import BumplessStart
 from dynofa_ros.manager.clocks import Clocks
-from dynofa_ros.manager.commands import CommandBook
+from dynofa_ros.manager.commands import AppCommand, CommandBook
 from dynofa_ros.manager.estimator import AppEstimator, Overhead, SlowdownFilter
 from dynofa_ros.manager.feedback import Feedback, PowerFeedback, TemperatureFeedback
 from dynofa_ros.manager.hysteresis import Hysteresis
@@ -64,7 +64,7 @@ MOST_BYTES = 1 << 24  # of the JSON text
 _CLASSES: dict[str, type] = MESSAGES | {
     cls.__name__: cls
     for cls in (
-        *(ActuatorGuard, AlternativesTimer, AppEstimator, AppForecast, AppState),
+        *(ActuatorGuard, AlternativesTimer, AppCommand, AppEstimator, AppForecast, AppState),
         *(ArrivalRate, Battery, BumplessStart, Choice, Clocks, CommandBook, Feedback, Forecast),
         *(EntryError, FrameRate, Header, Hysteresis, LibraryErrors, LimitFault, Loads),
         *(MarginEstimator, MissAlarm, Overhead),

@@ -301,12 +301,12 @@ class ManagerNode(ManagedNode):
         inputs, self._inputs = tuple(self._inputs), []
         with no_collection():
             decision = self._manager.step(self._now_ns(), Monitors(inputs, self._in_force))
-            for app, command in self._manager.publication_order(decision):
+            for command in self._manager.publication_order(decision):
                 if isinstance(command, DvfsCommand):
                     self._clocks = command
                     self._send_clocks()
-                elif app in self._apps:
-                    self._apps[app].commands.publish(to_cdr(command))
+                elif command.app in self._apps:
+                    self._apps[command.app].commands.publish(to_cdr(command))
         self._decisions.publish(to_cdr(decision))
         self._decision, self._stepped_ns = decision, self.command_clock_ns()
         self._compute_ms.append(decision.compute_ms)

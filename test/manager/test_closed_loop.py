@@ -88,7 +88,7 @@ def test_a_target_change_is_answered_in_the_same_step_and_taken_back() -> None:
     decision = plant.decisions[-1]
     assert decision.trigger == "targets"
     assert decision.apps[0].subnet_id < "s9"
-    assert [c.subnet_id for c in decision.commands.values()] == [decision.apps[0].subnet_id]
+    assert [c.subnet_id for c in decision.commands] == [decision.apps[0].subnet_id]
     plant.run(1.5)
     assert app.running < "s9"
     plant.run(4.0)

@@ -31,7 +31,7 @@ def silent(*messages: Message) -> Decision:
 
 def test_no_application() -> None:
     decision = decided()
-    assert (decision.apps, decision.alternatives, decision.commands) == ((), (), {})
+    assert (decision.apps, decision.alternatives, decision.commands) == ((), (), ())
     assert decision.feasible and decision.binding_constraint == "no_data" and decision.ladder_step == 0
 
 
@@ -48,7 +48,7 @@ def test_the_last_application_leaves() -> None:
 def test_an_empty_library_leaves_the_application_alone_and_plans_the_others() -> None:
     rear = AppTargets("rear", 60.0)
     alone = silent(capabilities(), TARGETS, SubnetLibrary("front", ()))
-    assert alone.apps == () and alone.commands == {} and alone.binding_constraint == "no_data"
+    assert alone.apps == () and alone.commands == () and alone.binding_constraint == "no_data"
     both = silent(capabilities(), TARGETS, SubnetLibrary("front", ()), rear, make_library("rear"))
     assert [a.app for a in both.apps] == ["rear"] and both.feasible
 

@@ -15,6 +15,7 @@ from dynofa_ros.latency import core_share
 from dynofa_ros.manager import RuntimeManager
 from dynofa_ros.manager.alternatives import alternatives
 from dynofa_ros.manager.app_state import AppState
+from dynofa_ros.manager.commands import AppCommand
 from dynofa_ros.manager.grid import asked, make_grid
 from dynofa_ros.manager.hysteresis import HEADROOM
 from dynofa_ros.manager.inputs import Departure, Input, Monitors, Parameters
@@ -33,7 +34,6 @@ from dynofa_ros.messages import (
     DomainCapability,
     DomainFrequency,
     InferenceMonitor,
-    SubnetCommand,
     SubnetCondition,
     SubnetEntry,
     SubnetLibrary,
@@ -240,7 +240,7 @@ class Robot:
         for name, own in targets.items():
             state = SubnetState(0, "s0", "cpu", SubnetCondition.APPLIED, threads=1)
             self.messages += [own, SubnetLibrary(name, library), (name, state)]
-        self.orders: dict[str, SubnetCommand] = {}
+        self.orders: dict[str, AppCommand] = {}
 
     def step(self, *messages, seconds: float = 0.2) -> Decision:
         self.messages += messages
@@ -252,7 +252,7 @@ class Robot:
             inputs.append(Input(f"perception/{app}/t", self._sequence, message))
         self.messages = []
         decision = self.manager.step(self.now_ns, Monitors(tuple(inputs)))
-        self.orders |= decision.commands
+        self.orders |= {c.app: c for c in decision.commands}
         return decision
 
     def frame(self, app: str, number: int, ms: float, **changes) -> InferenceMonitor:
@@ -314,7 +314,7 @@ def test_a_pinned_sub_network_is_measured_though_it_names_no_cluster() -> None:
     robot = Robot({"front": AppTargets("front", 100.0, 0.7, 0.7, rate_hz=5.0)}, library)
     pinned = SubnetState(0, "s0", "cpu", SubnetCondition.PINNED, threads=2)
     robot.step(pinned)
-    robot.orders["front"] = SubnetCommand(0, "s0", "cpu", threads=2)
+    robot.orders["front"] = AppCommand(0, "s0", "cpu", threads=2, app="front")
     state = robot.manager.state
     for n in range(1, 25):
         robot.step(robot.frame("front", n, 60.0))
@@ -327,7 +327,7 @@ def test_a_pinned_sub_network_is_measured_though_it_names_no_cluster() -> None:
     assert state.slowdown(front, front.planned.cluster) > 1.2, "60 ms are more than the library says"
 
 
-def _named(order: SubnetCommand) -> tuple[str, str, int]:
+def _named(order: AppCommand) -> tuple[str, str, int]:
     return order.subnet_id, order.cluster, order.threads
 
 

@@ -104,7 +104,8 @@ def command_of(decision: Decision) -> Command | None:
     bands = decision.dvfs.bands if decision.dvfs else ()
     if not decision.commands and not bands:
         return None
-    return Command(knobs=decision.commands, bands=bands, decision_id=decision.decision_id)
+    knobs = {command.app: command for command in decision.commands}
+    return Command(knobs=knobs, bands=bands, decision_id=decision.decision_id)
 
 
 def _allowed(scene: Scene, app: App, freedom: Freedom) -> frozenset[Key]:
