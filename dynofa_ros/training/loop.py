@@ -111,9 +111,8 @@ class Training:
 
     def _resume(self) -> None:
         saved = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
-        if {"frozen": 0.0} | saved[
-            "identity"
-        ] != self._identity():  # nothing was ever frozen before that entry
+        identity = {"frozen": 0.0} | saved["identity"]  # nothing was ever frozen before that entry
+        if identity != self._identity():
             raise ValueError(
                 f"{self.folder} holds the training of another network, of other classes or with other "
                 f"frozen layers ({saved['identity']['space']}): choose another folder, or remove it"

@@ -79,7 +79,7 @@ class Run:
                 )
                 bands.append(FrequencyBand(domain.domain, low, high))
         taken = self.control.state().decision_id
-        _, command = self.book.issue(round(1e9 * self.now_s), {}, tuple(bands), STEP_S, taken)
+        _, command = self.book.issue(round(1e9 * self.now_s), (), tuple(bands), STEP_S, taken)
         if command is not None:
             self.control.command(command.decision_id, command.bands, command.valid_for_s, self.now_s)
 

@@ -158,7 +158,7 @@ def test_what_another_program_takes_stays_taken_until_another_band_is_asked_for(
     assert state() == (803.25e6, DomainStatus.APPLIED, ""), "a mode writes all limits"
     simulated.set_by_others("gpu", 510_000_000)
     simulated.restore()
-    assert simulated.limits_hz("gpu") == (510_000_000, 510_000_000), "not ours to give back"
+    assert simulated.limits_hz("gpu") == (510_000_000, 510_000_000), "another program's: not restored"
 
 
 def test_modes_order_the_power_at_full_load():

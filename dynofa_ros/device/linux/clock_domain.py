@@ -67,9 +67,8 @@ class ClockUnderControl:
         self._keep_pinned = keep_pinned
         self._plan: Plan | None = None
         self._rule = found.rule(domain.name)  # of the power mode, for which it was planned
-        self._shown: FrequencyBand | None = (
-            None  # by the kernel once it had taken the plan; None: not written
-        )
+        # By the kernel once it had taken the plan; None: not written.
+        self._shown: FrequencyBand | None = None
         self._theirs: FrequencyBand | None = None  # what another program has set since then
         self._pinned_at: FrequencyBand | None = None  # the same, where it has pinned the clock
         self._remark = ""

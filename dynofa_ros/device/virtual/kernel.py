@@ -115,7 +115,10 @@ class VirtualKernel:
     def play(self, order: str) -> None:
         """An event by its text, see `USAGE`. Raises OSError (EINVAL) for one that has no meaning."""
         try:
-            play(self, order)
+            if order.strip() == "jetson_clocks":
+                self.pin_clocks()
+            else:
+                play(self, order)
         except (KeyError, ValueError):
             raise OSError(errno.EINVAL, f"{order!r} is none of: {USAGE}", PLAY) from None
 
@@ -136,6 +139,15 @@ class VirtualKernel:
     def set_by_others(self, domain: str, max_hz: int) -> None:
         """Another program writes a maximum."""
         self._ask(replace(self._asked[domain], max_hz=max_hz))
+
+    @property
+    def ambient_c(self) -> float:
+        """Temperature around the board."""
+        return self.device.ambient_c
+
+    @ambient_c.setter
+    def ambient_c(self, celsius: float) -> None:
+        self.device.ambient_c = celsius
 
     def pin_clocks(self) -> None:
         """As jetson_clocks does it: every minimum to its maximum."""
@@ -291,7 +303,9 @@ class VirtualKernel:
 
 
 def play(board: VirtualKernel | SimulatedDevice, order: str) -> None:
-    """What others do to a board, as text (`USAGE`). Raises ValueError or KeyError for what it cannot."""
+    """What others do to a board, as text (`USAGE`), but for jetson_clocks, which needs files.
+
+    Raises ValueError or KeyError for what it cannot."""
     match order.split():
         case ["mode", name]:
             board.set_mode(name)
@@ -300,9 +314,7 @@ def play(board: VirtualKernel | SimulatedDevice, order: str) -> None:
         case ["cpu", number, ("on" | "off") as state]:
             board.hotplug(int(number), on=state == "on")
         case ["ambient", celsius]:
-            (board.device if isinstance(board, VirtualKernel) else board).ambient_c = float(celsius)
-        case ["jetson_clocks"] if isinstance(board, VirtualKernel):
-            board.pin_clocks()
+            board.ambient_c = float(celsius)
         case _:
             raise ValueError(order)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from pathlib import Path
 
@@ -48,4 +49,6 @@ class KernelFiles(SysFiles):
         return (True, "") if self.exists(path) else (False, f"{path}: no such file")
 
     def can_write(self, path: str) -> tuple[bool, str]:
-        return (True, "") if self.kernel.writable(self.resolve(path)) else (False, f"{path}: {errno.EACCES}")
+        if self.kernel.writable(self.resolve(path)):
+            return True, ""
+        return False, f"{path}: {os.strerror(errno.EACCES)}"

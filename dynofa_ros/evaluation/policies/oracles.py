@@ -289,7 +289,6 @@ class Oracle(Policy):
             mean = np.minimum(1.0, 1e-3 * targets.rate_hz * expected_ms)
             return mean + self.peaks * (frames.fullest_load(expected_ms) - mean)
 
-        more = {"fullest_load": fullest_load} if capped else {}
         return Client(
             name=name,
             priority=targets.priority,
@@ -297,7 +296,7 @@ class Oracle(Policy):
             budget_ms=budget_ms,
             accuracies=asked_accuracies(view.library, wanted, targets.accuracy_floor),
             choices=choices,
-            **more,
+            fullest_load=fullest_load if capped else np.ones_like,
         )
 
     def _model(self) -> OracleModel:
