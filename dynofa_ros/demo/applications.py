@@ -67,7 +67,7 @@ SPEAKER = Source("speaker_node", "speaker", {"parsers": "parser"})
 
 CLASSIFIER = DemoApp("front", "classification", CAMERA, 15.0, 65.0, 45.0)
 DETECTOR = DemoApp("detector", "detection", SCENES, 5.0, 180.0, 110.0, options={"score_threshold": 0.05})
-TRANSLATOR = DemoApp("translator", "translation", SPEAKER, 2.0, 600.0, 140.0, 0.02, {"target": "de"})
+TRANSLATOR = DemoApp("translator", "translation", SPEAKER, 2.0, 350.0, 140.0, 0.02, {"target": "de"})
 PARSER = DemoApp("parser", "translation", SPEAKER, 2.0, 400.0, 44.0, 0.02, {"target": "intent"})
 
 DEMOS: Mapping[str, tuple[DemoApp, ...]] = {
