@@ -99,6 +99,7 @@ TRUE_COMMAND = Topic("demo/commands/ground_truth", _OWN + "Translation", "demo",
 CAMERA_FINISHED = Topic("demo/camera/finished", "std_msgs/msg/Empty", "demo", ("demo",))  # at a bag's end
 PHASE = Topic("demo/phase", "std_msgs/msg/String", "demo", ("recorder",))  # its name, at its start
 MANAGER_CPU = Topic("demo/manager_cpu_percent", "std_msgs/msg/Float64", "demo", ("recorder",))  # 1 Hz
+DEVICE_CPU = Topic("demo/device_cpu_percent", "std_msgs/msg/Float64", "demo", ("recorder",))  # 1 Hz
 ERRORS = Topic("demo/errors", "std_msgs/msg/String", "demo", ("recorder",))  # one per error of the run
 
 VIRTUAL_CLOCKS = _state("demo/virtual_board/dvfs_state", "DvfsState", "demo", "perception")

@@ -146,7 +146,7 @@ def figures_of(beside: Run, measured: Measured, seed: int) -> dict[str, Any]:
     """The simulated run with the keys of the live summary that it has, and what it was simulated with."""
     summary = metrics.summary(beside)
     for part in (summary, *summary["phases"]):
-        for key in ("frames_published", "decisions", "manager_cpu_percent", "malformed_frames"):
+        for key in ("frames_published", "decisions", *metrics.NODE_CPU, "malformed_frames"):
             part.pop(key)  # a simulation has none of these, or nobody asked
     del summary["errors"]
     return {

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -21,7 +21,7 @@ from rich.live import Live
 
 from dynofa_ros import files
 from dynofa_ros.demo.applications import CLASSIFIER, DEFAULT_TASKS, demo_apps
-from dynofa_ros.demo.phases import MANAGER, FivePhases, Phases
+from dynofa_ros.demo.phases import DEVICE, MANAGER, FivePhases, Phases
 from dynofa_ros.demo.processes import Processes
 from dynofa_ros.demo.setup import (
     DemoOptions,
@@ -47,7 +47,7 @@ from dynofa_ros.recording.tables import (
     print_errors,
     print_summary,
 )
-from dynofa_ros.topics import PHASE_END
+from dynofa_ros.topics import DEVICE_CPU, MANAGER_CPU, PHASE_END, Topic
 
 if TYPE_CHECKING:
     from dynofa_ros.demo.camera_bag import CameraTopic
@@ -101,7 +101,7 @@ class Demo:
         self._signal: int | None = None
         self._processes: Processes | None = None
         self._director: Director | None = None
-        self._manager: psutil.Process | None = None
+        self._measured_cpu: dict[Topic, psutil.Process] = {}
         self._next_cpu_s = 0.0
         self._view: Live | None = None
         self._next_view_s = 0.0
@@ -244,8 +244,9 @@ class Demo:
         specs = node_specs(self._options, self._apps, setup, self._camera, self._measured)
         specs += source_specs(self._options, self._apps, setup)
         started = {spec.label: processes.start(spec) for spec in specs}
-        self._manager = psutil.Process(started[MANAGER].pid)
-        self._manager.cpu_percent()  # the first call only sets the start of the interval
+        for topic, label in ((MANAGER_CPU, MANAGER), (DEVICE_CPU, DEVICE)):
+            self._measured_cpu[topic] = process = psutil.Process(started[label].pid)
+            process.cpu_percent()  # the first call only sets the start of the interval
 
     def _wait_for_board(self, folder: Path) -> None:
         deadline_s = time.monotonic() + READY_TIMEOUT_S
@@ -284,14 +285,13 @@ class Demo:
             self._refresh(self._director, self._phase, time.monotonic())
 
     def _sample_cpu(self, director: Director, now: float) -> None:
-        if self._manager is None or now < self._next_cpu_s:
+        if now < self._next_cpu_s:
             return
-        try:
-            percent = self._manager.cpu_percent()
-        except psutil.Error:
-            return  # it ended just now: supervision reports it
-        if self._next_cpu_s:  # the interval before the first phase is not part of the run
-            director.publish_manager_cpu(percent)
+        for topic, process in self._measured_cpu.items():
+            with suppress(psutil.Error):  # it ended just now: supervision reports it
+                percent = process.cpu_percent()
+                if self._next_cpu_s:  # the interval before the first phase is not part of the run
+                    director.publish_cpu(topic, percent)
         self._next_cpu_s = now + CPU_PERIOD_S
 
     def _refresh(self, director: Director, phase: metrics.Phase, now: float) -> None:

@@ -56,7 +56,7 @@ class Director:
         self._newest: dict[str, bytes] = {}  # recorded message by topic, relative to the root
         self._collectors: dict[tuple[str, str], tuple[Collector, Any] | None] = {}
         self._phase = self._publisher(topics.PHASE)
-        self._cpu = self._publisher(topics.MANAGER_CPU)
+        self._cpu = {topic: self._publisher(topic) for topic in (topics.MANAGER_CPU, topics.DEVICE_CPU)}
         self._errors = self._publisher(topics.ERRORS)
         self._load = self._publisher(topics.SIMULATED_LOAD)
         self._thread = threading.Thread(target=self._spin, name="ros", daemon=True)
@@ -129,9 +129,9 @@ class Director:
             message.utilization_percent, message.slowdown = utilization_percent, slowdown
             self._load.publish(message)
 
-    def publish_manager_cpu(self, percent: float) -> None:
-        """100 = one core."""
-        self._cpu.publish(Float64(data=percent))
+    def publish_cpu(self, topic: Topic, percent: float) -> None:
+        """Of the manager or of the device node, 100 = one core."""
+        self._cpu[topic].publish(Float64(data=percent))
 
     def publish_error(self, text: str) -> None:
         """Put an error of the run into the recording."""

@@ -154,6 +154,7 @@ def figures(run: Run, found: Sequence[Phase], start_ns: int, end_ns: int) -> dic
         "dvfs_commands": sum(start_ns <= t < end_ns for t in run.command_times_ns),
         "decisions": len(within(run.decisions, start_ns, end_ns)),
         "manager_cpu_percent": mean(r.value for r in within(run.manager_cpu, start_ns, end_ns)),
+        "device_cpu_percent": mean(r.value for r in within(run.device_cpu, start_ns, end_ns)),
     }
 
 
@@ -189,7 +190,8 @@ def _phase_figures(run: Run, found: Sequence[Phase], phase: Phase, origin_ns: in
     }
 
 
-_DEVICE_FIGURES = ("energy_j", "mean_power_w", "dvfs_commands", "decisions", "manager_cpu_percent")
+NODE_CPU = ("manager_cpu_percent", "device_cpu_percent")
+_DEVICE_FIGURES = ("energy_j", "mean_power_w", "dvfs_commands", "decisions", *NODE_CPU)
 
 
 def _app_figures(run: Run, found: Sequence[Phase], start_ns: int, end_ns: int) -> dict[str, Any]:

@@ -119,7 +119,8 @@ class Run:
     decisions: list[Reading[ManagerDecision]] = field(default_factory=list)
     command_times_ns: list[int] = field(default_factory=list)
     marks: list[Reading[str]] = field(default_factory=list)  # starts of phases; `end` closes the last one
-    manager_cpu: list[Reading[float]] = field(default_factory=list)
+    manager_cpu: list[Reading[float]] = field(default_factory=list)  # of the node, 100 = one core
+    device_cpu: list[Reading[float]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)  # changes of level
     accuracy: dict[LibraryKey, float] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
@@ -239,6 +240,7 @@ def since(run: Run, start_ns: int) -> Run:
         decisions=later(run.decisions),
         command_times_ns=[time_ns for time_ns in run.command_times_ns if time_ns >= start_ns],
         manager_cpu=later(run.manager_cpu),
+        device_cpu=later(run.device_cpu),
         faults=[fault for fault in before.values() if fault.level] + later(run.faults),
     )
 
@@ -351,5 +353,6 @@ _COLLECTORS: dict[Topic, Adder] = {
     topics.DECISION: lambda run, t, app, m: run.decisions.append(Reading(t, from_ros(m))),
     topics.PHASE: lambda run, t, app, m: run.marks.append(Reading(t, m.data)),
     topics.MANAGER_CPU: lambda run, t, app, m: run.manager_cpu.append(Reading(t, float(m.data))),
+    topics.DEVICE_CPU: lambda run, t, app, m: run.device_cpu.append(Reading(t, float(m.data))),
     topics.ERRORS: _error,
 }

@@ -148,7 +148,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         f"overhead p95 {number(overhead['p95'], 1)} ms; energy {number(summary['energy_j'], 1)} J\n"
         f"{summary['decisions']} decisions, {summary['subnet_switches']} sub-network switches, "
         f"{summary['dvfs_commands']} clock commands; "
-        f"manager {number(summary['manager_cpu_percent'], 1)} % of a core",
+        f"manager {number(summary['manager_cpu_percent'], 1)} %, "
+        f"device node {number(summary['device_cpu_percent'], 1)} % of a core",
         highlight=False,
         soft_wrap=True,
     )

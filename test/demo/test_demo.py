@@ -173,6 +173,7 @@ def test_the_manager_moves_sub_networks_and_clocks(timeline: Timeline) -> None:
     assert len(subnets) >= 2 and summary["subnet_switches"] >= 1
     assert len(clocks) > len({domain for domain, _ in clocks}), "no domain changed its clock"
     assert summary["decisions"] > SECONDS and summary["dvfs_commands"] >= 1
+    assert summary["manager_cpu_percent"] > 0.0 and summary["device_cpu_percent"] > 0.0
 
 
 @pytest.mark.alone

@@ -255,7 +255,7 @@ def test_a_run_beside_itself_is_the_same() -> None:
                 assert str(both["live"]) == str(both["simulated"]), key  # as text: a NaN is not itself
         assert sum(part["subnet_shares"]["live"].values()) == pytest.approx(1.0)
     text = comparison.figures_of(beside, comparison.Measured(ISOLATED, 1.0, 3.0, 0), 1)
-    assert text["simulated_with"]["noise_source"] == "isolated" and "manager_cpu_percent" not in text
+    assert text["simulated_with"]["noise_source"] == "isolated" and not {*metrics.NODE_CPU} & set(text)
 
 
 # --- from end to end -----------------------------------------------------------------------------

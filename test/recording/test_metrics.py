@@ -25,7 +25,8 @@ from dynofa_ros.recording.run import (
 KEYS = (
     *("frames_published", "frames_due", "results", "dropped_frames", "malformed_frames"),
     *("deadline_miss_percent", "deadline_miss_percent_settled", "latency_ms", "overhead_ms", "accuracy"),
-    *("energy_j", "mean_power_w", "subnet_switches", "dvfs_commands", "decisions", "manager_cpu_percent"),
+    *("energy_j", "mean_power_w", "subnet_switches", "dvfs_commands", "decisions"),
+    *("manager_cpu_percent", "device_cpu_percent"),
 )
 
 
@@ -55,6 +56,7 @@ def two_phases() -> Run:
     run.command_times_ns = [START + 15 * S]
     run.decisions = [Reading(START + t * S, decision()) for t in range(5)]
     run.manager_cpu = [Reading(START + S, 2.0), Reading(START + 2 * S, 4.0)]
+    run.device_cpu = [Reading(START + S, 1.0)]
     return run
 
 
@@ -78,7 +80,7 @@ def test_overall_figures() -> None:
     assert summary["mean_power_w"] == pytest.approx((10 * 4 + 11 * 6) / 21)
     assert summary["subnet_switches"] == 1
     assert (summary["dvfs_commands"], summary["decisions"]) == (1, 5)
-    assert summary["manager_cpu_percent"] == 3.0
+    assert (summary["manager_cpu_percent"], summary["device_cpu_percent"]) == (3.0, 1.0)
     assert summary["errors"] == []
     assert "apps" not in summary
 
@@ -115,8 +117,8 @@ def test_an_empty_recording_has_unknown_figures_and_no_misses() -> None:
     summary = json.loads(json.dumps(to_json(metrics.summary(Run())), allow_nan=False))
     assert set(summary) == {*KEYS, "accuracy_metric", "phases", "errors"}
     assert summary["results"] == summary["frames_due"] == 0
-    unknown = ("frames_published", "deadline_miss_percent", "energy_j", "mean_power_w", "manager_cpu_percent")
-    assert [summary[key] for key in unknown] == [None] * 5
+    unknown = ("frames_published", "deadline_miss_percent", "energy_j", "mean_power_w", *metrics.NODE_CPU)
+    assert [summary[key] for key in unknown] == [None] * 6
     assert summary["latency_ms"] == {"p50": None, "p95": None, "p99": None}
     assert summary["accuracy"] == {"measured": None, "expected": None, "frames_scored": 0}
 
