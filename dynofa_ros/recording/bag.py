@@ -20,21 +20,23 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import quote
 
-from lz4.frame import LZ4FrameDecompressor
 from rosbags.interfaces import Connection, MessageDefinition, MessageDefinitionFormat
-from rosbags.rosbag2 import storage_mcap, storage_sqlite3
-from rosbags.rosbag2.metadata import parse_qos
-from rosbags.rosbag2.storage_mcap import McapReader
-from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from dynofa_ros.errors import one_line
-from dynofa_ros.files import check_yaml, read_yaml
+from dynofa_ros.files import read_yaml
 from dynofa_ros.paths import PACKAGE, share_file
-from dynofa_ros.recording.mcap_file import MOST_BYTES, Mcap, allowed, ends_with_magic, last_whole_record
+from dynofa_ros.recording.database import Database
+from dynofa_ros.recording.mcap_file import (
+    MOST_BYTES,
+    McapFile,
+    OtherMessagesError,
+    allowed,
+    ends_with_magic,
+    last_whole_record,
+)
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -45,7 +47,7 @@ LONGEST_DEFINITION = 1 << 18  # characters; the longest of common messages have 
 SPARE_BYTES = 1 << 30  # of the disk, that unpacking leaves free
 STORAGE_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # a CDR message begins with 00
-_Storage = McapReader | Sqlite3Reader
+_Storage = McapFile | Database
 
 
 class BagError(ValueError):
@@ -170,7 +172,7 @@ def _storage_files(path: Path) -> tuple[list[Path], list[str]]:
     if not path.exists():
         raise BagError(f"{path} does not exist")
     for folder in (path, path / "bag"):
-        found = [f for f in sorted(folder.glob("*"), key=_natural) if f.name.endswith(STORAGE_SUFFIXES)]
+        found = [f for f in sorted(folder.glob("[!.]*"), key=_natural) if f.name.endswith(STORAGE_SUFFIXES)]
         # A recorder that dies while it compresses leaves both: the uncompressed one is whole.
         found = [f for f in found if f.suffix != ".zstd" or f.with_suffix("") not in found]
         listed, problems = _listed(folder / "metadata.yaml")
@@ -214,20 +216,6 @@ def _unpacked(message: bytes) -> bytes:
     return unpacked
 
 
-def _bounded_qos(text: Any) -> list[Any]:
-    check_yaml(str(text).encode())
-    return parse_qos(text)
-
-
-# rosbags unpacks a chunk, and the YAML of a QoS, whatever they grow to. It compares the size of a chunk
-# afterwards: one byte more than announced is enough for that.
-storage_mcap.DECOMPRESSORS.update(
-    zstd=lambda data, size: zstd.ZstdDecompressor().decompress(data, allowed(size) + 1),
-    lz4=lambda data, size: LZ4FrameDecompressor().decompress(data, allowed(size) + 1),
-)
-storage_mcap.parse_qos = storage_sqlite3.parse_qos = _bounded_qos  # type: ignore[assignment]
-
-
 def _open_storage(file: Path, copies: _Copies, problems: list[str]) -> _Storage:
     """A storage file open for reading, from a repaired copy where it is damaged."""
     source = file.resolve()  # the log of a database lies beside the file itself, not beside a link to it
@@ -236,22 +224,20 @@ def _open_storage(file: Path, copies: _Copies, problems: list[str]) -> _Storage:
     if file.suffix == ".zstd":
         source = _decompressed(file, copies.folder, problems)
     if source.suffix == ".db3":
-        database = _recovered_database(source, copies, problems)
-        _check_tables(database)
-        storage: _Storage = Sqlite3Reader(Path(quote(str(database))))  # rosbags puts it into a URI as it is
-        storage.open()
-        return storage
+        return Database(_recovered_database(source, copies, problems))
     if ends_with_magic(source):
         try:
-            storage = McapReader(Mcap(source))  # type: ignore[arg-type]  # it needs no more of a path
+            storage = McapFile(source)
             storage.open()
             return storage
+        except OtherMessagesError:
+            raise
         except Exception as error:  # a damaged summary: the records may be whole
             problems.append(f"the summary of {file} was not used: {one_line(error)}")
     end = last_whole_record(source)
     lost = source.stat().st_size - end
     problems.append(f"{file} was not closed by its recorder: read without its last {lost} bytes")
-    storage = McapReader(Mcap(source, end))  # type: ignore[arg-type]
+    storage = McapFile(source, end)
     storage.open()
     return storage
 
@@ -287,21 +273,6 @@ def _recovered_database(file: Path, copies: _Copies, problems: list[str]) -> Pat
         connection.close()
     problems.append(f"{file} was not closed by its recorder: its log was used")
     return copy
-
-
-def _check_tables(database: Path) -> None:
-    """Raises ValueError for what runs when it is read (a view, a computed column) and need never end."""
-    connection = sqlite3.connect(f"file:{quote(str(database))}?immutable=1", uri=True)
-    try:
-        found = connection.execute(
-            "SELECT name FROM sqlite_master"
-            " WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%'"
-            " UNION ALL SELECT m.name FROM sqlite_master m, pragma_table_xinfo(m.name) c WHERE c.hidden"
-        ).fetchone()
-        if found:
-            raise ValueError(f"{found[0]} is no plain table: rosbag2 writes no other")
-    finally:
-        connection.close()
 
 
 def _type_of_today(name: str) -> str:

@@ -335,12 +335,22 @@ STRING = "string data"
 TEXT = "std_msgs/msg/String"
 
 
-def mcap(*records: bytes, definition: str = STRING, kind: str = TEXT, topic: str = "/text") -> bytes:
-    """A file with one channel; without a summary, so that a reader scans the records."""
-    schema = record(3, struct.pack("<H", 1) + string(kind) + string("ros2msg") + string(definition))
+def mcap(
+    *records: bytes,
+    definition: str | bytes = STRING,
+    kind: str = TEXT,
+    topic: str = "/text",
+    encoding: str = "ros2msg",
+    profile: str = "ros2",
+    summary: bytes = b"",
+) -> bytes:
+    """A file with one channel; without a summary, a reader scans the records."""
+    schema = record(3, struct.pack("<H", 1) + string(kind) + string(encoding) + string(definition))
     channel = record(4, struct.pack("<HH", 1, 1) + string(topic) + string("cdr") + string(b""))
-    head = MCAP_MAGIC + record(1, string("ros2") + string("test")) + schema + channel
-    return head + b"".join(records) + record(15, bytes(4)) + record(2, bytes(20)) + MCAP_MAGIC
+    head = MCAP_MAGIC + record(1, string(profile) + string("test")) + schema + channel
+    data = head + b"".join(records) + record(15, bytes(4))
+    footer = struct.pack("<QQI", len(data) if summary else 0, 0, 0)
+    return data + summary + record(2, footer) + MCAP_MAGIC
 
 
 def message(data: bytes, time_ns: int = 1) -> bytes:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sqlite3
+import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import hostile
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
+from dynofa_ros.recording import mcap_file
 from dynofa_ros.recording.bag import Bag, BagError, open_bag, typestore
 
 if sys.version_info >= (3, 14):
@@ -138,6 +142,99 @@ def test_a_damaged_summary_does_not_hide_the_messages(tmp_path: Path) -> None:
     file.write_bytes(data)
     numbers, problems = read(file)
     assert numbers == list(range(20)) and any("summary" in problem for problem in problems)
+
+
+def messages(times: Iterable[int]) -> list[bytes]:
+    return [hostile.message(raw(number), 1000 + number) for number in times]
+
+
+JUMBLED = [1, 0, 2, 5, 3, 4, 6, 9, 8, 7]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("closed", [False, True])
+def test_an_mcap_without_an_index_may_be_out_of_order(chunked: bool, closed: bool, tmp_path: Path) -> None:
+    """As rosbag2 writes it with the profile `fastwrite`, and as every recorder leaves it that is killed."""
+    records = messages(JUMBLED)
+    if chunked:
+        parts = (b"".join(records[:4]), b"".join(records[4:]))
+        records = [hostile.chunk(part, len(part), "") for part in parts]
+    data = hostile.mcap(*records)
+    (tmp_path / "x.mcap").write_bytes(data if closed else data[:-50])
+    numbers, problems = read(tmp_path / "x.mcap")
+    assert numbers == sorted(JUMBLED) and len(problems) == (not closed)
+
+
+def test_a_clock_that_was_set_back_loses_no_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcap_file.in_order, "__defaults__", (100,))  # bytes: four of these messages
+    times = [*range(500, 600), *range(100)]
+    (tmp_path / "x.mcap").write_bytes(hostile.mcap(*messages(times)))
+    numbers, problems = read(tmp_path / "x.mcap")
+    assert sorted(numbers) == sorted(times) and problems == []
+    assert sum(b < a for a, b in itertools.pairwise(numbers)) < 10, "in order but where the clock jumped"
+
+
+def test_an_mcap_without_a_profile_is_read_and_one_of_ros_1_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.mcap").write_bytes(hostile.mcap(*messages(range(20)), profile=""))
+    assert read(tmp_path / "x.mcap") == (list(range(20)), [])
+    (tmp_path / "x.mcap").write_bytes(hostile.mcap(*messages(range(20)), profile="ros1"))
+    with pytest.raises(BagError, match="x.mcap: its messages are of the profile 'ros1': it must be ros2"):
+        read(tmp_path / "x.mcap")
+
+
+@pytest.mark.parametrize("encoding", ["unknown", "", "ros1msg", "jsonschema", "protobuf"])
+def test_a_topic_in_another_encoding_or_of_an_unknown_definition_does_no_harm(
+    encoding: str, tmp_path: Path
+) -> None:
+    """A recorder that does not find the definition of a type calls its encoding "unknown"."""
+    (tmp_path / "x.mcap").write_bytes(
+        hostile.mcap(*messages(range(20)), encoding=encoding, definition=b"\xff\xfe\x01")
+    )
+    assert read(tmp_path / "x.mcap") == (list(range(20)), [])
+    bag = write(tmp_path / "bag", storage=StoragePlugin.SQLITE3)
+    with sqlite3.connect(storage_file(bag)) as database:
+        database.execute(
+            "UPDATE message_definitions SET encoding = ?, encoded_message_definition = ''", [encoding]
+        )
+    assert read(bag) == (list(range(20)), [])
+
+
+@pytest.mark.parametrize("lacking", ["message indexes", "channels", "statistics"])
+def test_a_summary_that_does_not_lead_to_the_messages_is_not_used(lacking: str, tmp_path: Path) -> None:
+    """mcap allows a writer to leave out each of them."""
+    part = b"".join(messages(range(20)))
+    statistics = struct.pack("<QHIIIIQQ", 20, 1, 1, 0, 0, 1, 1000, 1019) + struct.pack("<IHQ", 10, 1, 20)
+    head = hostile.mcap()[:-50]  # up to the end of the data
+    start, schema_and_channel = len(head), head[head.index(hostile.string(TEXT)) - 11 :]
+    chunk_index = struct.pack("<QQQQIQ", 1000, 1019, start, len(hostile.chunk(part, len(part), "")), 0, 0)
+    chunk_index += hostile.string("") + struct.pack("<QQ", len(part), len(part))
+    summary = {
+        "message indexes": schema_and_channel + hostile.record(8, chunk_index),
+        "channels": schema_and_channel[:60],  # the schema alone
+        "statistics": schema_and_channel,
+    }[lacking]
+    if lacking != "statistics":
+        summary += hostile.record(11, statistics)
+    data = hostile.mcap(hostile.chunk(part, len(part), ""), summary=summary)
+    (tmp_path / "x.mcap").write_bytes(data)
+    assert read(tmp_path / "x.mcap") == (list(range(20)), [])
+
+
+def test_odd_rows_of_a_database_do_no_harm(tmp_path: Path) -> None:
+    bag = write(tmp_path / "bag", storage=StoragePlugin.SQLITE3)
+    with sqlite3.connect(storage_file(bag)) as database:
+        database.execute("UPDATE topics SET offered_qos_profiles = '- history: of another distribution'")
+        database.execute("UPDATE messages SET data = 'text' WHERE timestamp = 1003")
+    numbers, problems = read(bag)
+    assert numbers == [n for n in range(20) if n != 3]
+    assert problems == [f"{storage_file(bag)} is damaged: 1 of 20 messages are gone"]
+
+
+def test_the_files_that_a_mac_leaves_on_a_stick_are_no_storage_files(tmp_path: Path) -> None:
+    bag = write(tmp_path / "bag")
+    (bag / "metadata.yaml").unlink()
+    (bag / f"._{storage_file(bag).name}").write_bytes(b"Mac OS X")
+    assert read(bag) == (list(range(20)), [])
 
 
 @pytest.mark.parametrize("storage", STORAGES)
