@@ -200,6 +200,11 @@ def checked_template(template, cameras):
         raise ValueError(
             f"image_topic_template:={template}: {field} is unknown; {{camera}} is the camera's name"
         )
+    name = r"[A-Za-z_]\w*"
+    if template and not re.fullmatch(rf"/?{name}(/{name})*", template.replace("{camera}", "c"), re.ASCII):
+        raise ValueError(
+            f"image_topic_template:={template}: must be the name of a topic, e.g. /{{camera}}/image_raw"
+        )
     if len(cameras) > 1 and template and "{camera}" not in template:
         raise ValueError(f"image_topic_template {template!r} must contain {{camera}}: there are several")
     return template

@@ -51,7 +51,7 @@ def find_camera(bag: Path, topic: str = "") -> CameraTopic:
         connections = [c for c in reader.connections if c.msgtype in TRANSPORTS and c.msgcount]
         cameras = {c.topic: c.msgtype for c in connections}
         name = _choose(bag, cameras, {c.topic: c.msgtype for c in reader.connections}, topic)
-        count = sum(c.msgcount for c in connections if c.topic == name)
+        count = sum(c.msgcount for c in connections if (c.topic, c.msgtype) == (name, cameras[name]))
         return CameraTopic(bag, name, cameras[name], count, reader.duration_ns, tuple(reader.problems))
 
 
@@ -82,7 +82,8 @@ def frames(camera: CameraTopic, warn: Callable[[str], object]) -> Iterator[BagFr
     """
     first_ns: int | None = None
     with open_bag(camera.bag) as reader:
-        connections = [c for c in reader.connections if c.topic == camera.name]
+        wanted = (camera.name, camera.message_type)
+        connections = [c for c in reader.connections if (c.topic, c.msgtype) == wanted]
         for connection, time_ns, raw in reader.messages(connections):
             try:
                 header = reader.deserialize(raw, connection.msgtype).header

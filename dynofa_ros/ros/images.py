@@ -114,7 +114,7 @@ def decode(
 
 
 def _refuse_depth(encoding: str) -> None:
-    if encoding in DEPTH_ENCODINGS:
+    if encoding.strip().upper() in DEPTH_ENCODINGS:
         raise MalformedImage(
             f"{encoding} is the encoding of depth images, which are no pictures: subscribe to the colour or "
             "infrared image (mono16 for 16-bit gray)"
@@ -163,12 +163,14 @@ def _decode_compressed(message: Any, converter: Converter | None, bits_of: Calla
     mosaic, `rgb8; jpeg compressed bgr8` one of colours."""
     data = _bytes(message.data)
     source, _, codec = message.format.partition(";")
-    _refuse_depth(source.strip())
-    if "compressedDepth" in codec:
+    source = source.strip().lower()
+    _refuse_depth(source)
+    if "compresseddepth" in message.format.lower():
         raise MalformedImage("compressedDepth images are no pictures: subscribe to the colour image")
-    mosaic = source.strip() if codec.split()[-1:] == ["compressed"] and "bayer" in source else ""
     reason = incomplete(data.tobytes()) if len(data) else None
-    colours = cv2.IMREAD_GRAYSCALE if mosaic else cv2.IMREAD_COLOR
+    # A single channel of a Bayer camera is its mosaic, unless the sender says that it is gray.
+    bayer = source.startswith("bayer") and "mono" not in codec
+    colours = cv2.IMREAD_ANYCOLOR if bayer else cv2.IMREAD_COLOR
     pixels: Any = None
     if len(data) and reason is None:
         try:
@@ -184,11 +186,10 @@ def _decode_compressed(message: Any, converter: Converter | None, bits_of: Calla
         pixels = _to_8_bits(pixels, bits_of)
     if pixels.dtype != np.uint8:
         raise MalformedImage(f"compressed image with {pixels.dtype} samples: it must have 8 or 16 bits each")
-    if mosaic:
-        encoding = next((e for e in _PACKED if e == mosaic), "")
-        if not encoding or min(pixels.shape[:2]) < 3:
+    if pixels.ndim == 2:
+        if source not in _PACKED or min(pixels.shape) < 3:
             raise MalformedImage(f"compressed image of format {message.format[:40]!r}: unknown Bayer pattern")
-        pixels = _convert(converter or default_converter(), pixels, _PACKED[encoding][0])
+        pixels = _convert(converter or default_converter(), pixels, _PACKED[source][0])
     return np.asarray(pixels, np.uint8)
 
 

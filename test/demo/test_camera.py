@@ -163,6 +163,20 @@ def test_frames_are_the_recorded_bytes(storage: StoragePlugin, tmp_path: Path) -
     assert frames[2].frame == (102 * 10**9 + 2, "lens")
 
 
+def test_of_a_topic_with_two_types_the_images_are_played(tmp_path: Path) -> None:
+    with Writer(tmp_path / "bag", version=8) as writer:
+        for kind, message in {
+            camera_bag.COMPRESSED_TYPE: CompressedImage(format="jpeg"),
+            camera_bag.RAW_TYPE: picture(1),
+            "dynofa_ros/msg/Classification": Classification(),
+        }.items():
+            connection = writer.add_connection("/eye", kind, typestore=typestore())
+            writer.write(connection, 1, serialize_message(message))
+    camera = camera_bag.find_camera(tmp_path / "bag")
+    assert (camera.transport, camera.frames) == ("raw", 1)
+    assert [f.frame for f in camera_bag.frames(camera, pytest.fail)] == [(101 * 10**9 + 1, "lens")]
+
+
 def test_a_message_without_a_readable_header_is_skipped(tmp_path: Path) -> None:
     with Writer(tmp_path / "bag", version=8) as writer:
         connection = writer.add_connection("/eye", camera_bag.RAW_TYPE, typestore=typestore())

@@ -94,6 +94,23 @@ def test_no_limit_and_no_clock_of_ours_are_no_lost_caps(tmp_path: Path) -> None:
     assert not any("nvpmodel" in line for line in found.unsupported)
 
 
+def test_a_configuration_edited_on_windows_keeps_every_cap(tmp_path: Path) -> None:
+    root = make_board(tmp_path)
+    text = "\ufeff" + conf(f"MAX_FREQ {NEXT}/max_freq").strip().replace("\n", "\r\n")
+    (root / "etc").mkdir()
+    (root / "etc" / "nvpmodel.conf").write_text(text)
+    mode = discover(SysFiles(root)).power_mode
+    assert mode is not None and mode.cap("gpu").max_hz == 520_000_000
+
+
+def test_a_cap_that_is_no_number_is_named(tmp_path: Path) -> None:
+    root = make_board(tmp_path)
+    put(root, "/etc/nvpmodel.conf", conf(f"MAX_FREQ {NEXT}/max_freq").replace("520000000", "0x1efe9200"))
+    assert "nvpmodel mode MODE_15W: GPU MAX_FREQ must be a number, is 0x1efe9200" in (
+        discover(SysFiles(root)).unsupported
+    )
+
+
 # --- late clocks (D6) ----------------------------------------------------------------------------------
 
 
@@ -144,9 +161,13 @@ def test_a_change_of_the_cpus_that_are_on_is_a_reason_to_search(tmp_path: Path) 
 # --- turbo (D7) ----------------------------------------------------------------------------------------
 
 
-def acpi_cpufreq(root: Path, top_khz: int = 2_801_000, turbo_khz: int = 3_392_691) -> FakeKernel:
+def acpi_cpufreq(
+    root: Path, top_khz: int = 2_801_000, turbo_khz: int = 3_392_691, boost: bool = False
+) -> FakeKernel:
+    """boost: as AMD has it, without an entry for turbo."""
     folder = policy(0)
-    table = f"{top_khz} {top_khz - 1000} 1700000 1400000"
+    table = f"{top_khz} {top_khz - (200_000 if boost else 1000)} 1400000"
+    put(root, "/sys/devices/system/cpu/cpufreq/boost", int(boost))
     put(root, f"{folder}/related_cpus", "0 1")
     put(root, f"{folder}/scaling_available_frequencies", table)
     for name, khz in (("min", 1_400_000), ("max", top_khz)):
@@ -158,10 +179,18 @@ def acpi_cpufreq(root: Path, top_khz: int = 2_801_000, turbo_khz: int = 3_392_69
 
 
 @pytest.mark.parametrize(
-    ("top_khz", "turbo_khz"), [(2_801_000, 3_392_691), (1_801_000, 4_600_000), (2_101_000, 2_101_000)]
+    ("top_khz", "turbo_khz", "boost"),
+    [
+        (2_801_000, 3_392_691, False),
+        (1_801_000, 4_600_000, False),
+        (2_101_000, 2_101_000, False),
+        (1_700_000, 4_100_000, True),
+    ],
 )
-def test_the_turbo_entry_of_acpi_cpufreq_is_understood(tmp_path: Path, top_khz: int, turbo_khz: int) -> None:
-    kernel = acpi_cpufreq(tmp_path / "root", top_khz, turbo_khz)
+def test_the_turbo_of_acpi_cpufreq_is_understood(
+    tmp_path: Path, top_khz: int, turbo_khz: int, boost: bool
+) -> None:
+    kernel = acpi_cpufreq(tmp_path / "root", top_khz, turbo_khz, boost)
     assert any("stands for turbo" in note for note in discover(kernel).notes)
     clock = Clock()
     sample = Sensors(kernel, None, clock).read()
@@ -208,6 +237,30 @@ def test_a_real_total_wins_over_a_sum(tmp_path: Path) -> None:
     ina3221(tmp_path, 3, AGX_ORIN)
     ina3221(tmp_path, 4, ["VDD_IN"])
     assert discover(SysFiles(tmp_path)).total_rails == ("VDD_IN",)
+
+
+@pytest.mark.parametrize("numbers", [(1, 2), (7, 3)])
+def test_rails_of_one_name_are_told_apart_by_their_device(tmp_path: Path, numbers: tuple[int, int]) -> None:
+    """The numbers of hwmon are those of one boot."""
+    for address, number, first in ((0x40, numbers[0], "VDD_IN"), (0x41, numbers[1], "VDD_IN")):
+        device = f"/sys/devices/c250000.i2c/i2c-7/7-00{address:x}"
+        ina3221(tmp_path, number, [first, f"AT_{address:x}", "NC"])
+        folder = tmp_path / device[1:] / "hwmon"
+        folder.mkdir(parents=True)
+        (tmp_path / f"{HWMON}/hwmon{number}"[1:]).rename(folder / f"hwmon{number}")
+        fake_kernel.link(tmp_path, f"{HWMON}/hwmon{number}", f"{device}/hwmon/hwmon{number}")
+    found = discover(SysFiles(tmp_path))
+    assert [rail.name for rail in found.rails] == ["VDD_IN", "AT_40", "VDD_IN_2", "AT_41"]
+    assert found.total_rails == ("VDD_IN",)
+    assert "total power = VDD_IN, the first of several such rails; not VDD_IN_2" in found.notes
+
+
+def test_degrees_where_there_must_be_millidegrees_are_no_temperature(tmp_path: Path) -> None:
+    put(tmp_path, "/sys/class/thermal/thermal_zone0/type", "cpu-thermal")
+    put(tmp_path, "/sys/class/thermal/thermal_zone0/temp", 45)
+    sample = Sensors(SysFiles(tmp_path), None, Clock()).read()
+    assert math.isnan(sample.temperatures[0].temperature_c)
+    assert "reads 45, degrees" in sample.origins["temperature of cpu-thermal"].reason
 
 
 def test_a_sum_that_lacks_a_rail_is_unknown_and_says_which(tmp_path: Path) -> None:

@@ -242,6 +242,12 @@ def test_arguments_reach_the_nodes(launch_file: ModuleType) -> None:
         ({"cameras": "front,rear", "image_topic_template": "/camera/image"}, "must contain {camera}"),
         ({"image_topic_template": "/{cam}/image"}, "{cam} is unknown; {camera} is the camera's name"),
         ({"image_topic_template": "/{camera/image"}, "{camera/image is unknown"),
+        (
+            {"image_topic_template": "/{camera}/image/"},
+            "must be the name of a topic, e.g. /{camera}/image_raw",
+        ),
+        ({"image_topic_template": "/{camera}/1st-image"}, "must be the name of a topic"),
+        ({"image_topic_template": "~/image"}, "must be the name of a topic"),
     ],
 )
 def test_a_bad_argument_says_what_would_be_right(

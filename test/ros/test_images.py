@@ -326,20 +326,35 @@ def test_a_compressed_mosaic_is_debayered(pattern: str, extension: str) -> None:
     bgr = smooth_picture(96, 64)
     codec = extension[1:].replace("jpg", "jpeg")
     data = cv2.imencode(extension, rows_of(bgr, f"bayer_{pattern}8"), [cv2.IMWRITE_JPEG_QUALITY, 100])[1]
-    message = CompressedImage(
-        format=f"bayer_{pattern}8; {codec} compressed ", data=array("B", data.tobytes())
-    )
-    assert np.abs(decode(message).astype(int) - bgr).max() <= 16
+    for form in (
+        f"; {codec} compressed ",
+        f";{codec} compressed",
+        f"; {codec} compressed bayer_{pattern}8",
+        "",
+    ):
+        message = CompressedImage(format=f"bayer_{pattern}8{form}", data=array("B", data.tobytes()))
+        assert np.abs(decode(message).astype(int) - bgr).max() <= 16
 
 
 def test_a_bayer_camera_that_compresses_colours_is_left_as_it_is() -> None:
     message = compressed(".png", smooth_picture(96, 64))
     message.format = "bayer_rggb8; png compressed bgr8"
     assert (decode(message) == smooth_picture(96, 64)).all()
+    gray = compressed(".png", np.full((8, 8), 200, np.uint8))
+    gray.format = "bayer_rggb8; png compressed mono8"
+    assert (decode(gray) == 200).all()
 
 
 @pytest.mark.parametrize(
-    "form", ["16UC1; png compressed ", "32FC1; compressedDepth png", "16UC1; compressedDepth"]
+    "form",
+    [
+        "16UC1; png compressed ",
+        "32FC1; compressedDepth png",
+        "16UC1; compressedDepth",
+        "compressedDepth",
+        "16uc1; png compressed",
+        "mono16; compresseddepth png",
+    ],
 )
 def test_compressed_depth_is_refused(form: str) -> None:
     message = compressed(".png", np.full((8, 8), 1200, np.uint16))

@@ -48,8 +48,13 @@ def discover(files: SysFiles) -> Inventory:
         unsupported.insert(0, "board: neither a device-tree model nor a DMI product name")
     if rails and not totals:
         unsupported.append(f"total power: {no_total(rails)}")
+    others = [
+        rail.name for rail in rails if rail.is_total and rail.kind != "rapl" and rail.name not in totals
+    ]
     if len(totals) > 1:
         notes.append(f"total power = {' + '.join(totals)}")
+    elif others:
+        notes.append(f"total power = {totals[0]}, the first of several such rails; not {', '.join(others)}")
     if mode:
         notes.append(f"nvpmodel mode {mode.number} {mode.name}; {_caps_text(mode)}")
         unsupported += mode.lost

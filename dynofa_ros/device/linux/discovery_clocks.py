@@ -43,6 +43,7 @@ COMPATIBLE_KINDS = (
     (re.compile(r"npu"), "npu"),
     (re.compile(r"[-,](dmc|emc|bwmgr|ddrc|actmon)\b"), "emc"),
 )
+TURBO_STEP_HZ = 1_000_000
 MISSING = {"gpu": "no devfreq device of a GPU", "npu": "no devfreq device of an NPU"}
 
 
@@ -111,10 +112,13 @@ def _cpu_domains(files: SysFiles) -> list[ClockDomain]:
 
 
 def _cpu_domain(files: SysFiles, directory: str, name: str) -> ClockDomain:
+    driver = files.text(f"{directory}/scaling_driver")
+    boosts = files.number(f"{CPU}/cpufreq/boost") == 1
     tables = [f"{directory}/scaling_available_frequencies"]
-    if files.number(f"{CPU}/cpufreq/boost") == 1:
+    if boosts:
         tables.append(f"{directory}/scaling_boost_frequencies")
     table = _table(files, tables, 1000)
+    step_hz = table[-1] - table[-2] if len(table) > 1 else 0
     current = f"{directory}/scaling_cur_freq"
     if not files.exists(current):
         current = f"{directory}/cpuinfo_cur_freq"
@@ -136,8 +140,9 @@ def _cpu_domain(files: SysFiles, directory: str, name: str) -> ClockDomain:
         governor_path=_if_there(files, f"{directory}/scaling_governor"),
         hardware_min_hz=low,
         hardware_max_hz=high,
+        # acpi-cpufreq shows the nominal clock, or on Intel that + 1 MHz, for whatever turbo reaches.
+        turbo=step_hz == TURBO_STEP_HZ or (boosts and driver == "acpi-cpufreq" and bool(table)),
     )
-    driver = files.text(f"{directory}/scaling_driver")
     return _judged(files, domain, f"no frequency table{f' with driver {driver}' if driver else ''}")
 
 

@@ -32,9 +32,13 @@ def power_mode(files: SysFiles, domains: tuple[ClockDomain, ...]) -> PowerMode |
     caps: dict[str, dict[str, int]] = {}
     lost: list[str] = []
     for key, value in settings:
-        if not re.fullmatch(r"-?[0-9]{1,15}", value):
-            continue
         limited = [(domain, end) for domain in domains if (end := _which_limit(files, paths, key, domain))]
+        if not re.fullmatch(r"-?[0-9]{1,15}", value):
+            if limited:
+                lost.append(
+                    f"nvpmodel mode {name or number}: {' '.join(key)} must be a number, is {value[:40]}"
+                )
+            continue
         for domain, end in limited:
             hz = int(value) * domain.unit_hz
             caps.setdefault(domain.name, {})[end] = 0 if int(value) in NO_LIMIT else max(hz, 0)

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from dynofa_ros.device.linux.inventory import Rail, ThrottleSign, Zone
-from dynofa_ros.device.linux.sysfs import SysFiles
+from dynofa_ros.device.linux.sysfs import SysFiles, natural
 
 I2C = "/sys/bus/i2c"
 IIO_FOLDERS = (
@@ -36,6 +36,7 @@ COMPLETE_SETS = (
 INA3221_CHANNELS = 3
 CPU_CHIPS = {"k10temp", "zenpower", "coretemp", "cpu_thermal"}
 CHIP_NAME = re.compile("[A-Za-z0-9_.-]+")
+HWMON_NUMBER = re.compile("(?<=/hwmon)[0-9]+$|(?<=/iio:device)[0-9]+$")
 EVENTS = re.compile("oc[0-9]+_event_cnt")
 PACKAGE_EVENTS = "/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/package_throttle_count"
 ALARM = re.compile("(curr|in)[0-9]+_l?crit_alarm")
@@ -271,5 +272,8 @@ def _chip(files: SysFiles, folder: str) -> str:
 
 
 def _folders(files: SysFiles, patterns: tuple[str, ...]) -> list[str]:
-    """Folders that match, each once, without links."""
-    return list(dict.fromkeys(files.resolve(path) for pattern in patterns for path in files.glob(pattern)))
+    """Folders that match, each once, without links, by the devices: numbers of hwmon and iio are those of one
+    boot only.
+    """
+    found = dict.fromkeys(files.resolve(path) for pattern in patterns for path in files.glob(pattern))
+    return sorted(found, key=lambda folder: natural(HWMON_NUMBER.sub("", folder)))

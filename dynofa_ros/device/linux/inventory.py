@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from dynofa_ros.messages import FrequencyBand
 
-TURBO_STEP_HZ = 1_000_000
-
 
 @dataclass(frozen=True)
 class ClockDomain:
@@ -23,6 +21,7 @@ class ClockDomain:
     what is written to ``rate_path``. ``hardware_min_hz`` and ``hardware_max_hz``: None if unknown.
     ``readable``: the clock can be read. ``writable``: both limits can be written (judged by permissions,
     nothing was written). ``reason``: what cannot be done and why. ``load_path``: busy share, or empty.
+    ``turbo``: the top of the table stands for whatever the chip reaches.
     """
 
     name: str
@@ -43,14 +42,7 @@ class ClockDomain:
     lock_path: str | None = None
     rate_path: str | None = None
     load_path: str | None = None
-
-    @property
-    def turbo(self) -> bool:
-        """Whether the top of the table only stands for turbo: acpi-cpufreq shows the nominal clock + 1 MHz
-        for whatever the chip reaches.
-        """
-        table = self.frequencies_hz
-        return self.kind == "cpufreq" and len(table) > 1 and table[-1] - table[-2] == TURBO_STEP_HZ
+    turbo: bool = False
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,13 @@ def clock_hz(file: KeptFile, unit_hz: int, highest_hz: int | None) -> float:
 
 
 def temperature_c(file: KeptFile) -> float:
-    """A temperature from millidegrees; 0 and -256 degrees stand for a sensor that is powered off."""
+    """A temperature from millidegrees; 0 and -256 degrees stand for a sensor that is powered off.
+
+    Drivers of old kernels write degrees, which are not told from the next 0.15 degrees above zero.
+    """
     celsius = to_int(file.read(), file.path) / 1000
+    if 0 < celsius <= HOTTEST_C / 1000:
+        raise ValueError(f"{file.path}: reads {1000 * celsius:g}, degrees where there must be millidegrees")
     if celsius == 0 or COLDEST_C > celsius > -300:
         raise ValueError(f"{file.path}: offline (powered off), reads {celsius:g}")
     if not COLDEST_C <= celsius <= HOTTEST_C:

@@ -12,7 +12,7 @@ from pathlib import Path
 LARGEST_READ = 1 << 20
 SAMPLE_SIZE = 1 << 16
 MOST_LINKS = 40
-BLANK = "\0 \t\r\n"
+BLANK = "\0 \t\r\n\ufeff"  # the last one begins files that were edited on Windows
 NUMBER = re.compile(r"-?[0-9]{1,20}")
 
 PERMISSION_CURE = "`sudo dynofa device permissions --install` allows it to the group dynofa"
@@ -125,7 +125,7 @@ class SysFiles:
     def names(self, path: str) -> list[str]:
         """Printable names in a folder, numbers in numeric order; empty if there is none or it is closed."""
         try:
-            return sorted(filter(str.isprintable, os.listdir(self._host(path))), key=_natural)
+            return sorted(filter(str.isprintable, os.listdir(self._host(path))), key=natural)
         except OSError:
             return []
 
@@ -288,5 +288,6 @@ def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorting key by which hwmon2 comes before hwmon10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)]
