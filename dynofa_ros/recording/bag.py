@@ -224,7 +224,10 @@ def _open_storage(file: Path, copies: _Copies, problems: list[str]) -> _Storage:
     if file.suffix == ".zstd":
         source = _decompressed(file, copies.folder, problems)
     if source.suffix == ".db3":
-        return Database(_recovered_database(source, copies, problems))
+        database = Database(_recovered_database(source, copies, problems))
+        if database.damage:
+            problems.append(f"{file} is damaged ({database.damage}): read as far as it is whole")
+        return database
     if ends_with_magic(source):
         try:
             storage = McapFile(source)

@@ -18,8 +18,6 @@ from lz4.frame import LZ4FrameDecompressor
 from rosbags.interfaces import Connection, MessageDefinition, MessageDefinitionFormat
 from rosbags.rosbag2 import storage_mcap
 
-from dynofa_ros.recording.database import FORMATS
-
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
@@ -30,6 +28,8 @@ MCAP_MAGIC = b"\x89MCAP0\r\n"
 _FOOTER_HEAD = b"\x02" + (20).to_bytes(8, "little")
 # An empty DataEnd and a Footer without summary: a reader then scans the records (mcap.dev, section Records).
 _MCAP_END = b"\x0f" + (4).to_bytes(8, "little") + bytes(4) + _FOOTER_HEAD + bytes(20)
+# A recorder that did not find a definition calls its encoding "unknown".
+FORMATS = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
 WAITING_BYTES = 1 << 26  # of messages that are put in order
 Message = tuple[Connection, int, bytes]
 

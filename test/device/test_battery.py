@@ -47,6 +47,12 @@ def test_a_battery_that_counts_energy_tells_its_share_and_current_but_no_charge(
     assert math.isnan(found.charge_ah) and math.isnan(found.capacity_ah)
 
 
+@pytest.mark.parametrize("values", [{"capacity": 103}, {"energy_now": 52, "energy_full": 50}])
+def test_a_gauge_that_shows_somewhat_more_than_full_shows_full(tmp_path: Path, values: dict) -> None:
+    assert battery(tmp_path, **values).share == 1.0
+    assert math.isnan(battery(tmp_path, capacity=250, energy_now=125).share)
+
+
 @pytest.mark.parametrize("raw", [1_500_000, -1_500_000])
 @pytest.mark.parametrize(("status", "current_a"), [("Discharging", -1.5), ("Charging", 1.5)])
 def test_the_sign_of_the_current_is_that_of_the_message(

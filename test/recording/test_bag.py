@@ -220,6 +220,18 @@ def test_a_summary_that_does_not_lead_to_the_messages_is_not_used(lacking: str, 
     assert read(tmp_path / "x.mcap") == (list(range(20)), [])
 
 
+@pytest.mark.parametrize("share", [0.4, 0.7, 0.99])
+def test_a_database_that_is_cut_off_is_read_up_to_there(share: float, tmp_path: Path) -> None:
+    """As of a copy that did not end."""
+    whole = storage_file(write(tmp_path / "bag", range(3000), StoragePlugin.SQLITE3))
+    cut = tmp_path / "cut.db3"
+    data = whole.read_bytes()
+    cut.write_bytes(data[: int(share * len(data))])
+    numbers, problems = read(cut)
+    assert numbers == list(range(len(numbers))) and len(numbers) > 0.2 * 3000
+    assert problems[0].startswith(f"{cut} is damaged (") and problems[0].endswith("as far as it is whole")
+
+
 def test_odd_rows_of_a_database_do_no_harm(tmp_path: Path) -> None:
     bag = write(tmp_path / "bag", storage=StoragePlugin.SQLITE3)
     with sqlite3.connect(storage_file(bag)) as database:

@@ -90,7 +90,10 @@ def _current_a(current_a: float, power_w: float, voltage_v: float, status: str) 
 
 
 def _share(reported: float, *parts: tuple[float, float]) -> float:
-    """What the kernel tells, else the first known ratio of what is left to what it holds when full."""
+    """What the kernel tells, else the first known ratio of what is left to what it holds when full.
+
+    A gauge that is off by some percent shows more than a full charge.
+    """
     ratios = (left / full for left, full in parts if full > 0)
-    shares = (share for share in (reported, *ratios) if 0.0 <= share <= 1.0)
+    shares = (min(share, 1.0) for share in (reported, *ratios) if 0.0 <= share <= 1.1)
     return next(shares, math.nan)
