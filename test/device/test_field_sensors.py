@@ -240,7 +240,7 @@ def test_a_real_total_wins_over_a_sum(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("numbers", [(1, 2), (7, 3)])
-def test_rails_of_one_name_are_told_apart_by_their_device(tmp_path: Path, numbers: tuple[int, int]) -> None:
+def test_rails_of_one_name_are_ordered_by_their_device(tmp_path: Path, numbers: tuple[int, int]) -> None:
     """The numbers of hwmon are those of one boot."""
     for address, number, first in ((0x40, numbers[0], "VDD_IN"), (0x41, numbers[1], "VDD_IN")):
         device = f"/sys/devices/c250000.i2c/i2c-7/7-00{address:x}"

@@ -83,7 +83,7 @@ def clock_hz(file: KeptFile, unit_hz: int, highest_hz: int | None) -> float:
 def temperature_c(file: KeptFile) -> float:
     """A temperature from millidegrees; 0 and -256 degrees stand for a sensor that is powered off.
 
-    Drivers of old kernels write degrees, which are not told from the next 0.15 degrees above zero.
+    Drivers of old kernels write degrees, which look like less than 0.15 degrees above zero.
     """
     celsius = to_int(file.read(), file.path) / 1000
     if 0 < celsius <= HOTTEST_C / 1000:
