@@ -155,6 +155,12 @@ def _os_error(code: int, path: Path) -> OSError:
     return OSError(code, os.strerror(code), str(path))
 
 
+def natural(path: Path | str) -> tuple[Any, ...]:
+    """Key of the order in which people count: 2.png before 10.png."""
+    parts = re.split(r"(\d+)", str(path))
+    return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts), str(path)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON, atomically; NaN and infinite numbers become null. Raises OSError."""
     text = json.dumps(to_json(value), indent=2) + "\n"

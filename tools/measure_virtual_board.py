@@ -35,13 +35,14 @@ from dynofa_ros.device.command_control import ClockControl
 from dynofa_ros.device.device import Device
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.linux_device import SysfsDevice
+from dynofa_ros.device.linux.sysfs import BLANK, SysFiles
 from dynofa_ros.device.simulated.power_modes import mode_limits
 from dynofa_ros.device.virtual.kernel import VirtualKernel, play
-from dynofa_ros.device.virtual.kernel_files import KernelFiles
 from dynofa_ros.device.virtual.tree import Tree, load_tree, mode_caps, tree_names
 from dynofa_ros.evaluation.policies.manager import ManagerPolicy
 from dynofa_ros.evaluation.scenarios import vision_library
 from dynofa_ros.evaluation.score import miss_percent
+from dynofa_ros.files import natural
 from dynofa_ros.latency import processor_of
 from dynofa_ros.manager.inputs import Parameters
 from dynofa_ros.messages import (
@@ -116,6 +117,41 @@ def scene_of(tree: Tree, board: Board, mode: str, seconds: float) -> Scene:
     apps = (front, side, replace(rear, mapping="cpu", movable=False))
     free = Parameters(temperature_limit_c=inf)
     return Scene("virtual board", tree.board, board, apps, seconds, parameters=free, mode=mode)
+
+
+class KernelFiles(SysFiles):
+    """What `SysFiles` offers, answered by a virtual kernel in this process: no folder, only its own time."""
+
+    keeps_open = False
+
+    def __init__(self, kernel: VirtualKernel) -> None:
+        super().__init__(Path("/nowhere"))
+        self.kernel = kernel
+
+    def resolve(self, path: str) -> str:
+        while link := next((x for x in self.kernel.links if f"{path}/".startswith(f"{x}/")), None):
+            path = self.kernel.links[link] + path.removeprefix(link)
+        return path
+
+    def read(self, path: str) -> str:
+        return self.kernel.read(self.resolve(path)).strip(BLANK)
+
+    def write(self, path: str, text: str) -> None:
+        self.kernel.write(self.resolve(path), text)
+
+    def exists(self, path: str) -> bool:
+        path = self.resolve(path)
+        return path in self.kernel.paths() or bool(self.kernel.names(path))
+
+    def names(self, path: str) -> list[str]:
+        return sorted(self.kernel.names(self.resolve(path)), key=natural)
+
+    def can_read(self, path: str) -> tuple[bool, str]:
+        return (True, "") if self.exists(path) else (False, f"{path}: no such file")
+
+    def can_write(self, path: str) -> tuple[bool, str]:
+        may = self.kernel.writable(self.resolve(path))
+        return (True, "") if may else (False, f"{path}: permission denied")
 
 
 class BoardPlant(Plant):

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynofa_ros.datasets.problems import DataError
-from dynofa_ros.datasets.reader import image_files, natural, read_image
-from dynofa_ros.files import read_yaml
+from dynofa_ros.datasets.reader import image_files, read_image
+from dynofa_ros.files import natural, read_yaml
 
 EDGE_PX = 2.0  # a box may end that far outside its image, and is cut there
 
@@ -92,7 +92,7 @@ def read_boxes(
         marked.append((path, (height, width), kept))
     if problems and not skip_broken:
         raise DataError(*problems)
-    names = tuple(sorted({n for _, _, own in marked for n, _ in own}, key=lambda n: natural(Path(n))))
+    names = tuple(sorted({n for _, _, own in marked for n, _ in own}, key=natural))
     if not names:
         raise DataError(*problems, f"{folder} has no box in {len(marked)} images: nothing could be learnt")
     images = tuple(

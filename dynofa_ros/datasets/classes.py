@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from dynofa_ros.datasets.problems import DataError
-from dynofa_ros.datasets.reader import broken, image_files, natural
+from dynofa_ros.datasets.reader import broken, image_files
+from dynofa_ros.files import natural
 
 
 @dataclass(frozen=True)

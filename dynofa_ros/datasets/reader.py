@@ -13,15 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynofa_ros.datasets.problems import DataError
+from dynofa_ros.files import natural
 
 Image = NDArray[Any]  # BGR, uint8 (H, W, 3)
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-
-
-def natural(path: Path) -> tuple[Any, ...]:
-    """Key of the order in which people count: 2.png before 10.png."""
-    parts = re.split(r"(\d+)", str(path))
-    return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts), str(path)
 
 
 def image_files(folder: Path) -> list[Path]:

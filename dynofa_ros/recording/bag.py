@@ -26,7 +26,7 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 from rosbags.typesys.store import Typestore
 
 from dynofa_ros.errors import one_line
-from dynofa_ros.files import read_yaml
+from dynofa_ros.files import natural, read_yaml
 from dynofa_ros.paths import PACKAGE, share_file
 from dynofa_ros.recording.database import Database
 from dynofa_ros.recording.mcap_file import (
@@ -172,7 +172,7 @@ def _storage_files(path: Path) -> tuple[list[Path], list[str]]:
     if not path.exists():
         raise BagError(f"{path} does not exist")
     for folder in (path, path / "bag"):
-        found = [f for f in sorted(folder.glob("[!.]*"), key=_natural) if f.name.endswith(STORAGE_SUFFIXES)]
+        found = [f for f in sorted(folder.glob("[!.]*"), key=natural) if f.name.endswith(STORAGE_SUFFIXES)]
         # A recorder that dies while it compresses leaves both: the uncompressed one is whole.
         found = [f for f in found if f.suffix != ".zstd" or f.with_suffix("") not in found]
         listed, problems = _listed(folder / "metadata.yaml")
@@ -198,11 +198,6 @@ def _listed(metadata: Path) -> tuple[list[str], list[str]]:
         return [Path(str(name)).name for name in information["relative_file_paths"]], []
     except Exception as error:  # of PyYAML, which stands behind msgspec, of its absence, of the content
         return [], [f"{metadata} is damaged and was not used: {one_line(error)}"]
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sorting key by which x_2 comes before x_10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
 def _unpacked(message: bytes) -> bytes:

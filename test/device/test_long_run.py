@@ -14,7 +14,6 @@ from dynofa_ros.device.command_control import ClockControl
 from dynofa_ros.device.linux.clock_backup import ClockBackup
 from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.virtual.kernel import VirtualKernel
-from dynofa_ros.device.virtual.kernel_files import KernelFiles
 from dynofa_ros.device.virtual.tree import load_tree, mode_caps
 from dynofa_ros.manager.commands import CommandBook
 from dynofa_ros.messages import DomainStatus, FrequencyBand, SimulatedLoad
@@ -30,7 +29,7 @@ class Run:
     def __init__(self, board: str, folder: Path, seed: int) -> None:
         self.now_s = 1000.0
         self.kernel = VirtualKernel(*load_tree(board), self.clock_s)
-        files = KernelFiles(self.kernel)
+        files = TOOL.KernelFiles(self.kernel)
         backup = ClockBackup(files, folder)
         self.device = SysfsDevice(files, allow_writes=True, backup=backup, clock_s=self.clock_s)
         self.backup = backup

@@ -13,8 +13,8 @@ import pytest
 
 from dynofa_ros.cli.main import main
 from dynofa_ros.datasets.problems import DataError
-from dynofa_ros.datasets.reader import natural
 from dynofa_ros.demo.signs import CLASS_NAMES, render_sample
+from dynofa_ros.files import natural
 from dynofa_ros.library import build as builder
 from dynofa_ros.library.accuracy import FileImages, labelled_files, split
 from dynofa_ros.library.files import open_library

@@ -6,7 +6,8 @@ import re
 from dataclasses import replace
 
 from dynofa_ros.device.linux.inventory import Rail, ThrottleSign, Zone
-from dynofa_ros.device.linux.sysfs import SysFiles, natural
+from dynofa_ros.device.linux.sysfs import SysFiles
+from dynofa_ros.files import natural
 
 I2C = "/sys/bus/i2c"
 IIO_FOLDERS = (

@@ -9,6 +9,8 @@ import re
 import stat
 from pathlib import Path
 
+from dynofa_ros.files import natural
+
 LARGEST_READ = 1 << 20
 SAMPLE_SIZE = 1 << 16
 MOST_LINKS = 40
@@ -286,8 +288,3 @@ def _read_all(descriptor: int) -> bytes:
 
 def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
-
-
-def natural(name: str) -> list[tuple[int, str]]:
-    """Sorting key by which hwmon2 comes before hwmon10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)]

@@ -84,15 +84,21 @@ class VirtualKernel:
         """Every file that is there now."""
         return tuple(path for path in {**self._files, **self._live} if not self._is_hidden(path))
 
+    def names(self, folder: str) -> set[str]:
+        """What is in a folder, links among it; empty if there is no such folder."""
+        start = folder.rstrip("/") + "/"
+        every = (*self.paths(), *self.links)
+        return {path[len(start) :].split("/", 1)[0] for path in every if path.startswith(start)}
+
     def writable(self, path: str) -> bool:
         """Whether the file has a write bit."""
         return path in self._limits or path.endswith(WRITABLE) or self._online_cpu(path) is not None
 
     def read(self, path: str) -> str:
-        """Content, without the line end. Raises OSError."""
+        """Content, without the line end; ``\\0`` of a tree is NUL. Raises OSError."""
         self._require(path)
         live = self._live.get(path)
-        return live() if live else self._files[path]
+        return live() if live else self._files[path].replace("\\0", "\0")
 
     def write(self, path: str, text: str) -> None:
         """Takes what was written, with or without a line end. Raises OSError."""

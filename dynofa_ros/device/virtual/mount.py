@@ -36,20 +36,20 @@ class _Files(mfusepy.Operations):
             if path in self.kernel.paths():
                 mode = 0o644 if self.kernel.writable(path) else 0o444
                 return {"st_mode": stat.S_IFREG | mode, "st_nlink": 1, "st_size": 4096}
-            if self._names(path):
+            if self.kernel.names(path):
                 return {"st_mode": stat.S_IFDIR | 0o755, "st_nlink": 2}
         raise mfusepy.FuseOSError(errno.ENOENT)
 
     def readdir(self, path: str, fh: int) -> list[str]:
         with self._lock:
-            return [".", "..", *sorted(self._names(path))]
+            return [".", "..", *sorted(self.kernel.names(path))]
 
     def readlink(self, path: str) -> str:
         return os.path.relpath(self.kernel.links[path], PurePosixPath(path).parent)
 
     def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
         with self._lock, _kernel_errors():
-            data = self.kernel.read(path).replace("\\0", "\0").encode() + b"\n"
+            data = self.kernel.read(path).encode() + b"\n"
         return data[offset : offset + size]
 
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
@@ -59,11 +59,6 @@ class _Files(mfusepy.Operations):
 
     def truncate(self, path: str, length: int, fh: int | None = None) -> None:
         """A kernel file has no length."""
-
-    def _names(self, folder: str) -> set[str]:
-        start = folder.rstrip("/") + "/"
-        every = (*self.kernel.paths(), *self.kernel.links)
-        return {path[len(start) :].split("/", 1)[0] for path in every if path.startswith(start)}
 
 
 class _kernel_errors:

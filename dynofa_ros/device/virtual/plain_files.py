@@ -56,7 +56,7 @@ class PlainFiles:
         file.parent.mkdir(parents=True, exist_ok=True)
         # In place, as a kernel file: readers keep it open. One write, so that none sees half of it.
         with open(os.open(file, os.O_WRONLY | os.O_CREAT, 0o644), "wb", buffering=0) as stream:
-            data = text.replace("\\0", "\0").encode() + b"\n"
+            data = text.encode() + b"\n"
             stream.write(data)
             stream.truncate(len(data))
         file.chmod(0o644 if self.kernel.writable(path) else 0o444)
