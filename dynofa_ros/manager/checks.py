@@ -15,6 +15,7 @@ from dynofa_ros.messages import (
     AppTargets,
     DeviceCapabilities,
     DeviceTelemetry,
+    DomainCapability,
     DomainTelemetry,
     InferenceMonitor,
     SubnetEntry,
@@ -107,14 +108,21 @@ def sift(message: Message) -> tuple[Message, str | None]:
 
 def check_capabilities(capabilities: DeviceCapabilities) -> tuple[DeviceCapabilities, str | None]:
     """A device without the clocks that cannot be, and which they are."""
+    names = [d.domain for d in capabilities.domains]
+    twice = sorted({name for name in names if names.count(name) > 1})
     bad = [d.domain for d in capabilities.domains if not _ascending(d.frequencies_hz)]
-    if not bad:
+    if not (bad or twice):
         return capabilities, None
-    sound = tuple(d for d in capabilities.domains if d.domain not in bad)
+    sound: dict[str, DomainCapability] = {}
+    for d in capabilities.domains:
+        if d.domain not in bad:
+            sound.setdefault(d.domain, d)
     reason = (
-        f"capabilities: frequencies_hz of {', '.join(bad)} must be ascending, above 0, at most {MOST_HZ:g}"
+        f"frequencies_hz of {', '.join(bad)} must be ascending, above 0, at most {MOST_HZ:g}"
+        if bad
+        else f"{', '.join(twice)} is listed twice, the first counts"
     )
-    return replace(capabilities, domains=sound), reason
+    return replace(capabilities, domains=tuple(sound.values())), f"capabilities: {reason}"
 
 
 def _ascending(frequencies_hz: tuple[int, ...]) -> bool:
@@ -126,14 +134,15 @@ def check_telemetry(telemetry: DeviceTelemetry) -> tuple[DeviceTelemetry, str | 
     """A sample where what cannot be is unknown (NaN), and what that is. `ThermalGuard` sees to the rest."""
     bad = [reading for reading in telemetry.domains if not _possible(reading)]
     power_w = telemetry.total_power_w
-    named = [f"total_power_w {power_w}"] if not (isnan(power_w) or 0.0 <= power_w < MOST_W) else []
+    # What feeds the computer cannot be 0 while it runs.
+    named = [f"total_power_w {power_w}"] if not (isnan(power_w) or 0.0 < power_w < MOST_W) else []
     if not bad and not named:
         return telemetry, None
     named += [f"{r.domain} at {r.frequency_hz} Hz and a utilization of {r.utilization}" for r in bad]
     domains = tuple(
         replace(r, frequency_hz=nan, utilization_percent=nan) if r in bad else r for r in telemetry.domains
     )
-    power_w = power_w if 0.0 <= power_w < MOST_W else nan
+    power_w = power_w if 0.0 < power_w < MOST_W else nan
     sound = replace(telemetry, domains=domains, total_power_w=power_w)
     return sound, f"telemetry: ignored as impossible: {', '.join(named)}"
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dynofa_ros.device.command_control import ClockControl
 from dynofa_ros.device.device import DeviceSample
 from dynofa_ros.device.linux.inventory import Inventory, PowerMode
+from dynofa_ros.device.linux.sysfs import OFF
 from dynofa_ros.device.power_model import differences
 from dynofa_ros.messages import (
     DeviceCapabilities,
@@ -124,8 +125,8 @@ def command_status(control: ClockControl, now_s: float, last_stale_s: float) -> 
 
 
 def sensor_status(sample: DeviceSample, total_rails: Collection[str] = ()) -> Status:
-    """What can be read. A sensor that has stopped is a warning; one that never had a value is only listed,
-    unless it is one of those that make up the power of the module.
+    """What can be read. A sensor that has stopped is a warning; one that never had a value or is powered off
+    for now is only listed, unless it is one of those that make up the power of the module.
     """
     name, hottest_c = hottest(sample)
     failed = failed_sensors(sample)
@@ -135,7 +136,9 @@ def sensor_status(sample: DeviceSample, total_rails: Collection[str] = ()) -> St
         "oldest_value_s": _oldest_s(sample),
         **{sensor: reason for sensor, reason, _ in failed},
     }
-    stopped = [f"{sensor}: {reason}" for sensor, reason, had_value in failed if had_value]
+    stopped = [
+        f"{sensor}: {reason}" for sensor, reason, had_value in failed if had_value and OFF not in reason
+    ]
     if sample.throttle_flags & ThrottleFlag.THERMAL:
         return Status(Level.WARN, f"clocks are held down by temperature ({hottest_c:.1f} C)", values)
     if sample.throttle_flags & ThrottleFlag.POWER:

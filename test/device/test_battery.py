@@ -103,18 +103,20 @@ def test_the_hottest_known_sensor_is_the_temperature() -> None:
 
 
 @pytest.mark.parametrize(
-    ("taken_s", "total_rails", "level", "text"),
+    ("taken_s", "reason", "total_rails", "level", "text"),
     [
-        (8.0, (), Level.WARN, "1 stopped: power of VDD_IN: no such file"),
-        (math.nan, ("VDD_IN",), Level.WARN, "power unknown: no such file"),
-        (math.nan, (), Level.OK, "power unknown, 40.0 C"),
+        (8.0, "no such file", (), Level.WARN, "1 stopped: power of VDD_IN: no such file"),
+        (math.nan, "no such file", ("VDD_IN",), Level.WARN, "power unknown: no such file"),
+        (math.nan, "no such file", (), Level.OK, "power unknown, 40.0 C"),
+        (8.0, "powered off for now", (), Level.OK, "power unknown, 40.0 C"),
+        (8.0, "powered off for now", ("VDD_IN",), Level.WARN, "power unknown: powered off for now"),
     ],
 )
-def test_a_sensor_that_stopped_warns_and_one_that_never_was_does_only_where_it_is_the_power(
-    taken_s: float, total_rails: tuple[str, ...], level: Level, text: str
+def test_a_sensor_that_stopped_warns_and_one_that_never_was_or_is_off_does_only_where_it_is_the_power(
+    taken_s: float, reason: str, total_rails: tuple[str, ...], level: Level, text: str
 ) -> None:
     rail, zone = PowerRail("VDD_IN", math.nan, 5.0, 1.0), TemperatureReading("CPU", 40.0)
-    power, heat = Origin(taken_s, "no such file"), Origin(9.5, "")
+    power, heat = Origin(taken_s, reason), Origin(9.5, "")
     found = sensor_status(sample(rail, zone, power_of_VDD_IN=power, temperature_of_CPU=heat), total_rails)
     assert (found.level, found.message) == (level, text)
-    assert found.values["power of VDD_IN"] == "no such file" and found.values["oldest_value_s"] == 0.5
+    assert found.values["power of VDD_IN"] == reason and found.values["oldest_value_s"] == 0.5

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from dynofa_ros.device.device import DeviceSample
 from dynofa_ros.device.linux.discovery import discover
+from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.linux.sensors import Sensors
 from dynofa_ros.device.linux.sysfs import SysFiles
 from dynofa_ros.messages import ThrottleFlag
@@ -85,6 +86,22 @@ def test_every_value_has_its_age(bench: Bench) -> None:
     assert math.isnan(age_s(sample, "temperature of GPU-therm"))
     sample = bench.after(0.125)
     assert (sample.temperatures[1].temperature_c, age_s(sample, "temperature of CPU-therm")) == (40.0, 0)
+
+
+@pytest.mark.parametrize("khz", [12, 9_600, 100_000])
+def test_a_clock_below_every_clock_of_a_cpu_is_unknown_and_no_fault(bench: Bench, khz: int) -> None:
+    """Xavier and Orin count cycles to tell it. The manager would take the CPU to be as slow."""
+    bench.after(0)
+    bench.put(f"{POLICY}/scaling_cur_freq", khz)
+    sample = bench.after(0.25)
+    assert math.isnan(by_name(sample)["cpu0"])
+    assert f"reads {1000 * khz} Hz, powered off for now or not known near idle" in reason(
+        sample, "clock of cpu0"
+    )
+    device = SysfsDevice(SysFiles(bench.root))
+    assert math.isnan(device.applied()[0].actual_hz)
+    bench.put(f"{POLICY}/scaling_cur_freq", 114_000)
+    assert by_name(bench.after(0.2))["cpu0"] == 114e6
 
 
 def test_a_sensor_that_fails_is_nan_with_a_reason_and_comes_back(bench: Bench) -> None:

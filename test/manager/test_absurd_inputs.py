@@ -74,6 +74,11 @@ def test_no_number_makes_a_step_fail(values: list[float], order: int) -> None:
         (replace(FRONT, rate_hz=1e300), "rate_hz"),
         (frame(9, 1e300, 1e300), "inference_ms"),
         (telemetry(9, 1e300, 1e9, 5.0, 40.0), "total_power_w 1e+300"),
+        (telemetry(9, 0.0, 1e9, 5.0, 40.0), "total_power_w 0.0"),
+        (
+            replace(capabilities(), domains=capabilities().domains[:2] * 2),
+            "cpu0, cpu2 is listed twice, the first counts",
+        ),
         (telemetry(9, 5.0, -1e9, 5.0, 40.0), "cpu0 at -1000000000.0 Hz"),
         (
             SubnetLibrary(

@@ -354,7 +354,7 @@ class ClockUnderControl:
             hz = self._files.read_int(self.domain.current_path) * self.domain.unit_hz
         except (OSError, ValueError):
             return math.nan
-        return float(hz) if hz > 0 else math.nan
+        return float(hz) if hz > 0 and hz >= self.domain.least_hz else math.nan
 
     @property
     def _pace(self) -> Pace:

@@ -44,6 +44,11 @@ class ClockDomain:
     load_path: str | None = None
     turbo: bool = False
 
+    @property
+    def least_hz(self) -> float:
+        """A lower reading says nothing: Xavier and Orin count cycles, and read almost 0 near idle."""
+        return 0.9 * (self.hardware_min_hz or 0) if self.kind == "cpufreq" else 0.0
+
 
 @dataclass(frozen=True)
 class Rail:

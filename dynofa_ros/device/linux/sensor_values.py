@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-from dynofa_ros.device.linux.sysfs import KeptFile, reason_of, to_int
+from dynofa_ros.device.linux.sysfs import OFF, KeptFile, reason_of, to_int
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.1, 2.0
 FASTEST_HZ = 20e9
@@ -70,11 +70,11 @@ class Sensor:
         self._failures += 1
 
 
-def clock_hz(file: KeptFile, unit_hz: int, highest_hz: int | None) -> float:
+def clock_hz(file: KeptFile, unit_hz: int, least_hz: float, highest_hz: int | None) -> float:
     """A clock from a file that counts in ``unit_hz``."""
     hz = to_int(file.read(), file.path) * unit_hz
-    if hz == 0:
-        raise ValueError(f"{file.path}: reads 0, powered off or not known near idle")
+    if 0 <= hz < max(least_hz, 1.0):
+        raise ValueError(f"{file.path}: reads {hz} Hz, {OFF} or not known near idle")
     if not 0 < hz <= min(TURBO * (highest_hz or math.inf), FASTEST_HZ):
         raise ValueError(f"{file.path}: {hz} Hz is no plausible clock")
     return float(hz)
@@ -89,7 +89,7 @@ def temperature_c(file: KeptFile) -> float:
     if 0 < celsius <= HOTTEST_C / 1000:
         raise ValueError(f"{file.path}: reads {1000 * celsius:g}, degrees where there must be millidegrees")
     if celsius == 0 or COLDEST_C > celsius > -300:
-        raise ValueError(f"{file.path}: offline (powered off), reads {celsius:g}")
+        raise ValueError(f"{file.path}: offline ({OFF}), reads {celsius:g}")
     if not COLDEST_C <= celsius <= HOTTEST_C:
         raise ValueError(f"{file.path}: {celsius:g} degrees is no plausible temperature")
     return celsius

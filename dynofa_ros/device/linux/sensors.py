@@ -261,7 +261,9 @@ def _domain(files: SysFiles, domain: ClockDomain, times: CpuTimes) -> _Channel:
 
     every_s = CPU_CLOCK_EVERY_S if domain.kind == "cpufreq" else FAST_EVERY_S
     clock = Sensor(
-        lambda: sensor_values.clock_hz(file, domain.unit_hz, highest_hz), domain.current_path, every_s
+        lambda: sensor_values.clock_hz(file, domain.unit_hz, domain.least_hz, highest_hz),
+        domain.current_path,
+        every_s,
     )
     load = load_sensor()
     return _Channel(

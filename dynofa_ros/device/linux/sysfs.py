@@ -18,6 +18,7 @@ BLANK = "\0 \t\r\n\ufeff"  # the last one begins files that were edited on Windo
 NUMBER = re.compile(r"-?[0-9]{1,20}")
 
 PERMISSION_CURE = "`sudo dynofa device permissions --install` allows it to the group dynofa"
+OFF = "powered off for now"  # in every reason that is no fault: a device that is not in use
 REFUSED_VALUE = "the kernel refused the value"  # text of the EINVAL of a write
 # Errors of reading that pass without anybody's doing: CPU hotplug, a device without power.
 TRANSIENT = {errno.EAGAIN, errno.EBUSY, errno.ENODATA}
@@ -31,7 +32,7 @@ CURES = {
     errno.ENOENT: "no such file",
     errno.ENODEV: "the device is gone (unbound or powered off)",
     errno.ENXIO: "the device is gone (unbound or powered off)",
-    errno.EAGAIN: "the device is powered off for now",
+    errno.EAGAIN: f"the device is {OFF}",
     errno.EIO: "the device does not answer",
     errno.ETIMEDOUT: "the device does not answer",
     errno.ENODATA: "the sensor has no value now",
