@@ -176,8 +176,14 @@ def _storage_files(path: Path) -> tuple[list[Path], list[str]]:
         # A recorder that dies while it compresses leaves both: the uncompressed one is whole.
         found = [f for f in found if f.suffix != ".zstd" or f.with_suffix("") not in found]
         listed, problems = _listed(folder / "metadata.yaml")
-        if not listed and len({re.sub(r"(_\d+)?\..*$", "", f.name) for f in found}) > 1:
+        if not listed and len({_series(f.name) for f in found}) > 1:
             raise BagError(f"{folder} has several storage files and no metadata.yaml; name one of them")
+        # A recorder that was killed has not listed its last file; a copy of some topics has another name.
+        own = [f for f in found if _series(f.name) in map(_series, listed)]
+        if own and len(own) < len(found):
+            others = ", ".join(f.name for f in found if f not in own)
+            problems.append(f"{folder} has {others}, which metadata.yaml does not name: left out")
+            found = own
         missing = [name for name in listed if not any(f.name in (name, name + ".zstd") for f in found)]
         problems += [f"{folder / name}, which metadata.yaml names, is missing" for name in missing]
         if found:
@@ -198,6 +204,11 @@ def _listed(metadata: Path) -> tuple[list[str], list[str]]:
         return [Path(str(name)).name for name in information["relative_file_paths"]], []
     except Exception as error:  # of PyYAML, which stands behind msgspec, of its absence, of the content
         return [], [f"{metadata} is damaged and was not used: {one_line(error)}"]
+
+
+def _series(name: str) -> str:
+    """What the files of one recording are called, without their number."""
+    return re.sub(r"(_\d+)?\..*$", "", name)
 
 
 def _unpacked(message: bytes) -> bytes:

@@ -264,6 +264,16 @@ def test_splits_are_merged_by_time_though_they_overlap(tmp_path: Path) -> None:
     assert read(bag) == (list(range(30)), [])
 
 
+def test_a_file_of_another_recording_is_left_out_and_named(tmp_path: Path) -> None:
+    """As of `mcap filter`, whose result lies beside what it was made of; not so the next file of a series."""
+    bag = write(tmp_path / "bag")
+    shutil.copy(storage_file(write(tmp_path / "part", range(20, 30))), bag / "bag_1.mcap")
+    shutil.copy(storage_file(write(tmp_path / "copy")), bag / "filtered.mcap")
+    numbers, problems = read(bag)
+    assert numbers == list(range(30))
+    assert problems == [f"{bag} has filtered.mcap, which metadata.yaml does not name: left out"]
+
+
 def test_a_split_that_is_missing_is_named(tmp_path: Path) -> None:
     bag = write(tmp_path / "bag")
     metadata = bag / "metadata.yaml"
