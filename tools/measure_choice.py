@@ -23,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dynofa_ros.application.request_controller import Granted, RequestController
-from dynofa_ros.latency import size_factor
+from dynofa_ros.application.request_controller import RequestController, expected_ms
 from dynofa_ros.library.library import Library, load_library
 from dynofa_ros.library.sentences import METRICS, read_pairs
+from dynofa_ros.messages import SubnetEntry
 from dynofa_ros.paths import share_file
 from dynofa_ros.supernet.decoding import generate
 from dynofa_ros.supernet.supernet import load_supernet
@@ -37,7 +37,7 @@ from dynofa_ros.supernet.text import load_tokenizer
 class Answers:
     """What the sub-networks make of the sentences: rows are sub-networks, columns sentences."""
 
-    granted: tuple[Granted, ...]
+    granted: tuple[SubnetEntry, ...]
     sizes: np.ndarray  # tokens of the sources, (sentences,)
     times_ms: np.ndarray
     texts: list[list[str]]
@@ -47,15 +47,13 @@ def answers(library: Library, weights: str, sources: Sequence[str], target: str,
     net = load_supernet(library.space, weights)
     tokenizer = load_tokenizer(net.weights)
     encoded, first = [tokenizer.encode(source) for source in sources], tokenizer.targets[target]
-    granted, times, texts = [], [], []
-    for entry in library.entries:
-        run = net.prepare(library.config(entry), threads=1, processor="cpu")
+    granted, times, texts = library.subnet_entries(slower), [], []
+    for entry, one in zip(granted, library.entries, strict=True):
+        run = net.prepare(library.config(one), threads=1, processor="cpu")
         found = [list(generate(run, source, first))[-1] for source in encoded]
-        median_ms, law = slower * entry.latency_ms.median, (entry.fixed_share, entry.reference_size)
-        granted.append(Granted(entry.id, entry.accuracy, median_ms, *law))
-        times.append([median_ms * size_factor(*law, one.length) for one in found])
-        texts.append([tokenizer.decode(one.tokens) for one in found])
-    return Answers(tuple(granted), np.array([len(s) for s in encoded], float), np.array(times), texts)
+        times.append([expected_ms(entry, answer.length) for answer in found])
+        texts.append([tokenizer.decode(answer.tokens) for answer in found])
+    return Answers(granted, np.array([len(s) for s in encoded], float), np.array(times), texts)
 
 
 def queue(
@@ -69,7 +67,7 @@ def queue(
     """Which sub-network answered each request, and whether late. only: the one for all; None = a choice."""
     controller, free_ms = RequestController(), 0.0
     used, missed = np.zeros(len(order), int), np.zeros(len(order), bool)
-    ids, heard = [one.subnet_id for one in found.granted], 0
+    heard = 0
     for n, (sentence, arrived_ms) in enumerate(zip(order, arrivals_ms, strict=True)):
         start_ms = max(arrived_ms, free_ms)
         while heard < len(order) and arrivals_ms[heard] <= start_ms:
@@ -82,8 +80,8 @@ def queue(
             left_ms = target_ms - (start_ms - arrived_ms)
             size = float(found.sizes[sentence])
             chosen = controller.choose(found.granted, size, left_ms, next_left_ms, target_ms, tolerance)
-            used[n] = ids.index(chosen.subnet_id)
-            controller.observe(chosen.time_ms(size), float(found.times_ms[used[n], sentence]))
+            used[n] = found.granted.index(chosen)
+            controller.observe(expected_ms(chosen, size), float(found.times_ms[used[n], sentence]))
         free_ms = start_ms + found.times_ms[used[n], sentence]
         missed[n] = free_ms - arrived_ms > target_ms
     return used, missed
@@ -112,7 +110,7 @@ def main() -> int:
     pairs = read_pairs(options.pairs, options.count, 0)
     found = answers(library, weights, [source for source, _ in pairs], options.target, options.slower)
     metric, rows = METRICS[options.metric], []
-    names = [one.subnet_id for one in found.granted]
+    names = [entry.id for entry in found.granted]
     alone = [metric(texts, [reference for _, reference in pairs]) for texts in found.texts]
     for rate in options.rates:
         rng = np.random.default_rng(1)
