@@ -238,7 +238,7 @@ def main() -> None:
         shutil.copyfile(args.weights, weights_path)
     load_statistics(library_path, load_library(library_path, supernet.weights))  # what is written must load
     for e in entries:
-        print(f"{e.id:10s} {e.accuracy:.3f} {e.latency_ms.median:7.3f} ms {e.macs / 1e6:7.1f} MMACs")
+        print(f"{e.id:10s} {e.accuracy:.3f} {e.latency_ms.median:7.3f} ms {(e.macs or 0) / 1e6:7.1f} MMACs")
 
 
 if __name__ == "__main__":

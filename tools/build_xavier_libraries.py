@@ -187,7 +187,8 @@ def between(
 
     Their resolution is between those of the two.
     """
-    genomes = Genomes(SPACE, range(configs[0].resolution, configs[1].resolution + 1, SPACE.input_sizes.step))
+    sizes = [px for px in SPACE.input_sizes if configs[0].resolution <= px <= configs[1].resolution]
+    genomes = Genomes(SPACE, sizes)
     parents = genomes.encode(configs)
     tolerance = (high - low) / (number + 1) / IMPORTANCE
     rng = np.random.default_rng(SEED)
@@ -216,7 +217,7 @@ def gpu_library(accuracy: Objective, accuracy_note: str) -> Library:
         )
         for s, c in zip(subnets, configs, strict=True)
     ]
-    exact = np.array([[e.accuracy, e.latency_ms.median, e.macs / 1e6] for e in entries])
+    exact = np.array([[e.accuracy, e.latency_ms.median, e.macs] for e in entries]) / [1, 1, 1e6]
     for i, number in enumerate(GAP_ENTRIES):
         found = between((configs[i], configs[i + 1]), exact[i], exact[i + 1], number, properties)
         for k, (config, figures) in enumerate(zip(found.configs, properties(found), strict=True), start=1):

@@ -98,13 +98,13 @@ def precisions(
     measured = MeasuredPrecision(supernet, data, (parts[0], parts[1]))
     alike = [(boxes, 0 * labels) for boxes, labels in measured.truth]
     for name, (config, own) in track(list(entries.items()), "precision"):
-        run, rows = supernet.prepare(config, statistics=own, threads=1), []
+        run, rows = supernet.prepare(config, statistics=own, threads=1), list[np.ndarray]()
 
         def kept(images: np.ndarray) -> np.ndarray:
             rows.append(run(images))  # noqa: B023 - of this entry
             return rows[-1]  # noqa: B023
 
-        of_classes = average_precision(measured.truth, measured.found(kept, config))
+        of_classes = average_precision(measured.truth, measured.found(kept, config))  # type: ignore[arg-type]
         again = iter(rows)
 
         def of_any_class(images: np.ndarray) -> np.ndarray:
@@ -115,7 +115,7 @@ def precisions(
             "id": name,
             "map50_95": of_classes.map50_95,
             "map50": of_classes.map50,
-            "any_class_ap50": average_precision(alike, measured.found(of_any_class, config)).map50,
+            "any_class_ap50": average_precision(alike, measured.found(of_any_class, config)).map50,  # type: ignore[arg-type]
         }
         found = measured.found(supernet.prepare(config, threads=1), config)
         yield row | {"shared_bn_map50_95": average_precision(measured.truth, found).map50_95}
@@ -144,7 +144,7 @@ def main() -> None:
             config, own = entries[row["id"]]
             px, score = parity(supernet, config, own, supernet.space.preprocess(scene, config))
             rows.append(row | {"parity_px": px, "parity_score": score})
-    cells = len(supernet.plan(supernet.space.largest).layers[-1].cells()[0])
+    cells = len(supernet.plan(supernet.space.largest).layers[-1].cells()[0])  # type: ignore[attr-defined]
     times = selection_ms(cells)
     trip = max(round_trip_px(frame, fitted) for frame in FRAMES for fitted in INPUTS)
 

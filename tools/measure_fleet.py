@@ -110,9 +110,8 @@ def measure(count: int, options: argparse.Namespace) -> list[str]:
     with network([FLEET, *names]), ExitStack() as ends, tempfile.TemporaryDirectory() as folder:
         for name in names:
             own = (sys.executable, __file__, "--robot", name, "--rate-hz", f"{options.rate_hz:g}")
-            process = start(name, *own, stdin=subprocess.PIPE)
-            ends.callback(process.wait)
-            ends.callback(process.stdin.close)  # ends the nodes
+            # its end closes standard input, which ends the nodes
+            ends.enter_context(start(name, *own, stdin=subprocess.PIPE))
         time.sleep(options.settle_s)
         found = sent(names)
         time.sleep(options.seconds)

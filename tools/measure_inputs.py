@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def main() -> None:
     # of one thread its own time: what others do on the machine does not count
     clock = time.thread_time_ns if options.threads == 1 else time.perf_counter_ns
     times = measure_subnets(supernet, jobs, runs, seed=0, clock=clock)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for size, job in jobs.items():
         shares = times[size] / times[str(reference)]
         macs = supernet.plan(job.config).macs / 1e9

@@ -63,7 +63,7 @@ class Started:
         for n in range(count):
             before = len(self.monitors)
             self.application.accept(Text(SENTENCES[n % len(SENTENCES)]))
-            self._until(lambda before=before: len(self.monitors) > before)  # type: ignore[misc]
+            self._until(lambda before=before: len(self.monitors) > before)
 
     def switches_ms(self, count: int) -> list[float]:
         """Times from the command of another sub-network that is held to its being the current one."""

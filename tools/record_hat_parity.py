@@ -149,7 +149,8 @@ def found(generator: Any, net: Any, beam: int, penalty: float) -> list[dict[str,
 def record(model: Any, generator: Any, name: str) -> None:
     """Write the answers for every configuration of a space, with its number of parameters."""
     space = reference.space(name)
-    net, rows, arrays = official(model, space), [], {"forced": [], "incremental": []}
+    net, rows = official(model, space), []
+    arrays: dict[str, list[np.ndarray]] = {"forced": [], "incremental": []}
     started = time.perf_counter()
     for config, penalty in zip(reference.configurations(space), itertools.cycle(reference.PENALTIES)):
         params = net.get_sampled_params_numel(arguments(config))
@@ -162,9 +163,8 @@ def record(model: Any, generator: Any, name: str) -> None:
     reference.FOLDER.mkdir(exist_ok=True)
     lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
     (reference.FOLDER / f"{name}.json").write_text(f"[\n{lines}\n]\n")
-    np.savez_compressed(
-        reference.FOLDER / f"{name}.npz", **{n: np.array(a, np.float32) for n, a in arrays.items()}
-    )
+    recorded: dict[str, Any] = {n: np.array(a, np.float32) for n, a in arrays.items()}
+    np.savez_compressed(reference.FOLDER / f"{name}.npz", **recorded)
     lengths = Counter(len(output["tokens"]) for row in rows for output in row["found"])
     print(f"{name}: {len(rows)} sub-networks, {time.perf_counter() - started:.0f} s")
     print(f"outputs by length: {sorted(lengths.items())}")

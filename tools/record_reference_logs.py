@@ -180,7 +180,8 @@ def input_message(item: Input) -> tuple[str, Any]:
         message = replace(message, header=Header(item.sequence))
     if isinstance(message, PowerModel):
         message = replace(message, origin=f"config/boards/{Path(message.origin).name}")  # on any machine
-    kind = f"dynofa_ros/msg/{message_type(type(message)).__name__}"
+    made: Any = type(message)
+    kind = f"dynofa_ros/msg/{message_type(made).__name__}"
     return kind, to_ros(message, message_types)
 
 

@@ -64,7 +64,7 @@ def rows(side: int, output: dict[str, Any]) -> np.ndarray:
 
 def main() -> None:
     """Write the answers of all configurations."""
-    kept: dict[str, np.ndarray] = {}
+    kept: dict[str, Any] = {}
     for name, runs in reference.RUNS.items():
         space, started = reference.space(name), time.perf_counter()
         drawn = {key: torch.from_numpy(array) for key, array in reference.weights(space).items()}

@@ -49,7 +49,7 @@ class DrawnScenes(Detection):
     aspect = ASPECT
 
     def __init__(self, held_out: int) -> None:
-        self.space = load_space(SPACE)
+        self.space = load_space(SPACE)  # type: ignore[assignment]
         self._held_out = held_out
 
     def example(self, rng: np.random.Generator) -> Example:

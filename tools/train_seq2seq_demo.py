@@ -34,6 +34,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,7 +129,9 @@ def batches(
         order = sorted(
             range(len(chosen)), key=lambda i: (len(chosen[i][1]), len(chosen[i][0]) + 2 * noise[i])
         )
-        cut, batch, longest = [], [], 0
+        cut: list[list[Pair]] = []
+        batch: list[Pair] = []
+        longest = 0
         for i in order:
             longest = max(longest, len(chosen[i][1]))
             if batch and (len(batch) + 1) * longest > tokens:
@@ -173,7 +176,7 @@ def initial_weights(seed: int) -> Weights:
 
 def forward(weights: Weights, config: Seq2SeqConfig, source: Tensor, target: Tensor) -> Tensor:
     """Last hidden states (N, T, width) of one sub-network, on slices of the shared weights."""
-    plan = SPACE.plan(config, VOCABULARY)
+    plan: Any = SPACE.plan(config, VOCABULARY)
     padding = torch.zeros(source.shape).masked_fill_(source == PAD, -1e4)[:, None, None]
     causal = torch.full((target.shape[1],) * 2, -1e4).triu(1)
     return hidden(EagerBuilder(), plan.cut(weights), plan.size, source, target, (padding, causal))
@@ -188,7 +191,7 @@ class DistilledLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
         hidden, words = hidden.bfloat16(), embedding.bfloat16()
         count, losses = hidden.shape[1], torch.zeros(len(hidden))
         to_hidden, to_words = torch.empty_like(hidden), torch.zeros_like(embedding)
@@ -210,7 +213,7 @@ class DistilledLoss(torch.autograd.Function):
         return losses / count
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         to_hidden, to_words = ctx.saved_tensors
         return to_hidden.float() * gradient[:, None, None], to_words * gradient[0], None
 
@@ -413,9 +416,9 @@ def main() -> None:
     state.save(args.work, compact)
     written = args.work / f"{SPACE.name}.safetensors"
     if args.finish:
-        before = {name: value.clone() for name, value in state.average.items()}
+        first = {name: value.clone() for name, value in state.average.items()}
         finish(args, state, tokenizer, distilled(args.work, sentences, args.distil, args.seed))
-        state.average = {name: before[name].lerp(state.average[name], FINISH_SHARE) for name in before}
+        state.average = {name: first[name].lerp(state.average[name], FINISH_SHARE) for name in first}
         written = written.with_stem(f"{SPACE.name}_finished")
         state.save_weights(written, compact)
     print(f"wrote {written}")

@@ -38,7 +38,7 @@ TINY = Dimensions(
 class Space(Gemma3nSpace):
     """With a step that names the probability of every word."""
 
-    input_sizes = (1, WORDS // 2)
+    input_sizes = (1, WORDS // 2)  # type: ignore[assignment]
 
 
 SPACE = Space("gemma3n_tiny", TINY)
