@@ -28,10 +28,10 @@ import msgspec
 import numpy as np
 import psutil
 import torch
+from demo_pictures import Pictures, drawn_scenes
 from rich.progress import track
 
 from dynofa_ros.application.detection import DEMO as DETECTOR_SPACE
-from dynofa_ros.demo.pictures import Pictures, drawn_scenes
 from dynofa_ros.demo.signs import HELD_OUT_SEED, SCENES_HELD_OUT_SEED, TRAIN_SEED
 from dynofa_ros.library.accuracy import BATCH, MeasuredAccuracy
 from dynofa_ros.library.build import FITTED_SUBNETS, make_entry, named_entries

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from demo_pictures import drawn_scenes
 from rich.progress import track
 
 from dynofa_ros.application.detection import DEMO
 from dynofa_ros.application.networks import demo_library, demo_weights
-from dynofa_ros.demo.pictures import drawn_scenes
 from dynofa_ros.demo.signs import CLASS_NAMES, SCENES_HELD_OUT_SEED
 from dynofa_ros.library.library import load_library, load_statistics
 from dynofa_ros.library.precision import CALIBRATION, MeasuredPrecision

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from dynofa_ros.demo.camera_sources import (
     ENCODERS,
     FolderSource,
     Picture,
-    SceneSource,
-    SignSource,
     Source,
+    scene_picture,
+    sign_picture,
 )
 from dynofa_ros.demo.signs import CLASS_NAMES
 from dynofa_ros.demo.source import SourceNode, names_of
@@ -77,7 +78,7 @@ class CameraNode(SourceNode):
 
     def configure(self) -> None:
         super().configure()
-        self._apps = names_of(self.value("apps"))
+        self._apps, truths = names_of(self.value("apps")), GROUND_TRUTH
         if not self._apps:
             raise ValueError("apps must name at least one application")
         if self.value("bag"):
@@ -88,11 +89,12 @@ class CameraNode(SourceNode):
             folder, warn = Path(self.value("images")), self.get_logger().warning
             self._source = FolderSource(folder, self.value("seed"), warn)
         else:
-            self._source = (SceneSource if self.value("scenes") else SignSource)(self.value("seed"))
+            drawn, truths = (scene_picture, TRUE_BOXES) if self.value("scenes") else (sign_picture, truths)
+            self._source = partial(drawn, self.value("seed"))
         compressed = self._camera is not None and self._camera.transport == "compressed"
         images = replace(COMPRESSED_IMAGE if compressed else IMAGE, reliable=True)
         self._images = [self.advertise(images, app) for app in self._apps]
-        self._truths = self.advertise(TRUE_BOXES if isinstance(self._source, SceneSource) else GROUND_TRUTH)
+        self._truths = self.advertise(truths)
         self._finished = self.advertise(CAMERA_FINISHED)
 
     def cleanup(self) -> None:
@@ -125,7 +127,7 @@ class CameraNode(SourceNode):
     def _prepare(self, index: int, app: str) -> tuple[Image, Picture]:
         assert self._source is not None
         width, height, encoding = self.value("width"), self.value("height"), self.value("encoding")
-        picture = self._source.picture(index).shown(width, height)
+        picture = self._source(index).shown(width, height)
         pixels = ENCODERS[encoding](picture.rgb)
         message = Image(width=width, height=height, encoding=encoding, step=pixels.nbytes // height)
         message.header.frame_id = camera_frame_id(app)

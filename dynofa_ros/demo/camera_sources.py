@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,34 +50,20 @@ class Picture:
         return Picture(cv2.resize(self.rgb, (width, height), interpolation=cv2.INTER_LINEAR), None, boxes)
 
 
-class Source(Protocol):
-    """An endless sequence of pictures."""
-
-    def picture(self, index: int) -> Picture:
-        """Picture number `index` >= 0; the same index gives the same picture."""
+Source = Callable[[int], Picture]  # pictures without end: the same number >= 0 gives the same picture
 
 
-class SignSource:
-    """Pictograms of the demo supernet's generator. seed: another seed, other pictures."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = CAMERA_SEED + seed
-
-    def picture(self, index: int) -> Picture:
-        rgb, label = render_sample(self._seed, index)
-        return Picture(rgb, CLASS_NAMES[label])
+def sign_picture(seed: int, index: int) -> Picture:
+    """A pictogram of the demo supernet's generator. seed: another seed, other pictures."""
+    rgb, label = render_sample(CAMERA_SEED + seed, index)
+    return Picture(rgb, CLASS_NAMES[label])
 
 
-class SceneSource:
-    """Scenes with several signs, of the same generator. seed: another seed, other scenes."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = SCENES_CAMERA_SEED + seed
-
-    def picture(self, index: int) -> Picture:
-        scene = render_scene(self._seed, index)
-        boxes = Found(scene.boxes, np.ones(len(scene.boxes), np.float32), scene.labels)
-        return Picture(scene.image, None, boxes)
+def scene_picture(seed: int, index: int) -> Picture:
+    """A scene with several signs, of the same generator. seed: another seed, other scenes."""
+    scene = render_scene(SCENES_CAMERA_SEED + seed, index)
+    boxes = Found(scene.boxes, np.ones(len(scene.boxes), np.float32), scene.labels)
+    return Picture(scene.image, None, boxes)
 
 
 class FolderSource:
@@ -99,7 +85,7 @@ class FolderSource:
         self._folder = folder
         self._warn = warn
 
-    def picture(self, index: int) -> Picture:
+    def __call__(self, index: int) -> Picture:
         while self._files:
             path = self._files[index % len(self._files)]
             try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from dynofa_ros.demo.camera_sources import SceneSource
+from dynofa_ros.demo.camera_sources import scene_picture
 from dynofa_ros.plots import INK, MUTED, finish, new_figure
 from dynofa_ros.recording.metrics import phases
 from dynofa_ros.recording.run import Label, Monitor, Run
@@ -37,14 +37,12 @@ def plot_scenes(run: Run, seed: int, path: Path) -> None:
     if not answered:
         return
     number = min(ROWS * COLUMNS, len(answered))
-    source = SceneSource(seed)
     figure, grid = new_figure(ROWS, COLUMNS, SIZE_IN)
     for axis in grid.flat:
         axis.set_axis_off()
     for place, axis in zip(range(number), grid.flat, strict=False):
         index, truth = answered[(2 * place + 1) * len(answered) // (2 * number)]
-        picture = source.picture(index).rgb
-        axis.imshow(picture)
+        axis.imshow(scene_picture(seed, index).rgb)
         _draw(axis, truth, answers[truth.frame])
         axis.set_title(_caption(run, monitors[truth.frame]), fontsize=8.5, color=MUTED)
     title = "dynofa: boxes found (yellow, with class and score) and true ones (white, dashed)"

@@ -33,12 +33,6 @@ MARKS = {
 }
 WIDTH_IN = 11.0
 FAILED_PERCENT = 99.0  # who misses all that and is cheap does not set the scale of a panel
-STEP = "#afb8c1"
-PROCESSOR_COLOURS = {"gpu": "#1a7f37", "cpu": "#0969da", "npu": "#8250df"}
-COLUMN_IN = 3.7
-WIDE = 4.0  # ratio of deadlines from which latencies are drawn on a logarithmic scale
-LOG_TICKS_MS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-TRIM_PERCENTILE = 99.5  # latencies above are drawn at the edge
 
 
 def plot_energy(study: Study, footer: str, path: Path) -> None:

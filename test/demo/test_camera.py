@@ -20,7 +20,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from dynofa_ros.demo import camera_bag
-from dynofa_ros.demo.camera_sources import ENCODERS, FolderSource, SignSource, SourceError, compose
+from dynofa_ros.demo.camera_sources import ENCODERS, FolderSource, SourceError, compose, sign_picture
 from dynofa_ros.demo.processes import NodeSpec, Processes
 from dynofa_ros.demo.signs import CLASS_NAMES
 from dynofa_ros.recording.bag import BagError, typestore
@@ -58,8 +58,7 @@ def write_bag(path: Path, topics: dict[str, list[Any]], storage: StoragePlugin =
 
 
 def test_signs_are_reproducible_and_labelled() -> None:
-    source = SignSource(seed=4)
-    first, again, other = source.picture(7), SignSource(seed=4).picture(7), SignSource(seed=5).picture(7)
+    first, again, other = sign_picture(4, 7), sign_picture(4, 7), sign_picture(5, 7)
     assert first.label in CLASS_NAMES
     assert np.array_equal(first.rgb, again.rgb) and first.label == again.label
     assert not np.array_equal(first.rgb, other.rgb)
@@ -90,14 +89,14 @@ def test_a_folder_gives_every_image_with_its_class(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         cv2.imwrite(str(tmp_path / name / "a.png"), np.full((9, 9, 3), colour, np.uint8))
     source = FolderSource(tmp_path, 0, pytest.fail)
-    seen = {source.picture(i).label: source.picture(i).rgb[0, 0].tolist() for i in range(2)}
+    seen = {source(i).label: source(i).rgb[0, 0].tolist() for i in range(2)}
     assert seen == {"stop": [255, 0, 0], "yield": [255, 255, 0]}
-    assert source.picture(2).label == source.picture(0).label, "again from the start"
+    assert source(2).label == source(0).label, "again from the start"
 
 
 def test_a_flat_folder_has_no_classes(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.jpg"), np.zeros((9, 9, 3), np.uint8))
-    assert FolderSource(tmp_path, 0, pytest.fail).picture(0).label is None
+    assert FolderSource(tmp_path, 0, pytest.fail)(0).label is None
 
 
 def test_bad_folders_are_refused(tmp_path: Path) -> None:
@@ -107,7 +106,7 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
         FolderSource(tmp_path, 0, pytest.fail)
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(SourceError, match="no image that OpenCV can decode"):
-        FolderSource(tmp_path, 0, lambda _: None).picture(0)
+        FolderSource(tmp_path, 0, lambda _: None)(0)
 
 
 def test_a_broken_image_is_left_out(tmp_path: Path) -> None:
@@ -116,7 +115,7 @@ def test_a_broken_image_is_left_out(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((9, 9, 3), ord(name), np.uint8))
     warnings: list[str] = []
     source = FolderSource(tmp_path, 0, warnings.append)
-    assert {int(source.picture(i).rgb[0, 0, 0]) for i in range(6)} == {ord("a"), ord("b")}
+    assert {int(source(i).rgb[0, 0, 0]) for i in range(6)} == {ord("a"), ord("b")}
     assert len(warnings) == 1 and "broken.png" in warnings[0]
 
 

@@ -21,7 +21,7 @@ from command import dynofa_process
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from dynofa_ros.demo.camera_bag import RAW_TYPE
-from dynofa_ros.demo.camera_sources import ENCODERS, SignSource, compose
+from dynofa_ros.demo.camera_sources import ENCODERS, compose, sign_picture
 from dynofa_ros.demo.phases import PHASES
 from dynofa_ros.recording.bag import open_bag, typestore
 from dynofa_ros.recording.run import read_run
@@ -357,7 +357,7 @@ def write_camera_bag(path: Path, storage: StoragePlugin) -> None:
     with Writer(path, version=8, storage_plugin=storage) as writer:
         camera = writer.add_connection("/elsewhere/eye", RAW_TYPE, typestore=store)
         for number in range(PICTURES * len(ENCODINGS)):
-            rgb = compose(SignSource(seed=9).picture(number // len(ENCODINGS)).rgb, 640, 480)
+            rgb = compose(sign_picture(9, number // len(ENCODINGS)).rgb, 640, 480)
             encoding = ENCODINGS[number % len(ENCODINGS)]
             pixels = np.ascontiguousarray(ENCODERS[encoding](rgb))
             stamp = types["builtin_interfaces/msg/Time"](sec=STAMP_S + number, nanosec=number)

@@ -8,11 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from demo_pictures import drawn_scenes
 from factories import START, S, monitor
 
 from dynofa_ros.datasets.reader import read_image
-from dynofa_ros.demo.camera_sources import SceneSource
-from dynofa_ros.demo.pictures import drawn_scenes
+from dynofa_ros.demo.camera_sources import scene_picture
 from dynofa_ros.demo.scene_sheet import _shown, plot_scenes
 from dynofa_ros.demo.signs import (
     CLASS_NAMES,
@@ -27,14 +27,13 @@ from dynofa_ros.recording.scoring import PRECISION, Box
 
 
 def test_scenes_are_reproducible_and_have_boxes() -> None:
-    source = SceneSource(seed=2)
-    first, again, other = source.picture(3), SceneSource(2).picture(3), SceneSource(3).picture(3)
+    first, again, other = scene_picture(2, 3), scene_picture(2, 3), scene_picture(3, 3)
     assert np.array_equal(first.rgb, again.rgb) and not np.array_equal(first.rgb, other.rgb)
     assert first.label is None and first.boxes is not None and len(first.boxes.boxes) >= 1
 
 
 def test_a_scene_fills_the_image_and_its_boxes_follow() -> None:
-    scene = SceneSource(0).picture(0)
+    scene = scene_picture(0, 0)
     shown = scene.shown(2 * SCENE_WIDTH, SCENE_HEIGHT)
     assert shown.rgb.shape == (SCENE_HEIGHT, 2 * SCENE_WIDTH, 3)
     assert scene.boxes is not None and shown.boxes is not None
@@ -51,7 +50,7 @@ def test_drawn_scenes_are_data_with_boxes(tmp_path: Path) -> None:
 
 
 def boxes_of(index: int, score: float) -> tuple[Box, ...]:
-    found = SceneSource(0).picture(index).boxes
+    found = scene_picture(0, index).boxes
     assert found is not None
     rows = zip(found.labels.tolist(), found.boxes.tolist(), strict=True)
     return tuple((CLASS_NAMES[label], score, *sides) for label, sides in rows)

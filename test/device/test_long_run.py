@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import measure_virtual_board as tool
 import pytest
-from factories import load_tool
 
 from dynofa_ros.device.command_control import ClockControl
 from dynofa_ros.device.linux.clock_backup import ClockBackup
@@ -18,8 +18,7 @@ from dynofa_ros.device.virtual.tree import load_tree, mode_caps
 from dynofa_ros.manager.commands import CommandBook
 from dynofa_ros.messages import DomainStatus, FrequencyBand, SimulatedLoad
 
-TOOL = load_tool("measure_virtual_board")
-MODES = TOOL.MODES
+MODES = tool.MODES
 STEP_S = 0.1  # the manager's period, and the device node's
 
 
@@ -29,7 +28,7 @@ class Run:
     def __init__(self, board: str, folder: Path, seed: int) -> None:
         self.now_s = 1000.0
         self.kernel = VirtualKernel(*load_tree(board), self.clock_s)
-        files = TOOL.KernelFiles(self.kernel)
+        files = tool.KernelFiles(self.kernel)
         backup = ClockBackup(files, folder)
         self.device = SysfsDevice(files, allow_writes=True, backup=backup, clock_s=self.clock_s)
         self.backup = backup
@@ -145,7 +144,7 @@ def test_no_order_outside_the_mode_and_no_limit_left_wrong(board: str, seed: int
 @pytest.mark.parametrize("board", sorted(MODES))
 def test_a_robot_misses_on_a_virtual_board_what_it_misses_on_the_simulated_device(board: str) -> None:
     """Twice two minutes of what docs/virtual_board.md plays for ten: in one alone they differ by chance."""
-    results = [TOOL.compare(board, 120.0, seed=seed) for seed in (1, 4)]
+    results = [tool.compare(board, 120.0, seed=seed) for seed in (1, 4)]
     difference = sum(result["difference"] for result in results) / len(results)
     for result in results:
         check_run(result | {"difference": difference})
@@ -154,8 +153,8 @@ def test_a_robot_misses_on_a_virtual_board_what_it_misses_on_the_simulated_devic
 def check_run(result: dict[str, Any]) -> None:
     assert {order.split()[0] for _, order in result["script"]} == {"mode", "limit", "cpu", "ambient"}
     virtual = result["virtual"]
-    assert virtual["outside_mode_s"] <= TOOL.LONGEST_OUTSIDE_S and not virtual["limits_left_wrong"]
+    assert virtual["outside_mode_s"] <= tool.LONGEST_OUTSIDE_S and not virtual["limits_left_wrong"]
     # The SoC throttles for a quarter of the time, not for a fifteenth as in ten minutes.
-    assert abs(result["difference"]) <= 2.0 * TOOL.LARGEST_DIFFERENCE
+    assert abs(result["difference"]) <= 2.0 * tool.LARGEST_DIFFERENCE
     assert result["virtual"]["frames"] == result["simulated"]["frames"] > 1400
     assert any("another program" in remark for remark in result["virtual"]["remarks"])

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -32,16 +29,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @cache
-def load_tool(name: str) -> ModuleType:
-    """A program of tools/ as a module."""
-    path = REPOSITORY / "tools" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def targets(app: str, rate_hz: float, latency_ms: float, accuracy: float) -> AppTargets:
     """Targets whose floor is the accuracy itself."""
     return AppTargets(app, latency_ms, accuracy, accuracy, rate_hz, MISS_TOLERANCE)

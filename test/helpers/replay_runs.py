@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from factories import REPOSITORY, load_tool
+import record_reference_logs as tool
+from factories import REPOSITORY
 
 from dynofa_ros.convert import to_ros
 from dynofa_ros.manager import RuntimeManager
@@ -22,18 +22,13 @@ from dynofa_ros.topics import MANAGER_STATE as STATE
 REFERENCE = REPOSITORY / "test" / "reference"
 
 
-def tool() -> ModuleType:
-    """tools/record_reference_logs.py."""
-    return load_tool("record_reference_logs")
-
-
 @lru_cache(maxsize=1)
 def demo_run() -> tuple[Message, ...]:
     """A live run of two applications as if it had been recorded on this machine, with today's manager.
 
     Not to be changed.
     """
-    return tuple(tool().recomputed(read_log(REFERENCE / "demo.jsonl", lenient=True)))
+    return tuple(tool.recomputed(read_log(REFERENCE / "demo.jsonl", lenient=True)))
 
 
 def with_snapshots(messages: Sequence[Message], every: int) -> list[Message]:

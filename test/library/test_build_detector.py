@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -189,11 +187,8 @@ def test_the_library_of_the_demo_is_measured_on_drawn_scenes(
     tmp_path: Path, supernet: Supernet, monkeypatch: pytest.MonkeyPatch
 ):
     """As tools/build_demo_library.py does it: BN statistics and scores from different scenes."""
-    spec = importlib.util.spec_from_file_location("build_demo_library", ROOT / "tools/build_demo_library.py")
-    assert spec is not None and spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, tool)  # its dataclasses look for it there
-    spec.loader.exec_module(tool)
+    import build_demo_library as tool
+
     monkeypatch.setattr(tool, "CALIBRATION", 3)
     measured = tool.KINDS[SPACE].measure(supernet, 5, 2, tmp_path, lambda: None)
     assert measured.numbers == (3, 2) and len(list(tmp_path.iterdir())) == 5

@@ -285,8 +285,9 @@ def test_the_demo_library_keeps_its_promises():
 
 def test_measured_accuracy_is_what_the_file_says():
     """A few hundred fresh pictures: within sampling error of the file's figure, far from another net's."""
+    from demo_pictures import Pictures
+
     from dynofa_ros.application.networks import SubnetKey
-    from dynofa_ros.demo.pictures import Pictures
 
     networks = Networks.load("", "", "onnxruntime")
     own = networks.libraries["cpu"]

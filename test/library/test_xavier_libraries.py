@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from itertools import pairwise
-from pathlib import Path
 
+import build_xavier_libraries as build
 import numpy as np
 import pytest
+import xavier_predictions as predictions
 from command import dynofa
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import build_xavier_libraries as build  # noqa: E402
-import xavier_predictions as predictions  # noqa: E402
-
-from dynofa_ros.errors import CliError  # noqa: E402
-from dynofa_ros.library.accuracy import load_predictor  # noqa: E402
-from dynofa_ros.library.genomes import Batch, Genomes  # noqa: E402
-from dynofa_ros.library.latency_table import summed_latency  # noqa: E402
-from dynofa_ros.library.library import Library, load_library  # noqa: E402
-from dynofa_ros.paths import share_file  # noqa: E402
+from dynofa_ros.errors import CliError
+from dynofa_ros.library.accuracy import load_predictor
+from dynofa_ros.library.genomes import Batch, Genomes
+from dynofa_ros.library.latency_table import summed_latency
+from dynofa_ros.library.library import Library, load_library
+from dynofa_ros.paths import share_file
 
 PATHS = {
     p: share_file("config", "libraries", "xavier_nx", f"{p}_ofa_mbv3_w1.2.yaml")

@@ -41,7 +41,7 @@ def logged(name: str) -> Steps:
 
 @cache
 def simulated(name: str) -> Steps:
-    return steps_of(recording(Path(name), tool().simulated(name, SCENARIOS[name]), typestore()))
+    return steps_of(recording(Path(name), tool.simulated(name, SCENARIOS[name]), typestore()))
 
 
 def steps_of(known: Recording) -> Steps:

@@ -81,14 +81,14 @@ def test_a_log_is_written_and_read_without_loss(demo: tuple[Message, ...], tmp_p
 
 
 def test_a_replay_has_the_power_model_of_the_recording_and_no_other() -> None:
-    messages = tool().simulated("S3", 8.0)
+    messages = tool.simulated("S3", 8.0)
     models = [m for topic, _, m in messages if topic == POWER_MODEL.name]
     assert len(models) == 1 and models[0].board == "xavier_nx"
     assert_reproduced(replay(record(messages)), len(decisions(messages)))
     unmodelled = deepcopy(without(messages, *models))
     for decision in decisions(unmodelled):
         decision.inputs = [i for i in decision.inputs if i.topic != POWER_MODEL.name]
-    unmodelled = tool().recomputed(unmodelled)
+    unmodelled = tool.recomputed(unmodelled)
     assert_reproduced(replay(record(unmodelled)), len(decisions(messages)))
     watts = [[d.predicted_power_w for d in decisions(run)] for run in (messages, unmodelled)]
     assert np.isfinite(watts[0][-1]) and not np.isfinite(watts[1]).any()
@@ -311,7 +311,7 @@ def restarted(messages: Sequence[Message], number: int) -> list[Message]:
         if kind == DECISION_TYPE and message.step_number == number:
             break
     decision.inputs = [*latched.values(), *decision.inputs]
-    return tool().recomputed(result)
+    return tool.recomputed(result)
 
 
 def test_a_manager_that_restarts_begins_anew(demo: tuple[Message, ...]) -> None:
@@ -341,7 +341,7 @@ def test_frames_of_a_restarted_node_are_told_apart(demo: tuple[Message, ...]) ->
         for consumed in decision.inputs:
             if consumed.topic == topic and consumed.sequence >= first:
                 consumed.sequence -= first - 1
-    messages = tool().recomputed(messages)
+    messages = tool.recomputed(messages)
     assert_reproduced(replay(record(messages)), len(decisions(demo)))
     last = [m for t, _, m in messages if t == topic and m.frame_sequence == 20][-1]
     found = replay(record(without(messages, last)))
@@ -359,6 +359,6 @@ def test_time_that_stands_still_at_zero_is_no_departure(demo: tuple[Message, ...
     )
     first.header.stamp.sec = first.header.stamp.nanosec = 0
     consumed.sequence = 1
-    messages = tool().recomputed(messages)
+    messages = tool.recomputed(messages)
     assert any(app.app == "front" for app in decisions(messages)[-1].apps)
     assert_reproduced(replay(record(messages)), len(decisions(demo)))

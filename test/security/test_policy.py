@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import write_policy as tool
 from ros_domain import own_domain
 
 from dynofa_ros import topics
 from dynofa_ros.application.task import further_topics
 from dynofa_ros.topics import TOPICS
 
-ROOT = Path(__file__).resolve().parents[2]
 DOMAIN_ID = own_domain()
 CHILDREN = {"policy": {"enclaves"}, "enclaves": {"enclave"}, "enclave": {"profiles"}, "profiles": {"profile"}}
 CHILDREN |= {"profile": {"topics", "services", "actions"}}
@@ -29,17 +26,8 @@ VERBS = {"topics": ("publish", "subscribe"), "services": ("reply", "request"), "
 ATTRIBUTES = {"policy": {"version"}, "enclave": {"path"}, "profile": {"ns", "node"}}
 
 
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("write_policy", ROOT / "tools" / "write_policy.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def allowed(
-    tool: ModuleType, enclave: str, what: str, apps: tuple[str, ...] = ("front",), texts: tuple[str, ...] = ()
+    enclave: str, what: str, apps: tuple[str, ...] = ("front",), texts: tuple[str, ...] = ()
 ) -> set[str]:
     """Full names of what an enclave may publish, subscribe, reply or request."""
     found: set[str] = set()
@@ -50,12 +38,12 @@ def allowed(
     return found
 
 
-def test_the_committed_policy_is_that_of_the_topics(tool: ModuleType) -> None:
+def test_the_committed_policy_is_that_of_the_topics() -> None:
     assert tool.POLICY.read_text() == tool.policy(["front"]), "run python tools/write_policy.py"
 
 
 @pytest.mark.parametrize("namespace", ["", "/robot1"])
-def test_layout_of_sros2(tool: ModuleType, namespace: str) -> None:
+def test_layout_of_sros2(namespace: str) -> None:
     """As sros2/policy/schemas/policy.xsd says, which is not part of this repository."""
     root = ElementTree.fromstring(tool.policy(["front", "rear"], namespace, ["translator"]).encode())
     assert root.tag == "policy" and root.get("version") == "0.2.0"
@@ -76,14 +64,14 @@ ROBOT = [*(t for t in TOPICS if t.sender != "demo"), *further_topics()]
 
 
 @pytest.mark.parametrize("topic", ROBOT, ids=lambda t: t.name)
-def test_each_topic_has_the_senders_of_the_table_alone(tool: ModuleType, topic: topics.Topic) -> None:
+def test_each_topic_has_the_senders_of_the_table_alone(topic: topics.Topic) -> None:
     apps, texts = ("front", "rear"), ("translator",)
     spoken = topic.name.startswith(topics.LANGUAGE)
     device, nodes = {"/dynofa/device", "/dynofa/simulated_device"}, {f"/perception/{app}" for app in apps}
     for app in texts if spoken else apps:
         name = topic.name if topic.name.startswith("/") else "/" + topic.of(app)
         paths = [path for path, *_ in tool.enclaves(apps, "", texts)]
-        senders = {path for path in paths if name in allowed(tool, path, "publish", apps, texts)}
+        senders = {path for path in paths if name in allowed(path, "publish", apps, texts)}
         expected = {"manager": {"/dynofa/manager"}, "device": device, "camera": {"/camera"}}
         expected |= {"perception": {f"/perception/{app}"}, "user": {"/client"}}
         expected["language"] = {f"/language/{app}"}
@@ -91,9 +79,9 @@ def test_each_topic_has_the_senders_of_the_table_alone(tool: ModuleType, topic: 
         assert senders == expected[topic.sender]
 
 
-def test_nobody_but_the_operator_sets_parameters(tool: ModuleType) -> None:
+def test_nobody_but_the_operator_sets_parameters() -> None:
     for path, *_ in tool.enclaves(("front",)):
-        assert bool(allowed(tool, path, "request")) == (path == "/operator")
+        assert bool(allowed(path, "request")) == (path == "/operator")
 
 
 @pytest.fixture
@@ -129,7 +117,7 @@ def graph() -> Iterator[Any]:
 
 
 @pytest.mark.live
-def test_nodes_have_nothing_that_the_policy_forbids(tool: ModuleType, graph: Any) -> None:
+def test_nodes_have_nothing_that_the_policy_forbids(graph: Any) -> None:
     places = {
         ("manager", "/dynofa"): "/dynofa/manager",
         ("device", "/dynofa"): "/dynofa/simulated_device",
@@ -147,7 +135,7 @@ def test_nodes_have_nothing_that_the_policy_forbids(tool: ModuleType, graph: Any
     time.sleep(3.0)  # what is subscribed on discovery
     for place, enclave in places.items():
         for what, names in of_node(graph, *place).items():
-            assert names <= allowed(tool, enclave, what), f"{enclave} may not {what}"
+            assert names <= allowed(enclave, what), f"{enclave} may not {what}"
 
 
 def complete(found: dict[str, set[str]], published: str) -> bool:

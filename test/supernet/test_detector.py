@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import numpy as np
 import pytest
 
@@ -115,18 +111,10 @@ def test_the_letterbox_keeps_the_aspect():
     assert (planes[0, :, 144:] == 0).all() and (planes[0, :, :144] > 1).all()  # 16 rows of the mean colour
 
 
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "tools" / "measure_detector.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_boxes_come_back_within_a_pixel_of_the_image(tool: ModuleType, monkeypatch: pytest.MonkeyPatch):
+def test_boxes_come_back_within_a_pixel_of_the_image(monkeypatch: pytest.MonkeyPatch):
     """Whatever rounding to whole rows and columns of the input does to its aspect."""
+    import measure_detector as tool
+
     errors = [tool.round_trip_px(frame, fitted) for frame in tool.FRAMES for fitted in tool.INPUTS]
     assert max(errors) <= 1
     alike = [(min(h / rows, w / columns),) * 2 for rows, columns in tool.FRAMES for h, w in tool.INPUTS]

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
 from argparse import Namespace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+import train_seq2seq_demo as script
 
 from dynofa_ros.demo.commands import commands
 from dynofa_ros.supernet import load_supernet
 from dynofa_ros.supernet.text import load_tokenizer
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "train_seq2seq_demo.py"
-
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[SCRIPT.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_loss_in_slabs_is_the_loss(script: ModuleType) -> None:
+def test_the_loss_in_slabs_is_the_loss() -> None:
     generator = torch.Generator().manual_seed(0)
     states, labels = torch.randn(2, 700, 24, generator=generator), torch.randint(50, (700,))
     words = torch.randn(50, 24, generator=generator) * 0.3
@@ -54,7 +40,7 @@ def test_the_loss_in_slabs_is_the_loss(script: ModuleType) -> None:
         assert (found - expected).abs().max() < 0.02 * expected.abs().max()
 
 
-def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(script: ModuleType, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     pairs = list(itertools.islice(commands(0), 2000))
     tokenizer = script.load_tokenizer(tmp_path, pairs, 0)
     script_text = (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
@@ -82,14 +68,14 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(script: ModuleType,
         assert load_tokenizer(net.weights).targets == {"de": script.GERMAN, "intent": script.INTENT}
 
 
-def test_pools_hold_every_pair_once_an_epoch(script: ModuleType) -> None:
+def test_pools_hold_every_pair_once_an_epoch() -> None:
     drawn = list(script._epochs(1000, 0, 0, 2500))
     assert sorted(drawn[:1000]) == sorted(drawn[1000:2000]) == list(range(1000))
     assert drawn[:1000] != drawn[1000:2000]
     assert list(script._epochs(1000, 0, 700, 900)) == drawn[700:1600]
 
 
-def test_the_last_phase_learns_own_translations(script: ModuleType, tmp_path: Path) -> None:
+def test_the_last_phase_learns_own_translations(tmp_path: Path) -> None:
     """Of weights that were never trained; in the folder they are those of a run."""
     pairs = list(itertools.islice(commands(0), 2000))
     tokenizer = script.load_tokenizer(tmp_path, pairs, 0)

@@ -72,9 +72,7 @@ class VirtualKernel:
         for domain, folder in {**self._cpu_folders, **tree.devfreq}.items():
             self._add_domain(domain, folder)
         self._add_sensors()
-        for zone in [
-            p for p in self._files if p.startswith("/sys/devices/virtual/thermal/") and "/type" in p
-        ]:
+        for zone in [p for p in self._files if p.startswith(ZONES) and "/type" in p]:
             folder = zone.rsplit("/", 1)[0]
             self.links.setdefault(f"/sys/class/thermal/{folder.rsplit('/', 1)[1]}", folder)
 
