@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from math import inf
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dynofa_ros.manager.grid import NEVER_W, NO_LIMIT_W, ROUNDING, Asked, Grid, Indices, Point
 from dynofa_ros.manager.problem import LOAD_CEILING, Array
 
 PROBES = 15  # numbers of rungs that are tried at once
+MOST_PRICED = 120  # places of applications that are priced at once
 AROUND = (-32, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 32)  # a guess
 
 
@@ -39,7 +41,7 @@ class Few:
     def __init__(self, grid: Grid, homes: Indices) -> None:
         self.grid, self.homes = grid, homes
         # Applications that may not move come first: the sums are those of the tables bit for bit.
-        self._order = np.argsort([pin < 0 for pin in grid.pins], kind="stable") if grid.pins else None
+        self.order = np.argsort([pin < 0 for pin in grid.pins], kind="stable") if grid.pins else None
         self._at_home = homes[:, :, None] == grid.row_processor
         self._hosted = self._ordered(self._at_home)
         self._asked = b""
@@ -47,8 +49,12 @@ class Few:
         self._spare: Array
         self._empty = ~np.logical_or.reduce(homes[:, :, None] == np.arange(len(grid.slices)), axis=1)
 
+    def where(self, kept: NDArray[np.bool_]) -> Few:
+        """Some of the mappings."""
+        return self if np.logical_and.reduce(kept) else Few(self.grid, self.homes[kept])
+
     def _ordered(self, values: Array) -> Array:
-        return values if self._order is None else values.take(self._order, axis=-2)
+        return values if self.order is None else values.take(self.order, axis=-2)
 
     def price(self, wanted: Asked, *, background: bool = False) -> Priced:
         """Prices demands; several have a first axis for them."""
@@ -103,14 +109,87 @@ class Few:
         room = np.minimum(self._spare + own, room - load)
         room = np.where(self._at_home[:, app], room, -inf)
         in_time = grid.deadline[app] / (1.0 + load * grid.contention)
-        full = grid.full_load(app) * (1.0 + ROUNDING)
-        for divider in dividers:
-            allowed = room * divider if relaxed else np.minimum(room * divider, in_time)
-            fits = np.logical_or.reduce(full <= np.fmax.reduce(allowed, axis=0), axis=1)
-            level = int(fits.argmax())
-            if fits[level]:
-                return divider, level
-        return None
+        return largest(grid.full_load(app), room, in_time, dividers, relaxed=relaxed)
+
+
+class Alone:
+    """The only mapping that will do, for demands that change one after the other: only the processor of an
+    application whose demand has changed is priced anew. Results are those of `Few` bit for bit."""
+
+    def __init__(self, few: Few, wanted: Asked) -> None:
+        self.grid, priced = few.grid, few.price(wanted)
+        self._homes = few.homes[0].tolist()
+        in_order = range(len(self._homes)) if few.order is None else few.order.tolist()
+        self._hosted = [
+            [app for app in in_order if self._homes[app] == k] for k in range(len(few.grid.slices))
+        ]
+        self._own, self._most = priced.own[0], priced.most[0, 0]
+        self._load, self._power_w = priced.load[0, 0], priced.power_w[0, 0]
+        self._least_w, self._total_w = priced.least_w[0, 0], priced.total_w[0, 0]
+        self._key, self._asked = wanted.key(), wanted.rows()
+
+    def best(
+        self, wanted: Asked, app: int, dividers: Sequence[float], *, relaxed: bool = False
+    ) -> tuple[float, int] | None:
+        """See `Few.best`."""
+        self._follow(wanted)
+        grid, k = self.grid, self._homes[app]
+        place = grid.slices[k]
+        own = self._own[app, place]
+        load, alike = self._load[place] - own, [other for other in self._hosted[k] if other != app]
+        most = np.minimum.reduce(self._most[alike, place], axis=0, initial=grid.ceiling)
+        spare_w = min(grid.limit_w, NO_LIMIT_W) - (self._total_w - self._least_w[k])
+        spare = (spare_w - self._power_w[place]) / grid.slope_w[place]
+        room = np.minimum(spare + own, most - load)
+        in_time = grid.deadline[app, place] / (1.0 + load * grid.contention[place])
+        full = grid.unit_ms[app, :, place] * grid.scale[app, place]
+        return largest(full, room[None], in_time, dividers, relaxed=relaxed)
+
+    def _follow(self, wanted: Asked) -> None:
+        """Prices anew what has changed."""
+        key = wanted.key()
+        if key == self._key:
+            return
+        before, self._asked, self._key = self._asked, wanted.rows(), key
+        for app, (new, old) in enumerate(zip(self._asked, before, strict=True)):
+            if new != old:
+                self._change(app, *new)
+
+    def _change(self, app: int, level: int, divider: float, relaxed: bool) -> None:
+        grid, k = self.grid, self._homes[app]
+        place, hosted = grid.slices[k], self._hosted[k]
+        load = grid.unit_ms[app, level, place] * grid.scale[app, place]
+        own = load / divider
+        others = (grid.deadline[app, place] / load - 1.0) / grid.contention[place]
+        limit = np.where(others >= 0.0, own + others, -inf)
+        if relaxed:
+            limit = np.where(np.isfinite(own), inf, -inf)
+        self._own[app, place], self._most[app, place] = own, limit
+        parts = self._own[hosted, place]
+        watts = np.concatenate((grid.base_w[None, place], parts * grid.slope_w[place]))
+        load, power_w = np.add.accumulate(parts, axis=0)[-1], np.add.accumulate(watts, axis=0)[-1]
+        broken = load > np.minimum.reduce(self._most[hosted, place], axis=0, initial=grid.ceiling)
+        self._load[place], self._power_w[place] = load, power_w
+        self._least_w[k] = np.minimum.reduce(np.where(broken, NEVER_W, power_w))
+        self._total_w = np.add.reduce(self._least_w) + grid.constant_w
+
+
+def largest(
+    full: Array, room: Array, in_time: Array, dividers: Sequence[float], *, relaxed: bool
+) -> tuple[float, int] | None:
+    """Least divider, then best demand level, that fits.
+
+    ``full``: demand levels x rows, load with every due frame answered. ``room``: mappings x rows, load that
+    may be brought. ``in_time``: the same, load with every due frame answered from which on it is late; of no
+    account if ``relaxed``.
+    """
+    allowed = room * np.array(dividers)[:, None, None]
+    if not relaxed:
+        allowed = np.minimum(allowed, in_time)
+    most = np.fmax.reduce(allowed, axis=1)[:, None]
+    fits = np.logical_or.reduce(full * (1.0 + ROUNDING) <= most, axis=2)
+    divider, level = divmod(int(fits.argmax()), len(full))
+    return (dividers[divider], level) if fits[divider, level] else None
 
 
 def limit_to_keep_w(grid: Grid) -> float:
@@ -121,20 +200,26 @@ def limit_to_keep_w(grid: Grid) -> float:
 
 def known_rungs(
     few: Few, asked: Callable[[Sequence[int]], Asked], low: int, rungs: int, guess: int
-) -> tuple[int, float]:
+) -> tuple[int, float, Few]:
     """Least number of rungs above ``low`` with which one of the mappings keeps all limits, one more than
-    ``rungs`` if not even these will do; and the least power with one rung less, inf if that cannot be.
+    ``rungs`` if not even these will do; the least power with one rung less, inf if that cannot be; and the
+    mappings that can do with so few, the power limit apart.
 
-    ``asked``: demands after so many rungs. ``guess``: where to begin.
+    ``asked``: demands after so many rungs. ``guess``: where to begin. The more mappings there are, the fewer
+    numbers are tried at once: what a mapping cannot give with some rungs it cannot give with less.
     """
     high, low_w = rungs + 1, inf
-    probes = sorted({min(max(guess + n, low + 1), rungs) for n in AROUND} | {rungs})
+    around = sorted({min(max(guess + n, low + 1), rungs) for n in AROUND} | {rungs})
     while high - low > 1:
-        least_w = np.minimum.reduce(few.price(asked(probes)).total_w, axis=1).tolist()
-        for probe, known_w in zip(probes, least_w, strict=True):
+        near = [n for n in around if low < n < high]
+        near = near or list(range(low + 1, high, 1 + (high - low) // PROBES))
+        step = 1 + (len(near) - 1) // max(1, MOST_PRICED // few.homes.size)
+        probes = near[step // 2 :: step]
+        totals_w = few.price(asked(probes)).total_w
+        least_w = np.minimum.reduce(totals_w, axis=1).tolist()
+        for probe, known_w, total_w in zip(probes, least_w, totals_w, strict=True):
             if known_w <= min(few.grid.limit_w, NO_LIMIT_W):
-                high = probe
+                high, few = probe, few.where(total_w < NO_LIMIT_W)
                 break
             low, low_w = probe, known_w
-        probes = list(range(low + 1, high, 1 + (high - low) // PROBES))
-    return high, low_w if low_w < NO_LIMIT_W else inf
+    return high, low_w if low_w < NO_LIMIT_W else inf, few

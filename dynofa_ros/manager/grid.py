@@ -58,10 +58,13 @@ class Asked:
         """The same for equal demands."""
         return self.level.tobytes() + self.divider.tobytes() + self.relaxed.tobytes()
 
+    def rows(self) -> list[tuple[int, float, bool]]:
+        """Level, divider and whether its deadline is given up, of each application."""
+        return list(zip(self.level.tolist(), self.divider.tolist(), self.relaxed.tolist(), strict=True))
+
     def demands(self) -> tuple[Demand, ...]:
         """One demand per application."""
-        rows = zip(self.level.tolist(), self.divider.tolist(), self.relaxed.tolist(), strict=True)
-        return tuple(Demand(*row) for row in rows)
+        return tuple(Demand(*row) for row in self.rows())
 
 
 def asked(demands: Sequence[Demand]) -> Asked:

@@ -176,7 +176,7 @@ def _search(grid: Grid, order: Ladder, place: float, homes: Sequence[int]) -> tu
     guess = int(np.searchsorted(order.places, place, side="right"))
     if grid.plain and len(homes) == len(order.first) and (guess > 0 or grid.pinned):
         few = Few(grid, np.array([homes]))
-        high, low_w = known_rungs(few, order.asked, low, len(order), guess)
+        high, low_w, few = known_rungs(few, order.asked, low, len(order), guess)
         if grid.pinned:
             low, known = high - 1, few
     probe, stride = min(guess, max(high - 1, 0)), 1
@@ -189,9 +189,9 @@ def _search(grid: Grid, order: Ladder, place: float, homes: Sequence[int]) -> tu
             if grid.plain and high - low > 1:
                 known = known_mappings(grid, wanted)
                 few = known or Few(grid, np.array([[grid.names.index(name) for name in point.mapping]]))
-                high, few_w = known_rungs(few, order.asked, low, probe, probe - 1)
+                high, few_w, few = known_rungs(few, order.asked, low, probe, probe - 1)
                 if known:
-                    low = high - 1
+                    low, known = high - 1, few
                     if high > 0:
                         low_w = few_w
                         if few_w == inf and (point := solve(grid.top, order.asked(low), power=False)):
