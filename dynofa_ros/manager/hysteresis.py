@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from math import inf, log
 
 from dynofa_ros.manager.ladder import COLD, Outcome, Trace, allocate
@@ -294,13 +295,9 @@ def _reduced_margin(
 
     ``search``: how the outcome was found.
     """
-    apps = tuple(
-        replace(app, margin={name: margin ** (1.0 - REDUCED_SHARE) for name, margin in app.margin.items()})
-        for app in problem.apps
-    )
     alone = len(problem.apps) <= len(problem.processors)  # can each be
     for ceiling in (SATURATION, problem.load_ceiling) if alone else (problem.load_ceiling,):
-        narrow = replace(problem, apps=apps, load_ceiling=ceiling)
+        narrow = _with_reduced_margin(problem, ceiling)
         reduced = search(narrow, outcome.trace)
         # Spare load is what those that share a processor need. Requests are prepared between two inferences,
         # which the load of the processor does not show.
@@ -308,6 +305,15 @@ def _reduced_margin(
         if not (shared or forecast(problem, make_plan(problem, reduced)).backlog):
             break
     return reduced if _given_up(reduced) < _given_up(outcome) else outcome
+
+
+@lru_cache(maxsize=4)  # asked for more than once in a step
+def _with_reduced_margin(problem: Problem, ceiling: float) -> Problem:
+    apps = tuple(
+        replace(app, margin={name: margin ** (1.0 - REDUCED_SHARE) for name, margin in app.margin.items()})
+        for app in problem.apps
+    )
+    return replace(problem, apps=apps, load_ceiling=ceiling)
 
 
 def _given_up(outcome: Outcome) -> tuple[int, float]:

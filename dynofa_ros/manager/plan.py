@@ -101,7 +101,8 @@ def make_plan(problem: Problem, outcome: Outcome) -> Plan:
     ratios = {name: problem.launch_ratio(name, levels) for name in levels}
     placed = zip(problem.apps, outcome.demands, outcome.point.mapping, modes, strict=True)
     for app, demand, name, mode in placed:
-        entry = app.pick(name, demand.level, levels[name], ratios[name], mode)
+        first = app.menu.first[name][demand.level]
+        entry = app.menu.tables[name].quickest(first, levels[name], ratios[name], mode)
         choices.append(Choice(app.name, entry, demand.divider))
     clocks = []
     for name, level in sorted(levels.items()):

@@ -118,6 +118,7 @@ class EntryTable:
     modes: tuple[int, ...] = ()  # of each entry
     laws: frozenset[tuple[float, float]] = frozenset()  # see `requests.size_laws`
     _launched: dict[float, tuple[Array, Array]] = field(default_factory=dict)
+    _quickest: dict[tuple[int, int, float, int], SubnetEntry] = field(default_factory=dict)
 
     def at(self, ratio: float) -> tuple[Array, Array]:
         """``unit_ms`` and ``least_ms`` where the CPU takes ``ratio`` times as long as at its reference."""
@@ -127,6 +128,17 @@ class EntryTable:
             unit_ms = self.unit_ms + ((ratio - 1.0) * self.launch_ms)[:, None]
             self._launched[ratio] = unit_ms, _least_ms(unit_ms, self.modes)
         return self._launched[ratio]
+
+    def quickest(self, first: int, level: int, ratio: float, mode: int) -> SubnetEntry:
+        """The quickest entry of a mode from a place on, at a clock level; ``ratio``: see `at`."""
+        key = (first, level, ratio, mode)
+        found = self._quickest.get(key)
+        if found is None:
+            times = self.at(ratio)[0][first:, level]
+            if len(self.shares) > 1:
+                times = np.where(np.array(self.modes[first:]) == mode, times, inf)
+            found = self._quickest[key] = self.entries[first + int(times.argmin())]
+        return found
 
     def index(self, entry: SubnetEntry) -> int | None:
         """Place of an entry, None if the table does not hold this very entry."""
@@ -194,17 +206,6 @@ class App:
     def tables(self) -> dict[str, EntryTable]:
         """Its entries by processor."""
         return self.menu.tables
-
-    def pick(
-        self, name: str, demand_level: int, clock_level: int, ratio: float = 1.0, mode: int = 0
-    ) -> SubnetEntry:
-        """The quickest entry of a mode that has the accuracy of a demand level; ``ratio``: see
-        `EntryTable.at`."""
-        first, table = self.menu.first[name][demand_level], self.menu.tables[name]
-        times = table.at(ratio)[0][first:, clock_level]
-        if len(table.shares) > 1:
-            times = np.where(np.array(table.modes[first:]) == mode, times, inf)
-        return table.entries[first + int(np.argmin(times))]
 
     @cached_property
     def frame_cost_ms(self) -> float:
@@ -309,7 +310,7 @@ def corrected(table: EntryTable, errors: Rounded) -> EntryTable:
     factor = np.array(by_entry)
     unit_ms = (table.unit_ms + offset_ms) * factor[:, None]
     least_ms, launch_ms = _least_ms(unit_ms, table.modes), table.launch_ms * factor
-    return replace(table, unit_ms=unit_ms, least_ms=least_ms, launch_ms=launch_ms, _launched={})
+    return replace(table, unit_ms=unit_ms, least_ms=least_ms, launch_ms=launch_ms, _launched={}, _quickest={})
 
 
 def _least_ms(unit_ms: Array, modes: Sequence[int]) -> Array:
