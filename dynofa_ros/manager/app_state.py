@@ -7,6 +7,7 @@ from math import inf, isfinite, nan
 from typing import Any
 
 from dynofa_ros.latency import processor_of, size_factor
+from dynofa_ros.manager.commands import AppCommand
 from dynofa_ros.manager.estimator import AppEstimator
 from dynofa_ros.manager.miss_alarm import MissAlarm
 from dynofa_ros.manager.placement import CLUSTERED, Key, entry_key, on_whole_cpu, place_of, subnet_key
@@ -92,6 +93,8 @@ class AppState:
     menu: Menu | None = None  # these three are kept by build_problem.py from step to step
     menu_key: tuple[Any, ...] = ()
     tables: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    command: AppCommand | None = None  # the last one, and the objects that it was made of: see knobs.py
+    command_of: tuple[Any, ...] = ()
     _index: dict[Key, SubnetEntry] = field(default_factory=dict)
     _index_of: tuple[SubnetEntry, ...] | None = None
     _clusters: frozenset[str] = frozenset()

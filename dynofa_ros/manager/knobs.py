@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import isfinite, nan
+from operator import is_not
 
 from dynofa_ros.manager.commands import AppCommand
 from dynofa_ros.manager.grant import Grant, grant
@@ -102,22 +103,29 @@ def wanted_commands(state: State, problem: Problem, plan: Plan | None) -> tuple[
         granted: Grant = ()
         if plan and app.sized:
             granted = grant(problem, plan, choice, model, app, state.slowdown(app, place_of(entry)))
-        commands.append(
-            AppCommand(
-                app=choice.app,
-                decision_id=0,
-                subnet_id=entry.id,
-                processor=entry.processor,
-                rate_hz=nan if choice.divider == 1 else app.targets.rate_hz / choice.divider,
-                prefetch_subnet_ids=tuple(n for n, _ in granted) or _neighbours(model, choice),
-                granted_subnet_ids=tuple(n for n, _ in granted),
-                granted_ms=tuple(ms for _, ms in granted),
-                threads=entry.threads,
-                cluster=entry.cluster,
-                cpu_affinity=state.cpus.get(entry.cluster, ()),
-            )
-        )
+        cpus, entries = state.cpus.get(entry.cluster, ()), model.tables[place_of(entry)].entries
+        made_of = (choice, app.targets, entries, cpus, granted)
+        if app.command is None or any(map(is_not, made_of, app.command_of)):
+            app.command, app.command_of = _command(choice, app.targets.rate_hz, cpus, granted, model), made_of
+        commands.append(app.command)
     return tuple(commands)
+
+
+def _command(choice: Choice, rate_hz: float, cpus: tuple[int, ...], granted: Grant, model: App) -> AppCommand:
+    entry = choice.entry
+    return AppCommand(
+        app=choice.app,
+        decision_id=0,
+        subnet_id=entry.id,
+        processor=entry.processor,
+        rate_hz=nan if choice.divider == 1 else rate_hz / choice.divider,
+        prefetch_subnet_ids=tuple(n for n, _ in granted) or _neighbours(model, choice),
+        granted_subnet_ids=tuple(n for n, _ in granted),
+        granted_ms=tuple(ms for _, ms in granted),
+        threads=entry.threads,
+        cluster=entry.cluster,
+        cpu_affinity=cpus,
+    )
 
 
 def _neighbours(app: App, choice: Choice) -> tuple[str, ...]:

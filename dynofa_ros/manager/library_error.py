@@ -92,13 +92,13 @@ class LibraryErrors:
         self._frames += 1
         shift = self._regress() if self._frames % FIT_EVERY == 0 else 0.0
         grains, moved = dict(self.rounded), {}
-        learned = [
-            (key, (known.log_error + caution * sqrt(known.variance)) / GRAIN)
-            for key, known in self._entries.items()
-        ]
-        untried = caution * sqrt(self.spread)
-        learned += [(OFFSET, self.offset_ms / OFFSET_GRAIN_MS), (UNTRIED, untried / GRAIN)]
-        for key, value in learned:
+        learned = {key: known.log_error / GRAIN for key, known in self._entries.items()}
+        learned |= {OFFSET: self.offset_ms / OFFSET_GRAIN_MS, UNTRIED: 0.0}
+        if caution:
+            for key, known in self._entries.items():
+                learned[key] = (known.log_error + caution * sqrt(known.variance)) / GRAIN
+            learned[UNTRIED] = caution * sqrt(self.spread) / GRAIN
+        for key, value in learned.items():
             new = caution and key not in grains
             if new or not -DEAD_BAND <= value - grains.get(key, 0) <= DEAD_BAND:
                 moved[key] = round(value)

@@ -76,9 +76,20 @@ _CLASSES: dict[str, type] = MESSAGES | {
 _ENUMS: dict[str, type[Enum]] = {enum.__name__: enum for enum in CONSTANTS.values()}
 # Pure functions of everything else.
 _CACHES: dict[type, frozenset[str]] = {
-    State: frozenset({"levels", "writable", "_clocks_of"}),
+    State: frozenset({"levels", "writable", "_clocks_of", "_drifts"}),
     AppState: frozenset(
-        {"menu", "menu_key", "tables", "_index", "_index_of", "_clusters", "_clusters_of", "_sized"}
+        {
+            "menu",
+            "menu_key",
+            "tables",
+            "command",
+            "command_of",
+            "_index",
+            "_index_of",
+            "_clusters",
+            "_clusters_of",
+            "_sized",
+        }
         | {"_sized_of", "_usable"}
     ),
     PowerTables: frozenset({"_tables", "_constants_w"}),

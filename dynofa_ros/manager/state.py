@@ -74,6 +74,7 @@ class State:
     levels: dict[Any, Any] = field(default_factory=dict)
     writable: dict[Any, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     _clocks_of: dict[str, PlaceClocks] = field(default_factory=dict)
+    _drifts: dict[str, float] = field(default_factory=dict)  # by processor
 
     def open_step(self, now_ns: int, dt_s: float, parameters: Parameters) -> None:
         """Begins a step, ``dt_s`` after the last one."""
@@ -107,6 +108,7 @@ class State:
             return self._status(item.app, message, now_ns)
         if isinstance(message, Departure):
             self.refusals.forget(message.app)
+            self._drifts.clear()
             return {"departure"} if self.apps.pop(message.app, None) else set()
         raise TypeError(f"{item.topic}: {type(message).__name__} is no input of the manager")
 
@@ -202,8 +204,7 @@ class State:
         caution = exp(app.caution(processor) * sqrt(ERROR_VARIANCE)) if app.estimator.frames else 1.0
         if processor in self.clusters and alike:
             return caution * exp(median_of(sorted(f.usual_level for f in alike)))
-        known = [a.estimator for a in self.apps.values() if a.estimator.known(processor)]
-        others = [estimator.filters[processor] for estimator in known]
+        others = [a.estimator.filters[processor] for a in self.apps.values() if a.estimator.known(processor)]
         return caution * prior_slowdown(others) * app.misses.correction
 
     def _app(self, name: str, now_ns: int) -> AppState:
@@ -258,14 +259,15 @@ class State:
         entry = app.ran(frame)
         if entry is None:
             where = f"{frame.subnet_id!r} on {place_of(frame)!r}" + f" x{frame.threads}" * bool(frame.threads)
-            return self.refusals.refuse(
-                "monitor", frame.app, f"monitor of {frame.app}: its library has no {where}"
-            )
+            reason = f"monitor of {frame.app}: its library has no {where}"
+            return self.refusals.refuse("monitor", frame.app, reason)
         self.refusals.accept("monitor", frame.app)
         place = place_of(entry)
         share = core_share(entry.threads, self.clocks_of(place).cores) if entry.threads else 1.0
         self.loads.count(place, share * frame.inference_ms, frame.inference_ms)
         factor, usual = app.size_factors(frame.request_size, entry) if app.sized else (1.0, 1.0)
+        for changed in (app.estimator.processor, place):
+            self._drifts.pop(changed, None)
         alarm = app.estimator.observe(
             running=("" if app.sized else frame.subnet_id, place),  # sized: another one for each request
             measured_ms=frame.inference_ms,
@@ -293,15 +295,15 @@ class State:
         """What was seen of an application on processors that it has left."""
         for processor, known in app.estimator.filters.items():
             if processor != app.estimator.processor:
-                running = [a.estimator for a in self.apps.values() if a.estimator.processor == processor]
-                known.fade(drift([estimator.filters[processor] for estimator in running]))
+                if processor not in self._drifts:
+                    running = [a.estimator for a in self.apps.values() if a.estimator.processor == processor]
+                    self._drifts[processor] = drift([e.filters[processor] for e in running])
+                known.fade(self._drifts[processor])
 
     def _out_of_order(self, app: AppState, frame: InferenceMonitor) -> str | None:
         sequence, last = frame.frame_sequence, app.last_sequence
         restarted = sequence == 1 or sequence < last - REORDER_SPAN
-        if sequence > last or restarted:
-            return None
-        return f"comes after frame {last}"
+        return None if sequence > last or restarted else f"comes after frame {last}"
 
     def _predicted_ms(self, entry: SubnetEntry) -> float:
         place = place_of(entry)
@@ -373,8 +375,6 @@ class State:
         self.cpus = {d.domain: d.cpus for d in clustered if d.cpus}
         for app in self.apps.values():  # CPUs may be there again
             app.refused = {key for key in app.refused if not key[2]}
-        for kept in (self.levels, self.writable, self._clocks_of):
-            kept.clear()
         self._fit_power_model()
         return {"library"}
 
@@ -387,14 +387,14 @@ class State:
         if known == self.published_model:
             return set()
         self.published_model = known
-        for kept in (self.levels, self.writable, self._clocks_of):
-            kept.clear()
         self.thermal.describe(model.resistance_c_per_w, model.time_constant_s)
         self._fit_power_model()
         return {"library"}
 
     def _fit_power_model(self) -> None:
         """Takes the published model into use for the clocks that the device has."""
+        for kept in (self.levels, self.writable, self._clocks_of):
+            kept.clear()
         self.power_model, self.power_model_remark = None, ""
         if self.published_model is not None and self.capabilities is not None:
             self.power_model, self.power_model_remark = power_tables(self.published_model, self.capabilities)
