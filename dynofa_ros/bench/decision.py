@@ -21,7 +21,7 @@ from dynofa_ros.device.board import Board, load_board
 from dynofa_ros.evaluation.policies.manager import ManagerPolicy
 from dynofa_ros.latency import processor_of
 from dynofa_ros.manager.inputs import Monitors, Parameters
-from dynofa_ros.manager.runtime_manager import Decision, RuntimeManager
+from dynofa_ros.manager.runtime_manager import Decision, RuntimeManager, no_collection
 from dynofa_ros.messages import AppTargets, DomainFrequency, SubnetEntry
 from dynofa_ros.simulation.scene import App, Event, Load, NewParameters, NewTargets, Noise, Scene
 from dynofa_ros.simulation.simulator import simulate
@@ -68,8 +68,9 @@ class TimedManager(RuntimeManager):
     def step(self, now_ns: int, monitors: Monitors) -> Decision:
         """As the manager does."""
         wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
-        decision = super().step(now_ns, monitors)
-        cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
+        with no_collection():  # as in the node, which has sent the commands when garbage is collected
+            decision = super().step(now_ns, monitors)
+            cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
         self.taken.append((decision, wall / 1e6, cpu / 1e6))
         if decision.later:
             read = attrgetter(*decision.later)
