@@ -78,19 +78,8 @@ _ENUMS: dict[str, type[Enum]] = {enum.__name__: enum for enum in CONSTANTS.value
 _CACHES: dict[type, frozenset[str]] = {
     State: frozenset({"levels", "writable", "_clocks_of", "_drifts"}),
     AppState: frozenset(
-        {
-            "menu",
-            "menu_key",
-            "tables",
-            "command",
-            "command_of",
-            "_index",
-            "_index_of",
-            "_clusters",
-            "_clusters_of",
-            "_sized",
-        }
-        | {"_sized_of", "_usable"}
+        {"menu", "menu_key", "tables", "_index", "_index_of", "_clusters", "_clusters_of", "_sized"}
+        | {"_sized_of", "_usable", "command", "command_of"}
     ),
     PowerTables: frozenset({"_tables", "_constants_w"}),
     Window: frozenset({"_ordered"}),
