@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from dynofa_ros.datasets.problems import DataError
-from dynofa_ros.datasets.reader import broken, image_files
+from dynofa_ros.datasets.reader import SUFFIXES, broken, files_of, image_files, plain_name
 from dynofa_ros.files import natural
+
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,21 @@ class Classes:
 
 
 def class_files(folder: Path) -> dict[str, list[Path]]:
-    """Image files by class, in natural order. Raises DataError if ``folder`` is none."""
+    """Image files by class, in natural order.
+
+    Raises DataError if ``folder`` is none, has two classes of one name, or parts with the classes in them.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
     folders = [p for p in sorted(folder.iterdir(), key=natural) if p.is_dir() and not p.name.startswith(".")]
-    return {p.name: image_files(p) for p in folders}
+    if folders and all(p.name.lower() in SPLITS and any(c.is_dir() for c in p.iterdir()) for p in folders):
+        parts = ", ".join(path.name for path in folders)
+        raise DataError(f"{folder}: has no classes, but {parts}: give one of them, {folders[0]}")
+    found: dict[str, Path] = {}
+    for path in folders:
+        if (first := found.setdefault(plain_name(path.name), path)) != path:
+            raise DataError(f"{str(first)!r} and {str(path)!r} are of one name: a class has one folder")
+    return {name: image_files(path) for name, path in found.items()}
 
 
 def read_classes(
@@ -41,7 +53,10 @@ def read_classes(
     found = class_files(folder)
     files = [(path, name) for name, paths in found.items() for path in paths]
     problems = broken([path for path, _ in files], lambda: on_file(len(files)))
-    notes = tuple(problems.values()) if skip_broken else ()
+    others = [p for p in files_of(folder) if p.parent != folder and p.suffix.lower() not in SUFFIXES]
+    kinds = ", ".join(sorted({path.suffix or path.name for path in others}))
+    notes = [*problems.values()] if skip_broken else []
+    notes += [f"{folder}: {len(others)} files of other kinds are left out ({kinds})"] * bool(others)
     kept = [(path, name) for path, name in files if path not in problems]
     lines = [] if skip_broken else list(problems.values())
     have = {name for _, name in kept}
@@ -49,6 +64,7 @@ def read_classes(
     if len(found) < 2:
         lines.append(f"{folder} has {len(found)} class folders: at least two are needed, one per class")
     if lines:
-        raise DataError(*lines)
+        raise DataError(*dict.fromkeys([*problems.values(), *lines]))
     names = tuple(found)
-    return Classes(names, tuple(p for p, _ in kept), np.array([names.index(n) for _, n in kept]), notes)
+    labels = np.array([names.index(name) for _, name in kept])
+    return Classes(names, tuple(path for path, _ in kept), labels, tuple(notes))

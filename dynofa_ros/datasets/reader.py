@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,36 +14,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynofa_ros.datasets.problems import DataError
-from dynofa_ros.files import natural
+from dynofa_ros.files import natural, read_bounded
 
+LARGEST_IMAGE = 1 << 30  # bytes of a file
+if hasattr(cv2, "setLogLevel"):
+    cv2.setLogLevel(0)  # what is wrong with a file is said in one line, by who reads it
 Image = NDArray[Any]  # BGR, uint8 (H, W, 3)
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Images of a folder and its sub-folders, also linked ones, in natural order; none that is hidden."""
+def plain_name(name: str) -> str:
+    """A name as it is compared: without blanks around it, accents in one way (Unicode NFC)."""
+    return unicodedata.normalize("NFC", name.strip())
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Files of a folder and its sub-folders, also linked ones, in natural order; none that is hidden.
+
+    Raises OSError naming a folder that cannot be read.
+    """
     found: list[Path] = []
     seen: set[str] = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         real = os.path.realpath(root)
         if real in seen:  # a link to a folder around it
             folders.clear()
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(root, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in SUFFIXES
-        ]
+        found += [Path(root, name) for name in names if not name.startswith(".")]
     return sorted(found, key=natural)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Those of ``files_of`` that are images by their names."""
+    return [path for path in files_of(folder) if path.suffix.lower() in SUFFIXES]
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text, without blanks around them. Raises DataError naming the file."""
+    try:
+        text = read_bounded(path).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise DataError(f"{path}: cannot be read: {reason}") from None
+    return [line.strip() for line in text.splitlines()]
 
 
 def read_names(path: Path) -> tuple[str, ...]:
     """Names of a file, one per line. Raises DataError naming it where it has none, or one twice."""
-    try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise DataError(f"{path}: cannot be read: {reason}") from None
+    names = tuple(plain_name(line) for line in read_lines(path) if line)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not names:
         raise DataError(f"{path}: {f'{twice[0]!r} is there twice' if twice else 'it has no name'}")
@@ -55,7 +80,7 @@ def read_image(path: Path) -> Image:
     Raises DataError naming the file and the reason.
     """
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, LARGEST_IMAGE)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     reason = "it is empty" if not data else incomplete(data)

@@ -27,7 +27,7 @@ from safetensors.numpy import load_file
 
 from dynofa_ros.datasets.classes import class_files
 from dynofa_ros.datasets.problems import DataError
-from dynofa_ros.datasets.reader import read_image
+from dynofa_ros.datasets.reader import plain_name, read_image
 from dynofa_ros.library.genomes import Batch, Objective
 from dynofa_ros.library.library import LibraryError
 from dynofa_ros.paths import share_file
@@ -164,14 +164,15 @@ def labelled_files(folder: Path, weights: Weights) -> tuple[list[Path], np.ndarr
     if empty := [name for name, files in found.items() if not files]:
         raise DataError(*(f"{folder / name}: the class has no image" for name in empty))
     if weights.labels:
-        unknown = [name for name in found if name not in weights.labels]
+        labels = tuple(map(plain_name, weights.labels))
+        unknown = [name for name in found if name not in labels]
         if unknown:
             known = ", ".join(weights.labels[:3])
             raise DataError(
                 f"{folder / unknown[0]}: {weights.source} has no class {unknown[0]!r}: "
                 f"name the folders as its {weights.classes} labels are, such as {known}"
             )
-        index = [weights.labels.index(name) for name in found]
+        index = [labels.index(name) for name in found]
     elif len(found) != weights.classes:  # fewer folders would be counted as the wrong classes
         raise DataError(
             f"{folder} has {len(found)} class folders: {weights.source} knows {weights.classes} "
@@ -179,8 +180,8 @@ def labelled_files(folder: Path, weights: Weights) -> tuple[list[Path], np.ndarr
         )
     else:
         index = list(range(len(found)))
-    labels = np.repeat(index, [len(files) for files in found.values()])
-    return [file for files in found.values() for file in files], labels
+    lengths = [len(files) for files in found.values()]
+    return [file for files in found.values() for file in files], np.repeat(index, lengths)
 
 
 def split(number: int, count: int, seed: int, calibrated: bool = True) -> tuple[np.ndarray, np.ndarray]:

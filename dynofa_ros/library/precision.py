@@ -9,6 +9,7 @@ import numpy as np
 
 from dynofa_ros.datasets.boxes import BoxData
 from dynofa_ros.datasets.problems import DataError
+from dynofa_ros.datasets.reader import plain_name
 from dynofa_ros.library.accuracy import FileImages, MeasuredAccuracy
 from dynofa_ros.supernet.boxes import MEASURED_OVERLAP, MEASURED_SCORE, Found, average_precision, select
 from dynofa_ros.supernet.engines.engine import Runner
@@ -31,7 +32,8 @@ class MeasuredPrecision(MeasuredAccuracy):
     ) -> None:
         """parts: positions of images for BN statistics, of which CALIBRATION are taken, and of those that are
         scored. Raises DataError for a class that the weights do not know."""
-        labels = supernet.weights.labels or tuple(map(str, range(supernet.weights.classes)))
+        named = supernet.weights.labels or map(str, range(supernet.weights.classes))
+        labels = tuple(map(plain_name, named))
         if unknown := [name for name in data.names if name not in labels]:
             known = ", ".join(labels[:3])
             raise DataError(
