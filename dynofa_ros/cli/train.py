@@ -123,6 +123,11 @@ def _run(options: argparse.Namespace) -> int:
             options.skip_broken,
             lambda total: step("checking images", total),
         )
+        if options.library is not None and not data.scored:
+            raise ValueError(
+                f"{folder}: no image is left to measure a library on: at least two of a class or with boxes "
+                "are needed"
+            )
         passes = options.passes or PASSES[options.task]
         images = max(options.batch, round(passes * data.trained))
         settings = Settings(
@@ -133,6 +138,7 @@ def _run(options: argparse.Namespace) -> int:
             frozen=options.freeze,
             seed=options.seed,
             score_every=max(1, -(-images // options.batch) // SCORES),
+            origin=f"{data.digest} from {'random weights' if init is None else init.name}",
         )
         weights = first_weights(space, data.objective.labels, init, options.seed)
         last = train(
@@ -140,6 +146,8 @@ def _run(options: argparse.Namespace) -> int:
         )
     for note in data.notes:
         print(note)
+    if not data.scored:
+        print("no image is held out that could be scored: how good the weights are is not known")
     scores = {
         name: round(value, 4) for name, value in last.items() if name.startswith(("smallest", "largest"))
     }

@@ -21,7 +21,9 @@ class BoxFiles(Detection):
 
     def __init__(self, space: DetectorSpace, data: BoxData, share: float, seed: int) -> None:
         self.space, self.labels = space, data.names
-        out = held_out(len(data.images), share, seed)
+        out, empty = np.zeros(len(data.images), bool), np.array([not len(i.boxes) for i in data.images])
+        for part in (~empty, empty):  # a share of those with boxes, and of those without
+            out[part] = held_out(int(part.sum()), share, seed)
         self._trained = [image for image, part in zip(data.images, out, strict=True) if not part]
         self.tested = [image for image, part in zip(data.images, out, strict=True) if part]
         self.aspect = data.aspect

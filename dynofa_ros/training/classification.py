@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -78,9 +79,8 @@ class Classification(Objective):
             batches = [self.batch({self.space.size_entry: side}, 32, rng).images for _ in range(8)]
             statistics = calibrate(supernet.plan(config), weights, batches)
         run = supernet.prepare(config, statistics=statistics, threads=1, processor="cpu")
-        return float(
-            np.mean([run(self._shown(i, side)).argmax() == self._data.labels[i] for i in self.tested])
-        )
+        right = [run(self._shown(i, side)).argmax() == self._data.labels[i] for i in self.tested]
+        return float(np.mean(right)) if right else math.nan
 
     def _shown(self, index: int, side: int) -> NDArray[np.float32]:
         return preprocess(self._cache.read(self._data.files[index]), side)

@@ -54,7 +54,7 @@ def coloured(image: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
 
 def held_out(number: int, share: float, seed: int) -> NDArray[np.bool_]:
     """Which of ``number`` examples are not trained on: at least one of two or more."""
-    count = min(max(1, round(share * number)), number - 1)
+    count = max(0, min(max(1, round(share * number)), number - 1))
     chosen = np.zeros(number, bool)
     chosen[np.random.default_rng([seed, number]).permutation(number)[:count]] = True
     return chosen

@@ -7,10 +7,12 @@ that a training that was killed goes on from its checkpoint as if nothing had ha
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -21,12 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynofa_ros.files import write_atomically
 from dynofa_ros.supernet.space import Plan
 from dynofa_ros.supernet.weights import BUFFERS
 from dynofa_ros.training.objective import Objective
 
 WARM_UP_STEPS = 50  # at most; at most a tenth of all
 SAVE_EVERY_S = 60.0
+SAME = ("frozen", "batch", "learning_rate", "largest_only", "seed", "origin")  # settings that may not change
+FORMER = {"frozen": 0.0}  # of checkpoints that do not say
 LOG_EVERY = 10  # steps
 SMOOTHING = 0.98  # of the loss that is shown
 LARGEST_PIXELS = 16 * 512 * 288  # of a batch that goes through the network at once: about 3 GB
@@ -52,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip: float = 5.0
     seed: int = 0
     score_every: int = 0  # steps; 0 = at the end
+    origin: str = ""  # what is trained on and begun with, to tell one training from another
 
     @property
     def steps(self) -> int:
@@ -81,7 +87,7 @@ class Training:
     ) -> None:
         """weights: to begin with; those of a checkpoint in ``folder`` take their place.
 
-        Raises ValueError naming the folder if it holds another training.
+        Raises ValueError naming the folder if it holds another training, or a checkpoint that is none.
         """
         self.objective, self.settings, self.folder = objective, settings, folder
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -102,26 +108,46 @@ class Training:
         self.state = State()
         folder.mkdir(parents=True, exist_ok=True)
         self._checkpoint, self._log = folder / "checkpoint.pt", folder / "log.jsonl"
+        self._entries: list[str] = []
         if self._checkpoint.exists():
             self._resume()
 
     def _identity(self) -> dict[str, Any]:
         space, labels = self.objective.space.name, list(self.objective.labels)
-        return {"space": space, "labels": labels, "frozen": self.settings.frozen}
+        return {"space": space, "labels": labels} | {name: getattr(self.settings, name) for name in SAME}
 
     def _resume(self) -> None:
-        saved = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
-        identity = {"frozen": 0.0} | saved["identity"]  # nothing was ever frozen before that entry
-        if identity != self._identity():
+        try:
+            saved = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
+            own, former = self._identity(), FORMER | saved["identity"]
+            other = [name for name in own if former.get(name, own[name]) != own[name]]
+            if not other:
+                self._go_on(saved)
+        except Exception as error:  # of a broken file torch raises zip, type and runtime errors alike
             raise ValueError(
-                f"{self.folder} holds the training of another network, of other classes or with other "
-                f"frozen layers ({saved['identity']['space']}): choose another folder, or remove it"
+                f"{self._checkpoint}: no checkpoint of a training: remove {self.folder} to begin anew"
+            ) from error
+        if other:
+            raise ValueError(
+                f"{self.folder} holds the training of another network, of other classes or images, or with "
+                f"other frozen layers or options ({', '.join(other)}): choose another folder, or remove it"
             )
+        if self.state.step > self.settings.steps:
+            raise ValueError(
+                f"{self.folder} holds {self.state.step} steps of a training, {self.settings.steps} are asked "
+                "for: choose another folder, or remove it"
+            )
+
+    def _go_on(self, saved: dict[str, Any]) -> None:
         self.state = State(**saved["state"])
         self._optimiser.load_state_dict(saved["optimiser"])
         with torch.no_grad():
             for name, value in saved["weights"].items():
                 self.weights[name].copy_(value)
+        with suppress(OSError, ValueError):  # no log, or a line that a full disk cut off
+            for line in self._log.read_text().splitlines():
+                if json.loads(line)["step"] <= self.state.step:
+                    self._entries.append(line)
 
     def save(self) -> None:
         """Write the checkpoint: a process that is killed at any time leaves the old or the new one."""
@@ -131,9 +157,9 @@ class Training:
             "weights": self.weights,
             "optimiser": self._optimiser.state_dict(),
         }
-        part = self._checkpoint.with_suffix(".part")
-        torch.save(content, part)
-        part.replace(self._checkpoint)
+        data = io.BytesIO()
+        torch.save(content, data)
+        write_atomically(self._checkpoint, data.getvalue())
 
     def run(self, progress: Callable[[State], None]) -> None:
         """Train to the end; ``progress`` is called after every step.
@@ -145,9 +171,7 @@ class Training:
             began = time.monotonic()
             loss = self._step()
             if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"step {state.step}: the loss is not finite: lower the learning rate"
-                )
+                raise ValueError(f"step {state.step}: the loss is not finite: lower the learning rate")
             state.step += 1
             state.elapsed_s += time.monotonic() - began
             state.loss = loss if math.isnan(state.loss) else SMOOTHING * state.loss + (1 - SMOOTHING) * loss
@@ -161,8 +185,8 @@ class Training:
                 saved = time.monotonic()
 
     def _write_log(self, scores: dict[str, float]) -> None:
-        with self._log.open("a") as file:
-            file.write(json.dumps(vars(self.state) | scores) + "\n")
+        self._entries.append(json.dumps(vars(self.state) | scores))
+        write_atomically(self._log, ("\n".join(self._entries) + "\n").encode())
 
     def _step(self) -> float:
         """One optimiser step; returns the loss of the largest sub-network."""

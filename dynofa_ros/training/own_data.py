@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +31,17 @@ LEAST_FITTING = 0.5  # share of the arrays that an initial checkpoint must have
 
 @dataclass(frozen=True)
 class Data:
-    """What to learn. trained: number of images; held_out: files that are not; notes: what was left out."""
+    """What to learn. trained: number of images; held_out: files that are not; notes: what was left out.
+
+    scored: how many that are held out have a class or a box; digest: of which files are trained on.
+    """
 
     objective: Classification | BoxFiles
     trained: int
     held_out: frozenset[Path]
     notes: tuple[str, ...]
+    scored: int
+    digest: str
 
 
 def read_data(
@@ -50,11 +57,19 @@ def read_data(
         boxes = read_boxes(folder, skip_broken, on_file)
         detection = BoxFiles(space, boxes, share, seed)
         out = frozenset(image.path for image in detection.tested)
-        return Data(detection, len(boxes.images) - len(out), out, boxes.notes)
+        files = [image.path for image in boxes.images]
+        scored = sum(len(image.boxes) > 0 for image in detection.tested)
+        return Data(detection, len(files) - len(out), out, boxes.notes, scored, _digest(folder, files, out))
     classes = read_classes(folder, skip_broken, on_file)
     objective = Classification(space, classes, share, seed)
     out = frozenset(classes.files[i] for i in objective.tested)
-    return Data(objective, len(classes.files) - len(out), out, classes.notes)
+    digest = _digest(folder, classes.files, out)
+    return Data(objective, len(classes.files) - len(out), out, classes.notes, len(out), digest)
+
+
+def _digest(folder: Path, files: Sequence[Path], out: frozenset[Path]) -> str:
+    lines = [f"{os.path.relpath(path, folder)} {path in out}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def first_weights(
@@ -78,6 +93,8 @@ def first_weights(
         array = stored.get(space.canonical_name(name))
         other = name.startswith(class_layer) and checkpoint.labels != tuple(labels)
         if array is not None and array.shape == tuple(value.shape) and not other:
+            if array.dtype.kind != "f" or not np.isfinite(array).all():
+                raise WeightsError(f"{init}: {name} holds values that are no finite floats")
             fitting[name] = torch.from_numpy(np.array(array)).to(value.dtype)
     counted = [name for name in weights if not name.endswith(OPTIONAL)]
     share = sum(name in fitting for name in counted) / len(counted)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -14,8 +16,8 @@ from dynofa_ros.cli.train import SPACES, first_checkpoint
 from dynofa_ros.demo.signs import CLASS_NAMES, render_sample, render_scene
 from dynofa_ros.supernet import load_supernet
 from dynofa_ros.supernet.registry import load_space
-from dynofa_ros.supernet.weights import load_weights, read_checkpoint
-from dynofa_ros.training.own_data import first_weights
+from dynofa_ros.supernet.weights import load_weights, read_checkpoint, save_weights
+from dynofa_ros.training.own_data import first_weights, read_data
 
 QUICK = ("--passes", "0.01", "--batch", "2", "--threads", "1")
 
@@ -121,6 +123,11 @@ def test_what_is_refused(tmp_path: Path, classes: Path, boxes: Path, capsys: pyt
     assert lines[0].startswith("dynofa train: ") and [
         line.count("not a whole image") for line in lines[:2]
     ] == [1, 1]
+    for name in ("a/1.png", "b/2.png"):
+        cv2.imwrite(str(tmp_path / "bad" / name), np.zeros((8, 8, 3), np.uint8))
+    assert "no image is left to measure a library on: at least two of a class" in refused(
+        capsys, *classify, "--images", tmp_path / "bad", "--library", tmp_path / "x.yaml"
+    )
     init = tmp_path / "other.pth"
     init.write_text("no checkpoint")
     assert "other.pth: not a readable checkpoint" in refused(
@@ -128,7 +135,21 @@ def test_what_is_refused(tmp_path: Path, classes: Path, boxes: Path, capsys: pyt
     )
 
 
-def test_a_training_begins_with_what_fits_of_a_checkpoint():
+def test_an_image_with_a_box_is_held_out_wherever_there_are_two(tmp_path: Path):
+    """Else accuracy is that of images without a box, which is none."""
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((48, 64, 3), np.uint8))
+    for index in range(1, 8):
+        (tmp_path / f"{index}.png").write_bytes((tmp_path / "0.png").read_bytes())
+    (tmp_path / "classes.txt").write_text("car")
+    for marked, scored in (("3", 0), ("35", 1)):
+        for index in marked:
+            (tmp_path / f"{index}.txt").write_text("0 .5 .5 .5 .5")
+        space = load_space("ofa_mbv3_demo_detector")
+        data = [read_data(space, tmp_path, 0.2, seed, False, lambda total: None) for seed in range(8)]
+        assert {one.scored for one in data} == {scored} and len({one.digest for one in data}) > 1
+
+
+def test_a_training_begins_with_what_fits_of_a_checkpoint(tmp_path: Path):
     classifier, detector = map(load_space, SPACES.values())
     demo = first_checkpoint(None, classifier)
     assert demo is not None
@@ -140,5 +161,10 @@ def test_a_training_begins_with_what_fits_of_a_checkpoint():
     assert (same["classifier.linear.weight"].numpy() == stored["classifier.linear.weight"]).all()
     boxes = first_weights(detector, ["a", "b"], demo, seed=0)
     assert (boxes["first_conv.conv.weight"].numpy() == stored["first_conv.conv.weight"]).all()
+    broken = tmp_path / "broken.safetensors"
+    name = "first_conv.conv.weight"
+    save_weights(broken, replace(stored, arrays={**stored.arrays, name: np.full_like(stored[name], np.nan)}))
+    with pytest.raises(ValueError, match=r"broken.safetensors: first_conv.conv.weight holds values that are"):
+        first_weights(classifier, ["a", "b"], broken, seed=0)
     with pytest.raises(ValueError, match="of its arrays are those of ofa_mbv3_w1.0"):
         first_weights(load_space("ofa_mbv3_w1.0"), ["a", "b"], demo, seed=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -204,3 +205,51 @@ def test_a_folder_of_another_training_is_refused(tmp_path: Path):
     fewer = begun(initial_weights(other.space, len(other.labels)))
     with pytest.raises(ValueError, match="holds the training of another network, of other classes"):
         Training(other, fewer, Settings(images=1), tmp_path)
+    for changes, named in (
+        ({"origin": "other images"}, r"other frozen layers or options \(origin\)"),
+        ({"learning_rate": 1e-4}, r"\(learning_rate\)"),
+        ({"batch": 1, "seed": 3}, r"\(batch, seed\)"),
+    ):
+        settings = Settings(**{"images": 2, "batch": 2, "largest_only": 0.3, **changes})
+        with pytest.raises(ValueError, match=named):
+            Training(FewScenes(), weights(), settings, tmp_path)
+    train(tmp_path, 2)  # more of the same goes on
+    with pytest.raises(ValueError, match="holds 2 steps of a training, 1 are asked for"):
+        train(tmp_path, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no checkpoint", {}, {"identity": {}}, [1]])
+def test_a_broken_checkpoint_is_named(tmp_path: Path, content: object):
+    if isinstance(content, bytes):
+        (tmp_path / "checkpoint.pt").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"checkpoint.pt: no checkpoint of a training: remove .* to begin"):
+        Training(FewScenes(), weights(), Settings(images=1), tmp_path)
+
+
+def test_the_log_goes_on_where_the_checkpoint_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A process that is killed has logged steps that its checkpoint does not have, the last one in part."""
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    train(tmp_path, 2)
+    log = tmp_path / "log.jsonl"
+    log.write_text(log.read_text() + '{"step": 3, "loss": 1.0}\n{"step": 4')
+    train(tmp_path, 3)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_a_loss_that_is_no_number_and_a_full_disk_end_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    training = Training(FewScenes(), weights(), Settings(images=1), tmp_path)
+    monkeypatch.setattr(training, "_step", lambda: float("nan"))
+    with pytest.raises(ValueError, match="step 0: the loss is not finite: lower the learning rate"):
+        training.run(lambda state: None)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError) as error:
+            training.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert error.value.filename == str(tmp_path / "checkpoint.pt") and not list(tmp_path.iterdir())
