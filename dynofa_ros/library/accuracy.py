@@ -31,7 +31,7 @@ from dynofa_ros.datasets.reader import plain_name, read_image
 from dynofa_ros.library.genomes import Batch, Objective
 from dynofa_ros.library.library import LibraryError
 from dynofa_ros.paths import share_file
-from dynofa_ros.supernet.graphs import Runner
+from dynofa_ros.supernet.engines.engine import ImageFunction
 from dynofa_ros.supernet.registry import load_engine, load_space, official_spaces, require_processor
 from dynofa_ros.supernet.space import PredictorInput, SearchSpace
 from dynofa_ros.supernet.supernet import Supernet
@@ -239,7 +239,15 @@ class MeasuredAccuracy:
         else:
             statistics = None
         subnet = self._supernet.materialise(config, statistics)
-        value = self._rate(self._engine.prepare(subnet, self._threads, self._processor), config)
+        run = self._engine.prepare(subnet, self._threads, self._processor)
+
+        def answer(images: np.ndarray) -> np.ndarray:
+            """Raises ValueError for answers that are none: unlike them, their accuracy looks like one."""
+            if np.isnan(found := run(images)).any():
+                raise ValueError(f"{self._supernet.space.label(config)}: its outputs are no numbers (NaN)")
+            return found
+
+        value = self._rate(answer, config)
         self._on_subnet()
         return value
 
@@ -265,11 +273,11 @@ class MeasuredAccuracy:
                 mean.add(calibrate(plan, self._weights, [tensor]), len(images))
         return mean.value()
 
-    def _rate(self, run: Runner, config: Any) -> float:
+    def _rate(self, run: ImageFunction, config: Any) -> float:
         return accuracy(run, self._scored, config)
 
 
-def accuracy(run: Runner, images: Images, config: Any) -> float:
+def accuracy(run: ImageFunction, images: Images, config: Any) -> float:
     """Top-1 accuracy (0..1) of a prepared sub-network."""
     found = np.concatenate([run(batch).argmax(axis=1) for batch in images.batches(config)])
     return float((found == images.labels).mean())

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 import onnx
 
+from dynofa_ros.errors import one_line
 from dynofa_ros.files import read_errors, read_yaml
 from dynofa_ros.library.accuracy import MeasuredAccuracy
 from dynofa_ros.library.accuracy_source import Request, Source, from_boxes, from_images
@@ -24,13 +25,14 @@ from dynofa_ros.supernet.onnx_adapter import (
     column_names,
     guessed_outputs,
     image_input,
+    is_probability,
     operations,
     outputs_of,
     read_model,
     shown_outputs,
 )
 from dynofa_ros.supernet.preprocess import MEAN, STD
-from dynofa_ros.supernet.registry import load_space
+from dynofa_ros.supernet.registry import EngineError, load_space
 from dynofa_ros.supernet.supernet import Supernet
 
 ACCURACY = (
@@ -109,28 +111,40 @@ def measure(request: OwnNetworks, on_step: OnStep = lambda stage, total: None) -
 
     Raises ValueError (LibraryError, WeightsError, DataError) or EngineError, in one line that names the file.
     """
+    space = next(load_space(name) for name, task in SPACES.items() if task == request.task)
     names = {file: _relative(file, request.out.parent) for file in request.files}
+    if unknown := request.description.networks.keys() - {file.name for file in names}:
+        raise LibraryError(
+            f"the output description is also for {min(unknown)}, which is none of the networks"
+        )
     models = {file: read_model(file) for file in names}
     labels = request.labels
     configs: dict[Path, OnnxConfig] = {}
     for file, read in models.items():
         model = onnx.load_model_from_string(read.data)
-        labels = labels or _stored_labels(model)
+        stored = () if request.labels else _stored_labels(model)
+        if stored and labels and stored != labels:
+            raise LibraryError(
+                f"{file}: its classes are {', '.join(stored[:3])}, ..., those before it have "
+                f"{', '.join(labels[:3])}, ...: the networks of a library have the same, in one order"
+            )
+        labels = labels or stored
         if not labels and request.task == "detection":
             raise LibraryError(NO_LABELS.format(file))
         try:
-            configs[file] = usual_config(
-                names[file], model, _described(request, file), len(labels), request.task
-            )
+            usual = usual_config(names[file], model, _described(request, file), len(labels), request.task)
+            configs[file] = space.checked(usual)
         except ValueError as error:
             raise LibraryError(f"{file} {error}") from None
     digests = {names[file]: read.sha256 for file, read in models.items()}
     number = len(labels) or _classes(configs, models)
     networks = NetworksFile(1, request.task, number, labels, digests)
-    space = next(load_space(name) for name, task in SPACES.items() if task == request.task)
     supernet = Supernet(space, own_weights(networks, request.listed_at))
     for config in configs.values():  # what does not fit is named before minutes of work
-        supernet.prepare(config, request.runs.engine, processor=request.runs.processor)
+        try:
+            supernet.prepare(config, request.runs.engine, processor=request.runs.processor)
+        except EngineError as error:
+            raise EngineError(f"{config.file}: {one_line(error)}") from None
         on_step("reading networks", len(configs))
     accuracy, folder = _accuracy(request, supernet, on_step), request.data or request.images
     assert isinstance(accuracy.objective, MeasuredAccuracy) and folder is not None
@@ -197,9 +211,9 @@ def _stored_labels(model: onnx.ModelProto) -> tuple[str, ...]:
     stored = {p.key: p.value for p in model.metadata_props}.get("names", "")
     try:
         found = ast.literal_eval(stored)
-    except (ValueError, SyntaxError):
+        names = [found[key] for key in sorted(found, key=int)] if isinstance(found, dict) else found
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return ()
-    names = [found[key] for key in sorted(found)] if isinstance(found, dict) else found
     return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
 
 
@@ -229,7 +243,9 @@ def usual_config(
     share = boxes and len(outputs) == 2 and {"cx", "classes"} <= set(columns)
     unit = said.get("unit", "share" if share else "pixels")
     imagenet = not boxes or unit == "share"
-    if "none" in columns or not boxes:
+    if any(is_probability(model, name) for name, text in outputs.items() if "classes" in text.split()):
+        activation = "none"
+    elif "none" in columns or not boxes:
         activation = "softmax"
     else:
         activation = "sigmoid" if unit == "share" else "none"

@@ -12,7 +12,7 @@ from dynofa_ros.datasets.problems import DataError
 from dynofa_ros.datasets.reader import plain_name
 from dynofa_ros.library.accuracy import FileImages, MeasuredAccuracy
 from dynofa_ros.supernet.boxes import MEASURED_OVERLAP, MEASURED_SCORE, Found, average_precision, select
-from dynofa_ros.supernet.engines.engine import Runner
+from dynofa_ros.supernet.engines.engine import ImageFunction
 from dynofa_ros.supernet.supernet import Supernet
 
 CALIBRATION = 128  # images for BN statistics at most: 8 batches of 16 were enough for detectors
@@ -50,10 +50,10 @@ class MeasuredPrecision(MeasuredAccuracy):
         )
         super().__init__(supernet, calibration, scored, engine, processor, on_subnet)
 
-    def _rate(self, run: Runner, config: Any) -> float:
+    def _rate(self, run: ImageFunction, config: Any) -> float:
         return average_precision(self.truth, self.found(run, config)).map50_95
 
-    def found(self, run: Runner, config: Any) -> list[Found]:
+    def found(self, run: ImageFunction, config: Any) -> list[Found]:
         """What a sub-network finds in each scored image, in px of the image."""
         # one by one, as in the node: some networks find another number of boxes in every image
         rows = (run(image[None])[0] for batch in self._scored.batches(config) for image in batch)

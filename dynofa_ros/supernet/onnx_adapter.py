@@ -27,8 +27,10 @@ from dynofa_ros.supernet.engines.onnx_graph import GraphBuilder
 PREFIX = "own/"  # of all names inside a file: those of the package stay free
 OLDEST_OPSET = 11
 LARGEST_FILE = 2**30
+LARGEST_SIDE = 2**14  # px of an input
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 LEAST_PROBABILITY = 1e-9  # whose logarithm is taken
+RESHAPING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 Dims = tuple[int | None, ...]
 _LEFT_TO_BOTTOM = ("left", "top", "right", "bottom")
 # Every side of a box as a sum of columns, in the ways in which files have it.
@@ -100,7 +102,8 @@ def image_input(model: onnx.ModelProto) -> Input:
     advice = "export it with the fixed shape (1, 3, height, width)"
     if len(dims) == 4 and dims[0] is None:
         raise ValueError(f"has the input {text}, a dynamic batch: {advice}")
-    if len(dims) != 4 or None in dims or dims[0] != 1 or 3 not in (dims[1], dims[3]):
+    fixed = len(dims) == 4 and all(d and 0 < d <= LARGEST_SIDE for d in dims)
+    if not fixed or dims[0] != 1 or 3 not in (dims[1], dims[3]):
         raise ValueError(f"has the input {text}: {advice}")
     if kind not in FLOATS:
         raise ValueError(f"takes {TensorProto.DataType.Name(kind)}: float is expected")
@@ -131,6 +134,15 @@ def _text(dims: Dims) -> str:
 def shown_outputs(model: onnx.ModelProto) -> str:
     """For people: "boxes (1, 300, 4), scores (1, 300, 91)"."""
     return ", ".join(f"{name} {_text(dims)}" for name, (dims, _) in outputs_of(model).items())
+
+
+def is_probability(model: onnx.ModelProto, output: str) -> bool:
+    """Whether the file makes an output by softmax or sigmoid itself."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    node = makers.get(output)
+    while node is not None and node.op_type in RESHAPING:
+        node = makers.get(node.input[0])
+    return node is not None and node.op_type in ("Softmax", "Sigmoid")
 
 
 def guessed_outputs(model: onnx.ModelProto, classes: int, boxes: bool) -> dict[str, str] | None:

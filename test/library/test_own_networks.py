@@ -260,6 +260,30 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "column 'klasses' is unknown" in refused(capsys, good, *colours, *described)
     (tmp_path / "what.yaml").write_text("output: {}")
     assert "unknown field `output`" in refused(capsys, good, *colours, *described)
+    (tmp_path / "what.yaml").write_text("networks: {god.onnx: {fit: stretch}}")
+    assert "is also for god.onnx, which is none of the networks" in refused(
+        capsys, good, *colours, *described
+    )
+    (tmp_path / "what.yaml").write_text("fill: 300")
+    assert "good.onnx fill = 300 is not allowed" in refused(capsys, good, *colours, *described)
+    for side in (0, -1, 10**6):
+        wrong = classifier(tmp_path / "side.onnx", side)
+        assert f"side.onnx has the input x (1, 3, {side}, {side}): export it with the" in refused(
+            capsys, wrong, *colours
+        )
+    later = onnx.load(good)
+    later.opset_import[0].version = 99
+    onnx.save(later, tmp_path / "later.onnx")
+    assert "later.onnx: onnxruntime refused the sub-network: " in refused(
+        capsys, tmp_path / "later.onnx", *colours
+    )
+    later = onnx.load(good)
+    later.graph.initializer[0].CopyFrom(
+        onnx.numpy_helper.from_array(np.full((3, 3), np.nan, np.float32), "w")
+    )
+    onnx.save(later, tmp_path / "nan.onnx")
+    assert "nan: its outputs are no numbers (NaN)" in refused(capsys, tmp_path / "nan.onnx", *colours)
+    assert f"{tmp_path}: cannot be read: not an ordinary file" in refused(capsys, tmp_path, *colours)
     (tmp_path / "labels.txt").write_text("red\ngreen\n")
     assert "good.onnx has the output y (1, 3), but its description has 2 columns" in refused(
         capsys, good, *colours
@@ -270,6 +294,53 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         capsys, yolo(tmp_path / "y.onnx", 64), "--data", images, *out
     )
     assert not (tmp_path / "x.yaml").exists() and not (tmp_path / "x_networks.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "read"),
+    [
+        ("{0: 'red', 1: 'green', 2: 'blue'}", COLOURS),
+        ('{"0": "red", "10": "blue", "2": "green"}', COLOURS),  # of JSON: by number, too
+        ("['red', 'green', 'blue']", COLOURS),
+        ("{0: 'red', 'b': 'green'}", ()),
+        ("[" * 5000, ()),
+    ],
+)
+def test_names_that_a_file_carries(tmp_path: Path, names: str, read: tuple[str, ...]):
+    from dynofa_ros.library.own_networks import _stored_labels
+
+    model = onnx.load(classifier(tmp_path / "n.onnx", 32))
+    onnx.helper.set_model_props(model, {"names": names})
+    assert _stored_labels(model) == read
+
+
+def test_names_in_two_orders_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Else the classes of the second would be those of the first."""
+    files = []
+    for order in (COLOURS, COLOURS[::-1]):
+        model = onnx.load(classifier(tmp_path / "n.onnx", 32))
+        onnx.helper.set_model_props(model, {"names": str(list(order))})
+        files.append(tmp_path / f"{order[0]}.onnx")
+        onnx.save(model, files[-1])
+    images, out = colour_images(tmp_path / "images"), ("--out", tmp_path / "x.yaml")
+    assert "blue.onnx: its classes are blue, green, red, ..., those before it have red, green" in refused(
+        capsys, *files, "--images", images, *out
+    )
+
+
+@pytest.mark.parametrize("tail", [(), ("Flatten",)])
+def test_a_softmax_of_the_file_is_the_only_one(tmp_path: Path, tail: tuple[str, ...]):
+    """Twice it leaves the best class where it is, and its score at e / (e + n - 1)."""
+    from dynofa_ros.library.own_networks import usual_config
+
+    model = onnx.load(classifier(tmp_path / "n.onnx", 32))
+    assert usual_config("n", model, {}, 3, "classification").activation == "softmax"
+    model.graph.node[-1].output[0] = "scores"
+    for op, (source, target) in zip(
+        ("Softmax", *tail), [("scores", "p" if tail else "y"), ("p", "y")], strict=False
+    ):
+        model.graph.node.append(helper.make_node(op, [source], [target]))
+    assert usual_config("n", model, {}, 3, "classification").activation == "none"
 
 
 def test_a_file_that_is_another_one_by_now(tmp_path: Path):

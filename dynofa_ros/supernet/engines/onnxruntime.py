@@ -109,17 +109,21 @@ class OnnxRuntime(Engine):
         chosen = choose_providers(processor, onnxruntime.get_available_providers())
         single = chosen[0] not in PROVIDERS["cpu"] and takes_batches(graph)
         built = for_one_row(built) if single else built
-        outputs = [value.name for value in graph.outputs]
-        try:
-            if chosen[0] == ON_CPU and MAPS_FILES:
+        outputs, unwritten = [value.name for value in graph.outputs], None
+        if chosen[0] == ON_CPU and MAPS_FILES:
+            try:
                 file = optimised_file(built, threads)
-                mapped = None if file is None else mapped_runner(file, threads, outputs, is_packed(built))
-                if mapped is not None:
+                if (mapped := mapped_runner(file, threads, outputs, is_packed(built))) is not None:
                     return mapped
+            except Exception as error:  # noqa: BLE001 - of files, and of a runtime that cannot write this model
+                unwritten = one_line(error)
+        try:
             make = compiled_session if chosen[0][0] == TENSORRT else make_session
             session = make(built, chosen, threads)
         except Exception as error:  # the runtime raises its own unrelated exception types
             raise EngineError(f"onnxruntime refused the sub-network: {error}") from error
+        if unwritten is not None:
+            logging.getLogger(__name__).warning("optimised networks are not kept: %s", unwritten)
         if processor is not None:
             require_provider(session, chosen, processor)
         run = SessionRunner(session, outputs)
@@ -235,24 +239,20 @@ def _optimised_folder() -> Path:
     return cache_folder("onnxruntime", onnxruntime.__version__, _computer())
 
 
-def optimised_file(model: Model, threads: int) -> Path | None:
-    """The optimised model in a file, written for the first one; None where no file can be had.
+def optimised_file(model: Model, threads: int) -> Path:
+    """The optimised model in a file, written for the first one. Raises what the runtime or the files do.
 
     To optimise takes ten times as long as to map the file, and what is mapped costs no memory of its own: the
     weights are read where they are in the file.
     """
-    try:
-        folder = _optimised_folder()
-        file = folder / f"{model.digest}.ort"
-        if not file.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            part = folder / f"{file.stem}.{os.getpid()}.{threading.get_ident()}.part"
-            make_session(model, [ON_CPU], threads, save_to=part)
-            part.replace(file)
-            _drop_oldest(folder)
-    except Exception as error:  # noqa: BLE001 - of files, and of a runtime that cannot write this model
-        logging.getLogger(__name__).warning("optimised networks are not kept: %s", one_line(error))
-        return None
+    folder = _optimised_folder()
+    file = folder / f"{model.digest}.ort"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{file.stem}.{os.getpid()}.{threading.get_ident()}.part"
+        make_session(model, [ON_CPU], threads, save_to=part)
+        part.replace(file)
+        _drop_oldest(folder)
     return file
 
 
