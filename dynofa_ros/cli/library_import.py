@@ -45,7 +45,7 @@ def _read(path: Path, space_name: str, resolution: int | None) -> list[dict[str,
 
     space = load_space(space_name)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())  # finds out which UTF it is
         found = content if isinstance(content, list) else [content]
         if not found or not all(isinstance(item, dict) for item in found):
             raise ValueError("expected a JSON object, or a list of them")
@@ -56,6 +56,6 @@ def _read(path: Path, space_name: str, resolution: int | None) -> list[dict[str,
             if not sized & item.keys():
                 raise ValueError("it does not say the size of its input: give --resolution PX")
             space.imported(item)
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
     return described

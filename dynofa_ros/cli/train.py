@@ -104,12 +104,14 @@ def _run(options: argparse.Namespace) -> int:
         from dynofa_ros.library.calibration import use_threads
         from dynofa_ros.supernet.registry import load_space
         from dynofa_ros.training.loop import Settings
-        from dynofa_ros.training.own_data import first_weights, read_data, train
+        from dynofa_ros.training.own_data import first_weights, is_trainable, read_data, train
 
         use_threads(options.threads)
         space = load_space(options.space or SPACES[options.task])
         if space.task != options.task:
             raise UsageError(f"--space {space.name} is for the task {space.task}")
+        if not is_trainable(space):
+            raise UsageError(f"--space {space.name} is trained elsewhere: train one of another family")
         init = first_checkpoint(options.init, space)
         if options.freeze and init is None:
             raise UsageError(

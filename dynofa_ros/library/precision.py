@@ -35,11 +35,9 @@ class MeasuredPrecision(MeasuredAccuracy):
         named = supernet.weights.labels or map(str, range(supernet.weights.classes))
         labels = tuple(map(plain_name, named))
         if unknown := [name for name in data.names if name not in labels]:
-            known = ", ".join(labels[:3])
-            raise DataError(
-                f"{supernet.weights.source} has no class {unknown[0]!r}: "
-                f"it knows {len(labels)}, such as {known}"
-            )
+            known = f"it knows {len(labels)}, such as {', '.join(labels[:3])}"
+            advice = "" if supernet.weights.labels else ": name them with `dynofa weights label`"
+            raise DataError(f"{supernet.weights.source} has no class {unknown[0]!r}: {known}{advice}")
         index = np.array([labels.index(name) for name in data.names])
         used = (parts[0][:: max(1, -(-len(parts[0]) // CALIBRATION))], parts[1])
         self._marked = [data.images[i] for i in parts[1]]

@@ -11,6 +11,7 @@ import mmap
 import pickle
 import re
 import resource
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -96,6 +97,7 @@ def _map_safetensors(path: Path) -> Checkpoint:
         header = json.loads(file.read(length))
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     metadata = header.pop("__metadata__", {})
+    labels_of(metadata)  # raises ValueError
     arrays: dict[str, Array] = {}
     for name, entry in header.items():
         if entry["dtype"] not in DTYPES:
@@ -131,7 +133,9 @@ def _read_torch(path: Path) -> Checkpoint:
     known: list[Any] = [argparse.Namespace]
     while True:
         try:
-            with torch.serialization.safe_globals(known), _limited_memory(path):
+            # torch warns of what it then refuses
+            with torch.serialization.safe_globals(known), _limited_memory(path), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
                 state = torch.load(path, map_location="cpu", weights_only=True)
                 return Checkpoint(state_dict_arrays(state, str(path)), source=str(path))
         except pickle.UnpicklingError as error:
@@ -147,6 +151,8 @@ def _check_archive(path: Path) -> None:
         return
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
+    if any("/code/" in member.filename for member in members):
+        raise WeightsError(f"{path}: a TorchScript program: its state_dict() is needed, saved by torch.save")
     if any(m.compress_type for m in members) or sum(m.file_size for m in members) > path.stat().st_size:
         raise WeightsError(f"{path}: an archive that torch did not write: its members are compressed")
 

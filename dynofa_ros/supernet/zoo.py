@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from dynofa_ros.files import read_errors, read_yaml, write_atomically
-from dynofa_ros.supernet.registry import DEMO_SPACE, load_space, official_spaces
+from dynofa_ros.supernet.registry import DEMO_SPACE, families, load_space, official_spaces
 from dynofa_ros.supernet.space import SearchSpace
 from dynofa_ros.supernet.weights import (
     SUFFIX,
@@ -98,6 +98,8 @@ def _check_listed(name: str, checkpoint: Listed) -> None:
 def known_spaces(listed: Mapping[str, Listed]) -> list[SearchSpace]:
     """The spaces that a checkpoint is compared with when none is named."""
     names = {DEMO_SPACE, *official_spaces(), *(checkpoint.space for checkpoint in listed.values())}
+    names |= {f"{name}_detector" for name in names if name.startswith("ofa_mbv3")}
+    names |= {name for family in families() for name in family.known if load_space(name).parameter_shapes(1)}
     return [load_space(name) for name in sorted(names)]
 
 

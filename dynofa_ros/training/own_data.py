@@ -72,6 +72,13 @@ def _digest(folder: Path, files: Sequence[Path], out: frozenset[Path]) -> str:
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
+def is_trainable(space: SearchSpace) -> bool:
+    """Whether there is an objective for it: RF-DETR and ONNX files are trained elsewhere."""
+    return isinstance(space, DetectorSpace) or (
+        space.task == "classification" and bool(space.parameter_shapes(1))
+    )
+
+
 def first_weights(
     space: SearchSpace, labels: Sequence[str], init: Path | None, seed: int
 ) -> dict[str, Tensor]:

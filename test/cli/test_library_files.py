@@ -63,6 +63,8 @@ def test_what_a_search_found_becomes_a_library(tmp_path: Path, capsys: pytest.Ca
     )
     (tmp_path / "no.json").write_text("[3]")
     assert "expected a JSON object" in refused(capsys, "library", "import", tmp_path / "no.json", *out)
+    (tmp_path / "no.json").write_text("[" * 100_000)
+    assert "no.json: maximum recursion" in refused(capsys, "library", "import", tmp_path / "no.json", *out)
 
 
 @pytest.mark.parametrize("name", ["ofa_mbv3_w1.0", "ofa_mbv3_w1.2", "ofa_proxyless_w1.3"])

@@ -113,6 +113,11 @@ def test_what_is_refused(tmp_path: Path, classes: Path, boxes: Path, capsys: pyt
     )
     wrong = refused(capsys, *classify, "--images", classes, "--space", "ofa_mbv3_demo_detector")
     assert "--space ofa_mbv3_demo_detector is for the task detection" in wrong
+    for command, folder, space in (
+        (detect, ("--data", boxes), "rfdetr_nano"),
+        (classify, ("--images", classes), "onnx_classification"),
+    ):
+        assert f"--space {space} is trained elsewhere" in refused(capsys, *command, *folder, "--space", space)
     random = refused(capsys, *classify, "--images", classes, "--space", "ofa_mbv3_w1.0", "--freeze", 0.5)
     assert "--freeze keeps the weights of a checkpoint, and ofa_mbv3_w1.0 has none: give --init" in random
     (tmp_path / "bad").mkdir()

@@ -9,6 +9,7 @@ import re
 import struct
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +240,33 @@ def test_labels_must_be_as_many_as_classes(tmp_path, state):
     save_file(state, tmp_path / "demo.safetensors", {"labels": "a,b"})
     with pytest.raises(WeightsError, match="2 labels for 7 classes"):
         load_weights(SPACE, tmp_path / "demo.safetensors")
+    save_file(state, tmp_path / "demo.safetensors", {"labels": '["a'})
+    with pytest.raises(WeightsError, match=r"demo.safetensors: not a readable checkpoint: Unterminated"):
+        load_weights(SPACE, tmp_path / "demo.safetensors")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("quantised", "not a readable checkpoint: Got unsupported ScalarType QInt8"),
+        ("sparse", "not a readable checkpoint: can't convert Sparse layout"),
+        ("script", "a TorchScript program: its state_dict() is needed"),
+    ],
+)
+def test_other_files_of_torch_are_one_line_without_its_warnings(tmp_path, state, kind, words):
+    torch = pytest.importorskip("torch")
+    path, array = tmp_path / "other.pt", torch.from_numpy(state[KEY])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if kind == "script":
+            torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+        elif kind == "sparse":
+            torch.save({KEY: array.to_sparse()}, path)
+        else:
+            torch.save({KEY: torch.quantize_per_tensor(array, 0.1, 0, torch.qint8)}, path)
+    with pytest.raises(WeightsError, match=re.escape(f"{path}: {words}")):
+        load_weights(SPACE, path)
 
 
 # --- memory mapping -------------------------------------------------------------------------------------

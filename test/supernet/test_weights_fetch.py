@@ -341,7 +341,9 @@ def test_check_recognises_the_space_and_converts(tmp_path, listed):
         run("check", tmp_path / "none.pth")
 
 
-@pytest.mark.parametrize("name", [*official_spaces(), DEMO_SPACE])
+@pytest.mark.parametrize(
+    "name", [*official_spaces(), DEMO_SPACE, f"{DEMO_SPACE}_detector", "seq2seq_demo", "autoformer_tiny"]
+)
 def test_every_known_space_is_recognised(tmp_path, name):
     shapes = load_space(name).parameter_shapes(10)
     path = tmp_path / "any.safetensors"
