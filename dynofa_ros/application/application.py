@@ -254,7 +254,7 @@ class Application:
         except MalformedRequest as error:
             self._fail(counters, request, str(error), malformed=True)
             return
-        except Exception as error:  # noqa: BLE001 - one request that fails must not end the stream
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - one that fails must not end the stream
             self._fail(counters, request, _reason(error), malformed=False)
             return
         if counters is not self.counters:
@@ -390,7 +390,7 @@ def _stream_ms(received_ns: int, outputs_ns: list[int]) -> dict[str, float]:
     return {"first_output_ms": (first_ns - received_ns) / 1e6, "unit_ms": (last_ns - first_ns) / more / 1e6}
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {one_line(error)}"
 
 

@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf, isnan, nan
-from typing import Any, Protocol
+from numbers import Real
+from typing import Any, Protocol, get_args
 
 import numpy as np
 
 from dynofa_ros.application.networks import Libraries, SubnetKey
 from dynofa_ros.application.task import Answer, Task
 from dynofa_ros.application.worker import LatestSlot, OrderedQueue
-from dynofa_ros.library.library import Entry, FigureSource, Latency, Library, pareto_front
+from dynofa_ros.library.library import Entry, FigureSource, Latency, Library, Processor, pareto_front
 from dynofa_ros.library.profiling import measure
 from dynofa_ros.supernet.graphs import Runner
 from dynofa_ros.supernet.switching import Prepared
@@ -57,6 +58,7 @@ class Levels(Libraries):
 
     def __init__(self, levels: Sequence[Level], program: Program) -> None:
         self._program = program
+        _check_types(levels)
         self._levels = {(level.processor, level.id): level for level in levels}
         if not levels or len(self._levels) < len(levels):
             raise ValueError("levels: at least one is needed, and each needs an id of its own")
@@ -80,6 +82,23 @@ class Levels(Libraries):
         self._program.prepare(level)
         run = Runner({"program": lambda request: self._program.answer(request, level)}, {})
         return Prepared(key, run, (), 0, lambda request: request)
+
+
+def _check_types(levels: Sequence[Level]) -> None:
+    for level in levels:
+        if not isinstance(level, Level):
+            raise ValueError(f"levels: {level!r} is no Level")
+        if not isinstance(level.id, str) or not level.id.strip() or not level.id.isprintable():
+            raise ValueError(f"level {level.id!r}: its id must be a name")
+        if level.processor not in get_args(Processor):
+            raise ValueError(f"level {level.id}: processor {level.processor!r} is none of cpu, gpu, npu")
+        if not isinstance(level.settings, Mapping):
+            raise ValueError(f"level {level.id}: settings must be by name, got {level.settings!r}")
+        numbers = level.accuracy, level.latency_ms, level.fixed_ms
+        if not all(isinstance(number, Real) for number in numbers):
+            raise ValueError(
+                f"level {level.id}: accuracy, latency_ms and fixed_ms must be numbers: {numbers}"
+            )
 
 
 def _library(processor: str, levels: Sequence[Level]) -> Library:
@@ -116,11 +135,21 @@ class AtLevel(Task):
 
     def postprocess(self, outputs: Any, request: Any, network: Any, options: Any) -> Answer:
         score = self._program.publish(outputs, request)
-        return Answer({}, nan if score is None else score)
+        try:
+            sure = nan if score is None else float(score)
+        except (TypeError, ValueError, OverflowError):
+            sure = inf
+        if sure < 0 or sure > 1:
+            raise ValueError(f"publish() returned {score!r}: how sure the answer is, 0..1, or None")
+        return Answer({}, sure)
 
 
 def measured(levels: Sequence[Level], program: Program, sample: Callable[[], Any]) -> list[Level]:
-    """The same levels, those without a latency with the median time of an answer to the sample."""
+    """The same levels, those without a latency with the median time of an answer to the sample.
+
+    Raises ValueError in one line for what is no level.
+    """
+    _check_types(levels)
     unknown = [level for level in levels if isnan(level.latency_ms)]
     if not unknown:
         return list(levels)

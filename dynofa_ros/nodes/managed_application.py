@@ -57,7 +57,7 @@ class ManagedApplication(ManagedNode):
         **arguments: Any,
     ) -> None:
         self._application: Application | None = None
-        self._levels, self._queued = levels, queued
+        self._levels, self._queued = tuple(levels), queued
         super().__init__(name, with_defaults(specs, defaults or {}), topics.LIBRARY, **arguments)
         self.app = self.get_name()
         self._publish: dict[Topic, Callable[[Any], None]] = {}
@@ -89,7 +89,7 @@ class ManagedApplication(ManagedNode):
             self._application.accept(message)
 
     def decode(self, message: Any) -> tuple[Header, Any]:
-        """Header and request of a message, by default itself. Raises MalformedRequest."""
+        """Header, of ROS or of `messages`, and request of a message. Raises MalformedRequest."""
         found = getattr(message, "header", None)
         return Header(self.get_clock().now().nanoseconds) if found is None else from_ros(found), message
 
@@ -142,7 +142,7 @@ class ManagedApplication(ManagedNode):
             self._targets(),
             self.value("subnet_id"),
             options=options,
-            decode=self.decode,
+            decode=self._decoded,
             publish=self.send,
             clock_ns=lambda: self.get_clock().now().nanoseconds,
             warn=self.warn,
@@ -201,6 +201,10 @@ class ManagedApplication(ManagedNode):
 
     def _options(self, options: Iterable[Any]) -> dict[str, Any]:
         return {option.name: self.value(option.name) for option in options}
+
+    def _decoded(self, message: Any) -> tuple[Header, Any]:
+        header, request = self.decode(message)
+        return header if isinstance(header, Header) else from_ros(header), request
 
     # --- callbacks ---------------------------------------------------------------------------
 

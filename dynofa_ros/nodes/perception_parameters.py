@@ -9,7 +9,7 @@ from typing import Any
 from dynofa_ros.application.task import IMAGE, TEXT, tasks
 from dynofa_ros.messages import MISS_TOLERANCE
 from dynofa_ros.ros.images import SAMPLE_BITS
-from dynofa_ros.ros.parameters import ParameterSpec
+from dynofa_ros.ros.parameters import ParameterSpec, check, coerce
 from dynofa_ros.supernet.registry import engine_names
 from dynofa_ros.supernet.switching import CACHE_BYTES
 
@@ -69,8 +69,15 @@ PROGRAM_PARAMETERS = (*TARGET_SPECS, PIN, PROCESSOR, *EMULATION)
 
 
 def with_defaults(specs: Iterable[ParameterSpec], defaults: Mapping[str, Any]) -> tuple[ParameterSpec, ...]:
-    """The same parameters with other defaults, by name."""
-    return tuple(replace(spec, default=defaults.get(spec.name, spec.default)) for spec in specs)
+    """The same parameters with other defaults, by name. Raises ValueError for one that cannot be."""
+    table = {spec.name: spec for spec in specs}
+    for name, value in defaults.items():
+        if name not in table:
+            raise ValueError(f"default of {name}: no such parameter: there are {', '.join(table)}")
+        if reason := check(table[name], value):
+            raise ValueError(f"default of {reason}")
+        table[name] = replace(table[name], default=coerce(table[name], value))
+    return tuple(table.values())
 
 
 def application_parameters(request: str, *own: ParameterSpec) -> tuple[ParameterSpec, ...]:

@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 
 import dynofa_ros
@@ -50,11 +51,61 @@ QUICK, SLOW = Level("quick", 0.5, 2.0), Level("slow", 0.9, 8.0, fixed_ms=3.0)
         ([Level("x", 0.5)], "latency_ms positive"),
         ([Level("x", 0.5, math.inf)], "latency_ms positive"),
         ([Level("x", 0.5, 1.0, fixed_ms=2.0)], "at least fixed_ms"),
+        ([("x", 0.5, 1.0)], r"\('x', 0.5, 1.0\) is no Level"),
+        ([Level("x", "0.5", 1.0)], "level x: accuracy, latency_ms and fixed_ms must be numbers"),  # type: ignore[arg-type]
+        ([Level(3, 0.5, 1.0)], "level 3: its id must be a name"),  # type: ignore[arg-type]
+        ([Level(" ", 0.5, 1.0)], "level ' ': its id must be a name"),
+        ([Level("x", 0.5, 1.0, processor="tpu")], "processor 'tpu' is none of cpu, gpu, npu"),
+        ([Level("x", 0.5, 1.0, settings=[1])], "settings must be by name"),  # type: ignore[arg-type]
     ],
 )
 def test_levels_that_are_none_are_refused(levels: list[Level], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Levels(levels, Waiter())
+        Levels(measured(levels, Waiter(), lambda: "sample") if "positive" not in words else levels, Waiter())
+
+
+@pytest.mark.parametrize("sure", [1.7, -1, math.inf, "sure", [0.5], 10**400])
+def test_how_sure_an_answer_is_must_be_a_share(sure: Any) -> None:
+    """Else its monitor is lost, or the manager reads a score that is none."""
+    program = Waiter()
+    program.publish = lambda answer, request: sure  # type: ignore[method-assign]
+    task = AtLevel(program, False)
+    with pytest.raises(ValueError, match=r"publish\(\) returned .*: how sure the answer is, 0..1, or None"):
+        task.postprocess(None, "", None, {})
+    program.publish = lambda answer, request: np.float32(0.5)  # type: ignore[method-assign]
+    assert task.postprocess(None, "", None, {}).score == 0.5
+
+
+def test_an_answer_that_exits_fails_and_the_next_one_is_answered() -> None:
+    program = Waiter()
+    program.answer = lambda request, level: sys.exit(3) if request == "exit" else (request, level.id)  # type: ignore[method-assign]
+    failed: list[Any] = []
+    application = Application(
+        "own",
+        AtLevel(program, True),
+        Levels([QUICK], program),
+        Settings(),
+        AppTargets("own", 100.0),
+        "",
+        options={},
+        decode=lambda message: (Header(7), message),
+        publish=lambda topic, message: None,
+        clock_ns=time.time_ns,
+        warn=lambda text: None,
+        unanswered=lambda *what: failed.append(what),
+    )
+    try:
+        application.start()
+        for request in ("exit", "go on"):
+            application.accept(request)
+        end = time.monotonic() + 10
+        while not application.counters.answered:
+            assert time.monotonic() < end
+            time.sleep(0.002)
+        assert failed == [("exit", Outcome.FAILED, "SystemExit: 3")]
+    finally:
+        application.stop("the end")
+        application.close()
 
 
 def test_levels_are_a_library_per_processor_without_those_that_another_beats() -> None:
