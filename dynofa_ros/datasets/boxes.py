@@ -16,6 +16,7 @@ from dynofa_ros.datasets.problems import DataError
 from dynofa_ros.datasets.reader import plain_name, read_image
 from dynofa_ros.files import natural
 
+MOST_ASPECT = 8.0  # an input of a strip of 4 x 2000 px would have 100 times the pixels of a camera's
 EDGE_PX = 2.0  # a box may end that far outside its image, and is cut there
 
 
@@ -40,8 +41,9 @@ class BoxData:
 
     @property
     def aspect(self) -> float:
-        """The usual height by width of its images."""
-        return float(np.median([image.size[0] / image.size[1] for image in self.images]))
+        """The usual height by width of its images, of which inputs have at most MOST_ASPECT."""
+        usual = np.median([image.size[0] / image.size[1] for image in self.images])
+        return float(usual.clip(1 / MOST_ASPECT, MOST_ASPECT))
 
 
 def read_boxes(

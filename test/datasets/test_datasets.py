@@ -326,6 +326,12 @@ def test_names_of_yolo_go_by_their_numbers(tmp_path: Path, file: str, text: str,
     assert read_boxes(folder).names == names
 
 
+@pytest.mark.parametrize(("width", "height", "aspect"), [(4, 2000, 8), (2000, 4, 1 / 8), (40, 30, 0.75)])
+def test_strips_get_inputs_of_a_usual_size(tmp_path: Path, width: int, height: int, aspect: float):
+    picture(yolo(tmp_path) / "images" / "train" / "1.png", width, height)
+    assert read_boxes(tmp_path).aspect == aspect
+
+
 def test_what_yolo_would_lose_is_named(tmp_path: Path):
     folder = yolo(tmp_path)
     (folder / "labels" / "train" / "2.txt").write_text("1 0.5 0.5 0.5 0.5")
