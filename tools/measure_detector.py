@@ -104,7 +104,7 @@ def precisions(
             rows.append(run(images))  # noqa: B023 - of this entry
             return rows[-1]  # noqa: B023
 
-        of_classes = average_precision(measured.truth, measured.found(kept, config))  # type: ignore[arg-type]
+        of_classes = average_precision(measured.truth, measured.found(kept, config))
         again = iter(rows)
 
         def of_any_class(images: np.ndarray) -> np.ndarray:
@@ -115,7 +115,7 @@ def precisions(
             "id": name,
             "map50_95": of_classes.map50_95,
             "map50": of_classes.map50,
-            "any_class_ap50": average_precision(alike, measured.found(of_any_class, config)).map50,  # type: ignore[arg-type]
+            "any_class_ap50": average_precision(alike, measured.found(of_any_class, config)).map50,
         }
         found = measured.found(supernet.prepare(config, threads=1), config)
         yield row | {"shared_bn_map50_95": average_precision(measured.truth, found).map50_95}
