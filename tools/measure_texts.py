@@ -15,10 +15,10 @@ import json
 import multiprocessing
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from dynofa_ros.application.application import Application, Settings, loaded
 from dynofa_ros.application.task import TEXT, Text, tasks
@@ -85,18 +85,12 @@ class Started:
             time.sleep(0.001)
 
 
-def pss_mb() -> float:
-    """Proportional set size of this process."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1e3
-
-
 def measure(targets: list[tuple[str, str]], weights: str, found: Any) -> None:
     """Run in a process of its own: what these applications take together."""
     started = [Started(target, weights, library) for target, library in targets]
     for one in started:
         one.answer(TEXTS)
-    found.put((pss_mb(), started[0].switches_ms(500)))
+    found.put((psutil.Process().memory_full_info().pss / 1e6, started[0].switches_ms(500)))
 
 
 def main() -> int:

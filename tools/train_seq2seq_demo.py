@@ -23,14 +23,13 @@ sentences out of train.tsv, on either side, for `dynofa library build --pairs`. 
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -38,11 +37,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from dynofa_ros.demo.commands import commands
+from dynofa_ros.files import write_atomically
+from dynofa_ros.library.sentences import read_pairs
 from dynofa_ros.supernet.decoding import generate
 from dynofa_ros.supernet.eager import EagerBuilder
 from dynofa_ros.supernet.families.seq2seq_demo import FIRST_TOKENS, Seq2SeqConfig
@@ -54,6 +55,7 @@ from dynofa_ros.supernet.transformer_graphs import END, PAD, UNKNOWN, hidden
 
 SPACE = load_space("seq2seq_demo")
 VOCABULARY = 4000
+ALL = 10**9  # pairs of a file
 GERMAN, INTENT = FIRST_TOKENS
 SPECIAL = ("<pad>", "<end>", "<unknown>", "<de>", "<intent>")  # in the order of their ids
 FINISH_RATE, FINISH_AVERAGING = 5e-4, 0.99  # of the last phase
@@ -99,14 +101,6 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
-
-
-def read_pairs(file: Path) -> list[tuple[str, str]]:
-    pairs = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()]
-    for number, pair in enumerate(pairs, 1):
-        if len(pair) != 2:
-            raise SystemExit(f"{file}:{number}: a sentence, a tab and its translation are expected")
-    return [(english, german) for english, german in pairs]
 
 
 def encoded(tokenizer: Tokenizer, pairs: list[tuple[str, str]], first: int) -> list[Pair]:
@@ -241,8 +235,7 @@ def load_tokenizer(work: Path, pairs: list[tuple[str, str]], seed: int) -> Token
         compact = json.dumps(
             json.loads(train_tokenizer(texts).to_str()), separators=(",", ":"), ensure_ascii=False
         )
-        file.with_suffix(".tmp").write_text(compact, encoding="utf-8")
-        file.with_suffix(".tmp").replace(file)
+        write_atomically(file, compact.encode())
     return Tokenizer.from_file(str(file))
 
 
@@ -263,15 +256,16 @@ class State:
         counts = {name: getattr(self, name) for name in COUNTS}
         weights = {name: value.detach() for name, value in self.weights.items()}
         arrays = {"weights": weights, "average": self.average, "optimiser": self.optimiser.state_dict()}
-        with replaced(folder / "checkpoint.pt") as temporary:
-            torch.save({**counts, **arrays}, temporary)
+        checkpoint = io.BytesIO()
+        torch.save({**counts, **arrays}, checkpoint)
+        write_atomically(folder / "checkpoint.pt", checkpoint.getvalue())
         self.save_weights(folder / f"{SPACE.name}.safetensors", tokenizer)
 
     def save_weights(self, file: Path, tokenizer: str) -> None:
         """The average alone."""
-        with replaced(file) as temporary:
-            half = {name: value.half().contiguous() for name, value in self.average.items()}
-            save_file(half, temporary, {"space": SPACE.name, TOKENIZER: tokenizer, "pairs": str(self.pairs)})
+        half = {name: value.half().contiguous() for name, value in self.average.items()}
+        about = {"space": SPACE.name, TOKENIZER: tokenizer, "pairs": str(self.pairs)}
+        write_atomically(file, save(half, about))
 
     def load(self, file: Path) -> None:
         """Go on from a checkpoint."""
@@ -283,16 +277,6 @@ class State:
             for name in self.weights:
                 self.weights[name].copy_(saved["weights"][name])
                 self.average[name].copy_(saved["average"][name])
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A file to write that replaces ``path`` when it is complete: a killed run leaves the old one."""
-    temporary = path.with_suffix(".tmp")
-    yield temporary
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def new_state(seed: int, learning_rate: float) -> State:
@@ -354,10 +338,8 @@ def distilled(work: Path, sentences: list[tuple[str, str]], count: int, seed: in
         weights = [work / f"{SPACE.name}.safetensors"] * 2
         with ProcessPoolExecutor(2, get_context("spawn")) as pool:
             rows = [row for half in pool.map(translated, weights, halves) for row in half if row[1]]
-        with replaced(file) as temporary:
-            lines = ("\t".join(row) for row in rows)
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return read_pairs(file)
+        write_atomically(file, "".join(f"{source}\t{target}\n" for source, target in rows).encode())
+    return read_pairs(file, ALL, 0)
 
 
 def finish(args: argparse.Namespace, state: State, tokenizer: Tokenizer, own: list[tuple[str, str]]) -> None:
@@ -380,7 +362,7 @@ def finish(args: argparse.Namespace, state: State, tokenizer: Tokenizer, own: li
 def main() -> None:
     args = parse_arguments()
     args.work.mkdir(parents=True, exist_ok=True)
-    sentences = read_pairs(args.data / "train.tsv")
+    sentences = read_pairs(args.data / "train.tsv", ALL, 0)
     tokenizer = load_tokenizer(args.work, sentences, args.seed)
     compact = (args.work / "tokenizer.json").read_text(encoding="utf-8")
     state = new_state(args.seed, args.learning_rate)

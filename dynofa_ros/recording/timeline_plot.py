@@ -54,8 +54,10 @@ def plot_timelines(
             own = {app: (monitors, colours[app]) for app, monitors in of_apps(run).items() if app in apps}
             _latency_panel(axes[2 * index], own, origin, tops[index])
             _accuracy_panel(axes[2 * index + 1], run, own, metric, origin)
-            if simulated is not None:
-                _draw_simulated_accuracy(axes[2 * index + 1], simulated, apps, origin)
+            beside = {app: ms for app, ms in of_apps(simulated).items() if app in apps} if simulated else {}
+            for n, monitors in enumerate(beside.values()):
+                look = {"label": "_" if n else "simulated", **SIMULATED}
+                _draw_accuracy(axes[2 * index + 1], simulated or run, monitors, origin, **look)
         _clock_panel(axes[-2], run, origin)
         if simulated is not None:
             power_w = [t.power_w for t in simulated.telemetry]
@@ -144,15 +146,15 @@ def _latency_top(monitors: Sequence[Monitor]) -> float:
 
 def _accuracy_panel(axis: Axes, run: Run, apps: Apps, metric: str, origin: int) -> None:
     for app, (monitors, colour) in apps.items():
-        times, accuracy = seconds(monitors, origin), _accuracy(run, monitors)
-        axis.step(times, accuracy, where="post", color=colour, lw=1.6, label=f"{app}, library")
+        _draw_accuracy(axis, run, monitors, origin, color=colour, lw=1.6, label=f"{app}, library")
     axis.set_ylabel(f"sub-network\n{of_percent(metric) or 'accuracy'} (%)")
     axis.margins(y=0.2)
 
 
-def _accuracy(run: Run, monitors: Sequence[Monitor]) -> list[float]:
+def _draw_accuracy(axis: Axes, run: Run, monitors: Sequence[Monitor], origin: int, **look: Any) -> None:
     """What the library says of the sub-network of each request, in percent."""
-    return [100.0 * run.accuracy.get((m.app, m.subnet_id, m.processor), math.nan) for m in monitors]
+    accuracies = [run.accuracy.get((m.app, m.subnet_id, m.processor), math.nan) for m in monitors]
+    axis.step(seconds(monitors, origin), [100.0 * a for a in accuracies], where="post", **look)
 
 
 def _clock_panel(axis: Axes, run: Run, origin: int) -> None:
@@ -187,16 +189,6 @@ def _power_panel(axis: Axes, run: Run, origin: int) -> Axes:
     style(heat, hidden=("top", "left", "right"))
     heat.grid(False)
     return heat
-
-
-def _draw_simulated_accuracy(axis: Axes, run: Run, apps: Sequence[str], origin: int) -> None:
-    """The sub-network of each application, as the simulator says."""
-    for index, (app, monitors) in enumerate(of_apps(run).items()):
-        if app in apps:
-            label = "_" if index else "simulated"
-            axis.step(
-                seconds(monitors, origin), _accuracy(run, monitors), where="post", label=label, **SIMULATED
-            )
 
 
 def _decorate(axis: Axes, found: Sequence[Phase], origin: int) -> None:

@@ -85,5 +85,5 @@ def test_the_last_phase_learns_own_translations(tmp_path: Path) -> None:
     script.finish(args, state, tokenizer, [("go", "geh"), ("stop now", "halt jetzt")] * 20)
     assert state.step > 0
     assert not torch.equal(before["embedding.weight"], state.average["embedding.weight"])
-    (tmp_path / "distilled.tsv").write_text("go\tgeh\n", encoding="utf-8")
-    assert script.distilled(tmp_path, pairs, 5, 0) == [("go", "geh")]  # made once
+    (tmp_path / "distilled.tsv").write_text("go\tgeh\nstop\thalt\n", encoding="utf-8")
+    assert script.distilled(tmp_path, pairs, 5, 0) == [("go", "geh"), ("stop", "halt")]  # made once
