@@ -345,8 +345,9 @@ def distilled(work: Path, sentences: list[tuple[str, str]], count: int, seed: in
 def finish(args: argparse.Namespace, state: State, tokenizer: Tokenizer, own: list[tuple[str, str]]) -> None:
     """Train on own translations and on commands, at a falling rate."""
     drawn = batches(tokenizer, encoded(tokenizer, own, GERMAN), args.seed + 1, args.tokens, 0)
+    first = next(drawn)  # of a pool that takes seconds to draw, which are not training
     start = reported = time.monotonic()
-    for step, (_, source, target) in enumerate(drawn):
+    for step, (_, source, target) in enumerate(itertools.chain([first], drawn)):
         progress = (time.monotonic() - start) / (60 * args.finish)
         if progress >= 1:
             return
