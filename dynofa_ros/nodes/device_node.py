@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from rclpy.duration import Duration
+from rclpy.lifecycle import LifecyclePublisher
 from rclpy.timer import Timer
 
 from dynofa_ros import topics
@@ -16,6 +17,7 @@ from dynofa_ros.convert import from_ros
 from dynofa_ros.device.board import load_board
 from dynofa_ros.device.command_control import ClockControl
 from dynofa_ros.device.device import Device
+from dynofa_ros.device.linux.battery import BatterySample
 from dynofa_ros.device.linux.linux_device import WRITES_OFF, SysfsDevice
 from dynofa_ros.device.meters import EnergyMeter
 from dynofa_ros.device.open import changed_clocks, open_device
@@ -163,10 +165,15 @@ class DeviceNode(ManagedNode):
         self._telemetry = self.advertise(topics.TELEMETRY)
         self._power_model_publisher = self.advertise(topics.POWER_MODEL)
         self._state_publisher = self.advertise(topics.DVFS_STATE)
-        self._temperature = self._battery = None
-        if self._sample.temperatures:
+        self._temperature: LifecyclePublisher | None = None
+        self._battery: LifecyclePublisher | None = None
+        self._advertise_standard(self._kernel.batteries() if self._kernel else ())
+
+    def _advertise_standard(self, batteries: tuple[BatterySample, ...]) -> None:
+        """A topic for what there is; a sensor whose driver is loaded later gets it then."""
+        if self._temperature is None and self._sample.temperatures:
             self._temperature = self.advertise(topics.TEMPERATURE)
-        if self._kernel and self._kernel.batteries():
+        if self._battery is None and batteries:
             self._battery = self.advertise(topics.BATTERY)
 
     def _set_mode(self) -> None:
@@ -208,10 +215,12 @@ class DeviceNode(ManagedNode):
 
     def _publish_standard(self) -> None:
         stamp = self.get_clock().now().to_msg()
+        batteries = self._kernel.batteries() if self._kernel else ()
+        self._advertise_standard(batteries)
         if self._temperature is not None:
             self._temperature.publish(temperature_message(self._sample, stamp))
-        if self._battery is not None and self._kernel is not None:
-            for battery in self._kernel.batteries():
+        if self._battery is not None:
+            for battery in batteries:
                 self._battery.publish(battery_message(battery, stamp))
 
     def _publish_capabilities(self) -> None:

@@ -17,6 +17,7 @@ from builtin_interfaces.msg import Time
 
 from dynofa_ros.device.device import DeviceSample, Origin
 from dynofa_ros.device.linux.battery import BatterySample, find_batteries, read_battery
+from dynofa_ros.device.linux.linux_device import SysfsDevice
 from dynofa_ros.device.linux.sysfs import SysFiles
 from dynofa_ros.messages import PowerRail, TemperatureReading
 from dynofa_ros.nodes.device_standard import battery_message, temperature_message
@@ -72,6 +73,13 @@ def test_only_batteries_that_feed_the_computer_are_found(tmp_path: Path) -> None
         sysfs_tree.put(tmp_path, f"{FOLDER}/{name}/scope", scope)
     battery(tmp_path)
     assert find_batteries(SysFiles(tmp_path)) == ("BAT0", "BAT1")
+
+
+def test_a_battery_whose_driver_is_loaded_later_is_taken_in(tmp_path: Path) -> None:
+    with SysfsDevice(SysFiles(tmp_path)) as device:
+        assert device.batteries() == ()
+        battery(tmp_path, capacity=80)
+        assert [found.share for found in device.batteries()] == [0.8]
 
 
 def test_a_battery_that_is_gone_is_not_present_and_all_unknown(tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ RESET_IDS = itertools.count(2**40)
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DYNOFA_STATE_DIR", str(tmp_path_factory.mktemp("state")))
-        yield make_tree(tmp_path_factory.mktemp("root"))
+        root = make_tree(tmp_path_factory.mktemp("root"))
+        (root / BATTERY[1:]).rename(root / "late")
+        yield root
 
 
 def make_tree(folder: Path) -> Path:
@@ -144,7 +146,9 @@ def test_a_sensor_that_stops_is_nan_and_named_and_comes_back(client: Client, roo
 
 
 def test_temperature_and_battery_as_standard_messages(client: Client, root: Path) -> None:
-    client.wait(lambda: client.temperatures and client.batteries, "both")
+    client.wait(lambda: client.temperatures, "the temperature")
+    (root / "late").rename(root / BATTERY[1:])  # its driver is loaded
+    client.wait(lambda: client.batteries, "the battery")
     last = client.temperatures[-1]
     assert (last.header.frame_id, last.temperature) == ("CPU-therm", 36.5)
     battery = client.batteries[-1]

@@ -57,7 +57,7 @@ class SysfsDevice:
         self._allow_writes = allow_writes
         self.found_pinned = self._inventory.clocks_pinned
         self._pinned = self.found_pinned and not override_pinned
-        self._batteries = find_batteries(files)
+        self._batteries: tuple[str, ...] = ()
         self._modes = modes = PowerModes(files, self._inventory.domains)
         # The writer must not know this object: it restores the clocks when this object is gone.
         self._writer = ClockWriter(
@@ -102,7 +102,8 @@ class SysfsDevice:
         return self._modes.now()
 
     def batteries(self) -> tuple[BatterySample, ...]:
-        """Those found at start, read now."""
+        """Those found so far, read now; one that is gone is not present."""
+        self._batteries = tuple(dict.fromkeys([*self._batteries, *find_batteries(self.files)]))
         return tuple(read_battery(self.files, name) for name in self._batteries)
 
     def read(self) -> DeviceSample:
