@@ -13,6 +13,7 @@ from dynofa_ros.recording.run import FrameKey
 RAW_TYPE = "sensor_msgs/msg/Image"
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 LATE_NS = 20_000_000
+LONGEST_GAP_NS = 600_000_000_000  # a longer one is a clock that was set: a robot without one starts in 1970
 TRANSPORTS = {RAW_TYPE: "raw", COMPRESSED_TYPE: "compressed"}
 
 
@@ -37,7 +38,7 @@ class CameraTopic:
 class BagFrame:
     """One recorded image, still serialised."""
 
-    offset_ns: int  # since the first frame, from the bag's receipt times
+    offset_ns: int  # since the first frame, from the bag's receipt times without jumps of the clock
     frame: FrameKey
     data: bytes
 
@@ -76,11 +77,12 @@ def _choose(bag: Path, cameras: dict[str, str], topics: dict[str, str], topic: s
 
 
 def frames(camera: CameraTopic, warn: Callable[[str], object]) -> Iterator[BagFrame]:
-    """The images of the topic in recorded order; one without a readable header is skipped with a warning.
+    """The images of the topic in recorded order; one without a readable header is skipped with a warning, as
+    is the gap where the recorder's clock was set.
 
     Raises BagError if the bag turns out damaged.
     """
-    first_ns: int | None = None
+    offset_ns, last_ns = 0, None
     with open_bag(camera.bag) as reader:
         wanted = (camera.name, camera.message_type)
         connections = [c for c in reader.connections if (c.topic, c.msgtype) == wanted]
@@ -90,9 +92,14 @@ def frames(camera: CameraTopic, warn: Callable[[str], object]) -> Iterator[BagFr
             except Exception as error:  # noqa: BLE001 - rosbags checks little of what it unpacks
                 warn(f"skipped an image of {camera.bag}: {type(error).__name__}: {error}")
                 continue
-            first_ns = time_ns if first_ns is None else first_ns
+            gap_ns = 0 if last_ns is None else time_ns - last_ns
+            if 0 <= gap_ns <= LONGEST_GAP_NS:
+                offset_ns += gap_ns
+            else:
+                warn(f"the clock of {camera.bag} jumps by {gap_ns / 1e9:.0f} s: that gap is skipped")
+            last_ns = time_ns
             stamp_ns = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
-            yield BagFrame(time_ns - first_ns, (stamp_ns, header.frame_id), raw)
+            yield BagFrame(offset_ns, (stamp_ns, header.frame_id), raw)
 
 
 def play(

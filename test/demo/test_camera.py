@@ -186,6 +186,18 @@ def test_a_message_without_a_readable_header_is_skipped(tmp_path: Path) -> None:
     assert len(frames) == 1 and len(warnings) == 1
 
 
+def test_a_clock_that_was_set_while_recording_stops_no_playback(tmp_path: Path) -> None:
+    """A robot without a clock of its own starts in 1970, until it has a network."""
+    with Writer(tmp_path / "bag", version=8) as writer:
+        connection = writer.add_connection("/eye", camera_bag.RAW_TYPE, typestore=typestore())
+        for number, time_ms in enumerate((1_000, 1_500, 1_700_000_000_000, 1_700_000_000_250)):
+            writer.write(connection, time_ms * 1_000_000, serialize_message(picture(number)))
+    warnings: list[str] = []
+    frames = list(camera_bag.frames(camera_bag.find_camera(tmp_path / "bag"), warnings.append))
+    assert [frame.offset_ns for frame in frames] == [0, 500_000_000, 500_000_000, 750_000_000]
+    assert len(warnings) == 1 and "jumps by 1699999998 s: that gap is skipped" in warnings[0]
+
+
 def test_playback_starts_with_the_first_frame_and_never_bursts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Opening takes 5 s, and the disk stalls for 0.35 s before frame 3."""
     now_ns, published = 0, []
