@@ -32,7 +32,8 @@ class CommandClock:
         if not self.simulated:
             return Status(Level.OK, "system time")
         if self._clock.now().nanoseconds == 0:
-            return Status(Level.ERROR, "use_sim_time is true, but nothing came on /clock: time stands still")
+            why = "nothing came on /clock, or the simulation has not begun"
+            return Status(Level.ERROR, f"use_sim_time is true, but time stands still at 0: {why}")
         return Status(Level.OK, "time of the simulation")
 
     def __call__(self) -> int:
