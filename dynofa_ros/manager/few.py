@@ -112,68 +112,6 @@ class Few:
         return largest(grid.full_load(app), room, in_time, dividers, relaxed=relaxed)
 
 
-class Alone:
-    """The only mapping that will do, for demands that change one after the other: only the processor of an
-    application whose demand has changed is priced anew. Results are those of `Few` bit for bit."""
-
-    def __init__(self, few: Few, wanted: Asked) -> None:
-        self.grid, priced = few.grid, few.price(wanted)
-        self._homes = few.homes[0].tolist()
-        in_order = range(len(self._homes)) if few.order is None else few.order.tolist()
-        self._hosted = [
-            [app for app in in_order if self._homes[app] == k] for k in range(len(few.grid.slices))
-        ]
-        self._own, self._most = priced.own[0], priced.most[0, 0]
-        self._load, self._power_w = priced.load[0, 0], priced.power_w[0, 0]
-        self._least_w, self._total_w = priced.least_w[0, 0], priced.total_w[0, 0]
-        self._key, self._asked = wanted.key(), wanted.rows()
-
-    def best(
-        self, wanted: Asked, app: int, dividers: Sequence[float], *, relaxed: bool = False
-    ) -> tuple[float, int] | None:
-        """See `Few.best`."""
-        self._follow(wanted)
-        grid, k = self.grid, self._homes[app]
-        place = grid.slices[k]
-        own = self._own[app, place]
-        load, alike = self._load[place] - own, [other for other in self._hosted[k] if other != app]
-        most = np.minimum.reduce(self._most[alike, place], axis=0, initial=grid.ceiling)
-        spare_w = min(grid.limit_w, NO_LIMIT_W) - (self._total_w - self._least_w[k])
-        spare = (spare_w - self._power_w[place]) / grid.slope_w[place]
-        room = np.minimum(spare + own, most - load)
-        in_time = grid.deadline[app, place] / (1.0 + load * grid.contention[place])
-        full = grid.unit_ms[app, :, place] * grid.scale[app, place]
-        return largest(full, room[None], in_time, dividers, relaxed=relaxed)
-
-    def _follow(self, wanted: Asked) -> None:
-        """Prices anew what has changed."""
-        key = wanted.key()
-        if key == self._key:
-            return
-        before, self._asked, self._key = self._asked, wanted.rows(), key
-        for app, (new, old) in enumerate(zip(self._asked, before, strict=True)):
-            if new != old:
-                self._change(app, *new)
-
-    def _change(self, app: int, level: int, divider: float, relaxed: bool) -> None:
-        grid, k = self.grid, self._homes[app]
-        place, hosted = grid.slices[k], self._hosted[k]
-        load = grid.unit_ms[app, level, place] * grid.scale[app, place]
-        own = load / divider
-        others = (grid.deadline[app, place] / load - 1.0) / grid.contention[place]
-        limit = np.where(others >= 0.0, own + others, -inf)
-        if relaxed:
-            limit = np.where(np.isfinite(own), inf, -inf)
-        self._own[app, place], self._most[app, place] = own, limit
-        parts = self._own[hosted, place]
-        watts = np.concatenate((grid.base_w[None, place], parts * grid.slope_w[place]))
-        load, power_w = np.add.accumulate(parts, axis=0)[-1], np.add.accumulate(watts, axis=0)[-1]
-        broken = load > np.minimum.reduce(self._most[hosted, place], axis=0, initial=grid.ceiling)
-        self._load[place], self._power_w[place] = load, power_w
-        self._least_w[k] = np.minimum.reduce(np.where(broken, NEVER_W, power_w))
-        self._total_w = np.add.reduce(self._least_w) + grid.constant_w
-
-
 def largest(
     full: Array, room: Array, in_time: Array, dividers: Sequence[float], *, relaxed: bool
 ) -> tuple[float, int] | None:

@@ -6,7 +6,8 @@ then rates, then accuracies, one application after the other, each as far as the
 
 from __future__ import annotations
 
-from dynofa_ros.manager.few import Alone, Few
+from dynofa_ros.manager.alone import Alone, alone
+from dynofa_ros.manager.few import Few
 from dynofa_ros.manager.grid import Asked, Grid, Indices
 from dynofa_ros.manager.problem import DIVIDERS, Problem
 from dynofa_ros.manager.solver import best_for, known_mappings
@@ -21,10 +22,10 @@ def reclaim(
     that keeps missing its deadline stays at its floor: a larger network would be later.
     """
     wanted, looked = start.copy(), b""
-    alone: Alone | None = None
+    only: Alone | None = None
 
     def best(app: int, *, relaxed: bool = False, rate: bool = True) -> tuple[float, int] | None:
-        nonlocal few, looked, alone
+        nonlocal few, looked, only
         divider = float(wanted.divider[app])
         dividers = [d for d in DIVIDERS if d <= divider] if rate else [divider]
         if few is None and looked != wanted.key():
@@ -33,8 +34,8 @@ def reclaim(
             return best_for(grid, wanted, app, dividers, relaxed=relaxed)
         if len(few.homes) > 1:
             return few.best(wanted, app, dividers, relaxed=relaxed)
-        alone = alone or Alone(few, wanted)
-        return alone.best(wanted, app, dividers, relaxed=relaxed)
+        only = only or alone(few, wanted)
+        return only.best(wanted, app, dividers, relaxed=relaxed)
 
     ranked = sorted(range(len(problem.apps)), key=lambda i: (problem.apps[i].priority, i))
     for app in ranked:

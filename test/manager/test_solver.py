@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from manager_problems import brute_force, crowd, make_problem, random_demands, solved
 
-from dynofa_ros.manager.few import Alone, Few
+from dynofa_ros.manager.alone import AtTop, alone
+from dynofa_ros.manager.few import Few
 from dynofa_ros.manager.grid import asked, make_grid
 from dynofa_ros.manager.ladder import Trace, allocate
 from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem, demand_accuracies, make_table
@@ -94,20 +95,22 @@ def test_the_most_for_one_application_among_known_mappings_is_that_of_all_mappin
     assert known > 30
 
 
-@pytest.mark.parametrize("limit_w", [8.0, inf])
-def test_a_single_mapping_follows_demands_that_change(limit_w: float) -> None:
+@pytest.mark.parametrize(("limit_w", "top"), [(8.0, False), (inf, False), (8.0, True), (inf, True)])
+def test_a_single_mapping_follows_demands_that_change(limit_w: float, top: bool) -> None:
     found = Counter[bool]()
-    for seed in range(20):
+    for seed in range(30):
         problem, rng = replace(crowd(seed, 6), power_limit_w=limit_w), np.random.default_rng(seed)
         grid = make_grid(problem, 1.0)
+        grid = grid.top if top else grid
         few = Few(grid, np.array([[grid.names.index(name) for name in allocate(problem).point.mapping]]))
         with np.errstate(all="ignore"):
-            alone = Alone(few, asked(random_demands(problem, rng)))
+            only = alone(few, asked(random_demands(problem, rng)))
+            assert isinstance(only, AtTop) == top
             for n in range(5):
                 wanted = asked(random_demands(problem, rng))
                 for app, relaxed in product(range(6), (False, True)):
                     expected = few.best(wanted, app, DIVIDERS, relaxed=relaxed)
-                    assert alone.best(wanted, app, DIVIDERS, relaxed=relaxed) == expected, (seed, n, app)
+                    assert only.best(wanted, app, DIVIDERS, relaxed=relaxed) == expected, (seed, n, app)
                     found[expected is None] += 1
     assert min(found.values()) > 30, found
 
