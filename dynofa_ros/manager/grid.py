@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import inf
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -246,19 +247,21 @@ class Needs:
 def make_grid(problem: Problem, headroom: float, pins: tuple[int, ...] = ()) -> Grid:
     """Arrays of a problem. ``headroom`` scales the latency targets."""
     targets = [headroom * a.latency_target_ms - a.overhead_ms for a in problem.apps]
-    grid = replace(_whole(problem), budget_ms=np.array(targets), pins=pins)
+    grid = Grid(budget_ms=np.array(targets), pins=pins, **_shared(problem))
     return replace(grid, parts=_parts(problem, grid)) if problem.launcher else grid
 
 
 @lru_cache(maxsize=2)  # a problem is compared by identity: one step has one, seldom two
-def _whole(problem: Problem) -> Grid:
+def _shared(problem: Problem) -> dict[str, Any]:
     """What all grids of a problem share."""
     processors = problem.processors
     levels = tuple(p.levels for p in processors)
     slices, row_processor = _rows(levels)
     names = tuple(p.name for p in processors)
-    slowdown = np.array([[a.slowdown.get(name, 1.0) for name in names] for a in problem.apps])
-    margin = np.array([[a.margin.get(name, 1.0) for name in names] for a in problem.apps])
+    learned = ([a.slowdown for a in problem.apps], [a.margin for a in problem.apps])
+    slowdown, margin = np.array(
+        [[[own.get(name, 1.0) for name in names] for own in each] for each in learned]
+    )
     per_ms = np.array([1e-3 * a.rate_hz for a in problem.apps])[:, None]
     scale = (slowdown * per_ms).take(row_processor, axis=1)
     pace = (per_ms / margin).take(row_processor, axis=1)
@@ -266,13 +269,12 @@ def _whole(problem: Problem) -> Grid:
     share = _share(menus, names, levels)
     if share is not None:
         scale, pace = scale * share, pace * share
-    return Grid(
+    return dict(
         names=names,
         slices=slices,
         unit_ms=_stack(menus, names, levels),
         scale=scale,
         pace=pace,
-        budget_ms=per_ms,  # see `make_grid`
         contention=np.array([max(p.contention, TINY) for p in processors])[row_processor],
         base_w=np.concatenate([p.base_w for p in processors]),
         slope_w=np.maximum(np.concatenate([p.slope_w for p in processors]), TINY),
@@ -282,7 +284,6 @@ def _whole(problem: Problem) -> Grid:
         constant_w=problem.constant_w,
         limit_w=problem.power_limit_w,
         ceiling=problem.load_ceiling,
-        pins=(),
         first=(0,) * len(processors),
         share=share,
     )

@@ -93,7 +93,7 @@ class LibraryErrors:
         shift = self._regress() if self._frames % FIT_EVERY == 0 else 0.0
         grains, moved = dict(self.rounded), {}
         learned = {key: known.log_error / GRAIN for key, known in self._entries.items()}
-        learned |= {OFFSET: self.offset_ms / OFFSET_GRAIN_MS, UNTRIED: 0.0}
+        learned[OFFSET], learned[UNTRIED] = self.offset_ms / OFFSET_GRAIN_MS, 0.0
         if caution:
             for key, known in self._entries.items():
                 learned[key] = (known.log_error + caution * sqrt(known.variance)) / GRAIN
