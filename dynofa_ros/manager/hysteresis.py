@@ -55,6 +55,7 @@ class Hysteresis:
     solved: bool = False  # the last choice looked at all alternatives
     solved_ns: int = 0
     trace: Trace = Trace()  # of the last solution
+    conceded: Trace | None = None  # of the last concession to a plan that failed
     seen: tuple[float, ...] | None = None  # what the plan was worth when all alternatives were looked at
     present: Forecast | None = None  # of the plan that was in force, as the last choice saw it
     budget: ReversalBudget = field(default_factory=ReversalBudget)
@@ -111,7 +112,7 @@ class Hysteresis:
         if not self._dwelt(now_ns, min_dwell_s, only_power=not current.ladder_step):
             return current
         if not self.budget.left:
-            patient = concede(problem, current, patient_share(problem, current), self.trace, stay=False)
+            patient, _ = concede(problem, current, patient_share(problem, current), self.trace, stay=False)
             if not is_better(problem, forecast(problem, patient), present):
                 return current
         if self.budget.reverses(current, patient):
@@ -127,7 +128,7 @@ class Hysteresis:
         The same with less asked of it, if that costs nothing, or in overload, where something is given up
         anyway: the next solution that can be afforded puts right who gives up how much. Else the best plan.
         """
-        less = concede(problem, current, guess=self.trace)
+        less, self.conceded = concede(problem, current, guess=self.conceded or self.trace)
         conceded = forecast(problem, less, release_limit_w, HOLD)
         waits = not (present.excess_w > 0.0 or self.budget.left)
         if waits and self.budget.reverses(current, less, unpaid=True):
@@ -139,7 +140,7 @@ class Hysteresis:
         if exceeded or self.budget.left:
             best = self._solve(now_ns, problem, current)
         else:
-            best = concede(problem, current, guess=self.trace, stay=False)
+            best, _ = concede(problem, current, guess=self.trace, stay=False)
         expected = forecast(problem, best, release_limit_w, HOLD)
         allowed = exceeded or not self.budget.reverses(current, best)
         if allowed and repairs(expected, present) and not repairs(conceded, expected):
@@ -262,9 +263,9 @@ def _staying(problem: Problem, current: Plan, plan: Plan, outcome: Outcome, head
 
 def concede(
     problem: Problem, current: Plan, headroom: float = HEADROOM, guess: Trace = COLD, *, stay: bool = True
-) -> Plan:
+) -> tuple[Plan, Trace]:
     """The plan in force with less asked of it: no sub-network grows, and clocks only rise; with ``stay``
-    nobody moves.
+    nobody moves. And how the search ended.
 
     Clocks fall where the power limit asks for it. ``guess``: how the last search ended.
     """
@@ -279,13 +280,14 @@ def concede(
         return allocate_any(problem, headroom, guess, homes, least=least)
 
     outcome = search(problem, guess)
+    trace = outcome.trace
     if outcome.within_limits and not outcome.feasible:
         outcome = _reduced_margin(problem, outcome, search)
     less = make_plan(problem, outcome)
     before = dict(current.clocks)
     clocks = tuple((name, max(hz, before.get(name, hz))) for name, hz in less.clocks)
     risen = replace(less, clocks=clocks)
-    return less if forecast(problem, risen).excess_w else risen
+    return less if forecast(problem, risen).excess_w else risen, trace
 
 
 def _reduced_margin(

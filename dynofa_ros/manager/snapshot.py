@@ -81,6 +81,7 @@ _CACHES: dict[type, frozenset[str]] = {
         {"menu", "menu_key", "tables", "_index", "_index_of", "_clusters", "_clusters_of", "_sized"}
         | {"_sized_of", "_usable", "command", "command_of"}
     ),
+    Hysteresis: frozenset({"conceded"}),
     PowerTables: frozenset({"_tables", "_constants_w"}),
     Window: frozenset({"_ordered"}),
 }

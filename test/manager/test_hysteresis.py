@@ -123,7 +123,7 @@ def test_narrower_margins_come_before_frames_are_left_out_where_nobody_may_move(
     """The same, with less asked of the plan in force."""
     gpu = processor(LOW_HZ, TOP_HZ)
     problem = problem_of(app("a", gpu, 1.3, target_ms=55.0), on=gpu, limit_w=4.0)
-    less = concede(problem, plan_of(problem, 2, hz=LOW_HZ))
+    less, _ = concede(problem, plan_of(problem, 2, hz=LOW_HZ))
     assert [(c.entry.id, c.divider) for c in less.choices] == [("s2", 1.0)]
 
 
@@ -170,14 +170,14 @@ def test_a_failing_plan_is_replaced_only_by_one_that_fails_clearly_less(
 def test_the_clock_rises_before_accuracy_is_given_up() -> None:
     gpu = processor(LOW_HZ, TOP_HZ)
     problem = problem_of(app("a", gpu, 1.05, target_ms=48.0), on=gpu)
-    less = concede(problem, plan_of(problem, 1, hz=LOW_HZ))
+    less, _ = concede(problem, plan_of(problem, 1, hz=LOW_HZ))
     assert [c.entry.id for c in less.choices] == ["s1"] and less.clocks == (("gpu", (TOP_HZ,)),)
 
 
 def test_one_that_is_late_gives_up_accuracy_alone_and_nobody_gets_more() -> None:
     gpu = processor(LOW_HZ, TOP_HZ)
     problem = problem_of(app("a", gpu, 1.05), app("b", gpu, 1.2), on=gpu)
-    less = concede(problem, plan_of(problem, 2, 1, step=1))
+    less, _ = concede(problem, plan_of(problem, 2, 1, step=1))
     assert [c.entry.id for c in less.choices] == ["s2", "s2"] and less.clocks == (("gpu", (TOP_HZ,)),)
     assert less.ladder_step == 4
 
@@ -185,9 +185,9 @@ def test_one_that_is_late_gives_up_accuracy_alone_and_nobody_gets_more() -> None
 def test_a_clock_falls_only_for_a_power_limit() -> None:
     gpu = processor(LOW_HZ, TOP_HZ)
     calm = problem_of(app("a", gpu, 1.0, target_ms=200.0), on=gpu)
-    assert concede(calm, plan_of(calm, 0)).clocks == (("gpu", (TOP_HZ,)),)
+    assert concede(calm, plan_of(calm, 0))[0].clocks == (("gpu", (TOP_HZ,)),)
     capped = replace(calm, power_limit_w=4.0)
-    assert concede(capped, plan_of(capped, 0)).clocks == (("gpu", (LOW_HZ,)),)
+    assert concede(capped, plan_of(capped, 0))[0].clocks == (("gpu", (LOW_HZ,)),)
 
 
 # --- bounded switching ------------------------------------------------------------------------------
