@@ -141,12 +141,12 @@ def known_rungs(
 ) -> tuple[int, float, Few]:
     """Least number of rungs above ``low`` with which one of the mappings keeps all limits, one more than
     ``rungs`` if not even these will do; the least power with one rung less, inf if that cannot be; and the
-    mappings that can do with so few, the power limit apart.
+    mappings that can do with so few.
 
     ``asked``: demands after so many rungs. ``guess``: where to begin. The more mappings there are, the fewer
     numbers are tried at once: what a mapping cannot give with some rungs it cannot give with less.
     """
-    high, low_w = rungs + 1, inf
+    high, low_w, able = rungs + 1, inf, few
     around = sorted({min(max(guess + n, low + 1), rungs) for n in AROUND} | {rungs})
     while high - low > 1:
         near = [n for n in around if low < n < high]
@@ -157,7 +157,8 @@ def known_rungs(
         least_w = np.minimum.reduce(totals_w, axis=1).tolist()
         for probe, known_w, total_w in zip(probes, least_w, totals_w, strict=True):
             if known_w <= min(few.grid.limit_w, NO_LIMIT_W):
-                high, few = probe, few.where(total_w < NO_LIMIT_W)
+                high, able = probe, few.where(total_w <= limit_to_keep_w(few.grid))
+                few = few.where(total_w < NO_LIMIT_W)
                 break
             low, low_w = probe, known_w
-    return high, low_w if low_w < NO_LIMIT_W else inf, few
+    return high, low_w if low_w < NO_LIMIT_W else inf, able
