@@ -109,25 +109,13 @@ class Few:
         room = np.minimum(self._spare + own, room - load)
         room = np.where(self._at_home[:, app], room, -inf)
         in_time = grid.deadline[app] / (1.0 + load * grid.contention)
-        return largest(grid.full_load(app), room, in_time, dividers, relaxed=relaxed)
-
-
-def largest(
-    full: Array, room: Array, in_time: Array, dividers: Sequence[float], *, relaxed: bool
-) -> tuple[float, int] | None:
-    """Least divider, then best demand level, that fits.
-
-    ``full``: demand levels x rows, load with every due frame answered. ``room``: mappings x rows, load that
-    may be brought. ``in_time``: the same, load with every due frame answered from which on it is late; of no
-    account if ``relaxed``.
-    """
-    allowed = room * np.array(dividers)[:, None, None]
-    if not relaxed:
-        allowed = np.minimum(allowed, in_time)
-    most = np.fmax.reduce(allowed, axis=1)[:, None]
-    fits = np.logical_or.reduce(full * (1.0 + ROUNDING) <= most, axis=2)
-    divider, level = divmod(int(fits.argmax()), len(full))
-    return (dividers[divider], level) if fits[divider, level] else None
+        allowed = room * np.array(dividers)[:, None, None]
+        if not relaxed:
+            allowed = np.minimum(allowed, in_time)
+        most, full = np.fmax.reduce(allowed, axis=1), grid.full_load(app) * (1.0 + ROUNDING)
+        fits = np.logical_or.reduce(full <= most[:, None], axis=2)  # dividers x levels
+        divider, level = divmod(int(fits.argmax()), len(full))
+        return (dividers[divider], level) if fits[divider, level] else None
 
 
 def limit_to_keep_w(grid: Grid) -> float:

@@ -6,7 +6,7 @@ then rates, then accuracies, one application after the other, each as far as the
 
 from __future__ import annotations
 
-from dynofa_ros.manager.alone import Alone, alone
+from dynofa_ros.manager.alone import Alone
 from dynofa_ros.manager.few import Few
 from dynofa_ros.manager.grid import Asked, Grid, Indices
 from dynofa_ros.manager.problem import DIVIDERS, Problem
@@ -32,10 +32,9 @@ def reclaim(
             looked, few = wanted.key(), known_mappings(grid, wanted)
         if few is None:
             return best_for(grid, wanted, app, dividers, relaxed=relaxed)
-        if len(few.homes) > 1:
-            return few.best(wanted, app, dividers, relaxed=relaxed)
-        only = only or alone(few, wanted)
-        return only.best(wanted, app, dividers, relaxed=relaxed)
+        if only is None and len(few.homes) == 1 and len(grid.base_w) == len(grid.slices):
+            only = Alone(few, wanted)
+        return (only or few).best(wanted, app, dividers, relaxed=relaxed)
 
     ranked = sorted(range(len(problem.apps)), key=lambda i: (problem.apps[i].priority, i))
     for app in ranked:

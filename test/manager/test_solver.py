@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from manager_problems import brute_force, crowd, make_problem, random_demands, solved
 
-from dynofa_ros.manager.alone import AtTop, alone
+from dynofa_ros.manager.alone import Alone
 from dynofa_ros.manager.few import Few
 from dynofa_ros.manager.grid import asked, make_grid
 from dynofa_ros.manager.ladder import Trace, allocate
@@ -95,17 +95,15 @@ def test_the_most_for_one_application_among_known_mappings_is_that_of_all_mappin
     assert known > 30
 
 
-@pytest.mark.parametrize(("limit_w", "top"), [(8.0, False), (inf, False), (8.0, True), (inf, True)])
-def test_a_single_mapping_follows_demands_that_change(limit_w: float, top: bool) -> None:
+@pytest.mark.parametrize("limit_w", [8.0, inf])
+def test_a_single_mapping_at_the_top_clocks_follows_demands_that_change(limit_w: float) -> None:
     found = Counter[bool]()
     for seed in range(30):
         problem, rng = replace(crowd(seed, 6), power_limit_w=limit_w), np.random.default_rng(seed)
-        grid = make_grid(problem, 1.0)
-        grid = grid.top if top else grid
+        grid = make_grid(problem, 1.0).top
         few = Few(grid, np.array([[grid.names.index(name) for name in allocate(problem).point.mapping]]))
         with np.errstate(all="ignore"):
-            only = alone(few, asked(random_demands(problem, rng)))
-            assert isinstance(only, AtTop) == top
+            only = Alone(few, asked(random_demands(problem, rng)))
             for n in range(5):
                 wanted = asked(random_demands(problem, rng))
                 for app, relaxed in product(range(6), (False, True)):
