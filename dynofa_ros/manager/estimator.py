@@ -3,18 +3,21 @@
 A random-walk Kalman filter on the log-ratio z = ln(measured / predicted) with measurement noise learned from
 the median absolute deviation, clipped innovations and a two-sided CUSUM that re-opens the filter when the
 level has moved. The filter idea is ALERT's (Wan et al., USENIX ATC 2020); noise learning, clipping and CUSUM
-replace its constants. How far single frames lie above the level: `margin`.
+replace its constants. How far single frames lie above the level: `margin`. The frames of a rise are none of
+that spread, unless the level falls again soon: then they were a burst, and the next one is as likely.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, isfinite, log, sqrt
 
 from dynofa_ros.manager.library_error import EntryError, Key, LibraryErrors
 from dynofa_ros.manager.margin import (
+    AIMED_SHARE,
     DEVIATION_USUAL,
+    LEAST_RATIO,
     MAD_DEVIATION,
     MarginEstimator,
     Window,
@@ -35,16 +38,31 @@ VARIANCE_PER_S = 0.002  # growth while nothing is measured
 FADING = 0.01  # per frame answered elsewhere
 USUAL_FRAMES = 256  # over which the usual level is taken
 NEW_FRAMES = 8  # of an entry never tried: an alarm among them says that its library is wrong
+MOST_QUICKER = 0.35  # of the log: no library says that much too much
 CUSUM_DRIFT = 1.0
 CUSUM_THRESHOLD = 7.5  # two spikes with a frame in between stay below
 CUSUM_CLIP = 5.0  # one spike alone must not raise the alarm
 RESIDUALS = 64
 MIN_RESIDUALS = 8
+BURST_FRAMES = 64  # a level that has fallen again by then was no other load
+SETTLED_FRAMES, SETTLED_S = 5, 2.0  # until a level is known well enough to leave frames out for it
+RATIOS = 256  # of which a share was above what a plan may ask for
+MIN_RATIOS = 32
 NOISE_EVERY = 4  # frames
 OVERHEAD_DEFAULT_MS = 3.0
 OVERHEAD_SAMPLES = 64
 BUSY_SHARE = 0.9  # of the frame period: beyond it the next request finds the worker busy
 MAX_SKIPPED = 2
+
+
+@dataclass
+class Rise:
+    """The log-level has risen: from where, how far, in which frame, and the log-ratios that said so."""
+
+    before: float
+    level: float
+    frame: int
+    log_ratios: list[float]
 
 
 @dataclass
@@ -64,6 +82,9 @@ class SlowdownFilter:
     _cusum_up: float = 0.0
     _cusum_down: float = 0.0
     _suspects: int = 0  # newest ratios that belong to a level change under suspicion
+    _rise: Rise | None = None
+    _opened: int = 0  # frame
+    _log_ratios: Window = field(default_factory=lambda: Window(RATIOS))
 
     @property
     def slowdown(self) -> float:
@@ -74,6 +95,10 @@ class SlowdownFilter:
     def acquiring(self) -> bool:
         """Whether the level is not known yet, or has just moved."""
         return len(self._first) < START_FRAMES
+
+    def settles(self, rate_hz: float) -> bool:
+        """Whether the level has just begun or moved, and at this rate of frames will soon be known."""
+        return self.frames - self._opened < SETTLED_FRAMES <= SETTLED_S * rate_hz
 
     def noise(self) -> float:
         """Measurement variance r of the log-ratio."""
@@ -90,6 +115,8 @@ class SlowdownFilter:
         request over that of a usual one, which the margin must cover and the level must not follow.
         """
         self.frames += 1
+        self._log_ratios.append(log(max(LEAST_RATIO, work * exp(log_ratio) + extra * self.slowdown)))
+        self._end_burst()
         if self.frames == 1 and abs(log_ratio) < LIBRARY_BAND:
             self._first = [log_ratio] * START_FRAMES  # nothing to acquire: the library is about right
             self.variance = LIBRARY_VARIANCE
@@ -133,8 +160,17 @@ class SlowdownFilter:
         self.variance = min(VARIANCE_START, self.variance + VARIANCE_PER_S * max(0.0, seconds))
 
     def margin(self, miss_tolerance: float) -> float:
-        """Factor on the expected latency that all but ``miss_tolerance`` of the frames stay below."""
-        return self.margins.margin(miss_tolerance)
+        """Factor on the expected latency that all but ``miss_tolerance`` of the frames stay below.
+
+        Where frames come in two kinds, as those that meet others and those that do not, a high level has the
+        spread in it already: slowdown and margin together are no more than what was seen, by a usual margin.
+        """
+        margin = self.margins.margin(miss_tolerance)
+        if len(self._log_ratios) < MIN_RATIOS:
+            return margin
+        usual = unmeasured_margin(DEVIATION_USUAL, miss_tolerance)
+        seen = exp(self._log_ratios.quantile(1.0 - AIMED_SHARE * miss_tolerance) - self.log_level)
+        return min(margin, usual * max(1.0, seen))
 
     def _learn_noise(self) -> None:
         """Noise from the residuals; it changes slowly and is looked at ever so often."""
@@ -157,7 +193,8 @@ class SlowdownFilter:
 
         They are the step itself, not noise around a level; but if they were chance, the frames that come
         next outvote them. Where another entry has just begun it is that one's error that is acquired; a fall
-        only if all its frames led to the alarm, else a load has ended, and the entry would look too quick.
+        only if it is no larger than errors of libraries are and all its frames led to the alarm, else a load
+        has ended, and the entry would look too quick.
         """
         suspects = self._suspects + 1
         recent = [log_ratio]
@@ -168,11 +205,30 @@ class SlowdownFilter:
         level = median_of(sorted(recent))
         variance = min(VARIANCE_START, MEDIAN_VARIANCE * self._noise / len(recent))
         most = NEW_FRAMES if level > self.log_level else min(NEW_FRAMES, suspects)
-        if error is not None and error.frames <= most and error.variance > 0.0:
+        likely = level - self.log_level > -MOST_QUICKER
+        if error is not None and error.frames <= most and error.variance > 0.0 and likely:
             error.log_error += level - self.log_level
             error.variance = variance
         else:
+            if level > self.log_level:
+                before = self._rise or Rise(self.log_level, level, self.frames, [])
+                self._rise = replace(
+                    before, level=max(before.level, level), log_ratios=before.log_ratios + recent
+                )
             self._first, self.log_level, self.variance = [log_ratio], level, variance
+            self._opened = self.frames
+
+    def _end_burst(self) -> None:
+        """Frames of a rise whose level has fallen again belong to the spread around the level before it."""
+        rise = self._rise
+        if rise is None:
+            return
+        fallen = not self.acquiring and self.log_level < 0.5 * (rise.before + rise.level)
+        if fallen:
+            for log_ratio in rise.log_ratios:
+                self.margins.append(exp(log_ratio - rise.before))
+        if fallen or self.frames - rise.frame > BURST_FRAMES:
+            self._rise = None
 
     def _cusum(self, normalised: float) -> bool:
         step = min(max(normalised, -CUSUM_CLIP), CUSUM_CLIP)
@@ -281,6 +337,10 @@ class AppEstimator:
         """Margin on a processor; where nothing was measured it is as noisy as where the last frame ran."""
         known = self.filters.get(processor)
         return known.margin(miss_tolerance) if known else unmeasured_margin(self._usual(), miss_tolerance)
+
+    def settles(self, rate_hz: float) -> bool:
+        """Whether how slow it is where the last frame was answered will soon be known."""
+        return self.processor in self.filters and self.filters[self.processor].settles(rate_hz)
 
     def _usual(self) -> float:
         last = self.filters.get(self.processor)

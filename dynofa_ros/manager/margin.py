@@ -27,7 +27,7 @@ MAD_DEVIATION = 1.4826  # standard deviation / median absolute deviation
 # multiple of the log of an upper quantile (1.3 times what it would be if all were normal).
 UPPER_SHARE, UPPER_DEVIATION = 0.95, 0.61
 AIMED_SHARE = 0.75  # of the miss tolerance: what is only held on average is broken half of the time
-FEW_MISSES = 1.5  # a minute: of fewer, chance has a larger share
+FEW_MISSES = 9.0  # a minute: of fewer, chance has a larger share, with their square root
 MARGIN_FLOOR = 1.002
 MARGIN_CEILING = 3.0
 MARGIN_GRAIN = 0.002  # of the log-ratio, to which the margin is found
@@ -200,9 +200,9 @@ def _tail(deviations: float) -> float:
 
 
 def scarce(tolerated: float) -> float:
-    """Factor on a miss tolerance that allows for so many misses a minute: where a single one is more than a
-    minute may have, the aim is lower."""
-    return min(1.0, tolerated / FEW_MISSES) if tolerated > 0.0 else 1.0
+    """Factor on a miss tolerance that allows for so many misses a minute: the fewer, the lower is the aim, as
+    chance alone moves a number of misses by its square root."""
+    return min(1.0, sqrt(tolerated / FEW_MISSES)) if tolerated > 0.0 else 1.0
 
 
 @lru_cache(maxsize=256)

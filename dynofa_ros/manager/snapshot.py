@@ -35,7 +35,7 @@ from dynofa_ros.manager.budgets import Battery
 from dynofa_ros.manager.bumpless_start import BumplessStart
 from dynofa_ros.manager.clocks import Clocks
 from dynofa_ros.manager.commands import AppCommand, CommandBook
-from dynofa_ros.manager.estimator import AppEstimator, Overhead, SlowdownFilter
+from dynofa_ros.manager.estimator import AppEstimator, Overhead, Rise, SlowdownFilter
 from dynofa_ros.manager.feedback import Feedback, PowerFeedback, TemperatureFeedback
 from dynofa_ros.manager.hysteresis import Hysteresis
 from dynofa_ros.manager.inputs import Parameters
@@ -67,7 +67,7 @@ _CLASSES: dict[str, type] = MESSAGES | {
         *(ActuatorGuard, AlternativesTimer, AppCommand, AppEstimator, AppForecast, AppState),
         *(ArrivalRate, Battery, BumplessStart, Choice, Clocks, CommandBook, Feedback, Forecast),
         *(EntryError, FrameRate, Header, Hysteresis, LibraryErrors, LimitFault, Loads),
-        *(MarginEstimator, MissAlarm, Overhead),
+        *(MarginEstimator, MissAlarm, Overhead, Rise),
         *(Parameters, Plan, PowerFeedback, PowerGuard, PowerTables, Refusal, Refusals, RequestSizes),
         *(ReversalBudget, Ripple, RuntimeManager, SensorTimes, SlowdownFilter, State, TemperatureFeedback),
         *(ThermalGuard, Trace, Trials, Window),

@@ -136,12 +136,15 @@ def test_the_oracle_keeps_a_cap_in_every_window_that_is_judged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "seed"),
-    [("S1", 0), ("S1", 1), ("S1 D70", 0), ("P1", 0), ("P12", 0), ("P19", 0), ("P2", 0)]
-    + [(name, 1) for name in CAPPED],
+    ("name", "seeds"),
+    [("S1", [0]), ("S1", [1]), ("S1 D70", [0]), ("P1", [0]), ("P12", [0]), ("P19", [0, 1, 2]), ("P2", [0])]
+    + [(name, [1]) for name in CAPPED],
 )
-def test_nobody_lies_below_the_oracle_at_allowed_misses(name: str, seed: int) -> None:
-    """At 2 % misses or less, within the cap and with equal accuracy; a tenth of a percent is rounding."""
+def test_nobody_lies_below_the_oracle_at_allowed_misses(name: str, seeds: list[int]) -> None:
+    """At 2 % misses or less, within the cap and with equal accuracy; a tenth of a percent is rounding.
+
+    P19: whom preemption hits is chance. In a single run of 134 frames who moves may meet none of it.
+    """
     if name.startswith("P"):
         scene = replace(drawn_scene(int(name[1:]), "practice"), duration_s=15.0)
         if name in CAPPED:  # so that the cap is in force most of the time
@@ -150,7 +153,7 @@ def test_nobody_lies_below_the_oracle_at_allowed_misses(name: str, seed: int) ->
     else:
         scene = replace(next(s for s in scenes(["S1"]) if s.name == name), duration_s=15.0)
     policies = ("ours", "B4", "B9_tuned", "B10", *frontier.ORACLES)
-    known = by_policy(sweep(scene, [seed], policies))
+    known = by_policy(mean_points(sweep(scene, seeds, policies)))
     checked = 0
     for policy, points in known.items():
         for p in points if policy != "O1m" else ():
