@@ -331,10 +331,8 @@ def _app(
     for name, table in menu.tables.items():
         slowdown = state.slowdown(known, name) * usual_factor(table.laws, usual)
         margin = known.estimator.margin(name, tolerance)
-        if (
-            name == known.estimator.processor
-        ):  # what the others here do is in the frames that it was learned from
-            margin *= known.shared / (1.0 + MEETING * (known.shared - 1.0))
+        if name == known.estimator.processor:  # learned from frames that met those of others
+            margin = max(1.0, margin * known.shared / (1.0 + MEETING * (known.shared - 1.0)))
         if known.fresh and roomy:  # as far as clocks alone can give it
             least_ms = slowdown * float(menu.unit_ms(name)[..., 0, -1].min())
             margin = max(margin, min(FIRST_MARGIN, TOP_SHARE * budget_ms / least_ms))

@@ -12,7 +12,7 @@ from dynofa_ros.messages import SubnetEntry
 
 OVERLOAD = 0.98  # total utilisation, others included, at which a plan in force is given up
 # Frames that meet others on their processor are slowed by all of it, not by the mean over all frames: for
-# deadlines the load of others counts that many times.
+# deadlines the load of others counts that many times, unless the margin was learned from such frames.
 MEETING = 2.0
 REDUCED_SHARE = 0.6
 SHORTFALL_GRAIN = 1e-6  # accuracies closer than this are the same: they come as float32
@@ -151,7 +151,7 @@ def forecast(
             AppForecast(
                 latency_ms=time_ms * shared + app.overhead_ms,
                 shared=shared,
-                margin=margin,
+                margin=margin * (1.0 + meeting) / shared,
                 load=load,
                 divider=choice.divider,
                 late=guarded > headroom * target_ms * (1.0 + 1e-9),

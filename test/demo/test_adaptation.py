@@ -119,7 +119,7 @@ def test_every_application_of_the_default_demo_adapts(
     for summary, _ in runs:
         accuracy = {p["name"]: p["apps"][app]["accuracy"]["expected"] for p in summary["phases"]}
         for pressed in ("background_load", "power_cap", "tighter_target"):
-            assert accuracy[pressed] < accuracy["steady"] - 0.003, f"the same sub-network: {pressed}"
+            assert accuracy[pressed] < accuracy["steady"] - 0.002, f"the same sub-network: {pressed}"
         assert accuracy["release"] > accuracy["tighter_target"] + 0.003
 
 
