@@ -351,7 +351,7 @@ def _app(
         menu=menu,
         slowdown=slowdowns,
         margin=margins,
-        keeps_rate=known.queued or known.estimator.settles(rate_hz),
+        keeps_rate=known.queued or not known.thinned and known.estimator.settles(rate_hz),
     )
 
 

@@ -44,7 +44,7 @@ CUSUM_THRESHOLD = 7.5  # two spikes with a frame in between stay below
 CUSUM_CLIP = 5.0  # one spike alone must not raise the alarm
 RESIDUALS = 64
 MIN_RESIDUALS = 8
-BURST_FRAMES = 64  # a level that has fallen again by then was no other load
+BURST_FRAMES = 32  # a level that has fallen again by then was no other load
 SETTLED_FRAMES, SETTLED_S = 5, 2.0  # until a level is known well enough to leave frames out for it
 RATIOS = 256  # of which a share was above what a plan may ask for
 MIN_RATIOS = 32
@@ -340,7 +340,8 @@ class AppEstimator:
 
     def settles(self, rate_hz: float) -> bool:
         """Whether how slow it is where the last frame was answered will soon be known."""
-        return self.processor in self.filters and self.filters[self.processor].settles(rate_hz)
+        known, latency_ms = self.filters.get(self.processor), self._last_latency_ms
+        return known is not None and latency_ms > 0.0 and known.settles(min(rate_hz, 1e3 / latency_ms))
 
     def _usual(self) -> float:
         last = self.filters.get(self.processor)
