@@ -8,8 +8,9 @@ from __future__ import annotations
 import heapq
 import io
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -68,15 +69,22 @@ def last_whole_record(file: Path) -> int:
     return end
 
 
+def _qos_or_none(read: Callable[[Any], list[Any]], metadata: Any) -> list[Any]:
+    try:
+        return read(metadata)
+    except Exception:  # whatever a YAML reader, or a lookup of words that it does not know, raises
+        return []
+
+
 # rosbags unpacks a chunk whatever it grows to, and compares its size afterwards: one byte more than announced
-# is enough for that. A topic in another encoding, or of a definition that its recorder did not find, makes it
-# refuse the whole file; nothing here needs the QoS.
+# is enough for that. A topic in another encoding, of a definition that its recorder did not find, or with QoS
+# of another distribution makes it refuse the whole file.
 storage_mcap.DECOMPRESSORS.update(
     zstd=lambda data, size: zstd.ZstdDecompressor().decompress(data, allowed(size) + 1),
     lz4=lambda data, size: LZ4FrameDecompressor().decompress(data, allowed(size) + 1),
 )
 storage_mcap.read_string = lambda bio: storage_mcap.read_bytes(bio).decode(errors="replace")
-storage_mcap.get_qos = lambda metadata: []
+storage_mcap.get_qos = partial(_qos_or_none, storage_mcap.get_qos)
 storage_mcap.get_msgdef = lambda schema: (
     MessageDefinition(FORMATS.get(schema.encoding, MessageDefinitionFormat.NONE), schema.data)
     if schema
