@@ -80,9 +80,8 @@ def client(process: subprocess.Popen[str]) -> Iterator[Client]:
 
 def connected(namespace: str = NAMESPACE) -> Client:
     client = Client(namespace)
-    client.wait(
-        lambda: client.states and client.telemetry and client.capabilities, "first messages of the node"
-    )
+    for first in ("states", "telemetry", "capabilities"):
+        client.wait(lambda first=first: getattr(client, first), f"first {first} of the node")
     client.wait(lambda: client.commands.get_subscription_count(), "the node's subscriptions")
     client.wait(lambda: "clocks" in client.diagnostics, "diagnostics")
     return client
