@@ -330,7 +330,7 @@ def _app(
     budget_ms, slowdowns, margins = targets.latency_target_ms - overhead_ms, {}, {}
     for name, table in menu.tables.items():
         slowdown = state.slowdown(known, name) * usual_factor(table.laws, usual)
-        margin = known.estimator.margin(name, tolerance)
+        margin = known.estimator.margin(name, tolerance, meets=known.shared > 1.0)
         if name == known.estimator.processor:  # learned from frames that met those of others
             margin = max(1.0, margin * known.shared / (1.0 + MEETING * (known.shared - 1.0)))
         if known.fresh and roomy:  # as far as clocks alone can give it

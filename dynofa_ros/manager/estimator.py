@@ -159,14 +159,14 @@ class SlowdownFilter:
         """Widens the estimate for time in which nothing was measured."""
         self.variance = min(VARIANCE_START, self.variance + VARIANCE_PER_S * max(0.0, seconds))
 
-    def margin(self, miss_tolerance: float) -> float:
+    def margin(self, miss_tolerance: float, *, meets: bool = False) -> float:
         """Factor on the expected latency that all but ``miss_tolerance`` of the frames stay below.
 
-        Where frames come in two kinds, as those that meet others and those that do not, a high level has the
+        ``meets``: there are frames of two kinds, some that meet those of others. A high level then has the
         spread in it already: slowdown and margin together are no more than what was seen, by a usual margin.
         """
         margin = self.margins.margin(miss_tolerance)
-        if len(self._log_ratios) < MIN_RATIOS:
+        if not meets or len(self._log_ratios) < MIN_RATIOS:
             return margin
         usual = unmeasured_margin(DEVIATION_USUAL, miss_tolerance)
         seen = exp(self._log_ratios.quantile(1.0 - AIMED_SHARE * miss_tolerance) - self.log_level)
@@ -333,10 +333,15 @@ class AppEstimator:
             found = self.filters[processor] = SlowdownFilter(MarginEstimator(self._usual()))
         return found
 
-    def margin(self, processor: str, miss_tolerance: float) -> float:
-        """Margin on a processor; where nothing was measured it is as noisy as where the last frame ran."""
+    def margin(self, processor: str, miss_tolerance: float, *, meets: bool = False) -> float:
+        """Margin on a processor; where nothing was measured it is as noisy as where the last frame ran.
+
+        ``meets``: see `SlowdownFilter.margin`.
+        """
         known = self.filters.get(processor)
-        return known.margin(miss_tolerance) if known else unmeasured_margin(self._usual(), miss_tolerance)
+        if known is None:
+            return unmeasured_margin(self._usual(), miss_tolerance)
+        return known.margin(miss_tolerance, meets=meets)
 
     def settles(self, rate_hz: float) -> bool:
         """Whether how slow it is where the last frame was answered will soon be known."""
