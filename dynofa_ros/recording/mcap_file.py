@@ -8,9 +8,8 @@ from __future__ import annotations
 import heapq
 import io
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,9 @@ from typing import Any
 from lz4.frame import LZ4FrameDecompressor
 from rosbags.interfaces import Connection, MessageDefinition, MessageDefinitionFormat
 from rosbags.rosbag2 import storage_mcap
+from rosbags.rosbag2.metadata import parse_qos
+
+from dynofa_ros.files import check_yaml
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -69,22 +71,23 @@ def last_whole_record(file: Path) -> int:
     return end
 
 
-def _qos_or_none(read: Callable[[Any], list[Any]], metadata: Any) -> list[Any]:
+def _bounded_qos(text: Any) -> list[Any]:
     try:
-        return read(metadata)
-    except Exception:  # whatever a YAML reader, or a lookup of words that it does not know, raises
+        check_yaml(str(text).encode())
+        return parse_qos(text)
+    except Exception:  # of YAML, and of words that it does not know; nothing here needs the QoS
         return []
 
 
-# rosbags unpacks a chunk whatever it grows to, and compares its size afterwards: one byte more than announced
-# is enough for that. A topic in another encoding, of a definition that its recorder did not find, or with QoS
-# of another distribution makes it refuse the whole file.
+# rosbags unpacks a chunk, and the YAML of a QoS, whatever they grow to. It compares the size of a chunk
+# afterwards: one byte more than announced is enough for that. A topic in another encoding, of a definition
+# that its recorder did not find, or with QoS of another distribution makes it refuse the whole file.
 storage_mcap.DECOMPRESSORS.update(
     zstd=lambda data, size: zstd.ZstdDecompressor().decompress(data, allowed(size) + 1),
     lz4=lambda data, size: LZ4FrameDecompressor().decompress(data, allowed(size) + 1),
 )
 storage_mcap.read_string = lambda bio: storage_mcap.read_bytes(bio).decode(errors="replace")
-storage_mcap.get_qos = partial(_qos_or_none, storage_mcap.get_qos)
+storage_mcap.parse_qos = _bounded_qos  # type: ignore[assignment]
 storage_mcap.get_msgdef = lambda schema: (
     MessageDefinition(FORMATS.get(schema.encoding, MessageDefinitionFormat.NONE), schema.data)
     if schema

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynofa_ros.errors import one_line
 from dynofa_ros.files import write_atomically
 from dynofa_ros.supernet.space import Plan
 from dynofa_ros.supernet.weights import BUFFERS
@@ -123,9 +124,12 @@ class Training:
             other = [name for name in own if former.get(name, own[name]) != own[name]]
             if not other:
                 self._go_on(saved)
+        except (OSError, MemoryError):  # says nothing of the file
+            raise
         except Exception as error:  # of a broken file torch raises zip, type and runtime errors alike
             raise ValueError(
-                f"{self._checkpoint}: no checkpoint of a training: remove {self.folder} to begin anew"
+                f"{self._checkpoint}: no checkpoint of a training: remove {self.folder} to begin anew "
+                f"({one_line(error)})"
             ) from error
         if other:
             raise ValueError(

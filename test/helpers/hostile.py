@@ -343,10 +343,12 @@ def mcap(
     encoding: str = "ros2msg",
     profile: str = "ros2",
     summary: bytes = b"",
+    qos: bytes = b"",
 ) -> bytes:
     """A file with one channel; without a summary, a reader scans the records."""
     schema = record(3, struct.pack("<H", 1) + string(kind) + string(encoding) + string(definition))
-    channel = record(4, struct.pack("<HH", 1, 1) + string(topic) + string("cdr") + string(b""))
+    own = string("offered_qos_profiles") + string(qos) if qos else b""
+    channel = record(4, struct.pack("<HH", 1, 1) + string(topic) + string("cdr") + string(own))
     head = MCAP_MAGIC + record(1, string(profile) + string("test")) + schema + channel
     data = head + b"".join(records) + record(15, bytes(4))
     footer = struct.pack("<QQI", len(data) if summary else 0, 0, 0)
@@ -382,6 +384,7 @@ MCAP: dict[str, Callable[[], Any]] = {
     "chunk of exabytes": lambda: mcap(chunk(b"x" * 10, 2**63, "", 2**62)),
     "record of exabytes": lambda: mcap(record(5, b"", 2**63), _text()),
     "string of 4 GiB": lambda: mcap(message(cdr(length=2**32 - 1))),
+    "QoS that laughs": lambda: mcap(_text(), qos=yaml_documents()["merge bomb"]),
     "no channel": lambda: mcap(record(5, struct.pack("<HIQQ", 9, 0, 1, 1) + cdr())),
     "array of 4 G structs": lambda: mcap(
         message(b"\0\1\0\0" + struct.pack("<I", 2**32 - 1)),
