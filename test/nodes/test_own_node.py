@@ -101,7 +101,7 @@ def test_the_example_follows_the_manager(client: RosClient, processes: list[subp
     monitor = monitors[-1]
 
     def decided() -> list:
-        """The decision that this frame answers: on a topic of its own, so it may come later than the frame."""
+        """The decision that this frame names: it has a topic of its own, so it may come after the frame."""
         return [d for d in decisions if d.decision_id == monitor.decision_id]
 
     client.wait(decided, "the decision that the frame names")
