@@ -18,6 +18,13 @@ class NodeBuilder(Protocol):
     def nodes(self, operator: str, outputs: int, *inputs: Any, **attributes: Any) -> Sequence[Any]: ...
 
 
+def gelu(builder: NodeBuilder, x: Any) -> Any:
+    """An operator of ONNX only since opset 20; runtimes recognise this form."""
+    root, one, half = (builder.node("Constant", value_float=v) for v in (2**0.5, 1.0, 0.5))
+    y = builder.node("Erf", builder.node("Div", x, root))
+    return builder.node("Mul", builder.node("Mul", x, builder.node("Add", y, one)), half)
+
+
 class GraphBuilder(NodeBuilder, Protocol):
     """An ONNX graph to add nodes to, as engines/onnx_graph.py has it; values are known by their names."""
 

@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dynofa_ros.supernet.builder import Array, NodeBuilder
+from dynofa_ros.supernet.builder import Array, NodeBuilder, gelu
 from dynofa_ros.supernet.graphs import Graph, Value, Written
+from dynofa_ros.supernet.transformer_graphs import Parts
 
 PATCH = 16  # px
 FINE, COARSE = 1e-6, 1e-5  # epsilons of layer normalisation, in body and projector, and behind them
@@ -26,25 +27,31 @@ BY_HEAD, TURNED = [0, 2, 1, 3], [0, 2, 1]
 WINDOWED = [0, 2, 1, 3, 4]  # rows of patches to windows, and windows to rows
 
 
-@dataclass(frozen=True)
-class Size:
-    """What the graph must know beside the weights.
-
-    side: of the input, px; depth: blocks of the body, of which every third is a tap; layers: of the decoder.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a checkpoint is of. side: of its input, px; depth: blocks of the body, of which every third is a
+    tap; layers: of the decoder; groups: of queries, in training."""
 
     side: int
-    windows: int
-    queries: int
     layers: int
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    hidden: int = 256
+    feed_forward: int = 2048
+    self_heads: int = 8
+    cross_heads: int = 16
+    points: int = 2
+    queries: int = 300
+    groups: int = 13
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size(Trained):
+    """What the graph must know beside the weights: ``side``, ``layers`` and ``queries`` are its own."""
+
+    windows: int
     classes: int
-    width: int
-    depth: int
-    heads: int
-    hidden: int
-    self_heads: int
-    cross_heads: int
-    points: int
 
     @property
     def cells(self) -> int:
@@ -62,30 +69,19 @@ def spans_windows(block: int) -> bool:
     return block > 0 and block % 3 == 0
 
 
-class Writer:
+class Writer(Parts):
     """Parts of the network on a builder."""
 
     def __init__(self, builder: NodeBuilder, weights: Mapping[str, Array], size: Size) -> None:
-        self.node, self._builder, self._weights, self._size = builder.node, builder, weights, size
-
-    def weight(self, name: str) -> Any:
-        return self._builder.constant(self._weights[name])
-
-    def integers(self, *values: int) -> Any:
-        return self.node("Constant", value_ints=list(values))
-
-    def reshaped(self, x: Any, *shape: int) -> Any:
-        return self.node("Reshape", x, self.integers(*shape))
+        super().__init__(builder, weights)
+        self._size = size
 
     def split(self, x: Any, *lengths: int, axis: int = -1) -> Sequence[Any]:
         return self._builder.nodes("Split", len(lengths), x, self.integers(*lengths), axis=axis)
 
-    def linear(self, x: Any, key: str) -> Any:
-        return self.node("Add", self.node("MatMul", x, self.weight(key)), self.weight(f"{key}.bias"))
-
     def mlp(self, x: Any, key: str, layers: int) -> Any:
         for i in range(layers):
-            x = self.linear(x if i == 0 else self.node("Relu", x), f"{key}.{i}")
+            x = self.product(x if i == 0 else self.node("Relu", x), f"{key}.{i}")
         return x
 
     def norm(self, x: Any, key: str, epsilon: float = COARSE) -> Any:
@@ -118,12 +114,12 @@ class Writer:
         taps = []
         for i in range(size.depth):
             key = f"body.{i}"
-            y = self.linear(self.norm(x, f"{key}.norm1", FINE), f"{key}.qkv")
+            y = self.product(self.norm(x, f"{key}.norm1", FINE), f"{key}.qkv")
             length = (1 + tokens) * (windows**2 if spans_windows(i) else 1)
             y = self.attended(self.split(y, *[width] * 3), size.heads, length, width)
-            x = self.node("Add", x, self.linear(self.reshaped(y, -1, 1 + tokens, width), f"{key}.out"))
-            y = self.gelu(self.linear(self.norm(x, f"{key}.norm2", FINE), f"{key}.fc1"))
-            x = self.node("Add", x, self.linear(y, f"{key}.fc2"))
+            x = self.node("Add", x, self.product(self.reshaped(y, -1, 1 + tokens, width), f"{key}.out"))
+            y = gelu(self._builder, self.product(self.norm(x, f"{key}.norm2", FINE), f"{key}.fc1"))
+            x = self.node("Add", x, self.product(y, f"{key}.fc2"))
             if i % 3 == 2:
                 taps.append(self.norm(x, "body.norm", FINE))
         _, x = self.split(self.node("Concat", *taps, axis=2), 1, tokens, axis=1)
@@ -131,11 +127,6 @@ class Writer:
             x = self.reshaped(x, -1, windows, inner, inner, 4 * width)
             x = self.node("Transpose", x, perm=WINDOWED)
         return self.reshaped(x, -1, size.cells**2, 4 * width)
-
-    def gelu(self, x: Any) -> Any:
-        root, one, half = (self.node("Constant", value_float=v) for v in (2**0.5, 1.0, 0.5))
-        y = self.node("Erf", self.node("Div", x, root))
-        return self.node("Mul", self.node("Mul", x, self.node("Add", y, one)), half)
 
     # --- projector ---------------------------------------------------------------------------
 
@@ -172,8 +163,8 @@ class Writer:
     def first_boxes(self, memory: Any) -> Any:
         """Where the queries begin, (N, queries, 4)."""
         size = self._size
-        x = self.norm(self.linear(memory, "places"), "places.norm")
-        best = self.node("ReduceMax", self.linear(x, "places.classes"), axes=[-1], keepdims=0)
+        x = self.norm(self.product(memory, "places"), "places.norm")
+        best = self.node("ReduceMax", self.product(x, "places.classes"), axes=[-1], keepdims=0)
         _, index = self._builder.nodes("TopK", 2, best, self.integers(size.chosen), axis=1)
         x = self.node("GatherND", x, self.reshaped(index, 0, size.chosen, 1), batch_dims=1)
         boxes = self.node("Gather", self.weight("grid"), index)
@@ -197,15 +188,15 @@ class Writer:
             key = f"decoder.{i}"
             y = self.node("Add", x, place)
             parts = (
-                *self.split(self.linear(y, f"{key}.query_key"), hidden, hidden),
-                self.linear(x, f"{key}.value"),
+                *self.split(self.product(y, f"{key}.query_key"), hidden, hidden),
+                self.product(x, f"{key}.value"),
             )
             y = self.attended(parts, size.self_heads, size.queries, hidden)
-            x = self.node("Add", x, self.linear(self.reshaped(y, -1, size.queries, hidden), f"{key}.out"))
+            x = self.node("Add", x, self.product(self.reshaped(y, -1, size.queries, hidden), f"{key}.out"))
             x = self.norm(x, f"{key}.norm1")
             y = self.sampled(self.node("Add", x, place), memory, centre, extent, f"{key}.cross")
             x = self.norm(self.node("Add", x, y), f"{key}.norm2")
-            y = self.linear(self.node("Relu", self.linear(x, f"{key}.fc1")), f"{key}.fc2")
+            y = self.product(self.node("Relu", self.product(x, f"{key}.fc1")), f"{key}.fc2")
             x = self.norm(self.node("Add", x, y), f"{key}.norm3")
         return self.norm(x, "decoder.norm")
 
@@ -213,20 +204,20 @@ class Writer:
         """Deformable attention: every head looks at a few places of the map around the box of its query."""
         size, heads, points = self._size, self._size.cross_heads, self._size.points
         head = size.hidden // heads
-        seen = self.node("Transpose", self.linear(memory, f"{key}.value"), perm=TURNED)
+        seen = self.node("Transpose", self.product(memory, f"{key}.value"), perm=TURNED)
         seen = self.reshaped(seen, -1, head, size.cells, size.cells)
-        offsets = self.reshaped(self.linear(x, f"{key}.offsets"), 0, size.queries, heads * points, 2)
+        offsets = self.reshaped(self.product(x, f"{key}.offsets"), 0, size.queries, heads * points, 2)
         places = self.node("Add", self.node("Mul", offsets, extent), centre)
         places = self.reshaped(places, 0, size.queries, heads, points * 2)
         places = self.reshaped(self.node("Transpose", places, perm=BY_HEAD), -1, size.queries, points, 2)
         form = {"mode": "bilinear", "padding_mode": "zeros", "align_corners": 0}
         seen = self.node("GridSample", seen, places, **form)  # (N * heads, head, queries, points)
-        shares = self.reshaped(self.linear(x, f"{key}.shares"), 0, size.queries, heads, points)
+        shares = self.reshaped(self.product(x, f"{key}.shares"), 0, size.queries, heads, points)
         shares = self.node("Transpose", self.node("Softmax", shares, axis=-1), perm=BY_HEAD)
         shares = self.reshaped(shares, -1, 1, size.queries, points)
         seen = self.node("ReduceSum", self.node("Mul", seen, shares), self.integers(-1), keepdims=0)
         seen = self.node("Transpose", self.reshaped(seen, -1, size.hidden, size.queries), perm=TURNED)
-        return self.linear(seen, f"{key}.out")
+        return self.product(seen, f"{key}.out")
 
     def rows(self, images: Any) -> Any:
         """(N, queries, 4 + classes): left, top, right, bottom in px of the input, probability of every
@@ -239,7 +230,7 @@ class Writer:
         extent = self.node("Mul", extent, half)
         sides = self.node("Sub", centre, extent), self.node("Add", centre, extent)
         sides = self.node("Mul", self.node("Concat", *sides, axis=-1), side)
-        return self.node("Concat", sides, self.node("Sigmoid", self.linear(x, "classes")), axis=-1)
+        return self.node("Concat", sides, self.node("Sigmoid", self.product(x, "classes")), axis=-1)
 
 
 def detr_graph(size: Size, weights: Mapping[str, Array]) -> Graph:

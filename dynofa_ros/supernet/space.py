@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import operator
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -136,7 +135,7 @@ class TableLayout:
     position: np.ndarray
 
 
-class SearchSpace(ABC):
+class SearchSpace:
     """The sub-networks of one supernet.
 
     choices: allowed values, ascending, of every entry of every elastic dimension; input_sizes: px,
@@ -163,13 +162,13 @@ class SearchSpace(ABC):
 
     # --- what a family says -----------------------------------------------------------------------------
 
-    @abstractmethod
     def active(self, genes: np.ndarray) -> np.ndarray:
         """Which of the stored blocks run, not skipped by depth: genes (N, G) -> bool (N, blocks)."""
+        return np.zeros((len(genes), 0), bool)
 
-    @abstractmethod
     def layers(self, config: Any, classes: int) -> Sequence[Layer]:
-        """The layers of a sub-network."""
+        """The layers of a sub-network; none where its plan is no chain of layers."""
+        return ()
 
     # --- configurations ---------------------------------------------------------------------------------
 

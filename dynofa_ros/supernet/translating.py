@@ -95,13 +95,6 @@ class TranslatorSpace(SearchSpace):
     def sizes(self) -> tuple[int, int, int]:  # type: ignore[override]
         return self.usual_tokens // 2, self.usual_tokens, 2 * self.usual_tokens
 
-    def active(self, genes: np.ndarray) -> np.ndarray:
-        """None is skipped, unless a family says so."""
-        return np.zeros((len(genes), 0), bool)
-
-    def layers(self, config: Any, classes: int) -> list[Layer]:
-        return []
-
     def exercise(self, run: Runner, config: Any, size: int | None = None) -> None:
         """A sentence of ``size`` tokens to as many, both with their end."""
         from dynofa_ros.supernet.decoding import generate

@@ -19,7 +19,7 @@ CLASSES, SEED, IMAGES = 6, 7, 2
 EVERY = 5  # every how manieth query is kept
 FILE = Path(__file__).resolve().parents[1] / "data" / "rfdetr.npz"
 REDUCED = Trained(
-    256, 3, width=48, heads=3, hidden=32, feed_forward=64, self_heads=4, cross_heads=8, groups=2
+    side=256, layers=3, width=48, heads=3, hidden=32, feed_forward=64, self_heads=4, cross_heads=8, groups=2
 )
 TRAINED = {"reduced": REDUCED, "nano": SPACES["rfdetr_nano"]}
 # (input px, queries, windows); each with all numbers of layers of the decoder

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from dynofa_ros.supernet.builder import gelu
 from dynofa_ros.supernet.graphs import Graph, Value
 from dynofa_ros.supernet.layers import Op
 
@@ -67,10 +68,8 @@ class GraphBuilder:
     def activation(self, x: str, name: str) -> str:
         if name == "relu6":
             return self.node("Clip", x, "zero", "six")
-        if name == "gelu":  # an operator only since opset 20; runtimes recognise this form
-            root, one, half = (self.node("Constant", value_float=v) for v in (2**0.5, 1.0, 0.5))
-            y = self.node("Erf", self.node("Div", x, root))
-            return self.node("Mul", self.node("Mul", x, self.node("Add", y, one)), half)
+        if name == "gelu":
+            return str(gelu(self, x))
         return self.node({"relu": "Relu", "h_swish": "HardSwish"}[name], x) if name else x
 
     def window(self, kernel: int, stride: int, padding: int) -> dict[str, list[int]]:

@@ -19,7 +19,7 @@ import numpy as np
 from dynofa_ros.files import read_errors, read_yaml
 from dynofa_ros.supernet.checkpoint import WeightsError
 from dynofa_ros.supernet.graphs import Compute, Graph, Put, Value
-from dynofa_ros.supernet.layers import Layer, Shape
+from dynofa_ros.supernet.layers import Shape
 from dynofa_ros.supernet.registry import EngineError, Family, register_family
 from dynofa_ros.supernet.space import Config, Plan, SearchSpace, Statistics
 from dynofa_ros.supernet.weights import Weights
@@ -185,12 +185,6 @@ class OnnxSpace(SearchSpace):
     def __init__(self, name: str, task: str) -> None:
         self.name, self.task, self.choices = name, task, {}
 
-    def active(self, genes: np.ndarray) -> np.ndarray:
-        return np.zeros((len(genes), 0), bool)
-
-    def layers(self, config: OnnxConfig, classes: int) -> Sequence[Layer]:
-        return ()
-
     def config(self, **entries: Any) -> OnnxConfig:
         return self.checked(msgspec.convert(entries, OnnxConfig))
 
@@ -236,7 +230,7 @@ class OnnxSpace(SearchSpace):
         return (*shape, config.colours, config.mean, config.std)
 
     def preprocess(self, bgr: Image, config: OnnxConfig) -> np.ndarray:
-        from dynofa_ros.supernet.preprocess import letterbox_size, normalised, resized  # loads OpenCV
+        from dynofa_ros.supernet.preprocess import letterbox_size, middle, normalised, resized  # loads OpenCV
 
         height, width = config.height, config.width
         if config.fit == "letterbox":
@@ -244,7 +238,7 @@ class OnnxSpace(SearchSpace):
             pixels = np.full((height, width, 3), config.fill, np.uint8)
             pixels[:rows, :columns] = resized(bgr, rows, columns)
         else:
-            pixels = resized(_middle(bgr, height, width) if config.fit == "centre" else bgr, height, width)
+            pixels = resized(middle(bgr, height, width) if config.fit == "centre" else bgr, height, width)
         if config.colours == "bgr":  # as if it was the other way round
             pixels = pixels[..., ::-1]
         return normalised(pixels, config.mean, config.std)[None]
@@ -255,14 +249,6 @@ class OnnxSpace(SearchSpace):
         if config.fit == "letterbox":
             return letterbox_scale(image, config.height, config.width)
         return config.width / image[1], config.height / image[0]
-
-
-def _middle(bgr: Image, height: int, width: int) -> Image:
-    """The largest part in the middle of an image with the aspect of the input."""
-    rows = min(bgr.shape[0], max(1, round(bgr.shape[1] * height / width)))
-    columns = min(bgr.shape[1], max(1, round(bgr.shape[0] * width / height)))
-    top, left = (bgr.shape[0] - rows) // 2, (bgr.shape[1] - columns) // 2
-    return bgr[top : top + rows, left : left + columns]
 
 
 @register_family

@@ -9,7 +9,7 @@ as in training.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynofa_ros.supernet.detr_graph import BLOCKS, PATCH, Size, detr_graph, spans_windows
+from dynofa_ros.supernet.detr_graph import BLOCKS, PATCH, Size, Trained, detr_graph, spans_windows
 from dynofa_ros.supernet.graphs import Graph
 from dynofa_ros.supernet.layers import Cost, Layer, Shape
 from dynofa_ros.supernet.registry import Family, register_family
@@ -38,30 +38,11 @@ HEAD = "class_embed.weight"
 UNUSED = ("_kp_active_mask", "refpoint_embed", "query_feat", f"{BODY}.embeddings.mask_token")  # in products
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What a checkpoint is of. side: of its input, px; layers: of the decoder; groups: of queries, in
-    training."""
-
-    side: int
-    layers: int
-    width: int = 384
-    depth: int = 12
-    heads: int = 6
-    hidden: int = 256
-    feed_forward: int = 2048
-    self_heads: int = 8
-    cross_heads: int = 16
-    points: int = 2
-    queries: int = QUERIES[-1]
-    groups: int = 13
-
-
 SPACES = {
-    "rfdetr_nano": Trained(384, 2),
-    "rfdetr_small": Trained(512, 3),
-    "rfdetr_medium": Trained(576, 4),
-    "rfdetr_large": Trained(704, 4),
+    "rfdetr_nano": Trained(side=384, layers=2),
+    "rfdetr_small": Trained(side=512, layers=3),
+    "rfdetr_medium": Trained(side=576, layers=4),
+    "rfdetr_large": Trained(side=704, layers=4),
 }
 
 
@@ -100,21 +81,9 @@ class RfDetrPlan(Plan):
 
     @property
     def size(self) -> Size:
-        own, t = self.config, self.trained
-        return Size(
-            side=own.resolution,
-            windows=own.windows[0],
-            queries=own.queries[0],
-            layers=own.decoder_layers[0],
-            classes=self.classes,
-            width=t.width,
-            depth=t.depth,
-            heads=t.heads,
-            hidden=t.hidden,
-            self_heads=t.self_heads,
-            cross_heads=t.cross_heads,
-            points=t.points,
-        )
+        own = self.config
+        ours = {"side": own.resolution, "layers": own.decoder_layers[0], "queries": own.queries[0]}
+        return Size(**{**vars(self.trained), **ours}, windows=own.windows[0], classes=self.classes)
 
     def stored(self) -> dict[str, Shape]:
         t = self.trained
@@ -340,12 +309,6 @@ class RfDetrSpace(SearchSpace):
     def native(self) -> RfDetrConfig:
         """The sub-network that the published checkpoint is of."""
         return self.config(resolution=self.trained.side, windows=2)
-
-    def active(self, genes: np.ndarray) -> np.ndarray:
-        return np.zeros((len(genes), 0), bool)
-
-    def layers(self, config: Any, classes: int) -> Sequence[Layer]:
-        return ()
 
     def plan(self, config: Any, classes: int = CLASSES) -> Plan:
         shape = (3, config.resolution, config.resolution)
