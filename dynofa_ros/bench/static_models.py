@@ -13,7 +13,7 @@ from typing import Any
 from dynofa_ros.bench import switching
 from dynofa_ros.bench.memory import cycling_pss_mb
 from dynofa_ros.library.own_networks import usual_config
-from dynofa_ros.supernet.engines.onnx_graph import build_model
+from dynofa_ros.supernet.engines.onnx_graph import build_graph, for_one_row, with_weights
 from dynofa_ros.supernet.families.onnx_files import NetworksFile, own_weights
 from dynofa_ros.supernet.onnx_adapter import read_model
 from dynofa_ros.supernet.registry import load_space
@@ -28,9 +28,7 @@ def as_files(supernet: Supernet, configs: Mapping[str, Any], folder: Path) -> tu
     """The sub-networks as files with a batch of 1, and what switches among them."""
     digests = {}
     for key, config in configs.items():
-        model = build_model(supernet.materialise(config).network)
-        for value in (*model.graph.input, *model.graph.output):
-            value.type.tensor_type.shape.dim[0].dim_value = 1
+        model = with_weights(for_one_row(build_graph(supernet.materialise(config).network)))
         path = folder / f"{key}.onnx"
         path.write_bytes(model.SerializeToString())
         digests[path.name] = read_model(path).sha256

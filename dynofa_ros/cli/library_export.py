@@ -31,7 +31,7 @@ def add_parser(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     from dynofa_ros.files import write_atomically
     from dynofa_ros.library.files import open_library
-    from dynofa_ros.supernet.engines.onnx_graph import build_model
+    from dynofa_ros.supernet.engines.onnx_graph import build_graph, for_one_row, with_weights
 
     check_outputs(options.onnx, options.json)
     with one_line_errors():
@@ -44,12 +44,12 @@ def _run(options: argparse.Namespace) -> int:
         subnet = opened.supernet.materialise(config, opened.statistics.get(entry.id))
         written = []
         for name, graph in subnet.graphs.items():
-            model, path = build_model(graph), options.onnx
+            built, path = build_graph(graph), options.onnx
             if len(subnet.graphs) > 1:
                 path = path.with_name(f"{path.stem}_{name}{path.suffix}")
-            else:  # for one image: engines need fixed shapes to be at their best
-                for value in (*model.graph.input, *model.graph.output):
-                    value.type.tensor_type.shape.dim[0].dim_value = 1
+            else:  # engines need fixed shapes to be at their best
+                built = for_one_row(built)
+            model = with_weights(built)
             labels = opened.supernet.weights.labels
             if labels:
                 model.metadata_props.add(key="names", value=repr(dict(enumerate(labels))))

@@ -21,6 +21,7 @@ from dynofa_ros.demo.signs import (
     render_scene,
 )
 from dynofa_ros.supernet.boxes import Found
+from dynofa_ros.supernet.preprocess import middle
 
 Image = NDArray[Any]  # uint8; OpenCV's type stubs promise no more than an array
 
@@ -101,7 +102,7 @@ class FolderSource:
 
 def compose(rgb: Image, width: int, height: int) -> Image:
     """The picture's centre square scaled into the centre of a width x height image, its blur on the sides."""
-    square = _centre_square(rgb)
+    square = middle(rgb, 1, 1)
     side = min(width, height)
     scaled = cv2.resize(square, (side, side), interpolation=cv2.INTER_LINEAR)
     if width == height:
@@ -113,13 +114,6 @@ def compose(rgb: Image, width: int, height: int) -> Image:
     top, left = (height - side) // 2, (width - side) // 2
     image[top : top + side, left : left + side] = scaled
     return image
-
-
-def _centre_square(image: Image) -> Image:
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return image[top : top + side, left : left + side]
 
 
 ENCODERS: dict[str, Callable[[Image], Image]] = {

@@ -19,11 +19,15 @@ def preprocess(bgr: Image, resolution: int) -> NDArray[np.float32]:
     Takes BGR uint8 (H, W, 3) of any size, as ros/images.py decodes it; returns RGB planes,
     float32 (1, 3, resolution, resolution).
     """
-    height, width = bgr.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = bgr[top : top + side, left : left + side]
-    return normalised(resized(square, resolution, resolution))[None]
+    return normalised(resized(middle(bgr, 1, 1), resolution, resolution))[None]
+
+
+def middle(image: Image, height: int, width: int) -> Image:
+    """The largest part in the middle of an image with the aspect height : width."""
+    rows = min(image.shape[0], max(1, round(image.shape[1] * height / width)))
+    columns = min(image.shape[1], max(1, round(image.shape[0] * width / height)))
+    top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
+    return image[top : top + rows, left : left + columns]
 
 
 def resized(bgr: Image, rows: int, columns: int) -> Image:

@@ -275,14 +275,11 @@ class Switcher(Generic[Key]):
         self._left = []
 
     def _next_hint(self) -> Key | None:
-        while self._hints:
-            key = self._hints.pop(0)
-            if key not in self._cache and self._room_for(key):
-                return key
-        while self._others:
-            key = self._others.pop(0)
-            if key not in self._cache and self._room_for(key):
-                return key
+        for keys in (self._hints, self._others):
+            while keys:
+                key = keys.pop(0)
+                if key not in self._cache and self._room_for(key):
+                    return key
         return None
 
     def _room_for(self, key: Key) -> bool:
