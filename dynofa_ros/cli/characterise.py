@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +23,6 @@ if TYPE_CHECKING:
     from dynofa_ros.messages import DeviceCapabilities
 
 DEVICES = ("simulated", "auto")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Where a sweep ran. ``rail``: the sensor of the whole module's power, "" = none. ``model``: whose power
-    model is fitted, None = no model is known."""
-
-    board: str
-    rail: str
-    simulated: bool
-    model: Board | None
 
 
 LONGEST_S = 1000.0  # of a point, in simulated time, which passes quickly
@@ -88,7 +76,11 @@ def add_parser(commands: Commands) -> None:
         "--processors", type=_names, metavar="cpu,gpu", help="default: the processors of the libraries"
     )
     parser.add_argument(
-        "--frequencies", type=_frequencies, default=8, metavar="all|N", help="per clock domain (default 8)"
+        "--frequencies",
+        type=lambda n: None if n == ALL else whole(2, 1000)(n),
+        default=8,
+        metavar="all|N",
+        help="per clock domain (default 8)",
     )
     parser.add_argument(
         "--repeats", type=whole(5, 10_000), default=400, help="inferences at least (default 400)"
@@ -121,10 +113,6 @@ def _clusters(text: str) -> tuple[str, ...]:
     return names
 
 
-def _frequencies(text: str) -> int | None:
-    return None if text == "all" else whole(2, 1000)(text)
-
-
 def _run(options: argparse.Namespace) -> int:
     if options.out.suffix not in (".yaml", ".yml"):
         raise UsageError(f"--out {options.out} must end in .yaml")
@@ -152,31 +140,31 @@ def _simulated(options: argparse.Namespace, sources: Mapping[str, tuple[Path, Li
     rig = SimulatedRig(board, libraries, {p: min(own.values()) for p, own in references.items()})
     facts = {"device": "simulated", "board": board}
     observations = _swept(options, rig, capabilities, libraries, LONGEST_S, facts)
-    measured = Measured(board.name, board.power.total_rail, True, board)
-    return _finish(options, measured, sources, references, observations)
+    rail = board.power.total_rail
+    return _finish(options, board, board.name, rail, sources, references, observations)
 
 
 def _own(options: argparse.Namespace, sources: Mapping[str, tuple[Path, Library]]) -> int:
     from dynofa_ros.device.board import load_board
     from dynofa_ros.library.files import open_library
-    from dynofa_ros.library.testbench import Inference, open_own, references_hz, rig_of, total_rail
+    from dynofa_ros.library.profiling import running_on
+    from dynofa_ros.library.testbench import open_own, references_hz, rig_of, total_rail
 
     opened = {p: open_library(path, options.weights) for p, (path, _) in sources.items()}
     libraries = {p: o.library for p, o in opened.items()}
-    inference = Inference(options.engine, options.affinity)
     device = open_own(options.sysfs_root, options.override_jetson_clocks)
     try:
-        rig, capabilities = rig_of(device, opened, inference), device.capabilities()
+        rig, capabilities = rig_of(device, opened, options.engine), device.capabilities()
         tables = {d.domain: d.frequencies_hz for d in capabilities.domains if d.frequencies_hz}
         references = {p: references_hz(library, tables) for p, library in libraries.items()}
         board = load_board(options.board) if options.board else device.description
-        measured = Measured(capabilities.board or HERE, total_rail(device), False, board)
+        name, rail = capabilities.board or HERE, total_rail(device)
         facts = {"device": "sysfs", "board": capabilities.board}
-        with inference.bound():
+        with running_on(options.affinity):  # with the threads that engines start in it
             observations = _swept(options, rig, capabilities, libraries, LONGEST_OWN_S, facts)
     finally:
         device.close()
-    return _finish(options, measured, sources, references, observations)
+    return _finish(options, board, name, rail, sources, references, observations)
 
 
 def _libraries(paths: Sequence[Path], processors: Sequence[str] | None) -> dict[str, tuple[Path, Library]]:
@@ -246,11 +234,15 @@ def _journal_path(out: Path) -> Path:
 
 def _finish(
     options: argparse.Namespace,
-    measured: Measured,
+    board: Board | None,
+    name: str,
+    rail: str,
     sources: Mapping[str, tuple[Path, Library]],
     references: Mapping[str, Mapping[str, int]],
     observations: Sequence[Observation],
 ) -> int:
+    """board: whose power model is fitted, None = no model is known. name: of where the sweep ran. rail: the
+    sensor of the whole module's power, "" = none."""
     from dynofa_ros.device.board import power_model
     from dynofa_ros.files import write_atomically
     from dynofa_ros.library.characterised import characterised, power_document, power_file
@@ -258,11 +250,9 @@ def _finish(
     from dynofa_ros.library.fit import fit_power
     from dynofa_ros.library.library import load_statistics
 
-    simulated, board = measured.simulated, measured.model
+    simulated = options.device == "simulated"
     results = {
-        p: characterised(
-            library, observations, references[p], measured.board, measured.rail, simulated=simulated
-        )
+        p: characterised(library, observations, references[p], name, rail, simulated=simulated)
         for p, (_, library) in sources.items()
     }
     coefficients: Sequence[Coefficient] = []
@@ -270,12 +260,13 @@ def _finish(
     if board is not None:
         coefficients = fit_power(power_model(board), board.power.total_rail, observations)
         document = power_document(board, coefficients, simulated=simulated, points=len(observations))
-    files = {p: _out(options.out, p, len(results)) for p in results}
+    out = options.out
+    files = {p: out if len(results) == 1 else out.with_name(f"{out.stem}_{p}{out.suffix}") for p in results}
     for p, result in results.items():
         save_with_statistics(files[p], result.library, load_statistics(*sources[p]))
     written = [*files.values()]
     if board is not None:
-        written.append(options.out.with_name(f"{options.out.stem}_power.yaml"))
+        written.append(out.with_name(f"{out.stem}_power.yaml"))
         text = power_file(board, coefficients, simulated=simulated, points=len(observations))
         write_atomically(written[-1], text.encode())
     skipped = [f"{o.point.key}: {o.skipped}" for o in observations if o.skipped]
@@ -288,10 +279,6 @@ def _finish(
     write_json(options.json, _json(results, files, document, observations, skipped, simulated))
     _journal_path(options.out).unlink()
     return OK
-
-
-def _out(out: Path, processor: str, number_of: int) -> Path:
-    return out if number_of == 1 else out.with_name(f"{out.stem}_{processor}{out.suffix}")
 
 
 def _print(

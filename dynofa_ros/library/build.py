@@ -98,7 +98,7 @@ def build(request: Request, on_step: OnStep = lambda stage, total: None) -> Buil
     if not usable:
         raise LibraryError(f"{request.latency_table} has none of the input sizes that can be searched")
     if table is None and request.configs:
-        latency = Source(lambda batch: np.zeros(len(batch.rows)), usable, _live_note(request))
+        latency = Source(lambda batch: np.zeros(len(batch.rows)), usable, live_note(request.runs, board))
     else:
         latency = table or _profiled(request, supernet, usable, on_step)
     if request.configs:
@@ -194,17 +194,12 @@ def _profiled(request: Request, supernet: Supernet, input_sizes: Sequence[int], 
     configs = spread_subnets(Genomes(supernet.space, input_sizes), FITTED_SUBNETS, request.seed)
     times = _measured(supernet, configs, runs, request.seed, on_step, "measuring this machine")
     model = fit_model([supernet.plan(config) for config in configs], np.stack(times))
-    note = _live_note(request) + FITTED.format(
+    note = live_note(request.runs, request.board or HERE) + FITTED.format(
         fitted=len(configs),
         median=np.median(model.errors),
         most=np.quantile(model.errors, 0.9),
     )
     return Source(model.objective(supernet.space, input_sizes), input_sizes, note)
-
-
-def _live_note(request: Request) -> str:
-    runs, board = request.runs, request.board or HERE
-    return live_note(runs, board)
 
 
 def live_note(runs: Runs, board: str) -> str:

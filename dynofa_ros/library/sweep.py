@@ -11,14 +11,13 @@ import math
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from dynofa_ros.device.device import Device, DeviceSample
+from dynofa_ros.device.device import DeviceSample
 from dynofa_ros.latency import processor_of
 from dynofa_ros.library.library import Library
 from dynofa_ros.library.testbench import Point, Rig, SweepError, references_hz, temperature_c
@@ -327,15 +326,6 @@ class Journal:
         self._file.close()
 
 
-@contextmanager
-def restoring(device: Callable[[], Device]) -> Iterator[None]:
-    """Restores the clocks however the block ends, also when a signal raises in it."""
-    try:
-        yield
-    finally:
-        device().restore()
-
-
 def sweep(
     rig: Rig,
     points: Sequence[Point],
@@ -345,10 +335,12 @@ def sweep(
     on_point: Callable[[], None] = lambda: None,
 ) -> list[Observation]:
     """Observations of all points in their order; those in the journal are not measured again."""
-    with restoring(lambda: rig.device):
+    try:
         for point in points:
             if point.key not in journal.observations:
                 seed = int.from_bytes(hashlib.sha256(f"{digest}{point.key}".encode()).digest()[:6], "big")
                 journal.add(observe(rig, point, settings, seed))
             on_point()
+    finally:  # also when a signal raises
+        rig.device.restore()
     return [journal.observations[point.key] for point in points]

@@ -10,9 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -154,25 +152,20 @@ class SimulatedRig:
 class RealRig:
     """Real inference on a real device.
 
-    ``prepare`` makes what runs a processor's entry once, with a number of threads (0 = its own);
-    ``bound`` binds the calling thread to the CPUs of a cluster, and with it the threads that an engine then
-    starts ("" = leaves it).
+    ``prepare`` makes what runs a processor's entry once, with a number of threads (0 = its own); ``cpus``: of
+    each cluster, to which the calling thread is bound, and with it the threads that an engine then starts.
     """
 
     def __init__(
         self,
         device: Device,
         prepare: Callable[[str, str, int], Callable[[], object]],
-        bound: Callable[[str], AbstractContextManager[None]] = lambda cluster: nullcontext(),
+        cpus: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        self._device = device
+        self.device = device
         self._prepare = prepare
-        self._bound = bound
+        self._cpus = cpus or {}
         self._ready: tuple[str, str, str, int] | None = None  # what is prepared, and where
-
-    @property
-    def device(self) -> Device:
-        return self._device
 
     def begin(self, seed: int) -> None:
         """Nothing: the hardware is as the point before left it."""
@@ -184,7 +177,7 @@ class RealRig:
         time.sleep(seconds)
 
     def run(self, point: Point, seconds: float) -> list[float]:
-        with self._bound(point.cluster):
+        with running_on(self._cpus[point.cluster] if point.cluster else ()):
             wanted = (point.processor, point.subnet_id, point.cluster, point.threads)
             if self._ready != wanted:
                 self._once = self._prepare(point.processor, point.subnet_id, point.threads)
@@ -222,24 +215,11 @@ def temperature_c(temperatures: Sequence[float]) -> float:
 # --- this computer ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Inference:
-    """How networks are run where a point of the sweep does not say; ``affinity`` empty = on every CPU of the
-    process."""
-
-    engine: str = "onnxruntime"
-    affinity: Collection[int] = ()
-
-    def bound(self) -> AbstractContextManager[None]:
-        """Binds this thread, and the threads that engines start in it."""
-        return running_on(self.affinity)
-
-
-def rig_of(device: SysfsDevice, libraries: Mapping[str, OpenLibrary], inference: Inference) -> RealRig:
+def rig_of(device: SysfsDevice, libraries: Mapping[str, OpenLibrary], engine: str) -> RealRig:
     """A rig on ``device``. Raises EngineError for a processor that the engine does not reach, SweepError if
     no clock can be set."""
     for processor in libraries:
-        require_processor(inference.engine, processor)
+        require_processor(engine, processor)
     capabilities = device.capabilities()
     if not any(d.can_write for d in capabilities.domains):
         reasons = "; ".join(f"{d.domain}: {d.reason}" for d in capabilities.domains) or "no clock was found"
@@ -252,24 +232,14 @@ def rig_of(device: SysfsDevice, libraries: Mapping[str, OpenLibrary], inference:
         supernet, config = opened.supernet, opened.library.config(entry)
         runner = supernet.prepare(
             config,
-            inference.engine,
+            engine,
             statistics=opened.statistics.get(subnet_id),
             threads=threads or 1,
             processor=processor,
         )
         return partial(supernet.space.exercise, runner, config)
 
-    cpus = cluster_cpus(device)
-
-    def bound(cluster: str) -> AbstractContextManager[None]:
-        return running_on(cpus[cluster]) if cluster else nullcontext()
-
-    return RealRig(device, prepare, bound)
-
-
-def cluster_cpus(device: SysfsDevice) -> dict[str, tuple[int, ...]]:
-    """Numbers of the CPUs of each clock domain that has some online."""
-    return {domain.domain: domain.cpus for domain in device.capabilities().domains if domain.cpus}
+    return RealRig(device, prepare, {d.domain: d.cpus for d in capabilities.domains if d.cpus})
 
 
 def total_rail(device: SysfsDevice) -> str:
