@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-SECTIONS = ("engines", "switch", "memory", "static_models", "search", "decision", "comparison")
 PACKAGES = ("dynofa_ros", "numpy", "onnxruntime", "openvino", "torch", "onnx", "ofa")
 NOT_MEASURED, REPORTED, MET, NOT_MET = "not measured", "reported", "met", "not met"
 STATIC_RATIO, OFFICIAL_RATIO = 1.03, 0.45

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dynofa_ros.cli.arguments import Commands, add_json, names, whole
 from dynofa_ros.cli.common import FAILED, OK, check_outputs, write_json
@@ -28,9 +29,22 @@ SECTIONS = ("engines", "switch", "memory", "static_models", "search", "decision"
 SPACE = "ofa_mbv3_w1.2"  # of the switch and memory sections
 # What needs little comes first: a large heap and torch's threads would disturb it.
 RUN_ORDER = ("decision", "comparison", "switch", "memory", "static_models", "search", "engines")
-SWITCHED, CYCLED = 10, 30  # sub-networks that the switch and the memory section go through
-ROUNDS, LIMIT_S, DECISION_STEPS, SEGMENTS = 50, 4.0, 300, 120
-QUICK_ROUNDS, QUICK_LIMIT_S, QUICK_STEPS, QUICK_SEGMENTS, QUICK_CYCLED = 5, 1.0, 40, 8, 4
+SWITCHED = 10  # sub-networks that the switch section goes through
+
+
+class Effort(NamedTuple):
+    """How much is measured. limit_s: of an interleaved run of engines; segments: of a stream, a second each;
+    cycled, static: sub-networks that the memory and the static_models section go through."""
+
+    rounds: int
+    limit_s: float
+    steps: int
+    segments: int
+    cycled: int
+    static: int
+
+
+FULL, QUICK = Effort(50, 4.0, 300, 120, 30, 10), Effort(5, 1.0, 40, 8, 4, 4)
 
 
 def add_parser(commands: Commands) -> None:
@@ -92,12 +106,13 @@ def _run(options: argparse.Namespace) -> int:
     results: dict[str, Any] = dict.fromkeys((*SECTIONS, "comparison_summary"))
     seconds: dict[str, float] = {}
     errors: list[str] = []
-    surroundings = environment()
+    surroundings, effort = environment(), QUICK if options.quick else FULL
+    effort = effort._replace(rounds=options.rounds or effort.rounds)
     for section in ("on_board",) if options.on_board else (s for s in RUN_ORDER if s in options.only):
         start = time.monotonic()
         try:
             with _bar(section) as progress:
-                results |= MEASURE[section](options, progress)
+                results |= measure(section, options, effort, progress)
         except Exception as error:  # whatever breaks one section must not cost the others
             reason = missing_extra(error) or one_line(error)
             errors.append(f"{section}: {reason}")
@@ -133,19 +148,41 @@ def _bar(section: str) -> Iterator[Progress]:
         yield lambda share: shown.update(task, completed=share)
 
 
-def _engines(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from dynofa_ros.bench import engines
-    from dynofa_ros.supernet.registry import official_spaces
+def measure(section: str, options: argparse.Namespace, effort: Effort, progress: Progress) -> dict[str, Any]:
+    """The results of one section. Its module is imported only now: it would disturb those before it."""
+    module: Any = import_module(f"dynofa_ros.bench.{'switching' if section == 'switch' else section}")
+    run, segments = module.run, effort.segments
+    if section == "engines":
+        from dynofa_ros.supernet.registry import official_spaces
 
-    spaces: Sequence[str] = options.spaces or official_spaces()
-    found = engines.run(
-        progress,
-        spaces=spaces[:1] if options.quick else spaces,
-        rounds=options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS),
-        limit_s=QUICK_LIMIT_S if options.quick else LIMIT_S,
-        compile_one=options.compile,
-    )
-    return {"engines": found}
+        spaces = (options.spaces or official_spaces())[: 1 if options.quick else None]
+        limits = {"rounds": effort.rounds, "limit_s": effort.limit_s}
+        found = run(progress, spaces=spaces, **limits, compile_one=options.compile)
+    elif section == "switch":
+        step = _steps(progress, 2 * segments)
+        found = run(*_sampled(SWITCHED, options), segments=segments, on_segment=step)
+    elif section == "static_models":
+        step = _steps(progress, 4 * segments)
+        found = run(*_sampled(effort.static, options), segments=segments, on_segment=step)
+    elif section == "memory":
+        found = run(*_sampled(effort.cycled, options))
+    elif section == "decision":
+        found = run(progress, steps=effort.steps)
+    elif section == "comparison":
+        both = run(progress, rounds=effort.rounds)
+        return {"comparison": both["comparison"], "comparison_summary": both["summary"]}
+    elif section == "on_board":
+        segments = min(segments, module.SEGMENTS)
+        found = run(progress, *_sampled(3, options), rounds=effort.rounds, segments=segments)
+    else:
+        found = run(progress)
+    return {section: found}
+
+
+def _steps(progress: Progress, total: int) -> Callable[[], None]:
+    """What is called once per step of so many."""
+    done = itertools.count(1)
+    return lambda: progress(min(1.0, next(done) / total))
 
 
 def _sampled(number: int, options: argparse.Namespace) -> tuple[Supernet, dict[str, Any]]:
@@ -164,81 +201,6 @@ def _sampled(number: int, options: argparse.Namespace) -> tuple[Supernet, dict[s
     space = supernet.space
     configs = {"largest": space.largest, "smallest": space.smallest}
     return supernet, configs | {f"random{n}": space.random(rng) for n in range(number - len(configs))}
-
-
-def _switch(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from dynofa_ros.bench import switching
-
-    supernet, configs = _sampled(SWITCHED, options)
-    segments = QUICK_SEGMENTS if options.quick else SEGMENTS
-    done = itertools.count(1)
-
-    def step() -> None:
-        progress(min(1.0, next(done) / (2 * segments)))
-
-    return {"switch": switching.run(supernet, configs, segments=segments, on_segment=step)}
-
-
-def _memory(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from dynofa_ros.bench import memory
-
-    supernet, configs = _sampled(QUICK_CYCLED if options.quick else CYCLED, options)
-    return {"memory": memory.run(supernet, configs)}
-
-
-def _static_models(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from dynofa_ros.bench import static_models
-
-    supernet, configs = _sampled(QUICK_CYCLED if options.quick else SWITCHED, options)
-    segments = QUICK_SEGMENTS if options.quick else SEGMENTS
-    done = itertools.count(1)
-
-    def step() -> None:
-        progress(min(1.0, next(done) / (4 * segments)))
-
-    return {"static_models": static_models.run(supernet, configs, segments=segments, on_segment=step)}
-
-
-def _search(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from dynofa_ros.bench import search
-
-    return {"search": search.run(progress)}
-
-
-def _decision(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from dynofa_ros.bench import decision
-
-    steps = QUICK_STEPS if options.quick else DECISION_STEPS
-    return {"decision": decision.run(progress, steps=steps)}
-
-
-def _comparison(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from dynofa_ros.bench import comparison
-
-    rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
-    found = comparison.run(progress, rounds=rounds)
-    return {"comparison": found["comparison"], "comparison_summary": found["summary"]}
-
-
-def _on_board(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from dynofa_ros.bench import on_board
-
-    supernet, configs = _sampled(3, options)
-    rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
-    segments = QUICK_SEGMENTS if options.quick else on_board.SEGMENTS
-    return {"on_board": on_board.run(progress, supernet, configs, rounds=rounds, segments=segments)}
-
-
-MEASURE: dict[str, Callable[[argparse.Namespace, Progress], dict[str, Any]]] = {
-    "engines": _engines,
-    "switch": _switch,
-    "memory": _memory,
-    "static_models": _static_models,
-    "search": _search,
-    "decision": _decision,
-    "comparison": _comparison,
-    "on_board": _on_board,
-}
 
 
 def _print(found: Sequence[Goal], errors: Sequence[str], surroundings: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -328,7 +327,7 @@ def statuses(results: dict[str, Any]) -> dict[str, str]:
 
 def test_without_results_nothing_is_measured() -> None:
     found = report.goals({})
-    assert {goal.section for goal in found} == set(report.SECTIONS) == set(bench.SECTIONS)
+    assert {goal.section for goal in found} == set(bench.SECTIONS)
     assert {goal.status for goal in found} == {"not measured"}
 
 
@@ -358,19 +357,17 @@ def test_goals_are_judged() -> None:
     assert found["library 7: speed-up at similar top-1"] == "reported"
 
 
-def measured(options: argparse.Namespace, progress: timing.Progress) -> dict[str, Any]:
+def measure(section: str, options: object, effort: bench.Effort, progress: timing.Progress) -> dict[str, Any]:
+    if section == "switch":
+        raise RuntimeError("engine 'x' is not installed")
     progress(1.0)
     return {"comparison": ROWS, "comparison_summary": SUMMARY, "engines": [ENGINE_ROW]}
-
-
-def broken(options: argparse.Namespace, progress: timing.Progress) -> dict[str, Any]:
-    raise RuntimeError("engine 'x' is not installed")
 
 
 def test_a_section_that_fails_costs_only_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench, "MEASURE", {"comparison": measured, "switch": broken})
+    monkeypatch.setattr(bench, "measure", measure)
     assert main(["bench", "--only", "switch,comparison", "--out", str(tmp_path / "new")]) == 1
     captured = capsys.readouterr()
     assert captured.err == "dynofa bench: switch: engine 'x' is not installed\n"
@@ -425,7 +422,7 @@ def test_every_processor_of_a_board_is_measured_or_named(
     demo = load_supernet("ofa_mbv3_demo")
     configs = {"largest": demo.space.largest, "smallest": demo.space.smallest}
     monkeypatch.setattr(bench, "_sampled", lambda *_: (demo, configs))
-    monkeypatch.setattr(bench, "QUICK_SEGMENTS", 2)
+    monkeypatch.setattr(bench, "QUICK", bench.QUICK._replace(segments=2))
     out = tmp_path / "board.json"
     assert main(["bench", "--on-board", "--quick", "--json", str(out)]) == 0
     rows = {row["processor"]: row for row in json.loads(out.read_text())["on_board"]}
