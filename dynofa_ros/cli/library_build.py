@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import fields
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,27 +129,14 @@ def _request(options: argparse.Namespace) -> Request:
 
     measured = options.images or options.data or options.pairs
     evaluations = EVALUATIONS_MEASURED if measured else EVALUATIONS
-    return Request(
-        space=options.space,
-        board=options.board,
-        processor=options.processor,
-        evaluations=options.evaluations or evaluations,
-        weights=options.weights,
-        images=options.images,
-        data=options.data,
-        pairs=options.pairs,
-        target=options.target,
-        metric=options.metric,
-        count=options.count or (IMAGES if options.pairs is None else PAIRS),
-        skip_broken=options.skip_broken,
-        latency_table=options.latency_table,
-        runs=runs_of(options),
-        points=options.points,
-        configs=options.configs,
-        seed=options.seed,
-        min_accuracy=options.min_accuracy,
-        max_latency_ms=float("inf") if options.max_latency is None else options.max_latency,
-    )
+    asked = {f.name: getattr(options, f.name) for f in fields(Request) if hasattr(options, f.name)}
+    asked |= {
+        "evaluations": options.evaluations or evaluations,
+        "count": options.count or (IMAGES if options.pairs is None else PAIRS),
+        "runs": runs_of(options),
+        "max_latency_ms": inf if options.max_latency is None else options.max_latency,
+    }
+    return Request(**asked)
 
 
 def show(library: Library, out: Path, seconds: float) -> None:

@@ -114,21 +114,18 @@ def described_threads(threads: tuple[int, ...]) -> str:
 
 def _run(options: argparse.Namespace) -> int:
     from dynofa_ros.library.files import open_library, require_writable, save_with_statistics
-    from dynofa_ros.library.profiling import profile
+    from dynofa_ros.library.profiling import Runs, profile
 
     check_outputs(options.json)
     with one_line_errors(), progress("measuring") as step:
         require_writable(options.out)
         opened = open_library(options.library, options.weights)
+        processor, pause_s = options.processor or opened.library.processor, options.pause_ms / 1e3
         measured = profile(
             opened.library,
             opened.supernet,
-            options.engine,
+            Runs(options.engine, 1, processor, options.affinity, options.rounds, pause_s),
             threads=options.threads,
-            affinity=options.affinity,
-            processor=options.processor,
-            rounds=options.rounds,
-            pause_s=options.pause_ms / 1e3,
             seed=options.seed,
             statistics=opened.statistics,
             on_round=step,

@@ -14,13 +14,12 @@ from pathlib import Path
 from dynofa_ros.application.networks import demo_library, demo_weights
 from dynofa_ros.errors import one_line
 from dynofa_ros.library.library import load_library, load_statistics, save_library
-from dynofa_ros.library.profiling import UNDISTURBED, profile
+from dynofa_ros.library.profiling import UNDISTURBED, Runs, profile
 from dynofa_ros.paths import share_file
 from dynofa_ros.supernet.registry import load_space
 from dynofa_ros.supernet.supernet import Supernet
 from dynofa_ros.supernet.weights import load_weights
 
-ENGINE = "onnxruntime"
 ROUNDS = 20
 PAUSE_S = 0.02  # as between two frames of a camera
 
@@ -40,9 +39,7 @@ def measure_demo(space_name: str, library_name: str, out: Path) -> float:
     measured = profile(
         library,
         supernet,
-        ENGINE,
-        rounds=ROUNDS,
-        pause_s=PAUSE_S,
+        Runs(rounds=ROUNDS, pause_s=PAUSE_S),
         clock=time.thread_time_ns,  # what the perception node stretches
         statistics=statistics,
         quantile=UNDISTURBED,

@@ -173,13 +173,9 @@ def measure_subnets(
 def profile(
     library: Library,
     supernet: Supernet,
-    engine: str,
+    runs: Runs,
     *,
     threads: Sequence[int] = (),
-    affinity: Collection[int] = (),
-    processor: str | None = None,
-    rounds: int = 40,
-    pause_s: float = 0.0,
     seed: int = 0,
     clock: Callable[[], int] = time.perf_counter_ns,
     statistics: Statistics | None = None,
@@ -192,13 +188,14 @@ def profile(
     threads: every sub-network is measured with each of these numbers of threads, all interleaved, and has one
     entry for each that names it. Empty: with one thread, in entries that name none.
     alpha and beta keep their shares, because one clock frequency cannot tell them apart. Energies leave: they
-    were those of another machine or processor. processor: where the engine runs, None = the library's.
+    were those of another machine or processor.
     quantile: of the rounds, taken for the latency.
     The other arguments: ``measure_subnets``.
     Raises EngineError, or ValueError for CPUs that this process may not use or more threads than those.
     """
-    runs = Runs(engine, 1, processor or library.processor, affinity, rounds, pause_s)
-    _check_threads(threads, affinity)
+    cpus = len(runs.affinity or os.sched_getaffinity(0))
+    if too_many := [n for n in threads if n > cpus]:
+        raise ValueError(f"threads = {too_many[0]} must be at most {cpus}, the CPUs that may be used")
     wanted = {
         _key(e.id, number): msgspec.structs.replace(e, threads=number, cluster=None)
         for number in threads or (None,)
@@ -248,12 +245,6 @@ def fixed_shares(
 
 def _key(subnet_id: str, threads: int | None) -> str:
     return subnet_id if threads is None else f"{subnet_id} with {threads} threads"
-
-
-def _check_threads(threads: Sequence[int], affinity: Collection[int]) -> None:
-    cpus = len(affinity or os.sched_getaffinity(0))
-    if too_many := [n for n in threads if n > cpus]:
-        raise ValueError(f"threads = {too_many[0]} must be at most {cpus}, the CPUs that may be used")
 
 
 def joined(groups: Sequence[Mapping[str, np.ndarray]], reference: str) -> dict[str, np.ndarray]:

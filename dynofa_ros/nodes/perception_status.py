@@ -31,20 +31,12 @@ def images(
 
     advice: asked for if none come. reliable: as subscribed.
     """
-    counters = application.counters
-    age_s, problem = _age_s(counters.last_ns), counters.problems.get(True)
-    facts: dict[str, object] = {
-        "age of the last image, s": age_s,
-        "answered": counters.answered,
-        "dropped": counters.dropped,
-        "malformed": counters.malformed,
-        "last malformed": problem.reason if problem else "none",
-    }
-    if not age_s < _silent_s(application):
+    status = _came(application, "dropped", "dropped")
+    facts = dict(status.values)
+    if not _age_s(application.counters.last_ns) < _silent_s(application):
         return Status(Level.WARN, f"no images: {advice()}", facts)
-    if problem and _age_s(problem.at_ns) < RECENT_S:
-        text = f"{counters.malformed} malformed images dropped, last: {problem.reason}"
-        return Status(Level.WARN, text, facts)
+    if status.level != Level.OK:
+        return status
     lost, due = arrivals.lost(application.targets.rate_hz) if arrivals else (0, 0)
     link = "reliable" if reliable else "best effort"
     facts |= {"due in 10 s": due, "lost on the way": lost, "reliability": link}
@@ -62,17 +54,22 @@ def images(
 
 def requests(application: Application) -> Status:
     """Requests that came. None is no fault: texts come irregularly."""
+    return _came(application, "refused by a full queue", "refused")
+
+
+def _came(application: Application, lost: str, verb: str) -> Status:
+    """What came and was malformed. lost: what one is that gets no answer; verb: what becomes of malformed."""
     counters, request = application.counters, application.task.request
     problem = counters.problems.get(True)
     facts: dict[str, object] = {
         f"age of the last {request}, s": _age_s(counters.last_ns),
         "answered": counters.answered,
-        "refused by a full queue": counters.dropped,
+        lost: counters.dropped,
         "malformed": counters.malformed,
         "last malformed": problem.reason if problem else "none",
     }
     if problem and _age_s(problem.at_ns) < RECENT_S:
-        text = f"{counters.malformed} malformed {request}s refused, last: {problem.reason}"
+        text = f"{counters.malformed} malformed {request}s {verb}, last: {problem.reason}"
         return Status(Level.WARN, text, facts)
     return Status(Level.OK, f"{request}s are taken", facts)
 

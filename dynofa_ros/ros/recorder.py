@@ -151,9 +151,7 @@ class Recorder(Node):
             if writer is None:
                 return
             try:
-                if not writer.has_topic(topic.topic):
-                    writer.add_topic(topic.topic, topic.message_type, self._offered_qos(topic))
-                writer.write(topic.topic, time_ns, data)
+                writer.write(topic, partial(self._offered_qos, topic), time_ns, data)
             except (OSError, WriterError) as error:
                 self._fail(writer, error)
         if self._listener is not None:
@@ -213,19 +211,16 @@ class BagWriter:
         """Whether the definition of the type ("std_msgs/msg/String") is known, so that it can be embedded."""
         return message_type in typestore().fielddefs
 
-    def has_topic(self, topic: str) -> bool:
-        """Whether the topic was added."""
-        return topic in self._connections
-
-    def add_topic(self, topic: str, message_type: str, offered: Sequence[Qos]) -> None:
-        """Add a topic of a known type. offered: QoS of its publishers."""
-        self._connections[topic] = self._writer.add_connection(
-            topic, message_type, typestore=typestore(), offered_qos_profiles=offered
-        )
-
-    def write(self, topic: str, time_ns: int, data: bytes) -> None:
-        """Append one serialised message of a topic that was added; time_ns: receipt, system clock."""
-        self._writer.write(self._connections[topic], time_ns, data)
+    def write(
+        self, topic: ExpectedTopic, offered: Callable[[], Sequence[Qos]], time_ns: int, data: bytes
+    ) -> None:
+        """Append one serialised message; time_ns: receipt, system clock. offered: QoS of the publishers."""
+        name = topic.topic
+        if name not in self._connections:
+            self._connections[name] = self._writer.add_connection(
+                name, topic.message_type, typestore=typestore(), offered_qos_profiles=offered()
+            )
+        self._writer.write(self._connections[name], time_ns, data)
 
     def flush(self) -> None:
         """Put what was written so far on disk as a complete file without index, then go on behind it.

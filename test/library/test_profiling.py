@@ -20,7 +20,7 @@ from dynofa_ros.cli import library_profile
 from dynofa_ros.errors import CliError
 from dynofa_ros.library.files import find_library, open_library, renewed_notes, save_with_statistics
 from dynofa_ros.library.library import Library, LibraryError, load_library, load_statistics, save_library
-from dynofa_ros.library.profiling import joined, measure, memory_groups, profile, running_on
+from dynofa_ros.library.profiling import Runs, joined, measure, memory_groups, profile, running_on
 from dynofa_ros.paths import share_file
 from dynofa_ros.supernet.masked import initial_weights
 from dynofa_ros.supernet.registry import DEMO_SPACE, EngineError, load_engine, load_space
@@ -78,8 +78,8 @@ def test_groups_are_scaled_by_the_network_they_share():
 def test_a_library_larger_than_memory_is_profiled_in_groups():
     opened = open_library(DEMO, WEIGHTS)
     steps: list[int] = []
-    arguments = (opened.library, opened.supernet, "onnxruntime")
-    result = profile(*arguments, rounds=2, memory_limit=1, on_round=steps.append)
+    arguments = (opened.library, opened.supernet, Runs(rounds=2, pause_s=0.0))
+    result = profile(*arguments, memory_limit=1, on_round=steps.append)
     groups = len(opened.library.entries) - 1
     assert steps == [groups * 7] * (groups * 7)
     assert {e.id for e in result} <= {e.id for e in opened.library}
@@ -89,9 +89,8 @@ def test_profile_keeps_shares_and_binds_the_weights():
     opened = open_library(DEMO, WEIGHTS)
     energetic = [msgspec.structs.replace(e, energy_j=1.0) for e in opened.library]
     library = msgspec.structs.replace(opened.library, weights_sha256=None, entries=tuple(energetic))
-    result = profile(
-        library, opened.supernet, "onnxruntime", rounds=2, affinity=[min(os.sched_getaffinity(0))]
-    )
+    runs = Runs(affinity=[min(os.sched_getaffinity(0))], rounds=2, pause_s=0.0)
+    result = profile(library, opened.supernet, runs)
     assert result.weights_sha256 == opened.supernet.weights.digest
     for e in result:
         before = library.find(e.id)
@@ -118,7 +117,7 @@ def test_affinity_binds_the_calling_thread_and_is_given_back():
 def test_an_engine_does_not_pretend_another_processor():
     opened = open_library(DEMO, WEIGHTS)
     with pytest.raises(EngineError, match="reaches no npu"):
-        profile(opened.library, opened.supernet, "torch", processor="npu", rounds=1)
+        profile(opened.library, opened.supernet, Runs("torch", processor="npu", rounds=1))
 
 
 # --- the command --------------------------------------------------------------------------------

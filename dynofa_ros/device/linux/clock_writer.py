@@ -80,19 +80,27 @@ class ClockWriter:
                 clock = self._clock(band, times[band.domain])
                 accepted.append((clock, band, plan_band(band, clock.domain, self._found.mode)))
             except BandRefusedError as error:
-                refused.append(self._refused(band, str(error)))
+                refused.append(self.refused(band, str(error)))
         try:
             if accepted:
                 self._found.save([clock.domain for clock, _, _ in accepted])
         except (OSError, BackupError) as error:
             reason = f"not changed, as the clocks found could not be saved: {_text(error)}"
-            refused += [self._refused(band, f"{band.domain}: {reason}") for _, band, _ in accepted]
+            refused += [self.refused(band, f"{band.domain}: {reason}") for _, band, _ in accepted]
             accepted = []
         for clock, band, plan in accepted:
             reason = clock.take(band, plan, now_s)
             if reason:
-                refused.append(self._refused(band, reason))
+                refused.append(self.refused(band, reason))
         return (*self.applied(), *refused)
+
+    def refused(self, band: FrequencyBand, reason: str) -> DomainState:
+        """What became of a band that was not taken."""
+        clock = self._clocks.get(band.domain)
+        actual_hz = clock.actual_hz if clock else math.nan
+        return DomainState(
+            band.domain, band.min_hz, band.max_hz, actual_hz, DomainStatus.REJECTED, reason=reason
+        )
 
     def applied(self) -> tuple[DomainState, ...]:
         """State of every domain; files are read when it is time to, and what could not be done is retried."""
@@ -161,13 +169,6 @@ class ClockWriter:
             limits = read_limits(self._files, clock.files)
             return limits.min_hz == limits.max_hz > 0
         return False
-
-    def _refused(self, band: FrequencyBand, reason: str) -> DomainState:
-        clock = self._clocks.get(band.domain)
-        actual_hz = clock.actual_hz if clock else math.nan
-        return DomainState(
-            band.domain, band.min_hz, band.max_hz, actual_hz, DomainStatus.REJECTED, reason=reason
-        )
 
     def _state(self, clock: ClockUnderControl) -> DomainState:
         state = clock.state()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
+from typing import TypeVar
 
 from dynofa_ros.device.linux.inventory import Rail, ThrottleSign, Zone
 from dynofa_ros.device.linux.sysfs import SysFiles
 from dynofa_ros.files import natural
+
+Named = TypeVar("Named", Rail, Zone)
 
 I2C = "/sys/bus/i2c"
 IIO_FOLDERS = (
@@ -98,10 +102,7 @@ def find_zones(files: SysFiles) -> tuple[tuple[Zone, ...], tuple[str, ...]]:
             zones.append(_zone(files, name or folder.rsplit("/", 1)[1], f"{folder}/temp"))
     if all(zone.name == "acpitz" for zone in zones):
         zones += _chip_temperatures(files)
-    for index, zone in enumerate(zones):
-        same = sum(other.name == zone.name for other in zones[:index])
-        if same:
-            zones[index] = replace(zone, name=f"{zone.name}_{same + 1}")
+    zones = _unique(zones)
     if not zones:
         missing.append("temperature: no thermal zone and no temperature sensor of a processor")
     missing += [f"temperature {zone.name}: {zone.reason}" for zone in zones if not zone.readable]
@@ -248,14 +249,14 @@ def _judged(files: SysFiles, rail: Rail) -> Rail:
     return replace(rail, readable=not refusals, reason=refusals[0] if refusals else "")
 
 
-def _unique(rails: list[Rail]) -> list[Rail]:
-    """The rails, a name that comes again with its number of occurrence."""
-    seen: dict[str, int] = {}
+def _unique(named: list[Named]) -> list[Named]:
+    """Rails or zones, a name that comes again with its number of occurrence."""
+    seen: Counter[str] = Counter()
     result = []
-    for rail in rails:
-        seen[rail.name] = seen.get(rail.name, 0) + 1
-        number = seen[rail.name]
-        result.append(rail if number == 1 else replace(rail, name=f"{rail.name}_{number}"))
+    for one in named:
+        seen[one.name] += 1
+        number = seen[one.name]
+        result.append(one if number == 1 else replace(one, name=f"{one.name}_{number}"))
     return result
 
 

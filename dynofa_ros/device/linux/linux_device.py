@@ -20,7 +20,7 @@ from dynofa_ros.device.linux.discovery_limits import PowerModes
 from dynofa_ros.device.linux.inventory import ClockDomain, Inventory, PowerMode
 from dynofa_ros.device.linux.sensors import Sensors
 from dynofa_ros.device.linux.sysfs import SysFiles
-from dynofa_ros.messages import DeviceCapabilities, DomainCapability, DomainState, DomainStatus, FrequencyBand
+from dynofa_ros.messages import DeviceCapabilities, DomainCapability, DomainState, FrequencyBand
 
 SOURCE = "sysfs"
 WRITES_OFF = "writes are off (parameter allow_writes)"
@@ -118,22 +118,8 @@ class SysfsDevice:
     def apply(self, bands: Sequence[FrequencyBand]) -> tuple[DomainState, ...]:
         if self._allow_writes:
             return self._writer.apply(bands)
-        states = self._writer.applied()
-        clocks = {state.domain: state.actual_hz for state in states}
-        return (
-            *states,
-            *(
-                DomainState(
-                    band.domain,
-                    band.min_hz,
-                    band.max_hz,
-                    clocks.get(band.domain, math.nan),
-                    DomainStatus.REJECTED,
-                    reason=f"{band.domain}: {WRITES_OFF}",
-                )
-                for band in bands
-            ),
-        )
+        refused = (self._writer.refused(band, f"{band.domain}: {WRITES_OFF}") for band in bands)
+        return (*self._writer.applied(), *refused)
 
     def applied(self) -> tuple[DomainState, ...]:
         return self._writer.applied()
