@@ -6,8 +6,10 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+Results: TypeAlias = tuple[int, Any]  # exit code, and what is written as JSON; None = nothing more
+Run: TypeAlias = Callable[[argparse.Namespace], Results]
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -43,9 +45,10 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """The ``--json FILE`` that every subcommand has."""
+def add_run(parser: argparse.ArgumentParser, run: Run, **defaults: Any) -> None:
+    """What runs a subcommand, and the ``--json FILE`` that every one has; other options by their defaults."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
+    parser.set_defaults(run=run, **defaults)
 
 
 def add_recording(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dynofa_ros.cli.arguments import Commands, add_json, names, whole
+from dynofa_ros.cli.arguments import Commands, Results, add_run, names, whole
 from dynofa_ros.cli.common import FAILED, OK, check_outputs, write_json
 from dynofa_ros.cli.tables import plain_table, wide_console
 from dynofa_ros.cli.work import bars
@@ -83,10 +83,9 @@ def add_parser(commands: Commands) -> None:
         "CPU (docs/hardware.md)",
     )
     parser.add_argument("--compile", action="store_true", help="also torch.compile one network (slow)")
-    add_json(parser)
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw comparison and engines here")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write bench.json and bench.png here")
-    parser.set_defaults(run=_run)
+    add_run(parser, _run)
 
 
 def _sections(text: str) -> tuple[str, ...]:
@@ -98,7 +97,7 @@ def _sections(text: str) -> tuple[str, ...]:
     return chosen
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> Results:
     _check_spaces(options)
     _check_outputs(options)
     from dynofa_ros.bench.report import environment, goals
@@ -121,11 +120,9 @@ def _run(options: argparse.Namespace) -> int:
     _print(() if options.on_board else found, errors, surroundings)
     _print_boards(results.get("on_board") or ())
     lines = [asdict(goal) | {"status": goal.status} for goal in found]
-    _write(
-        options,
-        {**results, "goals": lines, "environment": surroundings, "seconds": seconds, "errors": errors},
-    )
-    return FAILED if errors else OK
+    document = {**results, "goals": lines, "environment": surroundings, "seconds": seconds, "errors": errors}
+    _write(options, document)
+    return FAILED if errors else OK, document
 
 
 def _check_spaces(options: argparse.Namespace) -> None:
@@ -231,8 +228,8 @@ def _print_boards(rows: Sequence[dict[str, Any]]) -> None:
         wide_console().print(plain_table(head, lines))
 
 
-def _texts(options: argparse.Namespace) -> list[Path]:
-    return [p for p in (options.json, options.out and options.out / "bench.json") if p]
+def _text(options: argparse.Namespace) -> Path | None:
+    return options.out and options.out / "bench.json"
 
 
 def _pictures(options: argparse.Namespace) -> list[Path]:
@@ -247,14 +244,13 @@ def _check_outputs(options: argparse.Namespace) -> None:
         raise UsageError("--on-board is a measurement of its own: leave --only and --plot out")
     if options.plot is not None and not {"engines", "comparison"} & set(options.only):
         raise UsageError("--plot draws engines and comparison: --only must name one of them")
-    check_outputs(*_texts(options), *_pictures(options))
+    check_outputs(_text(options), *_pictures(options))
 
 
 def _write(options: argparse.Namespace, document: dict[str, Any]) -> None:
     from dynofa_ros.bench.plots import drawable, plot
 
-    for path in _texts(options):
-        write_json(path, document)
+    write_json(_text(options), document)
     for path in _pictures(options) if drawable(document) else ():
         with writing(path):
             plot(document, document["environment"]["cpu"], path)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import Commands, add_json, number, whole
-from dynofa_ros.cli.common import OK, check_outputs, write_json
+from dynofa_ros.cli.arguments import Commands, Results, add_run, number, whole
+from dynofa_ros.cli.common import OK, write_json
 from dynofa_ros.cli.library_profile import HERE, add_engine
 from dynofa_ros.cli.work import one_line_errors, progress
 from dynofa_ros.errors import CliError, UsageError
@@ -94,8 +94,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="order of the points, noise")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.yaml", help="library to write")
     parser.add_argument("--resume", action="store_true", help="continue a sweep that was cut")
-    add_json(parser)
-    parser.set_defaults(run=_run)
+    add_run(parser, _run)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -113,7 +112,7 @@ def _clusters(text: str) -> tuple[str, ...]:
     return names
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> Results:
     if options.out.suffix not in (".yaml", ".yml"):
         raise UsageError(f"--out {options.out} must end in .yaml")
     if options.device == "auto" and options.weights is None:
@@ -122,12 +121,11 @@ def _run(options: argparse.Namespace) -> int:
 
     with one_line_errors():
         require_writable(options.out)
-        check_outputs(options.json)
         sources = _libraries(options.library, options.processors)
         return _simulated(options, sources) if options.device == "simulated" else _own(options, sources)
 
 
-def _simulated(options: argparse.Namespace, sources: Mapping[str, tuple[Path, Library]]) -> int:
+def _simulated(options: argparse.Namespace, sources: Mapping[str, tuple[Path, Library]]) -> Results:
     from dynofa_ros.device.board import load_board
     from dynofa_ros.device.simulated.simulated_device import SimulatedDevice
     from dynofa_ros.library.testbench import SimulatedRig, references_hz
@@ -144,7 +142,7 @@ def _simulated(options: argparse.Namespace, sources: Mapping[str, tuple[Path, Li
     return _finish(options, board, board.name, rail, sources, references, observations)
 
 
-def _own(options: argparse.Namespace, sources: Mapping[str, tuple[Path, Library]]) -> int:
+def _own(options: argparse.Namespace, sources: Mapping[str, tuple[Path, Library]]) -> Results:
     from dynofa_ros.device.board import load_board
     from dynofa_ros.library.files import open_library
     from dynofa_ros.library.profiling import running_on
@@ -240,7 +238,7 @@ def _finish(
     sources: Mapping[str, tuple[Path, Library]],
     references: Mapping[str, Mapping[str, int]],
     observations: Sequence[Observation],
-) -> int:
+) -> Results:
     """board: whose power model is fitted, None = no model is known. name: of where the sweep ran. rail: the
     sensor of the whole module's power, "" = none."""
     from dynofa_ros.device.board import power_model
@@ -276,9 +274,10 @@ def _finish(
         print("no power file: no board description matches this computer, and --board names none")
     else:
         print(f"the device node takes its power model from it with power_file:={written[-1]}")
+    # before the journal goes
     write_json(options.json, _json(results, files, document, observations, skipped, simulated))
     _journal_path(options.out).unlink()
-    return OK
+    return OK, None
 
 
 def _print(

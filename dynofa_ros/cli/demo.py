@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dynofa_ros.cli.arguments import Commands, add_json, names, number, whole
-from dynofa_ros.cli.common import FAILED, OK, write_json
+from dynofa_ros.cli.arguments import Commands, Results, add_run, names, number, whole
+from dynofa_ros.cli.common import FAILED, OK
 from dynofa_ros.errors import UsageError
 
 DEFAULT_OUT = Path("out")
@@ -75,11 +75,10 @@ def add_parser(commands: Commands) -> None:
         help="run the device node's real backend on a virtual board, by its name in config/virtual_boards or "
         "by a file (docs/virtual_board.md)",
     )
-    add_json(parser)
-    parser.set_defaults(run=_run)
+    add_run(parser, _run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> Results:
     if options.topic and options.bag is None:
         raise UsageError("--topic needs --bag")
     if options.scenario:
@@ -92,8 +91,7 @@ def _run(options: argparse.Namespace) -> int:
 
     chosen = {k: v for k, v in vars(options).items() if k not in ("run", "command", "json")}
     summary = demo.run(setup.DemoOptions(**chosen))
-    write_json(options.json, summary)
-    return FAILED if summary["errors"] else OK
+    return FAILED if summary["errors"] else OK, summary
 
 
 def _check_tasks(options: argparse.Namespace) -> None:

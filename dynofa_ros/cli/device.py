@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynofa_ros.cli.arguments import Commands, add_json
-from dynofa_ros.cli.common import FAILED, OK, write_json
+from dynofa_ros.cli.arguments import Commands, Results, add_run
+from dynofa_ros.cli.common import FAILED, OK
 from dynofa_ros.cli.work import one_line_errors
 from dynofa_ros.errors import UsageError
 
@@ -41,8 +41,7 @@ def _add_restore(subcommands: Commands) -> None:
     parser.add_argument(
         "--sysfs-root", type=Path, default=Path("/"), metavar="DIR", help="folder that holds sys (default /)"
     )
-    add_json(parser)
-    parser.set_defaults(run=_restore)
+    add_run(parser, _restore)
 
 
 def _add_permissions(subcommands: Commands) -> None:
@@ -58,11 +57,10 @@ def _add_permissions(subcommands: Commands) -> None:
     parser.add_argument(
         "--destination", type=Path, metavar="DIR", help="with --install: put them below DIR, start nothing"
     )
-    add_json(parser)
-    parser.set_defaults(run=_permissions)
+    add_run(parser, _permissions)
 
 
-def _restore(options: argparse.Namespace) -> int:
+def _restore(options: argparse.Namespace) -> Results:
     from dynofa_ros.device.linux.clock_backup import ClockBackup, restore_saved
     from dynofa_ros.device.linux.discovery import discover
     from dynofa_ros.device.linux.sysfs import SysFiles
@@ -83,8 +81,8 @@ def _restore(options: argparse.Namespace) -> int:
             finally:
                 backup.release()
     _print_returned(returned, backup.path)
-    write_json(options.json, _returned_json(returned, root, backup.path))
-    return OK if all(clock.done for clock in returned) else FAILED
+    done = all(clock.done for clock in returned)
+    return OK if done else FAILED, _returned_json(returned, root, backup.path)
 
 
 def _print_returned(returned: tuple[DomainState, ...], path: Path) -> None:
@@ -116,7 +114,7 @@ def _returned_json(returned: tuple[DomainState, ...], root: Path, path: Path) ->
     }
 
 
-def _permissions(options: argparse.Namespace) -> int:
+def _permissions(options: argparse.Namespace) -> Results:
     from dynofa_ros.device.linux import permissions
 
     if options.destination is not None and not options.install:
@@ -134,5 +132,4 @@ def _permissions(options: argparse.Namespace) -> int:
                 print(f"### {file.path}\n{file.text}")
             print(f"### install them with: {permissions.root_command()}")
     shown = [{"path": file.path, "text": file.text} for file in files]
-    write_json(options.json, {"files": shown, "installed": list(written)})
-    return OK
+    return OK, {"files": shown, "installed": list(written)}

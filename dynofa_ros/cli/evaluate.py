@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynofa_ros.cli.arguments import Commands, add_json, names, whole
+from dynofa_ros.cli.arguments import Commands, Results, add_run, names, whole
 from dynofa_ros.cli.common import OK, check_outputs, write_json
 from dynofa_ros.cli.tables import plain_table, wide_console
 from dynofa_ros.errors import CliError, UsageError, writing
@@ -77,11 +77,10 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--jobs", type=whole(1, 256), metavar="N", help="processes at once (default: the usable cores)"
     )
-    add_json(parser)
-    parser.set_defaults(run=_run)
+    add_run(parser, _run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> Results:
     from dynofa_ros.evaluation.policies import POLICIES
     from dynofa_ros.evaluation.scenarios import SCENARIOS
 
@@ -91,7 +90,7 @@ def _run(options: argparse.Namespace) -> int:
     compared = [name for name in POLICIES if name not in LEFT_OUT]
     policies = _known("policy", options.policies, list(POLICIES), compared)
     seeds = options.seeds or (QUICK_SEEDS if options.quick else DRAWN_SEEDS if alone else SEEDS)
-    check_outputs(*_documents(options))  # before minutes of work
+    check_outputs(_document(options))  # before minutes of work
     return _evaluate(options, scenarios, policies, seeds)
 
 
@@ -110,7 +109,7 @@ def _known(
 
 def _evaluate(
     options: argparse.Namespace, scenarios: Sequence[str], policies: Sequence[str], seeds: int
-) -> int:
+) -> Results:
     from dynofa_ros.cli.work import one_line_errors, progress
     from dynofa_ros.evaluation.goals import goals
     from dynofa_ros.evaluation.report import to_document, write_report
@@ -131,13 +130,12 @@ def _evaluate(
     found = goals(study)
     _print(found, study, board, seeds)
     document = to_document(study, found, board, seeds)
-    for path in _documents(options):
-        write_json(path, document)
+    write_json(_document(options), document)
     if options.out is not None:
         with writing(options.out):
             report = write_report(study, found, scenes(scenarios), board, seeds, options.out)
         print(f"report: {report}")
-    return OK
+    return OK, document
 
 
 def _drawn(options: argparse.Namespace, policies: Sequence[str]) -> list[Job]:
@@ -188,5 +186,5 @@ def _print(found: Sequence[Goal], study: Study, board: Board, seeds: int) -> Non
     console.print(plain_table(("goal", "wanted", "value", "", ""), judged))
 
 
-def _documents(options: argparse.Namespace) -> list[Path]:
-    return [p for p in (options.json, options.out and options.out / "results.json") if p]
+def _document(options: argparse.Namespace) -> Path | None:
+    return options.out and options.out / "results.json"

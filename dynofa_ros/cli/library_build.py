@@ -9,8 +9,8 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynofa_ros.cli.arguments import Commands, add_json, number, whole
-from dynofa_ros.cli.common import OK, check_outputs, write_json
+from dynofa_ros.cli.arguments import Commands, Results, add_run, number, whole
+from dynofa_ros.cli.common import OK
 from dynofa_ros.cli.library_profile import HERE, add_engine, add_rounds, runs_of
 from dynofa_ros.cli.tables import print_entries
 from dynofa_ros.cli.work import one_line_errors, stages
@@ -46,7 +46,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--max-latency", type=number(1e-3, 1e6, "ms"), metavar="MS", help="slower ones are not searched"
     )
-    parser.set_defaults(run=run, configs=())
+    add_run(parser, run, configs=())
 
 
 def add_measured(parser: argparse.ArgumentParser) -> None:
@@ -93,10 +93,9 @@ def add_measured(parser: argparse.ArgumentParser) -> None:
     add_rounds(parser, 20)
     parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="default 0")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="library to write (YAML)")
-    add_json(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> Results:
     """Build the library that the options ask for."""
     given = [name for name in ("images", "data", "pairs") if getattr(options, name) is not None]
     if options.weights is None and given:
@@ -110,7 +109,6 @@ def run(options: argparse.Namespace) -> int:
         from dynofa_ros.library.files import require_writable, save_with_statistics
 
         require_writable(options.out)
-        check_outputs(options.json)
         from dynofa_ros.library.build import build
 
         built = build(_request(options), step)
@@ -120,8 +118,7 @@ def run(options: argparse.Namespace) -> int:
     import msgspec
 
     document = {"library": str(options.out), "seconds": round(seconds, 2), "points": len(library.entries)}
-    write_json(options.json, {**document, **msgspec.to_builtins(library)})
-    return OK
+    return OK, {**document, **msgspec.to_builtins(library)}
 
 
 def _request(options: argparse.Namespace) -> Request:

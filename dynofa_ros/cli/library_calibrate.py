@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dynofa_ros.cli.arguments import Commands, add_json, whole
-from dynofa_ros.cli.common import OK, check_outputs, write_json
+from dynofa_ros.cli.arguments import Commands, Results, add_run, whole
+from dynofa_ros.cli.common import OK
 from dynofa_ros.cli.work import one_line_errors, progress
 
 
@@ -35,17 +35,15 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="which images (default 0)")
     parser.add_argument("--skip-broken", action="store_true", help="leave images out that cannot be decoded")
     parser.add_argument("--out", type=Path, metavar="FILE", help="library to write (default: LIBRARY itself)")
-    add_json(parser)
-    parser.set_defaults(run=_run)
+    add_run(parser, _run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> Results:
     import msgspec
 
     from dynofa_ros.library.accuracy import rough
     from dynofa_ros.library.files import open_library, renewed_notes, require_writable, save_with_statistics
 
-    check_outputs(options.json)
     with one_line_errors(), progress("calibrating") as step:
         opened = open_library(options.library, options.weights)
         out = options.out or opened.path
@@ -80,14 +78,10 @@ def _run(options: argparse.Namespace) -> int:
         print("\n".join(left_out), end="\n" * bool(left_out))
         print(f"{len(written.entries)} sub-networks calibrated on {len(files)} images{rough(len(files))}")
         print(f"written: {out} and {out.with_name(own.file)}")
-    write_json(
-        options.json,
-        {
-            "library": str(out),
-            "statistics": str(out.with_name(own.file)) if own else None,
-            "sha256": own.sha256 if own else None,
-            "images": len(files),
-            "entries": [e.id for e in written],
-        },
-    )
-    return OK
+    return OK, {
+        "library": str(out),
+        "statistics": str(out.with_name(own.file)) if own else None,
+        "sha256": own.sha256 if own else None,
+        "images": len(files),
+        "entries": [e.id for e in written],
+    }

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dynofa_ros.cli.arguments import Commands, add_json
-from dynofa_ros.cli.common import OK, check_outputs, write_json
+from dynofa_ros.cli.arguments import Commands, Results, add_run
+from dynofa_ros.cli.common import OK
 from dynofa_ros.cli.library_profile import add_engine
 from dynofa_ros.cli.work import one_line_errors, progress
 
@@ -28,15 +28,13 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint of its space")
     parser.add_argument("--processor", choices=("cpu", "gpu", "npu"), help="default: the library's")
     add_engine(parser)
-    add_json(parser)
-    parser.set_defaults(run=_run)
+    add_run(parser, _run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> Results:
     from dynofa_ros.library.files import open_library
     from dynofa_ros.supernet.registry import EngineError, load_engine, require_processor
 
-    check_outputs(options.json)
     results: dict[str, Any] = {"engine": options.engine, "entries": []}
     with one_line_errors(), progress("compiling") as step:
         opened = open_library(options.library, options.weights)
@@ -58,5 +56,4 @@ def _run(options: argparse.Namespace) -> int:
     print(
         f"{opened.path}: {len(entries)} sub-networks ready for {processor} ({options.engine}), {total:.1f} s"
     )
-    write_json(options.json, results)
-    return OK
+    return OK, results

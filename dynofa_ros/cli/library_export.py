@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dynofa_ros.cli.arguments import Commands, add_json
-from dynofa_ros.cli.common import OK, check_outputs, write_json
+from dynofa_ros.cli.arguments import Commands, Results, add_run
+from dynofa_ros.cli.common import OK, check_outputs
 from dynofa_ros.cli.work import one_line_errors
 
 
@@ -24,16 +24,15 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("subnet", metavar="ID", help="of its entries")
     parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint of its space")
     parser.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="file to write")
-    add_json(parser)
-    parser.set_defaults(run=_run)
+    add_run(parser, _run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> Results:
     from dynofa_ros.files import write_atomically
     from dynofa_ros.library.files import open_library
     from dynofa_ros.supernet.engines.onnx_graph import build_graph, for_one_row, with_weights
 
-    check_outputs(options.onnx, options.json)
+    check_outputs(options.onnx)
     with one_line_errors():
         opened = open_library(options.library, options.weights)
         entry = opened.library.find(options.subnet)
@@ -57,5 +56,4 @@ def _run(options: argparse.Namespace) -> int:
             written.append(path)
     for path in written:
         print(f"written: {path}")
-    write_json(options.json, {"subnet": entry.id, "files": list(map(str, written))})
-    return OK
+    return OK, {"subnet": entry.id, "files": list(map(str, written))}

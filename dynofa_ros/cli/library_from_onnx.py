@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynofa_ros.cli.arguments import Commands, add_json, whole
-from dynofa_ros.cli.common import OK, check_outputs, write_json
+from dynofa_ros.cli.arguments import Commands, Results, add_run, whole
+from dynofa_ros.cli.common import OK
 from dynofa_ros.cli.library_profile import HERE, add_engine, add_rounds, runs_of
 from dynofa_ros.cli.tables import print_entries
 from dynofa_ros.cli.work import one_line_errors, stages
@@ -52,11 +52,10 @@ def add_parser(commands: Commands) -> None:
     add_rounds(parser, 20)
     parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="which images (default 0)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="library to write (YAML)")
-    add_json(parser)
-    parser.set_defaults(run=_run)
+    add_run(parser, _run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> Results:
     if (options.images is None) == (options.data is None):
         raise UsageError("give --images DIR for classifiers, or --data DIR for detectors")
     with one_line_errors(), stages("reading networks") as step:
@@ -80,15 +79,13 @@ def _run(options: argparse.Namespace) -> int:
         )
         for path in (options.out, request.listed_at):
             require_writable(path)
-        check_outputs(options.json)
         found = measure(request, step)
         _save(found, options.out, request.listed_at)
     _print(found, options.out, request.listed_at)
     import msgspec
 
     document = {"library": str(options.out), "networks": str(request.listed_at), "slower": found.slower}
-    write_json(options.json, {**document, **msgspec.to_builtins(found.library)})
-    return OK
+    return OK, {**document, **msgspec.to_builtins(found.library)}
 
 
 def _save(found: Measured, out: Path, listed_at: Path) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dynofa_ros.cli.arguments import Commands
+from dynofa_ros.cli.arguments import Commands, Results, add_run
 from dynofa_ros.cli.library_build import add_measured, run
 from dynofa_ros.cli.work import one_line_errors
 
@@ -25,10 +25,10 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("networks", type=Path, nargs="+", metavar="FILE", help="JSON")
     parser.add_argument("--resolution", type=int, metavar="PX", help="of the input, where a file has none")
     add_measured(parser)
-    parser.set_defaults(run=_run, points=1000, min_accuracy=0.0, max_latency=None)
+    add_run(parser, _run, points=1000, min_accuracy=0.0, max_latency=None)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> Results:
     with one_line_errors():
         options.configs = tuple(
             found for path in options.networks for found in _read(path, options.space, options.resolution)

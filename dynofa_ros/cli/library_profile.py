@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import Commands, add_json, number, whole
-from dynofa_ros.cli.common import OK, check_outputs, write_json
+from dynofa_ros.cli.arguments import Commands, Results, add_run, number, whole
+from dynofa_ros.cli.common import OK
 from dynofa_ros.cli.tables import print_entries
 from dynofa_ros.cli.work import one_line_errors, progress
 
@@ -42,8 +42,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--processor", choices=("cpu", "gpu", "npu"), help="default: the library's")
     add_rounds(parser, 60)
     parser.add_argument("--seed", type=whole(0, 10**6), default=0, help="order of the rounds (default 0)")
-    add_json(parser)
-    parser.set_defaults(run=_run)
+    add_run(parser, _run)
 
 
 def add_engine(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
@@ -112,11 +111,10 @@ def described_threads(threads: tuple[int, ...]) -> str:
     return f"{text} thread{'' if numbers == (1,) else 's'}"
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> Results:
     from dynofa_ros.library.files import open_library, require_writable, save_with_statistics
     from dynofa_ros.library.profiling import Runs, profile
 
-    check_outputs(options.json)
     with one_line_errors(), progress("measuring") as step:
         require_writable(options.out)
         opened = open_library(options.library, options.weights)
@@ -139,8 +137,7 @@ def _run(options: argparse.Namespace) -> int:
     if results["dropped"]:
         print(f"no longer on the front here, so left out: {', '.join(results['dropped'])}")
     print(f"written: {options.out}")
-    write_json(options.json, results)
-    return OK
+    return OK, results
 
 
 def _described(measured: Library, before: Library, options: argparse.Namespace) -> Library:

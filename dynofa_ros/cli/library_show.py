@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import Commands, add_json
-from dynofa_ros.cli.common import OK, write_json
+from dynofa_ros.cli.arguments import Commands, Results, add_run
+from dynofa_ros.cli.common import OK
 from dynofa_ros.cli.tables import plain_table, say, terminal
 from dynofa_ros.errors import CliError, writing
 
@@ -50,11 +50,10 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("library", type=Path, metavar="LIBRARY", help="a library file (YAML)")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw accuracy over latency here")
-    add_json(parser)
-    parser.set_defaults(run=_run)
+    add_run(parser, _run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> Results:
     from dynofa_ros.library.library import LibraryError, load_library
 
     try:
@@ -64,11 +63,10 @@ def _run(options: argparse.Namespace) -> int:
     _print(library, terminal(TABLE_WIDTH))
     import msgspec
 
-    write_json(options.json, {"file": str(options.library), **msgspec.to_builtins(library)})
     if options.plot is not None:
         with writing(options.plot):
             plot_library(library, options.plot)
-    return OK
+    return OK, {"file": str(options.library), **msgspec.to_builtins(library)}
 
 
 def _print(library: Library, console: Console) -> None:

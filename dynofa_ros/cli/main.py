@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from dynofa_ros import __version__
 from dynofa_ros.cli import (
@@ -21,7 +21,7 @@ from dynofa_ros.cli import (
     train,
     weights,
 )
-from dynofa_ros.cli.common import BAD_USAGE, FAILED
+from dynofa_ros.cli.common import BAD_USAGE, FAILED, check_outputs, write_json
 from dynofa_ros.entry_point import interruptible
 from dynofa_ros.errors import CliError, UsageError, missing_extra, one_line
 
@@ -31,11 +31,10 @@ COMMANDS = (demo, top, report, replay, probe, device, train, library, characteri
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand. Returns 0 = done, 1 = failed, 2 = bad usage (argparse exits with 2 by itself)."""
     options = make_parser().parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = options.run
     signals: list[int] = []
     try:
         with interruptible() as signals:
-            return run(options)
+            return execute(options)
     except (CliError, ModuleNotFoundError) as error:
         lines = error.args if isinstance(error, CliError) else (missing_extra(error),)
         if lines == (None,):
@@ -47,6 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if signals:  # whatever a library made of the KeyboardInterrupt
             return FAILED
         raise
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Run a subcommand and write its results where they are asked for; its exit code. Raises CliError."""
+    check_outputs(options.json)
+    code, results = options.run(options)
+    if results is not None:
+        write_json(options.json, results)
+    return int(code)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import Commands, add_json
-from dynofa_ros.cli.common import FAILED, OK, write_json
+from dynofa_ros.cli.arguments import Commands, Results, add_run
+from dynofa_ros.cli.common import FAILED, OK
 from dynofa_ros.cli.tables import plain_table, say, terminal
 from dynofa_ros.errors import CliError, UsageError
 
@@ -64,11 +64,10 @@ def add_parser(commands: Commands) -> None:
         action="store_true",
         help="with --selftest: also move every writable clock one step down and back",
     )
-    add_json(parser)
-    parser.set_defaults(run=_run)
+    add_run(parser, _run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> Results:
     if options.allow_writes and not options.selftest:
         raise UsageError("--allow-writes needs --selftest")
     if not (options.sysfs_root / "sys").is_dir():
@@ -96,8 +95,7 @@ def _run(options: argparse.Namespace) -> int:
         console.print(plain_table(("selftest", "", ""), rows))
         passed = all(check.outcome is not selftest.Outcome.FAIL for check in checks)
     sensors.close()
-    write_json(options.json, result)
-    return OK if passed else FAILED
+    return OK if passed else FAILED, result
 
 
 def report(files: SysFiles, inventory: Inventory, sample: DeviceSample) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import Commands, add_json, add_recording
-from dynofa_ros.cli.common import FAILED, OK, check_outputs, write_json
+from dynofa_ros.cli.arguments import Commands, Results, add_recording, add_run
+from dynofa_ros.cli.common import FAILED, OK, write_json
 from dynofa_ros.cli.tables import plain_table, say, terminal
 from dynofa_ros.errors import CliError
 
@@ -32,17 +32,15 @@ def add_parser(commands: Commands) -> None:
         epilog="example: dynofa replay out --json replay.json",
     )
     add_recording(parser)
-    add_json(parser)
-    parser.set_defaults(run=_run)
+    add_run(parser, _run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> Results:
     from dynofa_ros.cli.work import progress
     from dynofa_ros.recording.bag import BagError
     from dynofa_ros.recording.recorded_steps import read_recording
     from dynofa_ros.recording.replay import replay
 
-    check_outputs(options.json)
     try:
         with progress("read") as step:
             recording = read_recording(options.path, options.namespace, step)
@@ -53,8 +51,8 @@ def _run(options: argparse.Namespace) -> int:
         print(f"warning: {problem}", file=sys.stderr)
     with progress("replay") as step:
         found = replay(recording, step)
-    write_json(options.json, _document(options.path, found))
-    return _print(found)
+    _print(found)
+    return OK if found.complete else FAILED, _document(options.path, found)
 
 
 def _document(path: Path, found: Replay | None, *errors: str) -> dict[str, Any]:
@@ -79,7 +77,7 @@ def _document(path: Path, found: Replay | None, *errors: str) -> dict[str, Any]:
     }
 
 
-def _print(found: Replay) -> int:
+def _print(found: Replay) -> None:
     console = terminal()
     different, not_replayed = len(found.different), found.decisions - len(found.comparisons)
     parts = [f"{found.decisions} decisions", f"{found.reproduced} reproduced bit for bit"]
@@ -92,7 +90,6 @@ def _print(found: Replay) -> int:
         say(console, remark)
     for error in found.errors:
         say(console, f"error: {error}", "red")
-    return OK if found.complete else FAILED
 
 
 def _print_differences(found: Replay, console: Console) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dynofa_ros.cli.arguments import Commands, add_json, add_recording
-from dynofa_ros.cli.common import OK, write_json
+from dynofa_ros.cli.arguments import Commands, Results, add_recording, add_run
+from dynofa_ros.cli.common import OK
 from dynofa_ros.cli.tables import terminal
 from dynofa_ros.errors import CliError, writing
 
@@ -21,7 +21,6 @@ def add_parser(commands: Commands) -> None:
         epilog="example: dynofa report out --html report.html",
     )
     add_recording(parser)
-    add_json(parser)
     parser.add_argument(
         "--html",
         type=Path,
@@ -30,10 +29,10 @@ def add_parser(commands: Commands) -> None:
         "one file, no network needed",
     )
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the timeline here")
-    parser.set_defaults(run=_run)
+    add_run(parser, _run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> Results:
     from dynofa_ros.recording import metrics
     from dynofa_ros.recording.bag import BagError
     from dynofa_ros.recording.page import write_page
@@ -47,7 +46,6 @@ def _run(options: argparse.Namespace) -> int:
     summary, console = metrics.summary(recorded), terminal()
     print_summary(summary, console)
     print_errors(summary, console)
-    write_json(options.json, summary)
     if options.html is not None:
         with writing(options.html):
             write_page(recorded, options.html)
@@ -56,4 +54,4 @@ def _run(options: argparse.Namespace) -> int:
 
         with writing(options.plot):
             plot_timeline(recorded, options.plot)
-    return OK
+    return OK, summary

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import Commands, add_json, number
-from dynofa_ros.cli.common import OK, check_outputs, write_json
+from dynofa_ros.cli.arguments import Commands, Results, add_run, number
+from dynofa_ros.cli.common import OK
 from dynofa_ros.errors import CliError, UsageError
 
 if TYPE_CHECKING:
@@ -49,21 +49,18 @@ def add_parser(commands: Commands) -> None:
         metavar="SECONDS",
         help=f"watch so long (default {ONCE_S:g} s), print the table once and end; 1 = no robot was found",
     )
-    add_json(parser)
-    parser.set_defaults(run=_run)
+    add_run(parser, _run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> Results:
     if options.once is None and not sys.stdout.isatty():
         raise UsageError("the output is no terminal: use --once")
-    check_outputs(options.json)
     from dynofa_ros.ros.watcher import Watcher
 
     names = None if options.namespace is None else [_root(name) for name in options.namespace]
     with Watcher(names) as watcher:
         robots = _follow(watcher) if options.once is None else _once(watcher, options.once)
-    write_json(options.json, {"robots": robots})
-    return OK
+    return OK, {"robots": robots}
 
 
 def _root(namespace: str) -> str:

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import Commands, add_json, number, whole
-from dynofa_ros.cli.common import OK, check_outputs, write_json
+from dynofa_ros.cli.arguments import Commands, Results, add_run, number, whole
+from dynofa_ros.cli.common import OK, check_outputs
 from dynofa_ros.cli.work import one_line_errors, stages
 from dynofa_ros.errors import UsageError
 from dynofa_ros.paths import share_file
@@ -81,11 +81,10 @@ def add_parser(commands: Commands) -> None:
         help=f"sub-networks measured for --library (default {EVALUATIONS})",
     )
     parser.add_argument("--skip-broken", action="store_true", help="leave broken images and boxes out")
-    add_json(parser)
-    parser.set_defaults(run=_run)
+    add_run(parser, _run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> Results:
     detection = options.task == "detection"
     folder = options.data if detection else options.images
     if folder is None or (options.images if detection else options.data) is not None:
@@ -94,7 +93,7 @@ def _run(options: argparse.Namespace) -> int:
         )
     if options.out.suffix != SUFFIX:
         raise UsageError(f"--out {options.out}: the name must end in {SUFFIX}")
-    check_outputs(options.out, options.library, options.json)
+    check_outputs(options.out, options.library)
     work = options.folder or options.out.with_suffix(".training")
     with one_line_errors(), stages("checking images", "training") as step:
         if options.library is not None:
@@ -170,8 +169,7 @@ def _run(options: argparse.Namespace) -> int:
     }
     if options.library is not None:
         document |= _library(options, space.name, data.held_out)
-    write_json(options.json, document)
-    return OK
+    return OK, document
 
 
 def _library(options: argparse.Namespace, space: str, held_out: frozenset[Path]) -> dict[str, Any]:

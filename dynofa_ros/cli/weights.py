@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynofa_ros.cli.arguments import Commands, add_json
-from dynofa_ros.cli.common import OK, check_outputs, write_json
+from dynofa_ros.cli.arguments import Commands, Results, add_run
+from dynofa_ros.cli.common import OK
 from dynofa_ros.cli.work import bars, one_line_errors
 from dynofa_ros.errors import UsageError
 from dynofa_ros.paths import cache_folder, share_file
@@ -48,8 +48,7 @@ def _add_fetch(subcommands: Commands) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="target folder (default: the user's cache)")
     parser.add_argument("--url", metavar="URL", help="take it from here; one NAME only")
     parser.add_argument("--urls", type=Path, metavar="FILE", help="another list than config/checkpoints.yaml")
-    add_json(parser)
-    parser.set_defaults(run=_fetch)
+    add_run(parser, _fetch)
 
 
 def _add_check(subcommands: Commands) -> None:
@@ -62,8 +61,7 @@ def _add_check(subcommands: Commands) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="a torch checkpoint or .safetensors")
     parser.add_argument("--space", help="the space it must fit (default: the known one it agrees with most)")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"also write it here as {SUFFIX}")
-    add_json(parser)
-    parser.set_defaults(run=_check)
+    add_run(parser, _check)
 
 
 def _add_label(subcommands: Commands) -> None:
@@ -80,14 +78,12 @@ def _add_label(subcommands: Commands) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help=f"weights to write ({SUFFIX})"
     )
-    add_json(parser)
-    parser.set_defaults(run=_label)
+    add_run(parser, _label)
 
 
-def _fetch(options: argparse.Namespace) -> int:
+def _fetch(options: argparse.Namespace) -> Results:
     from dynofa_ros.supernet import zoo as checkpoints
 
-    check_outputs(options.json)
     with one_line_errors():
         listed = checkpoints.load_list(options.urls or share_file(*LIST))
         chosen = _chosen(listed, options.names, options.url)
@@ -99,8 +95,7 @@ def _fetch(options: argparse.Namespace) -> int:
             _print(name, checked)
             print(f"  written: {mapped}")
             results.append({"name": name, **_summary(checked), "safetensors": str(mapped)})
-    write_json(options.json, results)
-    return OK
+    return OK, results
 
 
 def _chosen(listed: dict[str, Listed], names: list[str], url: str | None) -> dict[str, Listed]:
@@ -137,7 +132,7 @@ def _checked(options: argparse.Namespace) -> Checked:
     return checkpoints.check(options.file, space or known)
 
 
-def _label(options: argparse.Namespace) -> int:
+def _label(options: argparse.Namespace) -> Results:
     from dynofa_ros.datasets.reader import read_names
     from dynofa_ros.supernet.weights import save_weights
 
@@ -149,11 +144,10 @@ def _label(options: argparse.Namespace) -> int:
         save_weights(options.out, checked.weights.with_labels(labels))
     print(f"{options.file}: {checked.space.name}, {classes} classes: {', '.join(labels[:3])}, ...")
     print(f"written: {options.out}")
-    write_json(options.json, {**_summary(checked), "labels": labels, "safetensors": str(options.out)})
-    return OK
+    return OK, {**_summary(checked), "labels": labels, "safetensors": str(options.out)}
 
 
-def _check(options: argparse.Namespace) -> int:
+def _check(options: argparse.Namespace) -> Results:
     from dynofa_ros.supernet.weights import save_weights
 
     with one_line_errors():
@@ -163,8 +157,7 @@ def _check(options: argparse.Namespace) -> int:
     _print(str(options.file), checked)
     if options.out is not None:
         print(f"  written: {options.out}")
-    write_json(options.json, _summary(checked))
-    return OK
+    return OK, _summary(checked)
 
 
 def _summary(checked: Checked) -> dict[str, Any]:

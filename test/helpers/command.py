@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 
-from dynofa_ros.cli.main import make_parser
+from dynofa_ros.cli.main import execute, make_parser
 
 
 def dynofa(*arguments: object) -> int:
     """Run it here; its exit code. Raises the CliError that the command prints as its last line."""
     options = make_parser().parse_args([str(argument) for argument in arguments])
-    return int(options.run(options))
+    return execute(options)
 
 
 def dynofa_process(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
