@@ -1,4 +1,5 @@
-"""Registry of supernet families and engines, by name. A file in families/ or engines/ adds one.
+"""Registry of supernet families and engines, by name. A file in families/ or engines/ adds one: its FAMILY or
+ENGINE.
 
 Families are cheap to import and are all imported at the first question. An engine is imported when it is used
 (torch takes a second), so its name is the name of its file: that of the Python package it runs on.
@@ -12,7 +13,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from dynofa_ros.supernet.space import SearchSpace
 
@@ -31,8 +32,10 @@ class Family:
     """One kind of supernet. ``known``: what makes its spaces, by name; ``official``: those with published
     weights. Where names follow a rule, ``spaces`` says it to people and ``space`` obeys it."""
 
-    known: Mapping[str, Callable[[], SearchSpace]] = {}
-    official: tuple[str, ...] = ()
+    def __init__(
+        self, known: Mapping[str, Callable[[], SearchSpace]] | None = None, official: tuple[str, ...] = ()
+    ) -> None:
+        self.known, self.official = known or {}, official
 
     @property
     def spaces(self) -> str:
@@ -44,24 +47,6 @@ class Family:
         return self.known[name]() if name in self.known else None
 
 
-FamilyType = TypeVar("FamilyType", bound="type[Family]")
-EngineType = TypeVar("EngineType", bound="type[Engine]")
-_families: dict[str, Family] = {}
-_engines: dict[str, Engine] = {}
-
-
-def register_family(family: FamilyType) -> FamilyType:
-    """Class decorator: the family of the file that it is used in."""
-    _families[family.__module__] = family()
-    return family
-
-
-def register_engine(engine: EngineType) -> EngineType:
-    """Class decorator: the engine of the file that it is used in."""
-    _engines[engine.__module__.rpartition(".")[2]] = engine()
-    return engine
-
-
 def _files(room: str) -> list[str]:
     folder = Path(__file__).with_name(room)
     return sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
@@ -70,9 +55,8 @@ def _files(room: str) -> list[str]:
 @cache
 def families() -> tuple[Family, ...]:
     """Every family, in the order of their files' names."""
-    for name in _files("families"):
-        importlib.import_module(f"dynofa_ros.supernet.families.{name}")
-    return tuple(_families[module] for module in sorted(_families))
+    modules = (f"dynofa_ros.supernet.families.{name}" for name in _files("families"))
+    return tuple(importlib.import_module(module).FAMILY for module in modules)
 
 
 @cache
@@ -101,8 +85,8 @@ def load_engine(name: str) -> Engine:
         raise EngineError(f"engine {name!r} is unknown: choose one of {', '.join(engine_names())}")
     if importlib.util.find_spec(name) is None:
         raise EngineError(f"engine {name!r} is not installed: pip install {name}, or choose another engine")
-    importlib.import_module(f"dynofa_ros.supernet.engines.{name}")
-    return _engines[name]
+    engine: Engine = importlib.import_module(f"dynofa_ros.supernet.engines.{name}").ENGINE
+    return engine
 
 
 def require_processor(name: str, processor: str) -> None:

@@ -45,21 +45,11 @@ class TokenSpace(SearchSpace):
 @pytest.fixture(autouse=True)
 def tokens(monkeypatch):
     """The family, for the time of a test."""
-    registry.families()
-    monkeypatch.setattr(registry, "_families", dict(registry._families))
-
-    @registry.register_family
-    class Tokens(registry.Family):
-        spaces, official = "tokens", ()
-
-        def space(self, name: str) -> SearchSpace | None:
-            return TokenSpace() if name == "tokens" else None
-
-    for cached in (registry.families, registry.load_space):
-        cached.cache_clear()
+    known = registry.families()
+    monkeypatch.setattr(registry, "families", lambda: (*known, registry.Family({"tokens": TokenSpace})))
+    registry.load_space.cache_clear()
     yield
-    for cached in (registry.families, registry.load_space):
-        cached.cache_clear()
+    registry.load_space.cache_clear()
 
 
 def library(config: dict[str, Any]) -> Library:

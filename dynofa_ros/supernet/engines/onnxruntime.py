@@ -28,7 +28,7 @@ from dynofa_ros.supernet.engines.onnx_graph import Model, build_graph, for_one_r
 from dynofa_ros.supernet.graphs import Arrays, Graph, GraphRunner, Runner, Value
 from dynofa_ros.supernet.materialise import Subnet
 from dynofa_ros.supernet.memory import large_blocks_returned
-from dynofa_ros.supernet.registry import EngineError, register_engine
+from dynofa_ros.supernet.registry import EngineError
 
 Session = Any  # of onnxruntime, which has no types, or of onnxruntime_c
 Provider = tuple[str, dict[str, Any]]
@@ -75,7 +75,6 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-@register_engine
 class OnnxRuntime(Engine):
     """Sessions of ONNX Runtime."""
 
@@ -350,3 +349,6 @@ def _computer() -> str:
         ]
         return hashlib.sha256("\n".join(kind).encode()).hexdigest()[:12]
     return platform.machine()
+
+
+ENGINE = OnnxRuntime()

@@ -10,7 +10,7 @@ from dynofa_ros.errors import one_line
 from dynofa_ros.supernet.engines.engine import Engine, one_by_one, takes_batches
 from dynofa_ros.supernet.engines.onnx_graph import build_model
 from dynofa_ros.supernet.graphs import Arrays, Graph, GraphRunner
-from dynofa_ros.supernet.registry import EngineError, register_engine
+from dynofa_ros.supernet.registry import EngineError
 
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
 
@@ -20,7 +20,6 @@ def _core() -> openvino.Core:
     return openvino.Core()
 
 
-@register_engine
 class OpenVino(Engine):
     """Compiled models of OpenVINO, one stream each."""
 
@@ -48,3 +47,6 @@ class OpenVino(Engine):
             return {value.name: found[i].copy() for i, value in enumerate(graph.outputs)}
 
         return one_by_one(run, graph) if takes_batches(graph) else run
+
+
+ENGINE = OpenVino()

@@ -11,7 +11,6 @@ from torch import Tensor
 from dynofa_ros.supernet.engines.engine import Engine
 from dynofa_ros.supernet.graphs import Arrays, Chain, Compute, Graph, GraphRunner
 from dynofa_ros.supernet.layers import Shape
-from dynofa_ros.supernet.registry import register_engine
 
 
 def _graphed(network: Compute, input_shape: Shape, device: torch.device) -> Compute:
@@ -39,7 +38,6 @@ def _graphed(network: Compute, input_shape: Shape, device: torch.device) -> Comp
     return run
 
 
-@register_engine
 class Torch(Engine):
     """Eager torch on the CPU, CUDA graphs on a GPU."""
 
@@ -78,3 +76,6 @@ def _on_device(array: np.ndarray, device: torch.device) -> Tensor:
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
     tensor = torch.tensor(array, device=device)  # a copy: memory-mapped weights are read-only
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+ENGINE = Torch()

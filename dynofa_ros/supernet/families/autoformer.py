@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dynofa_ros.supernet.layers import Classifier, Layer, Residual, Shape
-from dynofa_ros.supernet.registry import Family, register_family
+from dynofa_ros.supernet.registry import Family
 from dynofa_ros.supernet.space import Config, Plan, SearchSpace
 from dynofa_ros.supernet.transformer_layers import (
     LayerNorm,
@@ -123,8 +123,5 @@ def _layers(embed: int, heads: Sequence[int], hidden: Sequence[int], classes: in
     return [*layers, LayerNorm("norm", embed), PatchMean(), Classifier("head", embed, classes)]
 
 
-@register_family
-class AutoFormers(Family):
-    """The three official sizes. Their weights have to be supplied: none are known to `dynofa weights`."""
-
-    known = {name: partial(AutoFormerSpace, name, size) for name, size in SIZES.items()}
+# Their weights have to be supplied: none are known to `dynofa weights`.
+FAMILY = Family({name: partial(AutoFormerSpace, name, size) for name, size in SIZES.items()})

@@ -38,7 +38,7 @@ from dynofa_ros.supernet.layers import (
     Shape,
     chain,
 )
-from dynofa_ros.supernet.registry import DEMO_SPACE, Family, register_family
+from dynofa_ros.supernet.registry import DEMO_SPACE, Family
 from dynofa_ros.supernet.space import CLASSES, Config, Plan
 
 if TYPE_CHECKING:
@@ -317,7 +317,6 @@ def _separable(key: str, width: int, stride: int = 1) -> tuple[Layer, ...]:
     return (depthwise, Conv(f"{key}.point", width, width, activation="h_swish"))
 
 
-@register_family
 class Detectors(Family):
     """A detector for every MobileNetV3."""
 
@@ -332,3 +331,6 @@ class Detectors(Family):
         width = float(match[1])
         neck = 96 if width >= 0.75 else 48
         return DetectorSpace(name, mobilenet_v3(width), INPUT_WIDTHS, neck)
+
+
+FAMILY = Detectors()

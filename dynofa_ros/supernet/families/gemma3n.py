@@ -21,7 +21,7 @@ import numpy as np
 from dynofa_ros.supernet.builder import Array, Arrays, NodeBuilder
 from dynofa_ros.supernet.graphs import Graph, Value, Written
 from dynofa_ros.supernet.layers import Shape
-from dynofa_ros.supernet.registry import Family, register_family
+from dynofa_ros.supernet.registry import Family
 from dynofa_ros.supernet.space import CLASSES, Config, Plan
 from dynofa_ros.supernet.transformer_graphs import ASKED, READ, Parts, found, likeliest
 from dynofa_ros.supernet.translating import TextPlan, TranslatorSpace
@@ -384,8 +384,5 @@ class Gemma3nSpace(TranslatorSpace):
         return {"ffn": ",".join(map(str, config.ffn))}
 
 
-@register_family
-class Gemma3n(Family):
-    """The larger of the two published models; the smaller one is cut out of it."""
-
-    known = {name: partial(Gemma3nSpace, name, own) for name, own in SPACES.items()}
+# The larger of the two published models; the smaller one is cut out of it.
+FAMILY = Family({name: partial(Gemma3nSpace, name, own) for name, own in SPACES.items()})

@@ -17,7 +17,7 @@ import numpy as np
 
 from dynofa_ros.supernet.builder import Array
 from dynofa_ros.supernet.layers import Shape
-from dynofa_ros.supernet.registry import Family, register_family
+from dynofa_ros.supernet.registry import Family
 from dynofa_ros.supernet.space import CLASSES, Config, Plan
 from dynofa_ros.supernet.transformer_graphs import Size, sinusoids
 from dynofa_ros.supernet.translating import TranslatorPlan, TranslatorSpace, beside
@@ -231,8 +231,5 @@ class HatSpace(TranslatorSpace):
         }
 
 
-@register_family
-class Hat(Family):
-    """Both supernets. Their weights have to be supplied: none are known to `dynofa weights`."""
-
-    known = {name: partial(HatSpace, name, trained) for name, trained in SPACES.items()}
+# Their weights have to be supplied: none are known to `dynofa weights`.
+FAMILY = Family({name: partial(HatSpace, name, trained) for name, trained in SPACES.items()})

@@ -23,7 +23,7 @@ from dynofa_ros.supernet.layers import (
     SqueezeExcite,
     make_divisible,
 )
-from dynofa_ros.supernet.registry import DEMO_SPACE, Family, register_family
+from dynofa_ros.supernet.registry import DEMO_SPACE, Family
 from dynofa_ros.supernet.space import CLASSES, PredictorInput, SearchSpace, SubnetConfig, TableLayout
 
 KERNEL_SIZES, EXPAND_RATIOS, DEPTHS = (3, 5, 7), (3, 4, 6), (2, 3, 4)
@@ -256,14 +256,12 @@ def _inverted_bottleneck(
     return (expansion, depthwise, *attention, projection)
 
 
-@register_family
 class MobileNets(Family):
     """Spaces by name; the width multiplier is part of it."""
 
     spaces = (
         f"ofa_mbv3_w<width>, ofa_proxyless_w<width> (a width in 0.1..8, as in ofa_mbv3_w1.2), {DEMO_SPACE}"
     )
-    official = ("ofa_mbv3_w1.0", "ofa_mbv3_w1.2", "ofa_proxyless_w1.3")
     _declarations = {
         "mbv3": (mobilenet_v3, "OFAMobileNetV3"),
         "proxyless": (proxyless, "OFAProxylessNASNets"),
@@ -284,3 +282,6 @@ class MobileNets(Family):
         }
         space.official_network = (official, {"width_mult": float(match[2]), "dropout_rate": 0, **elastic})
         return space
+
+
+FAMILY = MobileNets(official=("ofa_mbv3_w1.0", "ofa_mbv3_w1.2", "ofa_proxyless_w1.3"))

@@ -20,7 +20,7 @@ from dynofa_ros.files import read_errors, read_yaml
 from dynofa_ros.supernet.checkpoint import WeightsError
 from dynofa_ros.supernet.graphs import Compute, Graph, Put, Value
 from dynofa_ros.supernet.layers import Shape
-from dynofa_ros.supernet.registry import EngineError, Family, register_family
+from dynofa_ros.supernet.registry import EngineError, Family
 from dynofa_ros.supernet.space import Config, Plan, SearchSpace, Statistics
 from dynofa_ros.supernet.weights import Weights
 
@@ -251,8 +251,4 @@ class OnnxSpace(SearchSpace):
         return config.width / image[1], config.height / image[0]
 
 
-@register_family
-class OnnxNetworks(Family):
-    """Lists of ONNX files, by task."""
-
-    known = {name: partial(OnnxSpace, name, task) for name, task in SPACES.items()}
+FAMILY = Family({name: partial(OnnxSpace, name, task) for name, task in SPACES.items()})

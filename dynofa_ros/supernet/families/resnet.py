@@ -21,7 +21,7 @@ from dynofa_ros.supernet.layers import (
     Residual,
     make_divisible,
 )
-from dynofa_ros.supernet.registry import Family, register_family
+from dynofa_ros.supernet.registry import Family
 from dynofa_ros.supernet.space import SearchSpace, SubnetConfig
 
 WIDTHS, EXPAND_RATIOS, EXTRA_DEPTHS = (0.65, 0.8, 1.0), (0.2, 0.25, 0.35), (0, 1, 2)
@@ -107,9 +107,4 @@ def _bottleneck(key: str, inputs: int, outputs: int, expand: float, stride: int,
     return Residual(body, shortcut, "relu")
 
 
-@register_family
-class ResNets(Family):
-    """The one space of this family."""
-
-    known = {ResNetSpace.name: ResNetSpace}
-    official = (ResNetSpace.name,)
+FAMILY = Family({ResNetSpace.name: ResNetSpace}, official=(ResNetSpace.name,))

@@ -20,7 +20,7 @@ import numpy as np
 from dynofa_ros.supernet.detr_graph import BLOCKS, PATCH, Size, Trained, detr_graph, spans_windows
 from dynofa_ros.supernet.graphs import Graph
 from dynofa_ros.supernet.layers import Cost, Layer, Shape
-from dynofa_ros.supernet.registry import Family, register_family
+from dynofa_ros.supernet.registry import Family
 from dynofa_ros.supernet.space import CLASSES, Config, Plan, SearchSpace, Statistics
 from dynofa_ros.supernet.transformer_layers import Linear
 
@@ -326,8 +326,5 @@ class RfDetrSpace(SearchSpace):
         return config.resolution / image[1], config.resolution / image[0]
 
 
-@register_family
-class RfDetr(Family):
-    """The four published sizes. Their weights have to be supplied: none are known to `dynofa weights`."""
-
-    known = {name: partial(RfDetrSpace, name, trained) for name, trained in SPACES.items()}
+# Their weights have to be supplied: none are known to `dynofa weights`.
+FAMILY = Family({name: partial(RfDetrSpace, name, trained) for name, trained in SPACES.items()})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dynofa_ros.supernet.builder import Array
 from dynofa_ros.supernet.layers import Shape
-from dynofa_ros.supernet.registry import Family, register_family
+from dynofa_ros.supernet.registry import Family
 from dynofa_ros.supernet.space import CLASSES, Config, Plan
 from dynofa_ros.supernet.transformer_graphs import END, PAD, UNKNOWN, Size, sinusoids
 from dynofa_ros.supernet.translating import TranslatorPlan, TranslatorSpace, beside
@@ -130,8 +130,4 @@ class Seq2SeqSpace(TranslatorSpace):
         }
 
 
-@register_family
-class Seq2SeqDemo(Family):
-    """The space of the translator that is part of the package."""
-
-    known = {NAME: Seq2SeqSpace}
+FAMILY = Family({NAME: Seq2SeqSpace})
