@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dynofa_ros.cli.arguments import Commands, Results, add_run, number, whole
 from dynofa_ros.cli.common import OK, write_json
 from dynofa_ros.cli.library_profile import HERE, add_engine
-from dynofa_ros.cli.work import one_line_errors, progress
+from dynofa_ros.cli.work import progress
 from dynofa_ros.errors import CliError, UsageError
 
 if TYPE_CHECKING:
@@ -119,10 +119,9 @@ def _run(options: argparse.Namespace) -> Results:
         raise UsageError("--device auto runs the networks: it needs --weights")
     from dynofa_ros.library.files import require_writable
 
-    with one_line_errors():
-        require_writable(options.out)
-        sources = _libraries(options.library, options.processors)
-        return _simulated(options, sources) if options.device == "simulated" else _own(options, sources)
+    require_writable(options.out)
+    sources = _libraries(options.library, options.processors)
+    return _simulated(options, sources) if options.device == "simulated" else _own(options, sources)
 
 
 def _simulated(options: argparse.Namespace, sources: Mapping[str, tuple[Path, Library]]) -> Results:

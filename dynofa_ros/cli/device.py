@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from dynofa_ros.cli.arguments import Commands, Results, add_run
 from dynofa_ros.cli.common import FAILED, OK
-from dynofa_ros.cli.work import one_line_errors
 from dynofa_ros.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,14 +71,13 @@ def _restore(options: argparse.Namespace) -> Results:
         raise UsageError(str(error)) from error
     files = SysFiles(root)
     returned: tuple[DomainState, ...] = ()
-    with one_line_errors():
-        backup = ClockBackup(files)
-        if backup.left_over():
-            backup.acquire()
-            try:
-                returned = restore_saved(files, backup, discover(files).power_mode)
-            finally:
-                backup.release()
+    backup = ClockBackup(files)
+    if backup.left_over():
+        backup.acquire()
+        try:
+            returned = restore_saved(files, backup, discover(files).power_mode)
+        finally:
+            backup.release()
     _print_returned(returned, backup.path)
     done = all(clock.done for clock in returned)
     return OK if done else FAILED, _returned_json(returned, root, backup.path)
@@ -119,17 +117,16 @@ def _permissions(options: argparse.Namespace) -> Results:
 
     if options.destination is not None and not options.install:
         raise UsageError("--destination needs --install")
-    with one_line_errors():
-        files = permissions.shipped_files()
-        written: tuple[str, ...] = ()
-        if options.install:
-            written = permissions.install(options.destination)
-            for path in written:
-                print(f"installed: {path}")
-            print(permissions.next_steps())
-        else:
-            for file in files:
-                print(f"### {file.path}\n{file.text}")
-            print(f"### install them with: {permissions.root_command()}")
+    files = permissions.shipped_files()
+    written: tuple[str, ...] = ()
+    if options.install:
+        written = permissions.install(options.destination)
+        for path in written:
+            print(f"installed: {path}")
+        print(permissions.next_steps())
+    else:
+        for file in files:
+            print(f"### {file.path}\n{file.text}")
+        print(f"### install them with: {permissions.root_command()}")
     shown = [{"path": file.path, "text": file.text} for file in files]
     return OK, {"files": shown, "installed": list(written)}

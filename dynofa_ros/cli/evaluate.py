@@ -110,7 +110,7 @@ def _known(
 def _evaluate(
     options: argparse.Namespace, scenarios: Sequence[str], policies: Sequence[str], seeds: int
 ) -> Results:
-    from dynofa_ros.cli.work import one_line_errors, progress
+    from dynofa_ros.cli.work import progress
     from dynofa_ros.evaluation.goals import goals
     from dynofa_ros.evaluation.report import to_document, write_report
     from dynofa_ros.evaluation.scenarios import evaluation_board, scenes
@@ -119,14 +119,13 @@ def _evaluate(
     if options.out is not None:
         import jinja2  # noqa: F401 - missing: before minutes of work
     board = evaluation_board()
-    with one_line_errors():
-        jobs = [*_drawn(options, policies), *plan(scenarios, policies, seeds, quick=options.quick)]
-        workers = min(options.jobs or len(os.sched_getaffinity(0)), len(jobs))
-        try:
-            with progress("evaluate") as step:
-                study = run(jobs, workers, step)
-        except KeyboardInterrupt as error:
-            raise CliError("interrupted, nothing was written") from error
+    jobs = [*_drawn(options, policies), *plan(scenarios, policies, seeds, quick=options.quick)]
+    workers = min(options.jobs or len(os.sched_getaffinity(0)), len(jobs))
+    try:
+        with progress("evaluate") as step:
+            study = run(jobs, workers, step)
+    except KeyboardInterrupt as error:
+        raise CliError("interrupted, nothing was written") from error
     found = goals(study)
     _print(found, study, board, seeds)
     document = to_document(study, found, board, seeds)

@@ -13,7 +13,7 @@ from dynofa_ros.cli.arguments import Commands, Results, add_run, number, whole
 from dynofa_ros.cli.common import OK
 from dynofa_ros.cli.library_profile import HERE, add_engine, add_rounds, runs_of
 from dynofa_ros.cli.tables import print_entries
-from dynofa_ros.cli.work import one_line_errors, stages
+from dynofa_ros.cli.work import stages
 from dynofa_ros.errors import UsageError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> Results:
     if options.pairs is not None and not options.target:
         raise UsageError("--pairs needs --target, the output that is measured")
     start = time.perf_counter()
-    with one_line_errors(), stages() as step:
+    with stages() as step:
         from dynofa_ros.library.files import require_writable, save_with_statistics
 
         require_writable(options.out)

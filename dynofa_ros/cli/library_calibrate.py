@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dynofa_ros.cli.arguments import Commands, Results, add_run, whole
 from dynofa_ros.cli.common import OK
-from dynofa_ros.cli.work import one_line_errors, progress
+from dynofa_ros.cli.work import progress
 
 
 def add_parser(commands: Commands) -> None:
@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> Results:
     from dynofa_ros.library.accuracy import rough
     from dynofa_ros.library.files import open_library, renewed_notes, require_writable, save_with_statistics
 
-    with one_line_errors(), progress("calibrating") as step:
+    with progress("calibrating") as step:
         opened = open_library(options.library, options.weights)
         out = options.out or opened.path
         require_writable(out)

@@ -10,7 +10,7 @@ from typing import Any
 from dynofa_ros.cli.arguments import Commands, Results, add_run
 from dynofa_ros.cli.common import OK
 from dynofa_ros.cli.library_profile import add_engine
-from dynofa_ros.cli.work import one_line_errors, progress
+from dynofa_ros.cli.work import progress
 
 
 def add_parser(commands: Commands) -> None:
@@ -36,7 +36,7 @@ def _run(options: argparse.Namespace) -> Results:
     from dynofa_ros.supernet.registry import EngineError, load_engine, require_processor
 
     results: dict[str, Any] = {"engine": options.engine, "entries": []}
-    with one_line_errors(), progress("compiling") as step:
+    with progress("compiling") as step:
         opened = open_library(options.library, options.weights)
         engine, processor = load_engine(options.engine), options.processor or opened.library.processor
         if not engine.keeps_files:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from dynofa_ros.cli.arguments import Commands, Results, add_run
 from dynofa_ros.cli.common import OK, check_outputs
-from dynofa_ros.cli.work import one_line_errors
 
 
 def add_parser(commands: Commands) -> None:
@@ -33,27 +32,26 @@ def _run(options: argparse.Namespace) -> Results:
     from dynofa_ros.supernet.engines.onnx_graph import build_graph, for_one_row, with_weights
 
     check_outputs(options.onnx)
-    with one_line_errors():
-        opened = open_library(options.library, options.weights)
-        entry = opened.library.find(options.subnet)
-        if entry is None:
-            known = ", ".join(dict.fromkeys(e.id for e in opened.library))
-            raise ValueError(f"{options.subnet!r} is not in {options.library}: it has {known}")
-        config = opened.library.config(entry)
-        subnet = opened.supernet.materialise(config, opened.statistics.get(entry.id))
-        written = []
-        for name, graph in subnet.graphs.items():
-            built, path = build_graph(graph), options.onnx
-            if len(subnet.graphs) > 1:
-                path = path.with_name(f"{path.stem}_{name}{path.suffix}")
-            else:  # engines need fixed shapes to be at their best
-                built = for_one_row(built)
-            model = with_weights(built)
-            labels = opened.supernet.weights.labels
-            if labels:
-                model.metadata_props.add(key="names", value=repr(dict(enumerate(labels))))
-            write_atomically(path, model.SerializeToString())
-            written.append(path)
+    opened = open_library(options.library, options.weights)
+    entry = opened.library.find(options.subnet)
+    if entry is None:
+        known = ", ".join(dict.fromkeys(e.id for e in opened.library))
+        raise ValueError(f"{options.subnet!r} is not in {options.library}: it has {known}")
+    config = opened.library.config(entry)
+    subnet = opened.supernet.materialise(config, opened.statistics.get(entry.id))
+    written = []
+    for name, graph in subnet.graphs.items():
+        built, path = build_graph(graph), options.onnx
+        if len(subnet.graphs) > 1:
+            path = path.with_name(f"{path.stem}_{name}{path.suffix}")
+        else:  # engines need fixed shapes to be at their best
+            built = for_one_row(built)
+        model = with_weights(built)
+        labels = opened.supernet.weights.labels
+        if labels:
+            model.metadata_props.add(key="names", value=repr(dict(enumerate(labels))))
+        write_atomically(path, model.SerializeToString())
+        written.append(path)
     for path in written:
         print(f"written: {path}")
     return OK, {"subnet": entry.id, "files": list(map(str, written))}

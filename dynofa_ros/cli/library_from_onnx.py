@@ -10,7 +10,7 @@ from dynofa_ros.cli.arguments import Commands, Results, add_run, whole
 from dynofa_ros.cli.common import OK
 from dynofa_ros.cli.library_profile import HERE, add_engine, add_rounds, runs_of
 from dynofa_ros.cli.tables import print_entries
-from dynofa_ros.cli.work import one_line_errors, stages
+from dynofa_ros.cli.work import stages
 from dynofa_ros.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def add_parser(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> Results:
     if (options.images is None) == (options.data is None):
         raise UsageError("give --images DIR for classifiers, or --data DIR for detectors")
-    with one_line_errors(), stages("reading networks") as step:
+    with stages("reading networks") as step:
         from dynofa_ros.datasets.reader import read_names
         from dynofa_ros.library.files import require_writable
         from dynofa_ros.library.own_networks import Description, OwnNetworks, measure, read_description

@@ -8,7 +8,6 @@ from typing import Any
 
 from dynofa_ros.cli.arguments import Commands, Results, add_run
 from dynofa_ros.cli.library_build import add_measured, run
-from dynofa_ros.cli.work import one_line_errors
 
 
 def add_parser(commands: Commands) -> None:
@@ -29,10 +28,9 @@ def add_parser(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> Results:
-    with one_line_errors():
-        options.configs = tuple(
-            found for path in options.networks for found in _read(path, options.space, options.resolution)
-        )
+    options.configs = tuple(
+        found for path in options.networks for found in _read(path, options.space, options.resolution)
+    )
     options.evaluations = len(options.configs)
     return run(options)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dynofa_ros.cli.arguments import Commands, Results, add_run, number, whole
 from dynofa_ros.cli.common import OK
 from dynofa_ros.cli.tables import print_entries
-from dynofa_ros.cli.work import one_line_errors, progress
+from dynofa_ros.cli.work import progress
 
 if TYPE_CHECKING:
     from dynofa_ros.library.library import Library
@@ -115,7 +115,7 @@ def _run(options: argparse.Namespace) -> Results:
     from dynofa_ros.library.files import open_library, require_writable, save_with_statistics
     from dynofa_ros.library.profiling import Runs, profile
 
-    with one_line_errors(), progress("measuring") as step:
+    with progress("measuring") as step:
         require_writable(options.out)
         opened = open_library(options.library, options.weights)
         processor, pause_s = options.processor or opened.library.processor, options.pause_ms / 1e3

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dynofa_ros.cli.arguments import Commands, Results, add_run
 from dynofa_ros.cli.common import OK
 from dynofa_ros.cli.tables import plain_table, say, terminal
-from dynofa_ros.errors import CliError, writing
+from dynofa_ros.errors import writing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,12 +54,9 @@ def add_parser(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> Results:
-    from dynofa_ros.library.library import LibraryError, load_library
+    from dynofa_ros.library.library import load_library
 
-    try:
-        library = load_library(options.library)
-    except LibraryError as error:
-        raise CliError(str(error)) from None
+    library = load_library(options.library)
     _print(library, terminal(TABLE_WIDTH))
     import msgspec
 

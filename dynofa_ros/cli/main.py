@@ -22,6 +22,7 @@ from dynofa_ros.cli import (
     weights,
 )
 from dynofa_ros.cli.common import BAD_USAGE, FAILED, check_outputs, write_json
+from dynofa_ros.cli.work import one_line_errors
 from dynofa_ros.entry_point import interruptible
 from dynofa_ros.errors import CliError, UsageError, missing_extra, one_line
 
@@ -51,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def execute(options: argparse.Namespace) -> int:
     """Run a subcommand and write its results where they are asked for; its exit code. Raises CliError."""
     check_outputs(options.json)
-    code, results = options.run(options)
+    with one_line_errors():
+        code, results = options.run(options)
     if results is not None:
         write_json(options.json, results)
     return int(code)

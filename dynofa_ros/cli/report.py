@@ -8,7 +8,7 @@ from pathlib import Path
 from dynofa_ros.cli.arguments import Commands, Results, add_recording, add_run
 from dynofa_ros.cli.common import OK
 from dynofa_ros.cli.tables import terminal
-from dynofa_ros.errors import CliError, writing
+from dynofa_ros.errors import writing
 
 
 def add_parser(commands: Commands) -> None:
@@ -34,15 +34,11 @@ def add_parser(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> Results:
     from dynofa_ros.recording import metrics
-    from dynofa_ros.recording.bag import BagError
     from dynofa_ros.recording.page import write_page
     from dynofa_ros.recording.run import read_run
     from dynofa_ros.recording.tables import print_errors, print_summary
 
-    try:
-        recorded = read_run(options.path, options.namespace)
-    except BagError as error:
-        raise CliError(str(error)) from error
+    recorded = read_run(options.path, options.namespace)
     summary, console = metrics.summary(recorded), terminal()
     print_summary(summary, console)
     print_errors(summary, console)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.cli.arguments import Commands, Results, add_run, number, whole
 from dynofa_ros.cli.common import OK, check_outputs
-from dynofa_ros.cli.work import one_line_errors, stages
+from dynofa_ros.cli.work import stages
 from dynofa_ros.errors import UsageError
 from dynofa_ros.paths import share_file
 
@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace) -> Results:
         raise UsageError(f"--out {options.out}: the name must end in {SUFFIX}")
     check_outputs(options.out, options.library)
     work = options.folder or options.out.with_suffix(".training")
-    with one_line_errors(), stages("checking images", "training") as step:
+    with stages("checking images", "training") as step:
         if options.library is not None:
             from dynofa_ros.library.files import require_writable
 
@@ -180,7 +180,7 @@ def _library(options: argparse.Namespace, space: str, held_out: frozenset[Path])
     from dynofa_ros.library.files import save_with_statistics
 
     began = time.monotonic()
-    with one_line_errors(), stages() as step:
+    with stages() as step:
         request = Request(
             space=space,
             evaluations=options.evaluations,

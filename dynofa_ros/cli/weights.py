@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynofa_ros.cli.arguments import Commands, Results, add_run
 from dynofa_ros.cli.common import OK
-from dynofa_ros.cli.work import bars, one_line_errors
+from dynofa_ros.cli.work import bars
 from dynofa_ros.errors import UsageError
 from dynofa_ros.paths import cache_folder, share_file
 
@@ -84,17 +84,16 @@ def _add_label(subcommands: Commands) -> None:
 def _fetch(options: argparse.Namespace) -> Results:
     from dynofa_ros.supernet import zoo as checkpoints
 
-    with one_line_errors():
-        listed = checkpoints.load_list(options.urls or share_file(*LIST))
-        chosen = _chosen(listed, options.names, options.url)
-        folder = options.out or cache_folder("weights")
-        results = []
-        for name, checkpoint in chosen.items():
-            with _bar(name, checkpoint.size_mb) as progress:
-                checked, mapped = checkpoints.fetch(name, checkpoint, folder, progress)
-            _print(name, checked)
-            print(f"  written: {mapped}")
-            results.append({"name": name, **_summary(checked), "safetensors": str(mapped)})
+    listed = checkpoints.load_list(options.urls or share_file(*LIST))
+    chosen = _chosen(listed, options.names, options.url)
+    folder = options.out or cache_folder("weights")
+    results = []
+    for name, checkpoint in chosen.items():
+        with _bar(name, checkpoint.size_mb) as progress:
+            checked, mapped = checkpoints.fetch(name, checkpoint, folder, progress)
+        _print(name, checked)
+        print(f"  written: {mapped}")
+        results.append({"name": name, **_summary(checked), "safetensors": str(mapped)})
     return OK, results
 
 
@@ -136,12 +135,11 @@ def _label(options: argparse.Namespace) -> Results:
     from dynofa_ros.datasets.reader import read_names
     from dynofa_ros.supernet.weights import save_weights
 
-    with one_line_errors():
-        checked, labels = _checked(options), read_names(options.labels)
-        classes = checked.weights.classes
-        if len(labels) != classes:
-            raise ValueError(f"{options.labels} has {len(labels)} names, {options.file} {classes} classes")
-        save_weights(options.out, checked.weights.with_labels(labels))
+    checked, labels = _checked(options), read_names(options.labels)
+    classes = checked.weights.classes
+    if len(labels) != classes:
+        raise ValueError(f"{options.labels} has {len(labels)} names, {options.file} {classes} classes")
+    save_weights(options.out, checked.weights.with_labels(labels))
     print(f"{options.file}: {checked.space.name}, {classes} classes: {', '.join(labels[:3])}, ...")
     print(f"written: {options.out}")
     return OK, {**_summary(checked), "labels": labels, "safetensors": str(options.out)}
@@ -150,10 +148,9 @@ def _label(options: argparse.Namespace) -> Results:
 def _check(options: argparse.Namespace) -> Results:
     from dynofa_ros.supernet.weights import save_weights
 
-    with one_line_errors():
-        checked = _checked(options)
-        if options.out is not None:
-            save_weights(options.out, checked.weights)
+    checked = _checked(options)
+    if options.out is not None:
+        save_weights(options.out, checked.weights)
     _print(str(options.file), checked)
     if options.out is not None:
         print(f"  written: {options.out}")

@@ -38,13 +38,13 @@ class OpenLibrary:
     statistics: Statistics
 
 
-def open_library(path: Path | None, weights: Path, folder: Path | None = None) -> OpenLibrary:
+def open_library(path: Path | None, weights: Path) -> OpenLibrary:
     """Read a library and its weights; without a path, the one library that was made for these weights.
 
-    It is looked for in ``folder`` (default: the working folder) and one level below, then in the package's
-    own libraries. Raises LibraryError or WeightsError in one line.
+    It is looked for in the working folder and one level below, then in the package's own libraries. Raises
+    LibraryError or WeightsError in one line.
     """
-    found = path or find_library(weights, folder or Path.cwd())
+    found = path or find_library(weights, Path.cwd())
     library = load_library(found)
     space = load_space(library.space)
     loaded = load_weights(space, weights)

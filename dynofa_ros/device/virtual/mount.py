@@ -9,6 +9,8 @@ import stat
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -61,15 +63,13 @@ class _Files(mfusepy.Operations):
         """A kernel file has no length."""
 
 
-class _kernel_errors:
+@contextmanager
+def _kernel_errors() -> Iterator[None]:
     """OSError of the kernel to FUSE's."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            raise mfusepy.FuseOSError(error.errno) from error
+    try:
+        yield
+    except OSError as error:
+        raise mfusepy.FuseOSError(error.errno) from error
 
 
 class Mount:
