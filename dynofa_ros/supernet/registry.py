@@ -1,7 +1,8 @@
 """Registry of supernet families and engines, by name. A file in families/ or engines/ adds one.
 
-It is the FAMILY or the ENGINE of the file. Families are cheap to import and are all imported at the first question. An engine is imported when it is used
-(torch takes a second), so its name is the name of its file: that of the Python package it runs on.
+It is the FAMILY or the ENGINE of the file. Families are cheap to import and are all imported at the first
+question. An engine is imported when it is used (torch takes a second), so its name is the name of its file:
+that of the Python package it runs on.
 """
 
 from __future__ import annotations
