@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import yaml
 
-END_S = 5.0  # time to end by itself before a process is killed
+END_S = 15.0  # time to end by itself before a process is killed: seconds on a busy computer
 POLL_S = 0.02
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 

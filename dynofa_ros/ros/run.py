@@ -31,9 +31,11 @@ def run(
     it holds, the clocks of the device above all. executor: another one for nodes with an action.
     """
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            signal.signal(number, lambda *_: stop.set())
+    handled = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        handled.append(signal.SIGHUP)
+    for number in handled:
+        signal.signal(number, lambda *_: stop.set())
     try:
         rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
         nodes = [make() for make in node_factories]
@@ -47,6 +49,8 @@ def run(
         for node in nodes if rclpy.ok() else ():
             node.end()
         _shutdown()
+    for number in handled if stop.is_set() else ():
+        signal.signal(number, signal.SIG_IGN)  # Python drops our handlers while it ends
     return 0 if all(node.start_error is None for node in nodes) else 1
 
 

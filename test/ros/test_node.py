@@ -27,6 +27,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from ros_client import TIMEOUT_S
 from std_msgs.msg import String
 
 from dynofa_ros.ros.diagnostics import Diagnostics, Level, Status
@@ -131,7 +132,7 @@ class Bench:
     def spin(self, seconds: float) -> None:
         self.spin_until(lambda: False, seconds)
 
-    def spin_until(self, condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    def spin_until(self, condition: Callable[[], bool], seconds: float = TIMEOUT_S) -> bool:
         end = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > end:
@@ -192,7 +193,7 @@ def test_an_inactive_node_runs_no_callback_and_says_nothing(bench: Bench) -> Non
     assert bench.spin_until(lambda: len(bench.heard) > 3)
     assert bench.spin_until(lambda: bench.input.get_subscription_count() == 1)
     node.trigger_deactivate()
-    bench.spin(0.1)
+    assert bench.spin_until(lambda: bench.heard[-1] == str(node.ticks)), "what it said before"
     ticks, heard = node.ticks, len(bench.heard)
     bench.input.publish(String(data="unheard"))
     node.publisher.publish(String(data="mute"))
@@ -290,7 +291,7 @@ def test_diagnostics_once_a_second_under_the_full_name(bench: Bench) -> None:
     )
     start = time.monotonic()
     assert bench.spin_until(lambda: len([s for s in bench.diagnostics if s.name.endswith("probe")]) == 2)
-    assert 1.5 < time.monotonic() - start < 8.0
+    assert time.monotonic() - start > 1.5
     status = next(s for s in bench.diagnostics if s.name.endswith("probe"))
     assert status.name == "/robot1/perception/front: probe"
     assert status.hardware_id == "xavier_nx"
@@ -402,6 +403,7 @@ def test_publishers_made_while_active_speak_and_can_be_withdrawn(bench: Bench) -
 
 PROCESS = """
     import sys, time
+    from rclpy.duration import Duration
     from std_msgs.msg import String
     from dynofa_ros.topics import Topic
     from dynofa_ros.ros.node import ManagedNode
@@ -419,11 +421,11 @@ PROCESS = """
         def activate(self):
             print("active", flush=True)
         def deactivate(self):
-            end = time.monotonic() + 5
+            end = time.monotonic() + 60
             while not self.out.get_subscription_count() and time.monotonic() < end:
                 time.sleep(0.01)
             self.out.publish(String(data="restored"))
-            time.sleep(0.5)
+            self.out.wait_for_all_acked(Duration(seconds=60))
             print("restored", flush=True)
         def cleanup(self):
             print("clean", flush=True)
@@ -462,9 +464,10 @@ def test_a_signal_ends_the_process_with_everything_given_back(
     assert process.stdout.readline() == "active\n"
     assert bench.spin_until(lambda: bench.observer.count_publishers("/robot1/demo/out") == 1)
     process.send_signal(number)
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)  # Ctrl-C reaches a node twice: from the terminal and from ros2 launch
-    output, errors = process.communicate(timeout=20)
+    while process.poll() is None:  # Ctrl-C reaches a node twice, from the terminal and from ros2 launch
+        time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, errors
     assert output == "restored\nclean\n"
     assert "Traceback" not in errors
@@ -487,7 +490,7 @@ def test_a_start_that_cannot_be_is_one_line_and_exit_code_1(
     start: Start, arguments: list[str], line: str
 ) -> None:
     process = start(*arguments)
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1
     assert line in errors
     assert "Traceback" not in errors
@@ -502,6 +505,6 @@ def test_yaml_takes_integers_and_warns_of_unknown_names(start: Start, tmp_path: 
     assert process.stdout is not None
     assert process.stdout.readline() == "active\n"
     process.terminate()
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, errors
     assert "parameters without meaning here: raet" in errors
