@@ -40,7 +40,7 @@ def test_an_interrupted_import_ends_the_program(
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=90,
     )
     assert (done.returncode, done.stderr) == (exit_code, "")
 
@@ -73,5 +73,5 @@ def test_a_node_that_has_just_started_ends_cleanly(script: str, number: signal.S
         status = dict(line.split(":\t") for line in Path(f"/proc/{node.pid}/status").read_text().splitlines())
         caught = int(status["SigCgt"], 16)
     node.send_signal(number)
-    _, error = node.communicate(timeout=20)
+    _, error = node.communicate(timeout=90)
     assert node.returncode == 0 and "Traceback" not in error

@@ -18,7 +18,7 @@ pytest.importorskip("torch")
 pytest.importorskip("pycocotools")
 pytest.importorskip("dynofa_ros.msg", reason="needs the built messages")
 
-from ros_client import RosClient
+from ros_client import TIMEOUT_S, RosClient
 from ros_domain import own_domain
 from sensor_msgs.msg import Image
 
@@ -27,7 +27,7 @@ from dynofa_ros.cli.main import main
 from dynofa_ros.demo.signs import CLASS_NAMES, render_sample, render_scene
 from dynofa_ros.library import build as builder
 
-pytestmark = [pytest.mark.live, pytest.mark.slow]
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "own_data.md"
 DOMAIN_ID = own_domain()
@@ -93,7 +93,7 @@ def test_every_command_of_the_page(monkeypatch: pytest.MonkeyPatch):
     client.subscribe(topics.DECISION, decisions.append)
     images = [client.publisher(topics.IMAGE, app) for app in ("front", "hand")]
     message = Image(height=144, width=256, encoding="bgr8", step=768, data=bytes(768 * 144))
-    end_s = time.monotonic() + 60
+    end_s = time.monotonic() + 2 * TIMEOUT_S
     try:
         while not managed(decisions) or {m.app for m in monitors} != {"front", "hand"}:
             assert all(process.poll() is None for process in nodes), "a node ended"

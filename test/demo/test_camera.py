@@ -15,6 +15,7 @@ from dynofa_ros.msg import Classification
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.serialization import deserialize_message, serialize_message
+from ros_client import TIMEOUT_S
 from rosbags.rosbag2 import StoragePlugin, Writer
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
@@ -28,7 +29,6 @@ from dynofa_ros.recording.bag import BagError, typestore
 pytestmark = pytest.mark.live
 
 STORAGES = (StoragePlugin.SQLITE3, StoragePlugin.MCAP)
-TIMEOUT_S = 30.0
 PERIOD_NS = 100_000_000
 
 
@@ -231,10 +231,11 @@ class Viewer:
         self.node = rclpy.create_node("viewer")
         self.images: dict[str, list[Any]] = {app: [] for app in apps}
         self.truths: list[Classification] = []
+        # First: who finds a subscription for images has found those before it.
+        self.node.create_subscription(Classification, "/demo/camera/ground_truth", self.truths.append, 100)
         for app in apps:
             topic = f"/perception/{app}/image" + ("/compressed" if kind is CompressedImage else "")
-            self.node.create_subscription(kind, topic, self.images[app].append, 20)
-        self.node.create_subscription(Classification, "/demo/camera/ground_truth", self.truths.append, 20)
+            self.node.create_subscription(kind, topic, self.images[app].append, 100)
 
     def watch(self, count: int) -> None:
         """Until every application has `count` images and every image its ground truth."""
@@ -268,8 +269,9 @@ def test_generated_images_for_two_applications(processes: Processes) -> None:
         assert all(len(i.data) == 64 * 48 * 3 for i in images)
     assert bytes(viewer.images["front"][0].data) != bytes(viewer.images["rear"][0].data)
     keys = {(t.header.stamp.sec, t.header.stamp.nanosec, t.header.frame_id) for t in viewer.truths}
-    last = viewer.images["front"][5].header
-    assert (last.stamp.sec, last.stamp.nanosec, "front_camera") in keys
+    stamps = [image.header.stamp for image in viewer.images["front"]]
+    shown = {(stamp.sec, stamp.nanosec, "front_camera") for stamp in stamps}
+    assert len(shown & keys) > 3, "each image has its truth, of which the first and last may still be missing"
     assert {t.results[0].class_id for t in viewer.truths} <= set(CLASS_NAMES)
 
 
@@ -279,8 +281,8 @@ def test_a_bag_is_played_once_unchanged(processes: Processes, storage: StoragePl
     bag = write_bag(tmp_path / "bag", {"/eye": sent}, storage)
     start(processes, bag=str(bag))
     time.sleep(2.0)  # nobody listens: the camera must wait
-    viewer = Viewer(("front",))
     begin = time.monotonic()
+    viewer = Viewer(("front",))
     viewer.watch(len(sent))
     assert time.monotonic() - begin > 3 * PERIOD_NS / 1e9, "at the recorded pace"
     assert viewer.images["front"] == sent

@@ -14,6 +14,7 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("dynofa_ros.msg", reason="the messages of the package are not built")
 
 import rclpy
+from ros_client import TIMEOUT_S
 from std_msgs.msg import String
 
 from dynofa_ros import topics
@@ -23,7 +24,7 @@ from dynofa_ros.demo.processes import NodeSpec, Processes
 from dynofa_ros.demo.speaker_node import SENTENCES, sentences
 from dynofa_ros.library.sentences import read_pairs
 
-TIMEOUT_S, TEXTS = 20.0, 4
+TEXTS = 4
 
 
 def test_sentences_come_all_once_and_then_again_in_another_order() -> None:
@@ -54,12 +55,17 @@ def test_texts_for_two_applications_with_their_answers(processes: Processes) -> 
     heard: dict[str, list[Any]] = {"translator": [], "parser": []}
     truths: dict[str, list[Any]] = {"translator": [], "parser": []}
     for app, topic in (("translator", topics.TRUE_SENTENCE), ("parser", topics.TRUE_COMMAND)):
-        node.create_subscription(String, f"/{topics.TEXT.of(app)}", heard[app].append, 20)
-        node.create_subscription(ros_types(topic.kind), f"/{topic.name}", truths[app].append, 20)
+        node.create_subscription(String, f"/{topics.TEXT.of(app)}", heard[app].append, 100)
+        node.create_subscription(ros_types(topic.kind), f"/{topic.name}", truths[app].append, 100)
     parameters = {"apps": "translator,parser", "parsers": "parser", "rate_hz": 10.0, "seed": 3}
     processes.start(NodeSpec("demo.speaker_node", "demo", "speaker", parameters))
     deadline = time.monotonic() + TIMEOUT_S
-    while min(map(len, (*heard.values(), *truths.values()))) < TEXTS:
+
+    def both(app: str) -> set[str]:
+        """Texts that have come with their truth."""
+        return {text.data for text in heard[app]} & {truth.source for truth in truths[app]}
+
+    while min(len(both(app)) for app in heard) < TEXTS:
         assert time.monotonic() < deadline, (heard, truths)
         rclpy.spin_once(node, timeout_sec=0.1)
     known = dict(read_pairs(SENTENCES, 1000, 0))
@@ -68,4 +74,3 @@ def test_texts_for_two_applications_with_their_answers(processes: Processes) -> 
     assert all("_" in truth.text or "=" in truth.text for truth in truths["parser"]), "intents"
     for app in heard:
         assert {truth.header.frame_id for truth in truths[app]} == {app}
-        assert {text.data for text in heard[app]} & {truth.source for truth in truths[app]}

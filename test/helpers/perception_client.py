@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -26,7 +27,6 @@ from dynofa_ros.demo.signs import render_sample
 
 DOMAIN_ID = own_domain()
 NAMESPACE, APP = "/robot2/perception", "rear"
-TIMEOUT_S = 15.0
 LIBRARY = Networks.load("", "", "onnxruntime").libraries["cpu"]
 SMALLEST, LARGEST = LIBRARY.entries[0], LIBRARY.entries[-1]
 
@@ -53,10 +53,9 @@ class Client(RosClient):
         "subnet_state": topics.SUBNET_STATE,
     }
 
-    timeout_s = TIMEOUT_S
-
-    def __init__(self, domain_id: int = DOMAIN_ID) -> None:
+    def __init__(self, domain_id: int = DOMAIN_ID, process: subprocess.Popen[str] | None = None) -> None:
         super().__init__("client", domain_id, NAMESPACE, f"{NAMESPACE}/{APP}")
+        self.process = process
         self.received: dict[str, list[Any]] = {name: [] for name in self.RECEIVED}
         for name, topic in self.RECEIVED.items():
             self.subscribe(topic, self.received[name].append, APP)
@@ -67,36 +66,37 @@ class Client(RosClient):
 
     def wait_for_node(self) -> None:
         """Until the node has published what is latched and subscribes to what is sent here."""
-        latched = (self.received["library"], self.received["subnet_state"])
-        self.wait(lambda: all(latched), "the node's latched topics", 40)
-        self.wait(
-            lambda: self.image.get_subscription_count() and self.command.get_subscription_count(), "discovery"
-        )
+        for latched in ("library", "subnet_state"):
+            self.wait(lambda latched=latched: self.received[latched], f"the node's {latched}")
+        for publisher in (self.image, self.command):
+            self.wait(publisher.get_subscription_count, f"the node's subscription of {publisher.topic_name}")
 
     def answer(self, message: Any, publisher: Any = None) -> Classification:
-        """Send one image, sent again until answered (best effort); its result."""
-        self.forget("classification", "monitor")
-        publisher = publisher or self.image
-        sent = 0.0
-        end_s = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < end_s:
-            if time.monotonic() - sent > 1.0:
+        """Send one image, again until it is answered; its result. Its monitor is the only one kept."""
+        publisher, sent_s = publisher or self.image, -math.inf
+
+        def answered() -> Any:
+            nonlocal sent_s
+            if time.monotonic() - sent_s > 1.0:
                 publisher.publish(message)
-                sent = time.monotonic()
-            self.spin_once()
-            for result in self.received["classification"]:
-                if result.header == message.header:
-                    self.wait(lambda: self.received["monitor"], "a monitor for the result")
-                    return result
-        raise AssertionError("no answer to the image")
+                sent_s = time.monotonic()
+            return self.answers("classification", message) and self.answers("monitor", message)
+
+        self.received["monitor"][:] = self.wait(answered, "the answer to an image and its monitor")[:1]
+        return self.answers("classification", message)[0]
+
+    def answers(self, name: str, message: Any) -> list[Any]:
+        """What came for an image; an earlier one that was sent twice may still be answered."""
+        return [found for found in self.received[name] if found.header == message.header]
 
     def forget(self, *topics: str) -> None:
         for name in topics or self.received:
             self.received[name].clear()
 
-    def state(self, status: int, subnet_id: str | None = None) -> SubnetState:
+    def state(self, status: int, subnet_id: str | None = None, decision_id: int | None = None) -> SubnetState:
         def matches() -> Any:
             found = [s for s in self.received["subnet_state"] if s.status == status]
+            found = [s for s in found if decision_id in (None, s.decision_id)]
             return found and (subnet_id is None or found[-1].subnet_id == subnet_id) and found[-1]
 
         return self.wait(matches, f"state {status} of {subnet_id}")

@@ -39,10 +39,16 @@ def build(tree: Path, root: Path, with_links: bool = True) -> Path:
 
 
 def put(root: Path, path: str, text: str) -> None:
-    """Write one kernel file."""
+    """Write one kernel file; who reads it meanwhile never finds it empty."""
     file = root / path[1:]
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(str(text).replace("\\0", "\0").encode() + b"\n")
+    content = str(text).replace("\\0", "\0").encode() + b"\n"
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        os.pwrite(descriptor, content, 0)
+        os.ftruncate(descriptor, len(content))
+    finally:
+        os.close(descriptor)
 
 
 def break_files(root: Path, faults: Sequence[tuple[int, str]], garbage: bytes) -> None:

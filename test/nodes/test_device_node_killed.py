@@ -11,8 +11,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from device_client import Band, Client, end, parameters, start
+from device_client import Band, Client, parameters, start
 from fake_kernel import CPU_TABLE, GPU_TABLE, limits_on_disk
+from ros_client import TIMEOUT_S, end
 
 from dynofa_ros.cli.main import main as dynofa
 
@@ -20,7 +21,6 @@ pytestmark = [pytest.mark.live, pytest.mark.usefixtures("state")]
 
 KILLS = 10
 LONGEST_WAIT_S = 0.2
-TIMEOUT_S = 20.0
 
 
 def random_bands(choice: random.Random) -> list[Band]:

@@ -28,7 +28,7 @@ from dynofa_ros.msg import (
     SubnetCommand,
     SubnetState,
 )
-from ros_client import RosClient
+from ros_client import TIMEOUT_S, RosClient
 from ros_domain import own_domain
 
 from dynofa_ros import topics
@@ -37,7 +37,7 @@ from dynofa_ros.demo.processes import NodeProcess, NodeSpec, Processes
 from dynofa_ros.library.library import Latency, load_library, save_library
 from dynofa_ros.paths import share_file
 
-pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.live, pytest.mark.alone]
 
 DOMAIN_ID = own_domain()
 APP = "front"
@@ -45,7 +45,6 @@ LIAR = "s56_r128"  # the largest of the demo's library
 STEADY_S = 2.0  # without a change of a knob
 QUIET_S = 2.0  # after a start
 SILENT_S = 1.6  # without a frame, after which the manager knows it: before, the last frames may still count
-TIMEOUT_S = 40.0
 SLOWDOWN = 24.0  # the largest sub-network takes about 45 ms at the top clock
 
 PERCEPTION: dict[str, Any] = {
@@ -74,8 +73,6 @@ Band = tuple[str, int, int]
 
 class Listener(RosClient):
     """Hears everything between manager, device and application, with the time when it was sent."""
-
-    timeout_s = TIMEOUT_S
 
     def __init__(self) -> None:
         super().__init__("listener", DOMAIN_ID, "/dynofa", "/dynofa/manager")
@@ -141,7 +138,8 @@ def knobs(listener: Listener) -> tuple[str, set[Band]]:
 
 def settle(listener: Listener) -> tuple[str, set[Band]]:
     """Waits until no knob has been turned for a while; returns what is in force."""
-    listener.wait(lambda: listener.heard[SubnetCommand] and listener.heard[DvfsCommand], "commands")
+    for kind in (SubnetCommand, DvfsCommand, ManagerDecision):
+        listener.wait(lambda kind=kind: listener.heard[kind], kind.__name__)
     deadline = time.monotonic() + TIMEOUT_S
     before, since_s = knobs(listener), time.monotonic()
     while time.monotonic() - since_s < STEADY_S:
@@ -154,7 +152,7 @@ def settle(listener: Listener) -> tuple[str, set[Band]]:
 
 def kill(processes: Processes, node: NodeProcess) -> None:
     node.signal(signal.SIGKILL)
-    node.wait(5.0)
+    node.wait(TIMEOUT_S)
     assert len(processes.failures()) == 1
 
 
@@ -167,7 +165,7 @@ def successor(processes: Processes, tmp_path: Path) -> Iterator[subprocess.Popen
     assert process.stdout is not None and process.stdout.readline() == "loaded\n"
     yield process
     process.terminate()
-    process.communicate(timeout=10.0)
+    process.communicate(timeout=TIMEOUT_S)
 
 
 def test_a_killed_manager_comes_back_without_a_glitch(

@@ -18,14 +18,14 @@ pytest.importorskip("rclpy", reason="needs rclpy")
 pytest.importorskip("dynofa_ros.msg", reason="the messages of the package are not built")
 
 from geometry_msgs.msg import PolygonStamped
-from ros_client import RosClient
+from ros_client import TIMEOUT_S, RosClient
 from ros_domain import own_domain
 from sensor_msgs.msg import Image
 
 from dynofa_ros import topics
 from dynofa_ros.topics import Topic
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.live]
 
 DOMAIN_ID = own_domain()
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "corners_node.py"
@@ -36,7 +36,6 @@ FOUND = Topic("corners/found", "geometry_msgs/msg/PolygonStamped")
 @pytest.fixture
 def client() -> Iterator[RosClient]:
     client = RosClient("client", DOMAIN_ID, "/", f"/{APP}")
-    client.timeout_s = 40.0
     yield client
     client.close()
 
@@ -52,7 +51,7 @@ def processes(client: RosClient) -> Iterator[list[subprocess.Popen]]:
     yield started
     for process in started:
         process.send_signal(signal.SIGTERM)
-    codes = [process.wait(15) for process in started]
+    codes = [process.wait(TIMEOUT_S) for process in started]
     assert codes == [0, 0], [process.stderr and process.stderr.read() for process in started]
 
 
@@ -82,7 +81,9 @@ def test_the_example_follows_the_manager(client: RosClient, processes: list[subp
         play()
         return bool(monitors) and monitors[-1].subnet_id == subnet_id and monitors[-1].decision_id > 0
 
+    client.process = processes[0]
     client.wait(lambda: libraries, "the library of the example")
+    client.wait(lambda: decisions, "the manager's decisions")  # only the last few wait for who finds it late
     times = {entry.id: entry.latency_ms for entry in libraries[0].entries}
     assert "w1280" in times and "w640" in times and all(ms > 0 for ms in times.values())
     assert not client.set_parameter("latency_target_ms", 40 * times["w1280"])
@@ -106,6 +107,7 @@ def test_the_example_follows_the_manager(client: RosClient, processes: list[subp
 
     client.wait(decided, "the decision that the frame names")
     assert [(app.app, app.subnet_id) for app in decided()[0].apps] == [(APP, monitor.subnet_id)]
+    client.wait(lambda: play() or found, "corners")
     assert found[-1].header.frame_id == "lens" and len(found[-1].polygon.points) > 50
-    client.wait(lambda: client.diagnostics.get("input", (2, ""))[0] == 0, "diagnostics")
-    assert client.diagnostics["input"][1] == "requests are taken"
+    usual = (0, "requests are taken")
+    client.wait(lambda: play() or client.diagnostics.get("input") == usual, "diagnostics")

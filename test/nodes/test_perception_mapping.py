@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from dynofa_ros.msg import SubnetCommand, SubnetState
 from perception_client import APP, LARGEST, LIBRARY, NAMESPACE, SMALLEST, Client, image
+from ros_client import TIMEOUT_S
 from ros_domain import own_domain
 
 from dynofa_ros.application.networks import DEMO_LIBRARY
@@ -93,7 +94,7 @@ def robot(*parameters: str, before: str = "") -> Iterator[Robot]:
     finally:
         client.close()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(TIMEOUT_S) == 0
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +134,9 @@ def test_the_threads_that_compute_run_where_they_should_and_no_other_is_bound(no
 @two_cpus
 def test_a_command_that_names_no_cpus_leaves_them_and_a_silent_manager_frees_them(node):
     node.send(subnet_id=SMALLEST.id, cpu_affinity=[SECOND])
-    node.send(subnet_id=LARGEST.id, valid_for_s=1.5)
+    node.send(subnet_id=LARGEST.id)
     assert set(node.computing().values()) == {frozenset({SECOND})}
+    node.send(subnet_id=LARGEST.id, valid_for_s=0.5)
     node.wait(lambda: set(node.computing().values()) == {ALLOWED}, "all CPUs again")
     node.number = 0  # the node forgets the number of a manager that fell silent
 

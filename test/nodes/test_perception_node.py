@@ -36,6 +36,7 @@ from perception_client import (
     start,
 )
 from rclpy.qos import ReliabilityPolicy
+from ros_client import TIMEOUT_S
 from ros_domain import own_domain
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -51,12 +52,12 @@ def process() -> Iterator[subprocess.Popen]:
     process = start("-p", "latency_target_ms:=1000.0", "-p", "rate_hz:=100", "-p", "top_k:=3")
     yield process
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0, process.stderr and process.stderr.read()
+    assert process.wait(TIMEOUT_S) == 0, process.stderr and process.stderr.read()
 
 
 @pytest.fixture(scope="module")
 def node(process) -> Iterator[Client]:
-    client = Client()
+    client = Client(process=process)
     client.wait_for_node()
     yield client
     client.close()
@@ -102,9 +103,10 @@ def test_the_monitor_adds_up(node):
 def test_a_malformed_image_is_dropped_counted_and_named(node, fields, words):
     node.diagnostics.clear()
     node.forget()
-    node.image.publish(image(**fields))
+    malformed = image(**fields)
+    node.image.publish(malformed)
     node.wait(lambda: words in node.diagnostics.get("input", (0, ""))[1], f"diagnostic with {words!r}")
-    assert not node.received["classification"]
+    assert not node.answers("classification", malformed)
     node.answer(image())  # the node goes on
     assert node.received["monitor"][-1].malformed_frames == 1
 
@@ -115,8 +117,8 @@ def test_a_command_switches_and_is_tied_to_the_frames(node):
         node.command.publish(
             SubnetCommand(decision_id=number, subnet_id=entry.id, processor="cpu", rate_hz=math.nan)
         )
-        state = node.state(SubnetState.APPLIED, entry.id)
-        assert state.decision_id == number and state.expected_accuracy == pytest.approx(entry.accuracy)
+        state = node.state(SubnetState.APPLIED, entry.id, number)
+        assert state.expected_accuracy == pytest.approx(entry.accuracy)
         node.answer(image())
         monitor = node.received["monitor"][-1]
         assert (monitor.subnet_id, monitor.decision_id) == (entry.id, number)
@@ -125,7 +127,7 @@ def test_a_command_switches_and_is_tied_to_the_frames(node):
 def test_an_old_or_impossible_command_changes_nothing(node):
     node.forget()
     node.command.publish(SubnetCommand(decision_id=200, subnet_id=SMALLEST.id))
-    node.state(SubnetState.APPLIED, SMALLEST.id)
+    node.state(SubnetState.APPLIED, SMALLEST.id, 200)
     node.forget()
     node.command.publish(SubnetCommand(decision_id=199, subnet_id=LARGEST.id, processor="cpu"))
     node.command.publish(SubnetCommand(decision_id=201, subnet_id="none", processor="cpu"))
@@ -140,18 +142,16 @@ def test_a_command_that_is_not_renewed_lapses(node):
     node.command.publish(
         SubnetCommand(decision_id=300, subnet_id=SMALLEST.id, processor="cpu", valid_for_s=0.5)
     )
-    node.state(SubnetState.APPLIED, SMALLEST.id)
-    node.forget("subnet_state")
-    assert (
-        node.state(SubnetState.APPLIED, LARGEST.id).decision_id == 0
-    )  # with 1 s to spare the best is the default
+    node.state(SubnetState.APPLIED, SMALLEST.id, 300)
+    node.state(SubnetState.APPLIED, LARGEST.id, 0)  # with 1 s to spare the best is the default
 
 
 def test_parameters_act_or_are_refused_with_the_range(node):
     node.forget("targets")
     assert node.set(latency_target_ms=40)[0].successful  # an integer is taken for a double
-    targets = node.wait(lambda: node.received["targets"] and node.received["targets"][-1], "targets")
-    assert targets.latency_target_ms == 40.0 and targets.app == APP
+    targets = node.received["targets"]
+    node.wait(lambda: targets and targets[-1].latency_target_ms == 40.0, "targets")
+    assert targets[-1].app == APP
     for bad in (-5.0, math.nan, "fast"):
         result = node.set(latency_target_ms=bad)[0]
         assert not result.successful
@@ -174,17 +174,19 @@ def test_pin_and_release(node):
 
 
 def test_paused_answers_nothing(node):
+    node.forget()
     node.set(paused=True)
     node.state(SubnetState.DISABLED)
-    node.forget()
-    node.image.publish(image())
+    unanswered = image()
+    node.image.publish(unanswered)
     node.spin(0.5)
-    assert not node.received["classification"]
+    assert not node.answers("classification", unanswered)
     node.set(paused=False)
     node.answer(image())
 
 
 def test_inactive_runs_no_callback_and_comes_back(node):
+    node.forget()
     assert node.change_state(Transition.TRANSITION_DEACTIVATE)
     node.state(SubnetState.DISABLED)
     node.wait(lambda: node.image.get_subscription_count() == 0, "the subscription to end")
@@ -207,9 +209,9 @@ def test_compressed_images_and_emulated_clocks():
         *("-p", "latency_target_ms:=1000.0", "-p", f"subnet_id:={LARGEST.id}"),
         domain_id=domain_id,
     )
-    client = Client(domain_id)
+    client = Client(domain_id, process)
     try:
-        client.wait(lambda: client.received["library"] and client.received["subnet_state"], "the node", 40)
+        client.wait(lambda: client.received["library"] and client.received["subnet_state"], "the node")
         client.wait(
             lambda: client.compressed.get_subscription_count() and client.dvfs.get_subscription_count(),
             "discovery",
@@ -221,15 +223,15 @@ def test_compressed_images_and_emulated_clocks():
         def inference_ms(frequency_hz: float, slowdown: float) -> float:
             domain = DomainState(domain="cpu0", actual_hz=frequency_hz, external_slowdown=slowdown)
             client.dvfs.publish(DvfsState(domains=[domain], source="simulated"))
-            client.spin(0.3)
+            client.spin(1.0)  # a node that is late loses the first of the frames, not all
             times = []
-            for _ in range(7):
+            for _ in range(12):
                 jpeg = cv2.imencode(".jpg", SCENE[..., ::-1])[1].tobytes()
                 message = CompressedImage(format="jpeg", data=jpeg)
                 message.header.stamp.sec = next(STAMP)
                 client.answer(message, client.compressed)
                 times.append(client.received["monitor"][-1].inference_ms)
-            return float(np.median(times))
+            return sorted(times)[3]  # others on this machine make frames slower, none faster
 
         full, half = inference_ms(float(reference), 0.0), inference_ms(reference / 2, 0.5)
         expected = 1.5 * (LARGEST.alpha_ms + 2 * LARGEST.beta_ms) / LARGEST.latency_ms.median
@@ -237,7 +239,7 @@ def test_compressed_images_and_emulated_clocks():
     finally:
         client.close()
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(TIMEOUT_S) == 0
 
 
 @pytest.mark.parametrize(
@@ -252,7 +254,7 @@ def test_compressed_images_and_emulated_clocks():
 )
 def test_a_wrong_start_is_one_line_and_exit_code_1(arguments, words):
     process = start(*arguments)
-    _, errors = process.communicate(timeout=40)
+    _, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1 and words in errors and "Traceback" not in errors
 
 
@@ -266,7 +268,7 @@ def test_without_an_image_converter_the_node_does_not_start():
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=40
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
     )
     assert done.returncode == 1
     assert "configure failed: images need cv_bridge or rosbags-image: " in done.stderr
@@ -282,7 +284,7 @@ def test_vision_msgs_carry_the_same_result_where_they_are_installed(tmp_path, mo
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
     domain_id = own_domain()  # the other node has the same name
     process = start("-p", "latency_target_ms:=1000.0", domain_id=domain_id)
-    client = Client(domain_id)
+    client = Client(domain_id, process)
     vision: list[Classification] = []
     try:
         topic = replace(topics.CLASSIFICATION, name="perception/{app}/vision_classification")
@@ -290,18 +292,24 @@ def test_vision_msgs_carry_the_same_result_where_they_are_installed(tmp_path, mo
         client.wait_for_node()
         full = topics.absolute(client.namespace, topic.of(APP))
         client.wait(lambda: client.node.count_publishers(full), "the topic")
-        result = client.answer(image())
-        client.wait(lambda: result in vision, "the same result")
+
+        def same() -> bool:
+            """The node may find the second subscription later than the first."""
+            result = client.answer(image())
+            client.spin(0.2)
+            return result in vision
+
+        client.wait(same, "the same result")
     finally:
         client.close()
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(TIMEOUT_S) == 0
 
 
 def test_the_subscription_is_as_reliable_as_the_camera_or_as_it_is_told():
     domain_id = own_domain()  # the other node has the same name
     process = start("-p", "latency_target_ms:=1000.0", domain_id=domain_id)
-    client = Client(domain_id)
+    client = Client(domain_id, process)
 
     def subscribed(reliability: ReliabilityPolicy) -> None:
         def is_so() -> bool:
@@ -311,7 +319,7 @@ def test_the_subscription_is_as_reliable_as_the_camera_or_as_it_is_told():
         client.wait(is_so, reliability.name)
 
     try:
-        client.wait(lambda: client.received["subnet_state"], "the node", 40)
+        client.wait(lambda: client.received["subnet_state"], "the node")
         subscribed(ReliabilityPolicy.RELIABLE)
         client.answer(image())
         other = client.node.create_publisher(Image, client.image.topic_name, qos_of(topics.IMAGE))
@@ -324,7 +332,7 @@ def test_the_subscription_is_as_reliable_as_the_camera_or_as_it_is_told():
     finally:
         client.close()
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(TIMEOUT_S) == 0
 
 
 def test_without_images_the_diagnostic_says_where_there_are_some():
@@ -332,7 +340,7 @@ def test_without_images_the_diagnostic_says_where_there_are_some():
     image_type, compressed_type = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
     domain_id = own_domain()  # the other node has the same name
     process = start("-r", f"{own}:={elsewhere}", domain_id=domain_id)
-    client = Client(domain_id)
+    client = Client(domain_id, process)
 
     def advises(text: str) -> None:
         def matches() -> bool:
@@ -342,7 +350,7 @@ def test_without_images_the_diagnostic_says_where_there_are_some():
         client.wait(matches, text)
 
     try:
-        client.wait(lambda: client.received["subnet_state"], "the node", 40)
+        client.wait(lambda: client.received["subnet_state"], "the node")
         advises(
             f"nobody publishes {elsewhere} ({image_type}); images are on {own} ({image_type}), {own}/comp"
         )
@@ -354,4 +362,4 @@ def test_without_images_the_diagnostic_says_where_there_are_some():
     finally:
         client.close()
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(TIMEOUT_S) == 0

@@ -19,7 +19,7 @@ from dynofa_ros.supernet.switching import Pauses, Prepared, Switched, Switcher, 
 
 pytestmark = pytest.mark.live
 
-WAIT_S = 5.0
+WAIT_S = 30.0
 
 
 class Bench:
@@ -288,6 +288,7 @@ def test_a_step_waits_for_a_pause_that_is_long_enough(monkeypatch):
         threading.Thread(target=step).start()
         assert not waited.wait(0.1), "while a request is answered"
     assert waited.wait(WAIT_S / 2), "in the pause behind it"
+    monkeypatch.setattr(switching, "LONGEST_WAIT_S", 0.5)
     with pauses:
         pauses.wait()  # at once: the last pause was too short for any
     monkeypatch.setattr(switching, "LONGEST_WAIT_S", 0.05)
@@ -299,10 +300,11 @@ def test_a_step_waits_for_a_pause_that_is_long_enough(monkeypatch):
     pause.wait(0.05)
     with pauses:
         pauses.wait(10.0)  # at once: no pause is that long
+    monkeypatch.setattr(switching, "LONGEST_WAIT_S", WAIT_S)
     pause.wait(0.2)
     start = time.perf_counter()
     pauses.wait()  # the stream has ended
-    assert time.perf_counter() - start < 0.05
+    assert time.perf_counter() - start < WAIT_S / 2
 
 
 def test_each_step_of_a_preparation_may_wait():
@@ -344,13 +346,13 @@ print((before - own.memory_info().rss) / 2**20)
 def test_large_blocks_leave_no_gaps_in_the_heap(returned):
     code = GAPS.replace("RETURNED", str(returned))
     found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     assert (float(found.stdout) > 70) is returned, "80 MiB are freed, between small blocks that stay"
 
 
 def test_a_perception_process_with_onnxruntime_never_imports_torch():
-    done = subprocess.run([sys.executable, "-c", ANSWER], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", ANSWER], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
@@ -358,8 +360,8 @@ def test_a_hint_that_does_not_fit_is_prepared_once_only(bench):
     """Three hints in a cache for the current one and two more: the third is tried once, then known."""
     for _ in range(3):
         bench.switcher.prefetch(["b", "c", "d"])
-        pause = threading.Event()
-        pause.wait(0.1)
+        wait_for(lambda: "d" in bench.prepared)
+        threading.Event().wait(0.1)
     assert sorted(set(bench.prepared)) == ["a", "b", "c", "d"] and bench.prepared.count("d") == 1
     assert [key for key in "abcd" if bench.switcher.holds(key)] == ["a", "b", "c"]
 
