@@ -165,7 +165,8 @@ def test_a_domain_without_a_table_takes_what_is_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("governor", "said"), [("performance", "top of the band"), ("userspace", "setspeed")]
+    ("governor", "said"),
+    [("performance", "top of the band"), ("powersave", "bottom of the band"), ("userspace", "a program sets")],
 )
 def test_a_governor_that_ignores_the_load_is_named_and_left_alone(tmp_path: Path, governor, said) -> None:
     bench = Bench(tmp_path)
@@ -190,6 +191,17 @@ def test_busy_for_longer_is_reported_and_tried_again_later(bench: Bench) -> None
     state = bench.follow()["cpu0"]
     assert state.status is DomainStatus.REJECTED and "busy" in state.reason
     assert bench.follow(HOLD_S)["cpu0"].status is DomainStatus.APPLIED
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EINVAL, errno.EACCES])
+def test_limits_that_cannot_be_read_for_a_while_are_no_rejected_band(bench: Bench, number: int) -> None:
+    bench.apply(pin("cpu0", LOW))
+    assert bench.follow()["cpu0"].status is DomainStatus.APPLIED
+    bench.kernel.errors[f"{policy(0)}/scaling_max_freq"] = number
+    state = bench.follow(2.0)["cpu0"]
+    assert state.status is DomainStatus.PENDING and "scaling_max_freq: " in state.reason
+    bench.kernel.errors.clear()
+    assert bench.follow(2.0)["cpu0"].status is DomainStatus.APPLIED
 
 
 @pytest.mark.parametrize("which", ["scaling_min_freq", "scaling_max_freq"])

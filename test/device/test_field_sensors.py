@@ -144,6 +144,23 @@ def test_a_table_that_comes_late_is_taken_in(tmp_path: Path) -> None:
     assert sensors.inventory.domains[2].frequencies_hz == (115_200_000, 1_190_400_000)
 
 
+@pytest.mark.parametrize("start, later", [(0o444, 0o664), (0o664, 0o444)])
+def test_a_permission_that_changes_while_the_node_runs_is_seen(tmp_path: Path, start: int, later: int) -> None:
+    """udev comes later than the device, or `dynofa device permissions --install` later than the node."""
+    root, clock = make_board(tmp_path), Clock()
+    limit = root / GPU[1:] / "max_freq"
+    limit.chmod(start)
+    sensors = Sensors(SysFiles(root), clock_s=clock)
+
+    def may_write() -> bool:
+        return next(d.writable for d in sensors.inventory.domains if d.name == "gpu")
+
+    assert may_write() is bool(start & 0o200)
+    limit.chmod(later)
+    read_for(sensors, clock, 3.0)
+    assert may_write() is bool(later & 0o200)
+
+
 def test_a_change_of_the_cpus_that_are_on_is_a_reason_to_search(tmp_path: Path) -> None:
     root = make_board(tmp_path)
     put(root, "/sys/devices/system/cpu/online", "0-3")

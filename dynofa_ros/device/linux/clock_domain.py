@@ -47,8 +47,9 @@ OFFLINE = {errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EIO, errno.EAGAIN, err
 FORBIDDEN = {errno.EACCES, errno.EPERM}
 PINNED = "has pinned it (min = max), as jetson_clocks does: sudo jetson_clocks --restore"
 GOVERNOR_REMARKS = {
-    "performance": "governor performance: the clock stays at the top of the band",
-    "userspace": "governor userspace: the clock follows scaling_setspeed inside the band, not the load",
+    "performance": "the clock stays at the top of the band",
+    "powersave": "the clock stays at the bottom of the band",
+    "userspace": "the clock is what a program sets inside the band, it does not follow the load",
 }
 
 
@@ -172,18 +173,21 @@ class ClockUnderControl:
         elif error.errno in OFFLINE or cpus_are_off(self._files, self.domain):
             self._shown = self._shown if self._theirs else None
             self._wait(f"{reason}; set when it is back", now_s)
+        elif self._shown is not None:  # the band was taken; only what is in force now cannot be read
+            self._wait(reason, now_s)
         else:
-            self._busy_tries = 0
             cure = f" ({PERMISSION_CURE})" if error.errno in FORBIDDEN else ""
-            self._become(DomainStatus.REJECTED, f"{reason}{cure}", now_s + HOLD_S)
+            hold_s = OFFLINE_WAIT_S if error.errno == errno.EBUSY else HOLD_S
+            self._become(DomainStatus.REJECTED, f"{reason}{cure}", now_s + hold_s)
 
     def _wait(self, reason: str, now_s: float) -> None:
         self._become(DomainStatus.PENDING, reason, now_s + OFFLINE_WAIT_S)
 
     def _remarks(self, plan: Plan, more: str) -> str:
         governor = self._files.text(self.domain.governor_path) if self.domain.governor_path else ""
-        remarks = [more, GOVERNOR_REMARKS.get(governor, "")]
-        named = [f"{self.domain.name}: {remark}" for remark in remarks if remark]
+        if governor in GOVERNOR_REMARKS and self.domain.frequencies_hz:  # drivers without a table have their own
+            more = "; ".join(filter(None, [more, f"governor {governor}: {GOVERNOR_REMARKS[governor]}"]))
+        named = [f"{self.domain.name}: {more}"] if more else []
         return "; ".join(filter(None, [plan.remark, *named]))
 
     # --- following ---------------------------------------------------------------------------

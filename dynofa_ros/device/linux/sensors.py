@@ -43,8 +43,8 @@ Spec = TypeVar("Spec", Rail, ClockDomain, Zone, ThrottleSign)
 class Sensors:
     """Reads samples. What was found once stays in every sample, with NaN while it is gone.
 
-    Folders of devices and the CPUs that are on are looked at every 2 s, and everything is searched again when
-    they changed, every 10 s while a sensor fails or the last search met a file that had no value for the
+    Folders of devices, the CPUs that are on and permissions of limits are looked at every 2 s, and everything
+    is searched again when they changed, every 10 s while a sensor fails or the last search met a file that had no value for the
     moment, and every 30 s while a clock has no table. ``inventory`` is the last search.
     """
 
@@ -121,8 +121,11 @@ class Sensors:
         self._signs.renew({sign.path: sign for sign in found.throttle_signs})
         self._total_rails = self._total_rails or found.total_rails
 
-    def _look(self) -> tuple[tuple[str, ...], ...]:
-        return ((self._files.text(f"{CPU}/online"),), *(tuple(self._files.names(f)) for f in WATCHED_FOLDERS))
+    def _look(self) -> tuple[tuple[object, ...], ...]:
+        files, domains = self._files, self.inventory.domains
+        limits = [path for d in domains for path in (d.lock_path or d.min_path, d.rate_path or d.max_path)]
+        permits = tuple(files.can_write(path)[0] for path in limits)
+        return ((files.text(f"{CPU}/online"),), permits, *(tuple(files.names(f)) for f in WATCHED_FOLDERS))
 
     def _channels(self) -> Iterable[_Channel]:
         groups = (self._rails, self._domains, self._zones, self._signs)
