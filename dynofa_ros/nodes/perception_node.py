@@ -21,6 +21,7 @@ from dynofa_ros.nodes import perception_status as status
 from dynofa_ros.nodes.managed_application import NetworkNode
 from dynofa_ros.nodes.perception_parameters import PARAMETERS
 from dynofa_ros.ros.arrivals import Arrivals
+from dynofa_ros.ros.claim import publishers
 from dynofa_ros.ros.diagnostics import Status
 from dynofa_ros.ros.images import ImageDecoder, MalformedImage, default_converter
 from dynofa_ros.ros.run import run
@@ -90,7 +91,8 @@ class PerceptionNode(NetworkNode):
             raise MalformedRequest(str(error)) from error
 
     def input_status(self, application: Application) -> Status:
-        return status.images(application, self._where_images_are, self._arrivals, self._reliable)
+        cameras = sorted(publishers(self, self._images.topic_name).values())
+        return status.images(application, self._where_images_are, self._arrivals, self._reliable, cameras)
 
     def _where_images_are(self) -> str:
         """For a user whose images do not come: what is published, and where."""

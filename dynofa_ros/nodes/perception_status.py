@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dynofa_ros.application.application import Application
 from dynofa_ros.application.commands import placement
@@ -26,10 +26,11 @@ def images(
     advice: Callable[[], str],
     arrivals: Arrivals | None = None,
     reliable: bool = False,
+    cameras: Sequence[str] = (),
 ) -> Status:
     """Whether images come, all of them, and are images.
 
-    advice: asked for if none come. reliable: as subscribed.
+    advice: asked for if none come. reliable: as subscribed. cameras: nodes that publish them.
     """
     status = _came(application, "dropped", "dropped")
     facts = dict(status.values)
@@ -40,6 +41,9 @@ def images(
     lost, due = arrivals.lost(application.targets.rate_hz) if arrivals else (0, 0)
     link = "reliable" if reliable else "best effort"
     facts |= {"due in 10 s": due, "lost on the way": lost, "reliability": link}
+    if len(cameras) > 1:
+        text = f"{len(cameras)} publishers on one topic ({', '.join(cameras)}): their images may be mixed"
+        return Status(Level.WARN, f"{text}; each camera needs a topic of its own", facts)
     if lost >= FEWEST_LOST and lost > LOST_WARN * due:
         text = (
             f"{lost / due:.0%} of the due images never reach this node ({lost} of {due}, {link}): "

@@ -318,6 +318,14 @@ def test_the_subscription_is_as_reliable_as_the_camera_or_as_it_is_told():
 
         client.wait(is_so, reliability.name)
 
+    def says(level: int, text: str) -> None:
+        def is_so() -> bool:
+            client.answer(image())
+            found = client.diagnostics.get("input", (0, ""))
+            return found[0] == level and text in found[1]
+
+        client.wait(is_so, text)
+
     try:
         client.wait(lambda: client.received["subnet_state"], "the node")
         subscribed(ReliabilityPolicy.RELIABLE)
@@ -325,6 +333,10 @@ def test_the_subscription_is_as_reliable_as_the_camera_or_as_it_is_told():
         other = client.node.create_publisher(Image, client.image.topic_name, qos_of(topics.IMAGE))
         subscribed(ReliabilityPolicy.BEST_EFFORT)  # both cameras reach it
         client.answer(image(), other)
+        camera = client.node.get_fully_qualified_name()
+        says(1, f"2 publishers on one topic ({camera}, {camera})")
+        client.node.destroy_publisher(other)
+        says(0, "images arrive")
         assert client.set_parameter("reliability", "reliable") == ""
         subscribed(ReliabilityPolicy.RELIABLE)
         client.answer(image())

@@ -60,6 +60,28 @@ def test_nothing_is_lost_of_a_camera_of_another_rate(info: Info, camera_hz: floa
 
 
 @both
+@pytest.mark.parametrize(
+    ("camera_hz", "rate_hz", "jitter"),
+    [(30.0, 30.0, 0.2), (30.0, 30.0, 0.4), (15.0, 30.0, 0.3), (28.0, 30.0, 0.3), (30.0, 15.0, 0.4)],
+)
+def test_images_that_come_early_and_late_are_not_lost(
+    info: Info, camera_hz: float, rate_hz: float, jitter: float
+) -> None:
+    """jitter: of each image, in periods of the camera."""
+    for lost_share, seed in ((0.0, 1), (0.0, 2), (0.3, 3)):
+        choice, arrivals = random.Random(seed), Arrivals()
+        for n in range(1, round(10.0 * camera_hz)):
+            at_s = (n + choice.uniform(-jitter, jitter)) / camera_hz
+            if choice.random() >= lost_share:
+                arrivals.add(at_s, 1e6 + at_s, info(n))
+        lost, due = arrivals.lost(rate_hz)
+        if not lost_share:
+            assert lost < max(3, 0.02 * due)
+        elif camera_hz <= rate_hz:
+            assert lost / due == pytest.approx(0.3, abs=0.07)
+
+
+@both
 def test_what_would_not_have_been_due_is_no_loss(info: Info) -> None:
     """30 Hz for an application of 15 Hz: a single lost image leaves enough, three in a row do not."""
     assert heard(info, 30.0, lambda n: n % 7 != 0).lost(15.0)[0] == 0
