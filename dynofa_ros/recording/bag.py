@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import heapq
+import os
 import re
 import shutil
 import sqlite3
@@ -28,7 +29,7 @@ from rosbags.typesys.store import Typestore
 from dynofa_ros.errors import one_line
 from dynofa_ros.files import natural, read_yaml
 from dynofa_ros.paths import PACKAGE, share_file
-from dynofa_ros.recording.database import Database
+from dynofa_ros.recording.database import Database, torn_bytes
 from dynofa_ros.recording.mcap_file import (
     MOST_BYTES,
     McapFile,
@@ -260,20 +261,27 @@ def _decompressed(file: Path, folder: Path, problems: list[str]) -> Path:
                     raise OSError(errno.ENOSPC, "unpacked it does not fit on the disk", str(file))
                 target.write(block)
         except (EOFError, zstd.ZstdError) as error:
+            if not target.tell():
+                raise ValueError(f"nothing of it can be unpacked: {one_line(error)}") from error
             problems.append(f"{file} is cut off: {one_line(error)}")
     return copy
 
 
 def _recovered_database(file: Path, copies: _Copies, problems: list[str]) -> Path:
-    """The database with what its recorder had committed to the write-ahead log; a copy if there is one."""
+    """The database with what its recorder had committed to the write-ahead log, and without the part of a page
+    that is cut off; a copy where there is either."""
     logs = [file.with_name(file.name + suffix) for suffix in ("-wal", "-journal")]
-    if not any(log.is_file() and log.stat().st_size for log in logs):
+    logs = [log for log in logs if log.is_file() and log.stat().st_size]
+    torn = torn_bytes(file)
+    if not logs and not torn:
         return file
-    folder = copies.folder
-    copy = folder / file.name
+    copy = copies.folder / file.name
     for part in (file, *logs):
-        if part.is_file():
-            shutil.copyfile(part, folder / part.name)
+        if part != copy:  # a decompressed file is a copy already
+            shutil.copyfile(part, copy.with_name(part.name))
+    os.truncate(copy, copy.stat().st_size - torn)
+    if not logs:
+        return copy
     connection = sqlite3.connect(copy)
     try:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

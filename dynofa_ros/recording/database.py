@@ -121,8 +121,23 @@ class Database:
 
 
 def _missing_bytes(file: Path) -> int:
-    """How much shorter a database is than its head says (sqlite.org, file format, section 1.3)."""
+    """How much shorter a database is than its head says."""
+    page_bytes, pages = _pages(file)
+    return max(0, page_bytes * pages - file.stat().st_size)
+
+
+def torn_bytes(file: Path) -> int:
+    """Size of what is there of a page that is cut off: sqlite takes zeros for the rest of it."""
+    page_bytes, _ = _pages(file)
+    size = file.stat().st_size
+    return size % page_bytes if size > page_bytes > 0 else 0
+
+
+def _pages(file: Path) -> tuple[int, int]:
+    """Size and number of the pages as the head says (sqlite.org, file format, section 1.3); 0 in another file."""
     with file.open("rb") as stream:
         head = stream.read(32)
-    page_bytes, pages = int.from_bytes(head[16:18], "big"), int.from_bytes(head[28:32], "big")
-    return max(0, (65536 if page_bytes == 1 else page_bytes) * pages - file.stat().st_size)
+    if not head.startswith(b"SQLite format 3\0"):
+        return 0, 0
+    page_bytes = int.from_bytes(head[16:18], "big")
+    return 65536 if page_bytes == 1 else page_bytes, int.from_bytes(head[28:], "big")

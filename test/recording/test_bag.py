@@ -232,6 +232,18 @@ def test_a_database_that_is_cut_off_is_read_up_to_there(share: float, tmp_path: 
     assert problems[0].startswith(f"{cut} is damaged (") and problems[0].endswith("as far as it is whole")
 
 
+@pytest.mark.parametrize("mode", [CompressionMode.NONE, CompressionMode.MESSAGE])
+def test_no_message_of_a_page_that_is_cut_off_is_made_up(mode: CompressionMode, tmp_path: Path) -> None:
+    """sqlite takes zeros for the bytes that are missing in a page."""
+    whole = storage_file(write(tmp_path / "bag", range(400), StoragePlugin.SQLITE3, mode))
+    cut, data = tmp_path / "cut.db3", whole.read_bytes()
+    for size in range(5 * len(data) // 6, len(data), 397):
+        cut.write_bytes(data[:size])
+        numbers, problems = read(cut)  # compares the texts
+        assert numbers == list(range(len(numbers))) and len(numbers) > 100
+        assert problems[0].startswith(f"{cut} is damaged (")
+
+
 def test_odd_rows_of_a_database_do_no_harm(tmp_path: Path) -> None:
     bag = write(tmp_path / "bag", storage=StoragePlugin.SQLITE3)
     with sqlite3.connect(storage_file(bag)) as database:
@@ -368,6 +380,16 @@ def test_damage_in_the_middle_is_named(tmp_path: Path) -> None:
         else:
             assert bag.problems == [f"{file} is damaged: {4000 - seen} of 4000 messages are gone"]
     assert seen < 4000
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_zstd_file_that_is_cut_off_before_its_first_block_is_named(
+    storage: StoragePlugin, tmp_path: Path
+) -> None:
+    packed = storage_file(write(tmp_path / "bag", storage=storage, mode=CompressionMode.FILE))
+    packed.write_bytes(packed.read_bytes()[:100])
+    with pytest.raises(BagError, match=r"cannot read .*zstd: nothing of it can be unpacked: .*end"):
+        read(tmp_path / "bag")
 
 
 def test_a_cut_zstd_file_gives_what_came(tmp_path: Path) -> None:
