@@ -268,8 +268,8 @@ def _decompressed(file: Path, folder: Path, problems: list[str]) -> Path:
 
 
 def _recovered_database(file: Path, copies: _Copies, problems: list[str]) -> Path:
-    """The database with what its recorder had committed to the write-ahead log, and without the part of a page
-    that is cut off; a copy where there is either."""
+    """The database with what its recorder had committed to the write-ahead log, and without the part of a
+    page that is cut off; a copy where there is either."""
     logs = [file.with_name(file.name + suffix) for suffix in ("-wal", "-journal")]
     logs = [log for log in logs if log.is_file() and log.stat().st_size]
     torn = torn_bytes(file)
@@ -300,14 +300,13 @@ def _type_of_today(name: str) -> str:
 
 def _types_of(connections: list[Connection], problems: list[str]) -> Typestore:
     """The definitions in the bag; those of `typestore()` for the other types."""
-    types: dict[str, Any] = dict(typestore().fielddefs)
-    for connection in connections:
-        try:
-            types.update(_defined(connection.msgdef, connection.msgtype))
-        except Exception as error:  # rosbags' parser has errors of several kinds
-            problems.append(f"the definition of {connection.msgtype} is damaged: {one_line(error)}")
     store = get_typestore(Stores.EMPTY)
-    store.register(types)
+    for kind, definition in dict.fromkeys((c.msgtype, c.msgdef) for c in connections):
+        try:
+            store.register(_defined(definition, kind))
+        except Exception as error:  # of rosbags' parser, and of the code that it makes of a definition
+            problems.append(f"the definition of {kind} is damaged: {one_line(error)}")
+    store.register({n: fields for n, fields in typestore().fielddefs.items() if n not in store.fielddefs})
     return store
 
 

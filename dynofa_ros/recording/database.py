@@ -134,7 +134,7 @@ def torn_bytes(file: Path) -> int:
 
 
 def _pages(file: Path) -> tuple[int, int]:
-    """Size and number of the pages as the head says (sqlite.org, file format, section 1.3); 0 in another file."""
+    """Size and number of the pages by the head (sqlite.org, file format, section 1.3); 0 in another file."""
     with file.open("rb") as stream:
         head = stream.read(32)
     if not head.startswith(b"SQLite format 3\0"):

@@ -166,7 +166,7 @@ def test_a_domain_without_a_table_takes_what_is_asked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("governor", "said"),
-    [("performance", "top of the band"), ("powersave", "bottom of the band"), ("userspace", "a program sets")],
+    [("performance", "top of the band"), ("powersave", "bottom of the band"), ("userspace", "program sets")],
 )
 def test_a_governor_that_ignores_the_load_is_named_and_left_alone(tmp_path: Path, governor, said) -> None:
     bench = Bench(tmp_path)

@@ -144,8 +144,8 @@ def test_a_table_that_comes_late_is_taken_in(tmp_path: Path) -> None:
     assert sensors.inventory.domains[2].frequencies_hz == (115_200_000, 1_190_400_000)
 
 
-@pytest.mark.parametrize("start, later", [(0o444, 0o664), (0o664, 0o444)])
-def test_a_permission_that_changes_while_the_node_runs_is_seen(tmp_path: Path, start: int, later: int) -> None:
+@pytest.mark.parametrize(("start", "later"), [(0o444, 0o664), (0o664, 0o444)])
+def test_a_permission_that_changes_meanwhile_is_seen(tmp_path: Path, start: int, later: int) -> None:
     """udev comes later than the device, or `dynofa device permissions --install` later than the node."""
     root, clock = make_board(tmp_path), Clock()
     limit = root / GPU[1:] / "max_freq"

@@ -317,6 +317,19 @@ def test_types_by_their_old_names_are_understood(tmp_path: Path) -> None:
         assert numbers_of(reader) == list(range(20))
 
 
+def test_a_definition_that_contradicts_ros_2_does_no_harm_to_other_topics(tmp_path: Path) -> None:
+    """A time as of ROS 1, from a converter."""
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        time = f"{'=' * 80}\nMSG: builtin_interfaces/Time\nuint32 sec\nuint32 nsec\n"
+        odd = f"builtin_interfaces/Time stamp\n{time}"
+        writer.add_connection("/odd", "odd_msgs/msg/Odd", msgdef=odd, rihs01="RIHS01_" + "0" * 64)
+        writer.write(writer.add_connection("/text", TEXT, typestore=typestore()), 1000, raw(0))
+    numbers, problems = read(tmp_path / "bag")
+    assert numbers == [0]
+    assert len(problems) == 1
+    assert problems[0].startswith("the definition of odd_msgs/msg/Odd is damaged: Type 'builtin_interfaces")
+
+
 def test_chosen_connections_only(tmp_path: Path) -> None:
     with open_bag(write(tmp_path / "bag", topics=("/a", "/b"))) as bag:
         chosen = [c for c in bag.connections if c.topic == "/b"]

@@ -185,7 +185,8 @@ class ClockUnderControl:
 
     def _remarks(self, plan: Plan, more: str) -> str:
         governor = self._files.text(self.domain.governor_path) if self.domain.governor_path else ""
-        if governor in GOVERNOR_REMARKS and self.domain.frequencies_hz:  # drivers without a table have their own
+        # Drivers without a table have governors of their own by these names.
+        if governor in GOVERNOR_REMARKS and self.domain.frequencies_hz:
             more = "; ".join(filter(None, [more, f"governor {governor}: {GOVERNOR_REMARKS[governor]}"]))
         named = [f"{self.domain.name}: {more}"] if more else []
         return "; ".join(filter(None, [plan.remark, *named]))
