@@ -44,8 +44,8 @@ class Sensors:
     """Reads samples. What was found once stays in every sample, with NaN while it is gone.
 
     Folders of devices, the CPUs that are on and permissions of limits are looked at every 2 s, and everything
-    is searched again when they changed, every 10 s while a sensor fails or the last search met a file that had
-    no value for the moment, and every 30 s while a clock has no table. ``inventory`` is the last search.
+    is searched again when they changed, every 10 s while a sensor fails or the last search met a file without
+    a value for the moment, and every 30 s while a clock has no table. ``inventory`` is the last search.
     """
 
     def __init__(
