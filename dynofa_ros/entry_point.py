@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
 
 
 def main(module: str = "dynofa_ros.cli.main", exit_code: int = 1) -> int:
-    """Run ``main`` of a module. Until it handles SIGINT and SIGTERM, they end the process: ``exit_code``."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Run ``main`` of a module. Until it handles the signals that end it, they exit with ``exit_code``."""
+    for number in end_signals():
         signal.signal(number, lambda *_: os._exit(exit_code))
     return int(import_module(module).main())
 
@@ -26,9 +26,26 @@ def node(module: str) -> int:
     return main(module, exit_code=0)
 
 
+def end_signals() -> list[signal.Signals]:
+    """SIGINT, SIGTERM, and SIGHUP but for nohup."""
+    hang_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *hang_up]
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """The signals that end a program go to ``handler``; as before afterwards."""
+    before = {number: signal.signal(number, handler) for number in end_signals()}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
 @contextmanager
 def interruptible() -> Iterator[list[int]]:
-    """SIGINT, SIGTERM and SIGHUP (but for nohup) raise KeyboardInterrupt, so that clocks are restored.
+    """The signals that end a program raise KeyboardInterrupt, so that clocks are restored.
 
     Yields the numbers of those that came.
     """
@@ -38,12 +55,5 @@ def interruptible() -> Iterator[list[int]]:
         came.append(number)
         raise KeyboardInterrupt
 
-    handled = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        handled.append(signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in handled}
-    try:
+    with handled(interrupt):
         yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

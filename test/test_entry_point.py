@@ -27,7 +27,7 @@ def main():
 """
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize(("entry", "exit_code"), [("node", 0), ("main", 1)])
 def test_an_interrupted_import_ends_the_program(
     tmp_path: Path, name: str, entry: str, exit_code: int

@@ -32,6 +32,7 @@ from dynofa_ros.demo.setup import (
     prepare_output,
     source_specs,
 )
+from dynofa_ros.entry_point import handled
 from dynofa_ros.errors import CliError, writing
 from dynofa_ros.recording import metrics
 from dynofa_ros.recording.bag import BagError
@@ -110,7 +111,7 @@ class Demo:
 
     def run(self) -> dict[str, Any]:
         """The whole demo: nodes, phases or bag, end, figures. Returns the summary."""
-        with self._signals():
+        with handled(self._note_signal):
             try:
                 self._perform()
             except CliError as error:
@@ -311,20 +312,8 @@ class Demo:
             yield
         self._view = None
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        def note(number: int, frame: FrameType | None) -> None:
-            self._signal = number
-
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
-            numbers.append(signal.SIGHUP)
-        before = {number: signal.signal(number, note) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
 
     # --- the end -----------------------------------------------------------------------------
 

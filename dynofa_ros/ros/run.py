@@ -12,6 +12,7 @@ import rclpy
 from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.signals import SignalHandlerOptions
 
+from dynofa_ros.entry_point import end_signals
 from dynofa_ros.ros.executor import make_executor
 from dynofa_ros.ros.node import ManagedNode
 from dynofa_ros.ros.one_line import one_line
@@ -31,9 +32,7 @@ def run(
     it holds, the clocks of the device above all. executor: another one for nodes with an action.
     """
     stop = threading.Event()
-    handled = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
-        handled.append(signal.SIGHUP)
+    handled = end_signals()
     for number in handled:
         signal.signal(number, lambda *_: stop.set())
     try:
