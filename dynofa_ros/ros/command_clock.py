@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from rclpy.clock import ROSClock
 
@@ -18,8 +19,9 @@ class CommandClock:
     jumps ahead it moves by at most 1 s from one reading to the next: renewals keep up with that.
     """
 
-    def __init__(self, clock: ROSClock) -> None:
-        self._clock = clock
+    def __init__(self, clock: ROSClock, sources: Callable[[], int]) -> None:
+        """sources: how many nodes publish /clock."""
+        self._clock, self._sources = clock, sources
         self._simulated, self._last_ns, self._ns = False, time.monotonic_ns(), 0
 
     @property
@@ -34,6 +36,10 @@ class CommandClock:
         if self._clock.now().nanoseconds == 0:
             why = "nothing came on /clock, or the simulation has not begun"
             return Status(Level.ERROR, f"use_sim_time is true, but time stands still at 0: {why}")
+        if not self._sources():
+            return Status(
+                Level.WARN, "nobody publishes /clock any more: time stands still, and so do the knobs"
+            )
         return Status(Level.OK, "time of the simulation")
 
     def __call__(self) -> int:

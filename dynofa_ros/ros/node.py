@@ -69,7 +69,9 @@ class ManagedNode(LifecycleNode):
         self.__failure = ""
         self.__callback_failure = ""
         self.__steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
-        self.command_clock_ns = CommandClock(cast(ROSClock, self.get_clock()))
+        self.command_clock_ns = CommandClock(
+            cast(ROSClock, self.get_clock()), lambda: self.count_publishers("/clock")
+        )
         self.__active_subscriptions: list[Subscription] = []
         self.__active_timers: list[Timer] = []
         self.__configured_publishers: list[LifecyclePublisher] = []

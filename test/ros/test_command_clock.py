@@ -16,6 +16,7 @@ from dynofa_ros.manager.commands import RENEW_S, VALID_FOR_S
 from dynofa_ros.messages import FrequencyBand
 from dynofa_ros.ros import command_clock
 from dynofa_ros.ros.command_clock import CommandClock
+from dynofa_ros.ros.diagnostics import Level, Status
 
 S = 1_000_000_000
 WATCH_S, STEP_S = 0.1, 0.2
@@ -27,10 +28,10 @@ class World:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, use_sim_time: bool = True) -> None:
         self.wall_ns, self.simulated_ns, self.factor = 77 * S, 0, 1.0
-        self.ros_time_is_active = use_sim_time
+        self.ros_time_is_active, self.sources = use_sim_time, 1
         monkeypatch.setattr(command_clock, "time", SimpleNamespace(monotonic_ns=lambda: self.wall_ns))
         clock: Any = self
-        self.command_clock = CommandClock(clock)
+        self.command_clock = CommandClock(clock, lambda: self.sources)
         self.device = SimulatedDevice(load_board("xavier_nx"))
         self.control = ClockControl(self.device, VALID_FOR_S)
         self.managed, self.sent_ns, self.decision_id = True, -10 * S, 0
@@ -89,6 +90,19 @@ def test_jumps_of_the_simulation_are_no_silence(monkeypatch: pytest.MonkeyPatch,
     world.run(3.0)
     world.simulated_ns += round(jump_s * S)
     assert world.run(20.0) == 0
+
+
+def test_a_simulator_that_never_came_or_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    assert world.command_clock.status().level == Level.ERROR
+    world.simulated_ns = 5 * S
+    assert world.command_clock.status() == Status(Level.OK, "time of the simulation")
+    world.sources = 0
+    status = world.command_clock.status()
+    assert status.level == Level.WARN and "nobody publishes /clock any more" in status.message
+    world.sources = 1
+    assert world.command_clock.status().level == Level.OK
+    assert World(monkeypatch, use_sim_time=False).command_clock.status().message == "system time"
 
 
 def test_it_never_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
