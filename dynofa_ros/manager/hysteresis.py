@@ -10,12 +10,12 @@ this is a Schmitt trigger: noise inside the gap moves no knob.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import inf, log
 
-from dynofa_ros.manager.ladder import COLD, Outcome, Trace, allocate
+from dynofa_ros.manager.ladder import COLD, Instead, Loss, Outcome, Trace, allocate, loss
 from dynofa_ros.manager.many import allocate_any, fits_any
 from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import REDUCED_SHARE, Forecast, Plan, forecast, make_plan, quality
@@ -162,15 +162,15 @@ class Hysteresis:
     ) -> Plan:
         """The best plan with headroom."""
         places = [place_of(choice.entry) for choice in current.choices] if current else []
-        outcome = allocate_any(problem, headroom, self.trace, places)
+
+        def search(narrow: Problem, guess: Trace, mapping: Sequence[str]) -> Outcome:
+            return allocate_any(narrow, HEADROOM, guess, mapping, turns=1)
+
+        instead = _reduced_margin(problem, search)
+        outcome = allocate_any(problem, headroom, self.trace, places, instead=instead)
         self.trace = outcome.trace
-        if outcome.within_limits and not outcome.feasible:
-            mapping = outcome.point.mapping
-            outcome = _reduced_margin(
-                problem, outcome, lambda p, guess: allocate_any(p, HEADROOM, guess, mapping, turns=1)
-            )
-            if any(d.relaxed for d in outcome.demands):
-                outcome = _least_late(problem, outcome)
+        if outcome.within_limits and any(d.relaxed for d in outcome.demands):
+            outcome = _least_late(problem, outcome)
         self.solved, self.solved_ns, self.seen = True, now_ns, None
         plan = make_plan(problem, outcome)
         return _staying(problem, current, plan, outcome, headroom) if current else plan
@@ -274,39 +274,39 @@ def concede(
     least = tuple(app.menu.level_of(choice.entry.accuracy) for app, choice in pairs)
     pins = tuple([p.name for p in problem.processors].index(home) for home in homes)
 
-    def search(problem: Problem, guess: Trace) -> Outcome:
+    def search(
+        problem: Problem, guess: Trace, _: Sequence[str] = (), instead: Instead | None = None
+    ) -> Outcome:
         if stay:
-            return allocate(problem, headroom, guess, pins, least)
-        return allocate_any(problem, headroom, guess, homes, least=least)
+            return allocate(problem, headroom, guess, pins, least, instead=instead)
+        return allocate_any(problem, headroom, guess, homes, least=least, instead=instead)
 
-    outcome = search(problem, guess)
-    trace = outcome.trace
-    if outcome.within_limits and not outcome.feasible:
-        outcome = _reduced_margin(problem, outcome, search)
+    outcome = search(problem, guess, instead=_reduced_margin(problem, search))
     less = make_plan(problem, outcome)
     before = dict(current.clocks)
     clocks = tuple((name, max(hz, before.get(name, hz))) for name, hz in less.clocks)
     risen = replace(less, clocks=clocks)
-    return less if forecast(problem, risen).excess_w else risen, trace
+    return less if forecast(problem, risen).excess_w else risen, outcome.trace
 
 
-def _reduced_margin(
-    problem: Problem, outcome: Outcome, search: Callable[[Problem, Trace], Outcome]
-) -> Outcome:
-    """Where frames or deadlines had to be given up: narrower margins and less spare load save some.
+def _reduced_margin(problem: Problem, search: Callable[[Problem, Trace, Sequence[str]], Outcome]) -> Instead:
+    """Where frames or deadlines have to be given up: narrower margins and less spare load save some.
 
-    ``search``: how the outcome was found.
+    ``search``: for the outcome of a problem, from the end of an earlier search and a mapping.
     """
     alone = len(problem.apps) <= len(problem.processors)  # can each be
-    for ceiling in (SATURATION, problem.load_ceiling) if alone else (problem.load_ceiling,):
-        narrow = _with_reduced_margin(problem, ceiling)
-        reduced = search(narrow, outcome.trace)
-        # Spare load is what those that share a processor need. Requests are prepared between two inferences,
-        # which the load of the processor does not show.
-        shared = len(set(reduced.point.mapping)) < len(problem.apps)
-        if not (shared or forecast(problem, make_plan(problem, reduced)).backlog):
-            break
-    return reduced if _given_up(reduced) < _given_up(outcome) else outcome
+
+    def instead(lost: Loss, trace: Trace, mapping: Sequence[str]) -> Outcome | None:
+        for ceiling in (SATURATION, problem.load_ceiling) if alone else (problem.load_ceiling,):
+            reduced = search(_with_reduced_margin(problem, ceiling), trace, mapping)
+            # Spare load is what those that share a processor need. Requests are prepared between two
+            # inferences, which the load of the processor does not show.
+            shared = len(set(reduced.point.mapping)) < len(problem.apps)
+            if not (shared or forecast(problem, make_plan(problem, reduced)).backlog):
+                break
+        return reduced if loss((d.divider, d.relaxed) for d in reduced.demands) < lost else None
+
+    return instead
 
 
 @lru_cache(maxsize=4)  # asked for more than once in a step
@@ -316,10 +316,6 @@ def _with_reduced_margin(problem: Problem, ceiling: float) -> Problem:
         for app in problem.apps
     )
     return replace(problem, apps=apps, load_ceiling=ceiling)
-
-
-def _given_up(outcome: Outcome) -> tuple[int, float]:
-    return sum(int(d.relaxed) for d in outcome.demands), sum(d.divider - 1 for d in outcome.demands)
 
 
 def _least_late(problem: Problem, outcome: Outcome) -> Outcome:

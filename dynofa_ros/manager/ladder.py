@@ -15,10 +15,11 @@ application the result is the lexicographic best: rate before accuracy, accuracy
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import inf, isfinite
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from dynofa_ros.manager.few import Few, known_rungs
 from dynofa_ros.manager.grid import Asked, Grid, Indices, Point, asked, make_grid
 from dynofa_ros.manager.problem import DIVIDERS, Demand, Problem
-from dynofa_ros.manager.reclaim import reclaim
+from dynofa_ros.manager.reclaim import Reclaim
 from dynofa_ros.manager.solver import known_mappings, solve
 
 ACCURACY, RATE, DEADLINE = 0, 1, 2
@@ -99,6 +100,25 @@ class Outcome:
         return self.within_limits and not any(d.relaxed or d.divider > 1 for d in self.demands)
 
 
+Loss: TypeAlias = tuple[int, float]
+Instead: TypeAlias = Callable[[Loss, Trace, Sequence[str]], Outcome | None]
+
+
+def loss(given: Iterable[tuple[float, bool]]) -> Loss:
+    """Deadlines and frames that are given up, by divider and whether relaxed of each application."""
+    dividers, relaxed = zip(*given, strict=True)
+    return sum(relaxed), sum([divider - 1.0 for divider in dividers])
+
+
+def or_instead(outcome: Outcome, instead: Instead | None) -> Outcome:
+    """An outcome, or what is to be had instead: see `allocate`."""
+    if instead is None or outcome.feasible or not outcome.within_limits:
+        return outcome
+    given = [(d.divider, d.relaxed) for d in outcome.demands]
+    other = instead(loss(given), outcome.trace, outcome.point.mapping)
+    return outcome if other is None else replace(other, trace=outcome.trace)
+
+
 def ladder(problem: Problem, least: tuple[int, ...] = ()) -> Ladder:
     """The ladder of a problem; ``least``: see `allocate`."""
     costs = tuple(app.frame_cost_ms for app in problem.apps) if problem.most_frames else None
@@ -113,12 +133,15 @@ def allocate(
     pins: tuple[int, ...] = (),
     least: tuple[int, ...] = (),
     mapping: Sequence[str] = (),
+    instead: Instead | None = None,
 ) -> Outcome:
     """Best operating point of a problem by the objective; always returns one.
 
     ``guess``: how the last search ended. ``pins``: processors of applications that may not move, -1 = may.
     ``least``: demand levels of which no application gets a better one; empty = all begin at their target.
-    ``mapping``: processors that may do, from where the search begins.
+    ``mapping``: processors that may do, from where the search begins. ``instead``: asked where deadlines or
+    frames have to be given up, with how many, how the search ended and a mapping; what it returns is the
+    outcome then, unless that is None.
     Raises ValueError if there are applications but no processor for them.
     """
     if not problem.apps:
@@ -135,7 +158,8 @@ def allocate(
             if outcome is not None:
                 return outcome
         order = ladder(problem, least)
-        return _within_limits(problem, grid, order, guess, homes) or _least_bad(problem, grid, order)
+        outcome = _within_limits(problem, grid, order, guess, homes, instead)
+        return outcome or or_instead(_least_bad(problem, grid, order), instead)
 
 
 def fits(problem: Problem, headroom: float = 1.0, pins: tuple[int, ...] = ()) -> bool:
@@ -149,16 +173,29 @@ def fits(problem: Problem, headroom: float = 1.0, pins: tuple[int, ...] = ()) ->
 
 
 def _within_limits(
-    problem: Problem, grid: Grid, order: Ladder, guess: Trace, homes: Sequence[int]
+    problem: Problem,
+    grid: Grid,
+    order: Ladder,
+    guess: Trace,
+    homes: Sequence[int],
+    instead: Instead | None,
 ) -> Outcome | None:
-    """The outcome within the power limit, None if even the last rung breaks it."""
+    """The outcome within the power limit, or instead of it; None if even the last rung breaks the limit."""
     limits = grid.top if guess.rungs and grid.unlimited else grid
     found, few = _search(limits, order, guess.place, homes)
     if found is None:
         return None
     wanted = order.asked(found.rungs)
     if found.rungs:
-        wanted, few = reclaim(problem, limits, wanted, order.first, few)
+        more = Reclaim(problem, limits, wanted, few)
+        more.frames()
+        lost = loss(zip(wanted.divider.tolist(), wanted.relaxed.tolist(), strict=True))
+        if instead and any(lost):  # whose accuracies are not looked for then
+            other = instead(lost, found, [grid.names[home] for home in homes])
+            if other is not None:
+                return replace(other, trace=found)
+        more.accuracies(order.first)
+        few = more.few
     return _outcome(problem, grid, wanted, found, Few(grid, few.homes) if few else None)
 
 

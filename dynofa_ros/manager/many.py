@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dynofa_ros.manager.ladder import COLD, Outcome, Trace, allocate, fits
+from dynofa_ros.manager.ladder import COLD, Instead, Outcome, Trace, allocate, fits, or_instead
 from dynofa_ros.manager.plan import forecast, make_plan, quality
 from dynofa_ros.manager.problem import App, Problem
 from dynofa_ros.manager.solver import MAX_FREE_APPS
@@ -24,23 +24,24 @@ def allocate_any(
     most: int = MAX_FREE_APPS,
     turns: int | None = None,
     least: tuple[int, ...] = (),
+    instead: Instead | None = None,
 ) -> Outcome:
     """Operating point of a problem by its objective.
 
     ``mapping``: processor of each application now, if all are known. ``most``: applications that may choose
-    at a time. ``turns``: how many times, from the most important on; None = until each has chosen. ``least``:
-    see `ladder.allocate`.
+    at a time. ``turns``: how many times, from the most important on; None = until each has chosen. ``least``,
+    ``instead``: see `ladder.allocate`.
     Raises ValueError if there are applications but no processor for them.
     """
     if len(problem.apps) <= most:
-        return allocate(problem, headroom, guess, (), least, mapping)
+        return allocate(problem, headroom, guess, (), least, mapping, instead)
     places, best = _places(problem, mapping), None
     for free in _turns(problem, most)[:turns]:
         outcome = allocate(problem, headroom, guess, _pins(problem, places, free), least, places)
         if best is None or _worth(problem, outcome) < _worth(problem, best):
             best, places, guess = outcome, outcome.point.mapping, outcome.trace
     assert best is not None  # there are applications
-    return best
+    return or_instead(best, instead)
 
 
 def fits_any(problem: Problem, headroom: float, mapping: Sequence[str]) -> bool:
