@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import inf, log
+from typing import Any, TypeAlias
 
-from dynofa_ros.manager.ladder import COLD, Instead, Loss, Outcome, Trace, allocate, loss
+from dynofa_ros.manager.ladder import COLD, NOTHING, Instead, Loss, Outcome, Trace, allocate
 from dynofa_ros.manager.many import allocate_any, fits_any
 from dynofa_ros.manager.placement import place_of
 from dynofa_ros.manager.plan import REDUCED_SHARE, Forecast, Plan, forecast, make_plan, quality
@@ -163,8 +164,8 @@ class Hysteresis:
         """The best plan with headroom."""
         places = [place_of(choice.entry) for choice in current.choices] if current else []
 
-        def search(narrow: Problem, guess: Trace, mapping: Sequence[str]) -> Outcome:
-            return allocate_any(narrow, HEADROOM, guess, mapping, turns=1)
+        def search(narrow: Problem, guess: Trace, mapping: Sequence[str], instead: Instead) -> Outcome:
+            return allocate_any(narrow, HEADROOM, guess, mapping, turns=1, instead=instead)
 
         instead = _reduced_margin(problem, search)
         outcome = allocate_any(problem, headroom, self.trace, places, instead=instead)
@@ -274,14 +275,12 @@ def concede(
     least = tuple(app.menu.level_of(choice.entry.accuracy) for app, choice in pairs)
     pins = tuple([p.name for p in problem.processors].index(home) for home in homes)
 
-    def search(
-        problem: Problem, guess: Trace, _: Sequence[str] = (), instead: Instead | None = None
-    ) -> Outcome:
+    def search(problem: Problem, guess: Trace, _: Sequence[str], instead: Instead) -> Outcome:
         if stay:
             return allocate(problem, headroom, guess, pins, least, instead=instead)
         return allocate_any(problem, headroom, guess, homes, least=least, instead=instead)
 
-    outcome = search(problem, guess, instead=_reduced_margin(problem, search))
+    outcome = search(problem, guess, (), _reduced_margin(problem, search))
     less = make_plan(problem, outcome)
     before = dict(current.clocks)
     clocks = tuple((name, max(hz, before.get(name, hz))) for name, hz in less.clocks)
@@ -289,7 +288,10 @@ def concede(
     return less if forecast(problem, risen).excess_w else risen, outcome.trace
 
 
-def _reduced_margin(problem: Problem, search: Callable[[Problem, Trace, Sequence[str]], Outcome]) -> Instead:
+Search: TypeAlias = Callable[[Problem, Trace, Sequence[str], Instead], Outcome]
+
+
+def _reduced_margin(problem: Problem, search: Search) -> Instead:
     """Where frames or deadlines have to be given up: narrower margins and less spare load save some.
 
     ``search``: for the outcome of a problem, from the end of an earlier search and a mapping.
@@ -297,14 +299,17 @@ def _reduced_margin(problem: Problem, search: Callable[[Problem, Trace, Sequence
     alone = len(problem.apps) <= len(problem.processors)  # can each be
 
     def instead(lost: Loss, trace: Trace, mapping: Sequence[str]) -> Outcome | None:
+        def no_less(reduced: Loss, *_: Any) -> Outcome | None:
+            return None if alone or reduced < lost else NOTHING
+
         for ceiling in (SATURATION, problem.load_ceiling) if alone else (problem.load_ceiling,):
-            reduced = search(_with_reduced_margin(problem, ceiling), trace, mapping)
+            reduced = search(_with_reduced_margin(problem, ceiling), trace, mapping, no_less)
             # Spare load is what those that share a processor need. Requests are prepared between two
             # inferences, which the load of the processor does not show.
             shared = len(set(reduced.point.mapping)) < len(problem.apps)
             if not (shared or forecast(problem, make_plan(problem, reduced)).backlog):
                 break
-        return reduced if loss((d.divider, d.relaxed) for d in reduced.demands) < lost else None
+        return reduced if reduced.demands and reduced.loss < lost else None
 
     return instead
 

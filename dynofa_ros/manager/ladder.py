@@ -77,6 +77,15 @@ class Trace:
 COLD = Trace()  # nothing is known of an earlier search
 
 
+Loss: TypeAlias = tuple[int, float]  # deadlines and frames that are given up
+
+
+def _loss(given: Iterable[tuple[float, bool]]) -> Loss:
+    """By divider, and whether the deadline is given up, of each application."""
+    dividers, relaxed = zip(*given, strict=True)
+    return sum(relaxed), sum([divider - 1.0 for divider in dividers])
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Where the ladder ended. ``within_limits`` False = even the last rung breaks the power limit.
@@ -95,27 +104,25 @@ class Outcome:
         return sum(d.level + DIVIDERS.index(d.divider) + d.relaxed for d in self.demands)
 
     @property
+    def loss(self) -> Loss:
+        """Of demands, at least one."""
+        return _loss((d.divider, d.relaxed) for d in self.demands)
+
+    @property
     def feasible(self) -> bool:
         """Whether deadlines, rates and limits all hold."""
         return self.within_limits and not any(d.relaxed or d.divider > 1 for d in self.demands)
 
 
-Loss: TypeAlias = tuple[int, float]
+NOTHING = Outcome((), Point((), {}, inf))
 Instead: TypeAlias = Callable[[Loss, Trace, Sequence[str]], Outcome | None]
-
-
-def loss(given: Iterable[tuple[float, bool]]) -> Loss:
-    """Deadlines and frames that are given up, by divider and whether relaxed of each application."""
-    dividers, relaxed = zip(*given, strict=True)
-    return sum(relaxed), sum([divider - 1.0 for divider in dividers])
 
 
 def or_instead(outcome: Outcome, instead: Instead | None) -> Outcome:
     """An outcome, or what is to be had instead: see `allocate`."""
     if instead is None or outcome.feasible or not outcome.within_limits:
         return outcome
-    given = [(d.divider, d.relaxed) for d in outcome.demands]
-    other = instead(loss(given), outcome.trace, outcome.point.mapping)
+    other = instead(outcome.loss, outcome.trace, outcome.point.mapping)
     return outcome if other is None else replace(other, trace=outcome.trace)
 
 
@@ -189,7 +196,7 @@ def _within_limits(
     if found.rungs:
         more = Reclaim(problem, limits, wanted, few)
         more.frames()
-        lost = loss(zip(wanted.divider.tolist(), wanted.relaxed.tolist(), strict=True))
+        lost = _loss(zip(wanted.divider.tolist(), wanted.relaxed.tolist(), strict=True))
         if instead and any(lost):  # whose accuracies are not looked for then
             other = instead(lost, found, [grid.names[home] for home in homes])
             if other is not None:
