@@ -29,7 +29,6 @@ PATIENT = 0.98  # the same for one that only would be better, where frames vary
 WIDE = 0.1  # log of a margin from which they do; where they hardly vary nor do estimates
 HOLD = 1.03  # share at which a plan in force is given up
 GAIN_SHARE = 0.02  # of the power: less is not worth a change
-GAIN_W = 0.1
 GAIN_QUALITY = 0.002  # of an accuracy: less is not worth a change
 STRETCHES = tuple(1.05**n for n in range(1, 25))  # of a deadline that cannot be held
 BACKOFF_MAX = 16.0
@@ -368,5 +367,4 @@ def is_better(problem: Problem, new: Forecast, present: Forecast) -> bool:
             return gained < had
     if problem.least_latency and abs(present.share - new.share) > GAIN_SHARE:
         return new.share < present.share
-    least = max(GAIN_SHARE * abs(present.power_w), GAIN_W if problem.power_known else 0.0)
-    return present.power_w - new.power_w > least
+    return present.power_w - new.power_w > GAIN_SHARE * abs(present.power_w)
