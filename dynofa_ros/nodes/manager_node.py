@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 from rclpy.lifecycle import LifecyclePublisher
 from rclpy.subscription import Subscription
@@ -114,6 +114,9 @@ PARAMETERS = (
 )
 
 
+_Collect: TypeAlias = Callable[[bytes, dict[str, Any]], None]  # of a message, with what rclpy says about it
+
+
 @dataclass
 class _App:
     """Connections to one application. answered_ns: by the command clock, when it last answered a command."""
@@ -149,7 +152,7 @@ class ManagerNode(ManagedNode):
     def activate(self) -> None:
         self._manager = RuntimeManager()
         self._decision = None
-        self._inputs: list[Input] = []
+        self._inputs: list[tuple[int, Input]] = []  # with when they came
         self._read_parameters()
         self._lost_inputs = self._known_lost = 0
         self._compute_ms.clear()
@@ -159,7 +162,7 @@ class ManagerNode(ManagedNode):
         self._clocks: DvfsCommand | None = None  # the last command to the device
         self._clocks_ns = self._stepped_ns = 0  # by the command clock: when it was sent, and a step succeeded
         self._snapshot_s = -math.inf
-        self._silent: dict[str, tuple[Inbox, Callable[[bytes], None]]] = {}
+        self._silent: dict[str, tuple[Inbox, _Collect]] = {}
         for topic in (topics.TELEMETRY, topics.DVFS_STATE):
             self._listen(topic)
         for topic in (topics.CAPABILITIES, topics.POWER_MODEL):
@@ -196,7 +199,7 @@ class ManagerNode(ManagedNode):
         found = self.applications(topics.TARGETS)
         for app in self._apps.keys() - found:
             self._forget(app)
-            self._keep(make_input(topics.TARGETS.of(app), Departure(app)))
+            self._keep(time.time_ns(), make_input(topics.TARGETS.of(app), Departure(app)))
             self._asked = True
         for app in found - self._apps.keys():
             self._follow(app)
@@ -226,27 +229,24 @@ class ManagerNode(ManagedNode):
         self._silent[topic.of(app)] = inbox, self._collector(topic, app)
         return inbox.subscription
 
-    def _take_silent(self) -> None:
-        """Keep what has come without waking the node, in the order in which it came."""
-        came = [
-            (info["received_timestamp"], collect, message)
-            for inbox, collect in self._silent.values()
-            for message, info in inbox.take()
-        ]
-        for _, collect, message in sorted(came, key=itemgetter(0)):
-            collect(message)
+    def _take(self, names: Iterable[str]) -> None:
+        """Keep what has come of these topics without waking the node."""
+        for name in names:
+            inbox, collect = self._silent[name]
+            for message, info in inbox.take():
+                collect(message, info)
 
-    def _collector(self, topic: Topic, app: str = "") -> Callable[[bytes], None]:
+    def _collector(self, topic: Topic, app: str = "") -> _Collect:
         """Callback that keeps the messages of a topic for the next step, and asks for it after an event."""
         name, decode = topic.of(app), decoder(topic)
 
-        def collect(data: bytes) -> None:
+        def collect(data: bytes, info: dict[str, Any]) -> None:
             try:
                 item = make_input(name, decode(data))
             except ValueError as error:
                 self.get_logger().warning(f"ignored: {error}", throttle_duration_sec=5.0)
                 return
-            self._keep(item)
+            self._keep(info["received_timestamp"] or time.time_ns(), item)  # not every middleware knows it
             message = item.message
             if isinstance(message, SubnetState):
                 self._apps[app].answered_ns = self.command_clock_ns()
@@ -257,9 +257,9 @@ class ManagerNode(ManagedNode):
 
         return collect
 
-    def _keep(self, item: Input) -> None:
+    def _keep(self, came_ns: int, item: Input) -> None:
         if len(self._inputs) < MAX_INPUTS:
-            self._inputs.append(item)
+            self._inputs.append((came_ns, item))
         else:
             self._lost_inputs += 1
 
@@ -279,8 +279,8 @@ class ManagerNode(ManagedNode):
             self._look()
 
     def _look(self) -> None:
-        """Keep what has come, and step where it is time to."""
-        self._take_silent()
+        """Keep the monitors that have come, which may ask for a step, and step where it is time to."""
+        self._take([topics.MONITOR.of(app) for app in self._apps])
         now_s = time.monotonic()
         early = now_s - self._started_s < EARLY_S
         if early or now_s - self._discovered_s >= NEARLY * DISCOVERY_PERIOD_S:
@@ -290,15 +290,15 @@ class ManagerNode(ManagedNode):
         if self._asked or len(self._inputs) >= MAX_INPUTS // 2:
             if passed_s < EVENT_DELAY_S:
                 time.sleep(EVENT_DELAY_S - passed_s)
-                self._take_silent()
             self._look_timer.reset()
             self._step()
         elif passed_s >= NEARLY * self._in_force.control_period_s:
             self._step()
 
     def _step(self) -> None:
+        self._take(self._silent)
         self._last_step_s, self._asked = time.monotonic(), False
-        inputs, self._inputs = tuple(self._inputs), []
+        inputs, self._inputs = tuple(item for _, item in sorted(self._inputs, key=itemgetter(0))), []
         with no_collection():
             decision = self._manager.step(self._now_ns(), Monitors(inputs, self._in_force))
             for command in self._manager.publication_order(decision):
