@@ -6,7 +6,7 @@ its message (float32 as numpy.float32).
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -103,6 +103,7 @@ def read_recording(
     namespace: of the robot, e.g. `/robot1`; None = the only one in the bag. step: called once per message
     with their number.
 
+    Messages that are damaged are left out, and named in ``problems``.
     Raises BagError if it cannot be read, holds several namespaces or no decisions, or if its messages
     are those of another version of this package.
     """
@@ -114,18 +115,21 @@ def read_recording(
         _check_definitions(path, reader.typestore, {c.msgtype for c in wanted})
 
         total = sum(connection.msgcount for connection in wanted)
+        damaged: Counter[str] = Counter()
 
         def messages() -> Iterator[Message]:
             for connection, _, raw in reader.messages(wanted):
+                step(total)
                 try:
                     message = reader.deserialize(raw, connection.msgtype)
-                except Exception as error:  # rosbags checks little of what it unpacks
-                    text = f"a message of {connection.topic} is damaged, or of another version"
-                    raise BagError(f"cannot read {path}: {text} ({type(error).__name__})") from error
-                step(total)
-                yield connection.topic[len(root) + 1 :], connection.msgtype, message
+                except Exception:  # noqa: BLE001 - rosbags checks little of what it unpacks
+                    damaged[connection.topic] += 1
+                else:
+                    yield connection.topic[len(root) + 1 :], connection.msgtype, message
 
-        return replace(recording(path, messages(), reader.typestore), problems=tuple(reader.problems))
+        found = recording(path, messages(), reader.typestore)
+        odd = (f"{path}: {n} of {topic} are damaged and left out" for topic, n in damaged.items())
+        return replace(found, problems=(*reader.problems, *odd))
 
 
 def recording(path: Path, messages: Iterable[Message], store: Typestore) -> Recording:
