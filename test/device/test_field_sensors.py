@@ -13,7 +13,7 @@ import pytest
 from factories import pin
 from fake_kernel import COOLING, CPU_TABLE, GPU, FakeKernel, make_board, policy, put
 
-from dynofa_ros.device.linux import clock_backup, sensor_values
+from dynofa_ros.device.linux import clock_backup, selftest, sensor_values
 from dynofa_ros.device.linux.clock_backup import BackupError, ClockBackup
 from dynofa_ros.device.linux.discovery import discover
 from dynofa_ros.device.linux.linux_device import SysfsDevice
@@ -212,6 +212,8 @@ def test_the_turbo_of_acpi_cpufreq_is_understood(
     clock = Clock()
     sample = Sensors(kernel, None, clock).read()
     assert sample.domains[0].frequency_hz == 1000.0 * turbo_khz
+    checks = selftest.run(kernel, discover(kernel), Sensors(kernel), False, sleep=lambda seconds: None)
+    assert [check.outcome.value for check in checks if check.name == "clock cpu0"] == ["pass"]
     with SysfsDevice(kernel, allow_writes=True, backup=ClockBackup(kernel, tmp_path)) as device:
         kernel.stuck(policy(0), turbo_khz)
         device.apply([pin("cpu0", 1000 * top_khz)])
