@@ -203,8 +203,11 @@ def _listed(metadata: Path) -> tuple[list[str], list[str]]:
     try:
         information = read_yaml(metadata)["rosbag2_bagfile_information"]
         return [Path(str(name)).name for name in information["relative_file_paths"]], []
-    except Exception as error:  # of PyYAML, which stands behind msgspec, of its absence, of the content
-        return [], [f"{metadata} is damaged and was not used: {one_line(error)}"]
+    except (KeyError, TypeError):
+        reason = "it has no list of relative_file_paths"
+    except Exception as error:  # of PyYAML, which stands behind msgspec, of its absence
+        reason = one_line(error)
+    return [], [f"{metadata} is damaged and was not used: {reason}"]
 
 
 def _series(name: str) -> str:

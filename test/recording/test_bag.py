@@ -286,6 +286,15 @@ def test_a_file_of_another_recording_is_left_out_and_named(tmp_path: Path) -> No
     assert problems == [f"{bag} has filtered.mcap, which metadata.yaml does not name: left out"]
 
 
+@pytest.mark.parametrize("text", ["", "- 1", "rosbag2_bagfile_information: {relative_file_paths: null}"])
+def test_metadata_without_a_list_of_files_are_not_needed(text: str, tmp_path: Path) -> None:
+    bag = write(tmp_path / "bag")
+    (bag / "metadata.yaml").write_text(text)
+    numbers, problems = read(bag)
+    assert numbers == list(range(20))
+    assert len(problems) == 1 and problems[0].endswith("it has no list of relative_file_paths")
+
+
 def test_a_split_that_is_missing_is_named(tmp_path: Path) -> None:
     bag = write(tmp_path / "bag")
     metadata = bag / "metadata.yaml"
