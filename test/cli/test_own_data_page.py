@@ -27,7 +27,7 @@ from dynofa_ros.cli.main import main
 from dynofa_ros.demo.signs import CLASS_NAMES, render_sample, render_scene
 from dynofa_ros.library import build as builder
 
-pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.live, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "own_data.md"
 DOMAIN_ID = own_domain()

@@ -192,7 +192,7 @@ def test_it_only_subscribes_and_what_ends_is_missed(robots: dict[str, subprocess
         busy_s, start_s = time.process_time(), time.monotonic()
         robots["talker"].send_signal(signal.SIGKILL)
         wait_until(lambda: "eye answers no frames" in watcher.look()["/robot2"]["missing"])
-        assert time.process_time() - busy_s < 0.1 * (time.monotonic() - start_s) + 0.5
+        assert time.process_time() - busy_s < 0.3 * (time.monotonic() - start_s) + 0.5
         wait_until(lambda: watcher.look()["/robot2"]["applications"] == [])
     other.destroy_node()
     rclpy.shutdown(context=context)

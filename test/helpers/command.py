@@ -19,5 +19,5 @@ def dynofa_process(*arguments: object, **environment: str) -> subprocess.Complet
     """Run it as a user does."""
     command = [sys.executable, "-m", "dynofa_ros.cli.main", *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
+        command, capture_output=True, text=True, timeout=240, env={**os.environ, **environment}
     )
