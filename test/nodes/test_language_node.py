@@ -224,8 +224,14 @@ def test_an_inactive_node_rejects_and_answers_again_later(client: Client) -> Non
 
 def test_diagnostics_say_what_was_refused(client: Client) -> None:
     client.diagnostics.clear()
-    client.result(client.ask(""))
-    client.wait(lambda: "malformed texts" in client.diagnostics.get("input", (0, ""))[1], "a warning")
+
+    def warned() -> bool:
+        """It is said for three seconds: where this machine stood still for longer the next one is."""
+        client.result(client.ask(""))
+        client.spin(1.5)
+        return "malformed texts" in client.diagnostics.get("input", (0, ""))[1]
+
+    client.wait(warned, "a warning")
     client.wait(lambda: client.diagnostics["input"] == (0, "texts are taken"), "the end of it")
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -103,12 +104,19 @@ def test_the_monitor_adds_up(node):
 def test_a_malformed_image_is_dropped_counted_and_named(node, fields, words):
     node.diagnostics.clear()
     node.forget()
-    malformed = image(**fields)
-    node.image.publish(malformed)
-    node.wait(lambda: words in node.diagnostics.get("input", (0, ""))[1], f"diagnostic with {words!r}")
+    malformed, sent_s = image(**fields), []
+
+    def said() -> bool:
+        """It is said for two seconds: where this machine stood still for longer the next one is."""
+        if not sent_s or time.monotonic() - sent_s[-1] > 3.0:
+            node.image.publish(malformed)
+            sent_s.append(time.monotonic())
+        return words in node.diagnostics.get("input", (0, ""))[1]
+
+    node.wait(said, f"diagnostic with {words!r}")
     assert not node.answers("classification", malformed)
     node.answer(image())  # the node goes on
-    assert node.received["monitor"][-1].malformed_frames == 1
+    assert 1 <= node.received["monitor"][-1].malformed_frames <= len(sent_s)
 
 
 def test_a_command_switches_and_is_tied_to_the_frames(node):
