@@ -77,7 +77,7 @@ def built(tmp_path: Path, scenes: Path, supernet: Supernet, monkeypatch: pytest.
 def test_a_library_of_rfdetr(tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch):
     """Nothing to normalise: all images are scored. Its boxes are in pixels of the image, too."""
     own = partial(rfdetr.RfDetrSpace, "rfdetr_reduced", reference.REDUCED)
-    monkeypatch.setitem(rfdetr.RfDetr.known, own.args[0], own)
+    monkeypatch.setitem(rfdetr.FAMILY.known, own.args[0], own)
     monkeypatch.setattr(rfdetr.RfDetrSpace, "input_sizes", range(192, 257, 64))
     space = load_space("rfdetr_reduced")
     drawn = load_weights(space, reference.weights(space, len(CLASS_NAMES))).with_labels(CLASS_NAMES)

@@ -14,7 +14,7 @@ import rfdetr_reference as reference
 from dynofa_ros.application.detection import ObjectDetection
 from dynofa_ros.supernet import detr_graph
 from dynofa_ros.supernet.families import rfdetr
-from dynofa_ros.supernet.families.rfdetr import RfDetr, RfDetrConfig, RfDetrSpace, interpolated
+from dynofa_ros.supernet.families.rfdetr import FAMILY, RfDetrConfig, RfDetrSpace, interpolated
 from dynofa_ros.supernet.masked import initial_weights
 from dynofa_ros.supernet.registry import engine_names, load_engine, load_space
 from dynofa_ros.supernet.supernet import Supernet
@@ -140,7 +140,7 @@ def test_the_published_sizes_have_the_published_arrays(name: str, count: int, la
 def test_a_checkpoint_loads_as_it_is_stored(tmp_path: Path, reduced: Supernet, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     own = partial(RfDetrSpace, "rfdetr_reduced_here", reference.REDUCED)
-    monkeypatch.setitem(RfDetr.known, own.args[0], own)
+    monkeypatch.setitem(FAMILY.known, own.args[0], own)
     state = {name: torch.from_numpy(np.array(a)) for name, a in reference.weights(reduced.space).items()}
     state["_kp_active_mask"] = torch.zeros(0, 0, dtype=torch.bool)
     file = tmp_path / "checkpoint_best_total.pth"
