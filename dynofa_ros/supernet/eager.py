@@ -23,13 +23,7 @@ def _reshape(x: Tensor, shape: Tensor) -> Tensor:
     return x.reshape([length or x.shape[i] for i, length in enumerate(shape.tolist())])
 
 
-def _gemm(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    transB: int,  # noqa: N803 - ONNX's name
-) -> Tensor:
+def _gemm(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, transB: int) -> Tensor:
     return functional.linear(x, weight if transB else weight.T, bias)
 
 

@@ -171,7 +171,11 @@ def fetch(name: str, listed: Listed, folder: Path, progress: Progress) -> tuple[
         )
     came = not file.is_file()
     if came:
-        _download(listed.url, file, progress)
+        try:
+            download(listed.url, file, progress)
+        except DownloadError as error:
+            by_hand = f"put the file at {file} and run 'dynofa weights check {file}'"
+            raise CheckpointError(f"{error}; by hand: {by_hand}") from None
     try:
         checked = check(file, load_space(listed.space), listed.sha256)
     except (CheckpointError, WeightsError):
@@ -183,15 +187,6 @@ def fetch(name: str, listed: Listed, folder: Path, progress: Progress) -> tuple[
     if mapped != file:
         save_weights(mapped, checked.weights)
     return checked, mapped
-
-
-def _download(url: str, file: Path, progress: Progress) -> None:
-    try:
-        download(url, file, progress)
-    except DownloadError as error:
-        raise CheckpointError(
-            f"{error}; by hand: put the file at {file} and run 'dynofa weights check {file}'"
-        ) from None
 
 
 # --- download -------------------------------------------------------------------------------------------

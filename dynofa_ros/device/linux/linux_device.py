@@ -8,7 +8,6 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import TracebackType
 
 from dynofa_ros.device.board import FREQUENCY_TOLERANCE_HZ, matching_board
 from dynofa_ros.device.device import DeviceSample
@@ -138,12 +137,7 @@ class SysfsDevice:
     def __enter__(self) -> SysfsDevice:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        place: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _capability(
