@@ -565,7 +565,7 @@ def test_a_malformed_request_is_a_warning_that_ends(faulty) -> None:
         faulty.until(lambda n=number: application.counters.malformed == n)
     found = status.images(application, str)
     assert found.level == Level.WARN
-    assert found.message == "3 malformed images dropped, last: there is nothing in it"
+    assert found.message == "3 malformed texts dropped, last: there is nothing in it"
     assert faulty.answer("go").malformed_frames == 3
 
     def recovered() -> bool:

@@ -135,7 +135,7 @@ def test_a_worker_that_dies_is_an_error_in_one_line() -> None:
 
 def test_everything_is_compared_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
-    monkeypatch.setattr(evaluate, "_evaluate", lambda _, *chosen: asked.update(chosen=chosen) or 0)
+    monkeypatch.setattr(evaluate, "_evaluate", lambda _, *chosen: (0, asked.update(chosen=chosen)))
     assert dynofa("evaluate") == 0
     scenarios, policies, seeds = asked["chosen"]
     assert scenarios == tuple(f"S{n}" for n in range(1, 15)) and seeds == 10
