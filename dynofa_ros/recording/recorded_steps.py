@@ -7,13 +7,12 @@ its message (float32 as numpy.float32).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rosbags.typesys.store import Typestore
 
 from dynofa_ros import topics
@@ -22,7 +21,7 @@ from dynofa_ros.manager.inputs import GONE, Departure, Input, make_input, parame
 from dynofa_ros.messages import ConsumedInput, ManagerDecision, ManagerState
 from dynofa_ros.recording.bag import BagError, open_bag, typestore
 from dynofa_ros.recording.run import robot_root
-from dynofa_ros.recording.text_log import Message, all_types, read_log
+from dynofa_ros.recording.text_log import Message, all_types, plain, read_log
 
 DECISION_TYPE = topics.DECISION.kind
 
@@ -55,19 +54,13 @@ class RecordedInputs:
         self._places[item.topic, item.sequence].append(len(self._items))
         self._items.append(item)
 
-    def of(self, named: Iterable[ConsumedInput]) -> tuple[Input, ...]:
+    def of(self, named: Sequence[ConsumedInput]) -> tuple[Input, ...]:
         """The inputs that a decision names, all taken. Raises MissingInput if one was not recorded."""
-        inputs: list[Input] = []
-        missing: list[str] = []
-        for name in named:
-            item = self.take(name.topic, name.sequence)
-            if item is None:
-                missing.append(f"{name.topic} {name.sequence}")
-                continue
-            inputs.append(item)
-        if missing:
-            raise MissingInput(missing[0])
-        return tuple(inputs)
+        taken = [self.take(name.topic, name.sequence) for name in named]
+        if None in taken:
+            name = named[taken.index(None)]
+            raise MissingInput(f"{name.topic} {name.sequence}")
+        return tuple(filter(None, taken))
 
     def take(self, topic: str, sequence: int) -> Input | None:
         """The input that a decision names, None if it was not recorded."""
@@ -152,25 +145,6 @@ def recording(path: Path, messages: Iterable[Message], store: Typestore) -> Reco
     if not found.decisions:
         raise BagError(f"{path} holds no decision: record {topics.DECISION.name} and the monitors with it")
     return found
-
-
-def plain(message: Any, message_type: str, store: Typestore) -> dict[str, Any]:
-    """A message of rosbags as dicts, lists and leaves."""
-    return {
-        name: _plain(getattr(message, name), description, store)
-        for name, description in store.fielddefs[message_type][1]
-    }
-
-
-def _plain(value: Any, description: Any, store: Typestore) -> Any:
-    node, detail = description
-    if node.name == "NAME":
-        return plain(value, detail, store)
-    if node.name == "BASE":
-        if detail[0] == "float32":
-            return np.float32(value)
-        return value.item() if isinstance(value, np.generic) else value
-    return [_plain(element, detail[0], store) for element in value]
 
 
 def _add_input(inputs: RecordedInputs, topic: str, message: Any) -> None:

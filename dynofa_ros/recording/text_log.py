@@ -8,7 +8,7 @@ what is as in the topic's last message.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
@@ -33,7 +33,7 @@ def write_log(path: Path, note: str, messages: Iterable[Message]) -> None:
     last: dict[str, Any] = {}
     lines = []
     for topic, kind, message in messages:
-        values = _encode(message, kind, store)
+        values = _values(plain(message, kind, store))
         lines.append(json.dumps([topic, _changes(values, last.get(topic))], separators=(",", ":")))
         topics[topic], last[topic] = kind, values
     kinds = all_types(topics.values(), store)
@@ -44,7 +44,6 @@ def write_log(path: Path, note: str, messages: Iterable[Message]) -> None:
 
 def read_log(path: Path, *, lenient: bool = False) -> Iterator[Message]:
     """The messages of a log. lenient: see `make`; without it such a field is a BagError."""
-    store = typestore()
     try:
         head, *lines = path.read_text(encoding="utf-8").splitlines()
         known = json.loads(head)
@@ -53,7 +52,7 @@ def read_log(path: Path, *, lenient: bool = False) -> Iterator[Message]:
             topic, changes = json.loads(line)
             values = last[topic] = _changed(changes, last.get(topic))
             kind = known["topics"][topic]
-            yield topic, kind, make(kind, _named(values, kind, known["fields"], store), lenient=lenient)
+            yield topic, kind, make(kind, values, lenient=lenient, names=known["fields"])
     except OSError as error:
         raise BagError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -73,13 +72,20 @@ def message_types(kind: str) -> Callable[..., Any]:
     return lambda **values: make(kind, values)
 
 
-def make(kind: str, source: Any, *, lenient: bool = True) -> Any:
+def make(
+    kind: str, source: Any, *, lenient: bool = True, names: Mapping[str, Sequence[str]] | None = None
+) -> Any:
     """A message of rosbags from a mapping or an object with the names of its fields.
 
+    names: by message type, those of its fields where the source and its parts are lists of values.
     What the source lacks is as `messages` has it by default; where there is no default it is zero or empty if
     ``lenient``, else a ValueError that names it.
     """
     store = typestore()
+    if source is None:
+        source = {}
+    elif names is not None:
+        source = dict(zip(names[kind], source, strict=True))
     values = {}
     for name, description in store.fielddefs[kind][1]:
         found = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
@@ -87,38 +93,47 @@ def make(kind: str, source: Any, *, lenient: bool = True) -> Any:
             found = _defaults(kind).get(name)
             if found is None and not lenient:
                 raise ValueError(f"its {kind} has no {name}")
-        values[name] = _decode(found, description, lenient)
+        values[name] = _decode(found, description, lenient, names)
     return store.types[kind](**values)
 
 
-def _decode(value: Any, description: Any, lenient: bool) -> Any:
+def _decode(value: Any, description: Any, lenient: bool, names: Mapping[str, Sequence[str]] | None) -> Any:
     node, detail = description
     if node.name == "NAME":
-        return make(detail, {} if value is None else value, lenient=lenient)
+        return make(detail, value, lenient=lenient, names=names)
     if node.name == "BASE":
         if value is None:
             return _EMPTY.get(detail[0], 0)
         return float(np.float32(value)) if detail[0] == "float32" else type(_EMPTY.get(detail[0], 0))(value)
     element = detail[0]
-    values = [_decode(item, element, lenient) for item in (() if value is None else value)]
+    values = [_decode(item, element, lenient, names) for item in (() if value is None else value)]
     if element[0].name != "BASE" or element[1][0] == "string":
         return values
     return np.array(values, dtype=_ELEMENTS.get(element[1][0], element[1][0]))
 
 
-def _encode(message: Any, kind: str, store: Typestore) -> list[Any]:
-    return [_encode_field(getattr(message, name), what, store) for name, what in store.fielddefs[kind][1]]
+def plain(message: Any, kind: str, store: Typestore) -> dict[str, Any]:
+    """A message of rosbags as dicts, lists and leaves."""
+    return {name: _plain(getattr(message, name), what, store) for name, what in store.fielddefs[kind][1]}
 
 
-def _encode_field(value: Any, description: Any, store: Typestore) -> Any:
+def _plain(value: Any, description: Any, store: Typestore) -> Any:
     node, detail = description
     if node.name == "NAME":
-        return _encode(value, detail, store)
+        return plain(value, detail, store)
     if node.name != "BASE":
-        return [_encode_field(item, detail[0], store) for item in value]
+        return [_plain(item, detail[0], store) for item in value]
     if detail[0] == "float32":
-        return float(str(np.float32(value)))  # as few digits as tell it from its neighbours
+        return np.float32(value)
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _values(value: Any) -> Any:
+    """Plain data without the names of fields."""
+    if isinstance(value, dict | list):
+        return [_values(item) for item in (value.values() if isinstance(value, dict) else value)]
+    # as few digits as tell it from its neighbours
+    return float(str(value)) if isinstance(value, np.float32) else value
 
 
 def _changes(values: Any, before: Any) -> Any:
@@ -135,25 +150,6 @@ def _changed(changes: Any, before: Any) -> Any:
     if isinstance(changes, list) and isinstance(before, list) and len(changes) == len(before):
         return [_changed(change, old) for change, old in zip(changes, before, strict=True)]
     return before if changes is None else changes
-
-
-def _named(values: list[Any], kind: str, fields: Mapping[str, list[str]], store: Typestore) -> dict[str, Any]:
-    """The values by the names that they were written under."""
-    descriptions = dict(store.fielddefs[kind][1])
-    return {
-        name: _named_field(value, descriptions[name], fields, store)
-        for name, value in zip(fields[kind], values, strict=True)
-        if name in descriptions
-    }
-
-
-def _named_field(value: Any, description: Any, fields: Mapping[str, list[str]], store: Typestore) -> Any:
-    node, detail = description
-    if node.name == "NAME":
-        return _named(value, detail, fields, store)
-    if node.name == "BASE":
-        return value
-    return [_named_field(item, detail[0], fields, store) for item in value]
 
 
 def all_types(kinds: Iterable[str], store: Typestore) -> list[str]:
