@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 
@@ -19,7 +20,17 @@ from manager_problems import (
 )
 
 from dynofa_ros.manager.explain import binding_constraint
-from dynofa_ros.manager.ladder import ACCURACY, DEADLINE, RATE, Trace, allocate, fits, ladder
+from dynofa_ros.manager.ladder import (
+    ACCURACY,
+    DEADLINE,
+    NOTHING,
+    RATE,
+    Loss,
+    Trace,
+    allocate,
+    fits,
+    ladder,
+)
 from dynofa_ros.manager.many import allocate_any
 from dynofa_ros.manager.plan import forecast, make_plan, quality
 from dynofa_ros.manager.problem import DIVIDERS, LOAD_CEILING, Demand, Problem
@@ -212,6 +223,28 @@ def test_what_fits_is_what_the_ladder_finds_feasible() -> None:
         assert fits(problem) == allocate(problem).feasible, seed
         found[fits(problem)] += 1
     assert min(found.values()) > 30, found
+
+
+def test_an_outcome_instead_is_asked_for_where_frames_are_lost_with_what_is_lost_in_the_end() -> None:
+    """Although it is asked for before the accuracies are known."""
+    asked = {True: 0, False: 0}
+    for seed in range(200):
+        problem = make_problem(seed)
+        plain = allocate(problem)
+        lost: list[tuple[Loss, Trace]] = []
+
+        def note(
+            loss: Loss, trace: Trace, mapping: Sequence[str], lost: list[tuple[Loss, Trace]] = lost
+        ) -> None:
+            lost.append((loss, trace))
+
+        assert allocate(problem, instead=note) == plain, seed
+        asks = plain.within_limits and not plain.feasible
+        assert lost == [(plain.loss, plain.trace)] * asks, seed
+        asked[asks] += 1
+        another = allocate(problem, instead=lambda *_: NOTHING)
+        assert another == (replace(NOTHING, trace=plain.trace) if asks else plain), seed
+    assert min(asked.values()) > 30, asked
 
 
 def test_throughput_answers_more_frames() -> None:
