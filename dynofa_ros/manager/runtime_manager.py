@@ -4,8 +4,7 @@ A step: inputs -> state (`State`) -> arrays (`build_problem`) -> solution (`solv
 settles (`Hysteresis`, `BumplessStart`) -> commands (`knobs`, `CommandBook`).
 
 `RuntimeManager.step` is deterministic: the same inputs, step times and parameters give the same decisions
-bit for bit (``compute_ms`` excepted). It reads no clock but the ``now_ns`` it is given, and no time of
-arrival.
+bit for bit (``compute_ms`` excepted). It reads no clock but ``now_ns``, and no time of arrival.
 """
 
 from __future__ import annotations
@@ -317,8 +316,10 @@ class RuntimeManager:
             min_dwell_s=parameters.min_dwell_s,
             release_limit_w=release_w,
         )
-        present = self._hysteresis.present if self._plan is before else None
-        present = present or forecast(problem, self._plan, release_w)
+        present, same = self._hysteresis.present, self._plan is before
+        if present and problem.power_known and not (same or "parameter" in events):
+            self.state.power.refuse(present.power_w, parameters.power_cap_w)
+        present = present if present and same else forecast(problem, self._plan, release_w)
         self._note(self._plan, present, changed=not self._plan.same_knobs(before))
         return present
 
