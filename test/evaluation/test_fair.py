@@ -285,6 +285,13 @@ def test_a_scene_is_held_within_its_power_cap_alone() -> None:
     assert "without" not in "".join(goal.note for goal in plain.values())
 
 
+@pytest.mark.parametrize(("per_min", "met"), [(6.0, True), (6.1, False)])
+def test_reversals_are_judged_in_drawn_scenes_too(per_min: float, met: bool) -> None:
+    restless = [replace(p, reversals_per_min=per_min) for p in scene_points(100.0)]
+    judged = found(scene_points(100.0), restless)["reversals_per_min"]
+    assert (judged.value, judged.met) == (per_min, met)
+
+
 def test_one_scene_in_twenty_may_be_dominated() -> None:
     calm, beaten = scene_points(100.0), scene_points(100.0, baseline_j=95.0)
     assert found(*[calm] * 19, beaten)["drawn_dominated_percent"].met

@@ -8,7 +8,7 @@ import re
 import sys
 import textwrap
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -306,6 +306,39 @@ def test_the_exit_status_says_whether_the_nodes_failed(
         )
     )
     assert service.run() == status
+
+
+def test_respawn_and_log_level_reach_every_node(
+    launch_file: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A level without the name of a logger would be that of rcl too."""
+    monkeypatch.setattr(launch_file, "Node", lambda **arguments: SimpleNamespace(**arguments))
+    given = {"params_file": str(PARAMETERS_FILE), "ros_namespace": "/robot1", "image_topic_template": ""}
+    given |= {"cameras": "front,rear", "texts": "translator,parser", "device_backend": "auto"}
+    given |= {"use_sim_time": "false", "autostart": "true", "on_exit": "keep"}
+
+    def nodes(use_respawn: str, log_level: str) -> list[SimpleNamespace]:
+        configurations = {**given, "use_respawn": use_respawn, "log_level": log_level}
+        actions = launch_file.launch_nodes(SimpleNamespace(launch_configurations=configurations))
+        return [action for action in actions if isinstance(action, SimpleNamespace)]
+
+    assert [(node.respawn, node.on_exit is None) for node in nodes("false", "info")] == [(False, False)] * 5
+    restarted = nodes("true", "debug")
+    assert [(node.respawn, node.respawn_delay) for node in restarted] == [(True, 2.0)] * 5
+    assert {node.on_exit for node in restarted} == {None}, "a node that comes back ends nothing"
+    own = ("dynofa.device", "dynofa.manager", "perception.front", "perception.rear")
+    own = (*own, "language.translator", "language.parser")
+    levels = [argument for node in restarted for argument in node.ros_arguments]
+    assert levels == [a for name in own for a in ("--log-level", f"robot1.{name}:=debug")]
+
+
+def test_a_dead_node_is_named_and_ends_the_others_if_asked(launch_file: ModuleType) -> None:
+    died = SimpleNamespace(process_name="manager_node-2", returncode=-9), SimpleNamespace(is_shutdown=False)
+    (log,) = launch_file.ExitWatch(3, "keep").ended(*died)
+    text = "".join(part.text for part in log.msg)
+    assert text.startswith("manager_node-2 ended with -9") and "the others go on" in text
+    with pytest.raises(RuntimeError, match="manager_node-2 ended with -9"):
+        launch_file.ExitWatch(3, "shutdown").ended(*died)
 
 
 # --- replay.launch.py ------------------------------------------------------------------------

@@ -548,6 +548,25 @@ def test_an_application_is_not_blamed_for_a_pause_of_the_simulation() -> None:
         robot.close()
 
 
+def test_two_robots_by_plain_namespaces_do_not_hear_each_other() -> None:
+    """As `-r __ns:=/robot5` gives them, without a level of the package's own (RVD#611, flatland#89)."""
+    robot = Robot("/robot5")
+    process = start_manager(robot.namespace)
+    try:
+        own, other = FakeApp(robot, "front"), FakeApp(robot, "side", namespace="/robot6")
+        robot.apps += [own, other]
+        robot.wait(lambda: own.subnet_id == "s9", "command")
+        robot.wait(lambda: robot.dvfs_commands, "command to set clocks")
+        robot.wait_for_steps(5)
+        assert other.commands == []
+        assert {app.app for decision in robot.decisions for app in decision.apps} == {"front"}
+        for root in ("", "/robot6"):
+            assert not robot.node.count_publishers(f"{root}/{topics.DVFS_COMMAND.name}")
+    finally:
+        stop(process)
+        robot.close()
+
+
 def test_recorded_inputs_reproduce_every_decision_and_a_restart_goes_on_above() -> None:
     robot = Robot("/robot3/dynofa")
     process = start_manager(robot.namespace, autostart=False)

@@ -314,7 +314,7 @@ def test_vision_msgs_carry_the_same_result_where_they_are_installed(tmp_path, mo
         assert process.wait(TIMEOUT_S) == 0
 
 
-def test_the_subscription_is_as_reliable_as_the_camera_or_as_it_is_told():
+def test_the_subscription_is_as_reliable_as_the_camera_or_as_asked_for():
     domain_id = own_domain()  # the other node has the same name
     process = start("-p", "latency_target_ms:=1000.0", domain_id=domain_id)
     client = Client(domain_id, process)

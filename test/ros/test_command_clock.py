@@ -55,7 +55,7 @@ class World:
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.1, 1.0, 5.0, 40.0])
-def test_the_knobs_stay_while_the_manager_lives(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+def test_the_knobs_stay_while_the_manager_runs(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     """Paused, in slow motion, and faster than real."""
     world = World(monkeypatch)
     assert world.run(3.0) == 0
