@@ -1,4 +1,4 @@
-"""What the documentation names exists: files, links with their headings, targets of make, commands."""
+"""What the documentation names exists: files, links with their headings, tests, targets of make, commands."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ ANCHOR = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 # `manager/ladder.py` or `config/boards/`, in code quotes
 NAMED = re.compile(r"`((?:[\w.-]+/)*(?:[\w-]+\.(?:py|md|yaml|txt|toml|xml)|[\w-]+/))`")
+TEST = re.compile(r"`([\w/]+\.py)::(test_\w+)`")  # relative to test/
 # by commands or users, or of another computer; not part of the repository
 MADE = (
     "out/",
@@ -78,6 +79,17 @@ def test_files_named_in_the_text_exist() -> None:
         for name in NAMED.findall(document.read_text())
         if not name.startswith(MADE) and not any((place / name).exists() for place in PLACES)
     ]
+    assert missing == []
+
+
+def test_tests_named_in_the_text_exist() -> None:
+    named = [(d.name, *names) for d in DOCUMENTS for names in TEST.findall(d.read_text())]
+    files = {file: ROOT / "test" / file for _, file, _ in named}
+    texts = {file: path.read_text() if path.is_file() else "" for file, path in files.items()}
+    missing = [f"{page}: {file}::{test}" for page, file, test in named if f"def {test}(" not in texts[file]]
+    assert sum(page == "field_tests.md" for page, *_ in named) == (
+        ROOT / "docs/field_tests.md"
+    ).read_text().count("::")
     assert missing == []
 
 

@@ -22,7 +22,9 @@ from std_msgs.msg import String
 
 from dynofa_ros.demo import camera_bag
 from dynofa_ros.demo.camera_sources import ENCODERS, FolderSource, SourceError, compose, sign_picture
+from dynofa_ros.demo.demo import Demo
 from dynofa_ros.demo.processes import NodeSpec, Processes
+from dynofa_ros.demo.setup import DemoOptions
 from dynofa_ros.demo.signs import CLASS_NAMES
 from dynofa_ros.recording.bag import BagError, typestore
 
@@ -219,6 +221,17 @@ def test_playback_starts_with_the_first_frame_and_never_bursts(monkeypatch: pyte
     gaps = [after - before for before, after in zip(published, published[1:], strict=False)]
     assert len(published) == 6 and published[0] == 5 * 10**9
     assert gaps == [PERIOD_NS, PERIOD_NS, 350_000_000, PERIOD_NS, PERIOD_NS]
+
+
+def test_a_bag_whose_images_are_all_refused_is_an_error(tmp_path: Path) -> None:
+    """As one of depth images (realsense-ros#2140): what is recorded has images and no answer."""
+    sent = {"/demo/camera/ground_truth": [Classification()] * 3, "/perception/front/monitor": []}
+    write_bag(tmp_path / "bag", sent)
+    summary = Demo(DemoOptions(tmp_path), None)._summarise()
+    assert (summary["frames_published"], summary["results"]) == (3, 0)
+    assert summary["errors"] == [
+        f"3 requests were published and none was answered; {tmp_path / 'logs'} has the reasons of the nodes"
+    ]
 
 
 # --- the node --------------------------------------------------------------------------------

@@ -209,7 +209,7 @@ def test_what_another_program_takes_stays_taken_until_another_band_is_asked_for(
     assert f"taken over from another program, which had set {low * KHZ}..{high * KHZ}" in reason
 
 
-def test_only_what_is_still_ours_is_given_back_when_the_manager_falls_silent(tmp_path: Path) -> None:
+def test_only_what_is_still_ours_is_restored_when_the_manager_falls_silent(tmp_path: Path) -> None:
     bench = Managed(tmp_path)
     bench.ask(pin("cpu0", LOW), pin("cpu2", LOW), pin("gpu", GPU_TABLE[2]))
     bench.run(2.0)
