@@ -196,7 +196,7 @@ def test_texts_are_answered_in_one_process(launch_file: ModuleType) -> None:
     nodes = launched(launch_file, texts="translator, parser", namespace="robot1")
     (language,) = [n for name, n in nodes.items() if name.startswith("/robot1/language/")]
     command = [part.text for substitutions in language.cmd for part in substitutions if hasattr(part, "text")]
-    assert command[1:3] == ["translator", "parser"]
+    assert " translator parser " in f" {' '.join(command)} "
     assert "robot1.language.parser:=info" in command
     assert given_parameters(language) == {}
 
