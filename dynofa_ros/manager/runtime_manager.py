@@ -317,7 +317,7 @@ class RuntimeManager:
             release_limit_w=release_w,
         )
         present, same = self._hysteresis.present, self._plan is before
-        if present and problem.power_known and not (same or "parameter" in events):
+        if present and present.excess_w and problem.power_known and not (same or "parameter" in events):
             self.state.power.refuse(present.power_w, parameters.power_cap_w)
         present = present if present and same else forecast(problem, self._plan, release_w)
         self._note(self._plan, present, changed=not self._plan.same_knobs(before))
