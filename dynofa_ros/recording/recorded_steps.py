@@ -120,9 +120,15 @@ def read_recording(
                 else:
                     yield connection.topic[len(root) + 1 :], connection.msgtype, message
 
-        found = recording(path, messages(), reader.typestore)
-        odd = (f"{path}: {n} of {topic} are damaged and left out" for topic, n in damaged.items())
-        return replace(found, problems=(*reader.problems, *odd))
+        def problems() -> tuple[str, ...]:
+            odd = (f"{path}: {n} of {topic} are damaged and left out" for topic, n in damaged.items())
+            return (*reader.problems, *odd)
+
+        try:
+            found = recording(path, messages(), reader.typestore)
+        except BagError as error:  # perhaps for what is left out
+            raise BagError("; ".join([str(error), *problems()])) from error
+        return replace(found, problems=problems())
 
 
 def recording(path: Path, messages: Iterable[Message], store: Typestore) -> Recording:

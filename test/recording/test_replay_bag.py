@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,15 +176,26 @@ def test_a_truncated_bag(demo: tuple[Message, ...], tmp_path: Path) -> None:
     assert "reproduced bit for bit" in result.stdout
 
 
-def test_a_damaged_message(demo: tuple[Message, ...], tmp_path: Path) -> None:
+def write_damaged(bag: Path, messages: tuple[Message, ...], damaged: Callable[[int], bool]) -> None:
+    """A bag in which decisions of these steps are too short."""
     store = typestore()
-    with Writer(tmp_path / "bag", version=8, storage_plugin=StoragePlugin.MCAP) as writer:
-        kinds = {topic: kind for topic, kind, _ in demo[:100]}
+    with Writer(bag, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        kinds = {topic: kind for topic, kind, _ in messages}
         connections = {t: writer.add_connection(f"/{t}", k, typestore=store) for t, k in kinds.items()}
-        for number, (topic, kind, message) in enumerate(demo[:100]):
+        for number, (topic, kind, message) in enumerate(messages):
             raw = bytes(store.serialize_cdr(message, kind))
-            short = raw[:-9] if topic == DECISION.name and message.step_number == 3 else raw
+            short = raw[:-9] if topic == DECISION.name and damaged(message.step_number) else raw
             writer.write(connections[topic], START_NS + number * STEP_NS, short)
+
+
+def test_where_all_decisions_are_damaged_that_is_said(demo: tuple[Message, ...], tmp_path: Path) -> None:
+    write_damaged(tmp_path / "bag", demo[:100], lambda step: True)
+    with pytest.raises(BagError, match=r"holds no decision: .*; .*of /dynofa/manager/decision are damaged"):
+        read_recording(tmp_path / "bag")
+
+
+def test_a_damaged_message(demo: tuple[Message, ...], tmp_path: Path) -> None:
+    write_damaged(tmp_path / "bag", demo[:100], lambda step: step == 3)
     recording = read_recording(tmp_path / "bag")
     assert recording.problems == (f"{tmp_path / 'bag'}: 1 of /{DECISION.name} are damaged and left out",)
     found = replay(recording)
