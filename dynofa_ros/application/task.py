@@ -159,10 +159,10 @@ def register_task(task: AnyTask) -> AnyTask:
 
 
 def tasks(request: str) -> dict[str, type[Task]]:
-    """Every task with this kind of request, by name."""
-    for name in _FILES:
-        import_module(f"{__package__}.{name}")
-    return {name: task for name, task in _TASKS.items() if task.request == request}
+    """Every task with this kind of request, by name: those of `_FILES` in that order, then others."""
+    own = {import_module(f"{__package__}.{name}").__name__: place for place, name in enumerate(_FILES)}
+    known = sorted(_TASKS.values(), key=lambda task: own.get(task.__module__, len(own)))
+    return {task.name: task for task in known if task.request == request}
 
 
 def further_topics() -> tuple[Topic, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from dynofa_ros.application import application as room
+from dynofa_ros.application import task as task_module
 from dynofa_ros.application.application import Application, Settings, loaded
 from dynofa_ros.application.task import IMAGE, TEXT, Answer, Option, Output, Task, register_task, tasks
 from dynofa_ros.application.worker import Canceled, MalformedRequest, OrderedQueue, Outcome
@@ -148,6 +149,16 @@ def test_every_task_is_known_by_its_name_and_has_parameters_of_its_own() -> None
     for task in known.values():
         topics = [output.topic for output in task.outputs]
         assert len(topics) == len(set(topics))
+
+
+def test_the_first_task_of_images_is_the_same_whichever_was_imported_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is the default of the parameter `task`."""
+    known = {**tasks(IMAGE), **tasks(TEXT)}
+    registered = {name: known[name] for name in ("translation", "detection", "classification")}
+    monkeypatch.setattr(task_module, "_TASKS", registered)
+    assert list(tasks(IMAGE))[:2] == ["classification", "detection"]
 
 
 def test_a_registered_task_is_found_by_the_kind_of_its_requests(monkeypatch: pytest.MonkeyPatch) -> None:
